@@ -1,0 +1,40 @@
+# Needs Python >= 3.11 with pip and venv, and make; everything else is installed into .venv.
+PYTHON ?= python3
+PY := .venv/bin/python
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lint types unit check test format clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+$(READY): requirements.txt setup.py pyproject.toml
+	@test -x $(PY) || { echo "creating .venv"; $(PYTHON) -m venv .venv; }
+	@echo "installing requirements into .venv (about a minute the first time)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+setup: $(READY)  ## Create .venv with the pinned requirements and jitney itself
+
+lint: $(READY)  ## ruff: lint and formatting
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+format: $(READY)  ## ruff: fix what it can
+	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
+
+# The root is the package, so mypy is shown a folder in which it has the package's name.
+types: $(READY)  ## mypy --strict
+	@mkdir -p .types && ln -sfn .. .types/jitney
+	@cd .types && ../$(PY) -m mypy --config-file ../pyproject.toml -p jitney.server -p jitney.backends -p jitney.tools
+
+unit: $(READY)  ## All tests, warnings as errors, coverage printed
+	@$(PY) -m pytest -n 2 --cov --cov-report=term:skip-covered
+
+test: unit  ## The tests
+
+check: lint types unit  ## What CI runs: lint, types, tests
+
+clean:  ## Remove everything built
+	rm -rf .venv .cache .types build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,114 @@
+"""Backend: what runs a model. Who calls what, when, and where.
+
+All of this happens in a worker process, on its main thread, for one model instance:
+
+    load(model)                  once, before the worker reports ready; raises to refuse (the text reaches the operator)
+    execute(requests, respond)   once for each batch; never concurrently with itself
+    unload()                     once, when the worker is asked to stop; not called when it is killed
+
+`execute` calls `respond(index, response)` for each request of the batch. A response with `final=True` ends that request;
+earlier ones with `final=False` are sent at once (streaming). A backend may keep `respond` and call it after `execute`
+returned (decoupled models), from any thread; the batch is over when every request had its final response. An exception out
+of `execute` fails exactly the requests that had none yet. Tensors and parts of the requests are views of shared memory that
+are valid until their request's final response.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .tensor import Buffer, Tensor
+
+if TYPE_CHECKING:
+    from ..server.repository.config import ModelConfig
+
+Parameter = str | int | float | bool
+
+
+@dataclass(slots=True)
+class Part:
+    """One named piece of a TorchServe-style request: a form field, or the whole body under the name `body`."""
+
+    name: str
+    data: Buffer
+    content_type: str = ""
+
+
+@dataclass(slots=True)
+class Request:
+    """One client's request as a backend sees it: `tensors` (Open Inference Protocol, or a codec's) or `parts` (a handler's).
+
+    `rows` is the size of the batch axis (1 for models without one). `outputs` names the outputs wanted, empty = all.
+    `headers` and `explain`/`describe` in them are TorchServe's request headers, for handlers.
+    """
+
+    id: str = ""
+    tensors: list[Tensor] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+    rows: int = 1
+
+    def tensor(self, name: str) -> Tensor | None:
+        return next((tensor for tensor in self.tensors if tensor.name == name), None)
+
+
+@dataclass(slots=True)
+class Failure:
+    """An error of one request; the fields are those of `server.errors.ModelFailed`. `detail` is for the log (traceback)."""
+
+    message: str
+    code: str = "INTERNAL"
+    status: int = 0
+    by_model: bool = False
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Response:
+    """One answer: `tensors`, or a handler's `body` with status, reason phrase and headers; or an `error`."""
+
+    tensors: list[Tensor] = field(default_factory=list)
+    body: Buffer | None = None
+    status: int = 200
+    reason: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    error: Failure | None = None
+    final: bool = True
+
+
+Respond = Callable[[int, Response], None]
+
+
+@dataclass(slots=True)
+class Instance:
+    """Where this worker runs its model: `device` is "cpu" or "cuda:N"; `threads` is its share of the machine's cores."""
+
+    name: str
+    kind: str = "KIND_CPU"
+    gpu: int | None = None
+    threads: int = 1
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.gpu is None else f"cuda:{self.gpu}"
+
+
+class Backend(ABC):
+    """One loaded model instance. See the module's page for the order of calls."""
+
+    @abstractmethod
+    def load(self, model: ModelConfig, instance: Instance) -> None:
+        """Loads the model and brings it to the device; raises with a sentence that names the file and the reason."""
+
+    @abstractmethod
+    def execute(self, requests: Sequence[Request], respond: Respond) -> None:
+        """Runs one batch and answers each of its requests."""
+
+    def unload(self) -> None:  # noqa: B027 - optional hook
+        """Releases what `load` took, where the end of the process does not."""

@@ -1,0 +1,1 @@
+"""Modules that users' code imports by other names: `ts` and `triton_python_backend_utils`, importable in workers only."""

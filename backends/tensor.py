@@ -1,0 +1,107 @@
+"""Tensors as bytes: one representation from the socket to the device.
+
+A `Tensor` is a name, a KServe v2 datatype, a shape and row-major little-endian bytes. `BYTES` elements are laid out as the
+Open Inference Protocol's binary extension does: a uint32 length, then the bytes, element after element.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Buffer = bytes | bytearray | memoryview
+
+#: KServe v2 datatype -> numpy dtype. BF16 has no numpy type: its bytes travel as uint16.
+NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+DATATYPES = frozenset(NUMPY_DTYPES) | {"BYTES"}
+_DATATYPE_OF = {dtype: name for name, dtype in NUMPY_DTYPES.items() if name != "BF16"}
+
+
+@dataclass(slots=True)
+class Tensor:
+    """One named tensor. `data` may be a view of memory owned by someone else; who hands it out says how long it lives."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: Buffer
+
+    def numpy(self) -> npt.NDArray[Any]:
+        """The tensor as an array of `shape`: a view for fixed-size datatypes, an object array of `bytes` for BYTES."""
+        if self.datatype == "BYTES":
+            elements = np.empty(prod(self.shape), dtype=object)
+            elements[:] = unpack_bytes(self.data)
+            return elements.reshape(self.shape)
+        return np.frombuffer(self.data, dtype=NUMPY_DTYPES[self.datatype]).reshape(self.shape)
+
+    @classmethod
+    def from_numpy(cls, name: str, array: npt.NDArray[Any], datatype: str | None = None) -> Tensor:
+        """Wraps `array` without a copy where it is contiguous and little-endian; str and object elements become BYTES."""
+        if array.dtype.kind in "OSU":
+            return cls(name, "BYTES", array.shape, pack_bytes(array.reshape(-1)))
+        datatype = datatype or datatype_of(array.dtype)
+        array = np.ascontiguousarray(array, dtype=NUMPY_DTYPES[datatype])
+        return cls(name, datatype, array.shape, array.reshape(-1).view(np.uint8).data)
+
+    @property
+    def nbytes(self) -> int:
+        return memoryview(self.data).nbytes
+
+
+def datatype_of(dtype: np.dtype[Any]) -> str:
+    """The KServe v2 name of a numpy dtype; ValueError where there is none (complex, datetime, ...)."""
+    if dtype.kind in "OSU":
+        return "BYTES"
+    try:
+        return _DATATYPE_OF[dtype.newbyteorder("<")]
+    except KeyError:
+        raise ValueError(f"numpy dtype '{dtype}' has no KServe v2 datatype; expected one of {sorted(DATATYPES)}") from None
+
+
+def expected_bytes(datatype: str, shape: tuple[int, ...]) -> int | None:
+    """Bytes that a tensor of this datatype and shape has; None for BYTES, whose elements differ in length."""
+    return None if datatype == "BYTES" else prod(shape) * NUMPY_DTYPES[datatype].itemsize
+
+
+def pack_bytes(elements: Iterable[bytes | str]) -> bytes:
+    """BYTES elements in the binary extension's layout; str elements are encoded as UTF-8."""
+    out = bytearray()
+    for element in elements:
+        raw = element.encode() if isinstance(element, str) else bytes(element)
+        out += struct.pack("<I", len(raw)) + raw
+    return bytes(out)
+
+
+def unpack_bytes(data: Buffer) -> list[bytes]:
+    """The elements of a packed BYTES tensor; ValueError where a length runs past the end."""
+    view, elements, at = memoryview(data).cast("B"), [], 0
+    while at < len(view):
+        if at + 4 > len(view):
+            raise ValueError(f"incomplete string length indicator: expecting 4 bytes but only {len(view) - at} available")
+        (length,) = struct.unpack_from("<I", view, at)
+        at += 4
+        if at + length > len(view):
+            raise ValueError(f"string element of {length} bytes runs past the end: only {len(view) - at} bytes left")
+        elements.append(bytes(view[at : at + length]))
+        at += length
+    return elements

@@ -1,0 +1,1 @@
+"""The server process: HTTP, scheduling, supervision of workers. It never imports torch."""

@@ -1,0 +1,1 @@
+"""Filling batches: `policy` and `queue` decide (pure), `dispatch` acts (threads)."""

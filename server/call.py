@@ -1,0 +1,96 @@
+"""`Call`: one accepted request on its way through the server, and the place where its answer arrives."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ..backends.base import Request, Response
+from .errors import Cancelled, JitneyError, ModelFailed
+
+
+@dataclass(slots=True)
+class Times:
+    """Monotonic nanoseconds of one call; 0 where it never got that far. `compute_*` are the worker's own durations."""
+
+    arrived: int = 0
+    dispatched: int = 0
+    answered: int = 0
+    compute_input: int = 0
+    compute_infer: int = 0
+    compute_output: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """A request, its deadline and its answers. Exactly one final answer arrives; later ones are dropped.
+
+    Threads: the front end creates it, submits it and waits; the dispatcher and a worker's reader answer it. `answer` and
+    `fail` may race (a deadline against a reply): the first final one wins.
+
+    slots       the request's memory in the model's arena; freed by the deployment once no worker can read it
+    deadline    monotonic seconds at which waiting in the queue ends with QueueTimeout; None = never
+    batch_rows  rows of the batch it was executed in, for statistics
+    """
+
+    request: Request
+    deadline: float | None = None
+    slots: list[object] = field(default_factory=list)
+    times: Times = field(default_factory=lambda: Times(arrived=time.monotonic_ns()))
+    batch_rows: int = 0
+    error: JitneyError | None = None
+    _pending: list[None] = field(default_factory=lambda: [None])
+    _answers: queue.SimpleQueue[Response | JitneyError] = field(default_factory=queue.SimpleQueue)
+
+    @property
+    def done(self) -> bool:
+        return not self._pending
+
+    def answer(self, response: Response) -> bool:
+        """Hands a response to the waiting front end; False if the call was over already."""
+        if response.error is not None:
+            failure = response.error
+            return self.fail(ModelFailed(failure.message, failure.code, failure.status, failure.by_model))
+        if response.final and not self._finish():
+            return False
+        if not response.final and self.done:
+            return False
+        self._answers.put(response)
+        return True
+
+    def fail(self, error: JitneyError) -> bool:
+        """Ends the call with an error; False if it was over already."""
+        if not self._finish():
+            return False
+        self.error = error
+        self._answers.put(error)
+        return True
+
+    def cancel(self) -> bool:
+        """Ends the call because nobody waits any more."""
+        return self.fail(Cancelled("the client went away"))
+
+    def _finish(self) -> bool:
+        try:
+            self._pending.pop()  # atomic: of two racing threads one gets the token
+        except IndexError:
+            return False
+        self.times.answered = time.monotonic_ns()
+        return True
+
+    def result(self, timeout: float | None = None) -> Response:
+        """Waits for the next answer. Raises its error, or `queue.Empty` after `timeout` seconds."""
+        answer = self._answers.get(timeout=timeout)
+        if isinstance(answer, JitneyError):
+            raise answer
+        return answer
+
+    def stream(self, timeout: float | None = None) -> Iterator[Response]:
+        """Yields answers until the final one; `timeout` seconds apply to each."""
+        while True:
+            response = self.result(timeout)
+            yield response
+            if response.final:
+                return

@@ -1,0 +1,1 @@
+"""Finding, reading and versioning models: config.pbtxt, .mar and plain folders become one frozen `ModelConfig`."""

@@ -1,0 +1,162 @@
+"""`ModelConfig`: everything the server knows of one model version, frozen, whatever file it was read from.
+
+Triton's field names are used where a Triton field exists (`config.pbtxt`), TorchServe's where only TorchServe has the idea
+(`model-config.yaml`, `config.properties`). The object crosses to worker processes as msgpack, so it holds plain data only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["KIND_AUTO", "KIND_CPU", "KIND_GPU", "KIND_MODEL"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A declared input or output. `dims` leave out the batch axis; -1 is a size that may differ between requests."""
+
+    name: str
+    datatype: str
+    dims: tuple[int, ...]
+    reshape: tuple[int, ...] | None = None
+    optional: bool = False
+    ragged: bool = False
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class QueuePolicy:
+    """Triton's `ModelQueuePolicy`. Times in microseconds, 0 = none; `max_queue_size` in requests, 0 = unlimited."""
+
+    max_queue_size: int = 0
+    default_timeout_us: int = 0
+    allow_timeout_override: bool = False
+    timeout_action: Literal["REJECT", "DELAY"] = "REJECT"
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How requests are put together. `enabled` false: each request is executed alone (Triton without dynamic_batching).
+
+    `max_queue_delay_us` counts from the arrival of the batch's oldest request; 0 takes what is queued the moment a worker
+    is idle. Priority 1 is the highest; 0 levels = no priorities.
+    """
+
+    enabled: bool = False
+    max_queue_delay_us: int = 0
+    preferred_batch_size: tuple[int, ...] = ()
+    preserve_ordering: bool = False
+    priority_levels: int = 0
+    default_priority_level: int = 0
+    default_queue_policy: QueuePolicy = QueuePolicy()
+    priority_queue_policy: Mapping[int, QueuePolicy] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class InstanceGroup:
+    """`count` workers on each listed GPU (KIND_GPU), or `count` workers on the CPU. KIND_AUTO: GPU where there is one."""
+
+    name: str = ""
+    count: int = 1
+    kind: Kind = "KIND_AUTO"
+    gpus: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class WarmupInput:
+    """One tensor of a warm-up request: zeros, random values, or the bytes of `file` (an absolute path)."""
+
+    name: str
+    datatype: str
+    dims: tuple[int, ...]
+    source: Literal["zero", "random", "file"] = "zero"
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """One `model_warmup` entry, run `count` times by every instance before it is ready."""
+
+    name: str
+    batch_size: int
+    inputs: tuple[WarmupInput, ...]
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class HandlerSpec:
+    """What a TorchServe archive adds: the handler's entry point and all that its `context` shows.
+
+    `entry` is `module`, `module.py`, `module.py:function` or a built-in name; files lie in `ModelConfig.directory`.
+    """
+
+    entry: str
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    yaml: Mapping[str, Any] = field(default_factory=dict)
+    envelope: str = ""
+    limit_max_image_pixels: bool = True
+    decode_input_request: bool = True
+    metrics_config: str = ""
+    python: str = ""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One version of one model, complete: nothing is left to be deduced after the repository made it.
+
+    directory         the model's folder (labels, warm-up files)
+    version_directory the folder with the version's own files; for an archive the folder it was unpacked to
+    filename          the model file, relative to `version_directory` (Triton's default_model_filename)
+    max_batch_size    rows a batch may hold; 0 = the model has no batch axis, `dims` are complete shapes
+    response_timeout_s  a worker that holds a batch for longer is replaced; 0 = no limit
+    startup_timeout_s   a worker that has not loaded by then is ended; 0 = no limit
+    config_json       the `GET …/config` document (Triton's ModelConfig as JSON, proto field names)
+    """
+
+    name: str
+    version: str
+    backend: Literal["eager", "torchscript", "onnxruntime", "python", "handler", "ensemble"]
+    platform: str = ""
+    directory: str = ""
+    version_directory: str = ""
+    filename: str = ""
+    max_batch_size: int = 0
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    batching: Batching = Batching()
+    instance_groups: tuple[InstanceGroup, ...] = (InstanceGroup(),)
+    warmup: tuple[Warmup, ...] = ()
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    optimization: Mapping[str, Any] = field(default_factory=dict)
+    metric_tags: Mapping[str, str] = field(default_factory=dict)
+    decoupled: bool = False
+    response_cache: bool = False
+    sequence: Mapping[str, Any] | None = None
+    ensemble: Mapping[str, Any] | None = None
+    handler: HandlerSpec | None = None
+    codec: str = "json"
+    response_timeout_s: float = 0.0
+    startup_timeout_s: float = 0.0
+    min_workers: int = 1
+    max_workers: int = 1
+    max_retry_timeout_s: float = 300.0
+    client_timeout_s: float = 0.0
+    use_job_ticket: bool = False
+    url: str = ""
+    runtime: str = "python"
+    loaded_at_startup: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+    config_json: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def batches(self) -> bool:
+        """Whether tensors of this model carry a leading batch axis that `dims` leave out."""
+        return self.max_batch_size > 0
+
+    def input(self, name: str) -> TensorSpec | None:
+        return next((spec for spec in self.inputs if spec.name == name), None)
+
+    def output(self, name: str) -> TensorSpec | None:
+        return next((spec for spec in self.outputs if spec.name == name), None)

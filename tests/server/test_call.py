@@ -1,0 +1,45 @@
+"""`Call`: exactly one final answer, whoever comes first."""
+
+from __future__ import annotations
+
+import queue
+
+import pytest
+
+from jitney.backends.base import Failure, Request, Response
+from jitney.server.call import Call
+from jitney.server.errors import Cancelled, ModelFailed, QueueTimeout
+
+
+def test_the_first_final_answer_wins_and_later_ones_are_dropped() -> None:
+    call = Call(Request())
+    assert call.answer(Response(body=b"a"))
+    assert not call.fail(QueueTimeout("late"))
+    assert not call.answer(Response(body=b"b"))
+    assert call.done
+    assert call.result(0).body == b"a"
+    with pytest.raises(queue.Empty):
+        call.result(0)
+
+
+def test_a_failure_in_a_response_becomes_the_error_it_describes() -> None:
+    call = Call(Request())
+    call.answer(Response(error=Failure("no such word", code="INVALID_ARG", status=422, by_model=True)))
+    with pytest.raises(ModelFailed, match="no such word") as caught:
+        call.result(0)
+    assert (caught.value.code, caught.value.status, caught.value.by_model) == ("INVALID_ARG", 422, True)
+
+
+def test_a_stream_ends_with_its_final_response() -> None:
+    call = Call(Request())
+    for body, final in ((b"1", False), (b"2", False), (b"3", True)):
+        call.answer(Response(body=body, final=final))
+    assert not call.answer(Response(body=b"4", final=False))
+    assert [response.body for response in call.stream(0)] == [b"1", b"2", b"3"]
+
+
+def test_cancelling_leaves_nothing_to_answer() -> None:
+    call = Call(Request())
+    assert call.cancel()
+    assert not call.answer(Response())
+    assert isinstance(call.error, Cancelled)

@@ -1,0 +1,1 @@
+"""Building the shipped models, archiving, benchmarking, simulating."""
