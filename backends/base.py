@@ -16,9 +16,9 @@ are valid until their request's final response.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .tensor import Buffer, Tensor
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from ..server.repository.config import ModelConfig
 
 Parameter = str | int | float | bool
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(slots=True)
@@ -42,7 +46,8 @@ class Request:
     """One client's request as a backend sees it: `tensors` (Open Inference Protocol, or a codec's) or `parts` (a handler's).
 
     `rows` is the size of the batch axis (1 for models without one). `outputs` names the outputs wanted, empty = all.
-    `headers` and `explain`/`describe` in them are TorchServe's request headers, for handlers.
+    `headers` and `explain`/`describe` in them are TorchServe's request headers, for handlers. `is_cancelled()` tells whether
+    the client went away since.
     """
 
     id: str = ""
@@ -52,6 +57,7 @@ class Request:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     rows: int = 1
+    is_cancelled: Callable[[], bool] = _never
 
     def tensor(self, name: str) -> Tensor | None:
         return next((tensor for tensor in self.tensors if tensor.name == name), None)
@@ -99,8 +105,23 @@ class Instance:
         return "cpu" if self.gpu is None else f"cuda:{self.gpu}"
 
 
+class Host(Protocol):
+    """What a worker process offers its backend besides batches. Any thread of the worker may call it."""
+
+    def emit(self, kind: str, payload: Mapping[str, Any]) -> None:
+        """Sends an event to the server, `payload` being plain data: kind "metric" for handlers' and models' own metrics."""
+
+    def infer(self, model: str, version: str, request: Request, timeout_s: float | None = None) -> Iterator[Response]:
+        """Runs another model of this server and yields its responses (Triton's BLS); `version` "" = the served default."""
+
+    def control(self, verb: str, model: str, arguments: Mapping[str, Any]) -> Any:
+        """Asks the server to load or unload a model, or whether it is ready: verbs "load", "unload", "is_ready"."""
+
+
 class Backend(ABC):
-    """One loaded model instance. See the module's page for the order of calls."""
+    """One loaded model instance. See the module's page for the order of calls. `host` is set before `load`."""
+
+    host: Host
 
     @abstractmethod
     def load(self, model: ModelConfig, instance: Instance) -> None:
