@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ..backends.base import Request, Response
@@ -41,6 +41,8 @@ class Call:
     times: Times = field(default_factory=lambda: Times(arrived=time.monotonic_ns()))
     batch_rows: int = 0
     error: JitneyError | None = None
+    encode: Callable[[Response], Response] | None = None
+    withdraw: Callable[[], None] | None = None
     _pending: list[None] = field(default_factory=lambda: [None])
     _answers: queue.SimpleQueue[Response | JitneyError] = field(default_factory=queue.SimpleQueue)
 
@@ -69,8 +71,12 @@ class Call:
         return True
 
     def cancel(self) -> bool:
-        """Ends the call because nobody waits any more."""
-        return self.fail(Cancelled("the client went away"))
+        """Ends the call because nobody waits any more; one that still waits for a worker never runs."""
+        if not self.fail(Cancelled("the client went away")):
+            return False
+        if self.withdraw is not None:
+            self.withdraw()
+        return True
 
     def _finish(self) -> bool:
         try:
