@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from ..backends.base import Request
 from .batching.dispatch import Dispatcher
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 ARENA_BYTES = 8 << 30
 
 
-class State(str, Enum):
+class State(StrEnum):
     """Triton's model states, as the repository index shows them."""
 
     LOADING = "LOADING"
