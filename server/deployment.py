@@ -14,8 +14,11 @@ import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 from ..backends.base import Request
+from ..backends.codecs import Codec
+from ..backends.codecs import create as create_codec
 from .batching.dispatch import Dispatcher
 from .batching.queue import Batch, Batcher, Item, expiry
 from .call import Call
@@ -120,7 +123,7 @@ class Deployment:
 
     def submit(self, request: Request, *, priority: int = 0, timeout_us: int = 0, alone: bool = False) -> Call:
         """Queues a valid request and returns its call; raises at once where it cannot be answered."""
-        self._refuse_if_hopeless()
+        self.refuse_if_hopeless()
         call = Call(request)
         policy = self._policy(priority)
         arrived = call.times.arrived / 1e9
@@ -139,7 +142,8 @@ class Deployment:
             raise
         return call
 
-    def _refuse_if_hopeless(self) -> None:
+    def refuse_if_hopeless(self) -> None:
+        """Raises where a request could not be answered: stopping, not loaded, no workers, or none that gets up again."""
         if self._closing:
             raise Draining(f"model '{self.config.name}' is stopping and accepts no new requests")
         if self.state is State.UNAVAILABLE:
@@ -201,6 +205,11 @@ class Deployment:
         self.arena.free_all(slots)
 
     # -- figures ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def codec(self) -> Codec:
+        """Turns TorchServe-style requests into this model's tensors, and back."""
+        return create_codec(self.config)
 
     @property
     def ready(self) -> bool:

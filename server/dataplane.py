@@ -1,0 +1,197 @@
+"""The verbs that every dialect calls: infer, predict, ready, describe, … A dialect parses, calls one of these, renders.
+
+Nothing here knows HTTP, and no dialect knows queues, workers or files. Inference is answered through a `Call`; control lives
+in `management` (TorchServe's verbs) and `modelcontrol` (Triton's).
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from ..backends.base import Request, Response
+from .call import Call
+from .deployment import Deployment, State
+from .errors import JitneyError, ModelFailed, ModelNotReady, VersionNotFound, WorkerTimeout
+from .registry import IndexEntry, Registry, version_order
+from .repository.config import ModelConfig
+from .statistics import ModelStatistics
+from .validation import validate
+from .workers.pool import WorkerStatus
+
+
+@dataclass(frozen=True)
+class Description:
+    """One version of a model as TorchServe's describe shows it. `queue_capacity` 0 = unlimited."""
+
+    config: ModelConfig
+    default: bool
+    min_workers: int
+    max_workers: int
+    workers: list[WorkerStatus]
+    queue_capacity: int
+    queued: int
+
+
+class DataPlane:
+    """What the server can do with its models. Thread-safe; one object for all listeners."""
+
+    def __init__(self, registry: Registry, *, strict_readiness: bool = True) -> None:
+        self.registry = registry
+        self.strict_readiness = strict_readiness
+        self.started = False
+        self.stopping = False
+
+    # -- inference -------------------------------------------------------------------------------------------------------
+
+    def infer(self, model: str, version: str | None, request: Request, *, priority: int = 0, timeout_us: int = 0) -> Call:
+        """Validates a request's tensors and queues it. Raises at once for what is refused (InvalidTensor, QueueFull, …)."""
+        return self._infer(self.registry.deployment(model, version), request, priority, timeout_us)
+
+    def predict(self, model: str, version: str | None, request: Request) -> Call:
+        """Queues a TorchServe-style request: as it is for a handler, through the model's codec (in this thread) otherwise."""
+        deployment = self.registry.deployment(model, version)
+        if deployment.config.backend == "handler":
+            return deployment.submit(request)
+        deployment.refuse_if_hopeless()  # before decoding costs anything
+        codec = deployment.codec
+        request.tensors = codec.decode(request.parts, request.headers)
+        request.parts = []
+        call = self._infer(deployment, request, 0, 0)
+        call.encode = codec.encode
+        return call
+
+    def _infer(self, deployment: Deployment, request: Request, priority: int, timeout_us: int) -> Call:
+        request.rows = validate(deployment.config, request)
+        return deployment.submit(request, priority=priority, timeout_us=timeout_us)
+
+    def answer(self, call: Call, timeout: float | None = None) -> Iterator[Response]:
+        """Yields a call's responses with their `body` set, the final one last; `timeout` seconds apply to each."""
+        for response in call.stream(timeout):
+            yield call.encode(response) if call.encode is not None else response
+
+    def customized_metadata(self, model: str, version: str | None) -> Any:
+        """What the model's handler says of itself (`describe_handle`): a JSON object, or {} where it is none."""
+        deployment = self.registry.deployment(model, version)
+        if deployment.config.backend != "handler":
+            return {}
+        call = deployment.submit(Request(headers={"describe": "True"}), alone=True)
+        try:
+            response = call.result(deployment.config.response_timeout_s or None)
+        except queue.Empty:
+            call.cancel()
+            raise WorkerTimeout(f"model '{model}' did not describe itself in time") from None
+        return _object(response)
+
+    # -- health ----------------------------------------------------------------------------------------------------------
+
+    def live(self) -> bool:
+        """Whether the process serves HTTP at all."""
+        return not self.stopping
+
+    def ready(self) -> bool:
+        """Whether requests should be sent here: started, not draining and, if readiness is strict, every model ready."""
+        if not self.started or self.stopping:
+            return False
+        return not self.strict_readiness or all(
+            (entry.state == State.READY or entry.reason == "unloaded") for entry in self.registry.index()
+        )
+
+    def model_ready(self, model: str, version: str | None = None) -> bool:
+        """Whether this model can answer now; False, without an error, for unknown ones."""
+        try:
+            return self.registry.deployment(model, version).ready
+        except JitneyError:
+            return False
+
+    def healthy(self) -> bool:
+        """TorchServe's /ping: no model's default version lacks its minimum of healthy workers."""
+        for name in self.registry.names():
+            record = self.registry.record(name)
+            version = record.default_version
+            if version is None:
+                continue
+            deployment = record.serving[version]
+            if deployment.pool.healthy() < min(deployment.min_workers, deployment.pool.target()):
+                return False
+        return True
+
+    # -- description -----------------------------------------------------------------------------------------------------
+
+    def config(self, model: str, version: str | None = None) -> ModelConfig:
+        """The configuration of a served version."""
+        return self.registry.deployment(model, version).config
+
+    def versions(self, model: str) -> list[str]:
+        """The versions that serve, ascending."""
+        return sorted(self.registry.record(model).serving, key=version_order)
+
+    def statistics(self, model: str | None = None, version: str | None = None) -> list[ModelStatistics]:
+        """Counters of all served versions, of one model's, or of one version."""
+        if model is None:
+            return [deployment.statistics.snapshot() for deployment in self.registry.deployments()]
+        if version is not None:
+            return [self.registry.deployment(model, version).statistics.snapshot()]
+        serving = self.registry.record(model).serving
+        if not serving:
+            raise ModelNotReady(model, None, "it has no available versions")
+        return [serving[v].statistics.snapshot() for v in sorted(serving, key=version_order)]
+
+    def models(self) -> list[tuple[str, str]]:
+        """Name and URL of every model's default version, sorted by name."""
+        rows = []
+        for name in self.registry.names():
+            record = self.registry.record(name)
+            if record.default_version is not None:
+                rows.append((name, record.serving[record.default_version].config.url))
+        return rows
+
+    def describe(self, model: str, version: str | None = None) -> list[Description]:
+        """One version (the default where none is named), or every version for "all"."""
+        record = self.registry.record(model)
+        if version == "all":
+            wanted = sorted(record.serving, key=version_order)
+        else:
+            wanted = [version or record.default_version or ""]
+        for name in wanted:
+            if name not in record.serving:
+                raise VersionNotFound(model, name)
+        return [_describe(record.serving[name], default=name == record.default_version) for name in wanted]
+
+    def index(self, ready_only: bool = False) -> list[IndexEntry]:
+        """The repository index: every version known, with its state and the reason where it does not serve."""
+        return [entry for entry in self.registry.index() if not ready_only or entry.state == State.READY]
+
+    # -- the end ---------------------------------------------------------------------------------------------------------
+
+    def close(self, timeout: float) -> None:
+        """Answers what was accepted, for at most `timeout` seconds in all, and ends every worker."""
+        self.stopping = True
+        deadline = time.monotonic() + timeout
+        for deployment in self.registry.deployments():
+            deployment.close(max(0.0, deadline - time.monotonic()), reason="the server is stopping")
+
+
+def _describe(deployment: Deployment, *, default: bool) -> Description:
+    return Description(
+        config=deployment.config,
+        default=default,
+        min_workers=deployment.min_workers,
+        max_workers=deployment.max_workers,
+        workers=deployment.workers(),
+        queue_capacity=deployment.config.batching.default_queue_policy.max_queue_size,
+        queued=deployment.queued(),
+    )
+
+
+def _object(response: Response) -> Any:
+    try:
+        found = orjson.loads(response.body or b"{}")
+    except orjson.JSONDecodeError as error:
+        raise ModelFailed(f"the handler's description is not JSON: {error}", "BAD_OUTPUT") from None
+    return found if isinstance(found, dict) else {}
