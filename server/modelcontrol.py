@@ -1,0 +1,206 @@
+"""Loading and unloading models of a Triton-style repository: at start, over the repository API, and by polling.
+
+A load reads the model's folder, starts the new version's workers beside whatever serves, and switches only when they are ready;
+what it replaces answers what it had accepted and ends. A load that fails leaves the old version serving.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from .deployment import Deployment, Options, State
+from .errors import InvalidConfig, JitneyError, LoadFailed, ModelNotFound, Unavailable
+from .registry import Registry
+from .repository.config import ModelConfig
+from .repository.triton import TritonRepository
+from .workers.placement import worker_count
+
+log = logging.getLogger(__name__)
+
+#: Seconds that a replaced or unloaded version may take to answer what it had accepted.
+DRAIN_SECONDS = 30.0
+LOAD_THREADS = 4
+
+Report = Callable[[str, str, str | None, float], None]
+"""Called as report(model, version, reason or None when ready, seconds) for each version that settled."""
+
+
+class ControlDisabled(Unavailable):
+    """Loading and unloading over the API needs the control mode "explicit"."""
+
+
+class ModelControl:
+    """The models of one or more repository folders. Threads: any; each model has a lock, so that its loads take turns."""
+
+    def __init__(self, registry: Registry, repository: TritonRepository, options: Options, mode: str = "none") -> None:
+        self.registry, self.repository, self.options, self.mode = registry, repository, options, mode
+        self._locks: dict[str, threading.Lock] = {}
+        self._locks_lock = threading.Lock()
+        self._fingerprints: dict[str, Hashable] = {}
+        self._stop = threading.Event()
+        self._poller: threading.Thread | None = None
+
+    # -- verbs -----------------------------------------------------------------------------------------------------------
+
+    def load_all(self, names: Sequence[str] | None, report: Report) -> None:
+        """Loads the named models, or all, a few at a time; a model that fails is listed with its reason and reported."""
+        wanted = list(names) if names is not None else self.repository.names()
+
+        def load(name: str) -> None:
+            began = time.monotonic()
+            try:
+                self._load(name, report=report)
+            except JitneyError as error:
+                if not isinstance(error, LoadFailed):
+                    report(name, "", str(error), time.monotonic() - began)
+
+        with ThreadPoolExecutor(LOAD_THREADS, thread_name_prefix="load") as pool:
+            list(pool.map(load, wanted))
+
+    def load(self, model: str, config_json: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
+        """Loads or reloads one model over the API; returns when it serves, raises with the reason when it does not."""
+        self._refuse_unless_explicit()
+        self._load(model, config_json, files)
+
+    def unload(self, model: str, dependents: bool = False) -> None:
+        """Stops a model over the API: new requests are refused at once, accepted ones are answered, then its memory is free."""
+        self._refuse_unless_explicit()
+        self._unload(model)
+
+    def _refuse_unless_explicit(self) -> None:
+        if self.mode != "explicit":
+            raise ControlDisabled("explicit model load / unload is not allowed if polling is enabled")
+
+    def poll(self, seconds: float) -> None:
+        """Starts the thread that rescans the folders every `seconds` (control mode "poll")."""
+        self._poller = threading.Thread(target=self._poll_forever, args=(seconds,), name="repository-poll", daemon=True)
+        self._poller.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._poller is not None:
+            self._poller.join()
+
+    # -- how -------------------------------------------------------------------------------------------------------------
+
+    def _lock(self, model: str) -> threading.Lock:
+        with self._locks_lock:
+            return self._locks.setdefault(model, threading.Lock())
+
+    def _load(
+        self,
+        model: str,
+        config_json: str | None = None,
+        files: Mapping[str, bytes] | None = None,
+        report: Report | None = None,
+    ) -> None:
+        with self._lock(model):
+            began = time.monotonic()
+            fingerprint = self.repository.fingerprint(model)
+            override = bool(config_json or files)
+            if not override and self._serves_unchanged(model, fingerprint):
+                return
+            try:
+                configs = self.repository.read(model, config_json=config_json, files=files)
+            except InvalidConfig as error:
+                self._note_failure(model, "", str(error))
+                raise
+            deployments = self._start(configs)
+            failures = self._settle(deployments, report, began)
+            self._switch(model, [deployment for deployment in deployments if deployment.config.version not in failures])
+            if failures:
+                raise LoadFailed(_failure_text(model, failures))
+            self._fingerprints[model] = None if override else fingerprint
+
+    def _serves_unchanged(self, model: str, fingerprint: Hashable) -> bool:
+        try:
+            serving = self.registry.record(model).serving
+        except ModelNotFound:
+            return False
+        return bool(serving) and self._fingerprints.get(model) == fingerprint
+
+    def _start(self, configs: Sequence[ModelConfig]) -> list[Deployment]:
+        deployments = []
+        for config in configs:
+            deployment = Deployment(config, self.options)
+            if config.version not in self._serving(config.name):
+                self.registry.note(config.name, config.version, State.LOADING, "")
+            deployment.start(worker_count(config))
+            deployments.append(deployment)
+        return deployments
+
+    def _serving(self, model: str) -> Mapping[str, Deployment]:
+        try:
+            return self.registry.record(model).serving
+        except ModelNotFound:
+            return {}
+
+    def _settle(self, deployments: Sequence[Deployment], report: Report | None, began: float) -> dict[str, str]:
+        """Waits until each version is ready or has failed; the failed ones by version, with their reasons."""
+        failures: dict[str, str] = {}
+        for deployment in deployments:
+            config = deployment.config
+            try:
+                deployment.wait_ready()
+            except LoadFailed as error:
+                failures[config.version] = str(error)
+                deployment.close(0.0)
+                self._note_failure(config.name, config.version, str(error))
+            if report is not None:
+                report(config.name, config.version, failures.get(config.version), time.monotonic() - began)
+        return failures
+
+    def _note_failure(self, model: str, version: str, reason: str) -> None:
+        if version not in self._serving(model):
+            self.registry.note(model, version, State.UNAVAILABLE, reason)
+
+    def _switch(self, model: str, deployments: Sequence[Deployment]) -> None:
+        """Routes to the new deployments and closes what they replace, and versions that the policy no longer serves."""
+        if not deployments:
+            return
+        replaced = [self.registry.put(deployment) for deployment in deployments]
+        kept = {deployment.config.version for deployment in deployments}
+        replaced += [self.registry.take(model, v) for v in self._serving(model) if v not in kept]
+        self.registry.forget(model, "")
+        for old in replaced:
+            if old is not None:
+                _close_aside(old)
+
+    def _unload(self, model: str) -> None:
+        with self._lock(model):
+            self._fingerprints.pop(model, None)
+            for version in self._serving(model):
+                deployment = self.registry.take(model, version)
+                if deployment is not None:
+                    _close_aside(deployment)
+        self.repository.release(model)
+
+    def _poll_forever(self, seconds: float) -> None:
+        while not self._stop.wait(seconds):
+            names = set(self.repository.names())
+            for gone in set(self.registry.names()) - names:
+                self._unload(gone)
+            for name in sorted(names):
+                if self.repository.fingerprint(name) == self._fingerprints.get(name):
+                    continue
+                try:
+                    self._load(name)
+                except JitneyError as error:
+                    self._fingerprints[name] = self.repository.fingerprint(name)
+                    log.error("model '%s' could not be reloaded: %s", name, error)
+
+
+def _close_aside(deployment: Deployment) -> None:
+    """Lets an old version answer what it had accepted without keeping the caller waiting."""
+    threading.Thread(
+        target=deployment.close, args=(DRAIN_SECONDS,), name=f"close-{deployment.config.name}", daemon=True
+    ).start()
+
+
+def _failure_text(model: str, failures: Mapping[str, str]) -> str:
+    reasons = "".join(f"version {version} is at UNAVAILABLE state: Internal: {why};\n" for version, why in failures.items())
+    return f"load failed for model '{model}': {reasons}"
