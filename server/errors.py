@@ -113,16 +113,62 @@ class InvalidConfig(JitneyError):
     """A model's or the server's configuration is refused; the text names file, line and field where it can."""
 
 
+class InvalidParameter(InvalidRequest):
+    """A parameter of a request is missing (`value` None) or has a value that is not accepted."""
+
+    def __init__(self, name: str, value: str | None, expected: str) -> None:
+        given = "is required" if value is None else f"is {value!r}"
+        super().__init__(f"parameter '{name}' {given}: expected {expected}")
+        self.name, self.value, self.expected = name, value, expected
+
+
 class InvalidArchive(JitneyError):
-    """A model archive is damaged, unsafe to unpack or incomplete."""
+    """A model archive is damaged, unsafe to unpack or incomplete.
+
+    `kind`: "unsafe" (an entry must not be written), "too_large" (more entries or bytes than allowed), "damaged" (cannot be
+    read), "yaml" (model-config.yaml), or what its manifest lacks: "model" (the section), "model_name", "model_version",
+    "runtime", "file" (a file that it names). `entry` is the archive's entry or the manifest's key, where there is one.
+    """
+
+    def __init__(self, message: str, kind: str = "damaged", entry: str = "") -> None:
+        super().__init__(message)
+        self.kind, self.entry = kind, entry
 
 
 class UrlRefused(JitneyError):
-    """Registering from this URL is not allowed, or there is nothing there."""
+    """Registering from this URL is not allowed, or there is nothing there.
+
+    `kind`: "empty", "relative" (has `..`), "no_store" (no model store is configured), "not_allowed" (outside
+    `allowed_urls`), "private" (its host is not a public address), "missing" (nothing there).
+    """
+
+    def __init__(self, message: str, url: str = "", kind: str = "missing") -> None:
+        super().__init__(message)
+        self.url, self.kind = url, kind
+
+
+class ArchiveExists(JitneyError):
+    """The URL's file name is taken in the model store already."""
+
+    def __init__(self, filename: str) -> None:
+        super().__init__(f"the model store already holds '{filename}'")
+        self.filename = filename
 
 
 class DownloadFailed(JitneyError):
     """The URL is allowed and could not be fetched."""
+
+    def __init__(self, message: str, url: str = "") -> None:
+        super().__init__(message)
+        self.url = url
+
+
+class DependencyInstallFailed(JitneyError):
+    """What a model's requirements name could not be installed. `kind`: "pip" or "venv"."""
+
+    def __init__(self, model: str, kind: str, reason: str) -> None:
+        super().__init__(f"model '{model}': {kind} failed: {reason}")
+        self.model, self.kind, self.reason = model, kind, reason
 
 
 class AlreadyRegistered(JitneyError):

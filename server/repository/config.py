@@ -113,6 +113,9 @@ class ModelConfig:
     response_timeout_s  a worker that holds a batch for longer is replaced; 0 = no limit
     startup_timeout_s   a worker that has not loaded by then is ended; 0 = no limit
     config_json       the `GET …/config` document (Triton's ModelConfig as JSON, proto field names)
+    work_directory    a temporary folder that the model store owns for this version; gone after its `release`
+    torchserve        for archives: the numbers as TorchServe's describe shows them (camelCase, as given, also where another
+                      number is in effect: `batchSize` -5 runs as 1)
     """
 
     name: str
@@ -149,6 +152,8 @@ class ModelConfig:
     loaded_at_startup: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
     config_json: Mapping[str, Any] = field(default_factory=dict)
+    work_directory: str = ""
+    torchserve: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def batches(self) -> bool:
