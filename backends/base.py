@@ -118,10 +118,22 @@ class Host(Protocol):
         """Asks the server to load or unload a model, or whether it is ready: verbs "load", "unload", "is_ready"."""
 
 
+class DeviceLost(RuntimeError):
+    """The device cannot be used any more by this process (a device-side assert, an illegal access).
+
+    A backend raises it out of `execute`; the worker fails what it holds and ends, so that a fresh one takes its place.
+    """
+
+
 class Backend(ABC):
-    """One loaded model instance. See the module's page for the order of calls. `host` is set before `load`."""
+    """One loaded model instance. See the module's page for the order of calls. `host` is set before `load`.
+
+    `durations` are nanoseconds of the last `execute`: preparing inputs, running the model, preparing outputs; zeros where
+    the backend cannot tell them apart.
+    """
 
     host: Host
+    durations: tuple[int, int, int] = (0, 0, 0)
 
     @abstractmethod
     def load(self, model: ModelConfig, instance: Instance) -> None:
