@@ -42,6 +42,7 @@ class Call:
     batch_rows: int = 0
     error: JitneyError | None = None
     encode: Callable[[Response], Response] | None = None
+    on_answer: Callable[[Response | JitneyError], None] | None = None
     withdraw: Callable[[], None] | None = None
     _pending: list[None] = field(default_factory=lambda: [None])
     _answers: queue.SimpleQueue[Response | JitneyError] = field(default_factory=queue.SimpleQueue)
@@ -59,15 +60,19 @@ class Call:
             return False
         if not response.final and self.done:
             return False
-        self._answers.put(response)
+        (self.on_answer or self.deliver)(response)
         return True
+
+    def deliver(self, answer: Response | JitneyError) -> None:
+        """Hands an answer to whoever waits in `result` or `stream`."""
+        self._answers.put(answer)
 
     def fail(self, error: JitneyError) -> bool:
         """Ends the call with an error; False if it was over already."""
         if not self._finish():
             return False
         self.error = error
-        self._answers.put(error)
+        (self.on_answer or self.deliver)(error)
         return True
 
     def cancel(self) -> bool:

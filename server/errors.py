@@ -8,7 +8,17 @@ from __future__ import annotations
 
 
 class JitneyError(Exception):
-    """Base of every error a client or an operator may see; `str(error)` says what is wrong and what was expected."""
+    """Base of every error a client or an operator may see; `str(error)` says what is wrong and what was expected.
+
+    `context` says where it happened when that is not plain ("in ensemble 'E', "); dialects put it before their text.
+    """
+
+    context: str = ""
+
+    def within(self, context: str) -> JitneyError:
+        """The same error, seen from further outside."""
+        self.context = context + self.context
+        return self
 
 
 class InvalidRequest(JitneyError):
@@ -16,7 +26,14 @@ class InvalidRequest(JitneyError):
 
 
 class InvalidTensor(InvalidRequest):
-    """A tensor of the request has a wrong name, datatype, shape or byte count."""
+    """A tensor of the request has a wrong name, datatype, shape or byte count.
+
+    `identify` is true where Triton's text begins with the request's id; its dialect adds that.
+    """
+
+    def __init__(self, message: str, identify: bool = True) -> None:
+        super().__init__(message)
+        self.identify = identify
 
 
 class BatchTooWide(InvalidRequest):

@@ -1,0 +1,135 @@
+"""Ensembles: models made of other models' inputs and outputs (Triton's `ensemble_scheduling`).
+
+A request runs as a graph: every step starts as soon as the tensors it needs exist, through its own model's queue, so that each
+step is batched with other requests' steps and independent steps run side by side. No thread waits: a step's answer continues
+the graph on the thread that brought it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..backends.base import Request, Response
+from ..backends.tensor import Tensor
+from .call import Call
+from .errors import InvalidConfig, JitneyError, ModelFailed
+from .repository.config import ModelConfig
+
+Infer = Callable[[str, str | None, Request, Callable[[Response | JitneyError], None]], object]
+"""infer(model, version, request, on_answer) queues a step; it raises what is refused at once."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: which model, and how its tensors are named in the ensemble. `version` None = the served default."""
+
+    model: str
+    version: str | None
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+def steps_of(config: ModelConfig) -> tuple[Step, ...]:
+    """The steps of an ensemble's configuration; raises InvalidConfig where they cannot be run."""
+    steps = tuple(
+        Step(
+            step["model_name"],
+            None if int(step.get("model_version", -1)) < 0 else str(step["model_version"]),
+            dict(step.get("input_map", {})),
+            dict(step.get("output_map", {})),
+        )
+        for step in (config.ensemble or {}).get("step", ())
+    )
+    _check(config, steps)
+    return steps
+
+
+def _check(config: ModelConfig, steps: tuple[Step, ...]) -> None:
+    """Every tensor has exactly one source, the graph has no cycle, and every output of the ensemble is made."""
+    known = {spec.name for spec in config.inputs}
+    pending = list(steps)
+    for step in steps:
+        for name in step.outputs.values():
+            if sum(name in other.outputs.values() for other in steps) > 1 or name in known:
+                raise InvalidConfig(
+                    f"ensemble '{config.name}': tensor '{name}' is written by more than one step or is an input"
+                )
+    while pending:
+        ready = [step for step in pending if set(step.inputs.values()) <= known]
+        if not ready:
+            missing = sorted({name for step in pending for name in step.inputs.values()} - known)
+            raise InvalidConfig(
+                f"ensemble '{config.name}': nothing makes the tensors {missing}, or steps wait for each other"
+            )
+        for step in ready:
+            known |= set(step.outputs.values())
+            pending.remove(step)
+    for spec in config.outputs:
+        if spec.name not in known:
+            raise InvalidConfig(f"ensemble '{config.name}': no step makes the output '{spec.name}'")
+
+
+class Run:
+    """One request on its way through the graph. Threads: those that bring steps' answers; the lock guards the graph's state."""
+
+    def __init__(self, config: ModelConfig, steps: tuple[Step, ...], call: Call, infer: Infer) -> None:
+        self.config, self.call, self.infer = config, call, infer
+        self.waiting = list(steps)
+        self.running = 0
+        self.lock = threading.Lock()
+        self.tensors = {tensor.name: tensor for tensor in call.request.tensors}
+
+    def advance(self) -> None:
+        """Starts every step whose tensors exist; answers the call when nothing is left to run."""
+        with self.lock:
+            ready = [step for step in self.waiting if all(name in self.tensors for name in step.inputs.values())]
+            for step in ready:
+                self.waiting.remove(step)
+            self.running += len(ready)
+            finished = not ready and self.running == 0
+        if self.call.done:
+            return
+        if finished:
+            self._finish()
+        for step in ready:
+            self._start(step)
+
+    def _start(self, step: Step) -> None:
+        source = self.call.request
+        tensors = [_renamed(self.tensors[tensor], name) for name, tensor in step.inputs.items()]
+        request = Request(source.id, tensors, parameters=source.parameters, outputs=tuple(step.outputs))
+        try:
+            self.infer(step.model, step.version, request, lambda answer: self._answered(step, answer))
+        except JitneyError as error:
+            self._fail(error)
+
+    def _answered(self, step: Step, answer: Response | JitneyError) -> None:
+        if isinstance(answer, JitneyError):
+            self._fail(answer)
+            return
+        with self.lock:
+            for tensor in answer.tensors:
+                if tensor.name in step.outputs:
+                    self.tensors[step.outputs[tensor.name]] = _renamed(tensor, step.outputs[tensor.name])
+            self.running -= int(answer.final)
+        if answer.final:
+            self.advance()
+
+    def _fail(self, error: JitneyError) -> None:
+        self.call.fail(error.within(f"in ensemble '{self.config.name}', "))
+
+    def _finish(self) -> None:
+        wanted = self.call.request.outputs or tuple(spec.name for spec in self.config.outputs)
+        missing = [name for name in wanted if name not in self.tensors]
+        if missing:
+            self._fail(ModelFailed(f"no step answered with the tensors {missing}", "BAD_OUTPUT"))
+            return
+        parameters: dict[str, Any] = {"sequence_id": 0, "sequence_start": False, "sequence_end": False}
+        self.call.answer(Response([self.tensors[name] for name in wanted], parameters=parameters))
+
+
+def _renamed(tensor: Tensor, name: str) -> Tensor:
+    return Tensor(name, tensor.datatype, tensor.shape, tensor.data)
