@@ -1,4 +1,4 @@
-"""The response cache (Triton's `response_cache`): answers kept by what was asked, bounded in bytes, least recently used first out.
+"""The response cache (Triton's `response_cache`): answers kept by what was asked, bounded in bytes, oldest out first.
 
 The key is the model, its version, the outputs wanted and every input's name, datatype, shape and bytes, hashed with SHA-256: two
 different requests do not share an answer.

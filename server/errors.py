@@ -16,9 +16,11 @@ class JitneyError(Exception):
     context: str = ""
 
     def within(self, context: str) -> JitneyError:
-        """The same error, seen from further outside."""
-        self.context = context + self.context
-        return self
+        """A copy of this error, seen from further outside; several requests may share the original."""
+        copy = type(self).__new__(type(self), *self.args)
+        copy.__dict__.update(self.__dict__, context=context + self.context)
+        copy.args = self.args
+        return copy
 
 
 class InvalidRequest(JitneyError):
