@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from ..backends.base import Request, Response
 from .call import Call
-from .deployment import Deployment, State
-from .errors import JitneyError, ModelFailed, ModelNotReady, VersionNotFound, WorkerTimeout
+from .deployment import Deployment, OnAnswer, State
+from .errors import Draining, JitneyError, ModelFailed, ModelNotReady, VersionNotFound, WorkerTimeout
 from .registry import IndexEntry, Registry, version_order
 from .repository.config import ModelConfig
 from .statistics import ModelStatistics
@@ -50,25 +50,45 @@ class DataPlane:
     # -- inference -------------------------------------------------------------------------------------------------------
 
     def infer(self, model: str, version: str | None, request: Request, *, priority: int = 0, timeout_us: int = 0) -> Call:
-        """Validates a request's tensors and queues it. Raises at once for what is refused (InvalidTensor, QueueFull, …)."""
-        return self._infer(self.registry.deployment(model, version), request, priority, timeout_us)
+        """Validates a request's tensors and queues it. Raises at once for what is refused (InvalidTensor, QueueFull, …).
+
+        Where the version is being replaced at this moment, its successor takes the request.
+        """
+        return self._on_serving(model, version, lambda deployment: self._infer(deployment, request, priority, timeout_us))
+
+    def _on_serving(self, model: str, version: str | None, submit: Callable[[Deployment], Call]) -> Call:
+        deployment = self.registry.deployment(model, version)
+        try:
+            return submit(deployment)
+        except Draining:
+            successor = self.registry.deployment(model, version)
+            if successor is deployment:
+                raise
+            return submit(successor)
 
     def predict(self, model: str, version: str | None, request: Request) -> Call:
         """Queues a TorchServe-style request: as it is for a handler, through the model's codec (in this thread) otherwise."""
-        deployment = self.registry.deployment(model, version)
+        return self._on_serving(model, version, lambda deployment: self._predict(deployment, request))
+
+    def _predict(self, deployment: Deployment, request: Request) -> Call:
         if deployment.config.backend == "handler":
             return deployment.submit(request)
         deployment.refuse_if_hopeless()  # before decoding costs anything
         codec = deployment.codec
-        request.tensors = codec.decode(request.parts, request.headers)
-        request.parts = []
-        call = self._infer(deployment, request, 0, 0)
+        decoded = replace(request, tensors=codec.decode(request.parts, request.headers), parts=[])
+        call = self._infer(deployment, decoded, 0, 0)
         call.encode = codec.encode
         return call
 
-    def _infer(self, deployment: Deployment, request: Request, priority: int, timeout_us: int) -> Call:
+    def _infer(
+        self, deployment: Deployment, request: Request, priority: int, timeout_us: int, on_answer: OnAnswer | None = None
+    ) -> Call:
         request.rows = validate(deployment.config, request)
-        return deployment.submit(request, priority=priority, timeout_us=timeout_us)
+        return deployment.submit(request, priority=priority, timeout_us=timeout_us, on_answer=on_answer)
+
+    def step(self, model: str, version: str | None, request: Request, on_answer: OnAnswer) -> Call:
+        """Queues one step of an ensemble; its answers are given to `on_answer`."""
+        return self._infer(self.registry.deployment(model, version), request, 0, 0, on_answer)
 
     def answer(self, call: Call, timeout: float | None = None) -> Iterator[Response]:
         """Yields a call's responses with their `body` set, the final one last; `timeout` seconds apply to each."""
@@ -117,7 +137,7 @@ class DataPlane:
             if version is None:
                 continue
             deployment = record.serving[version]
-            if deployment.pool.healthy() < min(deployment.min_workers, deployment.pool.target()):
+            if deployment.healthy_workers() < deployment.wanted_workers():
                 return False
         return True
 
@@ -154,10 +174,8 @@ class DataPlane:
     def describe(self, model: str, version: str | None = None) -> list[Description]:
         """One version (the default where none is named), or every version for "all"."""
         record = self.registry.record(model)
-        if version == "all":
-            wanted = sorted(record.serving, key=version_order)
-        else:
-            wanted = [version or record.default_version or ""]
+        every = version == "all"
+        wanted = sorted(record.serving, key=version_order) if every else [version or record.default_version or ""]
         for name in wanted:
             if name not in record.serving:
                 raise VersionNotFound(model, name)

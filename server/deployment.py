@@ -1,4 +1,4 @@
-"""`Deployment`: one version of one model being served: its queue, its workers, its shared memory, its figures.
+"""`Deployment`: one version of one model being served. `WorkerDeployment` runs it in worker processes.
 
 A call's way: `submit` checks that the model can answer, writes the tensors into the arena and queues the call; the dispatcher
 forms a batch when a worker is idle and the pool runs it; the worker's reader answers the calls; `_batch_done` frees the arena
@@ -8,30 +8,35 @@ call is either still in the queue or in exactly one batch.
 
 from __future__ import annotations
 
-import logging
+import itertools
 import threading
 import time
-from collections.abc import Callable, Hashable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from typing import Any
 
-from ..backends.base import Request
+from ..backends.base import Request, Response
 from ..backends.codecs import Codec
 from ..backends.codecs import create as create_codec
 from .batching.dispatch import Dispatcher
 from .batching.queue import Batch, Batcher, Item, expiry
+from .cache import ResponseCache, cache_key
 from .call import Call
 from .errors import Draining, JitneyError, LoadFailed, ModelNotReady, NoWorkers, QueueTimeout
+from .ordering import OrderedAnswers
 from .repository.config import ModelConfig, QueuePolicy
 from .statistics import Statistics
 from .workers.arena import Arena
 from .workers.pool import BatchReport, HostServer, Pool, WorkerStatus
 
-log = logging.getLogger(__name__)
-
 #: Virtual size of a model's arena; only pages that hold tensors in flight are real.
 ARENA_BYTES = 8 << 30
+
+OnAnswer = Callable[[Response | JitneyError], None]
+_generations = itertools.count(1)
 
 
 class State(StrEnum):
@@ -45,24 +50,88 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Options:
-    """What the server decides for all models: how an odd shape is treated, who answers workers' own calls and events."""
+    """What the server decides for all models.
+
+    shape_change  "lane": an odd shape waits in a lane of its own; "flush": it closes the batch before it (Triton's way)
+    host          answers workers' own calls: other models' inference, loading, unloading
+    on_event      on_event(deployment, kind, payload) takes what workers emit: metrics of handlers and models
+    """
 
     shape_change: str = "lane"
     host: HostServer | None = None
-    on_event: Callable[[Deployment, str, dict[str, object]], None] | None = None
+    on_event: Callable[[Deployment, str, Mapping[str, Any]], None] | None = None
+    cache: ResponseCache | None = None
 
 
-class Deployment:
-    """One served model version. Thread-safe; `submit` is the hot path and takes no lock of its own."""
+class Deployment(ABC):
+    """One served model version, however it runs."""
 
-    def __init__(self, config: ModelConfig, options: Options | None = None) -> None:
-        options = options or Options()
+    def __init__(self, config: ModelConfig) -> None:
         self.config = config
         self.state = State.LOADING
         self.reason = ""
         self.min_workers, self.max_workers = config.min_workers, config.max_workers
         self.statistics = Statistics(config)
-        self._has_variable_dims = any(-1 in spec.dims or spec.optional for spec in config.inputs) or not config.inputs
+
+    @cached_property
+    def codec(self) -> Codec:
+        """Turns TorchServe-style requests into this model's tensors, and back."""
+        return create_codec(self.config)
+
+    @property
+    @abstractmethod
+    def ready(self) -> bool:
+        """Whether a request would be executed now."""
+
+    @abstractmethod
+    def refuse_if_hopeless(self) -> None:
+        """Raises where a request could not be answered: stopping, not loaded, no workers, or none that gets up again."""
+
+    @abstractmethod
+    def submit(
+        self,
+        request: Request,
+        *,
+        priority: int = 0,
+        timeout_us: int = 0,
+        alone: bool = False,
+        on_answer: OnAnswer | None = None,
+    ) -> Call:
+        """Queues a valid request and returns its call; raises at once where it cannot be answered."""
+
+    @abstractmethod
+    def close(self, timeout: float, *, reason: str = "unloaded") -> None:
+        """Drains and stops: what was accepted is answered (for at most `timeout` seconds), then the workers end."""
+
+    def wait_ready(self, timeout: float | None = None) -> None:  # noqa: B027 - nothing to wait for without workers
+        """Waits until the workers have loaded the model; raises LoadFailed with their reason."""
+
+    def queued(self) -> int:
+        """Requests that wait for a worker."""
+        return 0
+
+    def workers(self) -> list[WorkerStatus]:
+        return []
+
+    def healthy_workers(self) -> int:
+        """Workers that run, start or are being restarted; those given up do not count."""
+        return 0
+
+    def wanted_workers(self) -> int:
+        """Workers that should be there now."""
+        return 0
+
+
+class WorkerDeployment(Deployment):
+    """A model version in worker processes. Thread-safe; `submit` is the hot path and takes no lock of its own."""
+
+    def __init__(self, config: ModelConfig, options: Options) -> None:
+        super().__init__(config)
+        self._uniform = bool(config.inputs) and not any(-1 in spec.dims or spec.optional for spec in config.inputs)
+        self._ragged = frozenset(spec.name for spec in config.inputs if spec.ragged)
+        self._ordered = OrderedAnswers() if config.batching.preserve_ordering else None
+        self._cache = options.cache if config.response_cache else None
+        self._generation = next(_generations)
         self._closing = False
         self._lock = threading.Lock()
         self.arena = Arena(ARENA_BYTES)
@@ -74,14 +143,13 @@ class Deployment:
             host=options.host,
             on_event=lambda kind, payload: options.on_event(self, kind, payload) if options.on_event else None,
         )
-        self.batcher = Batcher(
-            config.batching,
-            config.max_batch_size,
-            shape_change="flush" if options.shape_change == "flush" else "lane",
-            name=config.name,
-        )
         self.dispatcher = Dispatcher(
-            self.batcher,
+            Batcher(
+                config.batching,
+                config.max_batch_size,
+                shape_change="flush" if options.shape_change == "flush" else "lane",
+                name=config.name,
+            ),
             idle=self.pool.idle,
             deliver=self._deliver,
             expire=self._expired,
@@ -96,7 +164,6 @@ class Deployment:
         self.pool.start(workers)
 
     def wait_ready(self, timeout: float | None = None) -> None:
-        """Waits until the workers have loaded the model; raises LoadFailed with their reason."""
         try:
             self.pool.wait_ready(timeout)
         except LoadFailed as error:
@@ -105,7 +172,6 @@ class Deployment:
         self.state, self.reason = State.READY, ""
 
     def close(self, timeout: float, *, reason: str = "unloaded") -> None:
-        """Drains and stops: what was accepted is answered (for at most `timeout` seconds), then the workers end."""
         with self._lock:
             if self._closing:
                 return
@@ -121,29 +187,34 @@ class Deployment:
 
     # -- requests --------------------------------------------------------------------------------------------------------
 
-    def submit(self, request: Request, *, priority: int = 0, timeout_us: int = 0, alone: bool = False) -> Call:
-        """Queues a valid request and returns its call; raises at once where it cannot be answered."""
+    def submit(
+        self,
+        request: Request,
+        *,
+        priority: int = 0,
+        timeout_us: int = 0,
+        alone: bool = False,
+        on_answer: OnAnswer | None = None,
+    ) -> Call:
         self.refuse_if_hopeless()
-        call = Call(request)
-        policy = self._policy(priority)
+        call = Call(request, on_answer=on_answer)
+        if self._cache is not None and self._answer_from(self._cache, call):
+            return call
         arrived = call.times.arrived / 1e9
-        call.deadline = expiry(policy, arrived, timeout_us)
-        if self.config.client_timeout_s:
-            limit = arrived + self.config.client_timeout_s
-            call.deadline = limit if call.deadline is None else min(call.deadline, limit)
+        call.deadline = self._deadline(arrived, priority, timeout_us)
         item = Item(call, request.rows, self._key(request), arrived, call.deadline, priority, alone=alone)
         call.withdraw = lambda: self._withdraw(item)
         call.slots.extend(self.arena.put_all([part.data for part in (*request.tensors, *request.parts)]))
+        if self._ordered is not None:
+            self._ordered.admit(call)
         try:
             self.dispatcher.submit(item)
         except JitneyError as error:
-            self._free(call)
-            self.statistics.refused(error)
+            self._refused(call, error)
             raise
         return call
 
     def refuse_if_hopeless(self) -> None:
-        """Raises where a request could not be answered: stopping, not loaded, no workers, or none that gets up again."""
         if self._closing:
             raise Draining(f"model '{self.config.name}' is stopping and accepts no new requests")
         if self.state is State.UNAVAILABLE:
@@ -153,20 +224,48 @@ class Deployment:
         if self.pool.ready() == 0 and self.pool.failure:
             raise NoWorkers(f"model '{self.config.name}' has no healthy worker: {self.pool.failure}")
 
+    def _deadline(self, arrived: float, priority: int, timeout_us: int) -> float | None:
+        """When waiting in the queue ends: the queue policy's rule, or TorchServe's client timeout if that is sooner."""
+        deadline = expiry(self._policy(priority), arrived, timeout_us)
+        if not self.config.client_timeout_s:
+            return deadline
+        limit = arrived + self.config.client_timeout_s
+        return limit if deadline is None else min(deadline, limit)
+
     def _policy(self, priority: int) -> QueuePolicy:
         batching = self.config.batching
-        return batching.priority_queue_policy.get(priority or batching.default_priority_level, batching.default_queue_policy)
+        level = priority if 0 < priority <= batching.priority_levels else batching.default_priority_level
+        return batching.priority_queue_policy.get(level, batching.default_queue_policy)
 
     def _key(self, request: Request) -> Hashable:
         """What a request may be batched with: the same inputs, datatypes and shapes without the batch axis."""
-        if not self._has_variable_dims:
+        if self._uniform:
             return None
-        ragged = {spec.name for spec in self.config.inputs if spec.ragged}
         start = 1 if self.config.batches else 0
         return tuple(
-            (tensor.name, tensor.datatype, None if tensor.name in ragged else tensor.shape[start:])
+            (tensor.name, tensor.datatype, None if tensor.name in self._ragged else tensor.shape[start:])
             for tensor in request.tensors
         )
+
+    def _answer_from(self, cache: ResponseCache, call: Call) -> bool:
+        """Answers from the cache, or arranges that the answer will be kept there."""
+        began = time.monotonic_ns()
+        key = cache_key(self.config.name, self.config.version, self._generation, call.request)
+        found = cache.get(key)
+        if found is not None:
+            call.answer(found)
+            self.statistics.cache_hit(call, time.monotonic_ns() - began)
+            return True
+        self.statistics.cache_miss(time.monotonic_ns() - began)
+        deliver = call.on_answer or call.deliver
+
+        def keep(answer: Response | JitneyError) -> None:
+            if isinstance(answer, Response) and answer.final:
+                cache.put(key, answer)
+            deliver(answer)
+
+        call.on_answer = keep
+        return False
 
     # -- called by the dispatcher and by workers' readers ------------------------------------------------------------------
 
@@ -192,13 +291,20 @@ class Deployment:
 
     def _withdraw(self, item: Item) -> None:
         if self.dispatcher.cancel(item):
-            self._free(item.payload)
+            self._refused(item.payload, item.payload.error)
 
     def _abandon(self, item: Item, error: JitneyError) -> None:
         call: Call = item.payload
-        self._free(call)
         if call.fail(error):
-            self.statistics.refused(error)
+            self._refused(call, error)
+        else:
+            self._free(call)
+
+    def _refused(self, call: Call, error: JitneyError) -> None:
+        self._free(call)
+        if self._ordered is not None:
+            self._ordered.withdraw(call)
+        self.statistics.refused(error, time.monotonic_ns() - call.times.arrived)
 
     def _free(self, call: Call) -> None:
         slots, call.slots = call.slots, []
@@ -206,18 +312,18 @@ class Deployment:
 
     # -- figures ---------------------------------------------------------------------------------------------------------
 
-    @cached_property
-    def codec(self) -> Codec:
-        """Turns TorchServe-style requests into this model's tensors, and back."""
-        return create_codec(self.config)
-
     @property
     def ready(self) -> bool:
         return self.state is State.READY and self.pool.ready() > 0
 
     def queued(self) -> int:
-        """Requests that wait for a worker."""
         return self.dispatcher.pending()
 
     def workers(self) -> list[WorkerStatus]:
         return self.pool.workers()
+
+    def healthy_workers(self) -> int:
+        return self.pool.healthy()
+
+    def wanted_workers(self) -> int:
+        return self.pool.target()

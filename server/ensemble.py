@@ -8,18 +8,25 @@ the graph on the thread that brought it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ..backends.base import Request, Response
 from ..backends.tensor import Tensor
 from .call import Call
-from .errors import InvalidConfig, JitneyError, ModelFailed
+from .deployment import Deployment, OnAnswer, State
+from .errors import Draining, InvalidConfig, JitneyError, ModelFailed, ModelNotReady
 from .repository.config import ModelConfig
 
-Infer = Callable[[str, str | None, Request, Callable[[Response | JitneyError], None]], object]
-"""infer(model, version, request, on_answer) queues a step; it raises what is refused at once."""
+
+class Models(Protocol):
+    """The other models, as an ensemble needs them; the data plane is one."""
+
+    def step(self, model: str, version: str | None, request: Request, on_answer: OnAnswer) -> Call:
+        """Queues a step's request; raises what is refused at once."""
+
+    def model_ready(self, model: str, version: str | None = None) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -75,8 +82,8 @@ def _check(config: ModelConfig, steps: tuple[Step, ...]) -> None:
 class Run:
     """One request on its way through the graph. Threads: those that bring steps' answers; the lock guards the graph's state."""
 
-    def __init__(self, config: ModelConfig, steps: tuple[Step, ...], call: Call, infer: Infer) -> None:
-        self.config, self.call, self.infer = config, call, infer
+    def __init__(self, config: ModelConfig, steps: tuple[Step, ...], call: Call, models: Models) -> None:
+        self.config, self.call, self.models = config, call, models
         self.waiting = list(steps)
         self.running = 0
         self.lock = threading.Lock()
@@ -102,7 +109,7 @@ class Run:
         tensors = [_renamed(self.tensors[tensor], name) for name, tensor in step.inputs.items()]
         request = Request(source.id, tensors, parameters=source.parameters, outputs=tuple(step.outputs))
         try:
-            self.infer(step.model, step.version, request, lambda answer: self._answered(step, answer))
+            self.models.step(step.model, step.version, request, lambda answer: self._answered(step, answer))
         except JitneyError as error:
             self._fail(error)
 
@@ -129,6 +136,61 @@ class Run:
             return
         parameters: dict[str, Any] = {"sequence_id": 0, "sequence_start": False, "sequence_end": False}
         self.call.answer(Response([self.tensors[name] for name in wanted], parameters=parameters))
+
+
+class EnsembleDeployment(Deployment):
+    """An ensemble being served: no workers of its own, only the graph. It is ready while the models of its steps are."""
+
+    def __init__(self, config: ModelConfig, models: Models) -> None:
+        super().__init__(config)
+        self.models = models
+        self.steps = steps_of(config)
+        self._closing = False
+        self.state = State.READY
+
+    @property
+    def ready(self) -> bool:
+        return self.state is State.READY and all(self.models.model_ready(step.model, step.version) for step in self.steps)
+
+    def refuse_if_hopeless(self) -> None:
+        if self._closing:
+            raise Draining(f"ensemble '{self.config.name}' is stopping and accepts no new requests")
+        if self.state is State.UNAVAILABLE:
+            raise ModelNotReady(self.config.name, self.config.version, self.reason)
+
+    def submit(
+        self,
+        request: Request,
+        *,
+        priority: int = 0,
+        timeout_us: int = 0,
+        alone: bool = False,
+        on_answer: OnAnswer | None = None,
+    ) -> Call:
+        self.refuse_if_hopeless()
+        call = Call(request)
+        call.batch_rows = request.rows
+        call.times.dispatched = call.times.arrived
+
+        def answered(answer: Response | JitneyError) -> None:
+            call.times.compute_infer = call.times.answered - call.times.arrived
+            self.statistics.batch(_OneCall([call]))
+            (on_answer or call.deliver)(answer)
+
+        call.on_answer = answered
+        Run(self.config, self.steps, call, self.models).advance()
+        return call
+
+    def close(self, timeout: float, *, reason: str = "unloaded") -> None:
+        self._closing = True
+        self.state, self.reason = State.UNAVAILABLE, reason
+
+
+@dataclass(frozen=True)
+class _OneCall:
+    """An execution as the statistics want it: Triton counts a request to an ensemble as one of its own."""
+
+    calls: list[Call]
 
 
 def _renamed(tensor: Tensor, name: str) -> Tensor:

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from .deployment import Deployment, Options, State
+from .deployment import Deployment, Options, State, WorkerDeployment
+from .ensemble import EnsembleDeployment, Models
 from .errors import InvalidConfig, JitneyError, LoadFailed, ModelNotFound, Unavailable
 from .registry import Registry
 from .repository.config import ModelConfig
@@ -36,8 +37,11 @@ class ControlDisabled(Unavailable):
 class ModelControl:
     """The models of one or more repository folders. Threads: any; each model has a lock, so that its loads take turns."""
 
-    def __init__(self, registry: Registry, repository: TritonRepository, options: Options, mode: str = "none") -> None:
-        self.registry, self.repository, self.options, self.mode = registry, repository, options, mode
+    def __init__(
+        self, registry: Registry, repository: TritonRepository, models: Models, options: Options, mode: str = "none"
+    ) -> None:
+        self.registry, self.repository, self.models = registry, repository, models
+        self.options, self.mode = options, mode
         self._locks: dict[str, threading.Lock] = {}
         self._locks_lock = threading.Lock()
         self._fingerprints: dict[str, Hashable] = {}
@@ -126,12 +130,17 @@ class ModelControl:
     def _start(self, configs: Sequence[ModelConfig]) -> list[Deployment]:
         deployments = []
         for config in configs:
-            deployment = Deployment(config, self.options)
             if config.version not in self._serving(config.name):
                 self.registry.note(config.name, config.version, State.LOADING, "")
-            deployment.start(worker_count(config))
-            deployments.append(deployment)
+            deployments.append(self._deployment(config))
         return deployments
+
+    def _deployment(self, config: ModelConfig) -> Deployment:
+        if config.backend == "ensemble":
+            return EnsembleDeployment(config, self.models)
+        deployment = WorkerDeployment(config, self.options)
+        deployment.start(worker_count(config))
+        return deployment
 
     def _serving(self, model: str) -> Mapping[str, Deployment]:
         try:
