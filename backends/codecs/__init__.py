@@ -1,1 +1,26 @@
 """Codecs turn one TorchServe-style request into tensors before the batch, and tensors into its answer after it."""
+
+from __future__ import annotations
+
+from ...server.errors import InvalidConfig
+from ...server.repository.config import ModelConfig
+from .base import Codec
+from .image_classifier import ImageClassifier
+from .json_codec import JsonCodec
+
+__all__ = ["CODECS", "Codec", "create"]
+
+#: What `parameters { key: "codec" … }` may say. Archives name their built-in handlers the same way.
+CODECS: dict[str, type[Codec]] = {
+    "image_classifier": ImageClassifier,
+    "json": JsonCodec,
+}
+
+
+def create(config: ModelConfig) -> Codec:
+    """The codec that the model's configuration names. Raises `InvalidConfig` for unknown names and unfit parameters."""
+    if config.codec not in CODECS:
+        raise InvalidConfig(
+            f"model '{config.name}': unknown codec '{config.codec}'; expected one of {', '.join(sorted(CODECS))}"
+        )
+    return CODECS[config.codec](config)

@@ -1,0 +1,83 @@
+"""Codec: one TorchServe-style request to tensors before the batch, tensors to its answer after it.
+
+Codecs run in the server process, in the HTTP thread of their request: `decode` before the request is queued, `encode` when
+its result came back. One codec object serves all threads, so it keeps nothing of a request. Pillow and numpy only: the
+server process never imports torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from ...server.errors import InvalidRequest, ModelFailed, Unsupported
+from ...server.repository.config import ModelConfig
+from ..base import Part, Response
+from ..tensor import Tensor
+
+Encode = Callable[[Response], Response]
+
+
+class Codec(ABC):
+    """Decodes requests for, and encodes answers of, one model version. Raises `InvalidConfig` where it cannot serve it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+
+    @abstractmethod
+    def decode(self, parts: Sequence[Part], headers: Mapping[str, str]) -> list[Tensor]:
+        """The tensors of one request, with a leading batch axis where the model batches.
+
+        Raises `InvalidRequest` naming what is wrong and what was expected.
+        """
+
+    @abstractmethod
+    def encode(self, response: Response) -> Response:
+        """The response with its `body` (and content type, if any) made from its tensors.
+
+        Raises `ModelFailed` with code BAD_OUTPUT where the model's output does not fit the codec.
+        """
+
+    def encoder(self, parts: Sequence[Part]) -> Encode:
+        """What encodes the answer to this request, for codecs whose answer takes the form of the question."""
+        return self.encode
+
+
+def main_part(parts: Sequence[Part]) -> Part:
+    """The part that carries the input: `data`, or else `body` (TorchServe: `row.get("data") or row.get("body")`).
+
+    Of repeated names the last one counts, and an empty `data` gives way to `body`, as there. Raises `InvalidRequest`.
+    """
+    named = {part.name: part for part in parts}
+    for name in ("data", "body"):
+        if name in named and len(named[name].data):
+            return named[name]
+    if "data" in named or "body" in named:
+        raise InvalidRequest("the request's body is empty")
+    found = ", ".join(f"'{name}'" for name in named) or "none"
+    hint = "" if named else "; curl -d sends a form, use -T FILE or -H 'Content-Type: application/json'"
+    raise InvalidRequest(
+        f"expected the input as the request's body or in a form field named 'data', found fields: {found}{hint}"
+    )
+
+
+def refuse_explanation(config: ModelConfig, headers: Mapping[str, str]) -> None:
+    """`Unsupported` for TorchServe's /explanations: they need the handler's own code and the model's gradients."""
+    if headers.get("explain") == "True":
+        raise Unsupported(f"model '{config.name}' offers predictions only; explanations need a handler of its own")
+
+
+def load_json(data: bytes | bytearray | memoryview) -> Any:
+    """Parses JSON of any type; `InvalidRequest` with the place of the mistake. Nesting is bounded by the parser (1024)."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the request's body is not valid JSON: {error}") from None
+
+
+def bad_output(config: ModelConfig, what: str) -> ModelFailed:
+    """The error for an output that this codec cannot turn into an answer."""
+    return ModelFailed(f"the output of model '{config.name}' does not fit codec '{config.codec}': {what}", "BAD_OUTPUT")
