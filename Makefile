@@ -4,7 +4,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types unit check test format clean
+.PHONY: help setup lint types unit check test format demo serve clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -35,6 +35,12 @@ unit: $(READY)  ## All tests, warnings as errors, coverage printed
 test: unit  ## The tests
 
 check: lint types unit  ## What CI runs: lint, types, tests
+
+demo: $(READY)  ## Build the models, serve them, show the main job on real images, end
+	@$(PY) -m jitney.tools.demo
+
+serve: models  ## The server in the foreground, on model_repository/
+	@$(PY) -m jitney.server.cli serve --model-repository model_repository
 
 clean:  ## Remove everything built
 	rm -rf .venv .cache .types build *.egg-info .pytest_cache .ruff_cache .hypothesis
