@@ -1,0 +1,176 @@
+"""`Settings`: everything the operator decided, from flags, the environment, `config.properties` and defaults, in that order.
+
+`JITNEY_<KEY>` sets any key. TorchServe's `TS_<KEY>` count where the file says `enable_envvars_config=true`, as there (which
+lets them win over flags too; here the flag that was typed wins). A key that nobody knows is refused with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .addresses import Address
+from .settings_keys import MAX_BYTES
+from .settings_sources import collect
+
+#: Shortest token that JITNEY_TOKEN may hold.
+MIN_TOKEN = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The server's settings. Times in seconds unless the name says otherwise; paths are absolute, "" or None = not given.
+
+    disable_token_authorization, enable_model_api   None = not said: see `token_auth` and `model_api`
+    number_of_gpu     None = all that there are
+    models            `models={…}`: name -> version -> the entry's values
+    model_snapshot    the `model_snapshot` document to restore, which then replaces `load_models`
+    write_snapshots   whether to write snapshots (not with --ncs)
+    source            the file that was read, "" if none
+    live              the properties in effect, as snapshots record them
+    notes             sentences for the log: keys that have no meaning here, names that were not understood
+    """
+
+    inference_address: Address
+    management_address: Address
+    metrics_address: Address
+    model_store: str | None = None
+    workflow_store: str | None = None
+    load_models: str = ""
+    models: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    model_snapshot: Mapping[str, Any] | None = None
+    default_workers_per_model: int = 0
+    default_response_timeout: int = 120
+    default_startup_timeout: int = 120
+    unregister_model_timeout: int = 120
+    job_queue_size: int = 100
+    number_of_gpu: int | None = None
+    max_request_size: int = MAX_BYTES
+    max_response_size: int = MAX_BYTES
+    limit_max_image_pixels: bool = True
+    decode_input_request: bool = True
+    default_service_handler: str = ""
+    service_envelope: str = ""
+    install_py_dep_per_model: bool = False
+    allowed_urls: tuple[str, ...] = ()
+    use_env_allowed_urls: bool = False
+    blacklist_env_vars: str = ""
+    metrics_config: str = ""
+    metrics_mode: str = "log"
+    model_metrics_auto_detect: bool = False
+    enable_metrics_api: bool = True
+    disable_system_metrics: bool = False
+    system_metrics_cmd: str = ""
+    metric_time_interval: int = 60
+    cors_allowed_origin: str = ""
+    cors_allowed_methods: str = ""
+    cors_allowed_headers: str = ""
+    keystore: str = ""
+    keystore_pass: str = field(default="changeit", repr=False)
+    keystore_type: str = "PKCS12"
+    certificate_file: str = ""
+    private_key_file: str = ""
+    disable_token_authorization: bool | None = None
+    token_expiration_min: float = 60.0
+    enable_model_api: bool | None = None
+    ts_open_inference_protocol: bool = False
+    ts_header_key_sequence_id: str = "ts_request_sequence_id"
+    ts_header_key_sequence_start: str = "ts_request_sequence_start"
+    ts_header_key_sequence_end: str = "ts_request_sequence_end"
+    initial_worker_port: int = 9000
+    enable_envvars_config: bool = False
+    model_repository: tuple[str, ...] = ()
+    http_server: str = "waitress"
+    http_threads: int = 128
+    front_ends: int = 1
+    affinity: str = "none"
+    allow_private_urls: bool = False
+    shape_change: str = "lane"
+    fast_path: bool = True
+    max_archive_bytes: int = 128 * 2**30
+    max_archive_entries: int = 100_000
+    max_archive_ratio: int = 100
+    max_download_bytes: int = 64 * 2**30
+    download_timeout: int = 600
+    install_timeout: int = 1200
+    model_control_mode: str = "none"
+    load_model: tuple[str, ...] = ()
+    repository_poll_secs: int = 15
+    strict_readiness: bool = True
+    exit_on_error: bool = True
+    exit_timeout_secs: int = 30
+    disable_auto_complete_config: bool = False
+    log_config: str = ""
+    log_location: str = "logs"
+    metrics_location: str = "logs"
+    token: str = field(default="", repr=False)
+    write_snapshots: bool = True
+    source: str = ""
+    live: Mapping[str, str] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, flags: Mapping[str, Any], environ: Mapping[str, str], cwd: str | Path = ".") -> Settings:
+        """Reads all sources. A flag of None or False was not given. InvalidConfig names source, key, value and what was
+        expected."""
+        return cls(**collect(flags, environ, Path(cwd).absolute()))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the inference and management APIs."""
+        return self.inference_address.is_local and self.management_address.is_local
+
+    @property
+    def token_auth(self) -> bool:
+        """Whether requests need a token: as said; unsaid, where a token was given, or where other machines can come in."""
+        if self.disable_token_authorization is not None:
+            return not self.disable_token_authorization
+        return bool(self.token) or not self.is_local
+
+    @property
+    def model_api(self) -> bool:
+        """Whether models may be registered and unregistered: as said; unsaid, on a loopback management address only."""
+        return self.management_address.is_local if self.enable_model_api is None else self.enable_model_api
+
+    @property
+    def snapshot_folder(self) -> Path:
+        return Path(self.log_location) / "config"
+
+
+def access_problems(settings: Settings) -> list[str]:
+    """Why the server must not start: other machines could use or manage it and nobody decided about tokens."""
+    problems = []
+    if settings.token and len(settings.token) < MIN_TOKEN:
+        problems.append(f"JITNEY_TOKEN has {len(settings.token)} characters, expected at least {MIN_TOKEN}")
+    if re.search(r"\s", settings.token):
+        problems.append("JITNEY_TOKEN has blanks in it, which an Authorization header cannot carry")
+    if settings.disable_token_authorization is not None or settings.token:
+        return problems
+    for key in ("inference_address", "management_address"):
+        bound: Address = getattr(settings, key)
+        if not bound.is_local:
+            problems.append(
+                f"{key} {bound} can be reached from other machines, and nothing says how requests are authorized. Set "
+                "disable_token_authorization=false (tokens as TorchServe's, in key_file.json), or JITNEY_TOKEN in the "
+                "environment, or start with --disable-token-auth where something else guards the port"
+            )
+    return problems
+
+
+def start_problems(settings: Settings) -> list[str]:
+    """What is missing before models can be served, in the words of `torchserve`."""
+    problems = []
+    if not settings.model_store and not settings.model_repository:
+        problems.append("Missing mandatory parameter --model-store")
+    for flag, folder in (("model-store", settings.model_store), ("workflow-store", settings.workflow_store)):
+        if folder and not Path(folder).is_dir():
+            problems.append(f"--{flag} directory not found: {folder}")
+    problems += [
+        f"--model-repository directory not found: {folder}"
+        for folder in settings.model_repository
+        if not Path(folder).is_dir()
+    ]
+    return problems
