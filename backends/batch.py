@@ -1,0 +1,290 @@
+"""`TensorBackend`: requests in, one stacked batch through the model, answers out.
+
+The path of a batch: each request's rows are written from its shared memory straight into one batch buffer (kept between
+batches; pinned where the model runs on a GPU), `run` is called once, and every request gets a view of its rows of the
+outputs. A lone request needs no buffer: the model reads its shared memory directly.
+
+Requests of one batch that cannot be stacked (ragged inputs, a missing optional input) run as one batch per shape. When the
+model raises, the batch is halved until only the requests that cause it fail.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .base import Backend, DeviceLost, Failure, Instance, Request, Respond, Response
+from .tensor import NUMPY_DTYPES, Tensor
+from .warmup import warm_up
+
+if TYPE_CHECKING:
+    from ..server.repository.config import ModelConfig, TensorSpec
+
+_ALIGNMENT = 64
+
+
+class BadInput(ValueError):
+    """A request's tensors do not fit the model; only that request fails."""
+
+
+class BadOutput(ValueError):
+    """The model answered with tensors that cannot be handed on; halving the batch would only hide it."""
+
+
+@dataclass(slots=True)
+class Array:
+    """Elements of one tensor in host memory with their KServe v2 datatype; BF16 values are bit patterns in uint16."""
+
+    datatype: str
+    values: npt.NDArray[Any]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Array:
+        return cls(tensor.datatype, tensor.numpy())
+
+
+class TensorBackend(Backend):
+    """A backend whose model maps a dict of stacked tensors to a dict of stacked tensors.
+
+    Subclasses implement `open` (load the model) and `run` (call it), and may refine `allocate`, `explain` and `is_fatal`.
+    `copies_single` false lets `run` see a lone request's memory itself, which it must not modify then.
+    """
+
+    model: ModelConfig
+    instance: Instance
+    copies_single = False
+
+    @abstractmethod
+    def open(self, model: ModelConfig, instance: Instance) -> None:
+        """Loads the model and brings it to the device; raises with a sentence that names the file and the reason."""
+
+    @abstractmethod
+    def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """Calls the model once. `inputs` lacks optional inputs that the requests lack; outputs lie in host memory."""
+
+    def load(self, model: ModelConfig, instance: Instance) -> None:
+        if not model.inputs:
+            raise ValueError("model configuration must contain at least one input, none were specified.")
+        if not model.outputs:
+            raise ValueError("model configuration must contain at least one output, none were specified.")
+        self.model, self.instance = model, instance
+        self._buffers: dict[str, npt.NDArray[np.uint8]] = {}
+        self.open(model, instance)
+        warm_up(self, model, on_gpu=instance.gpu is not None)
+
+    # -- what subclasses may refine ---------------------------------------------------------------------------------
+
+    def allocate(self, size: int) -> npt.NDArray[np.uint8]:
+        """A batch buffer of `size` bytes, aligned for vector loads."""
+        raw = np.empty(size + _ALIGNMENT, dtype=np.uint8)
+        start = -raw.ctypes.data % _ALIGNMENT
+        return raw[start : start + size]
+
+    def explain(self, error: Exception) -> Failure:
+        """What a client is told of an exception of `run`."""
+        return Failure(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+
+    def is_fatal(self, error: Exception) -> bool:
+        """Whether the device is lost to this process, so that running anything else is pointless."""
+        return False
+
+    # -- one batch --------------------------------------------------------------------------------------------------
+
+    def execute(self, requests: Sequence[Request], respond: Respond) -> None:
+        """Answers every request; raises DeviceLost where the process must be replaced."""
+        self.durations = (0, 0, 0)
+        accepted: list[tuple[int, Request]] = []
+        for index, request in enumerate(requests):
+            try:
+                self._check(request)
+            except BadInput as error:
+                respond(index, Response(error=Failure(str(error), code="INVALID_ARG")))
+            else:
+                accepted.append((index, request))
+        for group in self._groups(accepted):
+            self._execute_group(group, respond)
+
+    def _check(self, request: Request) -> None:
+        """Raises BadInput where `request` does not carry the model's inputs."""
+        model, named = self.model, {tensor.name: tensor for tensor in request.tensors}
+        for tensor in request.tensors:
+            spec = model.input(tensor.name)
+            if spec is None:
+                allowed = ", ".join(item.name for item in model.inputs)
+                raise BadInput(f"unexpected inference input '{tensor.name}' for model '{model.name}', allowed: {allowed}")
+            if tensor.datatype != spec.datatype:
+                said = f"inference input '{tensor.name}' data-type is '{tensor.datatype}'"
+                raise BadInput(f"{said}, but model '{model.name}' expects '{spec.datatype}'")
+            rank = len(spec.dims) + model.batches
+            if len(tensor.shape) != rank:
+                found = f"shape {_brackets(tensor.shape)} of input '{tensor.name}'"
+                raise BadInput(f"{found} has {len(tensor.shape)} dimensions, model '{model.name}' expects {rank}")
+        missing = [spec.name for spec in model.inputs if not spec.optional and spec.name not in named]
+        if missing or not named:
+            raise BadInput(f"request lacks input {', '.join(missing) or '(all)'} of model '{model.name}'")
+        if model.batches and len({tensor.shape[0] for tensor in request.tensors}) > 1:
+            shapes = ", ".join(f"'{tensor.name}' {_brackets(tensor.shape)}" for tensor in request.tensors)
+            raise BadInput(f"inputs of model '{model.name}' differ in their batch axis: {shapes}")
+
+    def _groups(self, requests: list[tuple[int, Request]]) -> Iterable[list[tuple[int, Request]]]:
+        """The requests that can be stacked with each other; each one alone where the model has no batch axis."""
+        if not self.model.batches:
+            return [[item] for item in requests]
+        groups: dict[tuple[tuple[str, tuple[int, ...]], ...], list[tuple[int, Request]]] = {}
+        for item in requests:
+            key = tuple(sorted((tensor.name, tensor.shape[1:]) for tensor in item[1].tensors))
+            groups.setdefault(key, []).append(item)
+        return groups.values()
+
+    def _execute_group(self, group: list[tuple[int, Request]], respond: Respond) -> None:
+        """Runs stackable requests as one batch; halves the batch as long as the model raises.
+
+        A batch that does not fit the device's memory is halved too; what then fits is answered.
+        """
+        failure = self._try_group(group, respond)
+        if failure is None:
+            return
+        if len(group) == 1 or failure.code == "BAD_OUTPUT":
+            for index, _ in group:
+                respond(index, Response(error=failure))
+            return
+        half = len(group) // 2
+        self._execute_group(group[:half], respond)
+        self._execute_group(group[half:], respond)
+
+    def _try_group(self, group: list[tuple[int, Request]], respond: Respond) -> Failure | None:
+        """Answers all of `group` from one run, or tells why none was answered. No frame of the model outlives this call."""
+        try:
+            answers = self._run_batch([request for _, request in group])
+        except BadOutput as error:
+            return Failure(str(error), code="BAD_OUTPUT")
+        except Exception as error:
+            if self.is_fatal(error):
+                raise DeviceLost(f"model '{self.model.name}' lost its device: {error}") from error
+            failure = self.explain(error)
+            failure.detail = "".join(traceback.format_exception(error))
+            return failure
+        for (index, _), answer in zip(group, answers, strict=True):
+            respond(index, Response(tensors=answer))
+        return None
+
+    def _run_batch(self, requests: list[Request]) -> list[list[Tensor]]:
+        """Stack, run, split: the outputs of each request."""
+        started = time.monotonic_ns()
+        inputs = {tensor.name: self._stack(tensor.name, requests) for tensor in requests[0].tensors}
+        stacked = time.monotonic_ns()
+        outputs = self.run(inputs)
+        ran = time.monotonic_ns()
+        rows = [request.tensors[0].shape[0] if self.model.batches else 1 for request in requests]
+        answers = self._split(self._finish(outputs, inputs, sum(rows)), rows, requests)
+        self._count(stacked - started, ran - stacked, time.monotonic_ns() - ran)
+        return answers
+
+    def _count(self, before: int, model: int, after: int) -> None:
+        self.durations = (self.durations[0] + before, self.durations[1] + model, self.durations[2] + after)
+
+    def _stack(self, name: str, requests: list[Request]) -> Array:
+        """One input over all requests along the batch axis, in the shape that the model wants (`reshape`)."""
+        tensors = [_named(request, name) for request in requests]
+        datatype = tensors[0].datatype
+        if datatype == "BYTES":
+            values = tensors[0].numpy() if len(tensors) == 1 else np.concatenate([tensor.numpy() for tensor in tensors])
+        elif len(tensors) == 1 and not self.copies_single and (lone := tensors[0].numpy()).flags.aligned:
+            values = lone
+        else:
+            values = self._copy(name, tensors)
+        return Array(datatype, self._reshape(self.model.input(name), values, inward=True))
+
+    def _copy(self, name: str, tensors: list[Tensor]) -> npt.NDArray[Any]:
+        """Writes each request's rows into the batch buffer of input `name`."""
+        first = tensors[0]
+        rows = sum(tensor.shape[0] for tensor in tensors) if self.model.batches else 1
+        trailing = first.shape[1:] if self.model.batches else first.shape
+        dtype = NUMPY_DTYPES[first.datatype]
+        row_size = prod(trailing) * dtype.itemsize
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.size < rows * row_size:
+            buffer = self._buffers[name] = self.allocate(max(rows, self.model.max_batch_size) * row_size)
+        stacked: npt.NDArray[Any] = buffer[: rows * row_size].view(dtype).reshape(rows, *trailing)
+        at = 0
+        for tensor in tensors:
+            count = tensor.shape[0] if self.model.batches else 1
+            stacked[at : at + count] = tensor.numpy().reshape(count, *trailing)
+            at += count
+        return stacked if self.model.batches else stacked[0]
+
+    def _finish(self, outputs: dict[str, Array], inputs: dict[str, Array], rows: int) -> dict[str, Array]:
+        """Checks the model's outputs and gives them the shape that clients see; BadOutput names what is wrong."""
+        finished = {}
+        for spec in self.model.outputs:
+            if spec.name not in outputs:
+                found = ", ".join(outputs) or "none"
+                raise BadOutput(f"model '{self.model.name}' gave no output '{spec.name}', it gave: {found}")
+            output = outputs[spec.name]
+            self._check_output(spec, output, rows)
+            values = self._reshape(spec, output.values, inward=False)
+            if any(np.may_share_memory(values, given.values) for given in inputs.values()):
+                values = values.copy()  # the answer outlives the request's memory and the batch buffer
+            finished[spec.name] = Array(output.datatype, values)
+        return finished
+
+    def _check_output(self, spec: TensorSpec, output: Array, rows: int) -> None:
+        model, shape = self.model, output.values.shape
+        if output.datatype != spec.datatype:
+            said = f"unexpected datatype {output.datatype} for inference output '{spec.name}' of model '{model.name}'"
+            raise BadOutput(f"{said}, expecting {spec.datatype}")
+        if model.batches and (not shape or shape[0] != rows):
+            expected = _brackets((rows, *(spec.dims if spec.reshape is None else spec.reshape)))
+            raise BadOutput(
+                f"output '{spec.name}' of model '{model.name}' has shape {_brackets(shape)} for a batch of {rows} rows, "
+                f"expected {expected}: its first dimension must be the batch axis (or set max_batch_size: 0)"
+            )
+
+    def _reshape(self, spec: TensorSpec | None, values: npt.NDArray[Any], inward: bool) -> npt.NDArray[Any]:
+        """Between the shape clients see (`dims`) and the model's (`reshape`): -1 stand for the same sizes, in order."""
+        if spec is None or spec.reshape is None:
+            return values
+        here, there = (spec.dims, spec.reshape) if inward else (spec.reshape, spec.dims)
+        lead = values.shape[: int(self.model.batches)]
+        trailing = values.shape[len(lead) :]
+        sizes = iter([size for size, dim in zip(trailing, here, strict=False) if dim == -1])
+        target = (*lead, *(next(sizes, 1) if dim == -1 else dim for dim in there))
+        if prod(target) != values.size:
+            raise BadOutput(
+                f"tensor '{spec.name}' of shape {_brackets(values.shape)} cannot be reshaped to {_brackets(target)}"
+            )
+        return values.reshape(target)
+
+    def _split(self, outputs: Mapping[str, Array], rows: list[int], requests: list[Request]) -> list[list[Tensor]]:
+        """Each request's rows of the outputs it wants, as views of the batch's outputs."""
+        answers, at = [], 0
+        for request, count in zip(requests, rows, strict=True):
+            part = slice(at, at + count) if self.model.batches and len(requests) > 1 else slice(None)
+            at += count
+            wanted = [name for name in outputs if not request.outputs or name in request.outputs]
+            answers.append([_tensor(name, outputs[name], part) for name in wanted])
+        return answers
+
+
+def _tensor(name: str, array: Array, part: slice) -> Tensor:
+    values = array.values[part] if array.values.ndim else array.values
+    return Tensor.from_numpy(name, values, array.datatype)
+
+
+def _named(request: Request, name: str) -> Tensor:
+    tensor = request.tensor(name)
+    if tensor is None:
+        raise BadInput(f"request '{request.id}' lacks input '{name}'")
+    return tensor
+
+
+def _brackets(shape: Sequence[int]) -> str:
+    return "[" + ",".join(str(size) for size in shape) + "]"

@@ -1,0 +1,93 @@
+"""What a model file says of its inputs and outputs, as JSON on stdout.
+
+    python -m jitney.backends.inspect FILE --kind onnx|torchscript
+
+    {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3, 224, 224]}], "outputs": [...]}
+
+A size that the file leaves open is -1. TorchScript files hold argument names only: `datatype` is "" and `shape` null
+there, and outputs are called `OUTPUT__0`, `OUTPUT__1`, … The server runs this in a process of its own, so that it never
+imports torch or onnxruntime. Exit code 1 and a sentence on stderr where the file cannot be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+Description = dict[str, list[dict[str, Any]]]
+
+
+def describe(path: Path, kind: str) -> Description:
+    """The inputs and outputs of the model in `path`; `kind` is "onnx" or "torchscript"."""
+    return describe_onnx(path) if kind == "onnx" else describe_torchscript(path)
+
+
+def describe_onnx(path: Path) -> Description:
+    """Reads an ONNX model through ONNX Runtime, without optimising it."""
+    import onnxruntime as ort
+
+    from .onnx import DATATYPES, error_text
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    try:
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ValueError(f"{path}: {error_text(error)}") from error
+
+    def entry(item: Any) -> dict[str, Any]:
+        if item.type not in DATATYPES:
+            raise ValueError(f"{path}: '{item.name}' is {item.type}, which has no KServe v2 datatype")
+        shape = None if item.shape is None else [size if isinstance(size, int) else -1 for size in item.shape]
+        return {"name": item.name, "datatype": DATATYPES[item.type], "shape": shape}
+
+    return {
+        "inputs": [entry(item) for item in session.get_inputs()],
+        "outputs": [entry(item) for item in session.get_outputs()],
+    }
+
+
+def describe_torchscript(path: Path) -> Description:
+    """Reads argument names and the number of outputs from a TorchScript file's graph."""
+    import torch
+
+    from .torchscript import load
+
+    module = load(path, torch.device("cpu"))
+    arguments = module.forward.schema.arguments[1:]
+    outputs = [f"OUTPUT__{index}" for index in range(_output_count(module))]
+
+    def entry(name: str) -> dict[str, Any]:
+        return {"name": name, "datatype": "", "shape": None}
+
+    return {"inputs": [entry(argument.name) for argument in arguments], "outputs": [entry(name) for name in outputs]}
+
+
+def _output_count(module: Any) -> int:
+    """How many tensors forward() returns: the elements of a tuple, else one."""
+    returned = module.forward.schema.returns[0].type
+    return len(returned.elements()) if returned.kind() == "TupleType" else 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m jitney.backends.inspect", description="Describe a model file as JSON.")
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--kind", required=True, choices=["onnx", "torchscript"])
+    options = parser.parse_args(arguments)
+    try:
+        description = describe(options.file, options.kind)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(json.dumps(description) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

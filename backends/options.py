@@ -1,0 +1,50 @@
+"""Reading `parameters` of a model's configuration: strings that mean switches, numbers or choices.
+
+Keys that nobody asks for are not looked at: Triton hands parameters to backends unread, and users keep their own in there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+_TRUE = frozenset({"true", "1", "on", "yes"})
+_FALSE = frozenset({"false", "0", "off", "no", ""})
+
+
+def flag(parameters: Mapping[str, str], key: str, default: bool = False) -> bool:
+    """The switch `key`; ValueError (in Triton's words) where its value is neither true nor false."""
+    switched = optional_flag(parameters, key)
+    return default if switched is None else switched
+
+
+def optional_flag(parameters: Mapping[str, str], key: str) -> bool | None:
+    """The switch `key`, None where it is absent and the library's own default should stay."""
+    if key not in parameters:
+        return None
+    value = parameters[key].strip().lower()
+    if value not in _TRUE | _FALSE:
+        raise ValueError(f"failed to convert {key} '{parameters[key]}' to boolean value; expected true or false")
+    return value in _TRUE
+
+
+def integer(parameters: Mapping[str, str], keys: str | Sequence[str], default: int, minimum: int = 0) -> int:
+    """The first of `keys` that is present, as an integer of at least `minimum`."""
+    for key in [keys] if isinstance(keys, str) else keys:
+        if key not in parameters:
+            continue
+        try:
+            value = int(parameters[key])
+        except ValueError:
+            raise ValueError(f"failed to convert {key} '{parameters[key]}' to integral number") from None
+        if value < minimum:
+            raise ValueError(f"parameter {key} must be at least {minimum}, got {value}")
+        return value
+    return default
+
+
+def choice(parameters: Mapping[str, str], key: str, accepted: Sequence[str], default: str) -> str:
+    """The value of `key`, which must be one of `accepted` (case-insensitive)."""
+    value = parameters.get(key, default).strip().lower()
+    if value not in accepted:
+        raise ValueError(f"parameter {key} must be one of {', '.join(accepted)}, got '{parameters[key]}'")
+    return value

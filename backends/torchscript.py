@@ -1,0 +1,100 @@
+"""`TorchScriptBackend`: a `model.pt` saved with torch.jit.save.
+
+Inputs reach forward() by argument name, by `__<index>`, in the order of the configuration, or as one Dict[str, Tensor]
+(Triton's conventions). Parameters besides those of `torch_batch`:
+
+    freeze (false)                  fold weights into the graph as constants
+    optimize_for_inference (false)  freeze, and let torch fuse for this device
+    DISABLE_OPTIMIZED_EXECUTION (false)   run the graph as it is
+    ENABLE_JIT_EXECUTOR, ENABLE_JIT_PROFILING, ENABLE_TENSOR_FUSER   torch's own defaults unless given
+
+torch.jit is deprecated in torch 2.13 and works; its deprecation warnings are silenced here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .options import flag, optional_flag
+from .torch_batch import TorchBackend
+
+if TYPE_CHECKING:
+    from ..server.repository.config import ModelConfig
+
+
+class TorchScriptBackend(TorchBackend):
+    """Runs a TorchScript archive. See the module's page for its parameters."""
+
+    def open_module(self, model: ModelConfig) -> Any:
+        parameters = model.parameters
+        configure_executor(parameters)
+        self._optimized = not flag(parameters, "DISABLE_OPTIMIZED_EXECUTION")
+        path = Path(model.version_directory) / (model.filename or "model.pt")
+        module = load(path, self.device)
+        self._arguments = script_arguments(module)
+        if self.channels_last:
+            module = module.to(memory_format=torch.channels_last)
+        return optimize(module, parameters)
+
+    def argument_names(self) -> tuple[str, ...] | None:
+        return self._arguments
+
+    def call(self, tensors: dict[str, Any]) -> Any:
+        if self._optimized:
+            return super().call(tensors)
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            return super().call(tensors)
+
+
+@contextmanager
+def quiet_jit() -> Iterator[None]:
+    """Silences what torch says about torch.jit being deprecated."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`?torch\.jit\.", category=DeprecationWarning)
+        yield
+
+
+def load(path: Path, device: torch.device) -> Any:
+    """The module in `path` on `device`, in eval mode; ValueError names the file that is not TorchScript."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        with quiet_jit():
+            return torch.jit.load(path, map_location=device).eval()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise ValueError(f"{path} cannot be loaded as TorchScript: {error}") from None
+
+
+def script_arguments(module: Any) -> tuple[str, ...] | None:
+    """Names of forward()'s arguments; None where its only one is a Dict."""
+    arguments = module.forward.schema.arguments[1:]
+    if len(arguments) == 1 and arguments[0].type.kind() == "DictType":
+        return None
+    return tuple(argument.name for argument in arguments)
+
+
+def optimize(module: Any, parameters: Mapping[str, str]) -> Any:
+    """Applies `freeze` and `optimize_for_inference`; a module that cannot be frozen is refused with torch's reason."""
+    with quiet_jit():
+        if flag(parameters, "optimize_for_inference"):
+            return torch.jit.optimize_for_inference(module)
+        return torch.jit.freeze(module) if flag(parameters, "freeze") else module
+
+
+def configure_executor(parameters: Mapping[str, str]) -> None:
+    """Triton's switches of the JIT executor, which are settings of the whole process."""
+    setters = {
+        "ENABLE_JIT_EXECUTOR": torch._C._jit_set_profiling_executor,
+        "ENABLE_JIT_PROFILING": torch._C._jit_set_profiling_mode,
+        "ENABLE_TENSOR_FUSER": torch._C._jit_set_texpr_fuser_enabled,
+    }
+    for key, setter in setters.items():
+        switched = optional_flag(parameters, key)
+        if switched is not None:
+            setter(switched)
