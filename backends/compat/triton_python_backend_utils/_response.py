@@ -1,0 +1,71 @@
+"""Answers of a Python model, and the sender for models that answer later or several times."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ._errors import TritonError, TritonModelException
+from ._tensor import Tensor
+
+TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
+
+
+class InferenceResponse:
+    """The tensors of one answer, or an error; `parameters` is a dict of scalars that the client sees."""
+
+    def __init__(
+        self,
+        output_tensors: Sequence[Tensor] = (),
+        error: TritonError | None = None,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> None:
+        if any(not isinstance(tensor, Tensor) for tensor in output_tensors):
+            raise TritonModelException("InferenceResponse takes a list of pb_utils.Tensor objects")
+        self._tensors, self._error = list(output_tensors), error
+        self._parameters = dict(parameters or {})
+
+    def output_tensors(self) -> list[Tensor]:
+        return self._tensors
+
+    def has_error(self) -> bool:
+        return self._error is not None
+
+    def error(self) -> TritonError | None:
+        return self._error
+
+    def parameters(self) -> str:
+        """The parameters as a JSON object."""
+        return json.dumps(self._parameters)
+
+    @property
+    def scalars(self) -> Mapping[str, Any]:
+        return self._parameters
+
+
+def get_output_tensor_by_name(inference_response: InferenceResponse, name: str) -> Tensor | None:
+    """The output of this name, or None. Raises where the response is an error."""
+    if inference_response.has_error():
+        raise TritonModelException("Tensor not found in the response: the response is an error")
+    return next((tensor for tensor in inference_response.output_tensors() if tensor.name() == name), None)
+
+
+class InferenceResponseSender:
+    """Sends one request's answers, from any thread, until it is told that the last one was sent."""
+
+    def __init__(self, send: Callable[[InferenceResponse | None, bool], None], is_cancelled: Callable[[], bool]) -> None:
+        self._send, self._is_cancelled, self._closed = send, is_cancelled, False
+
+    def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
+        if flags not in (0, TRITONSERVER_RESPONSE_COMPLETE_FINAL):
+            raise TritonModelException(f"Unable to send response. Unsupported flag provided: {flags}")
+        if self._closed:
+            raise TritonModelException("Unable to send response. Response sender has been closed.")
+        if response is None and not flags:
+            raise TritonModelException("Inference Response object must be provided when the response flags is set to zero.")
+        self._closed = bool(flags)
+        self._send(response, self._closed)
+
+    def is_cancelled(self) -> bool:
+        return self._is_cancelled()

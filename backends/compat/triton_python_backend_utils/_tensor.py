@@ -1,0 +1,182 @@
+"""`Tensor`: a named array on the CPU, or a DLPack object on a device; and the datatypes by their several names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from jitney.backends import tensor as wire
+
+from ._errors import TritonModelException
+
+Array = npt.NDArray[Any]
+
+#: Triton's numbers of datatypes (TRITONSERVER_DataType).
+TYPE_NUMBERS = {
+    "BOOL": 1,
+    "UINT8": 2,
+    "UINT16": 3,
+    "UINT32": 4,
+    "UINT64": 5,
+    "INT8": 6,
+    "INT16": 7,
+    "INT32": 8,
+    "INT64": 9,
+    "FP16": 10,
+    "FP32": 11,
+    "FP64": 12,
+    "BYTES": 13,
+    "BF16": 14,
+}
+_NAMES = {number: name for name, number in TYPE_NUMBERS.items()}
+_CPU_DEVICES = (1, 3)  # DLPack: kDLCPU, kDLCUDAHost
+
+
+class _Capsule:
+    """A bare DLPack capsule as an object that follows the protocol."""
+
+    def __init__(self, capsule: Any) -> None:
+        self.capsule = capsule
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return self.capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+
+class Tensor:
+    """A named tensor. The array is made contiguous; str and object arrays are BYTES tensors."""
+
+    def __init__(self, name: str, numpy_array: Array) -> None:
+        if not isinstance(numpy_array, np.ndarray):
+            raise TritonModelException(f"Tensor '{name}' needs a numpy array, got {type(numpy_array).__name__}")
+        self._name = name
+        self._array: Array | None = np.ascontiguousarray(numpy_array) if numpy_array.ndim else numpy_array
+        self._device_tensor: Any = None
+        self._datatype = _datatype(name, numpy_array)
+
+    @classmethod
+    def from_wire(cls, source: wire.Tensor) -> Tensor:
+        """A request's tensor: a view of shared memory, except for BYTES."""
+        made = cls(source.name, source.numpy())
+        made._datatype = source.datatype
+        return made
+
+    def to_wire(self) -> wire.Tensor:
+        if self._array is None:
+            array, datatype = _host_copy(self._device_tensor)
+        else:
+            array, datatype = self._array, self._datatype
+        return wire.Tensor.from_numpy(self._name, array, datatype)
+
+    @staticmethod
+    def from_dlpack(name: str, obj: Any) -> Tensor:
+        """A tensor that shares memory with a DLPack object or capsule."""
+        source = obj if hasattr(obj, "__dlpack__") else _Capsule(obj)
+        if source.__dlpack_device__()[0] in _CPU_DEVICES:
+            try:
+                return Tensor(name, np.from_dlpack(source))
+            except (BufferError, RuntimeError, TypeError):
+                pass  # a datatype that numpy does not have: bfloat16
+        made = Tensor(name, np.empty(0, np.uint8))
+        made._array, made._device_tensor = None, source
+        made._datatype = "BF16" if "bfloat16" in str(getattr(obj, "dtype", "")) else _datatype_of_device(source)
+        return made
+
+    def to_dlpack(self) -> Any:
+        return self.__dlpack__()
+
+    def __dlpack__(self, **options: Any) -> Any:
+        if self._array is None:
+            return self._device_tensor.__dlpack__(**options)
+        array = self._array if self._array.flags.writeable else self._array.copy()
+        return array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        device: tuple[int, int] = (1, 0) if self._array is not None else self._device_tensor.__dlpack_device__()
+        return device
+
+    def name(self) -> str:
+        return self._name
+
+    def shape(self) -> list[int]:
+        return list(self._device_tensor.shape if self._array is None else self._array.shape)
+
+    def triton_dtype(self) -> int:
+        """Triton's number of the datatype, e.g. 11 for FP32."""
+        return TYPE_NUMBERS[self._datatype]
+
+    def is_cpu(self) -> bool:
+        return self._array is not None or self.__dlpack_device__()[0] in _CPU_DEVICES
+
+    def as_numpy(self) -> Array:
+        if self._array is not None:
+            return self._array
+        if not self.is_cpu():
+            raise TritonModelException("Tensor is stored in GPU and cannot be converted to NumPy.")
+        raise TritonModelException(f"tensor '{self._name}' is {self._datatype}, which NumPy does not have; use to_dlpack()")
+
+
+def _datatype(name: str, array: Array) -> str:
+    try:
+        return wire.datatype_of(array.dtype)
+    except ValueError as error:
+        raise TritonModelException(f"Tensor '{name}': {error}") from None
+
+
+def _datatype_of_device(source: Any) -> str:
+    import torch.utils.dlpack
+
+    sample = torch.utils.dlpack.from_dlpack(source)
+    return wire.datatype_of(torch.empty(0, dtype=sample.dtype).numpy().dtype)
+
+
+def _host_copy(source: Any) -> tuple[Array, str]:
+    """A device's or a bfloat16 tensor as an array on the host, with its datatype."""
+    import torch.utils.dlpack
+
+    tensor = torch.utils.dlpack.from_dlpack(source).detach().cpu().contiguous()
+    if tensor.dtype is torch.bfloat16:
+        return tensor.view(torch.uint16).numpy(), "BF16"
+    array = tensor.numpy()
+    return array, wire.datatype_of(array.dtype)
+
+
+def triton_string_to_numpy(triton_type_string: str) -> Any:
+    """The numpy type of a config.pbtxt datatype: `TYPE_FP32` -> np.float32, `TYPE_STRING` -> np.object_."""
+    name = triton_type_string.removeprefix("TYPE_")
+    if name in ("STRING", "BYTES"):
+        return np.object_
+    if name == "BF16" or name not in wire.NUMPY_DTYPES:
+        raise TritonModelException(f"'{triton_type_string}' has no numpy type")
+    return wire.NUMPY_DTYPES[name].type
+
+
+def numpy_to_triton_type(data_type: Any) -> int:
+    """Triton's number of a numpy type."""
+    return TYPE_NUMBERS[_datatype("", np.empty(0, data_type))]
+
+
+def triton_to_numpy_type(data_type: int) -> Any:
+    """The numpy type of Triton's number of a datatype."""
+    name = _NAMES.get(data_type)
+    if name is None:
+        raise TritonModelException(f"unknown datatype number {data_type}")
+    return triton_string_to_numpy(name)
+
+
+def serialize_byte_tensor(input_tensor: Array) -> Array:
+    """A BYTES array in the wire layout (uint32 length, bytes, …), as a one-element object array like Triton's helper."""
+    packed = wire.pack_bytes(input_tensor.reshape(-1).tolist())
+    return np.asarray(packed, dtype=np.object_)
+
+
+def deserialize_bytes_tensor(encoded_tensor: bytes) -> Array:
+    """The elements of a packed BYTES tensor, as a flat object array of bytes."""
+    elements = wire.unpack_bytes(encoded_tensor)
+    array = np.empty(len(elements), dtype=np.object_)
+    array[:] = elements
+    return array
