@@ -1,0 +1,172 @@
+"""What a configuration leaves out and its folder or the machine tells: backend, file name, instance groups.
+
+The rules are Triton's (core, model_config_utils.cc): the defaults show in the config route.
+"""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import InvalidConfig
+from .checks import PLATFORM_OF
+from .names import relative_path
+from .pbtxt import Message, Source, schema
+
+log = logging.getLogger(__name__)
+
+DEFAULT_FILENAME = {"onnxruntime": "model.onnx", "pytorch": "model.pt", "python": "model.py"}
+SEQUENCE_IDLE_US = 1_000_000
+#: Triton starts two instances of these on the CPU when the count is not given.
+TWO_INSTANCES_ON_CPU = frozenset({"onnxruntime"})
+
+Group = schema.ModelInstanceGroup
+
+
+def fill_backend(config: Message, version_directory: Path) -> None:
+    """Fills `platform`, `backend` and `default_model_filename` from one another or from the files of a version."""
+    if config.platform == "ensemble" or config.HasField("ensemble_scheduling"):
+        return
+    if not config.backend:
+        config.backend = _deduced_backend(config, version_directory)
+    if config.backend in PLATFORM_OF and not config.platform:
+        config.platform = PLATFORM_OF[config.backend]
+    if not config.default_model_filename and config.runtime != "model.py":
+        config.default_model_filename = DEFAULT_FILENAME.get(config.backend, "")
+
+
+def _deduced_backend(config: Message, version_directory: Path) -> str:
+    for backend, filename in DEFAULT_FILENAME.items():
+        platform = PLATFORM_OF.get(backend)
+        if platform is not None and config.platform == platform:
+            return backend
+        if config.default_model_filename == filename:
+            return backend
+        if not config.platform and not config.default_model_filename and (version_directory / filename).exists():
+            return backend
+    return ""
+
+
+def backend_of(config: Message, version_directory: Path, source: Source) -> str:
+    """The backend in this server's vocabulary: eager, torchscript, onnxruntime, python or ensemble.
+
+    Raises InvalidConfig for one that is not offered. `pytorch` is eager where `runtime` says "model.py", or where the version
+    has a model.py and no TorchScript archive under the model's file name.
+    """
+    if config.platform == "ensemble":
+        return "ensemble"
+    if config.backend == "pytorch":
+        return "eager" if _is_eager(config, version_directory) else "torchscript"
+    if config.backend in ("onnxruntime", "python"):
+        return str(config.backend)
+    offered = "pytorch, onnxruntime, python or platform 'ensemble'"
+    if not config.backend and not config.platform:
+        raise source.error(
+            f"must specify 'platform' or 'backend' for '{config.name}': there is no "
+            f"{', '.join(DEFAULT_FILENAME.values())} in {version_directory}"
+        )
+    text = f"unexpected platform type '{config.platform}' for {config.name}, expected backend {offered}"
+    if config.backend:
+        text = f"backend '{config.backend}' of {config.name} is not offered, expected {offered}"
+    raise source.error(text, "backend" if config.backend else "platform")
+
+
+def _is_eager(config: Message, version_directory: Path) -> bool:
+    if config.runtime == "model.py" or config.default_model_filename.endswith(".py"):
+        return True
+    weights = version_directory / (config.default_model_filename or DEFAULT_FILENAME["pytorch"])
+    return (version_directory / "model.py").is_file() and not is_torchscript(weights)
+
+
+def is_torchscript(path: Path) -> bool:
+    """A TorchScript archive is a zip with `<name>/constants.pkl` and code; a state dict that torch saved has neither."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def check_filename(config: Message, source: Source) -> None:
+    """The model file must be in its version's folder, by name; a link to another place is the operator's own."""
+    if config.default_model_filename:
+        try:
+            relative_path(config.default_model_filename)
+        except InvalidConfig as error:
+            text = f"'default_model_filename' of {config.name}: {error}"
+            raise source.error(text, "default_model_filename") from None
+
+
+def model_filename(config: Message, backend: str) -> str:
+    """The model's file relative to its version's folder. Eager: the file with the module's class, whatever holds the weights."""
+    name = str(config.default_model_filename)
+    if backend == "ensemble":
+        return ""
+    if backend == "eager":
+        name = name if name.endswith(".py") else "model.py"
+    return name
+
+
+def fill_scheduling(config: Message) -> None:
+    """Triton's defaults that do not depend on the folder; call it after the model completed its own configuration."""
+    if not config.HasField("version_policy"):
+        config.version_policy.latest.num_versions = 1
+    if config.HasField("dynamic_batching"):
+        _fill_preferred(config.dynamic_batching, config.max_batch_size)
+    if config.HasField("sequence_batching"):
+        if config.sequence_batching.max_sequence_idle_microseconds == 0:
+            config.sequence_batching.max_sequence_idle_microseconds = SEQUENCE_IDLE_US
+        if config.sequence_batching.HasField("oldest"):
+            _fill_preferred(config.sequence_batching.oldest, config.max_batch_size)
+    if config.HasField("ensemble_scheduling"):
+        return
+    for memory in ("input_pinned_memory", "output_pinned_memory"):
+        if not config.optimization.HasField(memory):
+            getattr(config.optimization, memory).enable = True
+
+
+def _fill_preferred(batching: Message, max_batch_size: int) -> None:
+    if not batching.preferred_batch_size and max_batch_size > 0:
+        batching.preferred_batch_size.append(max_batch_size)
+
+
+def fill_instance_groups(config: Message, gpus: Sequence[int], automatic: bool) -> None:
+    """Gives every group a name, a kind, a count and its GPUs; `automatic`: whether KIND_AUTO may take the GPUs there are."""
+    if config.HasField("ensemble_scheduling"):
+        return
+    if not config.instance_group:
+        config.instance_group.add().name = config.name
+    for index, group in enumerate(config.instance_group):
+        if not group.name:
+            group.name = f"{config.name}_{index}"
+        if group.kind == Group.KIND_AUTO:
+            takes = automatic and bool(gpus) and set(group.gpus) <= set(gpus)
+            group.kind = Group.KIND_GPU if takes else Group.KIND_CPU
+        if group.count < 1:
+            two = group.kind == Group.KIND_CPU and config.backend in TWO_INSTANCES_ON_CPU
+            group.count = 2 if two else 1
+        if group.kind == Group.KIND_GPU and not group.gpus:
+            group.gpus.extend(gpus)
+
+
+def check_instance_groups(config: Message, gpus: Sequence[int], source: Source) -> None:
+    """Triton's rules for kinds and GPUs, after `fill_instance_groups`."""
+    for group in config.instance_group:
+        prefix = f"instance group {group.name} of model {config.name} "
+        words = ("instance_group", "gpus")
+        if group.profile:
+            text = f"and platform {config.platform} specifies profile field which is only supported for TensorRT models"
+            raise source.error(prefix + text, "instance_group", "profile")
+        if group.kind == Group.KIND_GPU:
+            if not group.gpus:
+                raise source.error(prefix + "has kind KIND_GPU but no GPUs are available", "instance_group", "kind")
+            for gpu in group.gpus:
+                if gpu not in gpus:
+                    found = ", ".join(map(str, gpus)) or "none"
+                    text = f"specifies invalid or unsupported gpu id {gpu}. GPUs that are available: {found}"
+                    raise source.error(prefix + text, *words)
+        elif group.gpus:
+            kind = Group.Kind.Name(group.kind)
+            raise source.error(f"{prefix}has kind {kind} but specifies one or more GPUs", *words)
