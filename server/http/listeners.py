@@ -1,0 +1,194 @@
+"""Listening sockets: addresses as config.properties writes them, and one waitress server with its own threads for each.
+
+    Listener(app, address, name=…, setting=…)   opens the socket; AddressInUse or InvalidConfig names address and setting
+    start()                                     begins to answer
+    stop_accepting()                            refuses new connections, closes idle ones; accepted requests go on
+    close(timeout)                              waits for accepted requests, then ends everything
+
+A listener has a thread of its own for all socket I/O, and a pool of threads for the application. Any front that has these four
+verbs may stand in its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import resource
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from waitress import wasyncore
+from waitress.adjustments import Adjustments
+
+from ..addresses import Address
+from ..errors import InvalidConfig
+from .front import Dispatcher, Refuse, Server, UnixServer
+
+log = logging.getLogger(__name__)
+
+#: Connections of one listener; each waits in the loop and costs no thread.
+MAX_CONNECTIONS = 4096
+MAX_HEADER_BYTES = 65536
+
+
+class AddressInUse(InvalidConfig):
+    """Another program listens on this address, or the address is not this machine's."""
+
+
+def open_socket(address: Address, setting: str) -> socket.socket:
+    """A bound socket, not listening yet; AddressInUse names address and setting where it cannot be had."""
+    try:
+        return _unix_socket(address.path) if address.path else _tcp_socket(address)
+    except OSError as error:
+        reason = "is already in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror or error}"
+        raise AddressInUse(f"{setting}={address}: the address {reason}; choose another {setting}") from None
+
+
+def _tcp_socket(address: Address) -> socket.socket:
+    family, kind, proto, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+    sock = socket.socket(family, kind, proto)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(where)
+        sock.listen(1024)  # some systems report an address in use only now
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _unix_socket(path: str) -> socket.socket:
+    """Binds a Unix socket, readable by this user only; a stale one in its place is removed, a live one is not."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if Path(path).exists() and stat.S_ISSOCK(Path(path).stat().st_mode) and sock.connect_ex(path) == errno.ECONNREFUSED:
+            Path(path).unlink()
+        sock.close()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.bind(path)
+        Path(path).chmod(0o600)
+        sock.listen(1024)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+class Listener:
+    """One address that answers HTTP through a WSGI application.
+
+    threads   how many requests the application may have in hand at once
+    max_body  bytes of the largest request body that is taken
+    refuse    renders what never reaches the application: malformed HTTP, bodies too large
+    """
+
+    def __init__(
+        self, app: Callable[..., Any], address: Address, *, name: str, threads: int, max_body: int, refuse: Refuse,
+        setting: str = "",
+    ) -> None:  # fmt: skip
+        self.name, self.threads = name, threads
+        self._requested = address
+        self._sock = open_socket(address, setting or f"{name}_address")
+        self._map: dict[int, Any] = {}
+        self._dispatcher = Dispatcher(name)
+        self._server = _server(app, self._sock, self._map, self._dispatcher, max_body)
+        self._server.refuse = refuse
+        self._stopping = False
+        self._loop = threading.Thread(target=self._run, name=f"http-{name}", daemon=True)
+
+    @property
+    def address(self) -> Address:
+        """Where it listens; the port is the real one where 0 was asked for."""
+        if self._requested.path:
+            return self._requested
+        return replace(self._requested, port=int(self._server.effective_port))
+
+    def start(self) -> None:
+        """Begins to answer; returns at once."""
+        self._dispatcher.set_thread_count(self.threads)
+        self._server.accept_connections()
+        self._loop.start()
+
+    def stop_accepting(self) -> None:
+        """Refuses new connections and closes idle ones. Requests that were accepted are answered."""
+        if not self._server.draining and self._loop.is_alive():
+            self._on_loop(self._server.drain)
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Waits for at most `timeout` seconds until accepted requests are answered, then ends threads and sockets."""
+        self.stop_accepting()
+        deadline = time.monotonic() + timeout
+        while self._server.active_channels and self._loop.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self._stopping = True
+        if self._loop.is_alive():
+            self._server.pull_trigger()
+            self._loop.join()
+        self._server.close()
+        self._sock.close()
+        self._dispatcher.shutdown(timeout=max(0.5, deadline - time.monotonic()))
+        if self._requested.path:
+            Path(self._requested.path).unlink(missing_ok=True)
+
+    def _on_loop(self, call: Callable[[], None]) -> None:
+        done = threading.Event()
+
+        def run() -> None:
+            try:
+                call()
+            finally:
+                done.set()
+
+        self._server.trigger.pull_trigger(run)
+        done.wait(5.0)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                wasyncore.poll2(1.0, self._map)
+            except Exception:  # the loop of all connections must not end for one of them
+                log.exception("listener '%s': error in the loop", self.name)
+                time.sleep(0.05)
+
+
+def _server(
+    app: Callable[..., Any], sock: socket.socket, where: dict[int, Any], dispatcher: Dispatcher, max_body: int
+) -> Server:
+    """A waitress server on an open socket. Why these values: see the comments; waitress' defaults are for small pages."""
+    adjustments = Adjustments(
+        sockets=[sock],
+        ident=None,
+        asyncore_use_poll=True,  # select() ends the loop at file descriptor 1024
+        connection_limit=_connection_limit(),
+        recv_bytes=262144,  # 5 MB bodies: 2.6 times as many as with 8 KiB
+        outbuf_overflow=1 << 26,
+        channel_request_lookahead=1,  # go on reading while an answer is made: that is how a client's end is noticed
+        cleanup_interval=5,
+        max_request_header_size=MAX_HEADER_BYTES,
+        max_request_body_size=max_body + 1,  # waitress refuses from this size on
+        backlog=1024,
+        clear_untrusted_proxy_headers=False,  # no proxy header is believed, and handlers see what clients sent
+    )
+    kind = UnixServer if sock.family == socket.AF_UNIX else Server
+    info = (sock.family, sock.type, sock.proto, sock.getsockname())
+    server = kind(app, where, False, sock, dispatcher=dispatcher, adj=adjustments, bind_socket=False, sockinfo=info)
+    server.next_channel_cleanup = time.time() + adjustments.cleanup_interval
+    return server
+
+
+def _connection_limit() -> int:
+    """Connections that the process' file descriptors allow; the soft limit is raised to the hard one where it is low."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * MAX_CONNECTIONS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(64, min(MAX_CONNECTIONS, soft // 4))

@@ -1,0 +1,85 @@
+"""HTTP requests as waitress parses them, with what it leaves out: the client's spelling of header names, and no ambiguity.
+
+A request whose end two programs could see in different places is refused, since the one in front of us may see it elsewhere
+(request smuggling): both lengths at once, several of one kind, a transfer coding in HTTP/1.0, anything but plain `chunked`.
+"""
+
+from __future__ import annotations
+
+from waitress.adjustments import Adjustments
+from waitress.parser import HTTPRequestParser, ParsingError, get_header_lines
+from waitress.utilities import Error
+
+from .receiver import ChunkedReceiver, FixedReceiver, Receiver
+
+
+class ExpectationFailed(Error):  # type: ignore[misc]
+    """The client expects something that is not `100-continue`."""
+
+    code = 417
+    reason = "Expectation Failed"
+
+
+class RequestParser(HTTPRequestParser):  # type: ignore[misc]
+    """One request. `raw_headers` are (name, value) as sent."""
+
+    body_rcv: Receiver | None
+    completed: bool
+    error: Error | None
+    expect_continue: bool
+    chunked: bool
+
+    def __init__(self, adj: Adjustments) -> None:
+        super().__init__(adj)
+        self.raw_headers: list[tuple[str, str]] = []
+
+    @property
+    def limit(self) -> int:
+        return int(self.adj.max_request_body_size) - 1
+
+    def received(self, data: bytes) -> int:
+        """Takes what belongs to this request and returns how many bytes that was."""
+        if self.body_rcv is None or self.completed:
+            consumed: int = super().received(data)
+            if self.error or self.completed:
+                self.expect_continue = False  # the answer follows at once
+            return consumed
+        consumed = self.body_rcv.received(data)
+        self.error = self.body_rcv.error
+        self.completed = self.body_rcv.completed or self.error is not None
+        if self.completed and self.chunked:
+            self.headers["CONTENT_LENGTH"] = str(len(self.body_rcv))
+        return consumed
+
+    def parse_header(self, header_plus: bytes) -> None:
+        lines = get_header_lines(header_plus.partition(b"\r\n")[2])
+        self.raw_headers = [_split(line) for line in lines]
+        lengths, encodings = self._values("content-length"), self._values("transfer-encoding")
+        _refuse_ambiguity(lengths, encodings)
+        super().parse_header(header_plus)
+        if encodings and self.version != "1.1":
+            raise ParsingError("Transfer-Encoding needs HTTP/1.1")
+        if self.chunked:
+            self.body_rcv = ChunkedReceiver(self.limit)
+        elif self.content_length > 0:
+            self.body_rcv = FixedReceiver(self.content_length)
+        if self.version == "1.1" and self._values("expect") and not self.expect_continue:
+            self.error = ExpectationFailed("only 'Expect: 100-continue' is understood")
+            self.completed = True
+
+    def _values(self, name: str) -> list[str]:
+        return [value for key, value in self.raw_headers if key.lower() == name]
+
+
+def _split(line: bytes) -> tuple[str, str]:
+    name, _, value = line.partition(b":")
+    return name.decode("latin-1"), value.strip(b" \t").decode("latin-1")
+
+
+def _refuse_ambiguity(lengths: list[str], encodings: list[str]) -> None:
+    if lengths and encodings:
+        raise ParsingError("Content-Length and Transfer-Encoding exclude each other")
+    if len(lengths) > 1:
+        raise ParsingError("Content-Length was sent more than once")
+    if len(encodings) > 1 or any("," in encoding for encoding in encodings):
+        raise ParsingError("only one Transfer-Encoding, 'chunked', is understood")
