@@ -1,0 +1,85 @@
+"""Triton's HTTP API: KServe v2 with Triton's extensions. Parses, calls the data plane, renders.
+
+Every path lies under /v2. `errors` says which error is which status; `request` and `reply` are the infer protocol.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, cast
+
+import falcon
+
+from . import control, generate, infer, memory, metadata, settings, statistics
+from .resource import Resource, not_found
+from .shm import Regions
+
+if TYPE_CHECKING:
+    from ...dataplane import DataPlane
+    from ...settings import Settings
+
+_MODEL = "/v2/models/{model}"
+_SYSTEM, _CUDA = "/v2/systemsharedmemory", "/v2/cudasharedmemory"
+
+
+def add_routes(
+    app: falcon.App[falcon.Request, falcon.Response],
+    dataplane: DataPlane,
+    server_settings: Settings,
+    port: Literal["inference", "management", "metrics"],
+) -> None:
+    """Adds this dialect's routes; all of them belong to the inference port."""
+    if port != "inference":
+        return
+    limit = server_settings.max_request_size
+    regions, traces = Regions(), settings.TraceSettings()
+    app.add_route("/v2", metadata.ServerMetadata())
+    app.add_route("/v2/health/live", metadata.Live(dataplane))
+    app.add_route("/v2/health/ready", metadata.Ready(dataplane))
+    app.add_route("/v2/models/stats", statistics.Statistics(dataplane))
+    app.add_route("/v2/trace/setting", settings.Trace(dataplane, traces, limit))
+    app.add_route(f"{_MODEL}/trace/setting", settings.Trace(dataplane, traces, limit))
+    app.add_route("/v2/logging", settings.Logging(settings.LogSettings(), limit))
+    for path, resource in _of_models(dataplane, regions, limit).items():
+        app.add_route(_MODEL + path, resource)
+        app.add_route(f"{_MODEL}/versions/{{version}}{path}", resource)
+    for path, resource in _of_the_repository(dataplane, limit).items():
+        app.add_route("/v2/repository" + path, resource)
+        app.add_route("/v2/repository/{repository}" + path, resource)
+    for path, resource in _of_shared_memory(regions, limit).items():
+        app.add_route(path, resource)
+    app.add_sink(not_found, r"/v2(?:/|$)")
+
+
+def _of_models(dataplane: DataPlane, regions: Regions, limit: int) -> dict[str, Resource]:
+    return {
+        "": metadata.ModelMetadata(dataplane),
+        "/ready": metadata.ModelReady(dataplane),
+        "/config": metadata.Config(dataplane),
+        "/stats": statistics.Statistics(dataplane),
+        "/infer": infer.Infer(dataplane, regions, limit),
+        "/generate": generate.Generate(dataplane, limit),
+        "/generate_stream": generate.GenerateStream(dataplane, limit),
+    }
+
+
+def _of_the_repository(dataplane: DataPlane, limit: int) -> dict[str, Resource]:
+    controls = cast("control.Control", dataplane)
+    return {
+        "/index": control.Index(dataplane, limit),
+        "/models/{model}/load": control.Load(controls, limit),
+        "/models/{model}/unload": control.Unload(controls, limit),
+    }
+
+
+def _of_shared_memory(regions: Regions, limit: int) -> dict[str, Resource]:
+    system = {"status": memory.Status(regions), "register": memory.Register(regions, limit)}
+    cuda = {"status": memory.CudaStatus(), "register": memory.CudaRegister(limit)}
+    routes: dict[str, Resource] = {}
+    for root, resources in (
+        (_SYSTEM, system | {"unregister": memory.Unregister(regions)}),
+        (_CUDA, cuda | {"unregister": memory.CudaUnregister()}),
+    ):
+        for verb, resource in resources.items():
+            routes[f"{root}/{verb}"] = resource
+            routes[f"{root}/region/{{region}}/{verb}"] = resource
+    return routes

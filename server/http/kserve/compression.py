@@ -1,0 +1,83 @@
+"""Content codings of `infer`: gzip and deflate (zlib's format), both ways, with a cap on what a request expands to."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+from ...errors import InvalidRequest, PayloadTooLarge
+from .errors import UnsupportedEncoding
+
+_WBITS = {"gzip": 31, "deflate": 15}
+#: Tensors hardly compress, and level 6 costs several times as much as level 1.
+_LEVEL = 1
+#: Bytes that are expanded at a time, and gzip members that one body may consist of.
+_SLICE, _MAX_MEMBERS = 1 << 16, 64
+
+
+def decompress(body: bytes, encoding: str | None, limit: int) -> bytes:
+    """The body as it was before `Content-Encoding: encoding`, of at most `limit` bytes.
+
+    Raises UnsupportedEncoding, PayloadTooLarge as soon as the limit is passed, or InvalidRequest for damaged data.
+    """
+    if not encoding or encoding == "identity":
+        return body
+    if encoding not in _WBITS:
+        raise UnsupportedEncoding("Unsupported compression type")
+    return b"".join(_inflate(memoryview(body), encoding, limit))
+
+
+def _inflate(body: memoryview, encoding: str, limit: int) -> Iterator[bytes]:
+    """Expands slice by slice, so that neither a bomb nor a chain of tiny gzip members costs more than its share."""
+    members, left = 1, limit
+    decompressor = zlib.decompressobj(_WBITS[encoding])
+    for start in range(0, len(body), _SLICE):
+        rest: bytes | memoryview = body[start : start + _SLICE]
+        while rest:
+            if decompressor.eof:
+                members += 1
+                decompressor = zlib.decompressobj(_WBITS[encoding])
+            if members > (_MAX_MEMBERS if encoding == "gzip" else 1):
+                raise InvalidRequest(f"the request body is not {encoding}: more data follows its end")
+            try:
+                part = decompressor.decompress(rest, left + 1)
+            except zlib.error as error:
+                raise InvalidRequest(f"the request body is not {encoding}: {error}") from None
+            left -= len(part)
+            if left < 0:
+                raise PayloadTooLarge(f"the request body expands to more than the maximum of {limit} bytes")
+            rest = decompressor.unused_data if decompressor.eof else decompressor.unconsumed_tail
+            yield part
+    if not decompressor.eof:
+        raise InvalidRequest(f"the request body is not {encoding}: it ends too early")
+
+
+def choose(accept: str | None) -> str:
+    """The coding for a reply: the one of Accept-Encoding with the highest q, the first of equals; "" for none.
+
+    Only lower-case gzip and deflate count (Triton); identity competes with them, everything else is passed over.
+    """
+    best, best_q = "", 0.0
+    for item in (accept or "").split(","):
+        name, _, parameters = item.strip().partition(";")
+        name = name.strip()
+        if name in ("gzip", "deflate", "identity") and (q := _quality(parameters)) > best_q:
+            best, best_q = name, q
+    return "" if best == "identity" else best
+
+
+def _quality(parameters: str) -> float:
+    for parameter in parameters.split(";"):
+        key, _, value = parameter.partition("=")
+        if key.strip() == "q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
+def compress(body: bytes, encoding: str) -> bytes:
+    """The body in gzip or deflate."""
+    compressor = zlib.compressobj(_LEVEL, wbits=_WBITS[encoding])
+    return compressor.compress(body) + compressor.flush()

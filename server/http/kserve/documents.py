@@ -1,0 +1,88 @@
+"""JSON documents in and out: strict reading, Triton's texts for what is wrong, compact writing.
+
+orjson reads; where it stumbles over the literals NaN, Infinity and -Infinity, which Triton takes, the standard library reads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from ...errors import InvalidRequest
+
+Document = Mapping[str, Any]
+
+_MALFORMED = "failed to parse the request JSON buffer: "
+#: Largest integers that a 64-bit field of a request may hold.
+MAX_INT64, MAX_UINT64 = 2**63 - 1, 2**64 - 1
+_KINDS = {str: "string", bool: "boolean", dict: "object", list: "array", int: "signed-integer", float: "double"}
+
+
+def parse(raw: bytes | memoryview) -> Document:
+    """The JSON object in `raw`; raises InvalidRequest for anything else, however deep or broken."""
+    if not raw:
+        raise InvalidRequest(_MALFORMED + "The document is empty. at 0")
+    try:
+        document = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        document = _parse_literals(bytes(raw), error)
+    if not isinstance(document, dict):
+        raise InvalidRequest(f"{_MALFORMED}expected an object, got {_KINDS.get(type(document), 'null')}")
+    return document
+
+
+def parse_optional(raw: bytes) -> Document:
+    """The same, an empty body being an empty object."""
+    return parse(raw) if raw.strip() else {}
+
+
+def _parse_literals(raw: bytes, error: orjson.JSONDecodeError) -> Any:
+    if b"NaN" not in raw and b"Infinity" not in raw:
+        raise InvalidRequest(f"{_MALFORMED}{error.msg} at {error.pos}") from None
+    try:
+        return json.loads(raw)
+    except RecursionError:
+        raise InvalidRequest(f"{_MALFORMED}JSON nesting depth exceeds maximum allowed limit") from None
+    except ValueError as problem:  # JSONDecodeError, UnicodeDecodeError, an integer of thousands of digits
+        raise InvalidRequest(f"{_MALFORMED}{problem}") from None
+
+
+def dump(document: Any) -> bytes:
+    """Compact JSON; numpy arrays become lists."""
+    try:
+        return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError:  # a lone surrogate, which only the standard library reads from and writes to JSON
+        return json.dumps(document, separators=(",", ":"), default=_plain).encode()
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(value.contents) if isinstance(value, orjson.Fragment) else value.tolist()
+
+
+def member(document: Document, name: str, kind: type) -> Any:
+    """A member that must be there, of the JSON type `kind`."""
+    if name not in document:
+        raise InvalidRequest(f"Unable to parse '{name}': attempt to access non-existing object member '{name}'")
+    return checked(document[name], name, kind)
+
+
+def optional(document: Document, name: str, kind: type, default: Any) -> Any:
+    """A member that may be absent, of the JSON type `kind`."""
+    return checked(document[name], name, kind) if name in document else default
+
+
+def checked(value: Any, name: str, kind: type) -> Any:
+    """`value` if it is of the JSON type `kind` (bool is no int)."""
+    if type(value) is not kind:
+        raise InvalidRequest(f"Unable to parse '{name}': attempt to access JSON non-{_KINDS[kind]} as {_KINDS[kind]}")
+    return value
+
+
+def unsigned(value: Any, name: str) -> int:
+    """`value` if it is a non-negative integer of 64 bits."""
+    if type(value) is not int or not 0 <= value <= MAX_UINT64:
+        raise InvalidRequest(f"Unable to parse '{name}': attempt to access JSON non-unsigned-integer as unsigned-integer")
+    return value

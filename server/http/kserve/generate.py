@@ -1,0 +1,148 @@
+"""The generate extension: flat JSON in; one JSON object, or server-sent events, out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import falcon
+
+from ....backends.base import Request, Response
+from ....backends.tensor import Tensor
+from ...call import Call
+from ...errors import InvalidRequest, JitneyError
+from ...repository.config import ModelConfig, TensorSpec
+from .documents import Document, checked, dump, parse
+from .errors import describe
+from .parameters import custom
+from .resource import Resource, answers_errors, read_body, refuse_coding, responses, set_json, version_of
+from .tensors import from_json, to_json
+
+if TYPE_CHECKING:
+    from ...dataplane import DataPlane
+
+_TOO_MANY = (
+    "generate expects model to produce exactly 1 response, use generate stream for model that generates various number of "
+    "responses"
+)
+
+
+class _Generating(Resource):
+    def __init__(self, dataplane: DataPlane, limit: int) -> None:
+        self._dataplane, self._limit = dataplane, limit
+
+    def _start(self, req: falcon.Request, model: str, version: str | None) -> tuple[ModelConfig, Call]:
+        """Reads the request and queues it."""
+        version = version_of(version)
+        config = self._dataplane.config(model, version)
+        refuse_coding(req)
+        request = read(config, parse(read_body(req, self._limit)))
+        req.context.request_id = request.id
+        return config, self._dataplane.infer(model, version, request)
+
+
+class Generate(_Generating):
+    """Answers with the model's one response. More or fewer are an error, with status 200 as Triton has it."""
+
+    @answers_errors
+    def on_post(self, req: falcon.Request, resp: falcon.Response, model: str, version: str | None = None) -> None:
+        config, call = self._start(req, model, version)
+        given = [response for response in responses(call, req) if response.tensors]
+        set_json(resp, render(config, call.request, given[0]) if len(given) == 1 else {"error": _TOO_MANY})
+
+
+class GenerateStream(_Generating):
+    """Answers with an event for each response. The first decides the status; an error after it is an event too."""
+
+    @answers_errors
+    def on_post(self, req: falcon.Request, resp: falcon.Response, model: str, version: str | None = None) -> None:
+        config, call = self._start(req, model, version)
+        events = _events(config, call, req)
+        status, first = next(events, (200, b""))
+        resp.status = status
+        resp.content_type = "text/event-stream; charset=utf-8"
+        resp.stream = _Stream(first, events)
+
+
+class _Stream:
+    """The body of an event stream; closing it early withdraws the call."""
+
+    def __init__(self, first: bytes, events: Iterator[tuple[int, bytes]]) -> None:
+        self._first, self._events = first, events
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self._first:
+            yield self._first
+        for _, event in self._events:
+            yield event
+
+    def close(self) -> None:
+        self._events.close()  # type: ignore[attr-defined]  # a generator
+
+
+def _events(config: ModelConfig, call: Call, req: falcon.Request) -> Iterator[tuple[int, bytes]]:
+    """Each response as (status, event); an error is the last."""
+    try:
+        for response in responses(call, req):
+            if response.tensors:
+                yield 200, _event(render(config, call.request, response))
+    except JitneyError as error:
+        status, text = describe(error, call.request.id)
+        yield status, _event({"error": text})
+
+
+def _event(document: Any) -> bytes:
+    return b"data: " + dump(document) + b"\n\n"
+
+
+def read(config: ModelConfig, document: Document) -> Request:
+    """A flat object as a request: keys named like inputs are tensors, all others parameters; `id` is the request's id."""
+    request = Request()
+    parameters: dict[str, Any] = {}
+    for name, value in document.items():
+        spec = config.input(name)
+        if spec is not None:
+            request.tensors.append(_tensor(config, spec, value))
+        elif name == "parameters":
+            parameters |= checked(value, name, dict)
+        else:
+            parameters[name] = value
+    if "id" in parameters:
+        request.id = str(custom("id", parameters.pop("id")))
+    request.parameters = {name: custom(name, value) for name, value in parameters.items()}
+    return request
+
+
+def _tensor(config: ModelConfig, spec: TensorSpec, value: Any) -> Tensor:
+    data = value if isinstance(value, list) else [value]
+    shape = ((1,) if config.batches else ()) + _dims(spec, data)
+    return from_json(spec.name, spec.datatype, shape, data)
+
+
+def _dims(spec: TensorSpec, data: list[Any]) -> tuple[int, ...]:
+    """The input's dims with the last variable one taking all elements that the fixed ones leave, and 1 for the others."""
+    fixed = prod(dim for dim in spec.dims if dim != -1)
+    count, level = len(data), data
+    while level and type(level[0]) is list:
+        level = level[0]
+        count *= len(level)
+    if count % fixed:
+        raise InvalidRequest(f"input '{spec.name}' has {count} elements, which its dims {list(spec.dims)} cannot hold")
+    last = max((at for at, dim in enumerate(spec.dims) if dim == -1), default=-1)
+    return tuple(dim if dim != -1 else count // fixed if at == last else 1 for at, dim in enumerate(spec.dims))
+
+
+def render(config: ModelConfig, request: Request, response: Response) -> dict[str, Any]:
+    """A response as a flat object with sorted keys; an output of one element is a scalar."""
+    document: dict[str, Any] = {"model_name": config.name, "model_version": config.version, **response.parameters}
+    if request.id:
+        document["id"] = request.id
+    for tensor in response.tensors:
+        data = to_json(tensor)
+        document[tensor.name] = data[0] if isinstance(data, list) and len(data) == 1 else _scalar(data, tensor)
+    return dict(sorted(document.items()))
+
+
+def _scalar(data: Any, tensor: Tensor) -> Any:
+    return data.item() if hasattr(data, "item") and prod(tensor.shape) == 1 else data

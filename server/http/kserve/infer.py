@@ -1,0 +1,77 @@
+"""`POST /v2/models/M[/versions/V]/infer`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import falcon
+
+from ....backends.base import Response
+from ...call import Call
+from ...errors import ModelFailed, Unsupported
+from ...repository.config import ModelConfig
+from .compression import choose, compress, decompress
+from .reply import Reply, render
+from .request import InferRequest, Reader, header_length, read_raw
+from .resource import JSON, Resource, answers_errors, read_body, responses, version_of
+from .shm import Regions
+
+if TYPE_CHECKING:
+    from ...dataplane import DataPlane
+
+
+class Infer(Resource):
+    """Checks in Triton's order: model, transaction policy, compression, header length, JSON, inputs, outputs, the model's fit."""
+
+    def __init__(self, dataplane: DataPlane, regions: Regions, max_request_size: int) -> None:
+        self._dataplane, self._regions, self._limit = dataplane, regions, max_request_size
+
+    @answers_errors
+    def on_post(self, req: falcon.Request, resp: falcon.Response, model: str, version: str | None = None) -> None:
+        version = version_of(version)
+        config = self._dataplane.config(model, version)
+        if config.decoupled:
+            raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
+        asked = self._read(req, config)
+        call = self._submit(model, version, asked)
+        response = _only(call, req)
+        _send(req, resp, render(config, config.version, asked, response))
+
+    def _read(self, req: falcon.Request, config: ModelConfig) -> InferRequest:
+        body = decompress(read_body(req, self._limit), req.get_header("Content-Encoding"), self._limit)
+        length = header_length(req.get_header("Inference-Header-Content-Length"), len(body))
+        if length == 0:
+            return read_raw(config, body)
+        reader = Reader(config.name, body, length, self._regions)
+        req.context.request_id = reader.id
+        return reader.read()
+
+    def _submit(self, model: str, version: str | None, asked: InferRequest) -> Call:
+        parameters = asked.parameters
+        return self._dataplane.infer(
+            model, version, asked.request, priority=parameters.priority, timeout_us=parameters.timeout_us
+        )
+
+
+def _only(call: Call, req: falcon.Request) -> Response:
+    """The response of a model that gives one; a final one without outputs may follow it."""
+    found: Response | None = None
+    for response in responses(call, req):
+        if found is not None and found.tensors and response.tensors:
+            raise ModelFailed("the model gave more than one response to a request", "BAD_OUTPUT")
+        if found is None or response.tensors:
+            found = response
+    if found is None:
+        raise ModelFailed("the model gave no response", "BAD_OUTPUT")
+    return found
+
+
+def _send(req: falcon.Request, resp: falcon.Response, reply: Reply) -> None:
+    resp.content_type = JSON
+    if reply.header_length is not None:
+        resp.content_type = "application/octet-stream"
+        resp.set_header("Inference-Header-Content-Length", str(reply.header_length))
+    encoding = choose(req.get_header("Accept-Encoding"))
+    if encoding:
+        resp.set_header("Content-Encoding", encoding)
+    resp.data = compress(reply.body, encoding) if encoding else reply.body

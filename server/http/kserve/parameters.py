@@ -1,0 +1,64 @@
+"""Parameters of an infer request: those with a meaning here, and the model's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ....backends.base import Parameter
+from ...errors import InvalidRequest
+from .documents import MAX_INT64, Document, checked, unsigned
+
+
+@dataclass(slots=True)
+class Sequence:
+    """To which sequence a request belongs; an `id` of 0 or "" is none."""
+
+    id: int | str = 0
+    start: bool = False
+    end: bool = False
+
+
+@dataclass(slots=True)
+class Parameters:
+    """`priority` 0 = the model's default, `timeout_us` 0 = the model's; `custom` is what the model sees."""
+
+    priority: int = 0
+    timeout_us: int = 0
+    binary_output: bool = False
+    sequence: Sequence = field(default_factory=Sequence)
+    custom: dict[str, Parameter] = field(default_factory=dict)
+
+
+def read(document: Document) -> Parameters:
+    """Sorts a request's `parameters`; raises InvalidRequest for a wrong type or a reserved name."""
+    found = Parameters()
+    for name, value in document.items():
+        match name:
+            case "priority":
+                found.priority = unsigned(value, name)
+            case "timeout":
+                found.timeout_us = unsigned(value, name)
+            case "binary_data_output":
+                found.binary_output = checked(value, name, bool)
+            case "sequence_id":
+                found.sequence.id = value if type(value) is str else unsigned(value, name)
+            case "sequence_start":
+                found.sequence.start = checked(value, name, bool)
+            case "sequence_end":
+                found.sequence.end = checked(value, name, bool)
+            case _:
+                found.custom[name] = custom(name, value)
+    return found
+
+
+def custom(name: str, value: object) -> Parameter:
+    """A parameter of the model's own: a string, a boolean, a 64-bit integer or a double."""
+    if name.startswith("triton_"):
+        raise InvalidRequest(
+            "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified."
+        )
+    if isinstance(value, bool | str | float):
+        return value
+    if isinstance(value, int) and -MAX_INT64 - 1 <= value <= MAX_INT64:
+        return value
+    raise InvalidRequest(f"parameter '{name}' has invalid type. It should be either 'int', 'bool', or 'string'.")

@@ -1,0 +1,63 @@
+"""Writing an infer reply: JSON, or JSON with binary tensors behind it, or outputs in shared memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ....backends.base import Response
+from ....backends.tensor import Buffer, Tensor
+from ...repository.config import ModelConfig
+from .classification import classify
+from .documents import dump
+from .request import InferRequest, WantedOutput
+from .tensors import to_json
+
+
+@dataclass(slots=True)
+class Reply:
+    """A reply's body; `header_length` is the length of its JSON part where tensors follow, else None."""
+
+    body: bytes
+    header_length: int | None = None
+
+
+def render(config: ModelConfig, version: str, asked: InferRequest, response: Response) -> Reply:
+    """The reply to `asked`; outputs come in the model's order, pruned to those that were requested (Triton).
+
+    Writes outputs into shared memory where the request says so. Raises InvalidRequest where an output cannot be sent in the
+    form that the client asked for.
+    """
+    document: dict[str, Any] = {}
+    if asked.request.id:
+        document["id"] = asked.request.id
+    document["model_name"] = config.name
+    document["model_version"] = version
+    if response.parameters:
+        document["parameters"] = dict(response.parameters)
+    binary: list[Buffer] = []
+    document["outputs"] = [
+        _output(config, asked, tensor, binary)
+        for tensor in response.tensors
+        if not asked.wanted or tensor.name in asked.wanted
+    ]
+    header = dump(document)
+    if any("parameters" in output for output in document["outputs"]):
+        return Reply(b"".join((header, *binary)), len(header))
+    return Reply(header)
+
+
+def _output(config: ModelConfig, asked: InferRequest, tensor: Tensor, binary: list[Buffer]) -> dict[str, Any]:
+    wanted = asked.wanted.get(tensor.name) or WantedOutput(tensor.name)
+    if wanted.classes:
+        spec = config.output(tensor.name)
+        tensor = classify(tensor, wanted.classes, spec.labels if spec else (), config.batches)
+    document: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+    if wanted.place is not None:
+        wanted.place.write(tensor.name, tensor.data)
+    elif asked.parameters.binary_output if wanted.binary is None else wanted.binary:
+        document["parameters"] = {"binary_data_size": tensor.nbytes}
+        binary.append(tensor.data)
+    else:
+        document["data"] = to_json(tensor)
+    return document

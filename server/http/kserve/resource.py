@@ -1,0 +1,134 @@
+"""What all resources of this dialect share: errors as JSON, refused methods, request bodies, waiting for a call."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import queue
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import falcon
+
+from ....backends.base import Response
+from ...call import Call
+from ...errors import InvalidRequest, JitneyError, PayloadTooLarge
+from .documents import dump
+from .errors import RouteNotFound, UnsupportedEncoding, describe
+
+log = logging.getLogger(__name__)
+
+Responder = Callable[..., None]
+
+JSON = "application/json"
+#: How often a thread that waits for an answer looks whether its client is still there.
+_PATIENCE_SECONDS = 0.5
+
+
+def answers_errors(responder: Responder) -> Responder:
+    """Turns errors out of a responder into `{"error": text}`; what nobody foresaw is logged and is a 500."""
+
+    @functools.wraps(responder)
+    def guarded(self: Any, req: falcon.Request, resp: falcon.Response, **names: Any) -> None:
+        try:
+            responder(self, req, resp, **names)
+        except JitneyError as error:
+            set_error(req, resp, error)
+        except Exception:
+            log.exception("%s %s failed", req.method, req.path)
+            set_json(resp, {"error": "internal error, see the server's log"}, 500)
+
+    return guarded
+
+
+def set_error(req: falcon.Request, resp: falcon.Response, error: JitneyError) -> None:
+    """Answers with an error; `req.context.request_id` is put before the texts that name it."""
+    status, text = describe(error, getattr(req.context, "request_id", ""))
+    set_json(resp, {"error": text}, status)
+    if isinstance(error, UnsupportedEncoding):
+        resp.set_header("Accept-Encoding", "gzip, deflate")
+
+
+def set_json(resp: falcon.Response, document: Any, status: int = 200) -> None:
+    resp.status = status
+    resp.content_type = JSON
+    resp.data = dump(document)
+
+
+class Resource:
+    """A route; methods that a subclass does not define are answered with 405."""
+
+    def _refuse(self, req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
+        set_json(resp, {"error": "Method Not Allowed"}, 405)
+
+    on_get: Responder = _refuse
+    on_post: Responder = _refuse
+    on_put: Responder = _refuse
+    on_patch: Responder = _refuse
+    on_delete: Responder = _refuse
+    on_head: Responder = _refuse
+    on_options: Responder = _refuse
+    on_trace: Responder = _refuse
+    on_connect: Responder = _refuse
+
+
+def not_found(req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
+    """The sink for paths under /v2 that no route has."""
+    set_json(resp, {"error": "Not Found"}, 404)
+
+
+def version_of(text: str | None) -> str | None:
+    """A path's version: digits only (anything else is no route); raises InvalidRequest where 64 bits cannot hold it."""
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise RouteNotFound("Not Found")
+    if len(text) > 20 or int(text) > 2**63 - 1:
+        raise InvalidRequest(
+            f"failed to get model version from specified version string '{text}' (details: stol), version should be an "
+            "integral value > 0"
+        )
+    return str(int(text))
+
+
+def read_body(req: falcon.Request, limit: int) -> bytes:
+    """The request's body; raises PayloadTooLarge over `limit` bytes, and InvalidRequest where it ends before its length."""
+    length = req.content_length or 0
+    if length > limit:
+        raise PayloadTooLarge(
+            f"request size of {length} bytes exceeds the maximum allowed input size of {limit} bytes. Use max_request_size to "
+            "increase the limit."
+        )
+    body: bytes = req.bounded_stream.read()
+    if len(body) != length:
+        raise InvalidRequest(f"the request body ended after {len(body)} of {length} bytes")
+    return body
+
+
+def refuse_coding(req: falcon.Request) -> None:
+    """For routes that take no compressed bodies."""
+    if (req.get_header("Content-Encoding") or "identity") != "identity":
+        raise UnsupportedEncoding("Unsupported content-encoding, only 'identity' is supported.")
+
+
+def next_response(call: Call, req: falcon.Request) -> Response:
+    """Waits for a call's next answer and raises its error; withdraws the call as soon as its client is gone."""
+    gone: Callable[[], bool] | None = req.env.get("waitress.client_disconnected")
+    while True:
+        try:
+            return call.result(None if gone is None else _PATIENCE_SECONDS)
+        except queue.Empty:
+            if gone is not None and gone():
+                call.cancel()  # which the next round raises, unless the answer came first
+
+
+def responses(call: Call, req: falcon.Request) -> Iterator[Response]:
+    """All answers of a call, the final one last. Leaving early withdraws the call."""
+    try:
+        while True:
+            response = next_response(call, req)
+            yield response
+            if response.final:
+                return
+    finally:
+        call.cancel()

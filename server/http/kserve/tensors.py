@@ -1,0 +1,147 @@
+"""Tensors to and from requests: the JSON form (`data`) and the binary form (raw bytes behind the JSON part)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from ....backends.tensor import NUMPY_DTYPES, Tensor, pack_bytes, unpack_bytes
+from ...errors import InvalidRequest, ModelFailed
+from .documents import MAX_INT64
+
+#: Longest shape that is looked at; numpy takes no more axes.
+MAX_RANK = 64
+_BINARY_ONLY = ("FP16", "BF16")
+
+
+def element_count(name: str, shape: Sequence[int]) -> int:
+    """How many elements a tensor of this shape has; raises InvalidRequest where 64 bits cannot count them."""
+    if 0 in shape:
+        return 0
+    count = 1
+    for size in shape:
+        count *= size
+        if count > MAX_INT64:
+            raise InvalidRequest(
+                f"the shape of input '{name}' causes total element count to exceed maximum size of {MAX_INT64}"
+            )
+    return count
+
+
+# -- JSON in -------------------------------------------------------------------------------------------------------------
+
+
+def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> Tensor:
+    """The tensor that a request's `data` describes, nested or flat, in row-major order.
+
+    Raises InvalidRequest for a wrong number of elements, for elements of a wrong JSON type (a boolean is no number), and for
+    integers that the datatype cannot hold, which Triton truncates without a word.
+    """
+    if datatype in _BINARY_ONLY:
+        raise InvalidRequest(
+            f"receiving {datatype} data via JSON is not supported. Please use the binary data format for input {name}"
+        )
+    if type(data) is not list:
+        raise InvalidRequest("Unable to parse 'data': attempt to access JSON non-array as array")
+    expected = element_count(name, shape)
+    flat = _flatten(data)
+    if len(flat) != expected:
+        raise InvalidRequest(
+            f"Unable to parse 'data': Shape does not match true shape of 'data' field: input '{name}' has {len(flat)} elements, "
+            f"its shape {expected}"
+        )
+    if datatype == "BYTES":
+        return Tensor(name, datatype, shape, _pack_strings(flat))
+    return Tensor(name, datatype, shape, _array(name, datatype, flat).view(np.uint8).data)
+
+
+def _flatten(data: list[Any]) -> list[Any]:
+    """The elements of nested lists in order. Works level by level, so depth costs no stack."""
+    while list in (kinds := set(map(type, data))):
+        if len(kinds) > 1:
+            raise InvalidRequest("Unable to parse 'data': arrays and values are mixed at one level")
+        data = list(chain.from_iterable(data))
+    return data
+
+
+def _array(name: str, datatype: str, flat: list[Any]) -> npt.NDArray[Any]:
+    dtype = NUMPY_DTYPES[datatype]
+    kinds = set(map(type, flat))
+    if datatype == "BOOL":
+        _expect(kinds <= {bool}, "boolean", "boolean")
+        return np.array(flat, dtype=dtype)
+    if dtype.kind == "f":
+        _expect(kinds <= {int, float}, "number", "double")
+        try:
+            with np.errstate(over="ignore"):  # what a float cannot hold becomes infinite
+                return np.array(flat, dtype=np.float64).astype(dtype)
+        except OverflowError:
+            raise InvalidRequest(
+                f"Unable to parse 'data': input '{name}' has an integer that no {datatype} can hold"
+            ) from None
+    word = "unsigned-integer" if dtype.kind == "u" else "signed-integer"
+    _expect(kinds <= {int}, word, word)
+    limits = np.iinfo(dtype)
+    if flat and not (limits.min <= min(flat) and max(flat) <= limits.max):
+        raise InvalidRequest(
+            f"Unable to parse 'data': input '{name}' has values outside of the range [{limits.min}, {limits.max}] of {datatype}"
+        )
+    return np.array(flat, dtype=dtype)
+
+
+def _expect(fits: bool, unlike: str, wanted: str) -> None:
+    if not fits:
+        raise InvalidRequest(f"Unable to parse 'data': attempt to access JSON non-{unlike} as {wanted}")
+
+
+def _pack_strings(flat: Iterable[Any]) -> bytes:
+    if set(map(type, flat)) - {str}:
+        raise InvalidRequest("Unable to parse JSON bytes array: attempt to access JSON non-string as string")
+    try:
+        return pack_bytes(flat)
+    except UnicodeEncodeError:
+        raise InvalidRequest("Unable to parse JSON bytes array: a string is not valid Unicode") from None
+
+
+# -- JSON out ------------------------------------------------------------------------------------------------------------
+
+
+def to_json(tensor: Tensor) -> Any:
+    """The tensor's elements as something that `documents.dump` writes as a flat list.
+
+    FP32 is written as the double that equals it (Triton), NaN and infinities as the literals that JSON does not have. Raises
+    InvalidRequest for datatypes that JSON cannot carry and for BYTES that are not UTF-8.
+    """
+    if tensor.datatype in _BINARY_ONLY:
+        raise InvalidRequest(
+            f"sending {tensor.datatype} data via JSON is not supported. Please use the binary data format for output"
+        )
+    if tensor.datatype == "BYTES":
+        return _strings(tensor)
+    array = tensor.numpy().reshape(-1)
+    if array.dtype.kind != "f":
+        return np.require(array, requirements=["C", "A"])
+    doubles = array.astype(np.float64)
+    return doubles if np.isfinite(doubles).all() else _literals(doubles)
+
+
+def _strings(tensor: Tensor) -> list[str]:
+    try:
+        return [str(element, "utf-8") for element in unpack_bytes(tensor.data)]
+    except UnicodeDecodeError:
+        raise InvalidRequest(
+            f"output '{tensor.name}' holds bytes that are not UTF-8 and cannot be sent as JSON. Please use the binary data "
+            "format for this output"
+        ) from None
+    except ValueError as error:
+        raise ModelFailed(f"output '{tensor.name}' is no valid BYTES tensor: {error}", "BAD_OUTPUT") from None
+
+
+def _literals(doubles: npt.NDArray[np.float64]) -> orjson.Fragment:
+    words = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+    return orjson.Fragment("[" + ",".join(words.get(text := repr(x), text) for x in doubles.tolist()) + "]")
