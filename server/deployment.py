@@ -22,12 +22,13 @@ from ..backends.base import Request, Response
 from ..backends.codecs import Codec
 from ..backends.codecs import create as create_codec
 from .batching.dispatch import Dispatcher
-from .batching.queue import Batch, Batcher, Item, expiry
+from .batching.item import Batch, Item
+from .batching.queue import Batcher
 from .cache import ResponseCache, cache_key
 from .call import Call
 from .errors import Draining, JitneyError, LoadFailed, ModelNotReady, NoWorkers, QueueTimeout
 from .ordering import OrderedAnswers
-from .repository.config import ModelConfig, QueuePolicy
+from .repository.config import ModelConfig
 from .statistics import Statistics
 from .workers.arena import Arena
 from .workers.pool import BatchReport, HostServer, Pool, WorkerStatus
@@ -143,13 +144,14 @@ class WorkerDeployment(Deployment):
             host=options.host,
             on_event=lambda kind, payload: options.on_event(self, kind, payload) if options.on_event else None,
         )
+        self.batcher = Batcher(
+            config.batching,
+            config.max_batch_size,
+            shape_change="flush" if options.shape_change == "flush" else "lane",
+            name=config.name,
+        )
         self.dispatcher = Dispatcher(
-            Batcher(
-                config.batching,
-                config.max_batch_size,
-                shape_change="flush" if options.shape_change == "flush" else "lane",
-                name=config.name,
-            ),
+            self.batcher,
             idle=self.pool.idle,
             deliver=self._deliver,
             expire=self._expired,
@@ -226,16 +228,11 @@ class WorkerDeployment(Deployment):
 
     def _deadline(self, arrived: float, priority: int, timeout_us: int) -> float | None:
         """When waiting in the queue ends: the queue policy's rule, or TorchServe's client timeout if that is sooner."""
-        deadline = expiry(self._policy(priority), arrived, timeout_us)
+        deadline = self.batcher.expiry(arrived, priority, timeout_us)
         if not self.config.client_timeout_s:
             return deadline
         limit = arrived + self.config.client_timeout_s
         return limit if deadline is None else min(deadline, limit)
-
-    def _policy(self, priority: int) -> QueuePolicy:
-        batching = self.config.batching
-        level = priority if 0 < priority <= batching.priority_levels else batching.default_priority_level
-        return batching.priority_queue_policy.get(level, batching.default_queue_policy)
 
     def _key(self, request: Request) -> Hashable:
         """What a request may be batched with: the same inputs, datatypes and shapes without the batch axis."""

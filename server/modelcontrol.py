@@ -18,7 +18,7 @@ from .errors import InvalidConfig, JitneyError, LoadFailed, ModelNotFound, Unava
 from .registry import Registry
 from .repository.config import ModelConfig
 from .repository.triton import TritonRepository
-from .workers.placement import worker_count
+from .workers import cores, placement
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class ModelControl:
         if config.backend == "ensemble":
             return EnsembleDeployment(config, self.models)
         deployment = WorkerDeployment(config, self.options)
-        deployment.start(worker_count(config))
+        deployment.start(placement.declared(config, cores.gpus()))
         return deployment
 
     def _serving(self, model: str) -> Mapping[str, Deployment]:

@@ -29,6 +29,8 @@ class Settings:
     models            `models={…}`: name -> version -> the entry's values
     model_snapshot    the `model_snapshot` document to restore, which then replaces `load_models`
     write_snapshots   whether to write snapshots (not with --ncs)
+    backend_config    tritonserver's: backend ("" = all) -> key -> value
+    cache_config      bytes of the response cache, 0 = none
     source            the file that was read, "" if none
     live              the properties in effect, as snapshots record them
     notes             sentences for the log: keys that have no meaning here, names that were not understood
@@ -103,6 +105,9 @@ class Settings:
     exit_on_error: bool = True
     exit_timeout_secs: int = 30
     disable_auto_complete_config: bool = False
+    backend_config: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    cache_config: int = 0
+    model_config_name: str = ""
     log_config: str = ""
     log_location: str = "logs"
     metrics_location: str = "logs"

@@ -147,6 +147,27 @@ def entry_of(where: str, entry: Mapping[str, Any]) -> Mapping[str, Any]:
     return checked
 
 
+def backend_config(value: str) -> Mapping[str, Mapping[str, str]]:
+    """tritonserver's --backend-config, several separated by blanks: `backend,key=value`, "" for all backends."""
+    found: dict[str, dict[str, str]] = {}
+    for entry in value.split():
+        match = re.fullmatch(r"([\w-]*),?([\w.-]+)=(.*)", entry)
+        if match is None:
+            raise ValueError(f"expected backend,key=value (several separated by blanks), got '{entry}'")
+        found.setdefault(match[1], {})[match[2]] = match[3]
+    return found
+
+
+def cache_config(value: str) -> int:
+    """tritonserver's --cache-config: `local,size=BYTES`; the size, 0 for no cache."""
+    if not value:
+        return 0
+    match = re.fullmatch(r"local,size=(\d{1,15})", value.strip())
+    if match is None:
+        raise ValueError("expected local,size=BYTES")
+    return int(match[1])
+
+
 def envelope(value: str) -> str:
     if value and not re.fullmatch(r"\w{1,64}", value):
         raise ValueError("expected the name of a request envelope: body, json, kserve, kservev2")
@@ -268,6 +289,9 @@ TRITON: dict[str, Key] = {
     "exit_on_error": Key(switch, "true"),
     "exit_timeout_secs": Key(integer(0, 86_400), "30"),
     "disable_auto_complete_config": Key(switch, "false"),
+    "backend_config": Key(backend_config, ""),
+    "cache_config": Key(cache_config, ""),
+    "model_config_name": Key(text, ""),
 }
 
 KEYS: dict[str, Key] = {

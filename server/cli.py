@@ -1,0 +1,175 @@
+"""The `jitney` command.
+
+jitney serve --model-repository DIR …      tritonserver's flags: serve a model repository in the foreground
+jitney --start --model-store DIR …         torchserve's flags: start (detached), --stop, --version
+jitney archive …                           torch-model-archiver's flags: make a model archive
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from .. import __version__
+from . import torchserve_cli
+from .errors import InvalidConfig
+
+#: Options of tritonserver that change nothing here, with the reason that is printed once.
+NO_MEANING = {
+    "--allow-grpc": "gRPC is not served",
+    "--grpc-address": "gRPC is not served",
+    "--grpc-port": "gRPC is not served",
+    "--allow-metrics": "metrics are always served; see enable_metrics_api",
+    "--allow-http": "HTTP is always served",
+    "--allow-gpu-metrics": "GPU metrics need no switch",
+    "--allow-cpu-metrics": "CPU metrics need no switch",
+    "--metrics-interval-ms": "metrics are read when they are asked for",
+    "--http-thread-count": "use http_threads in config.properties",
+    "--model-load-thread-count": "models load four at a time",
+    "--buffer-manager-thread-count": "there is no such pool here",
+    "--pinned-memory-pool-byte-size": "pinned memory belongs to each worker",
+    "--cuda-memory-pool-byte-size": "CUDA memory belongs to each worker",
+    "--min-supported-compute-capability": "the framework decides",
+    "--backend-directory": "backends are Python modules",
+    "--repoagent-directory": "repository agents are not supported",
+    "--cache-directory": "the response cache is in-process",
+    "--strict-model-config": "use --disable-auto-complete-config",
+    "--log-verbose": "verbose lines have Python's DEBUG level",
+    "--log-info": "set log levels with --log-config",
+    "--log-warning": "set log levels with --log-config",
+    "--log-error": "set log levels with --log-config",
+    "--log-format": "set formats with --log-config",
+    "--log-file": "redirect the output",
+    "--trace-config": "tracing is off",
+    "--rate-limit": "there is no rate limiter",
+    "--reuse-http-port": "one process owns each port",
+    "--id": "the server's name is jitney",
+}
+
+
+def switch(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise argparse.ArgumentTypeError("expected true or false")
+    return text.lower() in ("true", "1")
+
+
+def serve_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jitney serve",
+        description="Serve a model repository. Options have tritonserver's names and meaning.",
+    )
+    add = parser.add_argument
+    add("--model-repository", "--model-store", action="append", metavar="DIR", help="folder with models; repeatable")
+    add("--config", "--ts-config", dest="ts_config", metavar="FILE", help="config.properties")
+    add(
+        "--models",
+        "--load-model",
+        dest="load_model",
+        action="append",
+        metavar="NAME",
+        help="load only this model; repeatable",
+    )
+    add("--model-control-mode", choices=("none", "poll", "explicit"), help="who loads models after the start (none)")
+    add("--repository-poll-secs", type=int, metavar="N", help="seconds between looks at the folders in mode poll (15)")
+    add("--strict-readiness", type=switch, metavar="BOOL", help="ready only while every model is ready (true)")
+    add("--exit-on-error", type=switch, metavar="BOOL", help="end if a model fails to load at start (false)")
+    add("--disable-auto-complete-config", action="store_true", help="do not complete configurations from model files")
+    add("--model-config-name", metavar="NAME", help="read configs/NAME.pbtxt instead of config.pbtxt")
+    add("--backend-config", action="append", metavar="BACKEND,KEY=VALUE", help="e.g. onnxruntime,default-max-batch-size=8")
+    add("--cache-config", metavar="local,size=BYTES", help="size of the response cache")
+    add("--http-address", metavar="HOST", help="address of the inference port (127.0.0.1)")
+    add("--http-port", type=int, metavar="PORT", help="inference port (8080)")
+    add("--management-port", type=int, metavar="PORT", help="management port (8081)")
+    add("--metrics-address", metavar="HOST", help="address of the metrics port (127.0.0.1)")
+    add("--metrics-port", type=int, metavar="PORT", help="metrics port (8082)")
+    add("--http-max-input-size", dest="max_request_size", type=int, metavar="BYTES", help="largest request body (67108864)")
+    add("--exit-timeout-secs", type=int, metavar="N", help="seconds that accepted requests may take at the end (30)")
+    add(
+        "--shape-change",
+        choices=("lane", "flush"),
+        help="an odd shape waits in a lane of its own, or closes the batch (lane)",
+    )
+    add("--disable-token-auth", action="store_true", help="serve non-loopback addresses without tokens")
+    for option in NO_MEANING:
+        add(option, dest="no_meaning", action="append", nargs="?", const=option, help=argparse.SUPPRESS)
+    return parser
+
+
+def serve_flags(arguments: Sequence[str]) -> dict[str, Any]:
+    """The flags of `jitney serve` as `Settings.load` takes them; says once what has no meaning here."""
+    given = vars(serve_parser().parse_args(list(arguments)))
+    given.pop("no_meaning")
+    for option in dict.fromkeys(argument.split("=")[0] for argument in arguments):
+        if option in NO_MEANING:
+            print(f"{option} has no effect: {NO_MEANING[option]}", file=sys.stderr)
+    flags: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    flags.update(_addresses(flags))
+    if (load := flags.get("load_model")) is not None:
+        flags["load_model"] = [name for value in load for name in value.split(",")]
+    if (config := flags.get("backend_config")) is not None:
+        flags["backend_config"] = " ".join(config)
+    for name in ("strict_readiness", "exit_on_error"):
+        if name in flags:
+            flags[name] = "true" if flags[name] else "false"
+    return flags | {"no_config_snapshots": True}
+
+
+def _addresses(flags: dict[str, Any]) -> dict[str, str]:
+    """`--http-address`, `--http-port` and their like as addresses of config.properties, where any was given."""
+    host = flags.pop("http_address", None)
+    metrics_host = flags.pop("metrics_address", None) or host
+    ports = {name: flags.pop(f"{name}_port", None) for name in ("http", "management", "metrics")}
+    found = {}
+    if host or ports["http"]:
+        found["inference_address"] = f"http://{host or '127.0.0.1'}:{ports['http'] or 8080}"
+    if ports["management"]:
+        found["management_address"] = f"http://127.0.0.1:{ports['management']}"
+    if metrics_host or ports["metrics"]:
+        found["metrics_address"] = f"http://{metrics_host or '127.0.0.1'}:{ports['metrics'] or 8082}"
+    return found
+
+
+def serve(arguments: Sequence[str]) -> int:
+    from .main import run
+    from .settings import Settings
+
+    flags = serve_flags(arguments)
+    flags.setdefault("exit_on_error", "false")
+    return run(Settings.load(flags, os.environ))
+
+
+def archive(arguments: Sequence[str]) -> int:
+    from ..tools import archiver
+
+    return archiver.main(list(arguments))
+
+
+COMMANDS = {"serve": serve, "archive": archive}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments and arguments[0] in COMMANDS:
+            return COMMANDS[arguments[0]](arguments[1:])
+        if arguments in (["help"], ["--help"], ["-h"]):
+            print((__doc__ or "").strip() + f"\n\nEach takes --help. jitney {__version__}")
+            return 0
+        if arguments and not arguments[0].startswith("-"):
+            print(
+                f"jitney: unknown command '{arguments[0]}', expected serve, archive or torchserve's flags", file=sys.stderr
+            )
+            return 2
+        return torchserve_cli.main(arguments)
+    except InvalidConfig as error:
+        print(f"jitney: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
