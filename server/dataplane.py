@@ -8,21 +8,35 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from ..backends.base import Request, Response
 from .call import Call
 from .deployment import Deployment, OnAnswer, State
-from .errors import Draining, JitneyError, ModelFailed, ModelNotReady, VersionNotFound, WorkerTimeout
+from .errors import (
+    Draining,
+    JitneyError,
+    ModelFailed,
+    ModelNotReady,
+    Unavailable,
+    Unsupported,
+    VersionNotFound,
+    WorkerTimeout,
+)
+from .registration import Registration
 from .registry import IndexEntry, Registry, version_order
 from .repository.config import ModelConfig
 from .statistics import ModelStatistics
 from .validation import validate
 from .workers.pool import WorkerStatus
+
+if TYPE_CHECKING:
+    from .management import Management
+    from .modelcontrol import ModelControl
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,8 @@ class DataPlane:
 
     def __init__(self, registry: Registry, *, strict_readiness: bool = True) -> None:
         self.registry = registry
+        self.management: Management | None = None
+        self.modelcontrol: ModelControl | None = None
         self.strict_readiness = strict_readiness
         self.started = False
         self.stopping = False
@@ -184,6 +200,46 @@ class DataPlane:
     def index(self, ready_only: bool = False) -> list[IndexEntry]:
         """The repository index: every version known, with its state and the reason where it does not serve."""
         return [entry for entry in self.registry.index() if not ready_only or entry.state == State.READY]
+
+    # -- control, TorchServe's verbs ----------------------------------------------------------------------------------------
+
+    def register(self, registration: Registration) -> tuple[str, str, int]:
+        """Registers a model from the model store: its name, version and number of workers."""
+        return self._management().register(registration)
+
+    def scale(
+        self, model: str, version: str | None, min_workers: int, max_workers: int, synchronous: bool
+    ) -> tuple[int, bool]:
+        """Sets how many workers a version has: the number wanted now, and whether all of them are ready."""
+        return self._management().scale(model, version, min_workers, max_workers, synchronous)
+
+    def set_default(self, model: str, version: str) -> None:
+        """Names the version that answers when none is given."""
+        self._management().set_default(model, version)
+
+    def unregister(self, model: str, version: str | None = None) -> None:
+        """Removes a version; what it had accepted is answered first."""
+        self._management().unregister(model, version)
+
+    def _management(self) -> Management:
+        if self.management is None:
+            raise Unsupported("this server was started without a management of models")
+        return self.management
+
+    # -- control, Triton's verbs --------------------------------------------------------------------------------------------
+
+    def load(self, model: str, config_json: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
+        """Loads or reloads a model of the repository; returns when it serves."""
+        self._modelcontrol().load(model, config_json, files)
+
+    def unload(self, model: str, dependents: bool = False) -> None:
+        """Stops a model of the repository; with `dependents` the ensembles' steps too."""
+        self._modelcontrol().unload(model, dependents)
+
+    def _modelcontrol(self) -> ModelControl:
+        if self.modelcontrol is None:
+            raise Unavailable("no model repository is served; start with --model-repository")
+        return self.modelcontrol
 
     # -- the end ---------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,181 @@
+"""The server process from start to end: listeners, models, signals, draining.
+
+Order of the start: sockets first (a busy port ends it before any model is loaded), then the models, each reported with one
+line as it becomes ready or fails, then `Model server started.`. Order of the end, on SIGTERM or SIGINT: no new connections,
+accepted requests are answered, workers end, status 0. A second signal ends it at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from . import logs
+from .cache import ResponseCache
+from .dataplane import DataPlane
+from .deployment import Options
+from .errors import InvalidConfig
+from .http.app import open_listeners
+from .http.listeners import Listener
+from .management import Management
+from .metrics import Metrics
+from .modelcontrol import ModelControl
+from .registry import Registry
+from .repository.store import ModelStore
+from .repository.triton import TritonRepository
+from .scripting import Scripting
+from .settings import Settings, access_problems, start_problems
+from .startup import load_archives, preload
+
+log = logging.getLogger(__name__)
+
+STARTED = "Model server started."
+#: Seconds between the end of draining and giving up on threads that should have ended.
+LAST_SECONDS = 5.0
+
+
+def run(settings: Settings, *, torchserve: bool = False) -> int:
+    """Serves until a signal; the process's exit status. `torchserve`: log files as TorchServe writes them."""
+    problems = start_problems(settings) + access_problems(settings)
+    if problems:
+        raise InvalidConfig("; ".join(problems))
+    logs.configure(Path(settings.log_location) if torchserve else None)
+    for note in settings.notes:
+        log.info("%s", note)
+    try:
+        with _signals() as received:
+            return Server(settings).serve(received)
+    finally:
+        logs.close()
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[queue.SimpleQueue[int]]:
+    """SIGTERM and SIGINT as a queue: handlers only enqueue, the main thread decides."""
+    received: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def enqueue(number: int, _: FrameType | None) -> None:
+        received.put(number)
+
+    previous = {number: signal.signal(number, enqueue) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class Server:
+    """Everything that one server process owns."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.registry = Registry()
+        self.metrics = Metrics(settings)
+        self.dataplane = DataPlane(self.registry, strict_readiness=settings.strict_readiness)
+        options = Options(
+            shape_change=settings.shape_change,
+            host=Scripting(self.dataplane),
+            on_event=self.metrics.event,
+            cache=ResponseCache(settings.cache_config) if settings.cache_config else None,
+        )
+        self.store = ModelStore(settings)
+        self.dataplane.management = Management(
+            self.registry, self.store, options, self._models_changed, settings.unregister_model_timeout
+        )
+        self.repository: TritonRepository | None = None
+        if settings.model_repository:
+            self.repository = TritonRepository(
+                [Path(folder) for folder in settings.model_repository],
+                auto_complete=not settings.disable_auto_complete_config,
+                backend_config=settings.backend_config,
+                config_name=settings.model_config_name,
+            )
+            self.dataplane.modelcontrol = ModelControl(
+                self.registry, self.repository, self.dataplane, options, settings.model_control_mode
+            )
+        self.failed = 0
+
+    def serve(self, received: queue.SimpleQueue[int]) -> int:
+        """From opening the ports to the last worker's end."""
+        listeners = open_listeners(self.dataplane, self.settings, self.metrics)
+        try:
+            for listener in listeners:
+                listener.start()
+                log.info("%s listens on %s", listener.name, listener.address)
+            loading = threading.Thread(target=self._load, args=(received,), name="load-models", daemon=True)
+            loading.start()
+            number = received.get()
+            if number:
+                log.info("%s: answering what was accepted, for at most %d s", signal.Signals(number).name, self._patience)
+        finally:
+            self._end(listeners, received)
+        return 1 if self.failed and self.settings.exit_on_error else 0
+
+    @property
+    def _patience(self) -> int:
+        return self.settings.exit_timeout_secs
+
+    # -- start -----------------------------------------------------------------------------------------------------------
+
+    def _load(self, received: queue.SimpleQueue[int]) -> None:
+        """Loads the models, reporting each; then the server is started. Runs beside the main thread, which takes signals."""
+        try:
+            if self.dataplane.modelcontrol is not None:
+                preload(self.dataplane.modelcontrol, self.settings, self._report)
+            load_archives(self.dataplane, self.settings, self._report)
+        except Exception:
+            log.exception("the models could not be loaded")
+            self.failed += 1
+        if self.failed and self.settings.exit_on_error:
+            log.error("%d models failed to load and --exit-on-error is true", self.failed)
+            received.put(0)
+            return
+        self.dataplane.started = True
+        print(STARTED, flush=True)
+
+    def _report(self, model: str, version: str, reason: str | None, seconds: float) -> None:
+        """One line for each version that became ready or failed."""
+        name = f"{model} {version}".rstrip()
+        if reason is None:
+            print(f"{name}: ready after {seconds:.1f} s", flush=True)
+            return
+        self.failed += 1
+        print(f"{name}: FAILED: {reason.strip()}", flush=True)
+
+    def _models_changed(self) -> None:
+        """Hook for snapshots."""
+
+    # -- end -------------------------------------------------------------------------------------------------------------
+
+    def _end(self, listeners: list[Listener], received: queue.SimpleQueue[int]) -> None:
+        self.dataplane.stopping = True
+        deadline = time.monotonic() + self._patience
+        for listener in listeners:
+            listener.stop_accepting()
+        drained = threading.Thread(target=self._drain, args=(listeners, deadline), name="drain", daemon=True)
+        drained.start()
+        while drained.is_alive():
+            drained.join(0.2)
+            if not received.empty():
+                log.warning("a second signal: ending without waiting for accepted requests")
+                break
+        self.dataplane.close(0.0)
+        if self.dataplane.modelcontrol is not None:
+            self.dataplane.modelcontrol.close()
+        if self.repository is not None:
+            self.repository.close()
+        self.store.close()
+
+    def _drain(self, listeners: list[Listener], deadline: float) -> None:
+        """Closes each listener when its accepted requests are answered, then the models."""
+        for listener in listeners:
+            listener.close(max(0.0, deadline - time.monotonic()))
+        self.dataplane.close(max(LAST_SECONDS, deadline - time.monotonic()))
