@@ -90,6 +90,8 @@ class TensorBackend(Backend):
 
     def explain(self, error: Exception) -> Failure:
         """What a client is told of an exception of `run`."""
+        if isinstance(error, BadInput):
+            return Failure(str(error), code="INVALID_ARG")
         return Failure(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
 
     def is_fatal(self, error: Exception) -> bool:

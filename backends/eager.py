@@ -120,7 +120,8 @@ def load_weights(module: torch.nn.Module, directory: Path, filename: str = "") -
     try:
         module.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit {type(module).__name__} of model.py: {error}") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} does not fit {type(module).__name__} of model.py: {reason}") from None
 
 
 def weights_file(directory: Path, filename: str = "") -> Path | None:
@@ -142,9 +143,7 @@ def weights_file(directory: Path, filename: str = "") -> Path | None:
 def read_state_dict(path: Path) -> Mapping[str, torch.Tensor]:
     """The tensors of a `.safetensors` file or of a state dict saved by torch; never runs code from the file."""
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
+        return _read_safetensors(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -152,11 +151,21 @@ def read_state_dict(path: Path) -> Mapping[str, torch.Tensor]:
         raise ValueError(
             f"{path} is refused: it holds more than tensors, save model.state_dict() instead ({reason})"
         ) from None
-    except RuntimeError as error:
-        raise ValueError(f"{path} cannot be read as a state dict: {error}") from None
+    except Exception as error:  # a damaged file may fail anywhere in zip, pickle or torch
+        raise ValueError(f"{path} cannot be read as a state dict: {type(error).__name__}: {error}") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"{path} holds a {type(state).__name__}, expected a state dict: names mapped to tensors")
     return state
+
+
+def _read_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
 
 
 def forward_arguments(module: torch.nn.Module) -> tuple[str, ...] | None:

@@ -118,7 +118,7 @@ class OnnxBackend(TensorBackend):
 
     def explain(self, error: Exception) -> Failure:
         if isinstance(error, BadInput):
-            return Failure(str(error), code="INVALID_ARG")
+            return super().explain(error)
         text = error_text(error)
         full = "Failed to allocate memory" in text or "out of memory" in text
         return Failure(text, code="OUT_OF_MEMORY" if full else "INTERNAL")

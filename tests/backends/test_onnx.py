@@ -1,0 +1,236 @@
+"""ONNX models on ONNX Runtime: values, strings, BF16, settings, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from jitney.backends.base import Instance, Request
+from jitney.backends.onnx import OnnxBackend, cuda_options, providers, session_options
+from jitney.backends.tensor import Tensor
+from jitney.tests.fakes.tensors import answers, arrays, config, loaded, request, spec
+
+Info = tuple[str, int, Sequence[Any]]
+FLOAT, STRING = TensorProto.FLOAT, TensorProto.STRING
+
+
+def save(
+    folder: Path, nodes: Sequence[Any], inputs: Sequence[Info], outputs: Sequence[Info], weights: Sequence[Any] = ()
+) -> None:
+    """Writes model.onnx from nodes and (name, type, shape) of inputs and outputs."""
+    graph = helper.make_graph(
+        list(nodes),
+        "g",
+        [helper.make_tensor_value_info(*item) for item in inputs],
+        [helper.make_tensor_value_info(*item) for item in outputs],
+        initializer=list(weights),
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    onnx.save(model, folder / "model.onnx")
+
+
+def save_identity(folder: Path, kind: int, batch: Any = "N") -> None:
+    save(folder, [helper.make_node("Identity", ["x"], ["y"])], [("x", kind, [batch, 2])], [("y", kind, [batch, 2])])
+
+
+def save_linear(folder: Path) -> np.ndarray:
+    weight = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"]), helper.make_node("Neg", ["x"], ["minus"])]
+    outputs: list[Info] = [("y", FLOAT, ["N", 3]), ("minus", FLOAT, ["N", 4])]
+    save(folder, nodes, [("x", FLOAT, ["N", 4])], outputs, [numpy_helper.from_array(weight, "w")])
+    return weight
+
+
+def model(folder: Path, datatype: str = "FP32", **fields: Any) -> Any:
+    inputs, outputs = [spec("x", 2, datatype=datatype)], [spec("y", 2, datatype=datatype)]
+    return config(folder, "onnxruntime", inputs, outputs, **fields)
+
+
+def test_answers_are_the_products_of_each_request(tmp_path: Path) -> None:
+    weight = save_linear(tmp_path)
+    backend = loaded(config(tmp_path, "onnxruntime", [spec("x", 4)], [spec("minus", 4), spec("y", 3)]))
+    sent = [np.random.default_rng(seed).normal(size=(rows, 4)).astype(np.float32) for seed, rows in enumerate([1, 4, 2])]
+    for array, answer in zip(sent, answers(backend, [request(x=array) for array in sent]), strict=True):
+        np.testing.assert_allclose(arrays(answer)["y"], array @ weight, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(arrays(answer)["minus"], -array)
+
+
+def test_one_poisoned_row_in_32_fails_alone(tmp_path: Path) -> None:
+    table = numpy_helper.from_array(np.arange(10, dtype=np.float32).reshape(5, 2), "table")
+    node = helper.make_node("Gather", ["table", "x"], ["y"])
+    save(tmp_path, [node], [("x", TensorProto.INT64, ["N"])], [("y", FLOAT, ["N", 2])], [table])
+    backend = loaded(config(tmp_path, "onnxruntime", [spec("x", 1, datatype="INT64", reshape=())], [spec("y", 2)]))
+    sent = [np.array([[77 if index == 3 else index % 5]]) for index in range(32)]
+    for index, answer in enumerate(answers(backend, [request(x=array) for array in sent])):
+        if index == 3:
+            assert answer.error is not None
+            assert answer.error.message.startswith("onnx runtime error 2: ")
+            assert "77" in answer.error.message
+        else:
+            assert arrays(answer)["y"].tolist() == [[2.0 * (index % 5), 2.0 * (index % 5) + 1]]
+
+
+def test_strings_pass_as_utf8(tmp_path: Path) -> None:
+    save_identity(tmp_path, STRING)
+    backend = loaded(model(tmp_path, "BYTES"))
+    texts = [[["grün".encode(), b""]], [[b"\xff", b"a"]], [[b"c", "日本".encode()], [b"d", b"e"]]]
+    first, bad, third = answers(backend, [request(x=np.array(rows, dtype=object)) for rows in texts])
+    assert arrays(first)["y"].tolist() == texts[0]
+    assert arrays(third)["y"].tolist() == texts[2]
+    assert bad.error is not None
+    assert bad.error.code == "INVALID_ARG"
+
+
+@pytest.mark.parametrize(
+    "datatype", ["BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP64"]
+)
+def test_every_datatype_passes(tmp_path: Path, datatype: str) -> None:
+    kinds = {"FP16": "FLOAT16", "FP64": "DOUBLE"}
+    save_identity(tmp_path, getattr(TensorProto, kinds.get(datatype, datatype)))
+    backend = loaded(model(tmp_path, datatype))
+    sent = Tensor("x", datatype, (1, 2), b"\x01" + bytes(SIZES[datatype] * 2 - 1))
+    (answer,) = answers(backend, [Request(tensors=[sent])])
+    np.testing.assert_array_equal(arrays(answer)["y"], sent.numpy())
+
+
+SIZES = {"BOOL": 1, "UINT8": 1, "INT8": 1, "UINT16": 2, "INT16": 2, "FP16": 2, "UINT32": 4, "INT32": 4} | dict.fromkeys(
+    ("UINT64", "INT64", "FP64"), 8
+)
+
+
+def test_bf16_travels_bit_by_bit(tmp_path: Path) -> None:
+    save_identity(tmp_path, TensorProto.BFLOAT16)
+    backend = loaded(model(tmp_path, "BF16"))
+    sent = [Tensor("x", "BF16", (1, 2), bytes([1, 2, 3, value])) for value in (4, 5)]
+    got = answers(backend, [Request(tensors=[tensor]) for tensor in sent])
+    assert [bytes(answer.tensors[0].data) for answer in got] == [tensor.data for tensor in sent]
+    assert got[0].tensors[0].datatype == "BF16"
+
+
+def test_an_optional_input_has_a_default(tmp_path: Path) -> None:
+    default = numpy_helper.from_array(np.full((1, 2), 10, np.float32), "b")
+    inputs: list[Info] = [("x", FLOAT, ["N", 2]), ("b", FLOAT, [1, 2])]
+    save(tmp_path, [helper.make_node("Add", ["x", "b"], ["y"])], inputs, [("y", FLOAT, ["N", 2])], [default])
+    backend = loaded(
+        config(
+            tmp_path,
+            "onnxruntime",
+            [spec("x", 2), spec("b", 2, optional=True)],
+            [spec("y", 2)],
+            rows=1,
+        )
+    )
+    ones = np.ones((1, 2), np.float32)
+    with_default, given = answers(backend, [request(x=ones), request(x=ones, b=ones)])
+    assert arrays(with_default)["y"].tolist() == [[11.0, 11.0]]
+    assert arrays(given)["y"].tolist() == [[2.0, 2.0]]
+
+
+def test_a_fixed_batch_axis_is_told_at_load(tmp_path: Path) -> None:
+    save_identity(tmp_path, FLOAT, batch=1)
+    with pytest.raises(ValueError, match=r"tensor 'x': the model expects 2 dimensions \(shape \[1, 2\]\).* shape \[-1, 2\]"):
+        loaded(model(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "message"),
+    [
+        ([spec("a", 2)], [spec("y", 2)], "unexpected inference input 'a', allowed inputs are: x"),
+        ([spec("x", 2)], [spec("z", 2)], "unexpected inference output 'z', allowed outputs are: y"),
+        ([spec("x", 2, datatype="INT8")], [spec("y", 2)], "input 'x' of model 'm' is FP32, but configured as INT8"),
+        ([spec("x", 2, 1)], [spec("y", 2)], r"expects 2 dimensions \(shape \[-1, 2\]\) but .* specifies 3 dimensions"),
+        ([spec("x", 5)], [spec("y", 2)], r"making complete shape \[-1, 5\]"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(tmp_path: Path, inputs: Any, outputs: Any, message: str) -> None:
+    save_identity(tmp_path, FLOAT)
+    with pytest.raises(ValueError, match=message):
+        loaded(config(tmp_path, "onnxruntime", inputs, outputs))
+
+
+def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"model\.onnx cannot be loaded: onnx runtime error 7: "):
+        loaded(model(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"else\.onnx does not exist"):
+        loaded(model(tmp_path, filename="else.onnx"))
+
+
+def test_threads_and_levels_come_from_the_configuration(tmp_path: Path) -> None:
+    instance = Instance("m_0", threads=3)
+    plain = session_options(model(tmp_path), instance)
+    assert (plain.intra_op_num_threads, plain.inter_op_num_threads) == (3, 1)
+    assert plain.graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    assert plain.execution_mode == ort.ExecutionMode.ORT_SEQUENTIAL
+    assert plain.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    parameters = {"intra_op_thread_count": "2", "inter_op_thread_count": "5", "execution_mode": "1"}
+    parameters |= {"enable_mem_arena": "0", "enable_mem_pattern": "0", "session.intra_op.allow_spinning": "1"}
+    set_up = session_options(model(tmp_path, parameters=parameters, optimization={"graph": {"level": -1}}), instance)
+    assert (set_up.intra_op_num_threads, set_up.inter_op_num_threads) == (2, 5)
+    assert set_up.execution_mode == ort.ExecutionMode.ORT_PARALLEL
+    assert set_up.graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    assert (set_up.enable_cpu_mem_arena, set_up.enable_mem_pattern) == (False, False)
+    assert set_up.get_session_config_entry("session.intra_op.allow_spinning") == "1"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"parameters": {"intra_op_thread_count": "two"}}, "failed to convert intra_op_thread_count 'two'"),
+        ({"parameters": {"execution_mode": "2"}}, "execution_mode must be 0 .* got 2"),
+        ({"optimization": {"graph": {"level": 7}}}, r"graph\.level must be one of .* got 7"),
+        (
+            {"optimization": {"execution_accelerators": {"cpu_execution_accelerator": [{"name": "openvino"}]}}},
+            "unknown Execution Accelerator 'openvino' is requested",
+        ),
+    ],
+)
+def test_bad_settings_are_named(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    save_identity(tmp_path, FLOAT)
+    with pytest.raises(ValueError, match=message):
+        loaded(model(tmp_path, **fields))
+
+
+def test_no_gpu_no_noise(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    save_identity(tmp_path, FLOAT)
+    backend = loaded(model(tmp_path, parameters={"memory.enable_memory_arena_shrinkage": "cpu:0"}))
+    assert isinstance(backend, OnnxBackend)
+    assert backend.session.get_providers() == ["CPUExecutionProvider"]
+    answers(backend, [request(x=np.zeros((1, 2), np.float32))])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_gpu_instance_needs_the_cuda_provider(tmp_path: Path) -> None:
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    with pytest.raises(ValueError, match="has no CUDA provider"):
+        providers(model(tmp_path), Instance("m_0", "KIND_GPU", 0))
+
+
+def test_cuda_options_in_onnx_runtimes_words() -> None:
+    given = {"cudnn_conv_algo_search": "1", "gpu_mem_limit": "1000", "arena_extend_strategy": "1", "other": "x"}
+    expected = {"cudnn_conv_algo_search": "HEURISTIC", "gpu_mem_limit": 1000, "arena_extend_strategy": "kSameAsRequested"}
+    assert cuda_options(given) == expected
+    with pytest.raises(ValueError, match="arena_extend_strategy must be between 0 and 1, got 2"):
+        cuda_options({"arena_extend_strategy": "2"})
+
+
+@pytest.mark.gpu
+def test_on_cuda_the_answers_are_the_cpus(tmp_path: Path) -> None:
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        pytest.skip("onnxruntime-gpu is not installed")
+    weight = save_linear(tmp_path)
+    backend = loaded(config(tmp_path, "onnxruntime", [spec("x", 4)], [spec("y", 3)]), gpu=0)
+    assert isinstance(backend, OnnxBackend)
+    assert backend.session.get_providers()[0] == "CUDAExecutionProvider"
+    sent = [np.random.default_rng(seed).normal(size=(2, 4)).astype(np.float32) for seed in range(4)]
+    for array, answer in zip(sent, answers(backend, [request(x=array) for array in sent]), strict=True):
+        np.testing.assert_allclose(arrays(answer)["y"], array @ weight, atol=1e-2)
