@@ -144,9 +144,10 @@ class InvalidParameter(InvalidRequest):
 class InvalidArchive(JitneyError):
     """A model archive is damaged, unsafe to unpack or incomplete.
 
-    `kind`: "unsafe" (an entry must not be written), "too_large" (more entries or bytes than allowed), "damaged" (cannot be
-    read), "yaml" (model-config.yaml), or what its manifest lacks: "model" (the section), "model_name", "model_version",
-    "runtime", "file" (a file that it names). `entry` is the archive's entry or the manifest's key, where there is one.
+    `kind`: "unsafe" (an entry must not be written), "too_large" (more entries or bytes than allowed), "not_archive"
+    (another kind of file), "damaged" (cannot be read), "yaml" (model-config.yaml), or what its manifest lacks: "model" (the
+    section), "model_name", "model_version", "runtime", "file" (a file that it names). `entry` is the archive's entry or the
+    manifest's key, where there is one.
     """
 
     def __init__(self, message: str, kind: str = "damaged", entry: str = "") -> None:
@@ -207,8 +208,8 @@ class DefaultVersionInUse(JitneyError):
 
 
 class LoadFailed(JitneyError):
-    """The model's workers could not load it; the text carries the worker's reason."""
+    """The model's workers could not load it; the text carries the worker's reason. `model`, `version`: "" where unknown."""
 
-    def __init__(self, message: str, out_of_memory: bool = False) -> None:
+    def __init__(self, message: str, out_of_memory: bool = False, model: str = "", version: str = "") -> None:
         super().__init__(message)
-        self.out_of_memory = out_of_memory
+        self.out_of_memory, self.model, self.version = out_of_memory, model, version
