@@ -1,0 +1,92 @@
+"""`Batch`: the calls that one worker executes together, as the server keeps them; `BatchReport`: how that went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from ...backends.base import Failure, Response
+from ..call import Call
+from ..errors import InvalidRequest, JitneyError
+from . import wire
+from .messages import Execute, Results, WireResponse
+from .wire import Fetch
+
+_ENCODER = msgspec.msgpack.Encoder()
+_RESPONSE = msgspec.msgpack.Decoder(WireResponse)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """One batch after all its calls are over: their slots may be freed.
+
+    durations  nanoseconds of the worker: input, infer, output; zeros where it died
+    worker     its name, "" for a batch that never found one
+    ok         whether a worker executed it to the end, whatever each call's result
+    """
+
+    calls: list[Call]
+    rows: int
+    durations: tuple[int, int, int]
+    worker: str
+    ok: bool
+
+
+class Batch:
+    """`calls` are those that were handed in, `live` those that are executed, at their index of the message.
+
+    A call that is over already, or that cannot be encoded (it is failed with InvalidRequest), is not executed.
+    """
+
+    def __init__(self, number: int, calls: Sequence[Call]) -> None:
+        self.number = number
+        self.calls = list(calls)
+        self.live: list[Call] = []
+        self.cancelled: set[int] = set()
+        requests: list[msgspec.Raw] = []
+        for call in self.calls:
+            if not call.done and (raw := _encode(call)) is not None:
+                self.live.append(call)
+                requests.append(raw)
+        self.message = Execute(number, requests)
+        self.rows = sum(call.request.rows for call in self.live)
+
+    def answers(self, results: Results, fetch: Fetch) -> Iterator[tuple[int, Response]]:
+        """The message's responses with their index, their bytes copied out of the worker's memory.
+
+        ValueError where the worker speaks of a request that it does not have.
+        """
+        if results.batch != self.number:
+            raise ValueError(f"answers of batch {results.batch} while batch {self.number} runs")
+        for index, raw in results.responses:
+            if not 0 <= index < len(self.live):
+                raise ValueError(f"an answer to request {index} of a batch of {len(self.live)}")
+            try:
+                message = _RESPONSE.decode(raw)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                failure = Failure(f"the model's answer cannot be understood: {error}", "BAD_OUTPUT")
+                yield index, Response(error=failure)
+                continue
+            yield index, wire.response_from_wire(message, fetch)
+
+    def fail(self, error: JitneyError) -> None:
+        """Ends the calls that are not over."""
+        for call in self.live:
+            call.fail(error)
+
+    def report(self, worker: str = "", results: Results | None = None) -> BatchReport:
+        """`results`: the message that ended the batch, None where there was none."""
+        if results is None:
+            return BatchReport(self.calls, self.rows, (0, 0, 0), worker, False)
+        times = (results.input_ns, results.infer_ns, results.output_ns)
+        return BatchReport(self.calls, self.rows, times, worker, True)
+
+
+def _encode(call: Call) -> msgspec.Raw | None:
+    try:
+        return msgspec.Raw(_ENCODER.encode(wire.request_to_wire(call.request, call.slots)))
+    except (TypeError, ValueError, OverflowError) as error:
+        call.fail(InvalidRequest(f"the request cannot be handed to a worker: {error}"))
+        return None

@@ -1,0 +1,201 @@
+"""`Child`: one worker process as the server sees it: started, spoken to, read from, killed, buried."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from ...backends.base import Instance
+from ...backends.tensor import Buffer
+from ..errors import JitneyError
+from ..repository.config import ModelConfig
+from . import exits
+from .arena import Arena
+from .frame import BadFrame, Channel, PeerClosed
+from .logs import LogPump
+from .memory import Region
+from .messages import Data, Load, Loaded, Message
+
+log = logging.getLogger(__name__)
+
+#: A worker that does not take a message for this long (its buffer of some 200 KB is full) is lost.
+_SEND_TIMEOUT_S = 10
+#: A process that closed its socket and does not end is killed after this.
+_END_S = 2.0
+#: Reply memory that was touched beyond this is given back after the batch.
+_KEEP_REPLY = 64 << 20
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+def command(config: ModelConfig, instance: Instance, fds: tuple[int, int, int]) -> list[str]:
+    """`-P` keeps the working directory out of the module path: a model's `queue.py` is no match for Python's."""
+    python = config.handler.python if config.handler is not None and config.handler.python else sys.executable
+    options = [f"--{name}={fd}" for name, fd in zip(("fd", "arena-fd", "reply-fd"), fds, strict=True)]
+    module = f"{__package__}.process"
+    return [python, "-P", "-m", module, "--name", instance.name, *options, f"--parent={os.getpid()}"]
+
+
+def environment(config: ModelConfig, instance: Instance) -> dict[str, str]:
+    """The server's environment, the worker's share of threads (libraries read it once, at import), the model's own."""
+    threads = dict.fromkeys(_THREAD_VARIABLES, str(instance.threads))
+    return {**os.environ, **threads, "PYTHONUNBUFFERED": "1", **config.environment}
+
+
+class Child:
+    """A process, its socket, its reply memory, and the two threads that read from it.
+
+    `on_message(child, message)` and finally `on_exit(child)` are called by the reading thread. `send` and `kill` may be
+    called by any thread. The thread that makes a Child must outlive it: the kernel kills the process with that thread.
+    OSError where the process cannot be started.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        instance: Instance,
+        arena: Arena,
+        factory: str,
+        on_message: Callable[[Child, Message], None],
+        on_exit: Callable[[Child], None],
+    ) -> None:
+        self.name = instance.name
+        self.started = time.time()
+        self.loaded = False
+        self.cause: JitneyError | None = None
+        self.refusal: Loaded | None = None
+        self._on_message, self._on_exit = on_message, on_exit
+        self._reply = Region.create(f"jitney-reply-{self.name}"[:200], arena.capacity)
+        self._reply_end = 0
+        self._socket, theirs = socket.socketpair()
+        try:
+            fds = (theirs.fileno(), arena.region.fd, self._reply.fd)
+            self._process = subprocess.Popen(
+                command(config, instance, fds),
+                env=environment(config, instance),
+                pass_fds=fds,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+            )
+        except BaseException:
+            self._socket.close()
+            self._reply.close()
+            raise
+        finally:
+            theirs.close()
+        self._reply.close_fd()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", _SEND_TIMEOUT_S, 0))
+        self._channel = Channel(self._socket)
+        self._killing = threading.Lock()
+        self._logs = LogPump(self.pid, config.name, self.name, *_take_pipes(self._process))
+        self._reader = threading.Thread(target=self._read, name=f"jitney-{self.name}-read", daemon=True)
+        self._hello = Load(config, instance, arena.capacity, self._reply.nbytes, factory)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    # ---- the thread that made it
+
+    def begin(self) -> None:
+        """Starts the threads and asks the process to load the model."""
+        self._logs.start()
+        self._reader.start()
+        try:
+            self.send(self._hello)
+        except OSError:
+            pass  # it ended already; the reader says so
+        except (TypeError, ValueError, OverflowError) as error:
+            self.kill(JitneyError(f"the configuration cannot be sent to a worker: {error}"))
+
+    def join(self) -> None:
+        """Waits for the end of the threads of a child that exited."""
+        self._reader.join()
+        self._logs.join()
+
+    # ---- any thread
+
+    def send(self, message: Message) -> None:
+        """OSError if the process is gone. A process that does not read is killed, and counts as gone."""
+        try:
+            self._channel.send(message)
+        except BlockingIOError:
+            self.kill(JitneyError(f"worker '{self.name}' took no message for {_SEND_TIMEOUT_S} s"))
+            raise
+
+    def kill(self, cause: JitneyError | None = None) -> None:
+        """Ends the process at once; `cause` is what its requests are told instead of a plain death."""
+        with self._killing:
+            self.cause = self.cause or cause
+            self._process.kill()  # no-op once it was waited for
+
+    @property
+    def exit_code(self) -> int | None:
+        """As a shell counts, 137 for SIGKILL; None while it runs."""
+        code = self._process.returncode
+        return None if code is None else exits.exit_code(code)
+
+    def ending(self) -> str:
+        """How it ended, with the last words on stderr where it was not killed."""
+        code = self._process.returncode
+        if code is None:
+            return "still running"
+        last = self._logs.tail[-1] if self._logs.tail and code > 0 else ""
+        return exits.describe(code) + (f": {last}" if last else "")
+
+    # ---- reading thread
+
+    def fetch(self, data: Data) -> Buffer:
+        """The bytes of an answer, copied out of the reply memory. ValueError where they are not inside."""
+        if not isinstance(data, tuple):
+            return data
+        self._reply_end = max(self._reply_end, sum(data))
+        return self._reply.read(*data)
+
+    def trim(self) -> None:
+        """Gives large reply memory back; called when all of a batch's answers are copied out."""
+        if self._reply_end > _KEEP_REPLY:
+            self._reply.discard(self._reply_end)
+            self._reply_end = 0
+
+    def _read(self) -> None:
+        try:
+            while True:
+                self._on_message(self, self._channel.receive())
+        except PeerClosed:
+            pass
+        except (BadFrame, ValueError) as error:
+            self.kill(JitneyError(f"worker '{self.name}' sent something that is no message of ours: {error}"))
+        except Exception as error:
+            log.exception("worker '%s': its messages cannot be handled", self.name)
+            self.kill(JitneyError(f"worker '{self.name}' was ended: {type(error).__name__}: {error}"))
+        self._bury()
+        self._on_exit(self)
+
+    def _bury(self) -> None:
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self._process.wait()
+        self._logs.join(_END_S)  # for its last words; bounded, because requests wait to be told
+        self._socket.close()
+        self._reply.close()
+
+
+def _take_pipes(process: subprocess.Popen[bytes]) -> tuple[int, int]:
+    """The read ends of stdout and stderr, no longer owned by `process`."""
+    if process.stdout is None or process.stderr is None:
+        raise ValueError("the process was started without pipes")
+    fds = os.dup(process.stdout.fileno()), os.dup(process.stderr.fileno())
+    process.stdout.close()
+    process.stderr.close()
+    return fds

@@ -1,0 +1,91 @@
+"""What this machine lets us use: CPU cores (affinity, cgroup quota) and GPUs. No torch needed."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+_NVIDIA_SMI_TIMEOUT_S = 20.0
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Cores this process may keep busy: its affinity, or its cgroup's CPU quota where that is less; at least 1."""
+    cores = len(os.sched_getaffinity(0))
+    quota = cpu_quota(root)
+    return max(1, cores if quota is None else min(cores, math.ceil(quota)))
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """The strictest CPU quota, in cores, of this process's cgroup and all above it (version 1 and 2); None = no limit."""
+    quotas = [quota for folder in _cgroups(root) if (quota := _quota(folder)) is not None]
+    return min(quotas, default=None)
+
+
+def _cgroups(root: Path) -> list[Path]:
+    """The folders that may limit this process. In a container the group's path may not exist: then only its root does."""
+    mount, folders = root / "sys/fs/cgroup", []
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        bases = [mount / controllers, mount / "cpu"] if controllers else [mount, mount / "unified"]
+        steps = [part for part in path.split("/") if part not in ("", "..")]
+        folders += [base.joinpath(*steps[:depth]) for base in bases for depth in range(len(steps) + 1)]
+    return folders or [mount, mount / "cpu"]
+
+
+def _quota(folder: Path) -> float | None:
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = (folder / "cpu.cfs_quota_us").read_text(), (folder / "cpu.cfs_period_us").read_text()
+        return int(quota) / int(period) if quota != "max" and int(quota) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def gpus(environ: Mapping[str, str] | None = None, root: Path = Path("/")) -> list[int]:
+    """The CUDA device numbers that workers will see: 0, 1, ...; empty without a GPU or with CUDA_VISIBLE_DEVICES empty.
+
+    CUDA numbers the devices that CUDA_VISIBLE_DEVICES names from 0, and stops at the first entry that is not a device.
+    """
+    environ = os.environ if environ is None else environ
+    present = _present_gpus(root)
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None or not present:
+        return list(range(present))
+    return list(range(min(present, _named_devices(visible, present))))
+
+
+def _named_devices(visible: str, present: int) -> int:
+    count = 0
+    for name in (entry.strip() for entry in visible.split(",")):
+        if not name.startswith(("GPU-", "MIG-")) and not (name.isdigit() and int(name) < present):
+            break
+        count += 1
+    return count
+
+
+def _present_gpus(root: Path) -> int:
+    tool = shutil.which("nvidia-smi")
+    if tool:
+        try:
+            listing = subprocess.run(
+                [tool, "-L"], capture_output=True, text=True, timeout=_NVIDIA_SMI_TIMEOUT_S, check=True
+            ).stdout
+            return sum(line.startswith("GPU ") for line in listing.splitlines())
+        except (OSError, subprocess.SubprocessError):
+            pass
+    try:
+        return len(list((root / "proc/driver/nvidia/gpus").iterdir()))
+    except OSError:
+        return 0

@@ -1,0 +1,120 @@
+"""The bytes between a server and its worker: this module alone knows them.
+
+     0        4      5                5 + length
+    ┌────────┬──────┬────────────────┐
+    │ length │ kind │ payload        │   length   uint32, little-endian: bytes of the payload
+    └────────┴──────┴────────────────┘   kind     uint8: an index into `KINDS`
+                                         payload  msgpack of that kind's message
+
+A frame is at most `MAX_PAYLOAD` long: what is larger travels in shared memory. Both ends are this code, so a bad frame means
+that a process writes where it should not; there is no way to go on after one.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+
+import msgspec
+
+from .messages import Cancel, Event, Execute, HostCall, HostCancel, HostReply, Load, Loaded, Message, Results, Stop
+
+MAX_PAYLOAD = 64 << 20
+KINDS: tuple[type[Message], ...] = (Load, Loaded, Execute, Results, Cancel, HostCall, HostReply, HostCancel, Event, Stop)
+
+_HEADER = struct.Struct("<IB")
+_KIND_OF = {kind: number for number, kind in enumerate(KINDS)}
+_DECODERS = tuple(msgspec.msgpack.Decoder(kind) for kind in KINDS)
+_BUFFER = 64 << 10
+
+
+class PeerClosed(EOFError):
+    """The other process closed its end, or ended."""
+
+
+class BadFrame(ValueError):
+    """What arrived is no frame of ours, or what should be sent does not fit one."""
+
+
+class Channel:
+    """Sends and receives messages over a connected stream socket.
+
+    Any thread may `send`; only one may `receive`. Closing belongs to the owner of the socket.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._sending = threading.Lock()
+        self._encoder = msgspec.msgpack.Encoder()
+        self._out = bytearray()
+        self._in = memoryview(bytearray(_BUFFER))
+        self._start = self._end = 0  # unread bytes of _in
+
+    # ---- any thread
+
+    def send(self, message: Message) -> None:
+        """Sends one message with one system call where the socket takes it whole.
+
+        BadFrame if it is too large, TypeError, ValueError or OverflowError if it cannot be encoded: then nothing was sent.
+        OSError if the peer is gone or, where the socket has a send timeout, does not read.
+        """
+        with self._sending:
+            self._encoder.encode_into(message, self._out, _HEADER.size)
+            length = len(self._out) - _HEADER.size
+            if length > MAX_PAYLOAD:
+                self._out = bytearray()
+                raise BadFrame(f"{type(message).__name__} of {length} bytes is over the limit of {MAX_PAYLOAD}")
+            _HEADER.pack_into(self._out, 0, length, _KIND_OF[type(message)])
+            self._socket.sendall(self._out)
+
+    # ---- the one receiving thread
+
+    def receive(self) -> Message:
+        """Waits for the next message. PeerClosed at the end, BadFrame where the bytes make no sense."""
+        self._buffer(_HEADER.size)
+        length, kind = _HEADER.unpack_from(self._in, self._start)
+        if kind >= len(KINDS):
+            raise BadFrame(f"unknown kind of frame {kind}, expected one below {len(KINDS)}")
+        if length > MAX_PAYLOAD:
+            raise BadFrame(f"frame of {length} bytes is over the limit of {MAX_PAYLOAD}")
+        self._start += _HEADER.size
+        try:
+            message: Message = _DECODERS[kind].decode(self._payload(length))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadFrame(f"{KINDS[kind].__name__} cannot be understood: {error}") from None
+        return message
+
+    def _payload(self, length: int) -> bytes | bytearray:
+        """The next `length` bytes, in memory of their own: decoded messages may refer to it."""
+        if length <= _BUFFER:
+            self._buffer(length)
+            self._start += length
+            return bytes(self._in[self._start - length : self._start])
+        payload = bytearray(length)
+        with memoryview(payload) as target:
+            at = self._end - self._start
+            target[:at] = self._in[self._start : self._end]
+            self._start = self._end = 0
+            while at < length:
+                at += self._read(target[at:], partial=True)
+        return payload
+
+    def _buffer(self, wanted: int) -> None:
+        """Reads until `wanted` unread bytes (no more than the buffer's size) are there."""
+        while (have := self._end - self._start) < wanted:
+            if not have:
+                self._start = self._end = 0
+            elif self._start + wanted > _BUFFER:
+                self._in[:have] = bytes(self._in[self._start : self._end])
+                self._start, self._end = 0, have
+            self._end += self._read(self._in[self._end :], partial=have > 0 or wanted != _HEADER.size)
+
+    def _read(self, target: memoryview, partial: bool) -> int:
+        try:
+            count = self._socket.recv_into(target)
+        except ConnectionError as error:
+            raise PeerClosed(str(error)) from None
+        if not count:
+            raise PeerClosed("closed in the middle of a frame" if partial else "closed")
+        return count

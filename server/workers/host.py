@@ -1,0 +1,79 @@
+"""`FrameHost`: what a worker's backend asks of the server, as messages. Worker process only."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...backends.base import Host, Request, Response
+from ..errors import ModelFailed
+from . import wire
+from .frame import Channel
+from .messages import Event, HostCall, HostCancel, HostReply
+
+Replies = queue.SimpleQueue[HostReply]
+
+
+class FrameHost(Host):
+    """Sends each call with a number of its own; the receiving thread hands the replies to whoever waits for that number."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, Replies] = {}
+
+    # ---- any thread of the backend
+
+    def emit(self, kind: str, payload: Mapping[str, Any]) -> None:
+        self._channel.send(Event(kind, dict(payload)))
+
+    def infer(self, model: str, version: str, request: Request, timeout_s: float | None = None) -> Iterator[Response]:
+        message = wire.request_to_wire(request, ())
+        number, replies = self._call("infer", model, version=version, request=message, timeout_s=timeout_s)
+        return self._responses(number, replies)  # a generator of its own, so that the call is sent now and not at `next`
+
+    def control(self, verb: str, model: str, arguments: Mapping[str, Any]) -> Any:
+        """ModelFailed with the server's reason where it refuses."""
+        number, replies = self._call(verb, model, arguments=dict(arguments))
+        try:
+            reply = replies.get()
+        finally:
+            self._waiting.pop(number, None)
+        if reply.error is not None:
+            raise ModelFailed(reply.error.message, reply.error.code)
+        return reply.value
+
+    def _call(self, verb: str, model: str, **fields: Any) -> tuple[int, Replies]:
+        number, replies = next(self._numbers), Replies()
+        self._waiting[number] = replies
+        try:
+            self._channel.send(HostCall(number, verb, model, **fields))
+        except BaseException:
+            self._waiting.pop(number, None)
+            raise
+        return number, replies
+
+    def _responses(self, number: int, replies: Replies) -> Iterator[Response]:
+        ended = False
+        try:
+            while not ended:
+                reply = replies.get()
+                ended = reply.final
+                if reply.error is not None:
+                    yield Response(error=reply.error)
+                elif reply.response is not None:
+                    yield wire.response_from_wire(reply.response, wire.by_value)
+        finally:
+            self._waiting.pop(number, None)
+            if not ended:
+                self._channel.send(HostCancel(number))
+
+    # ---- receiving thread
+
+    def deliver(self, reply: HostReply) -> None:
+        """Hands over a reply; dropped where nobody waits any more."""
+        replies = self._waiting.get(reply.call)
+        if replies is not None:
+            replies.put(reply)

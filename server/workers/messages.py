@@ -1,0 +1,146 @@
+"""What a server and its worker process tell each other. Arrays of plain values in msgpack; nothing is ever pickled.
+
+    server -> worker                                      worker -> server
+    Load       what to load, sizes of the memory          Loaded      it is ready, or why it is not
+    Execute    one batch                                  Results     some or all answers of the batch
+    Cancel     nobody waits for this request any more     HostCall    the model wants something of the server
+    HostReply  an answer to a HostCall                    HostCancel  it wants no more of it
+    Stop       finish and end                             Event       a metric, ...
+
+`Data` is either the bytes themselves (small, or of no batch) or a place `(offset, nbytes)`: of a request in the arena, of a
+response in the worker's reply memory. Requests and responses are encoded one by one (`Raw`), so that one which cannot be
+encoded or understood fails alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ...backends.base import Failure, Instance, Parameter
+from ...backends.tensor import Buffer
+from ..repository.config import ModelConfig
+
+if TYPE_CHECKING:
+    Data = Buffer | tuple[int, int]
+else:
+    Data = bytearray | tuple[int, int]  # what is decoded: writable, so that no library complains about it
+
+
+class Message(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """Base of all that is sent: fields in order, no names."""
+
+
+class WireTensor(Message):
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: Data
+
+
+class WirePart(Message):
+    name: str
+    content_type: str
+    data: Data
+
+
+class WireRequest(Message):
+    id: str
+    tensors: list[WireTensor]
+    parts: list[WirePart]
+    headers: dict[str, str]
+    parameters: dict[str, Parameter]
+    outputs: tuple[str, ...]
+    rows: int
+
+
+class WireResponse(Message):
+    tensors: list[WireTensor]
+    body: Data | None
+    status: int
+    reason: str
+    headers: dict[str, str]
+    parameters: dict[str, Parameter]
+    error: Failure | None
+    final: bool
+
+
+# --- server -> worker
+
+
+class Load(Message):
+    """`factory` names what makes the backend, `module:function`; empty = `backends.factory:create`."""
+
+    config: ModelConfig
+    instance: Instance
+    arena_bytes: int
+    reply_bytes: int
+    factory: str = ""
+
+
+class Execute(Message):
+    batch: int
+    requests: list[msgspec.Raw]
+
+
+class Cancel(Message):
+    batch: int
+    index: int
+
+
+class HostReply(Message):
+    """One response of an `infer`, or the value of a `control`; `error` where that failed as a whole."""
+
+    call: int
+    response: WireResponse | None = None
+    value: Any = None
+    error: Failure | None = None
+    final: bool = True
+
+
+class Stop(Message):
+    pass
+
+
+# --- worker -> server
+
+
+class Loaded(Message):
+    """`reason` is empty when the model is loaded; `detail` is a traceback for the log."""
+
+    reason: str = ""
+    detail: str = ""
+    out_of_memory: bool = False
+
+
+class Results(Message):
+    """Answers, each with its request's index in the batch; `done` frees the worker. Times in nanoseconds."""
+
+    batch: int
+    responses: list[tuple[int, msgspec.Raw]]
+    done: bool
+    input_ns: int = 0
+    infer_ns: int = 0
+    output_ns: int = 0
+
+
+class HostCall(Message):
+    """`verb` is "infer", or one of `Host.control`'s."""
+
+    call: int
+    verb: str
+    model: str
+    version: str = ""
+    request: WireRequest | None = None
+    timeout_s: float | None = None
+    arguments: dict[str, Any] = {}  # msgspec gives each message its own
+
+
+class HostCancel(Message):
+    call: int
+
+
+class Event(Message):
+    kind: str
+    payload: dict[str, Any]

@@ -1,0 +1,74 @@
+"""Which instance the n-th worker of a model is: its name, device and share of the cores. Pure.
+
+Facts (Triton's model configuration): a group without a name is called `<model>_<group>`; its instances are numbered, giving
+`<model>_0_0`; KIND_GPU without `gpus` means `count` instances on each GPU; KIND_AUTO is KIND_GPU where its GPUs exist, else
+KIND_CPU. TorchServe instead has a number of workers, spread over the GPUs in turn: asking for more instances than the groups
+declare starts over with the first device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...backends.base import Instance
+from ..errors import InvalidConfig
+from ..repository.config import InstanceGroup, ModelConfig
+
+#: Parameters that set a worker's threads: Triton's PyTorch backend, its lower-case spelling, and the Python backends' habit.
+THREAD_PARAMETERS = ("INTRA_OP_THREAD_COUNT", "intra_op_thread_count", "NUM_THREADS")
+
+
+def declared(config: ModelConfig, gpus: Sequence[int]) -> int:
+    """The number of instances that the model's groups ask for on a machine with these GPUs."""
+    return sum(group.count * len(_devices(config, group, gpus)) for group in config.instance_groups)
+
+
+def instance(config: ModelConfig, n: int, total: int, *, gpus: Sequence[int], cores: int, threads: int = 0) -> Instance:
+    """The n-th of `total` instances, from 0. `threads` is the operator's own choice (OMP_NUM_THREADS), 0 = none.
+
+    InvalidConfig where a group wants a GPU that is not there or a thread count is no positive number.
+    """
+    places = _places(config, gpus)
+    name, kind, gpu = places[n % len(places)]
+    group, _, number = name.rpartition("_")
+    again = n // len(places)
+    if again:
+        size = sum(other.rpartition("_")[0] == group for other, _, _ in places)
+        name = f"{group}_{int(number) + again * size}"
+    return Instance(name, kind, gpu, _threads(config, total, cores, threads))
+
+
+def _places(config: ModelConfig, gpus: Sequence[int]) -> list[tuple[str, str, int | None]]:
+    places: list[tuple[str, str, int | None]] = []
+    for number, group in enumerate(config.instance_groups or (InstanceGroup(),)):
+        name = group.name or f"{config.name}_{number}"
+        devices = [device for device in _devices(config, group, gpus) for _ in range(group.count)]
+        places += [(f"{name}_{n}", kind, gpu) for n, (kind, gpu) in enumerate(devices)]
+    if not places:
+        raise InvalidConfig(f"model '{config.name}' declares no instance: every instance_group has count 0")
+    return places
+
+
+def _devices(config: ModelConfig, group: InstanceGroup, gpus: Sequence[int]) -> list[tuple[str, int | None]]:
+    """Kind and GPU of each device that the group covers."""
+    wanted = list(group.gpus or gpus)
+    missing = [gpu for gpu in wanted if gpu not in gpus]
+    if group.kind == "KIND_GPU" or (group.kind == "KIND_AUTO" and wanted and not missing):
+        if not wanted:
+            raise InvalidConfig(f"instance group of model '{config.name}' has kind KIND_GPU but no GPUs are available")
+        if missing:
+            raise InvalidConfig(
+                f"instance group of model '{config.name}' wants GPU {missing[0]}; this machine has {list(gpus) or 'none'}"
+            )
+        return [("KIND_GPU", gpu) for gpu in wanted]
+    return [("KIND_MODEL" if group.kind == "KIND_MODEL" else "KIND_CPU", None)]
+
+
+def _threads(config: ModelConfig, total: int, cores: int, threads: int) -> int:
+    for name in THREAD_PARAMETERS:
+        if name in config.parameters:
+            text = config.parameters[name]
+            if not text.strip().isdecimal() or int(text) < 1:
+                raise InvalidConfig(f"model '{config.name}': parameter {name} must be a positive number, got '{text}'")
+            return int(text)
+    return threads or max(1, cores // max(1, total))

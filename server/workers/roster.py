@@ -1,0 +1,214 @@
+"""Who works for a model: the states of its workers and what is to be done next. Pure: time is an argument.
+
+    STARTING ──▶ READY ◀──▶ BUSY          any of them ──(process ends)──▶ BACKOFF ──▶ STARTING
+        READY, BUSY ──(scaled down)──▶ STOPPING ──▶ gone                    └──(too often)──▶ FAILED
+
+A worker keeps its id, name and device when its process is replaced. Whoever uses a roster holds the lock.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from ...backends.base import Instance
+from .backoff import Backoff
+
+#: Seconds that a worker may take to unload and end once it is told to stop.
+STOP_GRACE_S = 30.0
+
+#: TorchServe's worker ids begin at 9000, and none is used twice within a run.
+_IDS = itertools.count(9000)
+
+C = TypeVar("C")  # the process
+B = TypeVar("B")  # the batch
+
+
+class State(enum.StrEnum):
+    STARTING = "STARTING"
+    READY = "READY"
+    BUSY = "BUSY"
+    STOPPING = "STOPPING"
+    BACKOFF = "BACKOFF"
+    FAILED = "FAILED"
+
+
+class Alarm(enum.Enum):
+    """What it means that a worker's time has come."""
+
+    START = "start its process"
+    LOADING = "it takes too long to load"
+    ANSWERING = "it takes too long to answer"
+    STOPPING = "it takes too long to end"
+
+
+@dataclass(eq=False, slots=True)
+class Worker(Generic[C, B]):
+    """`alarm`: the instant of the next `Alarm`, None = none. `error`: the last ending's reason, "" after a good start."""
+
+    id: int
+    instance: Instance
+    backoff: Backoff
+    state: State = State.STARTING
+    child: C | None = None
+    batch: B | None = None
+    alarm: float | None = None
+    restarts: int = 0
+    error: str = ""
+    load_failed: bool = False
+    leaving: bool = False
+
+
+class Roster(Generic[C, B]):
+    """The workers of one model. Times in seconds of a monotonic clock; a limit of 0 means none."""
+
+    def __init__(self, *, startup_s: float, response_s: float, give_up_after_s: float) -> None:
+        self._startup_s, self._response_s, self._give_up_after_s = startup_s, response_s, give_up_after_s
+        self.members: list[Worker[C, B]] = []
+        self.leaving: list[Worker[C, B]] = []
+        self.idle: list[Worker[C, B]] = []  # a stack: the one that worked last has the warmest caches
+        self.retry = False
+        self.ever_loaded = False
+
+    # ---- numbers
+
+    @property
+    def target(self) -> int:
+        return len(self.members)
+
+    def ready(self) -> int:
+        """Members that are loaded, with or without a batch."""
+        return sum(worker.state in (State.READY, State.BUSY) for worker in self.members)
+
+    def hopeless(self) -> bool:
+        """Whether a batch that waits now would wait for ever."""
+        return all(worker.state is State.FAILED for worker in self.members) and not any(w.batch for w in self.leaving)
+
+    def refused(self) -> Worker[C, B] | None:
+        """A member that could not be loaded and is not loading again right now."""
+        over = (State.BACKOFF, State.FAILED)
+        return next((w for w in self.members if w.state is State.FAILED or (w.load_failed and w.state in over)), None)
+
+    def processes(self) -> list[C]:
+        return [worker.child for worker in (*self.members, *self.leaving) if worker.child is not None]
+
+    # ---- size
+
+    def resize(self, count: int, now: float, place: Callable[[int], Instance]) -> list[Worker[C, B]]:
+        """Adds members, or lets the last ones go; gives FAILED ones another chance.
+
+        Returns those who leave and have no batch to finish: they are to be stopped by the caller.
+        """
+        kept = self.members[:count]
+        added: list[Worker[C, B]] = [self._hire(place(n), now) for n in range(len(self.members), count)]
+        dismissed = self.members[count:]
+        for worker in kept:
+            if worker.state is State.FAILED:
+                worker.state, worker.alarm, worker.load_failed = State.STARTING, now, False
+                worker.backoff = Backoff(self._give_up_after_s)
+        self.members = kept + added
+        return [worker for worker in dismissed if self._dismiss(worker, now)]
+
+    def _hire(self, instance: Instance, now: float) -> Worker[C, B]:
+        return Worker(next(_IDS), instance, Backoff(self._give_up_after_s), alarm=now)
+
+    def _dismiss(self, worker: Worker[C, B], now: float) -> bool:
+        if worker in self.idle:
+            self.idle.remove(worker)
+        worker.leaving, worker.state = True, State.STOPPING
+        if worker.child is None:
+            worker.alarm = None
+            return False
+        self.leaving.append(worker)
+        if worker.batch is None:
+            worker.alarm = now + STOP_GRACE_S
+        return worker.batch is None
+
+    # ---- work
+
+    def take(self, batch: B, now: float) -> Worker[C, B] | None:
+        """Gives the batch to an idle worker; None if there is none."""
+        if not self.idle:
+            return None
+        worker = self.idle.pop()
+        self.assign(worker, batch, now)
+        return worker
+
+    def assign(self, worker: Worker[C, B], batch: B, now: float) -> None:
+        worker.batch = batch
+        worker.state = State.STOPPING if worker.leaving else State.BUSY
+        self.progress(worker, now)
+
+    def progress(self, worker: Worker[C, B], now: float) -> None:
+        """A sign of life: the response timeout starts again."""
+        worker.alarm = now + self._response_s if self._response_s > 0 else None
+
+    def release(self, worker: Worker[C, B], now: float) -> None:
+        """The batch is over: the worker is idle, or to be stopped if it is `leaving`."""
+        worker.batch, worker.alarm = None, None
+        if worker.leaving:
+            worker.alarm = now + STOP_GRACE_S
+        else:
+            worker.state = State.READY
+            self.idle.append(worker)
+
+    # ---- life
+
+    def started(self, worker: Worker[C, B], child: C, now: float) -> bool:
+        """The worker has a process; false if it was dismissed meanwhile: then the process is to be ended."""
+        worker.child = child
+        if worker.leaving:
+            self.leaving.append(worker)
+            return False
+        worker.state = State.STARTING
+        worker.alarm = now + self._startup_s if self._startup_s > 0 else None
+        return True
+
+    def loaded(self, worker: Worker[C, B], now: float) -> None:
+        """The process has the model; the worker is idle."""
+        self.ever_loaded = True
+        worker.backoff.loaded(now)
+        worker.error, worker.load_failed = "", False
+        if not worker.leaving:
+            self.release(worker, now)
+
+    def gone(self, worker: Worker[C, B], now: float, reason: str, load_failed: bool) -> B | None:
+        """The process ended. Returns the batch that it held; the worker waits to start again, or has failed, or is gone."""
+        batch, worker.batch, worker.child, worker.alarm = worker.batch, None, None, None
+        if worker in self.idle:
+            self.idle.remove(worker)
+        if worker.leaving:
+            if worker in self.leaving:
+                self.leaving.remove(worker)
+            return batch
+        worker.error, worker.load_failed = reason, load_failed
+        delay = worker.backoff.failed(now)
+        if delay is None or (load_failed and not self.retry and not self.ever_loaded):
+            worker.state = State.FAILED
+        else:
+            worker.state, worker.alarm = State.BACKOFF, now + delay
+            worker.restarts += 1
+        return batch
+
+    # ---- time
+
+    def wake_at(self) -> float | None:
+        """The instant of the next alarm."""
+        return min((w.alarm for w in (*self.members, *self.leaving) if w.alarm is not None), default=None)
+
+    def due(self, now: float) -> list[tuple[Worker[C, B], Alarm]]:
+        """The alarms that went off by now, each reported once."""
+        rung = [w for w in (*self.members, *self.leaving) if w.alarm is not None and w.alarm <= now]
+        for worker in rung:
+            worker.alarm = None
+        return [(worker, self._meaning(worker)) for worker in rung]
+
+    def _meaning(self, worker: Worker[C, B]) -> Alarm:
+        if worker.child is None:
+            return Alarm.START
+        if worker.batch is not None:
+            return Alarm.ANSWERING
+        return Alarm.STOPPING if worker.leaving else Alarm.LOADING

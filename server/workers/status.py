@@ -1,0 +1,47 @@
+"""`WorkerStatus`: what an operator sees of one worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from .child import Child
+from .roster import State, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """`pid` 0 and `started` 0.0 (seconds since the epoch) while there is no process; `memory_bytes` is its resident set.
+
+    `id` and `name` stay when the process is replaced; `restarts` counts that. `error` is the reason of the last ending,
+    empty once a process has loaded the model again.
+    """
+
+    id: int
+    name: str
+    pid: int
+    state: State
+    started: float
+    memory_bytes: int
+    gpu: int | None
+    restarts: int
+    error: str
+
+
+def status(worker: Worker[Child, Any]) -> WorkerStatus:
+    child = worker.child
+    pid, started = (child.pid, child.started) if child is not None else (0, 0.0)
+    instance = worker.instance
+    memory = _resident(pid) if pid else 0
+    return WorkerStatus(
+        worker.id, instance.name, pid, worker.state, started, memory, instance.gpu, worker.restarts, worker.error
+    )
+
+
+def _resident(pid: int) -> int:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:  # it ended a moment ago
+        return 0

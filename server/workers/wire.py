@@ -1,0 +1,102 @@
+"""Requests and responses as messages, and back. Pure: memory is an argument."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ...backends.base import Part, Request, Response
+from ...backends.tensor import Buffer, Tensor, expected_bytes
+from .arena import Slot
+from .memory import flat
+from .messages import Data, WirePart, WireRequest, WireResponse, WireTensor
+
+#: Finds or copies the bytes of a place; the identity for bytes that came with the message.
+Fetch = Callable[[Data], Buffer]
+#: Decides how bytes travel: themselves, or a place they were written to.
+Place = Callable[[Buffer], Data]
+
+
+def by_value(data: Data) -> Buffer:
+    """The `Fetch` for messages without shared memory."""
+    if isinstance(data, tuple):
+        raise ValueError("a message without shared memory refers to it")
+    return data
+
+
+def inline(data: Buffer) -> Data:
+    """The `Place` for messages without shared memory."""
+    return flat(data)
+
+
+def request_to_wire(request: Request, slots: Sequence[object]) -> WireRequest:
+    """`slots` hold the data of the tensors, then of the parts; none = the data travels in the message."""
+    pieces: list[Tensor | Part] = [*request.tensors, *request.parts]
+    if slots and len(slots) != len(pieces):
+        raise ValueError(f"{len(slots)} slots for {len(request.tensors)} tensors and {len(request.parts)} parts")
+    data = [_place(slot) for slot in slots] if slots else [flat(piece.data) for piece in pieces]
+    count = len(request.tensors)
+    return WireRequest(
+        request.id,
+        [WireTensor(t.name, t.datatype, t.shape, d) for t, d in zip(request.tensors, data, strict=False)],
+        [WirePart(p.name, p.content_type, d) for p, d in zip(request.parts, data[count:], strict=True)],
+        dict(request.headers),
+        dict(request.parameters),
+        request.outputs,
+        request.rows,
+    )
+
+
+def _place(slot: object) -> Data:
+    if not isinstance(slot, Slot):
+        raise TypeError(f"expected a slot of an arena, got {type(slot).__name__}")
+    return slot.offset, slot.nbytes
+
+
+def request_from_wire(wire: WireRequest, fetch: Fetch) -> Request:
+    return Request(
+        wire.id,
+        [Tensor(t.name, t.datatype, t.shape, fetch(t.data)) for t in wire.tensors],
+        [Part(p.name, fetch(p.data), p.content_type) for p in wire.parts],
+        wire.headers,
+        wire.parameters,
+        wire.outputs,
+        wire.rows,
+    )
+
+
+def response_to_wire(response: Response, place: Place) -> WireResponse:
+    """TypeError or ValueError if the model made something that cannot be sent."""
+    return WireResponse(
+        [_tensor_to_wire(tensor, place) for tensor in response.tensors],
+        None if response.body is None else place(response.body),
+        response.status,
+        response.reason,
+        dict(response.headers),
+        dict(response.parameters),
+        response.error,
+        response.final,
+    )
+
+
+def _tensor_to_wire(tensor: Tensor, place: Place) -> WireTensor:
+    shape = tuple(int(size) for size in tensor.shape)
+    data = flat(tensor.data)
+    wanted = expected_bytes(tensor.datatype, shape)
+    if wanted is not None and wanted != len(data):
+        raise ValueError(
+            f"output '{tensor.name}' has {len(data)} bytes, expected {wanted} for {tensor.datatype} of shape {list(shape)}"
+        )
+    return WireTensor(tensor.name, tensor.datatype, shape, place(data))
+
+
+def response_from_wire(wire: WireResponse, fetch: Fetch) -> Response:
+    return Response(
+        [Tensor(t.name, t.datatype, t.shape, fetch(t.data)) for t in wire.tensors],
+        None if wire.body is None else fetch(wire.body),
+        wire.status,
+        wire.reason,
+        wire.headers,
+        wire.parameters,
+        wire.error,
+        wire.final,
+    )
