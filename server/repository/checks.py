@@ -35,7 +35,6 @@ def check_config(config: Message, source: Source) -> None:
         raise source.error(text, "platform")
     _check_cache(config, source)
     _check_metrics(config, source)
-    _check_version_policy(config, source)
     _check_warmup(config, source)
 
 
@@ -188,15 +187,6 @@ def _check_metrics(config: Message, source: Source) -> None:
         else:
             continue
         raise source.error(f"{reason} for {config.name}", "model_metrics")
-
-
-def _check_version_policy(config: Message, source: Source) -> None:
-    """Ours: a policy that can serve nothing is a mistake of the file, not of the folder."""
-    policy = config.version_policy
-    if policy.HasField("latest") and policy.latest.num_versions == 0:
-        raise source.error(f"version_policy 'latest' must have num_versions >= 1 for {config.name}", "version_policy")
-    if policy.HasField("specific") and not policy.specific.versions:
-        raise source.error(f"version_policy 'specific' must list versions for {config.name}", "version_policy")
 
 
 def _check_warmup(config: Message, source: Source) -> None:

@@ -68,7 +68,9 @@ def _check_flow(config: Message, needs: Mapping[str, set[str]], source: Source) 
     used = set().union(*needs.values())
     for tensor in sorted(set(needs) - set(outputs)):
         if tensor not in ready or tensor not in used:
-            raise source.error(f"ensemble tensor '{tensor}' is unused in ensemble '{name}'", f'"{tensor}"')
+            raise source.error(
+                f"ensemble tensor '{tensor}' is unused in ensemble '{name}'", "ensemble_scheduling", f'"{tensor}"'
+            )
 
 
 def _reachable(inputs: Sequence[str], needs: Mapping[str, set[str]]) -> set[str]:

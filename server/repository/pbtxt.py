@@ -63,8 +63,10 @@ class Source:
         found, end = -1, 0
         for word in words:
             quoted = word.startswith('"') or self._is_json
-            pattern = re.escape(f'"{word}"' if self._is_json and not word.startswith('"') else word)
-            match = re.compile(pattern if quoted else rf"\b{pattern}\b").search(self.text if quoted else self._bare, end)
+            name = re.escape(word.strip('"'))
+            match = re.compile(f"[\"']{name}[\"']" if quoted else rf"\b{name}\b").search(
+                self.text if quoted else self._bare, end
+            )
             if match is None:
                 break
             found, end = match.start(), match.end()
