@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from ...backends.base import Instance
 from ...backends.tensor import Buffer
-from ..errors import JitneyError
+from ..errors import Draining, JitneyError, WorkerDied
 from ..repository.config import ModelConfig
 from . import exits
 from .arena import Arena
@@ -65,7 +65,7 @@ class Child:
         on_message: Callable[[Child, Message], None],
         on_exit: Callable[[Child], None],
     ) -> None:
-        self.name = instance.name
+        self.name, self._model = instance.name, config.name
         self.started = time.time()
         self.loaded = False
         self.cause: JitneyError | None = None
@@ -150,6 +150,13 @@ class Child:
             return "still running"
         last = self._logs.tail[-1] if self._logs.tail and code > 0 else ""
         return exits.describe(code) + (f": {last}" if last else "")
+
+    def death(self) -> JitneyError:
+        """What the requests are told that it held."""
+        if isinstance(self.cause, WorkerDied | Draining):
+            return self.cause
+        ending = f"{self.cause} ({self.ending()})" if self.cause else self.ending()
+        return WorkerDied(f"worker '{self.name}' of model '{self._model}' died: {ending}", self.exit_code)
 
     # ---- reading thread
 

@@ -19,6 +19,12 @@ def usable_cores(root: Path = Path("/")) -> int:
     return max(1, cores if quota is None else min(cores, math.ceil(quota)))
 
 
+def wanted_threads(environ: Mapping[str, str] | None = None) -> int:
+    """The threads that the operator wants each worker to use (OMP_NUM_THREADS); 0 = no wish."""
+    text = (os.environ if environ is None else environ).get("OMP_NUM_THREADS", "")
+    return int(text) if text.isdecimal() else 0
+
+
 def cpu_quota(root: Path = Path("/")) -> float | None:
     """The strictest CPU quota, in cores, of this process's cgroup and all above it (version 1 and 2); None = no limit."""
     quotas = [quota for folder in _cgroups(root) if (quota := _quota(folder)) is not None]

@@ -1,4 +1,4 @@
-"""Which instance the n-th worker of a model is: its name, device and share of the cores. Pure.
+"""Which instances a model's workers are: their names, devices and shares of the cores. Pure.
 
 Facts (Triton's model configuration): a group without a name is called `<model>_<group>`; its instances are numbered, giving
 `<model>_0_0`; KIND_GPU without `gpus` means `count` instances on each GPU; KIND_AUTO is KIND_GPU where its GPUs exist, else
@@ -23,19 +23,23 @@ def declared(config: ModelConfig, gpus: Sequence[int]) -> int:
     return sum(group.count * len(_devices(config, group, gpus)) for group in config.instance_groups)
 
 
-def instance(config: ModelConfig, n: int, total: int, *, gpus: Sequence[int], cores: int, threads: int = 0) -> Instance:
-    """The n-th of `total` instances, from 0. `threads` is the operator's own choice (OMP_NUM_THREADS), 0 = none.
+def instances(config: ModelConfig, count: int, *, gpus: Sequence[int], cores: int, threads: int = 0) -> list[Instance]:
+    """The first `count` instances. `threads` is the operator's own choice for each (OMP_NUM_THREADS), 0 = none.
 
     InvalidConfig where a group wants a GPU that is not there or a thread count is no positive number.
     """
-    places = _places(config, gpus)
+    places, share = _places(config, gpus), _threads(config, count, cores, threads)
+    return [_instance(places, n, share) for n in range(count)]
+
+
+def _instance(places: Sequence[tuple[str, str, int | None]], n: int, threads: int) -> Instance:
     name, kind, gpu = places[n % len(places)]
     group, _, number = name.rpartition("_")
     again = n // len(places)
     if again:
         size = sum(other.rpartition("_")[0] == group for other, _, _ in places)
         name = f"{group}_{int(number) + again * size}"
-    return Instance(name, kind, gpu, _threads(config, total, cores, threads))
+    return Instance(name, kind, gpu, threads)
 
 
 def _places(config: ModelConfig, gpus: Sequence[int]) -> list[tuple[str, str, int | None]]:

@@ -8,8 +8,8 @@
     pool.stop(30)
 
 Threads: any may call the methods. Each process has a reading thread (`child.Child`), which answers calls and runs `on_idle`,
-`on_batch`, `on_event`; the supervisor starts processes and ends those that take too long. Who is in which state, and what is
-due when, the pure `roster` decides under the one lock, which is never held while anything is sent, read or called back.
+`on_batch`, `on_event`; the `supervisor` starts processes and ends those that take too long. They share one lock, which is never
+held while anything is sent, read or called back. The file is long because a batch's whole way should be read in one place.
 """
 
 from __future__ import annotations
@@ -17,32 +17,27 @@ from __future__ import annotations
 import collections
 import itertools
 import logging
-import math
-import os
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
-from ...backends.base import Instance, Response
+from ...backends.base import Response
 from ..call import Call
-from ..errors import Draining, JitneyError, LoadFailed, NoWorkers, WorkerDied, WorkerTimeout
+from ..errors import Draining, JitneyError, LoadFailed, NoWorkers
 from ..repository.config import ModelConfig
 from . import cores, placement
 from .arena import Arena
 from .batch import Batch, BatchReport
 from .child import Child
 from .hosting import HostDesk, HostServer
-from .messages import Cancel, Event, HostCall, HostCancel, Loaded, Message, Results, Stop
-from .roster import Alarm, Roster, State, Worker
+from .messages import Cancel, Event, HostCall, HostCancel, Message, Results
+from .roster import State
 from .status import WorkerStatus, status
+from .supervisor import Member, Supervisor
 
 __all__ = ["BatchReport", "HostServer", "Pool", "WorkerStatus"]
 
 log = logging.getLogger(__name__)
-
-Member = Worker[Child, Batch]
 
 
 class Pool:
@@ -71,26 +66,17 @@ class Pool:
         on_state: Callable[[], None] | None = None,
         gpus: Sequence[int] | None = None,
     ) -> None:
-        self.config, self._arena, self._factory = config, arena, factory
+        self.config = config
         self._on_idle, self._on_batch, self._on_event, self._on_state = on_idle, on_batch, on_event, on_state
         self._desk = HostDesk(host, config.name)
         self._gpus = gpus
         self._log = logging.getLogger(f"jitney.model.{config.name}")
         self._numbers = itertools.count(1)
-        self._lock = threading.Lock()
-        self._alarm = threading.Condition(self._lock)  # the supervisor sleeps here
-        self._changed = threading.Condition(self._lock)  # `wait_ready` and `stop` sleep here
-        self._roster: Roster[Child, Batch] = Roster(
-            startup_s=config.startup_timeout_s,
-            response_s=config.response_timeout_s,
-            give_up_after_s=config.max_retry_timeout_s,
+        self._supervisor = Supervisor(
+            config, arena, factory, on_message=self._message, on_ready=self._ready, on_end=self._end
         )
+        self._lock, self._roster = self._supervisor.lock, self._supervisor.roster
         self._waiting: collections.deque[Batch] = collections.deque()  # batches whose worker died in the very moment
-        self._buried: list[Child] = []
-        self._sleeps_until = -math.inf
-        self._supervisor: threading.Thread | None = None
-        self._closing = False
-        self.failure: LoadFailed | None = None  #: why a worker could not load; None again once one could
 
     # ---- size
 
@@ -110,24 +96,9 @@ class Pool:
         if count < 0:
             raise ValueError(f"number of workers must not be negative, got {count}")
         gpus = cores.gpus() if self._gpus is None else self._gpus
-        omp = os.environ.get("OMP_NUM_THREADS", "")
-        threads = int(omp) if omp.isdecimal() else 0
-        place = partial(placement.instance, self.config, total=count, gpus=gpus, cores=cores.usable_cores(), threads=threads)
-        places = [place(n) for n in range(count)]  # all of them are checked before anything changes
-        self._resize(count, places)
-
-    def _resize(self, count: int, places: Sequence[Instance]) -> None:
-        with self._lock:
-            if self._closing and count:
-                raise Draining(f"model '{self.config.name}' is stopping")
-            dismissed = self._roster.resize(count, time.monotonic(), places.__getitem__)
-            if self._supervisor is None and count:
-                name = f"jitney-{self.config.name}-supervisor"
-                self._supervisor = threading.Thread(target=self._supervise, name=name, daemon=True)
-                self._supervisor.start()
-            self._notify()
-        for worker in dismissed:
-            self._dismiss(worker)
+        threads = cores.wanted_threads()
+        places = placement.instances(self.config, count, gpus=gpus, cores=cores.usable_cores(), threads=threads)
+        self._supervisor.resize(count, places)
         self._give_up_hopeless()
 
     def wait_ready(self, timeout: float | None = None) -> None:
@@ -135,42 +106,27 @@ class Pool:
 
         LoadFailed as soon as one could not load, TimeoutError after `timeout` seconds, Draining if the pool is stopped.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with self._lock:
-            while self._closing or self._roster.ready() < self._roster.target:
-                if self._closing:
-                    raise Draining(f"model '{self.config.name}' is stopping")
-                refused = self._roster.refused()
-                if refused is not None:
-                    raise self.failure or LoadFailed(self._text(refused, refused.error))
-                remaining = None if deadline is None else deadline - time.monotonic()
-                if remaining is not None and remaining <= 0:
-                    have, want = self._roster.ready(), self._roster.target
-                    raise TimeoutError(f"model '{self.config.name}': {have} of {want} workers ready after {timeout:g} s")
-                self._changed.wait(remaining)
+        self._supervisor.wait_ready(timeout)
 
     def stop(self, timeout: float, drain: bool = True) -> None:
         """Ends all workers; returns when no process and no thread is left. May be called again.
 
         With `drain`, batches are finished first; calls that are not answered after `timeout` seconds fail with Draining.
         """
-        deadline = time.monotonic() + (timeout if drain else 0.0)
-        with self._lock:
-            self._closing = True
-        self._resize(0, ())  # also wakes those who wait
-        with self._lock:
-            while self._roster.processes() and (remaining := deadline - time.monotonic()) > 0:
-                self._changed.wait(remaining)
-            left, waiting = self._roster.processes(), list(self._waiting)
-            self._waiting.clear()
+        self._supervisor.close()
+        self._give_up_hopeless()
+        left = self._supervisor.wait_ended(time.monotonic() + (timeout if drain else 0.0))
         cause = Draining(f"model '{self.config.name}' was stopped before it answered")
         for child in left:
             child.kill(cause)
-        for batch in waiting:
-            self._fail(batch, cause)
-        if self._supervisor is not None:
-            self._supervisor.join()
+        self._supervisor.join()
+        self._give_up_hopeless()
         self._desk.close()
+
+    @property
+    def failure(self) -> LoadFailed | None:
+        """Why a worker could not load, lately; None once one could."""
+        return self._supervisor.failure
 
     # ---- figures
 
@@ -242,13 +198,10 @@ class Pool:
         except OSError:
             self._take_back(worker, batch)
         except ValueError as error:  # BadFrame: more than fits
-            with self._lock:
-                self._roster.release(worker, time.monotonic())
+            self._release(worker)
             self._fail(batch, JitneyError(f"the batch cannot be handed to a worker: {error}"))
         else:
-            if worker.alarm is not None and worker.alarm < self._sleeps_until:
-                with self._lock:
-                    self._alarm.notify()
+            self._supervisor.watch(worker)
 
     def _take_back(self, worker: Member, batch: Batch) -> None:
         """The worker died before it got the batch whole, so it has not begun: another may run it."""
@@ -278,7 +231,7 @@ class Pool:
         with self._lock:
             if not self._waiting or not self._roster.hopeless():
                 return
-            batches, closing = list(self._waiting), self._closing
+            batches, closing = list(self._waiting), self._supervisor.closing
             self._waiting.clear()
         name = self.config.name
         error = Draining(f"model '{name}' is stopping") if closing else NoWorkers(f"model '{name}' has no worker")
@@ -309,8 +262,6 @@ class Pool:
             self._desk.accept(child, message)
         elif isinstance(message, HostCancel):
             self._desk.cancel(child, message.call)
-        elif isinstance(message, Loaded):
-            self._loaded(worker, child, message)
         else:
             raise ValueError(f"{type(message).__name__} is not for the server")
 
@@ -322,7 +273,7 @@ class Pool:
         if results.done:
             child.trim()
             self._times(batch, results)
-            self._release(worker, child)
+            self._release(worker)
         else:
             with self._lock:
                 self._roster.progress(worker, time.monotonic())
@@ -346,156 +297,42 @@ class Pool:
             call.times.compute_infer = results.infer_ns
             call.times.compute_output = results.output_ns
 
-    def _release(self, worker: Member, child: Child) -> None:
+    def _release(self, worker: Member) -> None:
         """The worker's batch is over and copied out: it gets the next one, or is idle, or goes."""
         following = None
         with self._lock:
             self._roster.release(worker, time.monotonic())
             stopping = worker.leaving
-            if self._waiting and self._closing:  # nobody else will come: what was accepted is finished
+            if self._waiting and self._supervisor.closing:  # nobody else will come: what was accepted is finished
                 following = self._waiting.popleft()
                 self._roster.assign(worker, following, time.monotonic())
         if following is not None:
             self._hand_over(worker, following)
         elif stopping:
-            self._dismiss(worker)
+            self._supervisor.dismiss(worker)
         else:
             self._serve_waiting()
             self._call(self._on_idle)
 
-    def _loaded(self, worker: Member, child: Child, message: Loaded) -> None:
-        if message.reason:
-            if message.detail:
-                self._log.error("%s: could not load\n%s", child.name, message.detail)
-            child.refusal = message
-            return  # the process ends by itself; its end decides what follows
-        child.loaded = True
-        with self._lock:
-            self._roster.loaded(worker, time.monotonic())
-            self.failure = None
-            self._notify()
-        self._log.info("%s: ready (pid %d, %.1f s)", child.name, child.pid, time.time() - child.started)
+    def _ready(self) -> None:
         self._serve_waiting()
         self._call(self._on_idle)
         self._call(self._on_state)
 
-    def _gone(self, worker: Member, child: Child) -> None:
-        """The process ended: its calls fail now, and it is replaced unless it was told to go."""
-        self._desk.forget(child)
-        refusal, load_failed = child.refusal, not child.loaded
-        reason = refusal.reason if refusal else str(child.cause or child.ending())
-        with self._lock:
-            expected = worker.leaving
-            batch = self._roster.gone(worker, time.monotonic(), reason, load_failed)
-            if load_failed and not expected:
-                memory = refusal is not None and refusal.out_of_memory
-                self.failure = LoadFailed(self._text(worker, reason), memory)
-            self._buried.append(child)
-            self._notify()
-        if not expected:
-            what = "could not load" if load_failed else "ended"
-            self._log.error("%s: %s: %s; now %s", child.name, what, reason, worker.state)
-        if batch is not None:
-            self._fail(batch, self._death(child), child.name)
+    def _end(self, child: Child | None, batch: Batch | None) -> None:
+        """A process ended: its batch fails now."""
+        if child is not None:
+            self._desk.forget(child)
+        if child is not None and batch is not None:
+            self._fail(batch, child.death(), child.name)
         self._give_up_hopeless()
         self._call(self._on_state)
 
-    def _death(self, child: Child) -> JitneyError:
-        if isinstance(child.cause, WorkerDied | Draining):
-            return child.cause
-        ending = f"{child.cause} ({child.ending()})" if child.cause else child.ending()
-        return WorkerDied(f"worker '{child.name}' of model '{self.config.name}' died: {ending}", child.exit_code)
-
-    # ---- supervisor
-
-    def _supervise(self) -> None:
-        while True:
-            with self._lock:
-                due = self._roster.due(time.monotonic())
-                buried, self._buried = self._buried, []
-                if not due and not buried:
-                    if self._closing and not self._roster.processes():
-                        return
-                    self._sleep()
-                    continue
-            for child in buried:
-                child.join()
-            for worker, alarm in due:
-                self._ring(worker, alarm)
-
-    def _sleep(self) -> None:
-        wake_at = self._roster.wake_at()
-        self._sleeps_until = math.inf if wake_at is None else wake_at
-        self._alarm.wait(None if wake_at is None else max(0.0, wake_at - time.monotonic()))
-        self._sleeps_until = -math.inf
-
-    def _ring(self, worker: Member, alarm: Alarm) -> None:
-        child, name = worker.child, self.config.name
-        if alarm is Alarm.START:
-            self._launch(worker)
-        elif child is None:
-            return  # it ended a moment ago
-        elif alarm is Alarm.ANSWERING:
-            text = f"worker '{child.name}' of model '{name}' did not answer within {self.config.response_timeout_s:g} s"
-            child.kill(WorkerTimeout(text, 137))
-        elif alarm is Alarm.LOADING:
-            child.kill(LoadFailed(f"not loaded within {self.config.startup_timeout_s:g} s"))
-        else:
-            log.warning("worker '%s' did not end when it was asked to, and is killed", child.name)
-            child.kill()
-
-    def _launch(self, worker: Member) -> None:
-        if worker.leaving:
-            return
-        try:
-            child = Child(
-                self.config,
-                worker.instance,
-                self._arena,
-                self._factory,
-                partial(self._message, worker),
-                partial(self._gone, worker),
-            )
-        except (OSError, ValueError) as error:
-            reason = f"its process cannot be started: {error}"
-            log.error("worker '%s': %s", worker.instance.name, reason)
-            with self._lock:
-                self._roster.gone(worker, time.monotonic(), reason, load_failed=True)
-                self.failure = LoadFailed(self._text(worker, reason))
-                self._notify()
-            self._call(self._on_state)
-            return
-        with self._lock:
-            wanted = self._roster.started(worker, child, time.monotonic())
-        child.begin()
-        if not wanted:
-            child.kill()
-
     # ---- any thread
-
-    def _dismiss(self, worker: Member) -> None:
-        """Ends a worker without a batch: politely, or at once where it has not even loaded."""
-        child = worker.child
-        if child is None:
-            return
-        if not child.loaded:
-            child.kill()
-            return
-        try:
-            child.send(Stop())
-        except OSError:
-            pass  # gone already
 
     def _report(self, report: BatchReport) -> None:
         if self._on_batch is not None:
             self._call(self._on_batch, report)
-
-    def _notify(self) -> None:
-        self._alarm.notify_all()
-        self._changed.notify_all()
-
-    def _text(self, worker: Member, reason: str) -> str:
-        return f"model '{self.config.name}' could not be loaded by worker '{worker.instance.name}': {reason}"
 
     def _call(self, function: Callable[..., None] | None, *arguments: object) -> None:
         """Calls back; what goes wrong there is logged and must not keep calls from being answered."""

@@ -1,0 +1,253 @@
+"""`Supervisor`: starts a model's worker processes, ends those that take too long, and replaces those that died.
+
+Who is in which state, and what is due when, the pure `roster` decides under `lock`; the supervisor's one thread sleeps until
+the next alarm and acts. The lock is never held while anything is sent, read or called back.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from ...backends.base import Instance
+from ..errors import Draining, JitneyError, LoadFailed, WorkerTimeout
+from ..repository.config import ModelConfig
+from .arena import Arena
+from .batch import Batch
+from .child import Child
+from .messages import Loaded, Message, Stop
+from .roster import Alarm, Roster, Worker
+
+log = logging.getLogger(__name__)
+
+Member = Worker[Child, Batch]
+
+
+class Supervisor:
+    """The processes of one pool.
+
+    on_message(worker, child, message)  what a process says, apart from `Loaded`; reading thread
+    on_ready()                          a worker has loaded the model and is idle; reading thread
+    on_end(child, batch)                a process ended, or could not be started (None), and held this batch
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        arena: Arena,
+        factory: str,
+        *,
+        on_message: Callable[[Member, Child, Message], None],
+        on_ready: Callable[[], None],
+        on_end: Callable[[Child | None, Batch | None], None],
+    ) -> None:
+        self._config, self._arena, self._factory = config, arena, factory
+        self._on_message, self._on_ready, self._on_end = on_message, on_ready, on_end
+        self._model_log = logging.getLogger(f"jitney.model.{config.name}")
+        self.lock = threading.Lock()
+        self.roster: Roster[Child, Batch] = Roster(
+            startup_s=config.startup_timeout_s,
+            response_s=config.response_timeout_s,
+            give_up_after_s=config.max_retry_timeout_s,
+        )
+        self.closing = False
+        self.failure: LoadFailed | None = None
+        self._alarm = threading.Condition(self.lock)  # the supervising thread sleeps here
+        self._changed = threading.Condition(self.lock)  # `wait_ready` and `wait_ended` sleep here
+        self._buried: list[Child] = []
+        self._sleeps_until = -math.inf
+        self._thread: threading.Thread | None = None
+
+    # ---- any thread
+
+    def resize(self, count: int, places: Sequence[Instance]) -> None:
+        """Begins to start workers at `places[n]`, or lets the last ones go; Draining after `close`."""
+        with self.lock:
+            if self.closing:
+                raise Draining(f"model '{self._config.name}' is stopping")
+            if self._thread is None and count:
+                name = f"jitney-{self._config.name}-supervisor"
+                self._thread = threading.Thread(target=self._supervise, name=name, daemon=True)
+                self._thread.start()
+            dismissed = self._resize(count, places)
+        for worker in dismissed:
+            self.dismiss(worker)
+
+    def close(self) -> None:
+        """Lets all workers go, each after its batch; there will be no more."""
+        with self.lock:
+            self.closing = True
+            dismissed = self._resize(0, ())
+        for worker in dismissed:
+            self.dismiss(worker)
+
+    def _resize(self, count: int, places: Sequence[Instance]) -> list[Member]:
+        dismissed = self.roster.resize(count, time.monotonic(), places.__getitem__)
+        self._notify()
+        return dismissed
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Waits until all wanted workers are ready.
+
+        LoadFailed as soon as one could not load, TimeoutError after `timeout` seconds, Draining if the pool is stopped.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self.lock:
+            while self.closing or self.roster.ready() < self.roster.target:
+                if self.closing:
+                    raise Draining(f"model '{self._config.name}' is stopping")
+                refused = self.roster.refused()
+                if refused is not None:
+                    raise self.failure or LoadFailed(self._text(refused, refused.error))
+                remaining = None if deadline is None else deadline - time.monotonic()
+                if remaining is not None and remaining <= 0:
+                    have, want = self.roster.ready(), self.roster.target
+                    raise TimeoutError(f"model '{self._config.name}': {have} of {want} workers ready after {timeout:g} s")
+                self._changed.wait(remaining)
+
+    def wait_ended(self, deadline: float) -> list[Child]:
+        """Waits until every process ended, or until `deadline`; returns those that are left."""
+        with self.lock:
+            while (left := self.roster.processes()) and (remaining := deadline - time.monotonic()) > 0:
+                self._changed.wait(remaining)
+            return left
+
+    def join(self) -> None:
+        """After `close`: waits for the end of all processes and threads."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def watch(self, worker: Member) -> None:
+        """The worker got an alarm: the supervising thread is to wake up for it."""
+        alarm = worker.alarm
+        if alarm is not None and alarm < self._sleeps_until:  # rarely: it sleeps until the oldest batch's alarm anyway
+            with self.lock:
+                self._alarm.notify()
+
+    def dismiss(self, worker: Member) -> None:
+        """Ends a worker without a batch: politely, or at once where it has not even loaded."""
+        child = worker.child
+        if child is None:
+            return
+        if not child.loaded:
+            child.kill()
+            return
+        try:
+            child.send(Stop())
+        except OSError:
+            pass  # gone already
+
+    def _notify(self) -> None:
+        self._alarm.notify_all()
+        self._changed.notify_all()
+
+    def _text(self, worker: Member, reason: str) -> str:
+        return f"model '{self._config.name}' could not be loaded by worker '{worker.instance.name}': {reason}"
+
+    # ---- supervising thread
+
+    def _supervise(self) -> None:
+        while True:
+            with self.lock:
+                due = self.roster.due(time.monotonic())
+                buried, self._buried = self._buried, []
+                if not due and not buried:
+                    if self.closing and not self.roster.processes():
+                        return
+                    self._sleep()
+                    continue
+            for child in buried:
+                child.join()
+            for worker, alarm in due:
+                self._ring(worker, alarm)
+
+    def _sleep(self) -> None:
+        wake_at = self.roster.wake_at()
+        self._sleeps_until = math.inf if wake_at is None else wake_at
+        self._alarm.wait(None if wake_at is None else max(0.0, wake_at - time.monotonic()))
+        self._sleeps_until = -math.inf
+
+    def _ring(self, worker: Member, alarm: Alarm) -> None:
+        child, config = worker.child, self._config
+        if alarm is Alarm.START:
+            self._launch(worker)
+        elif child is None:
+            return  # it ended a moment ago
+        elif alarm is Alarm.ANSWERING:
+            with self.lock:
+                late = worker.batch is not None and worker.alarm is None  # else it answered a moment ago
+            if not late:
+                return
+            text = f"worker '{child.name}' of model '{config.name}' did not answer within {config.response_timeout_s:g} s"
+            child.kill(WorkerTimeout(text, 137))
+        elif alarm is Alarm.LOADING:
+            child.kill(JitneyError(f"not loaded within {config.startup_timeout_s:g} s"))
+        else:
+            log.warning("worker '%s' did not end when it was asked to, and is killed", child.name)
+            child.kill()
+
+    def _launch(self, worker: Member) -> None:
+        if worker.leaving:
+            return
+        message, gone = partial(self._message, worker), partial(self._gone, worker)
+        try:
+            child = Child(self._config, worker.instance, self._arena, self._factory, message, gone)
+        except (OSError, ValueError) as error:
+            self._not_started(worker, f"its process cannot be started: {error}")
+            return
+        with self.lock:
+            wanted = self.roster.started(worker, child, time.monotonic())
+        child.begin()
+        if not wanted:
+            child.kill()
+
+    def _not_started(self, worker: Member, reason: str) -> None:
+        log.error("worker '%s': %s", worker.instance.name, reason)
+        with self.lock:
+            self.roster.gone(worker, time.monotonic(), reason, load_failed=True)
+            self.failure = LoadFailed(self._text(worker, reason))
+            self._notify()
+        self._on_end(None, None)
+
+    # ---- reading thread of the worker
+
+    def _message(self, worker: Member, child: Child, message: Message) -> None:
+        if isinstance(message, Loaded):
+            self._loaded(worker, child, message)
+        else:
+            self._on_message(worker, child, message)
+
+    def _loaded(self, worker: Member, child: Child, message: Loaded) -> None:
+        if message.reason:
+            if message.detail:
+                self._model_log.error("%s: could not load\n%s", child.name, message.detail)
+            child.refusal = message
+            return  # the process ends by itself; its end decides what follows
+        child.loaded = True
+        with self.lock:
+            self.roster.loaded(worker, time.monotonic())
+            self.failure = None
+            self._notify()
+        self._model_log.info("%s: ready (pid %d, %.1f s)", child.name, child.pid, time.time() - child.started)
+        self._on_ready()
+
+    def _gone(self, worker: Member, child: Child) -> None:
+        """The process ended: its calls are to be told now, and it is replaced unless it was told to go."""
+        refusal, load_failed = child.refusal, not child.loaded
+        reason = refusal.reason if refusal else str(child.cause or child.ending())
+        with self.lock:
+            expected = worker.leaving
+            batch = self.roster.gone(worker, time.monotonic(), reason, load_failed)
+            if load_failed and not expected:
+                memory = refusal is not None and refusal.out_of_memory
+                self.failure = LoadFailed(self._text(worker, reason), memory)
+            self._buried.append(child)
+            self._notify()
+        if not expected:
+            what = "could not load" if load_failed else "ended"
+            log.error("worker '%s' %s: %s; now %s", child.name, what, reason, worker.state)
+        self._on_end(child, batch)
