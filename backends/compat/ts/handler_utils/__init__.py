@@ -1,0 +1,1 @@
+"""Helpers around a handler: timing, streaming, micro-batches."""

@@ -1,0 +1,1 @@
+"""The old home of the streaming helper."""

@@ -1,0 +1,178 @@
+"""`BaseHandler`: loads a model from an archive and runs preprocess, inference and postprocess on each batch."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..handler_utils.timer import timed
+from ..utils.util import load_label_mapping
+from . import loading, profiling
+from .devices import choose_device
+
+logger = logging.getLogger(__name__)
+
+if torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0):
+    torch.set_float32_matmul_precision("high")  # TensorFloat-32, as TorchServe sets it
+
+
+class BaseHandler:
+    """Subclasses override what they need of `initialize`, `preprocess`, `inference`, `postprocess`, `handle`.
+
+    model          nn.Module, TorchScript module or ONNX Runtime session
+    mapping        class names from index_to_name.json, None without the file
+    device         torch.device; `map_location` its type for torch.load
+    context        the worker's Context; its requests change with every batch
+    """
+
+    def __init__(self) -> None:
+        self.model: Any = None
+        self.mapping: dict[str, str] | None = None
+        self.device: Any = None
+        self.initialized = False
+        self.context: Any = None
+        self.model_pt_path: str | None = None
+        self.manifest: Any = None
+        self.map_location: str | None = None
+        self.explain = False
+        self.target = 0
+        self.profiler_args: dict[str, Any] = {}
+        self.model_yaml_config: dict[str, Any] = {}
+
+    def initialize(self, context: Any) -> None:
+        """Loads the archive's model to the device that the server chose, and its class names."""
+        self.context = context
+        self.manifest = context.manifest
+        self.model_yaml_config = getattr(context, "model_yaml_config", None) or {}
+        properties = context.system_properties
+        self.device = choose_device(properties.get("gpu_id"))
+        self.map_location = self.device.type
+        directory = Path(properties["model_dir"])
+        self._load(directory, (self.manifest or {}).get("model", {}))
+        self.mapping = load_label_mapping(str(directory / "index_to_name.json"))
+        self.initialized = True
+
+    def _load(self, directory: Path, model: dict[str, Any]) -> None:
+        """First match: modelFile, TorchScript, ONNX, ahead-of-time compiled."""
+        serialized, source = model.get("serializedFile"), model.get("modelFile")
+        self.model_pt_path = str(directory / serialized) if serialized else None
+        path = self.model_pt_path or ""
+        if source:
+            self.model = self._load_pickled_model(str(directory), source, self.model_pt_path)
+            self.model.to(self.device)
+            self.model.eval()
+        elif path.endswith(".pt"):
+            self.model = self._load_torchscript_model(path)
+            self.model.eval()
+        elif path.endswith(".onnx"):
+            self.model = loading.load_onnx(path, self.device)
+            return
+        elif path.endswith((".so", ".pt2")) and loading.wants_ahead_of_time(self.model_yaml_config):
+            self.model = self._load_torch_export_aot_compile(path)
+            return
+        else:
+            raise RuntimeError(
+                f"No model weights could be loaded: serializedFile is {serialized!r} and there is no modelFile; a handler of "
+                "its own must load what is no .pt (TorchScript), .onnx, or .so/.pt2 with pt2.export.aot_compile"
+            )
+        self.model = loading.compile_model(self.model, self.model_yaml_config)
+
+    def _load_pickled_model(self, model_dir: str, model_file: str, model_pt_path: str | None) -> Any:
+        """The only class of `model_file`, made without arguments, with the state dict in `model_pt_path` if there is one."""
+        return loading.load_eager(model_dir, model_file, model_pt_path, self.map_location)
+
+    def _load_torchscript_model(self, model_pt_path: str) -> Any:
+        return loading.load_torchscript(model_pt_path, self.device)
+
+    def _load_torch_export_aot_compile(self, model_so_path: str) -> Any:
+        return loading.load_ahead_of_time(model_so_path, self.map_location or "cpu")
+
+    def get_device(self) -> Any:
+        return self.device
+
+    # -- the three steps -------------------------------------------------------------------------------------------------
+
+    @timed
+    def preprocess(self, data: Any) -> Any:
+        """The requests' data as one tensor."""
+        return torch.as_tensor(data, device=self.device)
+
+    @timed
+    def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
+        """The model's outputs for preprocessed data; an ONNX model's as tensors, one or a list."""
+        with torch.inference_mode():
+            if loading.is_session(self.model):
+                return loading.run_session(self.model, data)
+            return self.model(data.to(self.device), *args, **kwargs)
+
+    @timed
+    def postprocess(self, data: Any) -> Any:
+        """A list with one element for each request."""
+        return data.tolist()
+
+    def handle(self, data: Any, context: Any) -> Any:
+        """Answers a batch: a description, explanations, or predictions; emits HandlerTime."""
+        start = time.perf_counter()
+        self.context = context
+        if self._is_describe():
+            output = [self.describe_handle()]
+        elif profiling.wanted():
+            output, _ = self._infer_with_profiler(data)
+        else:
+            output = self._answer(data, lambda step, value: getattr(self, step)(value))
+        context.metrics.add_time("HandlerTime", round((time.perf_counter() - start) * 1000, 2), None, "ms")
+        return output
+
+    def _answer(self, data: Any, run: Callable[[str, Any], Any]) -> Any:
+        prepared = run("preprocess", data)
+        if self._is_explain():
+            return self.explain_handle(prepared, data)
+        return run("postprocess", run("inference", prepared))
+
+    def _infer_with_profiler(self, data: Any) -> tuple[Any, Any]:
+        """`handle`'s work under torch's profiler (ENABLE_TORCH_PROFILER); returns the output and the profiler."""
+        return profiling.profiled(
+            lambda run: self._answer(data, lambda step, value: run(step, getattr(self, step), value)),
+            str(self.context.model_name),
+            self.profiler_args,
+        )
+
+    # -- descriptions and explanations -----------------------------------------------------------------------------------
+
+    def explain_handle(self, data_preprocess: Any, raw_data: Any) -> Any:
+        """`get_insights` with the first request's data and its field `target` (class index, 0 without one)."""
+        row = raw_data[0] if raw_data else None
+        inputs, target = None, 0
+        if isinstance(row, dict):
+            inputs, target = row.get("data") or row.get("body"), _target(row.get("target"))
+        return self.get_insights(data_preprocess, inputs, target)
+
+    def get_insights(self, tensor_data: Any, raw_data: Any, target: int) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} explains nothing: it has no get_insights")
+
+    def describe_handle(self) -> Any:
+        """What `GET /models/…?customized=true` shows; handlers that describe themselves override it."""
+        return None
+
+    def _is_explain(self) -> bool:
+        if self.context is not None and self.context.get_request_header(0, "explain") == "True":
+            self.explain = True
+            return True
+        return False
+
+    def _is_describe(self) -> bool:
+        return self.context is not None and self.context.get_request_header(0, "describe") == "True"
+
+
+def _target(value: Any) -> Any:
+    """A class index from a form field or JSON; 0 without one."""
+    if isinstance(value, bytes | bytearray):
+        value = bytes(value).decode()
+    if isinstance(value, str):
+        return int(value) if value.strip() else 0
+    return value or 0

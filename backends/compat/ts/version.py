@@ -1,0 +1,3 @@
+"""The version of TorchServe whose handler API this package offers."""
+
+__version__ = "0.12.0"

@@ -1,0 +1,241 @@
+"""`HandlerBackend`: runs TorchServe handlers, whole and unchanged, in the worker process.
+
+A handler gets a list with one dict for each request and returns a list with one element for each (see `handler_data`); it
+imports `ts`, which is our package in `compat`. Beyond TorchServe:
+
+* an element of the returned list that is an exception (PredictionException with its status) fails that request alone, and
+  so does an element that cannot be sent;
+* a batch that raises is tried again request by request, so that only the bad ones fail. Handlers with side effects switch
+  it off: `handler: {retry_failed_batch: false}` in model-config.yaml;
+* explanations and predictions never share a batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import importlib
+import inspect
+import logging
+import os
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from . import handler_data as data
+from .base import Backend, DeviceLost, Failure, Instance, Request, Respond, Response
+from .handler_loader import find_entry, find_envelope, prepare_imports
+
+if TYPE_CHECKING:
+    from ..server.repository.config import HandlerSpec, ModelConfig
+
+logger = logging.getLogger(__name__)
+
+_LATER = ("continuousBatching", "sequenceBatching")
+
+
+class HandlerBackend(Backend):
+    """One handler. See the module's page."""
+
+    def load(self, model: ModelConfig, instance: Instance) -> None:
+        """Imports the handler with the archive's folder as working directory and initializes it."""
+        if model.handler is None:
+            raise ValueError(f"model '{model.name}' has backend 'handler' and no handler")
+        self._model, self._spec = model, model.handler
+        _refuse_unsupported(model.name, self._spec)
+        self._retry = _retries(self._spec.yaml)
+        self._concurrent = bool(self._spec.yaml.get("asyncCommunication"))
+        self._loop: asyncio.AbstractEventLoop | None = None
+        directory = str(Path(model.version_directory or model.directory).resolve())
+        prepare_imports(directory)
+        os.chdir(directory)
+        if not self._spec.limit_max_image_pixels:
+            Image.MAX_IMAGE_PIXELS = None
+        self._context = self._make_context(directory, instance)
+        entry = find_entry(directory, self._spec.entry)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(max(instance.threads, 1))
+        self._handle = find_envelope(self._spec.envelope, entry.handle)
+        self._finished(entry.initialize(self._context))
+
+    def _make_context(self, directory: str, instance: Instance) -> Any:
+        spec, name = self._spec, self._model.name
+        importlib.import_module("ts.metrics.sink").connect(
+            lambda metric: self.host.emit("metric", {"source": "handler", **metric})
+        )
+        return importlib.import_module("ts.context").Context(
+            name,
+            directory,
+            copy.deepcopy(dict(spec.manifest)) or None,
+            max(self._model.max_batch_size, 1),
+            instance.gpu,
+            importlib.import_module("ts").__version__,
+            spec.limit_max_image_pixels,
+            _metrics(name, spec),
+            copy.deepcopy(dict(spec.yaml)),
+        )
+
+    def unload(self) -> None:
+        if self._loop is not None:
+            self._loop.close()
+
+    # -- batches ---------------------------------------------------------------------------------------------------------
+
+    def execute(self, requests: Sequence[Request], respond: Respond) -> None:
+        """Handles predictions, explanations and descriptions apart; with `asyncCommunication` all requests at once."""
+        kinds: dict[tuple[str, str], list[int]] = {}
+        for index, request in enumerate(requests):
+            kind = request.headers.get("explain", "False"), request.headers.get("describe", "False")
+            kinds.setdefault(kind, []).append(index)
+        for indices in kinds.values():
+            run = _Run(requests, indices, respond)
+            if self._concurrent:
+                self._finished(self._handle_concurrently(run))
+            else:
+                self._handle_batch(run)
+
+    def _handle_batch(self, run: _Run) -> None:
+        context = self._context
+        self._enter(context, run)
+        start = time.perf_counter()
+        try:
+            result = self._finished(self._handle(run.rows(self._spec.decode_input_request), context))
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises is told to its clients
+            self._failed(run, error)
+            return
+        finally:
+            context._send = None
+        context.metrics.add_time("PredictionTime", round((time.perf_counter() - start) * 1000, 2), None, "ms")
+        run.deliver(result)
+
+    def _failed(self, run: _Run, error: Exception) -> None:
+        if self._retry and len(run.indices) > 1 and not run.streamed and not data.is_out_of_resources(error):
+            logger.warning("a batch of %d failed and is tried request by request", len(run.indices), exc_info=error)
+            for index in run.indices:
+                self._handle_batch(_Run(run.requests, [index], run.respond))
+            return
+        if not data.is_prediction_exception(error):
+            logger.error("the handler failed", exc_info=error)
+        run.fail(data.failure_of(error))
+        if data.is_device_lost(error):
+            raise DeviceLost(f"model '{self._model.name}' lost its device: {error}") from error
+
+    def _enter(self, context: Any, run: _Run) -> None:
+        """Shows the requests of this run in the context."""
+        context.request_ids = {at: run.requests[index].id or str(uuid.uuid4()) for at, index in enumerate(run.indices)}
+        processor = importlib.import_module("ts.context").RequestProcessor
+        run.processors = [processor(data.headers_of(run.requests[index])) for index in run.indices]
+        context.request_processor = run.processors
+        context.metrics.set_request_ids(context.request_ids)
+        context._send = run.send
+
+    # -- coroutines ------------------------------------------------------------------------------------------------------
+
+    def _finished(self, result: Any) -> Any:
+        """The result itself, or of the coroutine that it is, run in this worker's one event loop."""
+        if not inspect.isawaitable(result):
+            return result
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        return self._loop.run_until_complete(_await(result))
+
+    async def _handle_concurrently(self, run: _Run) -> None:
+        await asyncio.gather(*(self._handle_alone(_Run(run.requests, [index], run.respond)) for index in run.indices))
+
+    async def _handle_alone(self, run: _Run) -> None:
+        context = copy.copy(self._context)
+        context.metrics = copy.copy(context.metrics)
+        self._enter(context, run)
+        try:
+            result = self._handle(run.rows(self._spec.decode_input_request), context)
+            run.deliver(await result if inspect.isawaitable(result) else result)
+        except Exception as error:  # noqa: BLE001 - as in _handle_batch
+            self._failed(run, error)
+
+
+class _Run:
+    """Requests that are handled together: their rows, their context's processors, and where their answers go."""
+
+    def __init__(self, requests: Sequence[Request], indices: list[int], respond: Respond) -> None:
+        self.requests, self.indices, self.respond = requests, indices, respond
+        self.processors: list[Any] = []
+        self.streamed = False
+        self._over: set[int] = set()
+
+    def rows(self, decode: bool) -> list[dict[str, Any]]:
+        return [data.row_of(self.requests[index], decode) for index in self.indices]
+
+    def deliver(self, result: Any) -> None:
+        """Answers each request with its element of the list that the handler returned."""
+        if not isinstance(result, list):
+            self._unfit(data.BAD_LIST, f"the handler returned {type(result).__name__}, no list")
+        elif len(result) != len(self.indices):
+            self._unfit(data.BAD_LENGTH, f"the handler returned {len(result)} elements for {len(self.indices)} requests")
+        else:
+            self._respond_all(result, final=True)
+
+    def send(self, elements: Sequence[Any], message: str, code: int) -> None:
+        """One intermediate answer for each request (`send_intermediate_predict_response`)."""
+        if code != 200:
+            self.fail(Failure(message, status=code, by_model=True))
+            return
+        self.streamed = True
+        self._respond_all(elements, final=False)
+
+    def fail(self, failure: Failure) -> None:
+        """Ends all requests with the same error."""
+        for index in self.indices:
+            self._respond(index, Response(error=failure))
+
+    def _unfit(self, message: str, detail: str) -> None:
+        logger.error("%s: %s", message, detail)
+        self.fail(Failure(message, "BAD_OUTPUT", detail=detail))
+
+    def _respond_all(self, elements: Sequence[Any], final: bool) -> None:
+        for index, element, processor in zip(self.indices, elements, self.processors, strict=True):
+            response = data.response_of(element, processor, final, self.streamed)
+            if response.error is not None:
+                logger.error("%s: %s", response.error.message, response.error.detail)
+            self._respond(index, response)
+
+    def _respond(self, index: int, response: Response) -> None:
+        """Sends it, unless this request had its final answer: a stream that failed stays failed."""
+        if index in self._over:
+            return
+        if response.final:
+            self._over.add(index)
+        self.respond(index, response)
+
+
+async def _await(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def _refuse_unsupported(name: str, spec: HandlerSpec) -> None:
+    for key in _LATER:
+        if spec.yaml.get(key):
+            raise ValueError(f"model '{name}': model-config.yaml asks for {key}, which is not supported yet")
+    if spec.envelope and spec.yaml.get("asyncCommunication"):
+        raise ValueError(f"model '{name}': service envelope '{spec.envelope}' cannot be combined with asyncCommunication")
+
+
+def _retries(yaml: Mapping[str, Any]) -> bool:
+    section = yaml.get("handler")
+    return bool(section.get("retry_failed_batch", True)) if isinstance(section, Mapping) else True
+
+
+def _metrics(name: str, spec: HandlerSpec) -> Any:
+    """`context.metrics` with what metrics.yaml declares, or the two metrics that every handler has."""
+    cache = importlib.import_module("ts.metrics.metric_cache_yaml_impl").MetricsCacheYamlImpl(spec.metrics_config, name)
+    if spec.metrics_config:
+        cache.initialize_cache()
+        return cache
+    gauge = importlib.import_module("ts.metrics.metric_type_enum").MetricTypes.GAUGE
+    for metric in ("HandlerTime", "PredictionTime"):
+        cache.add_metric_to_cache(metric, "ms", ["ModelName", "Level"], gauge)
+    return cache

@@ -1,0 +1,119 @@
+"""Requests to what a handler gets, and what it returns to answers (contract: TorchServe's otf_message_handler and service)."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import logging
+import sys
+import traceback
+from typing import Any
+
+from .base import Failure, Part, Request, Response
+
+logger = logging.getLogger(__name__)
+
+BAD_LIST = "Invalid model predict output"
+BAD_LENGTH = "number of batch response mismatched"
+BAD_ELEMENT = "Unsupported model output data type."
+STREAM_HEADER = "ts_stream_next"
+
+
+class UnsupportedOutput(TypeError):
+    """An element that no answer can be made of; the text names its type."""
+
+
+def row_of(request: Request, decode: bool) -> dict[str, Any]:
+    """The request as a handler's dict: one key for each part, the last of repeated names."""
+    return {part.name: value_of(part, decode) for part in request.parts}
+
+
+def value_of(part: Part, decode: bool) -> Any:
+    """JSON for exactly application/json, str for text*, a bytearray for all else and for what cannot be decoded."""
+    if decode and part.content_type == "application/json":
+        try:
+            return json.loads(bytes(part.data))
+        except (ValueError, RecursionError) as error:
+            logger.warning("'%s' is not valid JSON and stays bytes: %s", part.name, error)
+    elif decode and part.content_type.startswith("text"):
+        try:
+            return bytes(part.data).decode("utf-8")
+        except UnicodeDecodeError as error:
+            logger.warning("'%s' is not UTF-8 and stays bytes: %s", part.name, error)
+    return bytearray(part.data)
+
+
+def headers_of(request: Request) -> dict[str, Any]:
+    """Request headers as handlers see them: a part's content type under its name, then the client's headers."""
+    return {**{part.name: {"content-type": part.content_type} for part in request.parts}, **request.headers}
+
+
+def body_of(element: Any) -> bytes:
+    """One returned element as bytes. Raises `UnsupportedOutput`."""
+    if isinstance(element, bytes | bytearray):
+        return bytes(element)
+    if isinstance(element, str):
+        return element.encode("utf-8")
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(element, torch.Tensor):
+        buffer = io.BytesIO()
+        torch.save(element, buffer)
+        return buffer.getvalue()
+    try:
+        return json.dumps(element, indent=2).encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UnsupportedOutput(f"{BAD_ELEMENT} {type(element).__name__}: {error}") from None
+
+
+def response_of(element: Any, processor: Any, final: bool, streamed: bool) -> Response:
+    """The answer with what the handler set for it through its context; an exception as element fails this request only."""
+    if isinstance(element, Exception):
+        return Response(error=failure_of(element))
+    try:
+        body, status = body_of(element), int(processor.get_response_status_code())
+    except UnsupportedOutput as error:
+        return Response(error=Failure(BAD_ELEMENT, "BAD_OUTPUT", detail=str(error)))
+    except (TypeError, ValueError) as error:
+        return Response(
+            error=Failure("Prediction failed", "BAD_OUTPUT", detail=f"the response status is no number: {error}")
+        )
+    headers = {str(name): str(value) for name, value in processor.get_response_headers().items()}
+    if streamed:
+        headers[STREAM_HEADER] = "false" if final else "true"
+    return Response(
+        body=body,
+        status=status,
+        reason=processor.get_response_status_phrase() or "",
+        headers=headers,
+        final=final,
+    )
+
+
+def failure_of(error: Exception) -> Failure:
+    """An exception as TorchServe tells it to clients; `detail` has the traceback for the log."""
+    detail = "".join(traceback.format_exception(error))
+    if is_prediction_exception(error):
+        status: Any = getattr(error, "error_code", 500)
+        message = str(getattr(error, "message", error))
+        return Failure(message, status=status if isinstance(status, int) else 500, by_model=True, detail=detail)
+    if is_out_of_resources(error):
+        return Failure("Out of resources", "OUT_OF_MEMORY", detail=detail)
+    return Failure("Prediction failed", detail=detail)
+
+
+def is_prediction_exception(error: BaseException) -> bool:
+    return isinstance(error, importlib.import_module("ts.utils.util").PredictionException)
+
+
+def is_out_of_resources(error: BaseException) -> bool:
+    """TorchServe's rule: a MemoryError, or "CUDA" anywhere in the text."""
+    return isinstance(error, MemoryError) or "CUDA" in str(error)
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """A device-side assert or an illegal access: this process cannot use its GPU any more."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(error, getattr(torch, "AcceleratorError", ())):
+        return False
+    return getattr(error, "error_code", None) not in (1, 2, 9, 701)  # CUDA's codes of errors that leave the context usable
