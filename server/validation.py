@@ -1,8 +1,8 @@
 """Whether a request's tensors fit the model: names, counts, datatypes, shapes, batch size, byte sizes.
 
 Pure functions. The checks, their order and their texts are Triton's (`InferenceRequest::Normalize`): requested outputs, number
-of inputs, batch axis, batch size, then for each input its datatype, shape and bytes. Two checks are stricter: a request of no
-rows is refused, and so is an input that is named twice.
+of inputs, batch axis, batch size, then for each input its datatype, shape and bytes. Stricter than Triton: a request of no rows
+is refused, and one without a required input even where the number of inputs would do.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def validate(config: ModelConfig, request: Request) -> int:
     for tensor in request.tensors:
         if tensor.name not in specs:
             raise InvalidTensor(f"unexpected inference input '{tensor.name}' for model '{config.name}'", identify=False)
+    _check_required(config, request.tensors)
     rows = _rows(config, request.tensors) if config.batches else 1
     for tensor in request.tensors:
         _check_tensor(config, specs[tensor.name], tensor)
@@ -62,18 +63,26 @@ def _check_names(config: ModelConfig, tensors: Sequence[Tensor]) -> None:
 
 
 def _check_count(config: ModelConfig, tensors: Sequence[Tensor]) -> None:
-    required = [spec.name for spec in config.inputs if not spec.optional]
-    most, got = len(config.inputs), len(tensors)
-    if len(required) <= got <= most:
-        return
-    expected = f"{most} inputs" if len(required) == most else f"number of inputs between {len(required)} and {most}"
+    if not sum(not spec.optional for spec in config.inputs) <= len(tensors) <= len(config.inputs):
+        raise _wrong_inputs(config, tensors)
+
+
+def _check_required(config: ModelConfig, tensors: Sequence[Tensor]) -> None:
+    """Triton lets optional inputs stand in for required ones, as many as are missing; the model then fails."""
     given = {tensor.name for tensor in tensors}
+    if not all(spec.optional or spec.name in given for spec in config.inputs):
+        raise _wrong_inputs(config, tensors)
+
+
+def _wrong_inputs(config: ModelConfig, tensors: Sequence[Tensor]) -> InvalidTensor:
+    required = [spec.name for spec in config.inputs if not spec.optional]
+    most, given = len(config.inputs), {tensor.name for tensor in tensors}
+    expected = f"{most} inputs" if len(required) == most else f"number of inputs between {len(required)} and {most}"
     missing = [name for name in required if name not in given]
     # Triton drops the opening bracket where nothing is missing; its users' log filters know the text like this.
-    missing_text = _quoted(missing) if missing else "]"
-    raise InvalidTensor(
-        f"expected {expected} but got {got} inputs for model '{config.name}'. Got input(s) {_quoted(sorted(given))}, but "
-        f"missing required input(s) {missing_text}. Please provide all required input(s)."
+    return InvalidTensor(
+        f"expected {expected} but got {len(tensors)} inputs for model '{config.name}'. Got input(s) {_quoted(sorted(given))}, "
+        f"but missing required input(s) {_quoted(missing) if missing else ']'}. Please provide all required input(s)."
     )
 
 

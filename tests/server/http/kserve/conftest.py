@@ -1,0 +1,117 @@
+"""Models that compute in this process, behind the dialect's real routes, in falcon's test client and over waitress."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import falcon
+import falcon.testing
+import numpy as np
+import pytest
+import waitress.server
+from waitress import wasyncore
+
+from jitney.backends.base import Request, Response
+from jitney.backends.tensor import NUMPY_DTYPES, Tensor
+from jitney.server.errors import ModelFailed
+from jitney.server.http.kserve import add_routes
+from jitney.server.repository.config import ModelConfig, TensorSpec
+from jitney.tests.fakes.dataplane import FakeDataPlane, identity
+
+LIMIT = 1 << 20
+LABELS = ("plane", "car", "", "cat")
+TYPES = (*NUMPY_DTYPES, "BYTES")
+
+
+def config(name: str, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec], **values: Any) -> ModelConfig:
+    values = {"version": "1", "backend": "python"} | values
+    return ModelConfig(name=name, inputs=tuple(inputs), outputs=tuple(outputs), config_json={"name": name}, **values)
+
+
+def _scores(request: Request) -> Iterable[Response]:
+    """Outputs its inputs, after errors that the value asks for."""
+    values = request.tensors[0].numpy()
+    if values.min() < 0:
+        raise ModelFailed("value is negative", "INVALID_ARG", by_model=True)
+    yield Response([Tensor.from_numpy("SCORES", values)])
+
+
+def _count(request: Request) -> Iterable[Response]:
+    """As many responses as the input says, then an empty final one; -1 fails, -2 fails after one response."""
+    wanted = int(request.tensors[0].numpy().reshape(-1)[0])
+    for number in range(1 if wanted == -2 else wanted):
+        yield Response([Tensor.from_numpy("OUT", np.array([number], np.int32))], final=False)
+    if wanted < 0:
+        raise ModelFailed("negative count", "INVALID_ARG", by_model=True)
+    yield Response(final=True)
+
+
+def _text(request: Request) -> Iterable[Response]:
+    (word,) = request.tensors[0].numpy().reshape(-1)
+    text = word.decode() + "|" + ",".join(f"{name}={value}" for name, value in sorted(request.parameters.items()))
+    yield Response([Tensor.from_numpy("text_output", np.array([[text.encode()]], object))])
+
+
+@pytest.fixture
+def dataplane() -> FakeDataPlane:
+    plane = FakeDataPlane()
+    fp32 = TensorSpec("INPUT0", "FP32", (-1,))
+    plane.add(
+        config("identity", [fp32], [TensorSpec("OUTPUT0", "FP32", (-1,))], max_batch_size=8), identity({"INPUT0": "OUTPUT0"})
+    )
+    every = [TensorSpec(f"IN_{name}", name, (-1,), optional=True) for name in TYPES]
+    outputs = [TensorSpec(f"OUT_{name}", name, (-1,)) for name in TYPES]
+    plane.add(config("all_types", every, outputs), identity({f"IN_{name}": f"OUT_{name}" for name in TYPES}))
+    scores = TensorSpec("SCORES", "FP32", (4,), labels=LABELS)
+    plane.add(config("scores", [TensorSpec("X", "FP32", (4,))], [scores], max_batch_size=4), _scores)
+    count = [TensorSpec("N", "INT32", (1,))], [TensorSpec("OUT", "INT32", (1,))]
+    plane.add(config("decoupled", *count, decoupled=True), _count)
+    text = [TensorSpec("text_input", "BYTES", (1,))], [TensorSpec("text_output", "BYTES", (1,))]
+    plane.add(config("textgen", *text, max_batch_size=4), _text)
+    plane.add(config("stuck", [fp32], [TensorSpec("OUTPUT0", "FP32", (-1,))]), None)
+    for version in ("1", "3"):
+        fixed = [TensorSpec("INPUT0", "FP32", (1,))], [TensorSpec("OUTPUT0", "FP32", (1,))]
+        plane.add(config("versions", *fixed, version=version), identity({"INPUT0": "OUTPUT0"}))
+    return plane
+
+
+@pytest.fixture
+def app(dataplane: FakeDataPlane) -> falcon.App[falcon.Request, falcon.Response]:
+    app: falcon.App[falcon.Request, falcon.Response] = falcon.App()
+    add_routes(app, dataplane, SimpleNamespace(max_request_size=LIMIT), "inference")  # type: ignore[arg-type]
+    return app
+
+
+@pytest.fixture
+def client(app: falcon.App[falcon.Request, falcon.Response]) -> falcon.testing.TestClient:
+    return falcon.testing.TestClient(app)
+
+
+@pytest.fixture
+def server(app: falcon.App[falcon.Request, falcon.Response]) -> Iterator[str]:
+    """HOST:PORT of the same app on waitress."""
+    running = waitress.server.create_server(
+        app,
+        host="127.0.0.1",
+        port=0,
+        threads=8,
+        channel_request_lookahead=1,
+        max_request_body_size=2 * LIMIT,
+        asyncore_loop_timeout=0.05,
+    )
+    stopped = threading.Event()
+
+    def loop() -> None:
+        while not stopped.is_set():
+            wasyncore.loop(timeout=0.02, map=running._map, count=1)
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    yield f"127.0.0.1:{running.effective_port}"
+    stopped.set()
+    thread.join()
+    running.task_dispatcher.shutdown(timeout=5)
+    wasyncore.close_all(running._map)
