@@ -68,9 +68,11 @@ def _check_tensors(config: Message, source: Source) -> None:
 
 def _check_unique(kind: str, names: Sequence[str], config: Message, source: Source) -> None:
     """Ours: Triton lets the second of two tensors of one name shadow the first."""
+    seen: set[str] = set()
     for name in names:
-        if names.count(name) > 1:
+        if name in seen:
             raise source.error(f"model {kind} '{name}' is specified more than once for {config.name}", kind, f'"{name}"')
+        seen.add(name)
 
 
 def _tensor_problem(kind: str, tensor: Message, max_batch_size: int) -> str | None:

@@ -74,9 +74,19 @@ def _check_flow(config: Message, needs: Mapping[str, set[str]], source: Source) 
 
 
 def _reachable(inputs: Sequence[str], needs: Mapping[str, set[str]]) -> set[str]:
-    ready = set(inputs)
-    while more := {tensor for tensor, needed in needs.items() if tensor not in ready and needed and needed <= ready}:
-        ready |= more
+    """The tensors that will exist, given the inputs: each is visited once, whatever the order of the steps."""
+    makes: dict[str, list[str]] = {}
+    for tensor, needed in needs.items():
+        for each in needed:
+            makes.setdefault(each, []).append(tensor)
+    missing = {tensor: len(needed) for tensor, needed in needs.items()}
+    ready, visit = set(inputs), list(inputs)
+    while visit:
+        for tensor in makes.get(visit.pop(), ()):
+            missing[tensor] -= 1
+            if missing[tensor] == 0 and tensor not in ready:
+                ready.add(tensor)
+                visit.append(tensor)
     return ready
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import io
 import re
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -150,3 +152,21 @@ def test_what_the_installed_frameworks_can_do_is_read_from_their_files() -> None
     assert devices.framework_uses_gpus("torchscript") is (torch.version.cuda is not None)
     onnxruntime = pytest.importorskip("onnxruntime")
     assert devices.framework_uses_gpus("onnxruntime") is ("CUDAExecutionProvider" in onnxruntime.get_available_providers())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cuda: Optional[str] = '12.8'\nhip: Optional[str] = None\n", True),
+        ('cuda = "11.8"\n', True),
+        ("cuda: Optional[str] = None\nhip: Optional[str] = '6.2'\n", False),
+        ("", False),
+    ],
+)
+def test_a_torch_built_for_cuda_is_known_by_its_version_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: bool
+) -> None:
+    (tmp_path / "version.py").write_text(text)
+    spec = importlib.machinery.ModuleSpec("torch", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    assert devices._torch_has_cuda() is expected

@@ -159,3 +159,10 @@ def test_answers_of_two_decoupled_models_do_not_meet_in_a_step(folder: Folder) -
     reason = "in ensemble e, step of model 'c' receives inputs originated from different decoupled models"
     with pytest.raises(InvalidConfig, match=re.escape(reason)):
         connect(ensemble, [model("a", decoupled=True), model("b"), last])
+
+
+def test_a_long_chain_written_backwards_is_checked_quickly(folder: Folder) -> None:
+    names = ["X", *(f"t{number}" for number in range(2000)), "Y"]
+    steps = [("a", {"i": source}, {"o": target}) for source, target in zip(names, names[1:], strict=False)]
+    folder.model("e", config(steps[::-1]), {"1/.keep": ""})
+    assert len(dependencies(folder.read("e"))) == 2001
