@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -163,6 +164,6 @@ def test_answers_of_two_decoupled_models_do_not_meet_in_a_step(folder: Folder) -
 
 def test_a_long_chain_written_backwards_is_checked_quickly(folder: Folder) -> None:
     names = ["X", *(f"t{number}" for number in range(2000)), "Y"]
-    steps = [("a", {"i": source}, {"o": target}) for source, target in zip(names, names[1:], strict=False)]
+    steps = [("a", {"i": source}, {"o": target}) for source, target in pairwise(names)]
     folder.model("e", config(steps[::-1]), {"1/.keep": ""})
     assert len(dependencies(folder.read("e"))) == 2001
