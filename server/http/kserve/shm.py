@@ -22,6 +22,8 @@ _ROOT = "/dev/shm/"
 _KEY = re.compile(r"/?[^/\0]{1,255}")
 #: Triton refuses its own prefix; so do we, for whoever shares the host with a Triton.
 _RESERVED = "triton_python_backend_shm_region_"
+#: Largest tensor; what Linux reads at a time, and a bound for what a region's declared size can make the server allocate.
+_MAX_BYTES = 0x7FFFF000
 
 
 @dataclass(slots=True, eq=False)
@@ -121,6 +123,10 @@ class Regions:
             raise RegionNotFound(f"Unable to find shared memory region: '{name}'")
         if offset + size > region.byte_size:
             raise InvalidRequest(f"Invalid offset + byte size for shared memory region: '{name}'")
+        if size > _MAX_BYTES:
+            raise InvalidRequest(
+                f"a tensor in shared memory region '{name}' has {size} bytes, at most {_MAX_BYTES} are taken"
+            )
         return Place(region, offset, size)
 
 

@@ -1,0 +1,61 @@
+"""Compressed requests and replies."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+
+import falcon.testing
+import pytest
+
+from jitney.server.http.kserve.compression import choose
+from jitney.tests.server.http.kserve.messages import binary, entry, floats, post
+
+Client = falcon.testing.TestClient
+BODY = {"inputs": [entry("INPUT0", [1, 50], "FP32", data=[1.0] * 50)]}
+PACKERS = {"gzip": gzip.compress, "deflate": zlib.compress, "identity": bytes}
+UNPACKERS = {"gzip": gzip.decompress, "deflate": zlib.decompress}
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "identity"])
+def test_requests_may_be_compressed(client: Client, encoding: str) -> None:
+    plain = post(client, "identity", BODY)
+    packed = PACKERS[encoding](json.dumps(BODY).encode())
+    assert post(client, "identity", packed, {"Content-Encoding": encoding}).content == plain.content
+
+
+def test_other_codings_are_501_and_name_what_is_taken(client: Client) -> None:
+    reply = post(client, "identity", b"x", {"Content-Encoding": "br"})
+    assert (reply.status_code, reply.json) == (501, {"error": "Unsupported compression type"})
+    assert reply.headers["accept-encoding"] == "gzip, deflate"
+
+
+@pytest.mark.parametrize(
+    ("accept", "chosen"),
+    [
+        (None, ""), ("", ""), ("gzip", "gzip"), ("deflate", "deflate"), ("gzip, deflate", "gzip"), ("deflate,gzip", "deflate"),
+        ("gzip;q=0.5, deflate;q=0.8", "deflate"), ("gzip;q=0", ""), ("GZIP", ""), ("br", ""), ("identity", ""), ("*", ""),
+        ("identity;q=0.5, gzip", "gzip"), ("gzip;q=0.5, identity", ""), ("gzip;q=x", ""), ("br, deflate ; q=0.1", "deflate"),
+    ],
+)  # fmt: skip
+def test_the_reply_takes_the_coding_with_the_highest_q(accept: str | None, chosen: str) -> None:
+    assert choose(accept) == chosen
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_binary_replies_keep_the_length_of_their_plain_header(client: Client, encoding: str) -> None:
+    body, headers = binary((entry("INPUT0", [1, 3], "FP32"), floats(1, 2, 3)), parameters={"binary_data_output": True})
+    packed = PACKERS[encoding](body)
+    reply = post(client, "identity", packed, headers | {"Content-Encoding": encoding, "Accept-Encoding": encoding})
+    assert reply.headers["content-encoding"] == encoding
+    plain = UNPACKERS[encoding](reply.content)
+    size = int(reply.headers["inference-header-content-length"])
+    assert json.loads(plain[:size])["outputs"][0]["shape"] == [1, 3]
+    assert plain[size:] == floats(1, 2, 3)
+
+
+def test_only_successful_inference_is_compressed(client: Client) -> None:
+    accept = {"Accept-Encoding": "gzip"}
+    assert "content-encoding" not in post(client, "identity", {"inputs": []}, accept).headers
+    assert "content-encoding" not in client.simulate_get("/v2/models/identity", headers=accept).headers

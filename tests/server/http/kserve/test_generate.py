@@ -1,0 +1,133 @@
+"""The generate extension: flat JSON in, one object or events out."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from typing import Any
+
+import falcon.testing
+import pytest
+
+from jitney.server.errors import Cancelled
+from jitney.tests.fakes.dataplane import FakeDataPlane
+
+Client = falcon.testing.TestClient
+
+
+def generate(client: Client, model: str, document: Any, verb: str = "generate") -> falcon.testing.Result:
+    return client.simulate_post(f"/v2/models/{model}/{verb}", body=json.dumps(document))
+
+
+def test_keys_named_like_inputs_are_tensors_and_others_parameters(client: Client) -> None:
+    reply = generate(
+        client, "textgen", {"text_input": "hello", "temperature": 0.5, "parameters": {"stream": False}, "id": "7"}
+    )
+    assert reply.text == (
+        '{"id":"7","model_name":"textgen","model_version":"1","text_output":"hello|stream=False,temperature=0.5"}'
+    )
+
+
+@pytest.mark.parametrize("value", ["a", ["a"], [["a"]]])
+def test_scalars_and_lists_are_taken(client: Client, value: Any) -> None:
+    assert generate(client, "textgen/versions/1", {"text_input": value}).json["text_output"] == "a|"
+
+
+def test_variable_dimensions_follow_the_data(client: Client) -> None:
+    assert generate(client, "identity", {"INPUT0": [1, 2.5]}).json["OUTPUT0"] == [1.0, 2.5]
+    assert generate(client, "identity", {"INPUT0": 3}).json["OUTPUT0"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("document", "text"),
+    [
+        ({"text_input": "a", "q": [1]}, "parameter 'q' has invalid type."),
+        ({"text_input": 3}, "attempt to access JSON non-string as string"),
+        ({"text_input": ["a", "b"]}, "true shape"),
+        ({}, "expected 1 inputs but got 0 inputs"),
+        ({"text_input": "a", "parameters": 3}, "Unable to parse 'parameters'"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["generate", "generate_stream"])
+def test_what_cannot_be_understood_is_400(client: Client, document: Any, text: str, verb: str) -> None:
+    reply = generate(client, "textgen", document, verb)
+    assert reply.status_code == 400
+    assert text in reply.json["error"]
+
+
+def test_refusals_before_the_body_is_read(client: Client) -> None:
+    assert generate(client, "nope", {}).status_code == 404
+    assert client.simulate_get("/v2/models/textgen/generate").status_code == 405
+    reply = client.simulate_post("/v2/models/textgen/generate", body=b"", headers={"Content-Encoding": "gzip"})
+    assert (reply.status_code, reply.json) == (501, {"error": "Unsupported content-encoding, only 'identity' is supported."})
+    empty = client.simulate_post("/v2/models/textgen/generate", body=b"")
+    assert (empty.status_code, "document is empty" in empty.json["error"]) == (400, True)
+
+
+def test_a_models_error_keeps_its_code(client: Client) -> None:
+    reply = generate(client, "scores", {"X": [-1, 0, 0, 0]})
+    assert (reply.status_code, reply.json) == (400, {"error": "value is negative"})
+
+
+@pytest.mark.parametrize(("wanted", "single"), [(1, True), (0, False), (3, False)])
+def test_generate_needs_exactly_one_response(client: Client, wanted: int, single: bool) -> None:
+    reply = generate(client, "decoupled", {"N": wanted})
+    assert reply.status_code == 200
+    assert (reply.json.get("OUT") == 0) is single
+    assert ("exactly 1 response" in reply.json.get("error", "")) is not single
+
+
+def events(text: str) -> list[Any]:
+    assert text == "" or text.endswith("\n\n")
+    return [json.loads(event.removeprefix("data: ")) for event in text.split("\n\n") if event]
+
+
+def test_a_stream_has_an_event_for_each_response(client: Client) -> None:
+    reply = generate(client, "decoupled", {"N": 3, "id": "a"}, "generate_stream")
+    assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert events(reply.text) == [{"id": "a", "model_name": "decoupled", "model_version": "1", "OUT": n} for n in range(3)]
+    assert [event["OUT"] for event in events(generate(client, "decoupled", {"N": 1}, "generate_stream").text)] == [0]
+    assert events(generate(client, "textgen", {"text_input": "a"}, "generate_stream").text)[0]["text_output"] == "a|"
+
+
+def test_no_response_is_an_empty_stream(client: Client) -> None:
+    reply = generate(client, "decoupled", {"N": 0}, "generate_stream")
+    assert (reply.status_code, reply.content) == (200, b"")
+
+
+def test_the_first_response_decides_the_status_and_later_errors_are_events(client: Client) -> None:
+    first = generate(client, "decoupled", {"N": -1}, "generate_stream")
+    assert (first.status_code, events(first.text)) == (400, [{"error": "negative count"}])
+    later = generate(client, "decoupled", {"N": -2}, "generate_stream")
+    assert later.status_code == 200
+    assert [event.get("error", event.get("OUT")) for event in events(later.text)] == [0, "negative count"]
+
+
+def test_events_arrive_over_a_socket_as_chunks(server: str) -> None:
+    connection = http.client.HTTPConnection(server, timeout=10)
+    connection.request("POST", "/v2/models/decoupled/generate_stream", body=json.dumps({"N": 100}))
+    reply = connection.getresponse()
+    assert reply.getheader("Transfer-Encoding") == "chunked"
+    assert [event["OUT"] for event in events(reply.read().decode())] == list(range(100))
+    connection.close()
+
+
+def test_closing_a_stream_early_withdraws_the_call(client: Client, dataplane: FakeDataPlane) -> None:
+    from jitney.backends.base import Response
+
+    def endless(request: object) -> list[Response]:
+        return [Response(final=False)]  # and nothing more
+
+    dataplane.served["decoupled"]["1"].run = endless
+    seen: list[Any] = []
+
+    def gone() -> bool:
+        seen.append(1)
+        return True
+
+    reply = client.simulate_post(
+        "/v2/models/decoupled/generate_stream", body=json.dumps({"N": 1}), extras={"waitress.client_disconnected": gone}
+    )
+    assert seen
+    assert events(reply.text)[0] == {"error": "the client went away"}
+    assert isinstance(dataplane.calls[-1].error, Cancelled)
