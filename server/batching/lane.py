@@ -62,10 +62,11 @@ class Lane:
         """Forms the head's batch from the start; the lane is not empty."""
         walk = self.walk = Walk(policy)
         self._last = max(self.queues)
-        for item in self:
-            walk.add(item)
-            if walk.closed is not None:
-                break
+        for rank in self.ranks():
+            for item in self.queues[rank]:
+                walk.add(item)
+                if walk.closed is not None:
+                    return walk
         return walk
 
     def __iter__(self) -> Iterator[Item]:

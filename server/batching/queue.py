@@ -96,12 +96,12 @@ class Batcher:
             raise QueueFull("Exceeds maximum queue size")
         self._stamp += 1
         item.number, item.rank = self._stamp, 2 * level
+        self._line_up(item)
         self._held[level] += 1
         self._count += 1
         self._rows += item.rows
         if item.expires is not None:
             self._watch(item, item.expires)
-        self._line_up(item)
 
     def cancel(self, item: Item) -> bool:
         """Takes the item out if it is still waiting here; false where it is not."""
@@ -180,17 +180,21 @@ class Batcher:
         walk = lane.walk or lane.rewalk(self._policy)
         count, rows, reason = walk.cut(now)
         items = lane.take(count)
-        self._disturb(lane)
         for item in items:
             self._leave(item)
+        self._disturb(lane)
         return Batch(items, rows, reason)
 
     def _ripest(self, now: float) -> Lane | None:
         """The lane that should leave first at `now`, None where none may."""
         if self._stale:
-            for lane in self._stale:
-                self._register(lane, lane.rewalk(self._policy))
+            lanes = list(self._stale)
             self._stale.clear()
+            for lane in lanes:
+                walk = lane.rewalk(self._policy)
+                if walk.ripe_at <= now and len(self._lanes) == 1:
+                    return lane  # the usual case, without the detour over the heaps
+                self._register(lane, walk)
         while self._ripening and self._ripening[0][0] <= now:
             ripe_at, stamp, lane = heappop(self._ripening)
             if lane.stamp == stamp and lane.walk is not None:
