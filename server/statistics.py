@@ -18,6 +18,7 @@ from typing import Protocol
 
 from .call import Call
 from .errors import Cancelled, InvalidRequest, JitneyError, ModelFailed, Unavailable, WorkerDied
+from .histogram import Histogram
 from .repository.config import ModelConfig
 
 #: Triton's reasons of failed requests; all are reported, also those that never happened.
@@ -66,6 +67,7 @@ class ModelStatistics:
     batches         by batch size in rows
     failures        failed requests by Triton's reason
     departures      batches by the reason why they left the queue
+    queue_seconds, compute_seconds  how long successful requests waited, and batches took in their worker
     """
 
     model: str
@@ -84,6 +86,8 @@ class ModelStatistics:
     batches: Mapping[int, BatchStatistics] = field(default_factory=dict)
     failures: Mapping[str, int] = field(default_factory=dict)
     departures: Mapping[str, int] = field(default_factory=dict)
+    queue_seconds: Histogram = field(default_factory=Histogram)
+    compute_seconds: Histogram = field(default_factory=Histogram)
 
 
 class Statistics:
@@ -152,6 +156,8 @@ class Statistics:
                 {size: self._batches[size].copy() for size in sorted(self._batches)},
                 dict(self._failures),
                 dict(self._departures),
+                now.queue_seconds.copy(),
+                now.compute_seconds.copy(),
             )
 
     def _count_size(self, calls: Sequence[Call]) -> None:
@@ -160,6 +166,9 @@ class Statistics:
         size.compute_input.add(max(call.times.compute_input for call in calls))
         size.compute_infer.add(max(call.times.compute_infer for call in calls))
         size.compute_output.add(max(call.times.compute_output for call in calls))
+        self._now.compute_seconds.observe(
+            max(c.times.compute_input + c.times.compute_infer + c.times.compute_output for c in calls) / 1e9
+        )
 
     def _count_request(self, call: Call) -> None:
         now, times = self._now, call.times
@@ -171,6 +180,7 @@ class Statistics:
         now.inference_count += call.request.rows
         now.success.add(total)
         now.queue.add(times.dispatched - times.arrived)
+        now.queue_seconds.observe((times.dispatched - times.arrived) / 1e9)
         now.compute_input.add(times.compute_input)
         now.compute_infer.add(times.compute_infer)
         now.compute_output.add(times.compute_output)

@@ -7,13 +7,15 @@ left to say at once that the server is full, or healthy.
 from __future__ import annotations
 
 import threading
-from types import TracebackType
+
+import falcon
 
 from ..errors import QueueFull
+from .wsgi import at_end
 
 
 class Admission:
-    """`with admission: …` around everything that waits for a model; raises QueueFull where `limit` requests do so already."""
+    """A number of places. `hold(req)` takes one until the request's answer is complete."""
 
     def __init__(self, limit: int) -> None:
         if limit < 1:
@@ -26,12 +28,17 @@ class Admission:
     def waiting(self) -> int:
         return self._waiting
 
-    def __enter__(self) -> None:
+    def hold(self, req: falcon.Request) -> None:
+        """Takes a place, given back when the answer is out, also a streamed one; raises QueueFull where none is free."""
+        self.enter()
+        at_end(req, self.leave)
+
+    def enter(self) -> None:
         with self._lock:
             if self._waiting >= self.limit:
                 raise QueueFull(f"the server answers {self.limit} requests already, which is all it may hold")
             self._waiting += 1
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def leave(self) -> None:
         with self._lock:
             self._waiting -= 1

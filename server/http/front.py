@@ -4,6 +4,7 @@ What the application may say to the front, and what it is told, stands in the WS
 
     jitney.headers          (name, value) of the request's headers in the client's spelling and order
     jitney.on_disconnect    function(callback): the loop's thread calls back once if the client goes away before the answer
+    jitney.at_end           list to which callbacks may be added: the thread calls them when the answer is out, or given up
     jitney.connection       set by the application: "keep-alive" is announced, "close" is announced and done
     jitney.spelling         set by the application: lower-case header name -> how to write it
 """
@@ -22,7 +23,7 @@ from waitress.server import TcpWSGIServer, UnixWSGIServer
 from waitress.task import ErrorTask, Task, ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import Error, build_http_date
 
-from .parser import ExpectationFailed, RequestParser
+from .parser import RequestParser
 
 #: Seconds that a client may be silent within a request or while it does not read its answer, and between requests.
 STALLED_SECONDS = 60
@@ -119,13 +120,17 @@ class AppTask(HeadWriter, WSGITask):  # type: ignore[misc]
         if fresh:
             environ["jitney.headers"] = self.request.raw_headers
             environ["jitney.on_disconnect"] = self.channel.on_disconnect
+            environ["jitney.at_end"] = self.at_end
         return environ
 
     def service(self) -> None:
+        self.at_end: list[Callable[[], None]] = []
         try:
             super().service()
         finally:
             self.channel.gone = None
+            for callback in self.at_end:
+                callback()
 
 
 class RefusalTask(HeadWriter, ErrorTask):  # type: ignore[misc]
@@ -154,6 +159,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     request: RequestParser | None
     sent_continue: bool
+    will_close: bool
+    close_when_flushed: bool
     last_activity: float
     gone: Callable[[], None] | None = None
     _drop = 0  # bytes of a refused body that are still to come

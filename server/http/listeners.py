@@ -19,7 +19,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,13 +87,16 @@ class Listener:
     threads   how many requests the application may have in hand at once
     max_body  bytes of the largest request body that is taken
     refuse    renders what never reaches the application: malformed HTTP, bodies too large
+    setting   the key of config.properties that errors name;  ports: the APIs that it carries
     """
 
     def __init__(
         self, app: Callable[..., Any], address: Address, *, name: str, threads: int, max_body: int, refuse: Refuse,
-        setting: str = "",
+        setting: str = "", ports: Collection[str] = (),
     ) -> None:  # fmt: skip
-        self.name, self.threads = name, threads
+        if address.tls:
+            raise InvalidConfig(f"{setting or name}={address}: this front does not speak TLS")
+        self.name, self.threads, self.ports = name, threads, frozenset(ports)
         self._requested = address
         self._sock = open_socket(address, setting or f"{name}_address")
         self._map: dict[int, Any] = {}

@@ -1,0 +1,127 @@
+"""What happens to every request before and after its route, whatever its dialect: who may pass, CORS, counting, access log.
+
+The middleware is the one place that asks for tokens. It runs before routing, so that nothing is answered without passing it, an
+unknown path included; what needs no token is listed, everything else does.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import falcon
+
+from ..errors import JitneyError
+from .torchserve.errors import InvalidKey
+from .torchserve.routing import Exchange, answer, refuse_bad_escapes
+
+if TYPE_CHECKING:
+    from ..metrics import Metrics
+    from ..settings import Settings
+    from .tokens import Kind, Tokens
+
+access_log = logging.getLogger("jitney.access_log")
+
+_DENIED = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
+
+
+def is_kserve(path: str) -> bool:
+    """Whether a path belongs to the KServe v2 dialect, which has its own error bodies and does not touch its paths."""
+    return path == "/v2" or path.startswith("/v2/")
+
+
+def needed(method: str, path: str, ports: Collection[str]) -> Kind | None:
+    """Which key a request needs, None where it needs none. `path` has no trailing slash and is percent-decoded.
+
+    Models are changed with the management key only, also over the repository API that shares the inference port.
+    """
+    if path == "/api-description" or (path == "/" and method == "OPTIONS"):
+        return None
+    if "metrics" in ports and (path == "/metrics" or path.startswith("/metrics/") or len(ports) == 1):
+        return None
+    if "inference" not in ports or path.startswith("/v2/repository"):
+        return "management"
+    if "management" in ports and _is_management(path):
+        return "management"
+    return "inference"
+
+
+def _is_management(path: str) -> bool:
+    segments = path.split("/")[1:]
+    if segments[0] == "models":
+        return not (len(segments) == 3 and segments[2] == "invoke")
+    if segments[:2] == ["v1", "models"]:
+        return not path.endswith((":predict", ":explain"))
+    return segments[0] in ("workflows", "token")
+
+
+class Access:
+    """Falcon middleware of one listener; `ports` are the APIs that it carries."""
+
+    def __init__(self, ports: Collection[str], settings: Settings, metrics: Metrics, tokens: Tokens | None) -> None:
+        self.ports, self.metrics, self.tokens = frozenset(ports), metrics, tokens
+        self._cors = {
+            name: value
+            for name, value in (
+                ("access-control-allow-origin", settings.cors_allowed_origin),
+                ("access-control-allow-methods", settings.cors_allowed_methods),
+                ("access-control-allow-headers", settings.cors_allowed_headers),
+            )
+            if value
+        }
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Normalises the path, then lets through or refuses."""
+        req.context.began = time.monotonic()
+        kserve = is_kserve(req.path)
+        if not kserve:
+            req.path = req.path.rstrip("/") or "/"
+        try:
+            self._authorize(req)
+            if not kserve:
+                refuse_bad_escapes(req.env.get("REQUEST_URI", ""))
+        except JitneyError as error:
+            _refuse(req, resp, error, kserve)
+            resp.complete = True
+
+    def _authorize(self, req: falcon.Request) -> None:
+        if self.tokens is None:
+            return
+        if self.ports == {"management"} and req.path == "/token":
+            return  # asks for the API key itself
+        kind = needed(req.method, req.path, self.ports)
+        if kind is not None and not self.tokens.allows(kind, req.get_header("Authorization")):
+            raise InvalidKey(_DENIED)
+
+    def process_response(self, req: falcon.Request, resp: falcon.Response, resource: object, succeeded: bool) -> None:
+        """Adds CORS headers, counts the answer and writes its line into the access log."""
+        for name, value in self._cors.items():
+            if resp.get_header(name) is None:
+                resp.set_header(name, value)
+        for callback in getattr(req.context, "at_end", ()):
+            callback()
+        status = resp.status_code
+        self.metrics.torchserve.responded(status)
+        if access_log.isEnabledFor(logging.INFO):
+            milliseconds = int((time.monotonic() - getattr(req.context, "began", 0.0)) * 1000)
+            peer = f"{req.env.get('REMOTE_ADDR', '')}:{req.env.get('REMOTE_PORT', '')}"
+            uri = req.env.get("REQUEST_URI") or req.relative_uri
+            access_log.info('/%s "%s %s %s" %s %d', peer, req.method, uri, _protocol(req), status, milliseconds)
+
+
+def _protocol(req: falcon.Request) -> str:
+    return str(req.env.get("SERVER_PROTOCOL", "HTTP/1.1"))
+
+
+def _refuse(req: falcon.Request, resp: falcon.Response, error: JitneyError, kserve: bool) -> None:
+    """Answers in the dialect of the path."""
+    if kserve:
+        resp.status, resp.content_type, resp.media = falcon.HTTP_400, "application/json", {"error": str(error)}
+        return
+
+    def fail(exchange: Exchange) -> None:
+        raise error
+
+    answer(Exchange(req, resp), fail)

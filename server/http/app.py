@@ -1,0 +1,187 @@
+"""The Falcon applications behind the three ports, and the listeners that run them. Addresses that are equal share one.
+
+Order matters: of two patterns that match, the one added later answers. So what is common comes first, and TorchServe's legacy
+patterns come before its others.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import falcon
+import orjson
+
+from ..errors import QueueFull
+from . import kserve, torchserve
+from .access import Access, is_kserve
+from .admission import Admission
+from .kserve.generate import Generate, GenerateStream
+from .kserve.infer import Infer
+from .listeners import Listener
+from .metrics import add_metrics
+from .torchserve.errors import Problem
+from .torchserve.render import new_request_id, seal, to_json
+from .torchserve.routing import Routes
+
+if TYPE_CHECKING:
+    from waitress.utilities import Error
+
+    from ..addresses import Address
+    from ..dataplane import DataPlane
+    from ..metrics import Metrics
+    from ..settings import Settings
+    from .tokens import Tokens
+    from .torchserve import Port
+    from .torchserve.management import Control
+
+log = logging.getLogger(__name__)
+
+App = falcon.App[falcon.Request, falcon.Response]
+
+#: Threads beyond those that may wait for models: to refuse, to answer pings, to describe.
+#: KServe's resources that wait for a model.
+WAITING = (Infer, Generate, GenerateStream)
+RESERVE = 8
+MANAGEMENT_THREADS, METRICS_THREADS = 8, 2
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the routes work with. `tokens` None: no request needs one."""
+
+    dataplane: DataPlane
+    control: Control
+    metrics: Metrics
+    settings: Settings
+    tokens: Tokens | None = None
+
+
+def build_app(ports: Collection[Port], services: Services, admission: Admission) -> App:
+    """The application of one listener that carries these ports."""
+    settings, metrics, dataplane = services.settings, services.metrics, services.dataplane
+    middleware: list[Any] = [Access(ports, settings, metrics, services.tokens), KServeAdmission(admission)]
+    app = falcon.App(middleware=middleware)
+    app.resp_options.default_media_type = None  # type: ignore[assignment]
+    app.set_error_serializer(_serialize)
+    routes = Routes(app)
+    torchserve.add_common(routes, next(port for port in ("inference", "management", "metrics") if port in ports))
+    for port in ports:
+        kserve.add_routes(app, dataplane, settings, port)
+    if "metrics" in ports:
+        add_metrics(routes, metrics)
+    if "management" in ports:
+        torchserve.add_management(routes, dataplane, services.control, settings, services.tokens)
+    if "inference" in ports:
+        torchserve.add_inference(routes, dataplane, admission, metrics)
+    return app
+
+
+class KServeAdmission:
+    """Falcon middleware: KServe requests that wait for a model need a place, as TorchServe's do."""
+
+    def __init__(self, admission: Admission) -> None:
+        self.admission = admission
+
+    def process_resource(self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]) -> None:
+        if isinstance(resource, WAITING):
+            try:
+                self.admission.hold(req)
+            except QueueFull as error:
+                resp.status, resp.content_type = falcon.HTTP_503, "application/json"
+                resp.data, resp.complete = orjson.dumps({"error": str(error)}), True
+
+
+class Web:
+    """All listeners. Creating it binds the sockets, so that a busy port is known before any model is loaded."""
+
+    def __init__(self, services: Services) -> None:
+        settings = services.settings
+        self.admission = Admission(settings.http_threads)
+        self.listeners: list[Listener] = []
+        try:
+            for address, ports in _by_address(settings):
+                app = build_app(ports, services, self.admission)
+                self.listeners.append(_listener(app, address, ports, settings))
+        except BaseException:
+            self.close(0)
+            raise
+
+    def start(self) -> None:
+        for listener in self.listeners:
+            listener.start()
+
+    def stop_accepting(self) -> None:
+        for listener in self.listeners:
+            listener.stop_accepting()
+
+    def close(self, timeout: float) -> None:
+        """Answers what was accepted, for at most `timeout` seconds, and ends."""
+        self.stop_accepting()
+        deadline = time.monotonic() + timeout
+        for listener in self.listeners:
+            listener.close(max(0.0, deadline - time.monotonic()))
+
+    def address(self, port: Port) -> Address:
+        """Where a port listens in fact (0 asked for any free one)."""
+        return next(listener.address for listener in self.listeners if port in listener.ports)
+
+
+def _by_address(settings: Settings) -> list[tuple[Address, list[Port]]]:
+    """Each address with the ports that it carries. Port 0 is any free port, so never the same one twice."""
+    wanted: list[tuple[Port, Address]] = [
+        ("inference", settings.inference_address),
+        ("management", settings.management_address),
+    ]
+    if settings.enable_metrics_api:
+        wanted.append(("metrics", settings.metrics_address))
+    found: list[tuple[Address, list[Port]]] = []
+    for port, address in wanted:
+        same = next((ports for other, ports in found if other == address and (address.port or address.path)), None)
+        if same is not None:
+            same.append(port)
+        else:
+            found.append((address, [port]))
+    return found
+
+
+def _listener(app: App, address: Address, ports: Collection[Port], settings: Settings) -> Listener:
+    threads = (settings.http_threads + RESERVE) * ("inference" in ports)
+    threads += MANAGEMENT_THREADS * ("management" in ports) + METRICS_THREADS * ("metrics" in ports)
+    name = "-".join(ports)
+    return Listener(
+        app,
+        address,
+        name=name,
+        ports=ports,
+        setting=f"{next(iter(ports))}_address",
+        threads=threads,
+        max_body=settings.max_request_size,
+        refuse=_refuse,
+    )
+
+
+def _refuse(path: str, error: Error) -> tuple[str, list[tuple[str, str]], bytes]:
+    """What never reaches a route, in the dialect of its path where there is one."""
+    if not is_kserve(path):
+        return torchserve.refuse(path, error)
+    body = orjson.dumps({"error": str(error.body)})
+    return falcon.code_to_http_status(error.code), [("content-type", "application/json")], body
+
+
+_TYPES = {404: "ResourceNotFoundException", 405: "MethodNotAllowedException"}
+
+
+def _serialize(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
+    """Errors that Falcon raises itself, in the dialect of the path."""
+    text = error.description or error.title or str(error.status)
+    resp.content_type = "application/json"
+    if is_kserve(req.path):
+        resp.data = orjson.dumps({"error": text})
+        return
+    kind = _TYPES.get(error.status_code, "BadRequestException" if error.status_code < 500 else "InternalServerException")
+    resp.data = to_json(Problem(error.status_code, kind, text)._asdict())
+    seal(req, resp, new_request_id())

@@ -1,0 +1,29 @@
+"""`/metrics`: any method, `name[]` picks samples by their exact names (TorchServe)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
+
+from ..errors import InvalidRequest
+from ..metrics import CONTENT_TYPE
+from .torchserve.routing import Exchange, Routes
+
+if TYPE_CHECKING:
+    from ..metrics import Metrics
+
+MAX_NAMES = 1000
+
+
+def add_metrics(routes: Routes, metrics: Metrics) -> None:
+    """Adds the metrics port's route."""
+
+    def scrape(exchange: Exchange) -> None:
+        try:
+            pairs = parse_qsl(exchange.req.query_string, keep_blank_values=True, max_num_fields=MAX_NAMES)
+        except ValueError:
+            raise InvalidRequest(f"the query has more than {MAX_NAMES} parameters") from None
+        exchange.resp.content_type = CONTENT_TYPE
+        exchange.resp.data = metrics.scrape([value for name, value in pairs if name == "name[]"])
+
+    routes.add(r"/metrics(?:/.*)?", lambda exchange, **_: scrape(exchange))

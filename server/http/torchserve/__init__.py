@@ -1,0 +1,76 @@
+"""TorchServe's REST dialect: its routes, texts and statuses, byte for byte where clients can see them."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Literal
+
+import falcon
+from waitress.utilities import Error
+
+from . import openapi
+from .errors import Problem
+from .inference import Inference
+from .management import Control, Management
+from .render import ENVELOPE, new_request_id, send_json, status_line, to_json
+from .routing import Exchange, Handler, Routes, not_allowed, not_found
+
+if TYPE_CHECKING:
+    from ...dataplane import DataPlane
+    from ...metrics import Metrics
+    from ...settings import Settings
+    from ..admission import Admission
+    from ..tokens import Tokens
+
+log = logging.getLogger(__name__)
+
+Port = Literal["inference", "management", "metrics"]
+
+__all__ = ["add_common", "add_inference", "add_management", "refuse"]
+
+
+def add_inference(routes: Routes, dataplane: DataPlane, admission: Admission, metrics: Metrics) -> None:
+    """Adds the inference port's routes."""
+    Inference(dataplane, admission, metrics).add_to(routes)
+
+
+def add_management(
+    routes: Routes, dataplane: DataPlane, control: Control, settings: Settings, tokens: Tokens | None
+) -> None:
+    """Adds the management port's routes."""
+    Management(dataplane, control, settings, tokens).add_to(routes)
+
+
+def add_common(routes: Routes, port: Port) -> None:
+    """Adds what every port answers: its description, 405 for `/`, 404 for everything unknown. To be called first."""
+    routes.add(r".*", not_found)
+    describe = _describe(
+        {"inference": openapi.inference, "management": openapi.management, "metrics": openapi.metrics}[port]
+    )
+
+    def root(exchange: Exchange, **_: Any) -> None:
+        (describe if exchange.req.method == "OPTIONS" else not_allowed)(exchange)
+
+    routes.add(r"/*", root)
+    routes.add(r"/api-description", describe)
+
+
+def _describe(document: Any) -> Handler:
+    def describe(exchange: Exchange, **_: Any) -> None:
+        send_json(exchange.resp, document())
+
+    return describe
+
+
+def refuse(path: str, error: Error) -> tuple[str, list[tuple[str, str]], bytes]:
+    """What TorchServe answers where a request never reaches a route: 413 and 417 are bare, the rest is its error JSON.
+
+    TorchServe has one text for all malformed HTTP; what exactly was wrong goes to the log.
+    """
+    if error.code in (413, 417):
+        return status_line(error.code), [], b""
+    log.info("refused a malformed request: %s", error.body)
+    text = "Invalid HTTP message." if error.code == 400 else str(error.body)
+    body = to_json(Problem(error.code, "BadRequestException", text)._asdict())
+    headers = [("content-type", "application/json"), ("x-request-id", new_request_id()), *ENVELOPE.items()]
+    return falcon.code_to_http_status(error.code), headers, body

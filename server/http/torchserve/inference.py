@@ -1,0 +1,146 @@
+"""TorchServe's inference routes: ping, predictions, explanations, KServe v1, SageMaker's and the legacy ones.
+
+No route looks at the method, except OPTIONS, which describes. A request waits in the thread that reads it; when its client
+goes away its call is cancelled.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ....backends.base import Part, Request, Response
+from ...call import Call
+from ...errors import Cancelled, InvalidParameter, JitneyError, ModelNotFound, VersionNotFound
+from ..wsgi import at_end, on_disconnect
+from . import openapi
+from .body import client_headers, query, query_parts, read_parts, with_route
+from .errors import Target
+from .render import send_json, send_prediction, send_status
+from .routing import MODEL, VERSION, Exchange, Routes
+
+if TYPE_CHECKING:
+    from ...dataplane import DataPlane
+    from ...metrics import Metrics
+    from ..admission import Admission
+
+log = logging.getLogger(__name__)
+
+REST = r"(?P<rest>.*)"
+
+
+@dataclass(frozen=True)
+class Inference:
+    """The handlers of the inference port."""
+
+    dataplane: DataPlane
+    admission: Admission
+    metrics: Metrics
+
+    def add_to(self, routes: Routes) -> None:
+        routes.add(rf"/{MODEL}(?:/{VERSION})?/predict", self.legacy)
+        routes.add(rf"/models/{MODEL}/invoke", self.legacy)
+        routes.add(r"/invocations", self.invocations)
+        routes.add(rf"/v2/models/{MODEL}/explain", self.explanations)
+        routes.add(rf"/v1/models/{MODEL}:predict", self.predictions)
+        routes.add(rf"/v1/models/{MODEL}:explain", self.explanations)
+        routes.add(rf"/predictions/{MODEL}(?:/{VERSION}(?:/{REST})?)?", self.predictions)
+        routes.add(rf"/explanations/{MODEL}(?:/{VERSION}(?:/{REST})?)?", self.explanations)
+        routes.add(r"/ping(?:/.*)?", self.ping)
+
+    def ping(self, exchange: Exchange, **_: Any) -> None:
+        healthy = self.dataplane.healthy()
+        send_status(exchange.resp, "Healthy" if healthy else "Unhealthy", 200 if healthy else 500)
+
+    def predictions(self, exchange: Exchange, model: str, version: str | None = None, rest: str | None = None) -> None:
+        if exchange.req.method == "OPTIONS":
+            self._describe(exchange, model, version)
+        else:
+            self._predict(exchange, model, version, {"url_path": rest or "", "explain": "False"})
+
+    def explanations(self, exchange: Exchange, model: str, version: str | None = None, rest: str | None = None) -> None:
+        if exchange.req.method == "OPTIONS":
+            self._describe(exchange, model, version)
+        else:
+            self._predict(exchange, model, version, {"url_path": rest or "", "explain": "True"})
+
+    def legacy(self, exchange: Exchange, model: str, version: str | None = None) -> None:
+        """`/{m}/predict` and SageMaker's `/models/{m}/invoke`: the query's parameters are inputs too."""
+        if exchange.req.method == "OPTIONS":
+            self._describe(exchange, model, version)
+        else:
+            self._predict(exchange, model, version, {}, query_parts(exchange.req))
+
+    def invocations(self, exchange: Exchange) -> None:
+        """SageMaker: the model is in the query, or is the only one loaded at start, or a field of the body."""
+        parts = read_parts(exchange.req)
+        model = query(exchange.req).get("model_name") or self._only_model() or _field(parts, "model_name")
+        if not model:
+            raise InvalidParameter("model_name", None, "the name of a model")
+        self._predict(exchange, model, None, {}, query_parts(exchange.req), parts)
+
+    def _only_model(self) -> str | None:
+        started = [name for name, _ in self.dataplane.models() if self.dataplane.config(name, None).loaded_at_startup]
+        return started[0] if len(started) == 1 else None
+
+    def _describe(self, exchange: Exchange, model: str, version: str | None) -> None:
+        self.dataplane.config(model, version)
+        send_json(exchange.resp, openapi.prediction(model))
+
+    def _predict(
+        self,
+        exchange: Exchange,
+        model: str,
+        version: str | None,
+        route: dict[str, str],
+        more: list[Part] | None = None,
+        parts: list[Part] | None = None,
+    ) -> None:
+        exchange.target = Target(model, version)
+        parts = read_parts(exchange.req) if parts is None else parts
+        headers = with_route(client_headers(exchange.req), route)
+        request = Request(id=exchange.id, parts=[*parts, *(more or [])], headers=headers)
+        self.admission.hold(exchange.req)
+        call = self._submit(model, version, request)
+        on_disconnect(exchange.req, call.cancel)
+        at_end(exchange.req, call.cancel)
+        answers = self.dataplane.answer(call)
+        first = next(answers)
+        send_prediction(exchange.req, exchange.resp, first)
+        if first.final:
+            exchange.resp.data = bytes(first.body or b"")
+            self.metrics.torchserve.answered(model, version, call.times)
+        else:
+            exchange.resp.set_header("ts_stream_next", "true")
+            exchange.resp.stream = _stream(first, answers)
+
+    def _submit(self, model: str, version: str | None, request: Request) -> Call:
+        """Queues the request and counts it, also where it is refused, unless no such model exists."""
+        try:
+            call = self.dataplane.predict(model, version, request)
+        except (ModelNotFound, VersionNotFound):
+            raise
+        except JitneyError:
+            self.metrics.torchserve.requested(model, version)
+            raise
+        self.metrics.torchserve.requested(model, version)
+        return call
+
+
+def _stream(first: Response, rest: Iterator[Response]) -> Iterator[bytes]:
+    """The chunks of a streamed answer; an error after the first cuts the connection, so that no client takes it for the end."""
+    yield bytes(first.body or b"")
+    try:
+        for response in rest:
+            yield bytes(response.body or b"")
+    except Cancelled:
+        return  # nobody reads
+    except JitneyError as error:
+        log.error("a streamed answer ended early: %s", error)
+        raise
+
+
+def _field(parts: list[Part], name: str) -> str | None:
+    return next((bytes(part.data).decode("utf-8", "replace") for part in parts if part.name == name), None)

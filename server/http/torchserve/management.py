@@ -1,0 +1,197 @@
+"""TorchServe's management routes: list, register, describe, scale, set-default, unregister, and what belongs to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ...errors import InvalidRequest
+from . import openapi
+from .body import query
+from .describe import description
+from .errors import InvalidKey, MethodNotAllowed, Target
+from .parameters import boolean, integer, registration
+from .render import send_json, send_status
+from .routing import MODEL, VERSION, Exchange, Routes
+
+if TYPE_CHECKING:
+    from ...dataplane import DataPlane
+    from ...registration import Registration
+    from ...settings import Settings
+    from ..tokens import Tokens
+
+PAGE = 100
+PROCESSING = "Processing worker updates..."
+SCALING = "Workers scaling in progress..."
+
+
+class Control(Protocol):
+    """What changes which models are served."""
+
+    def register(self, spec: Registration) -> tuple[str, str, int]:
+        """Registers; returns name, version and the number of workers that it is to have."""
+
+    def scale(self, model: str, version: str | None, min_workers: int, max_workers: int, synchronous: bool) -> int | None:
+        """Changes the number of workers; returns how many there are when it waited for them, else None."""
+
+    def set_default(self, model: str, version: str) -> None: ...
+
+    def unregister(self, model: str, version: str | None) -> None: ...
+
+
+@dataclass(frozen=True)
+class Management:
+    """The handlers of the management port."""
+
+    dataplane: DataPlane
+    control: Control
+    settings: Settings
+    tokens: Tokens | None
+
+    def add_to(self, routes: Routes) -> None:
+        routes.add(r"/workflows(?:/(?P<workflow>.*))?", self.workflows)
+        routes.add(rf"/v1/models/{MODEL}", self.ready)
+        routes.add(rf"/models/{MODEL}(?:/{VERSION}(?P<default>/set-default)?)?", self.model)
+        routes.add(r"/models", self.models)
+        if self.tokens is not None:
+            routes.add(r"/token", self.token)
+
+    def models(self, exchange: Exchange) -> None:
+        match exchange.req.method:
+            case "GET":
+                self._list(exchange)
+            case "POST":
+                self._register(exchange)
+            case _:
+                raise MethodNotAllowed
+
+    def model(self, exchange: Exchange, model: str, version: str | None = None, default: str | None = None) -> None:
+        exchange.target = Target(model, version)
+        match exchange.req.method:
+            case "GET":
+                self._describe(exchange, model, version)
+            case "PUT" if default:
+                self._set_default(exchange, model, version or "")
+            case "PUT":
+                self._scale(exchange, model, version)
+            case "DELETE":
+                self._unregister(exchange, model, version)
+            case "OPTIONS":
+                self.dataplane.describe(model, version)
+                send_json(exchange.resp, openapi.model_management(model))
+            case _:
+                raise MethodNotAllowed
+
+    def ready(self, exchange: Exchange, model: str) -> None:
+        """KServe v1's readiness: whether the model has workers, even if they still load."""
+        if exchange.req.method != "GET":
+            raise MethodNotAllowed
+        found = self.dataplane.describe(model, None)
+        send_json(exchange.resp, {"name": model, "ready": bool(found[0].workers)})
+
+    def token(self, exchange: Exchange) -> None:
+        """A new key for `?type=`; the answer is a lone newline, the key stands in the key file (TorchServe)."""
+        kind = query(exchange.req).get("type")
+        authorization = exchange.req.get_header("Authorization")
+        if self.tokens is None or not self.tokens.renew(kind, authorization):
+            text = "Token Authentication failed. Token either incorrect, expired, or not provided correctly"
+            raise InvalidKey(text)
+        exchange.resp.content_type = "application/json"
+        exchange.resp.data = b"\n"
+
+    def workflows(self, exchange: Exchange, workflow: str | None = None) -> None:
+        """There are none. TorchServe's last version refuses to register any, too."""
+        match exchange.req.method:
+            case "GET" if not workflow:
+                send_json(exchange.resp, {"workflows": []})
+            case "POST" if not workflow:
+                raise InvalidRequest("Registering new workflows is disabled.")
+            case "GET" | "DELETE" if workflow:
+                problem = {"code": 404, "type": "WorkflowNotFoundException", "message": f"Workflow not found: {workflow}"}
+                send_json(exchange.resp, problem, 404)
+            case _:
+                raise MethodNotAllowed
+
+    # -- one verb each ---------------------------------------------------------------------------------------------------
+
+    def _list(self, exchange: Exchange) -> None:
+        given = query(exchange.req)
+        limit, start = integer(given, "limit", PAGE), max(0, integer(given, "next_page_token", 0))
+        limit = limit if 0 <= limit <= PAGE else PAGE
+        models = self.dataplane.models()
+        page = [{"modelName": name, "modelUrl": url} for name, url in models[start : start + limit]]
+        document: dict[str, Any] = {"nextPageToken": str(start + limit)} if start + limit <= len(models) else {}
+        send_json(exchange.resp, {**document, "models": page})
+
+    def _register(self, exchange: Exchange) -> None:
+        self._refuse_without_model_api()
+        spec = registration(exchange.req)
+        exchange.target = Target(spec.model_name or "")
+        name, version, workers = self.control.register(spec)
+        if workers <= 0:
+            hint = "Use scale workers API to add workers for the model."
+            send_status(exchange.resp, f'Model "{name}" Version: {version} registered with 0 initial workers. {hint}')
+        elif spec.synchronous:
+            send_status(exchange.resp, f'Model "{name}" Version: {version} registered with {workers} initial workers')
+        else:
+            send_status(exchange.resp, PROCESSING, 202)
+
+    def _describe(self, exchange: Exchange, model: str, version: str | None) -> None:
+        documents = [description(found) for found in self.dataplane.describe(model, version)]
+        if version != "all" and boolean(query(exchange.req), "customized", False):
+            exchange.target = Target(model, version, "describe")
+            documents[0]["customizedMetadata"] = self.dataplane.customized_metadata(model, version)
+        send_json(exchange.resp, documents)
+
+    def _scale(self, exchange: Exchange, model: str, version: str | None) -> None:
+        given = query(exchange.req)
+        version = version or given.get("model_version") or None
+        exchange.target = Target(model, version)
+        least = integer(given, "min_worker", 1)
+        most = integer(given, "max_worker", least)
+        if least < 0:
+            raise InvalidRequest(f"min_worker must be at least 0, got {least}")
+        if most < least:
+            raise InvalidRequest("max_worker cannot be less than min_worker.")
+        synchronous = boolean(given, "synchronous", False)
+        running = self.control.scale(model, version, least, most, synchronous)
+        if not synchronous or running is None:
+            send_status(exchange.resp, PROCESSING, 202)
+        elif running < least:
+            send_status(exchange.resp, SCALING, 206)
+        else:
+            named = f"{model}, version: {version}" if version else model
+            send_status(exchange.resp, f"Workers scaled to {least} for model: {named}")
+
+    def _set_default(self, exchange: Exchange, model: str, version: str) -> None:
+        exchange.target = Target(model, version, "set-default")
+        self.control.set_default(model, version)
+        send_status(exchange.resp, f'Default version successfully updated for model "{model}" to "{version}"')
+
+    def _unregister(self, exchange: Exchange, model: str, version: str | None) -> None:
+        self._refuse_without_model_api()
+        self.control.unregister(model, version)
+        send_status(exchange.resp, f'Model "{model}" unregistered')
+
+    def _refuse_without_model_api(self) -> None:
+        if not self.settings.model_api:
+            raise MethodNotAllowed
+
+
+class NoControl:
+    """Stands in where models cannot be changed over this API: every verb is refused with the reason."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def register(self, spec: Registration) -> tuple[str, str, int]:
+        raise InvalidRequest(self.reason)
+
+    def scale(self, model: str, version: str | None, min_workers: int, max_workers: int, synchronous: bool) -> int | None:
+        raise InvalidRequest(self.reason)
+
+    def set_default(self, model: str, version: str) -> None:
+        raise InvalidRequest(self.reason)
+
+    def unregister(self, model: str, version: str | None) -> None:
+        raise InvalidRequest(self.reason)

@@ -1,0 +1,71 @@
+"""multipart/form-data and urlencoded bodies as TorchServe's server takes them apart: views of the body, no copies.
+
+    --boundary CRLF  header CRLF …  CRLF  data CRLF  --boundary CRLF  …  --boundary--
+
+A part that does not end (a truncated body) is left out, without an error. Of parts with one name the last one counts. A part
+with a file name keeps its content type (application/octet-stream where it names none); a plain field has none.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import unquote_to_bytes
+
+import falcon
+
+from ....backends.base import Part
+from ...errors import InvalidRequest
+
+MAX_PARTS = 1000
+MAX_PART_HEADER = 16384
+MAX_FIELDS = 1000
+
+
+def parse_multipart(body: bytearray | bytes, boundary: str) -> list[Part]:
+    """The parts of a multipart body, in order; InvalidRequest where a part has no name or there are too many."""
+    mark = b"--" + boundary.encode("latin-1")
+    view, parts = memoryview(body), {}
+    at = 0 if body.startswith(mark) else body.find(b"\r\n" + mark) + 2
+    if at == 1:
+        return []
+    while not body.startswith(b"--", at + len(mark)):
+        head = body.find(b"\r\n", at + len(mark))
+        start = body.find(b"\r\n\r\n", head, head + MAX_PART_HEADER)
+        end = body.find(b"\r\n" + mark, start + 2)
+        if min(head, start, end) < 0:
+            break  # truncated
+        part = _part(bytes(body[head + 2 : start]), view[start + 4 : end])
+        parts[part.name] = part
+        if len(parts) > MAX_PARTS:
+            raise InvalidRequest(f"the multipart body has more than {MAX_PARTS} parts")
+        at = end + 2
+    return list(parts.values())
+
+
+def _part(header: bytes, data: memoryview) -> Part:
+    fields = {}
+    for line in header.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        fields[name.strip().lower().decode("latin-1")] = value.strip().decode("utf-8", "replace")
+    _, options = falcon.parse_header(fields.get("content-disposition", ""))
+    if "name" not in options:
+        raise InvalidRequest("a part of the multipart body has no name in its Content-Disposition")
+    is_file = "filename" in options or "filename*" in options
+    content_type = fields.get("content-type", "application/octet-stream").partition(";")[0].strip() if is_file else ""
+    return Part(options["name"], data, content_type)
+
+
+def parse_form(body: bytes | memoryview) -> list[Part]:
+    """The fields of an urlencoded body. A bare word is an empty field, and none at all at the end (`curl -d word`)."""
+    fields, pieces = {}, bytes(body).split(b"&")
+    if len(pieces) > MAX_FIELDS:
+        raise InvalidRequest(f"the form has more than {MAX_FIELDS} fields")
+    for index, piece in enumerate(pieces):
+        name, equals, value = piece.partition(b"=")
+        if name and (equals or index < len(pieces) - 1):
+            key = _unquote(name).decode("utf-8", "replace")
+            fields[key] = Part(key, _unquote(value))
+    return list(fields.values())
+
+
+def _unquote(raw: bytes) -> bytes:
+    return unquote_to_bytes(raw.replace(b"+", b" "))

@@ -1,0 +1,92 @@
+"""How TorchServe's answers look: the envelope's headers, pretty JSON, a reason phrase that may be empty."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import falcon
+import orjson
+
+from ....backends.base import Response
+from ...errors import ModelFailed
+
+#: On every answer (TorchServe); handlers cannot change them.
+ENVELOPE = {
+    "pragma": "no-cache",
+    "cache-control": "no-cache; no-store, must-revalidate, private",
+    "expires": "Thu, 01 Jan 1970 00:00:00 UTC",
+}
+_SPELLING = {"pragma": "Pragma", "cache-control": "Cache-Control", "expires": "Expires"}
+_OWN = frozenset(
+    {*ENVELOPE, "x-request-id", "content-length", "date"}
+    | {"connection", "transfer-encoding", "keep-alive", "te", "trailers", "upgrade"}
+    | {"proxy-authenticate", "proxy-authorization"}
+)
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_PHRASES = {413: "413 Request Entity Too Large", 507: "507 Insufficient Storage"}
+
+
+def new_request_id() -> str:
+    return str(uuid.uuid4())
+
+
+def to_json(document: Any) -> bytes:
+    """Two blanks of indentation and a final newline, as TorchServe's own JSON is written."""
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def status_line(status: int) -> str:
+    return _PHRASES.get(status) or falcon.code_to_http_status(status)
+
+
+def send_json(resp: falcon.Response, document: Any, status: int = 200) -> None:
+    resp.status = status_line(status)
+    resp.content_type = "application/json"
+    resp.data = to_json(document)
+
+
+def send_status(resp: falcon.Response, text: str, status: int = 200) -> None:
+    """TorchServe's StatusResponse."""
+    send_json(resp, {"status": text}, status)
+
+
+def seal(req: falcon.Request, resp: falcon.Response, request_id: str) -> None:
+    """Puts the envelope around an answer whose status is known, and says whether the connection goes on."""
+    for name, value in ENVELOPE.items():
+        resp.set_header(name, value)
+    resp.set_header("x-request-id", request_id)
+    req.env.setdefault("jitney.spelling", {}).update(_SPELLING)
+    req.env["jitney.connection"] = "keep-alive" if resp.status_code < 400 else "close"
+
+
+def send_prediction(req: falcon.Request, resp: falcon.Response, response: Response) -> None:
+    """The head of a model's answer: its status, phrase and headers; no content type unless the model set one."""
+    if not 200 <= response.status <= 599:
+        raise ModelFailed(f"the handler set status {response.status}, expected 200 to 599", "BAD_OUTPUT")
+    if "\r" in response.reason or "\n" in response.reason:
+        raise ModelFailed("the handler set a reason phrase with a line break", "BAD_OUTPUT")
+    phrase = response.reason.encode("latin-1", "replace").decode("latin-1")
+    resp.status = f"{response.status} {phrase}"
+    _copy_headers(req, resp, response.headers)
+
+
+def _copy_headers(req: falcon.Request, resp: falcon.Response, headers: Mapping[str, str]) -> None:
+    """Copies a handler's headers, in its spelling, except those that belong to the envelope and to the connection."""
+    spelling = req.env.setdefault("jitney.spelling", {})
+    for name, value in headers.items():
+        if name.lower() in _OWN:
+            continue
+        if not _TOKEN.fullmatch(name) or not _is_sendable(value):
+            raise ModelFailed(f"the handler set a header that cannot be sent: {name!r}: {value!r}", "BAD_OUTPUT")
+        spelling[name.lower()] = name
+        if name.lower() == "set-cookie":
+            resp.append_header(name, value)
+        else:
+            resp.set_header(name, value)
+
+
+def _is_sendable(value: str) -> bool:
+    return not any((ord(char) < 32 and char != "\t") or ord(char) in (127,) or ord(char) > 255 for char in value)

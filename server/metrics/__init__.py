@@ -1,0 +1,102 @@
+"""`Metrics`: everything that the metrics port shows. What models count themselves is read from them at the scrape."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from .custom import CustomMetrics
+from .models import Served, families
+from .system import SystemFigures
+from .text import CONTENT_TYPE, Family, render
+from .torchserve import TorchServeMetrics
+
+__all__ = ["CONTENT_TYPE", "Metrics"]
+
+
+def _nothing() -> Iterable[Served]:
+    return ()
+
+
+class Metrics:
+    """One object for all listeners. Thread-safe.
+
+    served    gives the served model versions at the moment of a scrape (`registry.deployments`)
+    interval  seconds between readings of the machine's figures where they are logged
+    """
+
+    def __init__(
+        self,
+        served: Callable[[], Iterable[Served]] = _nothing,
+        *,
+        mode: str = "prometheus",
+        config: str = "",
+        auto_detect: bool = False,
+        system: bool = True,
+        interval: float = 60.0,
+    ) -> None:
+        self.served = served
+        self.torchserve = TorchServeMetrics(mode, config, auto_detect)
+        self.custom = CustomMetrics()
+        self._system = SystemFigures() if system else None
+        self._process = ProcessCollector(registry=CollectorRegistry())
+        self._interval = interval
+        self._stop = threading.Event()
+        self._sampler: threading.Thread | None = None
+
+    @property
+    def mode(self) -> str:
+        return self.torchserve.mode
+
+    def start(self) -> None:
+        """Begins to log the machine's figures, in the modes that log them."""
+        if self._system is not None and self.mode != "prometheus":
+            self._sampler = threading.Thread(target=self._sample_forever, name="metrics", daemon=True)
+            self._sampler.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._sampler is not None:
+            self._sampler.join()
+
+    def event(self, model: str, version: str, payload: Mapping[str, Any]) -> None:
+        """Takes a "metric" event of a worker: a handler's (TorchServe) or a Python model's (Triton)."""
+        if payload.get("source") == "python":
+            self.custom.take(payload)
+        else:
+            self.torchserve.from_handler(payload)
+
+    def scrape(self, names: Sequence[str] = ()) -> bytes:
+        """Prometheus text; with `names` only samples with one of these names. Empty in mode log (TorchServe)."""
+        if self.mode == "prometheus":
+            self._read_system()
+        return render(self._families(), names)
+
+    def _families(self) -> Iterator[Family]:
+        yield from self.torchserve.families()
+        if self.mode != "prometheus":
+            return
+        yield from families(self.served())
+        yield from self.custom.families()
+        yield from self._process_families()
+
+    def _process_families(self) -> Iterator[Family]:
+        for metric in self._process.collect():
+            family = Family(metric.name, "gauge", metric.documentation)
+            for sample in metric.samples:
+                family.name = sample.name
+                family.add(sample.labels, sample.value)
+            yield family
+
+    def _read_system(self) -> None:
+        if self._system is not None:
+            for name, value in self._system.read():
+                self.torchserve.system(name, value)
+
+    def _sample_forever(self) -> None:
+        while not self._stop.is_set():
+            self._read_system()
+            self._stop.wait(self._interval)

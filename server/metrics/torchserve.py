@@ -1,0 +1,222 @@
+"""TorchServe's metrics: what is declared (metrics.yaml or the defaults), their values, and where they go by mode.
+
+    prometheus   all of them are scraped
+    log          each change is a line in the log `jitney.ts_metrics` or `jitney.model_metrics`; the scrape is empty
+    legacy       three counters (ts_inference_*, ts_queue_*) are scraped, the others are logged
+
+Undeclared metrics of handlers are dropped unless `model_metrics_auto_detect` is set.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ..errors import InvalidConfig
+from ..histogram import Histogram
+from .text import Family, Kind
+
+if TYPE_CHECKING:
+    from ..call import Times
+
+HOST = ("Level", "Hostname")
+GPU = ("Level", "DeviceId", "Hostname")
+VERSIONED = ("model_name", "model_version", "hostname")
+MODEL = ("ModelName", "Level", "Hostname")
+LEGACY = ("ts_inference_requests_total", "ts_inference_latency_microseconds", "ts_queue_latency_microseconds")
+#: Prometheus' default bounds, which TorchServe's histograms have.
+BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+
+_log, _model_log = logging.getLogger("jitney.ts_metrics"), logging.getLogger("jitney.model_metrics")
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """One metric of metrics.yaml."""
+
+    name: str
+    kind: Kind
+    unit: str
+    labels: tuple[str, ...]
+    of_model: bool = False
+
+    def family(self) -> Family:
+        about = f"Torchserve prometheus {self.kind} metric with unit: {self.unit}"
+        return Family(self.name, self.kind, about, comma=True)
+
+
+def _defaults() -> Iterator[Declaration]:
+    for name in ("Requests2XX", "Requests4XX", "Requests5XX"):
+        yield Declaration(name, "counter", "Count", HOST)
+    yield Declaration(LEGACY[0], "counter", "Count", VERSIONED)
+    yield Declaration(LEGACY[1], "counter", "Microseconds", VERSIONED)
+    yield Declaration(LEGACY[2], "counter", "Microseconds", VERSIONED)
+    for name, unit in (
+        ("QueueTime", "Milliseconds"),
+        ("WorkerThreadTime", "Milliseconds"),
+        ("CPUUtilization", "Percent"),
+        ("MemoryUsed", "Megabytes"),
+        ("MemoryAvailable", "Megabytes"),
+        ("MemoryUtilization", "Percent"),
+        ("DiskUsage", "Gigabytes"),
+        ("DiskAvailable", "Gigabytes"),
+        ("DiskUtilization", "Percent"),
+    ):
+        yield Declaration(name, "gauge", unit, HOST)
+    yield Declaration("WorkerLoadTime", "gauge", "Milliseconds", ("WorkerName", *HOST))
+    for name, unit in (("GPUMemoryUtilization", "Percent"), ("GPUMemoryUsed", "Megabytes"), ("GPUUtilization", "Percent")):
+        yield Declaration(name, "gauge", unit, GPU)
+    for name in ("HandlerTime", "PredictionTime"):
+        yield Declaration(name, "gauge", "ms", MODEL, of_model=True)
+
+
+def read_declarations(path: str) -> list[Declaration]:
+    """The metrics that a metrics.yaml declares, or the default ones for ""; InvalidConfig names file and entry."""
+    if not path:
+        return list(_defaults())
+    try:
+        document = yaml.safe_load(Path(path).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InvalidConfig(f"metrics_config={path}: {error}") from None
+    found = []
+    for section in ("ts_metrics", "model_metrics"):
+        kinds = (document or {}).get(section) or {}
+        for kind, entries in kinds.items():
+            found += [_declaration(path, section, kind, entry) for entry in entries or ()]
+    return found
+
+
+def _declaration(path: str, section: str, kind: Any, entry: Any) -> Declaration:
+    where = f"metrics_config={path}: {section}.{kind}"
+    if kind != "counter" and kind != "gauge" and kind != "histogram":
+        raise InvalidConfig(f"{where}: expected counter, gauge or histogram")
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise InvalidConfig(f"{where}: expected entries with name, unit and dimensions, got {entry!r}")
+    labels = tuple(str(label) for label in entry.get("dimensions") or ())
+    of_model = section == "model_metrics"
+    if of_model and "Hostname" not in labels:
+        labels += ("Hostname",)
+    return Declaration(entry["name"], kind, str(entry.get("unit", "")), labels, of_model)
+
+
+class TorchServeMetrics:
+    """Values of the declared metrics. Thread-safe; one change is one dictionary entry under one lock."""
+
+    def __init__(self, mode: str = "prometheus", config: str = "", auto_detect: bool = False) -> None:
+        self.mode, self._auto_detect = mode, auto_detect
+        self.hostname = socket.gethostname()
+        self._declared = {declaration.name: declaration for declaration in read_declarations(config)}
+        self._values: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in self._declared}
+        self._histograms: dict[str, dict[tuple[str, ...], Histogram]] = {}
+        self._lock = threading.Lock()
+        self._host = {"Level": "Host", "Hostname": self.hostname}
+
+    # -- the server's own -------------------------------------------------------------------------------------------------
+
+    def responded(self, status: int) -> None:
+        """Counts an HTTP answer on any port."""
+        family = status // 100
+        self.update(f"Requests{family if family in (2, 4) else 5}XX", 1.0, self._host)
+
+    def requested(self, model: str, version: str | None) -> None:
+        """Counts a request for a model that exists; `version` None where the URL had none."""
+        self.update(LEGACY[0], 1.0, self._versioned(model, version))
+
+    def answered(self, model: str, version: str | None, times: Times) -> None:
+        """Adds the times of a request that the model answered, up to now."""
+        labels, queued = self._versioned(model, version), max(0, times.dispatched - times.arrived)
+        self.update(LEGACY[1], (time.monotonic_ns() - times.arrived) / 1000, labels)
+        self.update(LEGACY[2], queued / 1000, labels)
+        self.update("QueueTime", float(queued // 1_000_000), self._host)
+
+    def worker_time(self, milliseconds: int) -> None:
+        """What a batch's round trip to its worker took beyond the worker's own time."""
+        self.update("WorkerThreadTime", float(milliseconds), self._host)
+
+    def worker_loaded(self, worker: str, model: str, version: str, milliseconds: int) -> None:
+        """How long a worker took from its start until it was ready."""
+        labels = {"WorkerName": f"W-{worker}-{model}_{version}", **self._host}
+        self.update("WorkerLoadTime", float(milliseconds), labels)
+
+    def system(self, name: str, value: float) -> None:
+        self.update(name, value, self._host)
+
+    def _versioned(self, model: str, version: str | None) -> dict[str, str]:
+        return {"model_name": model, "model_version": version or "default", "hostname": self.hostname}
+
+    # -- handlers' -------------------------------------------------------------------------------------------------------
+
+    def from_handler(self, metric: Mapping[str, Any]) -> None:
+        """Takes a metric that a handler emitted: name, value, unit, type, dimensions, request_ids."""
+        name, labels = str(metric["name"]), {str(k): str(v) for k, v in metric["dimensions"].items()}
+        labels = {**labels, "Hostname": self.hostname}
+        if name not in self._declared:
+            if not self._auto_detect:
+                return
+            self._declare(Declaration(name, _kind(metric["type"]), str(metric["unit"]), tuple(labels), of_model=True))
+        self.update(name, float(metric["value"]), labels, ",".join(metric.get("request_ids", ())))
+
+    def _declare(self, declaration: Declaration) -> None:
+        with self._lock:
+            self._declared = {**self._declared, declaration.name: declaration}
+            self._values.setdefault(declaration.name, {})
+
+    # -- values ----------------------------------------------------------------------------------------------------------
+
+    def update(self, name: str, value: float, labels: Mapping[str, str], request_ids: str = "") -> None:
+        """Adds to a counter, sets a gauge, observes in a histogram. Undeclared metrics are dropped."""
+        declaration = self._declared.get(name)
+        if declaration is None:
+            return
+        if self._scraped(name):
+            self._store(declaration, value, tuple(labels.get(label, "") for label in declaration.labels))
+        else:
+            self._write(declaration, value, labels, request_ids)
+
+    def _scraped(self, name: str) -> bool:
+        return self.mode == "prometheus" or (self.mode == "legacy" and name in LEGACY)
+
+    def _store(self, declaration: Declaration, value: float, key: tuple[str, ...]) -> None:
+        with self._lock:
+            if declaration.kind == "histogram":
+                series = self._histograms.setdefault(declaration.name, {})
+                series.setdefault(key, Histogram(BOUNDS)).observe(value)
+                return
+            values = self._values[declaration.name]
+            values[key] = values.get(key, 0.0) + value if declaration.kind == "counter" else value
+
+    def _write(self, declaration: Declaration, value: float, labels: Mapping[str, str], request_ids: str) -> None:
+        log = _model_log if declaration.of_model else _log
+        if not log.isEnabledFor(logging.INFO):
+            return
+        shown = ",".join(f"{name}:{text}" for name, text in labels.items() if name.lower() != "hostname")
+        ids = f"requestID:{request_ids}," if request_ids else ""
+        tail = f"#hostname:{self.hostname},{ids}timestamp:{int(time.time())}"
+        log.info("%s.%s:%s|#%s|%s", declaration.name, declaration.unit, float(value), shown, tail)
+
+    def families(self) -> Iterator[Family]:
+        """What a scrape shows: every declared metric that is scraped in this mode, with or without values."""
+        for name, declaration in self._declared.items():
+            if not self._scraped(name):
+                continue
+            family = declaration.family()
+            with self._lock:
+                values = dict(self._values[name])
+                histograms = {key: found.copy() for key, found in self._histograms.get(name, {}).items()}
+            for key in sorted(values):
+                family.add(dict(zip(declaration.labels, key, strict=True)), values[key])
+            for key, histogram in histograms.items():
+                family.add_histogram(dict(zip(declaration.labels, key, strict=True)), histogram)
+            yield family
+
+
+def _kind(name: object) -> Kind:
+    return {"COUNTER": "counter", "HISTOGRAM": "histogram"}.get(str(name), "gauge")  # type: ignore[return-value]
