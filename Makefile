@@ -4,7 +4,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types unit check test format demo serve clean
+.PHONY: help setup lint types unit check test format models demo serve clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -35,6 +35,9 @@ unit: $(READY)  ## All tests, warnings as errors, coverage printed
 test: unit  ## The tests
 
 check: lint types unit  ## What CI runs: lint, types, tests
+
+models: $(READY)  ## Build the weights of the shipped models
+	@$(PY) -m jitney.tools.build_models
 
 demo: $(READY)  ## Build the models, serve them, show the main job on real images, end
 	@$(PY) -m jitney.tools.demo

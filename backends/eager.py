@@ -43,8 +43,11 @@ class EagerBackend(TorchBackend):
     def open_module(self, model: ModelConfig) -> Any:
         directory = Path(model.version_directory)
         source = source_file(directory, model.filename)
+        weights = (
+            str(model.config_json.get("default_model_filename", "")) if source.name == model.filename else model.filename
+        )
         module = build(source, f"jitney_model_{model.name}_{model.version}", model.parameters.get("model_class", ""))
-        load_weights(module, directory, model.filename)
+        load_weights(module, directory, weights)
         self._arguments = forward_arguments(module)
         module = module.eval().requires_grad_(False).to(self.device)
         if self.channels_last:

@@ -203,7 +203,7 @@ def test_several_module_classes_need_a_name(tmp_path: Path) -> None:
     source(tmp_path, body("return x"))
     text = (tmp_path / "model.py").read_text()
     (tmp_path / "model.py").write_text(text + "\n" + text.replace("Net", "Other").replace("return x", "return -x"))
-    with pytest.raises(ValueError, match="must define exactly one .* it defines 2: Net, Other; name the one"):
+    with pytest.raises(ValueError, match=r"must define exactly one .* it defines 2: Net, Other; name the one"):
         loaded(config(tmp_path, "eager", X, [spec("y", 4)]))
     backend = loaded(config(tmp_path, "eager", X, [spec("y", 4)], parameters={"model_class": "Other"}))
     (answer,) = answers(backend, [request(x=np.ones((1, 4), np.float32))])

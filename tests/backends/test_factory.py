@@ -32,7 +32,8 @@ def test_an_unknown_backend_is_named_with_the_accepted_ones(tmp_path: Path, name
 
 
 def test_the_factory_and_the_batch_import_no_framework() -> None:
-    code = "import sys, jitney.backends.factory, jitney.backends.batch; print({'torch', 'onnxruntime'} & set(sys.modules) or 'none')"
+    imports = "import sys, jitney.backends.factory, jitney.backends.batch"
+    code = f"{imports}; print({{'torch', 'onnxruntime'}} & set(sys.modules) or 'none')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "none"
     assert set(BACKENDS) == {"eager", "torchscript", "onnxruntime", "python", "handler"}

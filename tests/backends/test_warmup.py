@@ -109,7 +109,7 @@ def test_an_entry_reads_its_file(tmp_path: Path) -> None:
     (one,) = entry_requests(model(tmp_path, 3), entry(batch_size=0, source="file", file=str(file)))
     assert one.tensors[0].numpy().tolist() == [[0.0, 1.0, 2.0]]
     file.write_bytes(b"short")
-    with pytest.raises(WarmupFailed, match="holds 5 bytes, input 'x' .* needs 12"):
+    with pytest.raises(WarmupFailed, match=r"holds 5 bytes, input 'x' .* needs 12"):
         entry_requests(model(tmp_path, 3), entry(source="file", file=str(file)))
 
 
