@@ -1,0 +1,244 @@
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from jitney.backends.base import Instance
+from jitney.server.workers.roster import STOP_GRACE_S, Alarm, Roster, State
+
+
+def place(n):
+    return Instance(f"m_0_{n}")
+
+
+@pytest.fixture
+def roster():
+    return Roster(startup_s=60, response_s=5, give_up_after_s=300)
+
+
+def hire(roster, count, now=0.0):
+    """Members that are loaded and idle."""
+    roster.resize(count, now, place)
+    for worker, alarm in roster.due(now):
+        assert alarm is Alarm.START
+        roster.started(worker, object(), now)
+        roster.loaded(worker, now)
+    return list(roster.members)
+
+
+def test_a_new_member_is_to_be_started_at_once_and_reported_once(roster):
+    roster.resize(2, 10, place)
+    assert [w.instance.name for w, a in roster.due(10) if a is Alarm.START] == ["m_0_0", "m_0_1"]
+    assert roster.due(10) == []
+    assert roster.wake_at() is None
+    assert (roster.target, roster.ready()) == (2, 0)
+
+
+def test_loading_has_its_own_limit(roster):
+    roster.resize(1, 0, place)
+    ((worker, _),) = roster.due(0)
+    roster.started(worker, "process", 1)
+    assert roster.wake_at() == 61
+    assert roster.due(60.9) == []
+    assert roster.due(61) == [(worker, Alarm.LOADING)]
+
+
+def test_a_batch_has_a_limit_that_signs_of_life_extend(roster):
+    (worker,) = hire(roster, 1)
+    assert roster.wake_at() is None  # an idle worker needs no timer
+    assert roster.take("batch", 10) is worker
+    assert worker.state is State.BUSY
+    roster.progress(worker, 12)
+    assert roster.due(16.9) == []
+    assert roster.due(17) == [(worker, Alarm.ANSWERING)]
+    roster.release(worker, 18)
+    assert (worker.state, roster.wake_at(), roster.idle) == (State.READY, None, [worker])
+
+
+def test_without_limits_there_is_no_timer():
+    roster = Roster(startup_s=0, response_s=0, give_up_after_s=300)
+    hire(roster, 1)
+    roster.take("batch", 10)
+    assert roster.wake_at() is None
+
+
+def test_the_worker_that_worked_last_works_next(roster):
+    hire(roster, 3)
+    first = roster.take("a", 0)
+    second = roster.take("b", 0)
+    roster.release(first, 1)
+    roster.release(second, 1)
+    assert roster.take("c", 2) is second
+
+
+def test_nobody_idle_takes_nothing(roster):
+    hire(roster, 1)
+    roster.take("a", 0)
+    assert roster.take("b", 0) is None
+
+
+def test_a_death_returns_the_batch_and_the_member_comes_back_at_once(roster):
+    (worker,) = hire(roster, 1)
+    roster.take("batch", 100)
+    assert roster.gone(worker, 100, "killed", load_failed=False) == "batch"
+    assert (worker.state, worker.error, worker.restarts) == (State.BACKOFF, "killed", 1)
+    assert roster.due(100) == [(worker, Alarm.START)]
+    roster.started(worker, "again", 100)
+    roster.loaded(worker, 101)
+    assert (worker.state, worker.error) == (State.READY, "")
+    assert worker.id == roster.members[0].id
+
+
+def test_the_first_load_that_fails_is_final_unless_retry_is_asked_for(roster):
+    roster.resize(1, 0, place)
+    ((worker, _),) = roster.due(0)
+    roster.started(worker, "p", 0)
+    roster.gone(worker, 1, "no weights", load_failed=True)
+    assert worker.state is State.FAILED
+    assert roster.refused() is worker
+    assert roster.hopeless()
+    roster.resize(1, 2, place)  # scaling again repairs
+    assert roster.refused() is None
+    assert roster.due(2) == [(worker, Alarm.START)]
+    roster.retry = True
+    roster.started(worker, "p", 2)
+    roster.gone(worker, 3, "no weights", load_failed=True)
+    assert (worker.state, roster.refused()) == (State.BACKOFF, worker)
+    assert not roster.hopeless()
+
+
+def test_once_loaded_a_model_is_tried_again_until_it_is_given_up(roster):
+    (worker,) = hire(roster, 1)
+    now = 100.0
+    roster.gone(worker, now, "killed", load_failed=False)
+    while worker.state is State.BACKOFF:
+        now = roster.wake_at()
+        roster.due(now)
+        roster.started(worker, "p", now)
+        roster.gone(worker, now + 1, "no weights", load_failed=True)
+        now += 1
+    assert worker.state is State.FAILED
+    assert 300 <= now - 100 <= 340
+
+
+def test_leaving_lets_batches_finish(roster):
+    workers = hire(roster, 3)
+    busy = roster.take("batch", 0)
+    assert busy is workers[2]
+    stopped = roster.resize(1, 1, place)
+    assert stopped == [workers[1]]
+    assert (busy.state, busy.leaving, busy.batch) == (State.STOPPING, True, "batch")
+    assert roster.idle == [workers[0]]
+    assert set(roster.processes()) == {w.child for w in workers}
+    assert roster.due(5) == [(busy, Alarm.ANSWERING)]  # its batch keeps its limit
+    roster.release(busy, 6)
+    assert busy not in roster.idle
+    assert roster.due(6 + STOP_GRACE_S) == [(workers[1], Alarm.STOPPING), (busy, Alarm.STOPPING)]
+    for worker in (workers[1], busy):
+        assert roster.gone(worker, 40, "", load_failed=False) is None
+    assert roster.leaving == []
+    assert roster.processes() == [workers[0].child]
+
+
+def test_a_member_dismissed_while_its_process_is_being_made(roster):
+    roster.resize(1, 0, place)
+    ((worker, _),) = roster.due(0)
+    assert roster.resize(0, 0, place) == []
+    assert roster.started(worker, "p", 0) is False
+    assert roster.processes() == ["p"]
+    roster.gone(worker, 1, "", load_failed=True)
+    assert roster.processes() == []
+
+
+def test_growing_takes_new_ids_and_keeps_those_that_work(roster):
+    (first,) = hire(roster, 1)
+    roster.take("batch", 0)
+    roster.resize(2, 0, place)
+    assert roster.members[0] is first
+    assert first.batch == "batch"
+    assert roster.members[1].id > first.id >= 9000
+
+
+def test_hopeless_needs_nobody_who_could_come(roster):
+    assert roster.hopeless()
+    hire(roster, 1)
+    busy = roster.take("batch", 0)
+    roster.resize(0, 0, place)
+    assert not roster.hopeless()  # it finishes, and at a shutdown takes what waits
+    roster.release(busy, 1)
+    assert roster.hopeless()
+
+
+class RosterMachine(RuleBasedStateMachine):
+    """Any order of events: each process and batch is in one place, and every member is heading somewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.roster = Roster(startup_s=60, response_s=5, give_up_after_s=50)
+        self.now, self.batches, self.lost = 0.0, 0, 0
+
+    def everyone(self):
+        return [*self.roster.members, *self.roster.leaving]
+
+    @rule(count=st.integers(0, 4))
+    def resize(self, count):
+        for worker in self.roster.resize(count, self.now, place):
+            assert worker.child is not None
+            assert worker.batch is None
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 5.0, 60.0]))
+    def time_passes(self, seconds):
+        self.now += seconds
+        for worker, alarm in self.roster.due(self.now):
+            if alarm is Alarm.START:
+                self.roster.started(worker, object(), self.now)
+            elif alarm in (Alarm.LOADING, Alarm.STOPPING, Alarm.ANSWERING):
+                self.gone(worker)
+
+    @precondition(lambda self: any(w.child and w.state is State.STARTING for w in self.everyone()))
+    @rule(good=st.booleans())
+    def load_ends(self, good):
+        worker = next(w for w in self.everyone() if w.child and w.state is State.STARTING)
+        if good:
+            self.roster.loaded(worker, self.now)
+        else:
+            self.gone(worker, load_failed=True)
+
+    @rule()
+    def take(self):
+        if self.roster.take(self.batches, self.now) is not None:
+            self.batches += 1
+
+    @precondition(lambda self: any(w.batch is not None for w in self.everyone()))
+    @rule()
+    def release(self):
+        self.batches -= 1
+        self.roster.release(next(w for w in self.everyone() if w.batch is not None), self.now)
+
+    @precondition(lambda self: any(w.child for w in self.everyone()))
+    @rule(data=st.data())
+    def dies(self, data):
+        self.gone(data.draw(st.sampled_from([w for w in self.everyone() if w.child])))
+
+    def gone(self, worker, load_failed=False):
+        if self.roster.gone(worker, self.now, "died", load_failed) is not None:
+            self.batches -= 1
+
+    @invariant()
+    def consistent(self):
+        roster = self.roster
+        assert len(set(map(id, self.everyone()))) == len(self.everyone())
+        assert sum(w.batch is not None for w in self.everyone()) == self.batches
+        assert all(w in roster.members and w.child and w.batch is None for w in roster.idle)
+        assert len(set(map(id, roster.idle))) == len(roster.idle)
+        assert all(w.child for w in roster.leaving)
+        for worker in roster.members:
+            if worker.child is None:
+                assert (worker.alarm is not None) == (worker.state is not State.FAILED)
+            if worker.state is State.READY:
+                assert worker in roster.idle
+        assert roster.ready() == len(roster.idle) + sum(w.state is State.BUSY for w in roster.members)
+
+
+TestRosterMachine = RosterMachine.TestCase
+TestRosterMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
