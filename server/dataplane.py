@@ -207,10 +207,8 @@ class DataPlane:
         """Registers a model from the model store: its name, version and number of workers."""
         return self._management().register(registration)
 
-    def scale(
-        self, model: str, version: str | None, min_workers: int, max_workers: int, synchronous: bool
-    ) -> tuple[int, bool]:
-        """Sets how many workers a version has: the number wanted now, and whether all of them are ready."""
+    def scale(self, model: str, version: str | None, min_workers: int, max_workers: int, synchronous: bool) -> int | None:
+        """Sets how many workers a version has; their number where it waited for them, else None."""
         return self._management().scale(model, version, min_workers, max_workers, synchronous)
 
     def set_default(self, model: str, version: str) -> None:

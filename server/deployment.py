@@ -26,7 +26,7 @@ from .batching.item import Batch, Item
 from .batching.queue import Batcher
 from .cache import ResponseCache, cache_key
 from .call import Call
-from .errors import Draining, JitneyError, LoadFailed, ModelNotReady, NoWorkers, QueueTimeout
+from .errors import Cancelled, Draining, JitneyError, LoadFailed, ModelNotReady, NoWorkers, QueueTimeout
 from .ordering import OrderedAnswers
 from .repository.config import ModelConfig
 from .statistics import Statistics
@@ -133,6 +133,7 @@ class WorkerDeployment(Deployment):
         self._ordered = OrderedAnswers() if config.batching.preserve_ordering else None
         self._cache = options.cache if config.response_cache else None
         self._generation = next(_generations)
+        self._on_event = options.on_event
         self._closing = False
         self._lock = threading.Lock()
         self.arena = Arena(ARENA_BYTES)
@@ -142,7 +143,7 @@ class WorkerDeployment(Deployment):
             on_idle=self._worker_idle,
             on_batch=self._batch_done,
             host=options.host,
-            on_event=lambda kind, payload: options.on_event(self, kind, payload) if options.on_event else None,
+            on_event=self._event,
         )
         self.batcher = Batcher(
             config.batching,
@@ -161,9 +162,13 @@ class WorkerDeployment(Deployment):
 
     # -- life ------------------------------------------------------------------------------------------------------------
 
-    def start(self, workers: int) -> None:
-        """Begins starting workers and returns at once."""
-        self.pool.start(workers)
+    def start(self, workers: int, *, retry: bool = False) -> None:
+        """Begins starting workers and returns at once; with `retry` a first start that fails is tried again."""
+        self.pool.start(workers, retry=retry)
+
+    def scale(self, workers: int) -> None:
+        """Begins adding workers, or lets the last ones finish and end."""
+        self.pool.scale(workers)
 
     def wait_ready(self, timeout: float | None = None) -> None:
         try:
@@ -206,7 +211,8 @@ class WorkerDeployment(Deployment):
         call.deadline = self._deadline(arrived, priority, timeout_us)
         item = Item(call, request.rows, self._key(request), arrived, call.deadline, priority, alone=alone)
         call.withdraw = lambda: self._withdraw(item)
-        call.slots.extend(self.arena.put_all([part.data for part in (*request.tensors, *request.parts)]))
+        data = [tensor.data for tensor in request.tensors] + [part.data for part in request.parts]
+        call.slots.extend(self.arena.put_all(data))
         if self._ordered is not None:
             self._ordered.admit(call)
         try:
@@ -223,7 +229,7 @@ class WorkerDeployment(Deployment):
             raise ModelNotReady(self.config.name, self.config.version, self.reason)
         if self.pool.target() == 0:
             raise NoWorkers(f"model '{self.config.name}' has no workers")
-        if self.pool.ready() == 0 and self.pool.failure:
+        if self.pool.failure is not None and self.pool.ready() == 0:
             raise NoWorkers(f"model '{self.config.name}' has no healthy worker: {self.pool.failure}")
 
     def _deadline(self, arrived: float, priority: int, timeout_us: int) -> float | None:
@@ -283,12 +289,19 @@ class WorkerDeployment(Deployment):
             self._free(call)
         self.statistics.batch(report)
 
+    def _event(self, kind: str, payload: Mapping[str, Any]) -> None:
+        if self._on_event is not None:
+            self._on_event(self, kind, payload)
+
     def _expired(self, item: Item) -> None:
         self._abandon(item, QueueTimeout("Request timeout expired"))
 
     def _withdraw(self, item: Item) -> None:
+        call: Call = item.payload
         if self.dispatcher.cancel(item):
-            self._refused(item.payload, item.payload.error)
+            self._refused(call, call.error or Cancelled("withdrawn"))
+        else:
+            self.pool.cancel(call)
 
     def _abandon(self, item: Item, error: JitneyError) -> None:
         call: Call = item.payload

@@ -16,7 +16,7 @@ from ..backends.base import Request, Response
 from ..backends.tensor import Tensor
 from .call import Call
 from .deployment import Deployment, OnAnswer, State
-from .errors import Draining, InvalidConfig, JitneyError, ModelFailed, ModelNotReady
+from .errors import Draining, JitneyError, ModelFailed, ModelNotReady
 from .repository.config import ModelConfig
 
 
@@ -40,8 +40,8 @@ class Step:
 
 
 def steps_of(config: ModelConfig) -> tuple[Step, ...]:
-    """The steps of an ensemble's configuration; raises InvalidConfig where they cannot be run."""
-    steps = tuple(
+    """The steps of an ensemble's configuration, which the repository has checked."""
+    return tuple(
         Step(
             step["model_name"],
             None if int(step.get("model_version", -1)) < 0 else str(step["model_version"]),
@@ -50,33 +50,6 @@ def steps_of(config: ModelConfig) -> tuple[Step, ...]:
         )
         for step in (config.ensemble or {}).get("step", ())
     )
-    _check(config, steps)
-    return steps
-
-
-def _check(config: ModelConfig, steps: tuple[Step, ...]) -> None:
-    """Every tensor has exactly one source, the graph has no cycle, and every output of the ensemble is made."""
-    known = {spec.name for spec in config.inputs}
-    pending = list(steps)
-    for step in steps:
-        for name in step.outputs.values():
-            if sum(name in other.outputs.values() for other in steps) > 1 or name in known:
-                raise InvalidConfig(
-                    f"ensemble '{config.name}': tensor '{name}' is written by more than one step or is an input"
-                )
-    while pending:
-        ready = [step for step in pending if set(step.inputs.values()) <= known]
-        if not ready:
-            missing = sorted({name for step in pending for name in step.inputs.values()} - known)
-            raise InvalidConfig(
-                f"ensemble '{config.name}': nothing makes the tensors {missing}, or steps wait for each other"
-            )
-        for step in ready:
-            known |= set(step.outputs.values())
-            pending.remove(step)
-    for spec in config.outputs:
-        if spec.name not in known:
-            raise InvalidConfig(f"ensemble '{config.name}': no step makes the output '{spec.name}'")
 
 
 class Run:

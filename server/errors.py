@@ -183,6 +183,14 @@ class DownloadFailed(JitneyError):
         self.url = url
 
 
+class SaveFailed(JitneyError):
+    """What was fetched or is to be unpacked cannot be written (disk full, store read-only)."""
+
+    def __init__(self, message: str, url: str = "") -> None:
+        super().__init__(message)
+        self.url = url
+
+
 class DependencyInstallFailed(JitneyError):
     """What a model's requirements name could not be installed. `kind`: "pip" or "venv"."""
 

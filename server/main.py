@@ -13,17 +13,18 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from . import logs
 from .cache import ResponseCache
 from .dataplane import DataPlane
-from .deployment import Options
+from .deployment import Deployment, Options
 from .errors import InvalidConfig
-from .http.app import open_listeners
-from .http.listeners import Listener
+from .http.app import Services, Web
+from .http.tokens import Tokens
 from .management import Management
 from .metrics import Metrics
 from .modelcontrol import ModelControl
@@ -78,12 +79,19 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.registry = Registry()
-        self.metrics = Metrics(settings)
+        self.metrics = Metrics(
+            self.registry.deployments,
+            mode=settings.metrics_mode,
+            config=settings.metrics_config,
+            auto_detect=settings.model_metrics_auto_detect,
+            system=not settings.disable_system_metrics,
+            interval=settings.metric_time_interval,
+        )
         self.dataplane = DataPlane(self.registry, strict_readiness=settings.strict_readiness)
         options = Options(
             shape_change=settings.shape_change,
             host=Scripting(self.dataplane),
-            on_event=self.metrics.event,
+            on_event=self._event,
             cache=ResponseCache(settings.cache_config) if settings.cache_config else None,
         )
         self.store = ModelStore(settings)
@@ -105,19 +113,30 @@ class Server:
 
     def serve(self, received: queue.SimpleQueue[int]) -> int:
         """From opening the ports to the last worker's end."""
-        listeners = open_listeners(self.dataplane, self.settings, self.metrics)
+        web = Web(Services(self.dataplane, self.dataplane, self.metrics, self.settings, self._tokens()))
         try:
-            for listener in listeners:
-                listener.start()
-                log.info("%s listens on %s", listener.name, listener.address)
+            web.start()
+            self.metrics.start()
             loading = threading.Thread(target=self._load, args=(received,), name="load-models", daemon=True)
             loading.start()
             number = received.get()
             if number:
                 log.info("%s: answering what was accepted, for at most %d s", signal.Signals(number).name, self._patience)
         finally:
-            self._end(listeners, received)
+            self._end(web, received)
         return 1 if self.failed and self.settings.exit_on_error else 0
+
+    def _tokens(self) -> Tokens | None:
+        """The keys that requests need, where they need any (TorchServe's key_file.json, or JITNEY_TOKEN)."""
+        settings = self.settings
+        if not settings.token_auth:
+            return None
+        path = None if settings.token else Path.cwd() / "key_file.json"
+        return Tokens(path, settings.token_expiration_min, fixed=settings.token)
+
+    def _event(self, deployment: Deployment, kind: str, payload: Mapping[str, Any]) -> None:
+        if kind == "metric":
+            self.metrics.event(deployment.config.name, deployment.config.version, payload)
 
     @property
     def _patience(self) -> int:
@@ -155,15 +174,15 @@ class Server:
 
     # -- end -------------------------------------------------------------------------------------------------------------
 
-    def _end(self, listeners: list[Listener], received: queue.SimpleQueue[int]) -> None:
+    def _end(self, web: Web, received: queue.SimpleQueue[int]) -> None:
         self.dataplane.stopping = True
-        deadline = time.monotonic() + self._patience
-        for listener in listeners:
-            listener.stop_accepting()
-        drained = threading.Thread(target=self._drain, args=(listeners, deadline), name="drain", daemon=True)
+        web.stop_accepting()
+        drained = threading.Thread(
+            target=self._drain, args=(web, time.monotonic() + self._patience), name="drain", daemon=True
+        )
         drained.start()
         while drained.is_alive():
-            drained.join(0.2)
+            drained.join(0.1)
             if not received.empty():
                 log.warning("a second signal: ending without waiting for accepted requests")
                 break
@@ -173,9 +192,9 @@ class Server:
         if self.repository is not None:
             self.repository.close()
         self.store.close()
+        self.metrics.close()
 
-    def _drain(self, listeners: list[Listener], deadline: float) -> None:
-        """Closes each listener when its accepted requests are answered, then the models."""
-        for listener in listeners:
-            listener.close(max(0.0, deadline - time.monotonic()))
+    def _drain(self, web: Web, deadline: float) -> None:
+        """Closes the listeners when their accepted requests are answered, then the models."""
+        web.close(max(0.0, deadline - time.monotonic()))
         self.dataplane.close(max(LAST_SECONDS, deadline - time.monotonic()))

@@ -79,10 +79,8 @@ class Management:
 
     # -- scale -------------------------------------------------------------------------------------------------------------
 
-    def scale(
-        self, model: str, version: str | None, min_workers: int, max_workers: int, synchronous: bool
-    ) -> tuple[int, bool]:
-        """Brings the number of workers between the two; the number wanted now, and whether all of them are ready.
+    def scale(self, model: str, version: str | None, min_workers: int, max_workers: int, synchronous: bool) -> int | None:
+        """Brings the number of workers between the two. The number of workers where it waited for them, else None.
 
         Synchronous: waits until they are, LoadFailed with the reason if they cannot be.
         """
@@ -95,9 +93,10 @@ class Management:
         self.on_change()
         if synchronous:
             deployment.wait_ready()
-        elif deployment.state is State.LOADING:
+            return wanted
+        if deployment.state is not State.READY:
             threading.Thread(target=_settle, args=(deployment,), name=f"scale-{model}", daemon=True).start()
-        return wanted, deployment.pool.ready() >= wanted
+        return None
 
     def _workers_of(self, model: str, version: str | None) -> WorkerDeployment:
         record = self.registry.record(model)
@@ -125,7 +124,7 @@ class Management:
                 raise VersionNotFound(model, wanted)
             if wanted == record.default_version and len(record.serving) > 1:
                 raise DefaultVersionInUse(model)
-            deployment = record.serving[wanted]
+            deployment = self._workers_of(model, wanted)
             self.registry.take(model, wanted, None)
         self._close(deployment, self.unregister_timeout)
         self.on_change()

@@ -11,11 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 from .deployment import Deployment, Options, State, WorkerDeployment
 from .ensemble import EnsembleDeployment, Models
 from .errors import InvalidConfig, JitneyError, LoadFailed, ModelNotFound, Unavailable
 from .registry import Registry
+from .repository import ensembles
 from .repository.config import ModelConfig
 from .repository.triton import TritonRepository
 from .workers import cores, placement
@@ -28,6 +30,21 @@ LOAD_THREADS = 4
 
 Report = Callable[[str, str, str | None, float], None]
 """Called as report(model, version, reason or None when ready, seconds) for each version that settled."""
+
+
+@dataclass(frozen=True)
+class _Startup:
+    """One loading of everything: who is told, and which models have settled, so that none is tried twice."""
+
+    report: Report
+    settled: set[str] = field(default_factory=set)
+    told: set[tuple[str, str]] = field(default_factory=set)
+
+    def tell(self, model: str, version: str, reason: str | None, began: float) -> None:
+        """Reports a version once, whoever loaded it."""
+        if (model, version) not in self.told:
+            self.told.add((model, version))
+            self.report(model, version, reason, time.monotonic() - began)
 
 
 class ControlDisabled(Unavailable):
@@ -53,14 +70,13 @@ class ModelControl:
     def load_all(self, names: Sequence[str] | None, report: Report) -> None:
         """Loads the named models, or all, a few at a time; a model that fails is listed with its reason and reported."""
         wanted = list(names) if names is not None else self.repository.names()
+        run = _Startup(report)
 
         def load(name: str) -> None:
-            began = time.monotonic()
             try:
-                self._load(name, report=report)
+                self._load(name, run=run)
             except JitneyError as error:
-                if not isinstance(error, LoadFailed):
-                    report(name, "", str(error), time.monotonic() - began)
+                log.debug("model '%s' was not loaded: %s", name, error)  # it has been reported
 
         with ThreadPoolExecutor(LOAD_THREADS, thread_name_prefix="load") as pool:
             list(pool.map(load, wanted))
@@ -73,7 +89,9 @@ class ModelControl:
     def unload(self, model: str, dependents: bool = False) -> None:
         """Stops a model over the API: new requests are refused at once, accepted ones are answered, then its memory is free."""
         self._refuse_unless_explicit()
-        self._unload(model)
+        steps = self._steps_only_of(model) if dependents else []
+        for name in (model, *steps):
+            self._unload(name)
 
     def _refuse_unless_explicit(self) -> None:
         if self.mode != "explicit":
@@ -100,25 +118,62 @@ class ModelControl:
         model: str,
         config_json: str | None = None,
         files: Mapping[str, bytes] | None = None,
-        report: Report | None = None,
+        run: _Startup | None = None,
+        path: tuple[str, ...] = (),
     ) -> None:
-        with self._lock(model):
-            began = time.monotonic()
+        """Loads a model, the models of an ensemble's steps before it. `path` are the ensembles that asked for it.
+
+        No lock is held while other models are loaded, so that ensembles cannot wait for each other.
+        """
+        if model in path:
+            raise InvalidConfig(f"ensembles depend on each other in a circle: {' -> '.join((*path, model))}")
+        if run is not None and model in run.settled:
+            return
+        began = time.monotonic()
+        override = bool(config_json or files)
+        try:
             fingerprint = self.repository.fingerprint(model)
-            override = bool(config_json or files)
             if not override and self._serves_unchanged(model, fingerprint):
                 return
+            configs = self.repository.read(model, config_json=config_json, files=files)
+            configs = [self._connected(config, run, (*path, model)) for config in configs]
+            with self._lock(model):
+                if override or not self._serves_unchanged(model, fingerprint):
+                    self._replace(model, configs, run, began)
+                    self._fingerprints[model] = fingerprint  # also after an override, which a plain load keeps (Triton)
+        except LoadFailed:
+            raise
+        except JitneyError as error:
+            self._note_failure(model, "", str(error))
+            if run is not None:
+                run.tell(model, "", str(error), began)
+            raise
+        finally:
+            if run is not None:
+                run.settled.add(model)
+
+    def _replace(self, model: str, configs: Sequence[ModelConfig], run: _Startup | None, began: float) -> None:
+        """Starts new deployments beside whatever serves and switches to those that became ready."""
+        deployments = self._start(configs)
+        failures = self._settle(deployments, run, began)
+        self._switch(model, [deployment for deployment in deployments if deployment.config.version not in failures])
+        if failures:
+            raise LoadFailed(_failure_text(model, failures))
+
+    def _connected(self, config: ModelConfig, run: _Startup | None, path: tuple[str, ...]) -> ModelConfig:
+        """An ensemble whose steps' models serve and fit together; any other model as it is."""
+        if config.backend != "ensemble":
+            return config
+        steps = []
+        for model, version in ensembles.dependencies(config):
+            if not self._serving(model):
+                self._load(model, run=run, path=path)
             try:
-                configs = self.repository.read(model, config_json=config_json, files=files)
-            except InvalidConfig as error:
-                self._note_failure(model, "", str(error))
-                raise
-            deployments = self._start(configs)
-            failures = self._settle(deployments, report, began)
-            self._switch(model, [deployment for deployment in deployments if deployment.config.version not in failures])
-            if failures:
-                raise LoadFailed(_failure_text(model, failures))
-            self._fingerprints[model] = None if override else fingerprint
+                steps.append(self.registry.deployment(model, version or None).config)
+            except JitneyError:
+                wanted = f"has no loaded version {version}" if version else "has no loaded version"
+                raise InvalidConfig(f"ensemble '{config.name}' depends on '{model}' which {wanted}") from None
+        return ensembles.connect(config, steps)
 
     def _serves_unchanged(self, model: str, fingerprint: Hashable) -> bool:
         try:
@@ -148,7 +203,7 @@ class ModelControl:
         except ModelNotFound:
             return {}
 
-    def _settle(self, deployments: Sequence[Deployment], report: Report | None, began: float) -> dict[str, str]:
+    def _settle(self, deployments: Sequence[Deployment], run: _Startup | None, began: float) -> dict[str, str]:
         """Waits until each version is ready or has failed; the failed ones by version, with their reasons."""
         failures: dict[str, str] = {}
         for deployment in deployments:
@@ -159,8 +214,8 @@ class ModelControl:
                 failures[config.version] = str(error)
                 deployment.close(0.0)
                 self._note_failure(config.name, config.version, str(error))
-            if report is not None:
-                report(config.name, config.version, failures.get(config.version), time.monotonic() - began)
+            if run is not None:
+                run.tell(config.name, config.version, failures.get(config.version), began)
         return failures
 
     def _note_failure(self, model: str, version: str, reason: str) -> None:
@@ -187,6 +242,16 @@ class ModelControl:
                 if deployment is not None:
                     _close_aside(deployment)
         self.repository.release(model)
+
+    def _steps_only_of(self, model: str) -> list[str]:
+        """The models of an ensemble's steps that no other served ensemble uses."""
+        uses = {
+            deployment.config.name: {name for name, _ in ensembles.dependencies(deployment.config)}
+            for deployment in self.registry.deployments()
+            if deployment.config.backend == "ensemble"
+        }
+        others: set[str] = set().union(*(used for name, used in uses.items() if name != model))
+        return sorted(uses.get(model, set()) - others)
 
     def _poll_forever(self, seconds: float) -> None:
         while not self._stop.wait(seconds):

@@ -45,7 +45,7 @@ def archives(settings: Settings) -> list[tuple[str | None, str]]:
         return []
     if wanted.lower() == "all":
         return [(None, path.name) for path in sorted(Path(settings.model_store).iterdir()) if _is_model(path)]
-    pairs = []
+    pairs: list[tuple[str | None, str]] = []
     for entry in wanted.split(","):
         name, separator, url = entry.partition("=")
         pairs.append((name, url) if separator and "/" not in name else (None, entry))
