@@ -5,7 +5,7 @@ Every path lies under /v2. `errors` says which error is which status; `request` 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import falcon
 
@@ -47,7 +47,7 @@ def add_routes(
         app.add_route("/v2/repository/{repository}" + path, resource)
     for path, resource in _of_shared_memory(regions, limit).items():
         app.add_route(path, resource)
-    app.add_sink(not_found, r"/v2(?:/|$)")
+    app.add_sink(not_found, r"/v2(?:/|$)")  # a sink that is added later goes before it
 
 
 def _of_models(dataplane: DataPlane, regions: Regions, limit: int) -> dict[str, Resource]:
@@ -63,11 +63,10 @@ def _of_models(dataplane: DataPlane, regions: Regions, limit: int) -> dict[str, 
 
 
 def _of_the_repository(dataplane: DataPlane, limit: int) -> dict[str, Resource]:
-    controls = cast("control.Control", dataplane)
     return {
         "/index": control.Index(dataplane, limit),
-        "/models/{model}/load": control.Load(controls, limit),
-        "/models/{model}/unload": control.Unload(controls, limit),
+        "/models/{model}/load": control.Load(dataplane, limit),
+        "/models/{model}/unload": control.Unload(dataplane, limit),
     }
 
 

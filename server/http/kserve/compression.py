@@ -15,7 +15,7 @@ _LEVEL = 1
 _SLICE, _MAX_MEMBERS = 1 << 16, 64
 
 
-def decompress(body: bytes, encoding: str | None, limit: int) -> bytes:
+def decompress(body: bytes | memoryview, encoding: str | None, limit: int) -> bytes | memoryview:
     """The body as it was before `Content-Encoding: encoding`, of at most `limit` bytes.
 
     Raises UnsupportedEncoding, PayloadTooLarge as soon as the limit is passed, or InvalidRequest for damaged data.

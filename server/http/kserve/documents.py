@@ -34,9 +34,9 @@ def parse(raw: bytes | memoryview) -> Document:
     return document
 
 
-def parse_optional(raw: bytes) -> Document:
+def parse_optional(raw: bytes | memoryview) -> Document:
     """The same, an empty body being an empty object."""
-    return parse(raw) if raw.strip() else {}
+    return parse(raw) if bytes(raw).strip() else {}
 
 
 def _parse_literals(raw: bytes, error: orjson.JSONDecodeError) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,7 @@ class GenerateStream(_Generating):
 class _Stream:
     """The body of an event stream; closing it early withdraws the call."""
 
-    def __init__(self, first: bytes, events: Iterator[tuple[int, bytes]]) -> None:
+    def __init__(self, first: bytes, events: Generator[tuple[int, bytes]]) -> None:
         self._first, self._events = first, events
 
     def __iter__(self) -> Iterator[bytes]:
@@ -78,10 +78,10 @@ class _Stream:
             yield event
 
     def close(self) -> None:
-        self._events.close()  # type: ignore[attr-defined]  # a generator
+        self._events.close()
 
 
-def _events(config: ModelConfig, call: Call, req: falcon.Request) -> Iterator[tuple[int, bytes]]:
+def _events(config: ModelConfig, call: Call, req: falcon.Request) -> Generator[tuple[int, bytes]]:
     """Each response as (status, event); an error is the last."""
     try:
         for response in responses(call, req):

@@ -19,6 +19,8 @@ from .shm import Regions
 if TYPE_CHECKING:
     from ...dataplane import DataPlane
 
+_HEADER_LENGTH = "Inference-Header-Content-Length"
+
 
 class Infer(Resource):
     """Checks in Triton's order: model, transaction policy, compression, header length, JSON, inputs, outputs, the model's fit."""
@@ -33,13 +35,12 @@ class Infer(Resource):
         if config.decoupled:
             raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
         asked = self._read(req, config)
-        call = self._submit(model, version, asked)
-        response = _only(call, req)
+        response = _only(self._submit(model, version, asked), req)
         _send(req, resp, render(config, config.version, asked, response))
 
     def _read(self, req: falcon.Request, config: ModelConfig) -> InferRequest:
         body = decompress(read_body(req, self._limit), req.get_header("Content-Encoding"), self._limit)
-        length = header_length(req.get_header("Inference-Header-Content-Length"), len(body))
+        length = header_length(req.get_header(_HEADER_LENGTH), len(body))
         if length == 0:
             return read_raw(config, body)
         reader = Reader(config.name, body, length, self._regions)
@@ -70,7 +71,8 @@ def _send(req: falcon.Request, resp: falcon.Response, reply: Reply) -> None:
     resp.content_type = JSON
     if reply.header_length is not None:
         resp.content_type = "application/octet-stream"
-        resp.set_header("Inference-Header-Content-Length", str(reply.header_length))
+        resp.set_header(_HEADER_LENGTH, str(reply.header_length))
+        req.env.setdefault("jitney.spelling", {})[_HEADER_LENGTH.lower()] = _HEADER_LENGTH
     encoding = choose(req.get_header("Accept-Encoding"))
     if encoding:
         resp.set_header("Content-Encoding", encoding)

@@ -67,7 +67,7 @@ def header_length(value: str | None, size: int) -> int | None:
 class Reader:
     """Reads one JSON request. The tensors it makes are views of `body` where they are binary."""
 
-    def __init__(self, model: str, body: bytes, length: int | None, regions: Regions) -> None:
+    def __init__(self, model: str, body: bytes | memoryview, length: int | None, regions: Regions) -> None:
         view = memoryview(body)
         self._model, self._regions = model, regions
         self._document = parse(body if length is None else view[:length])
@@ -166,7 +166,7 @@ def _shape(entry: Document) -> tuple[int, ...]:
 # -- raw bytes -----------------------------------------------------------------------------------------------------------
 
 
-def read_raw(config: ModelConfig, body: bytes) -> InferRequest:
+def read_raw(config: ModelConfig, body: bytes | memoryview) -> InferRequest:
     """The whole body as the only input of a model; all outputs are wanted, in binary.
 
     The batch size is 1, and one variable dimension is deduced from the size; BYTES need the shape [1] and are one element.
@@ -179,7 +179,7 @@ def read_raw(config: ModelConfig, body: bytes) -> InferRequest:
     if spec.datatype == "BYTES":
         if prod(spec.dims) != 1 or len(spec.dims) != 1:
             raise InvalidTensor(f"For BYTE datatype raw input '{spec.name}', the model must have input shape [1]")
-        tensor = Tensor(spec.name, "BYTES", (*batch, 1), pack_bytes([body]))
+        tensor = Tensor(spec.name, "BYTES", (*batch, 1), pack_bytes([bytes(body)]))
     else:
         item = NUMPY_DTYPES[spec.datatype].itemsize
         tensor = Tensor(spec.name, spec.datatype, batch + _deduced(spec.name, spec.dims, len(body) // item), body)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import queue
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ import falcon
 from ....backends.base import Response
 from ...call import Call
 from ...errors import InvalidRequest, JitneyError, PayloadTooLarge
+from ..wsgi import body_of, on_disconnect
 from .documents import dump
 from .errors import RouteNotFound, UnsupportedEncoding, describe
 
@@ -21,8 +21,6 @@ log = logging.getLogger(__name__)
 Responder = Callable[..., None]
 
 JSON = "application/json"
-#: How often a thread that waits for an answer looks whether its client is still there.
-_PATIENCE_SECONDS = 0.5
 
 
 def answers_errors(responder: Responder) -> Responder:
@@ -91,17 +89,18 @@ def version_of(text: str | None) -> str | None:
     return str(int(text))
 
 
-def read_body(req: falcon.Request, limit: int) -> bytes:
+def read_body(req: falcon.Request, limit: int) -> memoryview:
     """The request's body; raises PayloadTooLarge over `limit` bytes, and InvalidRequest where it ends before its length."""
-    length = req.content_length or 0
-    if length > limit:
+    length = req.content_length
+    body = body_of(req) if length is None or length <= limit else memoryview(b"")
+    size = max(length or 0, len(body))
+    if size > limit:
         raise PayloadTooLarge(
-            f"request size of {length} bytes exceeds the maximum allowed input size of {limit} bytes. Use max_request_size to "
+            f"request size of {size} bytes exceeds the maximum allowed input size of {limit} bytes. Use max_request_size to "
             "increase the limit."
         )
-    body: bytes = req.bounded_stream.read()
-    if len(body) != length:
-        raise InvalidRequest(f"the request body ended after {len(body)} of {length} bytes")
+    if len(body) != size:
+        raise InvalidRequest(f"the request body ended after {len(body)} of {size} bytes")
     return body
 
 
@@ -111,24 +110,10 @@ def refuse_coding(req: falcon.Request) -> None:
         raise UnsupportedEncoding("Unsupported content-encoding, only 'identity' is supported.")
 
 
-def next_response(call: Call, req: falcon.Request) -> Response:
-    """Waits for a call's next answer and raises its error; withdraws the call as soon as its client is gone."""
-    gone: Callable[[], bool] | None = req.env.get("waitress.client_disconnected")
-    while True:
-        try:
-            return call.result(None if gone is None else _PATIENCE_SECONDS)
-        except queue.Empty:
-            if gone is not None and gone():
-                call.cancel()  # which the next round raises, unless the answer came first
-
-
 def responses(call: Call, req: falcon.Request) -> Iterator[Response]:
-    """All answers of a call, the final one last. Leaving early withdraws the call."""
+    """All answers of a call, the final one last; raises its error. Leaving early, or losing the client, withdraws the call."""
+    on_disconnect(req, call.cancel)
     try:
-        while True:
-            response = next_response(call, req)
-            yield response
-            if response.final:
-                return
+        yield from call.stream()
     finally:
         call.cancel()

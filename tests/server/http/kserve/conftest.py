@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import json
 from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +11,13 @@ import falcon
 import falcon.testing
 import numpy as np
 import pytest
-import waitress.server
-from waitress import wasyncore
 
 from jitney.backends.base import Request, Response
 from jitney.backends.tensor import NUMPY_DTYPES, Tensor
+from jitney.server.addresses import Address
 from jitney.server.errors import ModelFailed
 from jitney.server.http.kserve import add_routes
+from jitney.server.http.listeners import Listener
 from jitney.server.repository.config import ModelConfig, TensorSpec
 from jitney.tests.fakes.dataplane import FakeDataPlane, identity
 
@@ -81,7 +81,8 @@ def dataplane() -> FakeDataPlane:
 @pytest.fixture
 def app(dataplane: FakeDataPlane) -> falcon.App[falcon.Request, falcon.Response]:
     app: falcon.App[falcon.Request, falcon.Response] = falcon.App()
-    add_routes(app, dataplane, SimpleNamespace(max_request_size=LIMIT), "inference")  # type: ignore[arg-type]
+    settings = SimpleNamespace(max_request_size=LIMIT)
+    add_routes(app, dataplane, settings, "inference")  # type: ignore[arg-type]
     return app
 
 
@@ -90,28 +91,16 @@ def client(app: falcon.App[falcon.Request, falcon.Response]) -> falcon.testing.T
     return falcon.testing.TestClient(app)
 
 
+def _refuse(path: str, error: Any) -> tuple[str, list[tuple[str, str]], bytes]:
+    body = json.dumps({"error": str(error.body)}).encode()
+    return falcon.code_to_http_status(error.code), [("content-type", "application/json")], body
+
+
 @pytest.fixture
 def server(app: falcon.App[falcon.Request, falcon.Response]) -> Iterator[str]:
-    """HOST:PORT of the same app on waitress."""
-    running = waitress.server.create_server(
-        app,
-        host="127.0.0.1",
-        port=0,
-        threads=8,
-        channel_request_lookahead=1,
-        max_request_body_size=2 * LIMIT,
-        asyncore_loop_timeout=0.05,
-    )
-    stopped = threading.Event()
-
-    def loop() -> None:
-        while not stopped.is_set():
-            wasyncore.loop(timeout=0.02, map=running._map, count=1)
-
-    thread = threading.Thread(target=loop)
-    thread.start()
-    yield f"127.0.0.1:{running.effective_port}"
-    stopped.set()
-    thread.join()
-    running.task_dispatcher.shutdown(timeout=5)
-    wasyncore.close_all(running._map)
+    """HOST:PORT of the same app behind a real listener."""
+    address = Address("http", "127.0.0.1", 0)
+    listener = Listener(app, address, name="kserve", threads=8, max_body=LIMIT, refuse=_refuse)
+    listener.start()
+    yield f"127.0.0.1:{listener.address.port}"
+    listener.close(5)
