@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..settings import Settings
     from .tokens import Kind, Tokens
 
-access_log = logging.getLogger("jitney.access_log")
+access_log = logging.getLogger("jitney.access")
 
 _DENIED = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
 

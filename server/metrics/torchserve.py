@@ -1,7 +1,7 @@
 """TorchServe's metrics: what is declared (metrics.yaml or the defaults), their values, and where they go by mode.
 
     prometheus   all of them are scraped
-    log          each change is a line in the log `jitney.ts_metrics` or `jitney.model_metrics`; the scrape is empty
+    log          each change is a line in the log `jitney.metrics` or `jitney.model_metrics`; the scrape is empty
     legacy       three counters (ts_inference_*, ts_queue_*) are scraped, the others are logged
 
 Undeclared metrics of handlers are dropped unless `model_metrics_auto_detect` is set.
@@ -35,7 +35,7 @@ LEGACY = ("ts_inference_requests_total", "ts_inference_latency_microseconds", "t
 #: Prometheus' default bounds, which TorchServe's histograms have.
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 
-_log, _model_log = logging.getLogger("jitney.ts_metrics"), logging.getLogger("jitney.model_metrics")
+_log, _model_log = logging.getLogger("jitney.metrics"), logging.getLogger("jitney.model_metrics")
 
 
 @dataclass(frozen=True)
