@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .base import Backend, DeviceLost, Failure, Instance, Request, Respond, Response
+from .options import CannotLoad
 from .tensor import NUMPY_DTYPES, Tensor
 from .warmup import warm_up
 
@@ -72,9 +73,9 @@ class TensorBackend(Backend):
 
     def load(self, model: ModelConfig, instance: Instance) -> None:
         if not model.inputs:
-            raise ValueError("model configuration must contain at least one input, none were specified.")
+            raise CannotLoad("model configuration must contain at least one input, none were specified.")
         if not model.outputs:
-            raise ValueError("model configuration must contain at least one output, none were specified.")
+            raise CannotLoad("model configuration must contain at least one output, none were specified.")
         self.model, self.instance = model, instance
         self._buffers: dict[str, npt.NDArray[np.uint8]] = {}
         self.open(model, instance)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .options import flag
+from .options import CannotLoad, flag
 from .torch_batch import TorchBackend
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class EagerBackend(TorchBackend):
 def source_file(directory: Path, filename: str = "") -> Path:
     source = directory / (filename if filename.endswith(".py") else "model.py")
     if not source.is_file():
-        raise FileNotFoundError(f"{source} does not exist: an eager model needs its module's source there")
+        raise CannotLoad(f"{source} does not exist: an eager model needs its module's source there")
     return source
 
 
@@ -72,7 +72,7 @@ def build(source: Path, module_name: str, class_name: str = "") -> torch.nn.Modu
     try:
         return cls()
     except TypeError as error:
-        raise TypeError(f"{source}: {cls.__name__}() cannot be made without arguments: {error}") from error
+        raise CannotLoad(f"{source}: {cls.__name__}() cannot be made without arguments: {error}") from error
 
 
 def import_source(source: Path, module_name: str) -> ModuleType:
@@ -86,11 +86,17 @@ def import_source(source: Path, module_name: str) -> ModuleType:
         raise ImportError(f"{source} cannot be imported as a Python module")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and torch.jit look their module up
+    writes_bytecode, sys.dont_write_bytecode = (
+        sys.dont_write_bytecode,
+        True,
+    )  # the repository is the operator's: no __pycache__
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
+    finally:
+        sys.dont_write_bytecode = writes_bytecode
     return module
 
 
@@ -106,9 +112,9 @@ def module_class(module: ModuleType, source: Path, class_name: str = "") -> type
         return chosen[0]
     names = ", ".join(cls.__name__ for cls in own) or "none"
     if class_name:
-        raise ValueError(f"{source} defines no torch.nn.Module subclass '{class_name}', it defines: {names}")
+        raise CannotLoad(f"{source} defines no torch.nn.Module subclass '{class_name}', it defines: {names}")
     advice = "; name the one to serve in the parameter model_class" if own else ""
-    raise ValueError(f"{source} must define exactly one torch.nn.Module subclass, it defines {len(own)}: {names}{advice}")
+    raise CannotLoad(f"{source} must define exactly one torch.nn.Module subclass, it defines {len(own)}: {names}{advice}")
 
 
 def load_weights(module: torch.nn.Module, directory: Path, filename: str = "") -> None:
@@ -117,14 +123,14 @@ def load_weights(module: torch.nn.Module, directory: Path, filename: str = "") -
     if path is None:
         if module.state_dict():
             suffixes = ", ".join(WEIGHT_SUFFIXES)
-            raise FileNotFoundError(f"{directory} holds no weights ({suffixes}) for the parameters of model.py")
+            raise CannotLoad(f"{directory} holds no weights ({suffixes}) for the parameters of model.py")
         return
     state = read_state_dict(path)
     try:
         module.load_state_dict(state, strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} does not fit {type(module).__name__} of model.py: {reason}") from None
+        raise CannotLoad(f"{path} does not fit {type(module).__name__} of model.py: {reason}") from None
 
 
 def weights_file(directory: Path, filename: str = "") -> Path | None:
@@ -132,14 +138,14 @@ def weights_file(directory: Path, filename: str = "") -> Path | None:
     if filename and not filename.endswith(".py") and (directory / filename).exists():
         return directory / filename
     if filename.endswith(WEIGHT_SUFFIXES) and filename != "model.pt":  # model.pt may be a default that nobody wrote
-        raise FileNotFoundError(f"{directory / filename} does not exist")
+        raise CannotLoad(f"{directory / filename} does not exist")
     for name in (f"model{suffix}" for suffix in WEIGHT_SUFFIXES):
         if (directory / name).is_file():
             return directory / name
     found = sorted(path for path in directory.iterdir() if path.suffix in WEIGHT_SUFFIXES)
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise ValueError(f"{directory} holds several weight files ({names}); name one in default_model_filename")
+        raise CannotLoad(f"{directory} holds several weight files ({names}); name one in default_model_filename")
     return found[0] if found else None
 
 
@@ -151,13 +157,13 @@ def read_state_dict(path: Path) -> Mapping[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n", 1)[0]
-        raise ValueError(
+        raise CannotLoad(
             f"{path} is refused: it holds more than tensors, save model.state_dict() instead ({reason})"
         ) from None
     except Exception as error:  # a damaged file may fail anywhere in zip, pickle or torch
-        raise ValueError(f"{path} cannot be read as a state dict: {type(error).__name__}: {error}") from error
+        raise CannotLoad(f"{path} cannot be read as a state dict: {type(error).__name__}: {error}") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds a {type(state).__name__}, expected a state dict: names mapped to tensors")
+        raise CannotLoad(f"{path} holds a {type(state).__name__}, expected a state dict: names mapped to tensors")
     return state
 
 
@@ -168,7 +174,7 @@ def _read_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
+        raise CannotLoad(f"{path} is not a readable safetensors file: {error}") from None
 
 
 def forward_arguments(module: torch.nn.Module) -> tuple[str, ...] | None:
@@ -195,7 +201,7 @@ def compile_options(parameters: Mapping[str, str]) -> dict[str, Any] | None:
     try:
         options = json.loads(text or "{}")
     except ValueError as error:
-        raise ValueError(f"parameter TORCH_COMPILE_OPTIONAL_PARAMETERS is not JSON: {error}") from None
+        raise CannotLoad(f"parameter TORCH_COMPILE_OPTIONAL_PARAMETERS is not JSON: {error}") from None
     if not isinstance(options, dict):
-        raise ValueError(f"parameter TORCH_COMPILE_OPTIONAL_PARAMETERS must be a JSON object, got {text}")
+        raise CannotLoad(f"parameter TORCH_COMPILE_OPTIONAL_PARAMETERS must be a JSON object, got {text}")
     return options

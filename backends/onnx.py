@@ -31,7 +31,7 @@ import onnxruntime as ort
 
 from .base import Failure, Instance
 from .batch import Array, BadInput, BadOutput, TensorBackend
-from .options import integer
+from .options import CannotLoad, integer
 from .tensor import datatype_of
 
 if TYPE_CHECKING:
@@ -81,13 +81,13 @@ class OnnxBackend(TensorBackend):
         try:
             self.session = ort.InferenceSession(path, session_options(model, instance), providers=self._providers)
         except Exception as error:
-            raise ValueError(f"{path} cannot be loaded: {error_text(error)}") from error
+            raise CannotLoad(f"{path} cannot be loaded: {error_text(error)}") from error
         check_against(model, self.session)
         self._run_options = run_options(model.parameters)
         bfloat = [spec for spec in (*model.inputs, *model.outputs) if spec.datatype == "BF16"]
         strings = [spec for spec in (*model.inputs, *model.outputs) if spec.datatype == "BYTES"]
         if bfloat and strings:
-            raise ValueError(f"model '{model.name}' mixes BF16 and BYTES tensors, which this backend cannot run")
+            raise CannotLoad(f"model '{model.name}' mixes BF16 and BYTES tensors, which this backend cannot run")
         self._binds = bool(bfloat) or (self._on_gpu and not strings)
         self._names = [spec.name for spec in model.outputs]
 
@@ -132,7 +132,7 @@ def model_file(model: ModelConfig) -> Path:
     path = Path(model.version_directory) / (model.filename or "model.onnx")
     path = path / "model.onnx" if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
+        raise CannotLoad(f"{path} does not exist")
     return path
 
 
@@ -144,7 +144,7 @@ def session_options(model: ModelConfig, instance: Instance) -> ort.SessionOption
     options.inter_op_num_threads = integer(parameters, "inter_op_thread_count", 0) or 1
     parallel = integer(parameters, "execution_mode", 0)
     if parallel not in (0, 1):
-        raise ValueError(f"parameter execution_mode must be 0 (sequential) or 1 (parallel), got {parallel}")
+        raise CannotLoad(f"parameter execution_mode must be 0 (sequential) or 1 (parallel), got {parallel}")
     options.execution_mode = ort.ExecutionMode.ORT_PARALLEL if parallel else ort.ExecutionMode.ORT_SEQUENTIAL
     options.enable_cpu_mem_arena = bool(integer(parameters, "enable_mem_arena", 1))
     options.enable_mem_pattern = bool(integer(parameters, "enable_mem_pattern", 1))
@@ -159,7 +159,7 @@ def session_options(model: ModelConfig, instance: Instance) -> ort.SessionOption
 def _graph_level(model: ModelConfig) -> Any:
     level = int((model.optimization.get("graph") or {}).get("level", 0))
     if level not in _LEVELS:
-        raise ValueError(f"optimization.graph.level must be one of {sorted(_LEVELS)}, got {level}")
+        raise CannotLoad(f"optimization.graph.level must be one of {sorted(_LEVELS)}, got {level}")
     return _LEVELS[level]
 
 
@@ -180,13 +180,13 @@ def providers(model: ModelConfig, instance: Instance) -> list[tuple[str, dict[st
     wanted = accelerators.get("gpu_execution_accelerator") or []
     for item in [*wanted, *(accelerators.get("cpu_execution_accelerator") or [])]:
         if item not in wanted or item.get("name") != "cuda":
-            raise ValueError(
+            raise CannotLoad(
                 f"unknown Execution Accelerator '{item.get('name')}' is requested; this server knows: cuda (GPU)"
             )
     if instance.gpu is None:
         return [cpu]
     if "CUDAExecutionProvider" not in ort.get_available_providers():
-        raise ValueError(
+        raise CannotLoad(
             "this instance is placed on a GPU, but the installed onnxruntime has no CUDA provider (onnxruntime-gpu)"
         )
     if hasattr(ort, "preload_dlls"):
@@ -204,7 +204,7 @@ def cuda_options(parameters: Mapping[str, str]) -> dict[str, Any]:
         if key in parameters:
             index = integer(parameters, key, 0)
             if index >= len(names):
-                raise ValueError(f"parameter {key} must be between 0 and {len(names) - 1}, got {index}")
+                raise CannotLoad(f"parameter {key} must be between 0 and {len(names) - 1}, got {index}")
             options[key] = names[index]
     if "gpu_mem_limit" in parameters:
         options["gpu_mem_limit"] = integer(parameters, "gpu_mem_limit", 0)
@@ -214,24 +214,24 @@ def cuda_options(parameters: Mapping[str, str]) -> dict[str, Any]:
 
 
 def check_against(model: ModelConfig, session: Any) -> None:
-    """Names, types and ranks of the configuration against the model's own; ValueError in Triton's words."""
+    """Names, types and ranks of the configuration against the model's own; CannotLoad in Triton's words."""
     inputs = [*session.get_inputs(), *session.get_overridable_initializers()]
     _check(model, model.inputs, inputs, "input")
     _check(model, model.outputs, session.get_outputs(), "output")
     missing = [item.name for item in session.get_inputs() if model.input(item.name) is None]
     if missing:
-        raise ValueError(f"model '{model.name}' needs input {', '.join(missing)}, which its configuration does not name")
+        raise CannotLoad(f"model '{model.name}' needs input {', '.join(missing)}, which its configuration does not name")
 
 
 def _check(model: ModelConfig, specs: Sequence[TensorSpec], found: Sequence[Any], side: str) -> None:
     known = {item.name: item for item in found}
     for spec in specs:
         if spec.name not in known:
-            raise ValueError(f"unexpected inference {side} '{spec.name}', allowed {side}s are: {', '.join(known)}")
+            raise CannotLoad(f"unexpected inference {side} '{spec.name}', allowed {side}s are: {', '.join(known)}")
         datatype = DATATYPES.get(known[spec.name].type)
         if datatype != spec.datatype:
             theirs = datatype or known[spec.name].type
-            raise ValueError(f"{side} '{spec.name}' of model '{model.name}' is {theirs}, but configured as {spec.datatype}")
+            raise CannotLoad(f"{side} '{spec.name}' of model '{model.name}' is {theirs}, but configured as {spec.datatype}")
         _check_shape(model, spec, known[spec.name].shape)
 
 
@@ -248,7 +248,7 @@ def _check_shape(model: ModelConfig, spec: TensorSpec, symbolic: Sequence[Any] |
     note = (
         " (an initial batch dimension because max_batch_size > 0 followed by the configured shape)" if model.batches else ""
     )
-    raise ValueError(
+    raise CannotLoad(
         f"model '{model.name}', tensor '{spec.name}': the model expects {len(shape)} dimensions (shape {shape}) "
         f"but the model configuration specifies {len(declared)} dimensions{note}, making complete shape {declared}"
     )

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ..server.errors import LoadFailed
+
 _TRUE = frozenset({"true", "1", "on", "yes"})
 _FALSE = frozenset({"false", "0", "off", "no", ""})
 
 
+class CannotLoad(LoadFailed, ValueError):
+    """The model's files, configuration or parameters are refused; the text is for the operator as it is."""
+
+
 def flag(parameters: Mapping[str, str], key: str, default: bool = False) -> bool:
-    """The switch `key`; ValueError (in Triton's words) where its value is neither true nor false."""
+    """The switch `key`; CannotLoad (in Triton's words) where its value is neither true nor false."""
     switched = optional_flag(parameters, key)
     return default if switched is None else switched
 
@@ -23,7 +29,7 @@ def optional_flag(parameters: Mapping[str, str], key: str) -> bool | None:
         return None
     value = parameters[key].strip().lower()
     if value not in _TRUE | _FALSE:
-        raise ValueError(f"failed to convert {key} '{parameters[key]}' to boolean value; expected true or false")
+        raise CannotLoad(f"failed to convert {key} '{parameters[key]}' to boolean value; expected true or false")
     return value in _TRUE
 
 
@@ -35,9 +41,9 @@ def integer(parameters: Mapping[str, str], keys: str | Sequence[str], default: i
         try:
             value = int(parameters[key])
         except ValueError:
-            raise ValueError(f"failed to convert {key} '{parameters[key]}' to integral number") from None
+            raise CannotLoad(f"failed to convert {key} '{parameters[key]}' to integral number") from None
         if value < minimum:
-            raise ValueError(f"parameter {key} must be at least {minimum}, got {value}")
+            raise CannotLoad(f"parameter {key} must be at least {minimum}, got {value}")
         return value
     return default
 
@@ -46,5 +52,5 @@ def choice(parameters: Mapping[str, str], key: str, accepted: Sequence[str], def
     """The value of `key`, which must be one of `accepted` (case-insensitive)."""
     value = parameters.get(key, default).strip().lower()
     if value not in accepted:
-        raise ValueError(f"parameter {key} must be one of {', '.join(accepted)}, got '{parameters[key]}'")
+        raise CannotLoad(f"parameter {key} must be one of {', '.join(accepted)}, got '{parameters[key]}'")
     return value

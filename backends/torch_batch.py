@@ -28,7 +28,7 @@ import torch
 
 from .base import Failure, Instance
 from .batch import Array, BadInput, BadOutput, TensorBackend
-from .options import choice, flag, integer
+from .options import CannotLoad, choice, flag, integer
 
 if TYPE_CHECKING:
     from ..server.repository.config import ModelConfig, TensorSpec
@@ -214,7 +214,7 @@ def argument_order(model: ModelConfig, arguments: tuple[str, ...] | None) -> dic
         _log.warning("model '%s': inputs are passed in the order of the configuration: %s", model.name, ", ".join(names))
         return names
     if sorted(indices) != list(range(len(names))):
-        raise ValueError(f"inputs of model '{model.name}' end in {indices}, expected each of 0..{len(names) - 1} once")
+        raise CannotLoad(f"inputs of model '{model.name}' end in {indices}, expected each of 0..{len(names) - 1} once")
     return [name for _, name in sorted(zip(indices, names, strict=True))]
 
 

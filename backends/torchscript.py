@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .options import flag, optional_flag
+from .options import CannotLoad, flag, optional_flag
 from .torch_batch import TorchBackend
 
 if TYPE_CHECKING:
@@ -61,14 +61,16 @@ def quiet_jit() -> Iterator[None]:
 
 
 def load(path: Path, device: torch.device) -> Any:
-    """The module in `path` on `device`, in eval mode; ValueError names the file that is not TorchScript."""
+    """The module in `path` on `device`, in eval mode; CannotLoad names the file that is not TorchScript."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
+        raise CannotLoad(f"{path} does not exist")
     try:
         with quiet_jit():
             return torch.jit.load(path, map_location=device).eval()  # type: ignore[no-untyped-call]
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
-        raise ValueError(f"{path} cannot be loaded as TorchScript: {error}") from None
+        raise CannotLoad(f"{path} cannot be loaded as TorchScript: {error}") from None
 
 
 def script_arguments(module: Any) -> tuple[str, ...] | None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..server.errors import LoadFailed
 from .base import Backend, Failure, Request, Response
 from .options import flag
 from .tensor import NUMPY_DTYPES, Tensor, expected_bytes, pack_bytes
@@ -30,7 +31,7 @@ _log = logging.getLogger(__name__)
 Execute = Callable[[Sequence[Request], Callable[[int, Response], None]], None]
 
 
-class WarmupFailed(RuntimeError):
+class WarmupFailed(LoadFailed, RuntimeError):
     """The model refused a warm-up batch; it does not become ready."""
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from jitney.backends.base import DeviceLost, Request
 from jitney.backends.eager import EagerBackend, build
+from jitney.backends.options import CannotLoad
 from jitney.backends.tensor import Tensor
 from jitney.tests.fakes.tensors import answers, arrays, config, loaded, request, spec
 
@@ -197,13 +198,14 @@ def test_siblings_can_be_imported_and_imported_modules_do_not_count(tmp_path: Pa
     )
     (answer,) = answers(loaded(config(tmp_path, "eager", X, [spec("y", 4)])), [request(x=np.ones((1, 4), np.float32))])
     assert arrays(answer)["y"].tolist() == [[3.0] * 4]
+    assert not (tmp_path / "__pycache__").exists()
 
 
 def test_several_module_classes_need_a_name(tmp_path: Path) -> None:
     source(tmp_path, body("return x"))
     text = (tmp_path / "model.py").read_text()
     (tmp_path / "model.py").write_text(text + "\n" + text.replace("Net", "Other").replace("return x", "return -x"))
-    with pytest.raises(ValueError, match=r"must define exactly one .* it defines 2: Net, Other; name the one"):
+    with pytest.raises(CannotLoad, match=r"must define exactly one .* it defines 2: Net, Other; name the one"):
         loaded(config(tmp_path, "eager", X, [spec("y", 4)]))
     backend = loaded(config(tmp_path, "eager", X, [spec("y", 4)], parameters={"model_class": "Other"}))
     (answer,) = answers(backend, [request(x=np.ones((1, 4), np.float32))])
@@ -228,14 +230,14 @@ def test_a_pt_file_that_holds_code_is_refused_and_never_run(tmp_path: Path) -> N
             torch.save(bomb, tmp_path / "model.pt")
         else:
             (tmp_path / "model.pt").write_bytes(pickle.dumps(bomb, protocol=2))
-        with pytest.raises(ValueError, match=r"model\.pt is refused: it holds more than tensors"):
+        with pytest.raises(CannotLoad, match=r"model\.pt is refused: it holds more than tensors"):
             loaded(config(tmp_path, "eager", X, Y))
         assert not (tmp_path / "boom").exists()
 
 
 def test_a_whole_pickled_module_is_refused(tmp_path: Path) -> None:
     torch.save(source(tmp_path, LINEAR), tmp_path / "model.pt")
-    with pytest.raises(ValueError, match=r"model\.pt is refused"):
+    with pytest.raises(CannotLoad, match=r"model\.pt is refused"):
         loaded(config(tmp_path, "eager", X, Y))
 
 
@@ -250,7 +252,7 @@ def test_a_whole_pickled_module_is_refused(tmp_path: Path) -> None:
 def test_weights_must_fit(tmp_path: Path, state: Any, message: str) -> None:
     source(tmp_path, LINEAR)
     torch.save(state, tmp_path / "model.pt")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(CannotLoad, match=message):
         loaded(config(tmp_path, "eager", X, Y))
 
 
@@ -260,21 +262,21 @@ def test_a_damaged_weight_file_is_named(tmp_path: Path, name: str) -> None:
     whole = (tmp_path / name).read_bytes()
     for damaged in (b"", whole[: len(whole) // 2], b"not weights at all"):
         (tmp_path / name).write_bytes(damaged)
-        with pytest.raises(ValueError, match=name):
+        with pytest.raises(CannotLoad, match=name):
             loaded(config(tmp_path, "eager", X, Y))
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"model\.py does not exist"):
+    with pytest.raises(CannotLoad, match=r"model\.py does not exist"):
         loaded(config(tmp_path, "eager", X, Y))
     source(tmp_path, LINEAR)
-    with pytest.raises(FileNotFoundError, match="holds no weights"):
+    with pytest.raises(CannotLoad, match="holds no weights"):
         loaded(config(tmp_path, "eager", X, Y))
-    with pytest.raises(FileNotFoundError, match=r"special\.pt does not exist"):
+    with pytest.raises(CannotLoad, match=r"special\.pt does not exist"):
         loaded(config(tmp_path, "eager", X, Y, filename="special.pt"))
     for name in ("a.pt", "b.pt"):
         torch.save({}, tmp_path / name)
-    with pytest.raises(ValueError, match=r"several weight files \(a\.pt, b\.pt\)"):
+    with pytest.raises(CannotLoad, match=r"several weight files \(a\.pt, b\.pt\)"):
         loaded(config(tmp_path, "eager", X, Y))
 
 
@@ -311,7 +313,7 @@ def test_compile_is_handed_its_options(tmp_path: Path) -> None:
 )
 def test_bad_parameters_are_named(tmp_path: Path, parameters: dict[str, str], message: str) -> None:
     source(tmp_path, body("return x"))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(CannotLoad, match=message):
         loaded(config(tmp_path, "eager", X, [spec("y", 4)], parameters=parameters))
 
 

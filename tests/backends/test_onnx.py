@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from jitney.backends.base import Instance, Request
 from jitney.backends.onnx import OnnxBackend, cuda_options, providers, session_options
+from jitney.backends.options import CannotLoad
 from jitney.backends.tensor import Tensor
 from jitney.tests.fakes.tensors import answers, arrays, config, loaded, request, spec
 
@@ -136,7 +137,7 @@ def test_an_optional_input_has_a_default(tmp_path: Path) -> None:
 
 def test_a_fixed_batch_axis_is_told_at_load(tmp_path: Path) -> None:
     save_identity(tmp_path, FLOAT, batch=1)
-    with pytest.raises(ValueError, match=r"tensor 'x': the model expects 2 dimensions \(shape \[1, 2\]\).* shape \[-1, 2\]"):
+    with pytest.raises(CannotLoad, match=r"tensor 'x': the model expects 2 dimensions \(shape \[1, 2\]\).* shape \[-1, 2\]"):
         loaded(model(tmp_path))
 
 
@@ -152,15 +153,15 @@ def test_a_fixed_batch_axis_is_told_at_load(tmp_path: Path) -> None:
 )
 def test_a_configuration_that_does_not_fit_is_refused(tmp_path: Path, inputs: Any, outputs: Any, message: str) -> None:
     save_identity(tmp_path, FLOAT)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(CannotLoad, match=message):
         loaded(config(tmp_path, "onnxruntime", inputs, outputs))
 
 
 def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"junk")
-    with pytest.raises(ValueError, match=r"model\.onnx cannot be loaded: onnx runtime error 7: "):
+    with pytest.raises(CannotLoad, match=r"model\.onnx cannot be loaded: onnx runtime error 7: "):
         loaded(model(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"else\.onnx does not exist"):
+    with pytest.raises(CannotLoad, match=r"else\.onnx does not exist"):
         loaded(model(tmp_path, filename="else.onnx"))
 
 
@@ -195,7 +196,7 @@ def test_threads_and_levels_come_from_the_configuration(tmp_path: Path) -> None:
 )
 def test_bad_settings_are_named(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
     save_identity(tmp_path, FLOAT)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(CannotLoad, match=message):
         loaded(model(tmp_path, **fields))
 
 
@@ -211,7 +212,7 @@ def test_no_gpu_no_noise(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> N
 def test_a_gpu_instance_needs_the_cuda_provider(tmp_path: Path) -> None:
     if "CUDAExecutionProvider" in ort.get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
-    with pytest.raises(ValueError, match="has no CUDA provider"):
+    with pytest.raises(CannotLoad, match="has no CUDA provider"):
         providers(model(tmp_path), Instance("m_0", "KIND_GPU", 0))
 
 
@@ -219,7 +220,7 @@ def test_cuda_options_in_onnx_runtimes_words() -> None:
     given = {"cudnn_conv_algo_search": "1", "gpu_mem_limit": "1000", "arena_extend_strategy": "1", "other": "x"}
     expected = {"cudnn_conv_algo_search": "HEURISTIC", "gpu_mem_limit": 1000, "arena_extend_strategy": "kSameAsRequested"}
     assert cuda_options(given) == expected
-    with pytest.raises(ValueError, match="arena_extend_strategy must be between 0 and 1, got 2"):
+    with pytest.raises(CannotLoad, match="arena_extend_strategy must be between 0 and 1, got 2"):
         cuda_options({"arena_extend_strategy": "2"})
 
 

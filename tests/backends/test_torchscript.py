@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from jitney.backends.options import CannotLoad
 from jitney.backends.torchscript import TorchScriptBackend, quiet_jit
 from jitney.tests.fakes.tensors import answers, arrays, config, loaded, request, spec
 
@@ -137,15 +138,15 @@ def test_a_missing_batch_axis_is_told_at_load(tmp_path: Path) -> None:
 
 def test_a_state_dict_is_not_torchscript(tmp_path: Path) -> None:
     torch.save(Pair().state_dict(), tmp_path / "model.pt")
-    with pytest.raises(ValueError, match=r"model\.pt cannot be loaded as TorchScript"):
+    with pytest.raises(CannotLoad, match=r"model\.pt cannot be loaded as TorchScript"):
         loaded(config(tmp_path, "torchscript", [spec("x", 2)], [spec("y", 2)]))
-    with pytest.raises(FileNotFoundError, match=r"other\.pt does not exist"):
+    with pytest.raises(CannotLoad, match=r"other\.pt does not exist"):
         loaded(config(tmp_path, "torchscript", [spec("x", 2)], [spec("y", 2)], filename="other.pt"))
 
 
 def test_indices_with_a_gap_are_refused(tmp_path: Path) -> None:
     save(tmp_path, Pair())
-    with pytest.raises(ValueError, match=r"inputs of model 'm' end in \[0, 2\], expected each of 0\.\.1 once"):
+    with pytest.raises(CannotLoad, match=r"inputs of model 'm' end in \[0, 2\], expected each of 0\.\.1 once"):
         loaded(config(tmp_path, "torchscript", [spec("i__0", 4), spec("i__2", 4)], [spec("x", 3), spec("y", 4)]))
 
 
