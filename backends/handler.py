@@ -7,7 +7,7 @@ imports `ts`, which is our package in `compat`. Beyond TorchServe:
   so does an element that cannot be sent;
 * a batch that raises is tried again request by request, so that only the bad ones fail. Handlers with side effects switch
   it off: `handler: {retry_failed_batch: false}` in model-config.yaml;
-* explanations and predictions never share a batch.
+* explanations are handled one by one: TorchServe explains the first request's class for the whole batch.
 """
 
 from __future__ import annotations
@@ -87,12 +87,8 @@ class HandlerBackend(Backend):
     # -- batches ---------------------------------------------------------------------------------------------------------
 
     def execute(self, requests: Sequence[Request], respond: Respond) -> None:
-        """Handles predictions, explanations and descriptions apart; with `asyncCommunication` all requests at once."""
-        kinds: dict[tuple[str, str], list[int]] = {}
-        for index, request in enumerate(requests):
-            kind = request.headers.get("explain", "False"), request.headers.get("describe", "False")
-            kinds.setdefault(kind, []).append(index)
-        for indices in kinds.values():
+        """Handles predictions together and explanations one by one; with `asyncCommunication` all requests at once."""
+        for indices in _groups(requests):
             run = _Run(requests, indices, respond)
             if self._concurrent:
                 self._finished(self._handle_concurrently(run))
@@ -156,6 +152,18 @@ class HandlerBackend(Backend):
             run.deliver(await result if inspect.isawaitable(result) else result)
         except Exception as error:  # noqa: BLE001 - as in _handle_batch
             self._failed(run, error)
+
+
+def _groups(requests: Sequence[Request]) -> list[list[int]]:
+    """Indices of the requests that are handled together. BaseHandler reads what is asked, and the class to explain, from the
+    first request of a batch, so explanations and descriptions are handled alone."""
+    alone = [
+        index
+        for index, request in enumerate(requests)
+        if "True" in (request.headers.get("explain"), request.headers.get("describe"))
+    ]
+    together = [index for index in range(len(requests)) if index not in alone]
+    return ([together] if together else []) + [[index] for index in alone]
 
 
 class _Run:

@@ -6,14 +6,20 @@ from ...server.errors import InvalidConfig
 from ...server.repository.config import ModelConfig
 from .base import Codec
 from .image_classifier import ImageClassifier
+from .image_segmenter import ImageSegmenter
 from .json_codec import JsonCodec
+from .object_detector import ObjectDetector
+from .text_classifier import TextClassifier
 
 __all__ = ["CODECS", "Codec", "create"]
 
 #: What `parameters { key: "codec" … }` may say. Archives name their built-in handlers the same way.
 CODECS: dict[str, type[Codec]] = {
     "image_classifier": ImageClassifier,
+    "image_segmenter": ImageSegmenter,
     "json": JsonCodec,
+    "object_detector": ObjectDetector,
+    "text_classifier": TextClassifier,
 }
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ...server.repository.config import ModelConfig
 from ..base import Response
 from ..tensor import Tensor
-from .base import Codec, bad_output
+from .base import bad_output
 from .image_input import ImageCodec
 from .labels import Labels
 from .options import Options
@@ -28,7 +28,7 @@ class ImageClassifier(ImageCodec):
         self._labels = Labels.of(config)
 
     def encode(self, response: Response) -> Response:
-        scores = floats(self, single_output(self, response))
+        scores = floats(single_output(self.config, response), self.config)
         if scores.ndim != 1 + self.config.batches or not scores.size:
             wanted = "[1, classes]" if self.config.batches else "[classes]"
             raise bad_output(self.config, f"expected shape {wanted}, found {list(scores.shape)}")
@@ -42,9 +42,8 @@ class ImageClassifier(ImageCodec):
         return {self._labels[int(index)]: float(probabilities[index]) for index in best}
 
 
-def single_output(codec: Codec, response: Response) -> Tensor:
+def single_output(config: ModelConfig, response: Response) -> Tensor:
     """The model's first declared output, or its only one."""
-    config = codec.config
     if config.outputs:
         found = [tensor for tensor in response.tensors if tensor.name == config.outputs[0].name]
     else:
@@ -54,10 +53,10 @@ def single_output(codec: Codec, response: Response) -> Tensor:
     return found[0]
 
 
-def floats(codec: Codec, tensor: Tensor) -> npt.NDArray[np.float32]:
+def floats(tensor: Tensor, config: ModelConfig) -> npt.NDArray[np.float32]:
     """A numeric output as float32, the precision in which TorchServe's handlers compute."""
     if tensor.datatype in ("BYTES", "BOOL"):
-        raise bad_output(codec.config, f"output '{tensor.name}' is {tensor.datatype}, expected numbers")
+        raise bad_output(config, f"output '{tensor.name}' is {tensor.datatype}, expected numbers")
     array = tensor.numpy()
     if tensor.datatype == "BF16":
         return (array.astype(np.uint32) << 16).view(np.float32)

@@ -1,0 +1,89 @@
+"""Text as TorchServe's text classifier sees it: cleaned, split into words, and pairs of words."""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+_TAGS = re.compile("<.*?>")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_WORDS = re.compile(r"\S+")
+
+#: Contractions that end in one of these are opened by rule; the irregular ones stand below.
+_ENDINGS = (("n't", " not"), ("'re", " are"), ("'ve", " have"), ("'ll", " will"), ("'m", " am"), ("'d", " would"))
+_IRREGULAR = {
+    "ain't": "is not",
+    "can't": "cannot",
+    "can't've": "cannot have",
+    "'cause": "because",
+    "he's": "he is",
+    "here's": "here is",
+    "how'd": "how did",
+    "how's": "how is",
+    "it's": "it is",
+    "let's": "let us",
+    "ma'am": "madam",
+    "o'clock": "of the clock",
+    "shan't": "shall not",
+    "she's": "she is",
+    "so's": "so as",
+    "that's": "that is",
+    "there's": "there is",
+    "what's": "what is",
+    "when's": "when is",
+    "where'd": "where did",
+    "where's": "where is",
+    "who's": "who is",
+    "why's": "why is",
+    "won't": "will not",
+    "y'all": "you all",
+}
+_CONTRACTED = re.compile(r"[a-z]*'[a-z']+")
+
+
+def remove_html_tags(text: str) -> str:
+    return _TAGS.sub("", text)
+
+
+def expand_contractions(text: str) -> str:
+    """Lower-case "won't" to "will not", "they've" to "they have"; a possessive 's stays."""
+    return _CONTRACTED.sub(lambda match: _expanded(match[0]), text.replace("’", "'"))
+
+
+def _expanded(word: str) -> str:
+    if word in _IRREGULAR:
+        return _IRREGULAR[word]
+    for ending, words in _ENDINGS:
+        if word.endswith(ending) and len(word) > len(ending):
+            return _expanded(word.removesuffix(ending)) + words
+    return word
+
+
+def remove_accented_characters(text: str) -> str:
+    """Letters without their accents; what has no ASCII form is dropped."""
+    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
+
+
+def remove_punctuation(text: str) -> str:
+    return text.translate(_PUNCTUATION)
+
+
+def tokenize(text: str) -> list[str]:
+    """Words between white space."""
+    return _WORDS.findall(text)
+
+
+def words_of(text: str) -> list[str]:
+    """All steps in TorchServe's order."""
+    text = expand_contractions(remove_html_tags(text).lower())
+    return tokenize(remove_punctuation(remove_accented_characters(text)))
+
+
+def ngrams(words: Sequence[str], longest: int) -> Iterator[str]:
+    """The words, then the pairs, … up to `longest` words joined by a space."""
+    yield from words
+    for length in range(2, longest + 1):
+        for at in range(len(words) - length + 1):
+            yield " ".join(words[at : at + length])

@@ -1,0 +1,65 @@
+"""`TextClassifier`: the probability of each class of a text, for models of the EmbeddingBag kind: model(words, offsets)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from jitney.backends.codecs.text import ngrams
+
+from ..handler_utils.timer import timed
+from ..utils.util import map_class_to_label
+from .text_handler import TextHandler
+
+
+class TextClassifier(TextHandler):
+    """Unlike TorchServe's, it answers every request of a batch: their words follow one another, at their offsets."""
+
+    ngrams = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._offsets = [0]
+
+    @timed
+    def preprocess(self, data: Any) -> Any:
+        """(indices of all requests' words and pairs of words, words of the first request)."""
+        lines = [self._words(row.get("data") or row.get("body")) for row in data]
+        indices = [self._indices(words) for words in lines]
+        self._offsets = [sum(map(len, indices[:at])) for at in range(len(indices))]
+        flat = [index for line in indices for index in line]
+        return torch.as_tensor(flat, dtype=torch.int64, device=self.device), lines[0] if lines else []
+
+    def _words(self, text: Any) -> list[str]:
+        if isinstance(text, bytes | bytearray):
+            text = text.decode("utf-8")
+        text = self._expand_contractions(self._remove_html_tags(text).lower())
+        return self._tokenize(self._remove_punctuation(self._remove_accented_characters(text)))
+
+    def _indices(self, words: list[str]) -> list[int]:
+        unknown = self.source_vocab.get("<unk>", 0)
+        return [self.source_vocab.get(gram, unknown) for gram in ngrams(words, self.ngrams)]
+
+    @timed
+    def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
+        indices, _ = data
+        return super().inference(indices, torch.as_tensor(self._offsets, device=self.device))
+
+    @timed
+    def postprocess(self, data: Any) -> Any:
+        return map_class_to_label(functional.softmax(data, dim=1).tolist(), self.mapping)
+
+    def get_insights(self, tensor_data: Any, raw_data: Any, target: int = 0) -> Any:
+        """[{"importances": one number a word, "words": […]}] by captum's layer integrated gradients of `model.embedding`."""
+        try:
+            from captum.attr import LayerIntegratedGradients
+        except ImportError:
+            raise RuntimeError("explanations of text need captum (pip install captum)") from None
+        indices, words = tensor_data
+        layer = LayerIntegratedGradients(self.model, self.model.embedding)
+        offsets = torch.as_tensor([0], device=self.device)
+        attributions = layer.attribute(indices, torch.zeros_like(indices), additional_forward_args=offsets, target=target)
+        importances = self.summarize_attributions(attributions)[: len(words)]
+        return [{"importances": importances.tolist(), "words": self.get_word_token(words)}]
