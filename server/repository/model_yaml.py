@@ -96,7 +96,7 @@ def parse_yaml(raw: bytes, where: str = "model-config.yaml") -> ModelYaml:
         loaded = {}
     if not isinstance(loaded, dict):
         raise InvalidArchive(f"{where}: expected keys and values, found {type(loaded).__name__}", "yaml", where)
-    document = _plain(loaded, where, [MAX_VALUES])
+    document = plain(loaded, where)
     notes: list[str] = []
     values = {_KEYS[key][0]: value for key in _KEYS if (value := _value(key, document, where, notes)) is not None}
     torchrun = document.get("torchrun")
@@ -127,15 +127,21 @@ def _value(key: str, document: Mapping[str, Any], where: str, notes: list[str]) 
     return tuple(value) if kind is list else value
 
 
-def _plain(value: Any, where: str, left: list[int], depth: int = 0) -> Any:
-    """A copy without aliases, made of what a message to a worker can carry. `left` counts down the values allowed."""
+def plain(document: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A copy without aliases, made of what a message to a worker can carry; InvalidArchive where that is too much."""
+    copied: dict[str, Any] = _copy(document, where, [MAX_VALUES])
+    return copied
+
+
+def _copy(value: Any, where: str, left: list[int], depth: int = 0) -> Any:
+    """`left` counts down the values allowed."""
     left[0] -= 1
     if left[0] < 0 or depth > MAX_DEPTH:
         raise InvalidArchive(f"{where}: more than {MAX_VALUES} values or {MAX_DEPTH} levels with aliases", "yaml", where)
-    if isinstance(value, dict):
-        return {_key(key, where): _plain(item, where, left, depth + 1) for key, item in value.items()}
+    if isinstance(value, Mapping):
+        return {_key(key, where): _copy(item, where, left, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple | set):
-        return [_plain(item, where, left, depth + 1) for item in value]
+        return [_copy(item, where, left, depth + 1) for item in value]
     if isinstance(value, datetime.date):
         return value.isoformat()
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
