@@ -1,0 +1,119 @@
+"""A pool with real worker processes, and the proof that nothing of it is left."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from jitney.backends.base import Part, Request
+from jitney.backends.tensor import Tensor
+from jitney.server.call import Call
+from jitney.server.repository.config import ModelConfig
+from jitney.server.workers.arena import Arena
+from jitney.server.workers.pool import Pool
+from jitney.tests.fakes.worker_backends import factory
+
+LIMIT_S = 30.0
+
+
+def eventually(condition, limit=LIMIT_S):
+    """Waits until `condition()` is true; fails after `limit` seconds."""
+    deadline = time.monotonic() + limit
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.002)
+    return value
+
+
+def call_to(do="echo", *, tensors=(), parts=(), **parameters):
+    """A call whose request tells the `Obedient` backend what to do."""
+    named = [Tensor.from_numpy(f"x{n}", np.asarray(array)) for n, array in enumerate(tensors)]
+    request = Request(tensors=named, parts=[Part(*part) for part in parts], parameters={"do": do, **parameters})
+    return Call(request)
+
+
+class Bench:
+    """One model's pool with its arena, and a record of what it reported."""
+
+    def __init__(self, backend="obedient", gpus=(), host=None, capacity=1 << 30, **config):
+        self.arena = Arena(capacity)
+        self.reports, self.events, self.states = [], [], 0
+        self.idle_times = 0
+        self.config = ModelConfig("m", "1", "python", **config)
+        self.pool = Pool(
+            self.config,
+            self.arena,
+            on_idle=self._idle,
+            on_batch=self._done,
+            on_event=lambda kind, payload: self.events.append((kind, payload)),
+            on_state=self._state,
+            factory=factory(backend),
+            host=host,
+            gpus=gpus,
+        )
+
+    def _idle(self):
+        self.idle_times += 1
+
+    def _state(self):
+        self.states += 1
+
+    def _done(self, report):
+        for call in report.calls:
+            self.arena.free_all(call.slots)
+        self.reports.append(report)
+
+    def up(self, count=1):
+        self.pool.start(count)
+        self.pool.wait_ready(LIMIT_S)
+        return self
+
+    def send(self, *calls):
+        """Executes the calls as one batch, data in the arena where it is large enough."""
+        for call in calls:
+            call.slots.extend(self.arena.put_all([piece.data for piece in (*call.request.tensors, *call.request.parts)]))
+        self.pool.execute(calls)
+        return calls
+
+    def ask(self, do="echo", **fields):
+        """One request alone; its answer."""
+        (call,) = self.send(call_to(do, **fields))
+        return call.result(LIMIT_S)
+
+    def pids(self):
+        return [worker.pid for worker in self.pool.workers() if worker.pid]
+
+    def close(self):
+        self.pool.stop(LIMIT_S)
+        assert self.arena.slots == 0, "slots were not given back"
+        self.arena.close()
+
+
+def descriptors():
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture
+def bench():
+    """Makes pools; afterwards no descriptor, thread, process or slot of theirs may be left."""
+    before = descriptors(), set(threading.enumerate()), {p.pid for p in psutil.Process().children(recursive=True)}
+    benches = []
+
+    def make(*args, **kwargs):
+        benches.append(Bench(*args, **kwargs))
+        return benches[-1]
+
+    yield make
+    for made in benches:
+        made.close()
+    assert set(threading.enumerate()) == before[1]
+    assert {p.pid for p in psutil.Process().children(recursive=True)} == before[2]
+    benches.clear()
+    eventually(lambda: descriptors() == before[0], limit=2)
