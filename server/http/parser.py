@@ -1,7 +1,8 @@
 """HTTP requests as waitress parses them, with what it leaves out: the client's spelling of header names, and no ambiguity.
 
 A request whose end two programs could see in different places is refused, since the one in front of us may see it elsewhere
-(request smuggling): both lengths at once, several of one kind, a transfer coding in HTTP/1.0, anything but plain `chunked`.
+(request smuggling): both lengths at once, several of one kind, a transfer coding in HTTP/1.0, anything but plain `chunked`,
+folded lines.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
         return consumed
 
     def parse_header(self, header_plus: bytes) -> None:
+        if b"\r\n " in header_plus or b"\r\n\t" in header_plus:
+            raise ParsingError("a header line is folded")
         lines = get_header_lines(header_plus.partition(b"\r\n")[2])
         self.raw_headers = [_split(line) for line in lines]
         lengths, encodings = self._values("content-length"), self._values("transfer-encoding")

@@ -41,11 +41,14 @@ def query(req: falcon.Request) -> dict[str, str]:
         pairs = parse_qsl(req.query_string, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
     except ValueError:
         raise InvalidRequest(f"the query has more than {MAX_QUERY_FIELDS} parameters") from None
-    return dict(reversed(pairs))
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        found.setdefault(name, value)
+    return found
 
 
 def query_parts(req: falcon.Request) -> list[Part]:
-    return [Part(name, value.encode()) for name, value in reversed(query(req).items())]
+    return [Part(name, value.encode()) for name, value in query(req).items()]
 
 
 def client_headers(req: falcon.Request) -> dict[str, str]:

@@ -22,6 +22,7 @@ from ...errors import (
     LoadFailed,
     ModelFailed,
     ModelNotFound,
+    ModelNotReady,
     NoWorkers,
     PayloadTooLarge,
     QueueFull,
@@ -128,7 +129,7 @@ def _inference(error: JitneyError, target: Target) -> Problem | None:
             return Problem(404, "ModelVersionNotFoundException", text)
         case NoWorkers() | QueueFull():
             return Problem(503, "ServiceUnavailableException", no_worker(target))
-        case Unavailable():
+        case Unavailable() | ModelNotReady():
             return Problem(503, "ServiceUnavailableException", str(error))
         case WorkerDied():
             return Problem(507 if error.exit_code in KILLED else 500, "InternalServerException", "Worker died.")

@@ -1,0 +1,412 @@
+"""TorchServe's inference routes over HTTP: paths, methods, what models get, what clients get."""
+
+import json
+import re
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from jitney.backends.base import Failure, Request, Response
+from jitney.server.errors import (
+    Draining,
+    JitneyError,
+    ModelFailed,
+    ModelNotReady,
+    NoWorkers,
+    QueueFull,
+    QueueTimeout,
+    WorkerDied,
+    WorkerTimeout,
+)
+from jitney.tests.fakes.raw_http import Answer, Connection
+
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+BIN = {"Content_Type": "application/octet-stream"}
+
+
+def error(answer: Answer) -> tuple[int, str, str]:
+    document = json.loads(answer.body)
+    assert list(document) == ["code", "type", "message"] and document["code"] == answer.status
+    assert answer.body == json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"
+    return answer.status, document["type"], document["message"]
+
+
+def seen(site: Any) -> Request:
+    request: Request = site.plane.calls[-1].request
+    return request
+
+
+def fields(site: Any) -> list[tuple[str, bytes, str]]:
+    return [(part.name, bytes(part.data), part.content_type) for part in seen(site).parts]
+
+
+# -- the envelope --------------------------------------------------------------------------------------------------------
+
+
+def test_a_prediction_is_sent_bare_in_torchserve_s_envelope(site: Any) -> None:
+    answer = site.ask("inference", "POST", "/predictions/echo", b"raw", **BIN)
+    assert (answer.status, answer.reason, answer.body) == (200, "", b"raw")
+    assert answer.header("content-type") is None
+    assert UUID.fullmatch(answer.header("x-request-id") or "")
+    assert seen(site).id == answer.header("x-request-id")
+    headers = dict(answer.headers)
+    assert headers["Pragma"] == "no-cache" and headers["Expires"] == "Thu, 01 Jan 1970 00:00:00 UTC"
+    assert headers["Cache-Control"] == "no-cache; no-store, must-revalidate, private"
+    assert headers["connection"] == "keep-alive" and headers["content-length"] == "3"
+
+
+def test_ping_is_pretty_json(site: Any) -> None:
+    answer = site.ask("inference", "GET", "/ping")
+    assert (answer.status, answer.reason, answer.body) == (200, "OK", b'{\n  "status": "Healthy"\n}\n')
+    assert answer.header("content-type") == "application/json"
+    site.plane.is_healthy = False
+    answer = site.ask("inference", "GET", "/ping")
+    assert (answer.status, answer.body) == (500, b'{\n  "status": "Unhealthy"\n}\n')
+
+
+def test_an_error_closes_the_connection(site: Any) -> None:
+    with Connection(site.address("inference")) as connection:
+        connection.send(b"GET /predictions/nosuch HTTP/1.1\r\n\r\n")
+        answer = connection.read()
+        assert answer.header("connection") == "close" and connection.closed()
+    assert error(answer) == (404, "ModelNotFoundException", "Model not found: nosuch")
+
+
+# -- routes --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH", "BREW"])
+@pytest.mark.parametrize(
+    "path", ["/predictions/echo", "/predictions/echo/", "/predictions/echo/1.0", "/predictions/ec%68o?a=b"]
+)
+def test_any_method_predicts(site: Any, method: str, path: str) -> None:
+    assert site.ask("inference", method, path, b"x").body == b"x"
+
+
+@pytest.mark.parametrize("path", ["/predictions/echo", "/ping"])
+def test_head_has_the_length_and_no_body(site: Any, path: str) -> None:
+    answer = site.ask("inference", "HEAD", path, b"abc")
+    assert answer.status == 200 and int(answer.header("content-length") or 0) > 0 and answer.body == b""
+
+
+@pytest.mark.parametrize("path", ["/ping", "/ping/", "/ping/extra", "/ping?x=1"])
+@pytest.mark.parametrize("method", ["POST", "OPTIONS", "DELETE"])
+def test_any_method_pings(site: Any, method: str, path: str) -> None:
+    assert site.ask("inference", method, path).status == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/PING", "/nope", "/a/b/c/d/e/f", "/predictions", "/predictions/", "/models", "/models/echo/other", "/v1/models/echo"],
+)
+def test_unknown_paths_are_404(site: Any, path: str) -> None:
+    expected = (404, "ResourceNotFoundException", "Requested resource is not found, please refer to API document.")
+    assert error(site.ask("inference", "GET", path)) == expected
+
+
+@pytest.mark.parametrize("path", ["/", "//"])
+def test_the_root_only_describes(site: Any, path: str) -> None:
+    text = "Requested method is not allowed, please refer to API document."
+    assert error(site.ask("inference", "GET", path)) == (405, "MethodNotAllowedException", text)
+    assert site.ask("inference", "OPTIONS", path).status == 200
+
+
+def test_versions_and_names_that_do_not_exist(site: Any) -> None:
+    found = error(site.ask("inference", "POST", "/predictions/echo/9.9", b"x"))
+    assert found == (404, "ModelVersionNotFoundException", "Model version: 9.9 does not exist for model: echo")
+    assert error(site.ask("inference", "POST", "/predictions//echo"))[2] == "Model not found: "
+
+
+@pytest.mark.parametrize(
+    ("path", "extra"),
+    [
+        ("/predictions/echo", {"url_path": "", "explain": "False"}),
+        ("/predictions/echo/1.0/a/b%20c", {"url_path": "a/b c", "explain": "False"}),
+        ("/explanations/echo", {"url_path": "", "explain": "True"}),
+        ("/explanations/echo/1.0", {"url_path": "", "explain": "True"}),
+        ("/v1/models/echo:predict", {"url_path": "", "explain": "False"}),
+        ("/v1/models/echo:explain", {"url_path": "", "explain": "True"}),
+        ("/v2/models/echo/explain", {"url_path": "", "explain": "True"}),
+        ("/echo/predict", {}),
+        ("/echo/1.0/predict", {}),
+        ("/models/echo/invoke", {}),
+        ("/invocations?model_name=echo", {}),
+    ],
+)
+def test_each_way_to_a_model(site: Any, path: str, extra: dict[str, str]) -> None:
+    assert site.ask("inference", "POST", path, b"x", **BIN).body == b"x"
+    assert seen(site).headers == {"Host": "test", "Content-Length": "1", "Content-Type": BIN["Content_Type"], **extra}
+
+
+def test_the_query_is_an_input_on_the_old_paths_only(site: Any) -> None:
+    site.ask("inference", "GET", "/predictions/echo?a=1&b=two")
+    assert fields(site) == [("body", b"", "")]
+    site.ask("inference", "GET", "/echo/predict?a=1&b=t%20o&a=3")
+    assert fields(site) == [("body", b"", ""), ("a", b"1", ""), ("b", b"t o", "")]
+
+
+def test_invocations_find_their_model(site: Any) -> None:
+    expected = (400, "BadRequestException", "Parameter model_name is required.")
+    assert error(site.ask("inference", "POST", "/invocations", b"x", **BIN)) == expected
+    form = site.ask(
+        "inference", "POST", "/invocations", b"model_name=echo&x=1", Content_Type="application/x-www-form-urlencoded"
+    )
+    assert form.status == 200
+    site.plane.add("started", lambda _: [Response(body=b"the only one")], loaded_at_startup=True)
+    assert site.ask("inference", "POST", "/invocations", b"x").body == b"the only one"
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/predictions/%zz", "invalid hex byte 'zz' at index 14 of '/predictions/%zz'"),
+        ("/predictions/echo%2", "unterminated escape sequence at index 17 of: /predictions/echo%2"),
+        ("/predictions/echo?a=%zz", "invalid hex byte 'zz' at index 3 of 'a=%zz'"),
+    ],
+)
+def test_bad_escapes_are_403(site: Any, path: str, text: str) -> None:
+    assert error(site.ask("inference", "GET", path)) == (403, "IllegalArgumentException", text)
+
+
+def test_malformed_http_is_answered_in_torchserve_s_form(site: Any) -> None:
+    with Connection(site.address("inference")) as connection:
+        connection.send(b"garbage\r\n\r\n")
+        assert error(connection.read()) == (400, "BadRequestException", "Invalid HTTP message.")
+
+
+def test_a_body_over_max_request_size_is_a_bare_413(open_site: Any) -> None:
+    site = open_site(max_request_size=1000)
+    assert site.ask("inference", "POST", "/predictions/echo", b"x" * 1000).status == 200
+    answer = site.ask("inference", "POST", "/predictions/echo", b"x" * 1001)
+    assert (answer.status, answer.reason, answer.body) == (413, "Request Entity Too Large", b"")
+    assert {name for name, _ in answer.headers} == {"content-length", "date"}
+    assert site.ask("management", "POST", "/models", b" " * 1001).status == 413
+
+
+# -- bodies --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "expected"),
+    [
+        ("application/octet-stream", b"\x00raw\xff", [("body", b"\x00raw\xff", "application/octet-stream")]),
+        ("text/html; charset=iso-8859-1", b"<b>", [("body", b"<b>", "text/html")]),
+        ("Application/JSON", b"{}", [("body", b"{}", "Application/JSON")]),
+        ("application/x-www-form-urlencoded", b"hello", []),
+        (
+            "application/x-www-form-urlencoded",
+            b"data=hello+world&x=%C3%A9&empty=",
+            [("data", b"hello world", ""), ("x", b"\xc3\xa9", ""), ("empty", b"", "")],
+        ),
+        ("multipart/form-data", b"abc", [("body", b"abc", "multipart/form-data")]),
+        (
+            "multipart/form-data; boundary=BB",
+            b'--BB\r\nContent-Disposition: form-data; name="data"; filename="a"\r\nContent-Type: image/png\r\n\r\n\x89PNG'
+            b'\r\n--BB\r\nContent-Disposition: form-data; name="k"\r\n\r\nv\r\n--BB--\r\n',
+            [("data", b"\x89PNG", "image/png"), ("k", b"v", "")],
+        ),
+        ("multipart/form-data; boundary=BB", b'--BB\r\nContent-Disposition: form-data; name="data"\r\n\r\nabc', []),
+    ],
+)
+def test_bodies_become_parts(site: Any, content_type: str, body: bytes, expected: list[Any]) -> None:
+    assert site.ask("inference", "POST", "/predictions/echo", body, Content_Type=content_type).status == 200
+    assert fields(site) == expected
+
+
+def test_without_a_body_handlers_see_an_empty_one(site: Any) -> None:
+    site.ask("inference", "GET", "/predictions/echo")
+    assert fields(site) == [("body", b"", "")]
+    assert seen(site).headers == {"Host": "test", "content-length": "0", "url_path": "", "explain": "False"}
+
+
+def test_a_chunked_body_shows_its_length(site: Any) -> None:
+    with Connection(site.address("inference")) as connection:
+        connection.send(b"POST /predictions/echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+        assert connection.read().body == b"abc"
+    assert seen(site).headers["content-length"] == "3"
+
+
+def test_headers_keep_the_client_s_spelling(site: Any) -> None:
+    with Connection(site.address("inference")) as connection:
+        connection.send(
+            b"GET /predictions/echo HTTP/1.1\r\nx-MiXed: 1\r\nts_request_sequence_id: s\r\nx-MiXed: 2\r\nurl_path: x\r\n\r\n"
+        )
+        connection.read()
+    headers = seen(site).headers
+    assert headers["x-MiXed"] == "2" and headers["ts_request_sequence_id"] == "s" and headers["url_path"] == ""
+
+
+# -- answers -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_handler_s_status_phrase_and_headers_are_sent(site: Any) -> None:
+    own = {"X-Mine": "1", "content-type": "text/csv", "x-request-id": "fake", "Connection": "upgrade", "Pragma": "x"}
+    site.plane.add("set", lambda _: [Response(body=b"body", status=201, reason="Made it", headers=own)])
+    answer = site.ask("inference", "POST", "/predictions/set")
+    assert (answer.status, answer.reason, answer.body) == (201, "Made it", b"body")
+    headers = dict(answer.headers)
+    assert headers["X-Mine"] == "1" and headers["content-type"] == "text/csv" and headers["Pragma"] == "no-cache"
+    assert headers["connection"] == "keep-alive" and UUID.fullmatch(headers["x-request-id"])
+
+
+def test_a_handler_s_error_status_keeps_its_body_and_closes(site: Any) -> None:
+    site.plane.add("set", lambda _: [Response(body=b"teapot", status=418, reason="")])
+    answer = site.ask("inference", "POST", "/predictions/set")
+    assert (answer.status, answer.reason, answer.body) == (418, "", b"teapot")
+    assert answer.header("connection") == "close"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        Response(body=b"", headers={"X-Evil": "a\r\nSet-Cookie: b"}),
+        Response(body=b"", headers={"X Evil": "a"}),
+        Response(body=b"", headers={"X-Evil": "\u20ac"}),
+        Response(body=b"", reason="a\r\nb"),
+        Response(body=b"", status=99),
+        Response(body=b"", status=1000),
+    ],
+)
+def test_what_a_handler_cannot_send_is_an_error(site: Any, response: Response) -> None:
+    site.plane.add("set", lambda _: [response])
+    answer = site.ask("inference", "POST", "/predictions/set")
+    assert error(answer)[:2] == (503, "InternalServerException")
+    assert all("evil" not in name.lower() for name, _ in answer.headers)
+
+
+NO_WORKER = (
+    " has no worker to serve inference request. Please use scale workers API to add workers."
+    " If this is a sequence inference, please check if it is closed, or expired; or exceeds maxSequenceJobQueueSize"
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "raised", "expected"),
+    [
+        ("echo", NoWorkers("none"), (503, "ServiceUnavailableException", f'Model "echo"{NO_WORKER}')),
+        ("echo/1.0", QueueFull("full"), (503, "ServiceUnavailableException", f'Model "echo" Version 1.0"{NO_WORKER}')),
+        ("echo", Draining("stopping"), (503, "ServiceUnavailableException", "stopping")),
+        ("echo", QueueTimeout("late"), (503, "ServiceUnavailableException", "late")),
+        ("echo", WorkerDied("it died", 1), (500, "InternalServerException", "Worker died.")),
+        ("echo", WorkerDied("it was killed", 137), (507, "InternalServerException", "Worker died.")),
+        ("echo", WorkerTimeout("slow"), (500, "InternalServerException", "Worker died.")),
+        ("echo", ModelFailed("boom"), (503, "InternalServerException", "Prediction failed")),
+        ("echo", ModelFailed("no", status=418, by_model=True), (418, "InternalServerException", "no")),
+        ("echo", ModelFailed("no", status=200, by_model=True), (500, "InternalServerException", "no")),
+        ("echo", ModelFailed("x", "OUT_OF_MEMORY"), (507, "InternalServerException", "Out of resources")),
+        ("echo", ModelFailed("bad", "BAD_OUTPUT"), (503, "InternalServerException", "bad")),
+        ("echo", ModelFailed("bad pixel", "INVALID_ARG", by_model=True), (400, "BadRequestException", "bad pixel")),
+    ],
+)
+def test_errors_of_models_and_workers(site: Any, path: str, raised: JitneyError, expected: tuple[int, str, str]) -> None:
+    def run(_: Request) -> Iterable[Response]:
+        raise raised
+        yield
+
+    site.plane.add("echo", run)
+    assert error(site.ask("inference", "POST", f"/predictions/{path}", b"x")) == expected
+    site.plane.refusal = raised
+    assert error(site.ask("inference", "POST", f"/predictions/{path}", b"x")) == expected
+
+
+def test_a_model_that_is_not_ready_says_why(site: Any) -> None:
+    site.plane.refusal = ModelNotReady("echo", None, "it is still loading")
+    assert error(site.ask("inference", "POST", "/predictions/echo"))[::2] == (
+        503,
+        "model 'echo' is not ready: it is still loading",
+    )
+
+
+def test_an_unforeseen_error_is_a_500_that_tells_nothing(site: Any, caplog: pytest.LogCaptureFixture) -> None:
+    site.plane.refusal = RuntimeError("secret path")
+    status, kind, text = error(site.ask("inference", "POST", "/predictions/echo"))
+    assert (status, kind) == (500, "InternalServerException") and "secret" not in text
+    assert "secret path" in caplog.text
+
+
+# -- waiting -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_is_cancelled_when_its_client_goes_away(site: Any) -> None:
+    site.plane.add("forever", None)
+    withdrawn = threading.Event()
+    with Connection(site.address("inference")) as connection:
+        connection.send(b"GET /predictions/forever HTTP/1.1\r\n\r\n")
+        wait_for(lambda: site.plane.calls)
+        site.plane.calls[0].withdraw = withdrawn.set
+    assert withdrawn.wait(5)
+    wait_for(lambda: site.web.admission.waiting == 0)
+
+
+def test_what_may_wait_is_bounded_and_the_rest_is_refused_at_once(site: Any) -> None:
+    site.plane.add("forever", None)
+    limit = site.web.admission.limit
+    waiting = [Connection(site.address("inference")) for _ in range(limit)]
+    for connection in waiting:
+        connection.send(b"GET /predictions/forever HTTP/1.1\r\n\r\n")
+    wait_for(lambda: len(site.plane.calls) == limit)
+    assert error(site.ask("inference", "GET", "/predictions/echo"))[:2] == (503, "ServiceUnavailableException")
+    refused = site.ask("inference", "POST", "/v2/models/echo/infer", b"{}")
+    assert refused.status == 503 and list(json.loads(refused.body)) == ["error"]
+    assert site.ask("inference", "GET", "/ping").status == 200
+    for call in site.plane.calls:
+        call.answer(Response(body=b"done"))
+    assert [connection.read().body for connection in waiting] == [b"done"] * limit
+    for connection in waiting:
+        connection.sock.close()
+    wait_for(lambda: site.web.admission.waiting == 0)
+    assert site.ask("inference", "GET", "/predictions/echo").status == 200
+
+
+def test_a_stream_is_sent_chunk_by_chunk(site: Any) -> None:
+    site.plane.add("stream", None)
+    with Connection(site.address("inference")) as connection:
+        connection.send(b"GET /predictions/stream HTTP/1.1\r\n\r\n")
+        wait_for(lambda: site.plane.calls)
+        (call,) = site.plane.calls
+        call.answer(Response(body=b"one", final=False, headers={"X-A": "b"}))
+        head = connection._until(b"\r\n\r\n")
+        assert b"ts_stream_next: true" in head and b"X-A: b" in head and b"transfer-encoding: chunked" in head
+        assert connection._exactly(8) == b"3\r\none\r\n"
+        call.answer(Response(body=b"", final=False))
+        call.answer(Response(body=b"two"))
+        assert connection._until(b"0\r\n\r\n") == b"3\r\ntwo\r\n"
+        connection.send(b"GET /ping HTTP/1.1\r\n\r\n")
+        assert connection.read().status == 200
+    wait_for(lambda: site.web.admission.waiting == 0)
+
+
+def test_a_stream_that_fails_is_cut_off(site: Any, caplog: pytest.LogCaptureFixture) -> None:
+    site.plane.add("stream", None)
+    with Connection(site.address("inference")) as connection:
+        connection.send(b"GET /predictions/stream HTTP/1.1\r\n\r\n")
+        wait_for(lambda: site.plane.calls)
+        (call,) = site.plane.calls
+        call.answer(Response(body=b"one", final=False))
+        connection._until(b"3\r\none\r\n")
+        call.answer(Response(error=Failure("it broke")))
+        assert connection.closed() and connection.buffer == b""
+    assert "it broke" in caplog.text
+    wait_for(lambda: site.web.admission.waiting == 0)
+
+
+def test_a_streaming_call_is_cancelled_when_its_client_goes_away(site: Any) -> None:
+    site.plane.add("stream", None)
+    with Connection(site.address("inference")) as connection:
+        connection.send(b"GET /predictions/stream HTTP/1.1\r\n\r\n")
+        wait_for(lambda: site.plane.calls)
+        (call,) = site.plane.calls
+        call.answer(Response(body=b"one", final=False))
+        connection._until(b"one")
+    wait_for(lambda: call.done and site.web.admission.waiting == 0)
+
+
+def wait_for(condition: Any, seconds: float = 5.0) -> None:
+    deadline = threading.Event()
+    for _ in range(int(seconds * 200)):
+        if condition():
+            return
+        deadline.wait(0.005)
+    raise AssertionError("it did not come to pass in time")
