@@ -41,6 +41,7 @@ def describe(error: errors.JitneyError, request_id: str = "") -> tuple[int, str]
     status, text = _describe(error)
     if _identifies(error):
         text = f"[request id: {request_id or '<id_unknown>'}] {text}"
+    text = error.context + text
     return status, text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + " …"
 
 

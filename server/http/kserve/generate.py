@@ -15,7 +15,7 @@ from ...errors import InvalidRequest, JitneyError
 from ...repository.config import ModelConfig, TensorSpec
 from .documents import Document, checked, dump, parse
 from .errors import describe
-from .parameters import custom
+from .parameters import custom, own
 from .resource import Resource, answers_errors, read_body, refuse_coding, responses, set_json, version_of
 from .tensors import from_json, to_json
 
@@ -135,7 +135,7 @@ def _dims(spec: TensorSpec, data: list[Any]) -> tuple[int, ...]:
 
 def render(config: ModelConfig, request: Request, response: Response) -> dict[str, Any]:
     """A response as a flat object with sorted keys; an output of one element is a scalar."""
-    document: dict[str, Any] = {"model_name": config.name, "model_version": config.version, **response.parameters}
+    document: dict[str, Any] = {"model_name": config.name, "model_version": config.version, **own(response.parameters)}
     if request.id:
         document["id"] = request.id
     for tensor in response.tensors:

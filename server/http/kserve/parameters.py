@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ....backends.base import Parameter
 from ...errors import InvalidRequest
 from .documents import MAX_INT64, Document, checked, unsigned
+
+_RESERVED = "triton_"
+#: Triton's request flags, as `pb_utils` numbers them.
+_SEQUENCE_START, _SEQUENCE_END = 1, 2
 
 
 @dataclass(slots=True)
@@ -27,6 +32,21 @@ class Parameters:
     binary_output: bool = False
     sequence: Sequence = field(default_factory=Sequence)
     custom: dict[str, Parameter] = field(default_factory=dict)
+
+    def for_model(self) -> dict[str, Parameter]:
+        """What travels with the request: the model's own parameters, and for Python models what pb_utils shows besides."""
+        sequence = self.sequence
+        hidden: dict[str, Parameter] = {
+            "triton_timeout": self.timeout_us,
+            "triton_sequence_id": sequence.id,
+            "triton_flags": _SEQUENCE_START * sequence.start | _SEQUENCE_END * sequence.end,
+        }
+        return self.custom | {name: value for name, value in hidden.items() if value}
+
+
+def own(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    """Without those that only server and backends exchange."""
+    return {name: value for name, value in parameters.items() if not name.startswith(_RESERVED)}
 
 
 def read(document: Document) -> Parameters:
@@ -53,7 +73,7 @@ def read(document: Document) -> Parameters:
 
 def custom(name: str, value: object) -> Parameter:
     """A parameter of the model's own: a string, a boolean, a 64-bit integer or a double."""
-    if name.startswith("triton_"):
+    if name.startswith(_RESERVED):
         raise InvalidRequest(
             "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified."
         )

@@ -10,6 +10,7 @@ from ....backends.tensor import Buffer, Tensor
 from ...repository.config import ModelConfig
 from .classification import classify
 from .documents import dump
+from .parameters import own
 from .request import InferRequest, WantedOutput
 from .tensors import to_json
 
@@ -33,8 +34,8 @@ def render(config: ModelConfig, version: str, asked: InferRequest, response: Res
         document["id"] = asked.request.id
     document["model_name"] = config.name
     document["model_version"] = version
-    if response.parameters:
-        document["parameters"] = dict(response.parameters)
+    if parameters := own(response.parameters):
+        document["parameters"] = parameters
     binary: list[Buffer] = []
     document["outputs"] = [
         _output(config, asked, tensor, binary)

@@ -88,7 +88,7 @@ class Reader:
             raise InvalidRequest(f"unexpected additional input data for model '{self._model}'")
         outputs = _objects(self._document, "outputs") if "outputs" in self._document else []
         wanted = {output.name: output for output in map(self._output, outputs)}
-        request = Request(id=self.id, tensors=tensors, parameters=parameters.custom, outputs=tuple(wanted))
+        request = Request(id=self.id, tensors=tensors, parameters=parameters.for_model(), outputs=tuple(wanted))
         return InferRequest(request, parameters, wanted)
 
     def _input(self, entry: Document) -> Tensor:

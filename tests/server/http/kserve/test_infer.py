@@ -9,8 +9,10 @@ import falcon.testing
 import numpy as np
 import pytest
 
+from jitney.backends.base import Response
 from jitney.backends.tensor import NUMPY_DTYPES, pack_bytes
-from jitney.server.errors import QueueFull, QueueTimeout
+from jitney.server.errors import Cancelled, JitneyError, ModelFailed, NoWorkers, QueueFull, QueueTimeout, WorkerDied
+from jitney.server.http.kserve.errors import describe
 from jitney.tests.fakes.dataplane import FakeDataPlane
 from jitney.tests.server.http.kserve.messages import binary, entry, floats, post, split
 
@@ -142,7 +144,17 @@ def test_parameters_reach_the_scheduler_and_the_model(client: Client, dataplane:
     request = dataplane.calls[-1].request
     assert dataplane.options == [(2, 1000)]
     assert request.id == "a"
-    assert request.parameters == {"s": "x", "i": 3, "f": 1.5, "b": True}
+    own = {"s": "x", "i": 3, "f": 1.5, "b": True}
+    assert request.parameters == own | {"triton_timeout": 1000, "triton_sequence_id": 5, "triton_flags": 1}
+
+
+def test_a_models_parameters_are_in_the_reply_without_the_inner_ones(client: Client, dataplane: FakeDataPlane) -> None:
+    def run(request: object) -> list[Response]:
+        return [Response(parameters={"p": 1, "triton_final_response": True})]
+
+    dataplane.served["identity"]["1"].run = run
+    expected = {"model_name": "identity", "model_version": "1", "parameters": {"p": 1}, "outputs": []}
+    assert post(client, "identity", {"inputs": [ONE]}).json == expected
 
 
 # -- raw requests ---------------------------------------------------------------------------------------------------------
@@ -335,3 +347,25 @@ def test_other_paths_are_404(client: Client, path: str) -> None:
 
 def test_other_prefixes_are_left_to_others(client: Client) -> None:
     assert client.simulate_get("/v2x").json != {"error": "Not Found"}
+
+
+# -- the table of errors ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("problem", "status", "text"),
+    [
+        (ModelFailed("x", "NOT_FOUND"), 404, "x"),
+        (ModelFailed("x", "UNAVAILABLE"), 503, "x"),
+        (ModelFailed("x", "UNSUPPORTED"), 501, "x"),
+        (ModelFailed("x", "ALREADY_EXISTS"), 400, "x"),
+        (ModelFailed("x", "BAD_OUTPUT"), 500, "x"),
+        (ModelFailed("x", "INTERNAL", status=422), 422, "x"),
+        (ModelFailed("x").within("in ensemble 'e', "), 500, "in ensemble 'e', x"),
+        (WorkerDied("worker 'm_0_0' died"), 500, "worker 'm_0_0' died"),
+        (Cancelled("the client went away"), 400, "the client went away"),
+        (NoWorkers("model 'm' has no workers"), 503, "model 'm' has no workers"),
+    ],
+)
+def test_every_error_has_a_status(problem: JitneyError, status: int, text: str) -> None:
+    assert describe(problem) == (status, text)
