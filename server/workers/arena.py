@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ...backends.tensor import Buffer
-from ..errors import QueueFull
+from ..errors import Draining, QueueFull
 from .memory import Region, copy, flat
 
 ALIGNMENT = 64  #: bytes; a cache line, and the widest vector load
@@ -51,6 +51,7 @@ class Arena:
         self._live: dict[int, tuple[int, int]] = {}  # offset -> (serial, size)
         self._end = 0
         self._used = 0
+        self._closed = False
 
     @property
     def used(self) -> int:
@@ -63,11 +64,13 @@ class Arena:
         return len(self._live)
 
     def alloc(self, nbytes: int) -> Slot:
-        """A slot of `nbytes` to be written through `view`. QueueFull if the arena cannot hold it now."""
+        """A slot of `nbytes` to be written through `view`. QueueFull if the arena cannot hold it now, Draining once closed."""
         if nbytes < 0:
             raise ValueError(f"a slot cannot have {nbytes} bytes")
         size = size_class(nbytes)
         with self._lock:
+            if self._closed:
+                raise Draining("the model is being unloaded and accepts no new requests")
             offset, size = self._take(size)
             slot = Slot(offset, nbytes, next(self._serials))
             self._live[offset] = (slot.serial, size)
@@ -124,7 +127,9 @@ class Arena:
             self.free(slot)
 
     def close(self) -> None:
-        """Ends the arena; call it once no worker and no request uses it."""
+        """Ends the arena: no more slots; those in use may still be freed."""
+        with self._lock:
+            self._closed = True
         self.region.close()
 
     def _take(self, size: int) -> tuple[int, int]:
@@ -141,6 +146,8 @@ class Arena:
 
     def _reset(self) -> None:
         """Nothing is in use: forget how the memory was cut, and return it if it was much."""
+        if self._closed:
+            return
         if self._end > KEEP:
             self.region.discard(self._end)
             self._free.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import shutil
@@ -70,6 +71,12 @@ def gpus(environ: Mapping[str, str] | None = None, root: Path = Path("/")) -> li
     if visible is None or not present:
         return list(range(present))
     return list(range(min(present, _named_devices(visible, present))))
+
+
+@functools.cache
+def machine_gpus() -> tuple[int, ...]:
+    """`gpus()` of this machine and environment, found once: asking nvidia-smi can take a second."""
+    return tuple(gpus())
 
 
 def _named_devices(visible: str, present: int) -> int:

@@ -95,8 +95,8 @@ class Region:
     def close(self) -> None:
         """Closes the descriptor and the mapping. Views still in use keep the memory until they are gone."""
         self.close_fd()
-        self._bytes.release()
         try:
+            self._bytes.release()
             self._map.close()
         except BufferError:  # somebody holds a view: the mapping ends with the last of them
             pass

@@ -95,7 +95,7 @@ class Pool:
         """
         if count < 0:
             raise ValueError(f"number of workers must not be negative, got {count}")
-        gpus = cores.gpus() if self._gpus is None else self._gpus
+        gpus = cores.machine_gpus() if self._gpus is None else self._gpus
         threads = cores.wanted_threads()
         places = placement.instances(self.config, count, gpus=gpus, cores=cores.usable_cores(), threads=threads)
         self._supervisor.resize(count, places)

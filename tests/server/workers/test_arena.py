@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
-from jitney.server.errors import QueueFull
+from jitney.server.errors import Draining, QueueFull
 from jitney.server.workers.arena import ALIGNMENT, INLINE, KEEP, Arena, Slot, size_class
 from jitney.server.workers.memory import Region, flat
 
@@ -142,13 +142,22 @@ def test_nobody_can_cut_the_memory_short(arena):
 
 
 def test_close_waits_for_no_view_and_leaves_no_descriptor():
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     arena = Arena(1 << 20)
     view = arena.view(arena.put(b"still here"))
     arena.close()
     assert bytes(view) == b"still here"
     del view, arena
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_closed_arena_takes_slots_back_and_hands_out_none():
+    arena = Arena(4 << 30)
+    slot = arena.put(bytes(KEEP + 1))
+    arena.close()
+    arena.free(slot)
+    with pytest.raises(Draining):
+        arena.alloc(1)
 
 
 def test_region_refuses_to_reach_outside(arena):

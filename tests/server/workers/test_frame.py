@@ -135,7 +135,7 @@ def test_many_threads_send_without_mixing(pair):
 
 def test_the_end_of_the_peer(pair):
     pair[0].close()
-    with pytest.raises(PeerClosed, match="^closed$"):
+    with pytest.raises(PeerClosed, match=r"^closed$"):
         Channel(pair[1]).receive()
 
 

@@ -165,7 +165,7 @@ def test_the_first_streamed_answer_does_not_wait_for_the_last(bench, tmp_path):
     until.write_text("")
     assert bytes(call.result(LIMIT_S).body) == b"first"
     assert call.result(LIMIT_S).tensors[0].numpy()[-1] == 49_999  # its input was still there
-    assert eventually(lambda: b.pool.idle()) == 1
+    assert eventually(b.pool.idle) == 1
     assert len(b.reports) == 1
 
 
@@ -185,7 +185,7 @@ def test_a_stream_that_nobody_reads_is_cancelled(bench):
     (call,) = b.send(call_to("forever"))
     call.result(LIMIT_S)
     call.cancel()
-    assert eventually(lambda: b.pool.idle()) == 1
+    assert eventually(b.pool.idle) == 1
 
 
 def test_cancel_reaches_the_request_that_runs(bench, tmp_path):

@@ -111,7 +111,7 @@ def test_a_worker_that_hangs_is_replaced_after_the_response_timeout(bench, tmp_p
     assert "did not answer within 0.5 s" in str(error)
     assert 0.5 <= time.monotonic() - sent < 2
     assert not psutil.pid_exists(pid)
-    eventually(lambda: b.pool.idle())
+    eventually(b.pool.idle)
     assert b.ask().final
 
 
@@ -227,7 +227,7 @@ def test_a_factory_that_is_not_there(bench):
 def test_loading_has_a_limit(bench):
     b = bench("endless", startup_timeout_s=0.8)
     b.pool.start(1)
-    with pytest.raises(LoadFailed, match="not loaded within 0.8 s"):
+    with pytest.raises(LoadFailed, match=r"not loaded within 0\.8 s"):
         b.pool.wait_ready(LIMIT_S)
 
 
@@ -248,7 +248,7 @@ def test_an_interpreter_that_is_not_there(bench):
 
     b = bench(handler=HandlerSpec("x.py", python="/no/such/python"))
     b.pool.start(1)
-    with pytest.raises(LoadFailed, match="its process cannot be started: .*No such file"):
+    with pytest.raises(LoadFailed, match=r"its process cannot be started: .*No such file"):
         b.pool.wait_ready(LIMIT_S)
 
 
