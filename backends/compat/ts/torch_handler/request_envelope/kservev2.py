@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import numpy as np
-import torch
 
 from jitney.backends.tensor import NUMPY_DTYPES, datatype_of
 
@@ -50,7 +50,8 @@ def _value(entry: dict[str, Any]) -> Any:
 
 def _output(name: str, value: Any) -> dict[str, Any]:
     """One output: numbers flattened, with a shape of one dimension, as TorchServe; anything else as JSON text."""
-    if isinstance(value, torch.Tensor):
+    torch = sys.modules.get("torch")  # not imported for handlers that do without
+    if torch is not None and isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy()
     try:
         array = np.asarray(value)

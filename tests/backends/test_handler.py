@@ -1,0 +1,376 @@
+"""HandlerBackend with handlers as users write them, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from jitney.tests.fakes.handler_runner import Outcome, body, json_body, run
+
+ECHO = "class Echo:\n    def handle(self, data, context):\n        return [{NAME} for row in data]\n"
+
+
+@pytest.fixture
+def handler(tmp_path):
+    """Writes the handler's source (and other files) and runs it."""
+
+    def run_it(source: str, *batches, entry: str = "my_handler.py", files: dict[str, str] | None = None, **spec) -> Outcome:
+        (tmp_path / "my_handler.py").write_text(source)
+        for name, text in (files or {}).items():
+            (tmp_path / name).write_text(text)
+        return run(tmp_path, entry, list(batches), **spec)
+
+    return run_it
+
+
+GENERALIZED_TEXT = '''
+import logging
+import torch
+from ts.torch_handler.base_handler import BaseHandler
+
+logger = logging.getLogger(__name__)
+
+
+class Generalized(BaseHandler):
+    """Preprocesses a list with mixed data/body, pads to one batch, answers a list."""
+
+    def __init__(self):
+        super(Generalized, self).__init__()
+        self.initialized = False
+
+    def initialize(self, ctx):
+        self.manifest = ctx.manifest
+        properties = ctx.system_properties
+        self.device = torch.device("cuda:" + str(properties.get("gpu_id")) if torch.cuda.is_available() else "cpu")
+        self.max_length = ctx.model_yaml_config["handler"]["max_length"]
+        self.mapping = {0: "short", 1: "long"}
+        self.initialized = True
+
+    def preprocess(self, requests):
+        ids, masks = None, None
+        for row in requests:
+            text = row.get("data")
+            if text is None:
+                text = row.get("body")
+            if isinstance(text, (bytes, bytearray)):
+                text = text.decode("utf-8")
+            logger.info("Received text: '%s'", text)
+            row_ids = torch.zeros(1, self.max_length, dtype=torch.long)
+            words = text.split()[: self.max_length]
+            row_ids[0, : len(words)] = torch.tensor([len(word) for word in words])
+            ids = row_ids if ids is None else torch.cat((ids, row_ids), 0)
+            mask = (row_ids > 0).long()
+            masks = mask if masks is None else torch.cat((masks, mask), 0)
+        return ids.to(self.device), masks.to(self.device)
+
+    def inference(self, batch):
+        ids, masks = batch
+        self.batch_size = ids.shape[0]
+        return [self.mapping[int(row.sum() > 10)] for row in ids * masks]
+
+    def postprocess(self, results):
+        return [{"label": label, "of": self.batch_size} for label in results]
+'''
+
+
+def test_a_generalized_text_handler(handler):
+    outcome = handler(
+        GENERALIZED_TEXT,
+        [body("a b", name="data"), body("extraordinary words", "text/plain"), json_body("c")],
+        yaml={"handler": {"max_length": 4}},
+        manifest={"model": {}},
+    )
+    assert outcome.bodies() == [{"label": label, "of": 3} for label in ("short", "long", "short")]
+    assert "Received text: 'a b'" in outcome.output
+
+
+MICRO = """
+from ts.handler_utils.micro_batching import MicroBatching
+from ts.torch_handler.base_handler import BaseHandler
+
+class Micro(BaseHandler):
+    def initialize(self, ctx):
+        section = ctx.model_yaml_config["micro_batching"]
+        self.handle = MicroBatching(self, micro_batch_size=section["micro_batch_size"])
+        self.handle.parallelism = section["parallelism"]
+        self.initialized = True
+    def preprocess(self, data):
+        return [int(row["body"]) for row in data]
+    def inference(self, data):
+        return [(len(data), number) for number in data]
+    def postprocess(self, data):
+        return [list(pair) for pair in data]
+"""
+
+
+def test_a_micro_batching_handler(handler):
+    yaml = {"micro_batching": {"micro_batch_size": 2, "parallelism": {"preprocess": 2, "inference": 1}}}
+    outcome = handler(MICRO, [json_body(n) for n in range(5)], yaml=yaml)
+    assert outcome.bodies() == [[2, 0], [2, 1], [2, 2], [2, 3], [1, 4]]
+
+
+CLASSIFIER = """
+from ts.torch_handler.image_classifier import ImageClassifier
+
+class Mine(ImageClassifier):
+    topk = 1
+    def postprocess(self, data):
+        import ts, os
+        return [{"label": list(row)[0], "ts": ts.__version__, "cwd": os.getcwd()} for row in super().postprocess(data)]
+"""
+
+
+class Bright(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        light = x.mean((1, 2, 3)).unsqueeze(1)
+        return torch.cat((light, -light), dim=1)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_subclass_of_image_classifier_and_the_built_in_one(handler, tmp_path):
+    import io
+
+    from PIL import Image
+
+    torch.jit.script(Bright()).save(str(tmp_path / "model.pt"))
+    images = []
+    for shade in (0, 255):
+        out = io.BytesIO()
+        Image.fromarray(np.full((300, 280, 3), shade, np.uint8)).save(out, "JPEG")
+        images.append(body(out.getvalue(), name="data"))
+    manifest = {"model": {"serializedFile": "model.pt", "modelName": "net"}}
+    files = {"index_to_name.json": '{"0": "bright", "1": "dark"}'}
+    own = handler(CLASSIFIER, images, manifest=manifest, files=files)
+    assert own.bodies() == [{"label": label, "ts": "0.12.0", "cwd": str(tmp_path.resolve())} for label in ("dark", "bright")]
+    built_in = handler(CLASSIFIER, images, [body("no image"), images[0]], manifest=manifest, entry="image_classifier")
+    assert [next(iter(answer)) for answer in built_in.bodies()] == ["dark", "bright"]
+    assert list(built_in.bodies()[0]) == ["dark", "bright"]
+    assert built_in.bodies(1)[0] == "Prediction failed"
+    assert built_in.bodies(1)[1] == built_in.bodies()[0]
+
+
+class TestEntryPoints:
+    def test_function_style_is_called_once_at_load(self, handler):
+        source = (
+            "calls = []\ndef serve(data, context):\n    calls.append(data is None)\n    return [calls for _ in data or []]\n"
+        )
+        assert handler(source, [body("x")], entry="folder/my_handler.py:serve").bodies() == [[True, False]]
+
+    def test_a_class_can_be_named(self, handler):
+        source = ECHO.replace("{NAME}", "'first'") + ECHO.replace("Echo", "Second").replace("{NAME}", "'second'")
+        assert handler(source, [body("x")], entry="my_handler:Second").bodies() == [b"second"]
+
+    @pytest.mark.parametrize(
+        ("source", "entry", "error"),
+        [
+            ("class A: pass\nclass B: pass", "my_handler", "ValueError: Expected only one class in custom service code"),
+            ("x = 1", "my_handler", "ValueError: Expected only one class in custom service code"),
+            ("class A: pass", "my_handler", "ValueError: handler 'my_handler': class A has no method handle"),
+            ("", "no_such_handler", "ImportError: {dir} holds no no_such_handler.py, and there is no built-in handler"),
+            ("", "vllm_handler", "ImportError: the built-in handler 'vllm_handler' is not offered"),
+            ("import nonsense_module", "my_handler", "ModuleNotFoundError: No module named 'nonsense_module'"),
+            ("x = (", "my_handler.py", "SyntaxError"),
+        ],
+    )
+    def test_refused(self, handler, tmp_path, source, entry, error):
+        found = handler(source, entry=entry).error
+        assert found.startswith(error.replace("{dir}", str(tmp_path.resolve())))
+
+    def test_names_of_the_standard_library_and_modules_beside_the_handler(self, handler):
+        files = {
+            "inspect.py": "import helper_beside\n" + ECHO.replace("{NAME}", "helper_beside.NAME"),
+            "helper_beside.py": "NAME = 'beside'",
+        }
+        assert handler("", [body("x")], entry="inspect.py", files=files).bodies() == [b"beside"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "error"),
+    [
+        ({"yaml": {"continuousBatching": True}}, "asks for continuousBatching, which is not supported yet"),
+        ({"yaml": {"sequenceBatching": True}}, "asks for sequenceBatching"),
+        ({"envelope": "soap"}, "unknown service envelope 'soap'; expected one of body, json, kserve, kservev2"),
+        ({"envelope": "json", "yaml": {"asyncCommunication": True}}, "cannot be combined"),
+    ],
+)
+def test_what_is_not_supported_is_refused_at_load(handler, spec, error):
+    assert error in handler(ECHO.replace("{NAME}", "1"), **spec).error
+
+
+ASYNC = """
+import asyncio
+
+class Async:
+    async def initialize(self, context):
+        self.waiting = asyncio.Event()
+        self.loop = asyncio.get_running_loop()
+    async def handle(self, data, context):
+        assert asyncio.get_running_loop() is self.loop
+        if len(data) > 1:
+            return ["together"] * len(data)
+        (row,) = data
+        if row["body"] == "first":
+            await asyncio.wait_for(self.waiting.wait(), 10)
+        elif row["body"] == "bad":
+            raise ValueError("bad")
+        else:
+            self.waiting.set()
+        context.set_response_header(0, "x-id", context.get_request_id())
+        return [row["body"]]
+"""
+
+
+def test_async_handlers_run_side_by_side(handler):
+    requests = [body(text, "text/plain") for text in ("first", "bad", "second")]
+    outcome = handler(ASYNC, requests, yaml={"asyncCommunication": True})
+    assert outcome.bodies() == [b"first", "Prediction failed", b"second"]
+    assert [response["index"] for response in outcome.batches[0]] == [1, 2, 0]  # "first" waits for the others
+    assert {r["headers"].get("x-id") for r in outcome.batches[0] if not r["error"]} == {"id-0", "id-2"}
+
+
+def test_a_coroutine_as_handle_is_awaited(handler):
+    assert handler(ASYNC, [body("x"), body("y")]).bodies() == [b"together"] * 2
+
+
+MIXED = """
+from ts.service import PredictionException
+
+class Mixed:
+    calls = 0
+    def handle(self, data, context):
+        Mixed.calls += 1
+        answers = {"teapot": PredictionException("short and stout", 418), "error": KeyError("k"), "object": object()}
+        return [answers.get(row["body"], Mixed.calls) for row in data]
+"""
+
+
+def test_exceptions_as_elements_fail_their_request_only(handler):
+    outcome = handler(MIXED, [body(text, "text/plain") for text in ("fine", "teapot", "error", "object")])
+    assert outcome.bodies() == [1, "short and stout", "Prediction failed", "Unsupported model output data type."]
+    assert outcome.batches[0][1]["error"]["status"] == 418
+
+
+STREAM = """
+from ts.protocol.otf_message_handler import send_intermediate_predict_response
+
+def handle(data, context):
+    if data is None:
+        return
+    send_intermediate_predict_response([row["body"] for row in data], context.request_ids, "ok", 200, context)
+    if data[0]["body"] == "stop":
+        send_intermediate_predict_response([""] * len(data), context.request_ids, "enough", 507, context)
+    if data[0]["body"] == "raise":
+        raise ValueError("after the first chunk")
+    if data[0]["body"] == "object":
+        send_intermediate_predict_response([object(), "more"], context.request_ids, "ok", 200, context)
+    return ["end"] * len(data)
+"""
+
+
+def test_streams_that_fail_stay_failed(handler):
+    batches = [[body(text, "text/plain"), body("b", "text/plain")] for text in ("stop", "raise", "object")]
+    stop, raised, bad = handler(STREAM, *batches).batches
+    assert [(r["index"], r["final"], r["error"] and r["error"]["message"]) for r in stop] == [
+        (0, False, None),
+        (1, False, None),
+        (0, True, "enough"),
+        (1, True, "enough"),
+    ]
+    assert stop[2]["error"]["status"] == 507
+    assert [(r["final"], r["error"] and r["error"]["message"]) for r in raised[2:]] == [(True, "Prediction failed")] * 2
+    assert [(r["index"], r["final"], r["body"]) for r in bad[2:]] == [(0, True, b""), (1, False, b"more"), (1, True, b"end")]
+
+
+ENVELOPED = """
+import base64
+class Enveloped:
+    def handle(self, data, context):
+        return [row.decode() if isinstance(row, (bytes, bytearray)) else row for row in data]
+"""
+
+
+def test_json_envelope_makes_one_batch_of_all_instances(handler):
+    requests = [json_body({"instances": [{"a": 1}, {"b64": "aGk="}]}), body('{"instances": [3]}')]
+    assert handler(ENVELOPED, requests, envelope="json").bodies() == [
+        {"predictions": [{"a": 1}, "hi"]},
+        {"predictions": [3]},
+    ]
+    assert handler(ENVELOPED, [json_body({"x": 1})], envelope="json").bodies() == ["Prediction failed"]
+
+
+def test_body_envelope(handler):
+    assert handler(ENVELOPED, [body("x", name="data"), json_body([1])], envelope="body").bodies() == [b"x", [1]]
+
+
+KSERVE_V2 = """
+import numpy as np
+class Inputs:
+    def handle(self, data, context):
+        return [{"got": value} if isinstance(value, str) else value * 2 for value in data]
+"""
+
+
+def test_kservev2_envelope(handler):
+    inputs = [
+        {"name": "a", "shape": [2, 2], "datatype": "INT64", "data": [1, 2, 3, 4]},
+        {"name": "b", "shape": [1], "datatype": "BYTES", "data": ["text"]},
+    ]
+    outcome = handler(
+        KSERVE_V2, [json_body({"id": "7", "inputs": inputs}), json_body({"inputs": inputs[1:]})], envelope="kservev2"
+    )
+    first, second = outcome.bodies()
+    assert list(first) == ["id", "model_name", "model_version", "outputs"]
+    assert (first["id"], first["model_name"], second["id"]) == ("7", "handled", "id-1")
+    assert first["outputs"] == [
+        {"name": "a", "datatype": "INT64", "data": [2, 4, 6, 8], "shape": [4]},
+        {"name": "b", "datatype": "BYTES", "data": ['{"got": "text"}'], "shape": [1]},
+    ]
+    bad = [{"name": "a", "shape": [1], "datatype": "FP99", "data": [1]}]
+    assert handler(KSERVE_V2, [json_body({"inputs": bad})], envelope="kservev2").bodies() == ["Prediction failed"]
+
+
+SURROUNDINGS = """
+import ts
+from PIL import Image
+from ts.metrics.metric_type_enum import MetricTypes
+
+class Around:
+    def initialize(self, context):
+        self.declared = context.metrics.get_metric("HandlerTime", MetricTypes.GAUGE)
+    def handle(self, data, context):
+        types = [type(row["body"]).__name__ for row in data]
+        return [{"limit": Image.MAX_IMAGE_PIXELS, "ts": ts.__file__, "types": types} for _ in data]
+"""
+
+
+def test_ts_is_ours_even_where_another_one_is_installed(handler, tmp_path):
+    other = tmp_path / "site"
+    (other / "ts").mkdir(parents=True)
+    (other / "ts/__init__.py").write_text("raise RuntimeError('the real torchserve')")
+    outcome = handler(SURROUNDINGS, [body("{}", "application/json")], environment={"PYTHONPATH": str(other)})
+    assert Path(outcome.bodies()[0]["ts"]).parent.parent.name == "compat"
+
+
+def test_pixel_limit_and_decoding_can_be_switched_off(handler):
+    (on,) = handler(SURROUNDINGS, [body("{}", "application/json"), body("x", "text/plain")]).bodies()[:1]
+    assert on["types"] == ["dict", "str"]
+    assert on["limit"] > 0
+    spec = {"limit_max_image_pixels": False, "decode_input_request": False}
+    off = handler(SURROUNDINGS, [body("{}", "application/json"), body("x", "text/plain")], **spec).bodies()[0]
+    assert (off["limit"], off["types"]) == (None, ["bytearray", "bytearray"])
+
+
+def test_deep_json_stays_bytes(handler):
+    outcome = handler(SURROUNDINGS, [body("[" * 100_000, "application/json")])
+    assert outcome.bodies()[0]["types"] == ["bytearray"]
+
+
+def test_metrics_yaml_declares_metrics(handler, tmp_path):
+    declared = {"gauge": [{"name": "HandlerTime", "unit": "ms", "dimensions": ["ModelName", "Level"]}]}
+    files = {"metrics.yaml": json.dumps({"model_metrics": declared}), "other.yaml": "ts_metrics: {}"}
+    assert handler(SURROUNDINGS, files=files, metrics_config=str(tmp_path / "metrics.yaml")).error == ""
+    assert "expected a mapping 'model_metrics'" in handler(SURROUNDINGS, metrics_config=str(tmp_path / "other.yaml")).error
