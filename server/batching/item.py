@@ -33,7 +33,7 @@ class Item:
     alone     it must be executed by itself, whatever the batch size (TorchServe's describe)
     """
 
-    payload: Any
+    payload: Any = field(repr=False)  # may be megabytes, and the client's
     rows: int
     key: Hashable
     arrived: float

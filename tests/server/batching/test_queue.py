@@ -241,6 +241,12 @@ def test_an_expired_item_no_longer_fills_a_batch() -> None:
     assert ([one.payload for one in step.expired], step.batches, step.wake_at) == (["a"], [], 9.5)
 
 
+def test_the_expiry_of_what_left_wakes_nobody() -> None:
+    batcher = filled(Batcher(Batching(True), 1), item("a", 0.0, expires=1.0), item("b", 0.0, expires=2.0))
+    step = batcher.poll(0.0, 1)
+    assert ([batch.items[0].payload for batch in step.batches], step.wake_at) == (["a"], 2.0)
+
+
 DELAYING = Batching(True, default_queue_policy=QueuePolicy(default_timeout_us=1_500_000, timeout_action="DELAY"))
 
 
