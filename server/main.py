@@ -2,7 +2,7 @@
 
 Order of the start: sockets first (a busy port ends it before any model is loaded), then the models, each reported with one
 line as it becomes ready or fails, then `Model server started.`. Order of the end, on SIGTERM or SIGINT: no new connections,
-accepted requests are answered, workers end, status 0. A second signal ends it at once.
+accepted requests are answered, workers end, status 0. A second signal, more than a second later, ends it at once.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 STARTED = "Model server started."
 #: Seconds between the end of draining and giving up on threads that should have ended.
 LAST_SECONDS = 5.0
+#: A signal that comes later than this after the first ends the server without draining.
+INSISTING_SECONDS = 1.0
 
 
 def run(settings: Settings, *, torchserve: bool = False) -> int:
@@ -71,6 +73,15 @@ def _signals() -> Iterator[queue.SimpleQueue[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _again(received: queue.SimpleQueue[int], began: float) -> bool:
+    """Whether somebody insists: launchers often send the same signal twice at once, people do so after a while."""
+    try:
+        received.get_nowait()
+    except queue.Empty:
+        return False
+    return time.monotonic() - began > INSISTING_SECONDS
 
 
 class Server:
@@ -181,9 +192,10 @@ class Server:
             target=self._drain, args=(web, time.monotonic() + self._patience), name="drain", daemon=True
         )
         drained.start()
+        began = time.monotonic()
         while drained.is_alive():
             drained.join(0.1)
-            if not received.empty():
+            if _again(received, began):
                 log.warning("a second signal: ending without waiting for accepted requests")
                 break
         self.dataplane.close(0.0)
