@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import falcon
 
-from ...errors import InvalidRequest, Unsupported
+from ...errors import InvalidRequest, ModelNotFound, Unsupported
 from ...repository.names import relative_path, safe_name
 from .documents import Document, checked, optional, parse_optional
 from .resource import JSON, Resource, answers_errors, read_body, set_json
@@ -52,7 +52,12 @@ class Load(Resource):
         config, files = _load_parameters(parse_optional(read_body(req, self._limit)))
         if files and config is None:
             raise InvalidRequest(f"failed to load '{model}': a 'config' parameter is required with 'file:' parameters")
-        self._dataplane.load(model, config, files or None)
+        try:
+            self._dataplane.load(model, config, files or None)
+        except ModelNotFound:
+            raise InvalidRequest(
+                f"failed to load '{model}', failed to poll from model repository: no repository has a model of this name"
+            ) from None
         resp.content_type = JSON
 
 
