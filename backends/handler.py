@@ -111,12 +111,10 @@ class HandlerBackend(Backend):
 
     def _failed(self, run: _Run, error: Exception) -> None:
         if self._retry and len(run.indices) > 1 and not run.streamed and not data.is_out_of_resources(error):
-            logger.warning("a batch of %d failed and is tried request by request", len(run.indices), exc_info=error)
+            logger.warning("a batch of %d failed and is tried request by request: %r", len(run.indices), error)
             for index in run.indices:
                 self._handle_batch(_Run(run.requests, [index], run.respond))
             return
-        if not data.is_prediction_exception(error):
-            logger.error("the handler failed", exc_info=error)
         run.fail(data.failure_of(error))
         if data.is_device_lost(error):
             raise DeviceLost(f"model '{self._model.name}' lost its device: {error}") from error
@@ -201,15 +199,11 @@ class _Run:
             self._respond(index, Response(error=failure))
 
     def _unfit(self, message: str, detail: str) -> None:
-        logger.error("%s: %s", message, detail)
         self.fail(Failure(message, "BAD_OUTPUT", detail=detail))
 
     def _respond_all(self, elements: Sequence[Any], final: bool) -> None:
         for index, element, processor in zip(self.indices, elements, self.processors, strict=True):
-            response = data.response_of(element, processor, final, self.streamed)
-            if response.error is not None:
-                logger.error("%s: %s", response.error.message, response.error.detail)
-            self._respond(index, response)
+            self._respond(index, data.response_of(element, processor, final, self.streamed))
 
     def _respond(self, index: int, response: Response) -> None:
         """Sends it, unless this request had its final answer: a stream that failed stays failed."""

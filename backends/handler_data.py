@@ -91,12 +91,13 @@ def response_of(element: Any, processor: Any, final: bool, streamed: bool) -> Re
 
 
 def failure_of(error: Exception) -> Failure:
-    """An exception as TorchServe tells it to clients; `detail` has the traceback for the log."""
-    detail = "".join(traceback.format_exception(error))
+    """An exception as TorchServe tells it to clients; `detail` has the traceback, which the server logs. None for
+    PredictionException: that is an answer."""
     if is_prediction_exception(error):
         status: Any = getattr(error, "error_code", 500)
         message = str(getattr(error, "message", error))
-        return Failure(message, status=status if isinstance(status, int) else 500, by_model=True, detail=detail)
+        return Failure(message, status=status if isinstance(status, int) else 500, by_model=True)
+    detail = "".join(traceback.format_exception(error))
     if is_out_of_resources(error):
         return Failure("Out of resources", "OUT_OF_MEMORY", detail=detail)
     return Failure("Prediction failed", detail=detail)
