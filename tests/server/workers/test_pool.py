@@ -11,7 +11,7 @@ from jitney.backends.base import Request
 from jitney.backends.tensor import Tensor
 from jitney.server.call import Call
 from jitney.server.errors import Draining, InvalidRequest, ModelFailed, NoWorkers
-from jitney.server.repository.config import ModelConfig
+from jitney.server.repository.config import ModelConfig, TensorSpec
 from jitney.server.workers.arena import Arena
 from jitney.server.workers.pool import Pool
 from jitney.server.workers.roster import State
@@ -347,3 +347,45 @@ def test_many_threads_execute_at_the_same_time(bench):
         thread.join()
     assert not wrong
     eventually(lambda: len(b.reports) == 240)
+
+
+MODEL = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [
+            pb_utils.InferenceResponse(
+                [pb_utils.Tensor("y", pb_utils.get_input_tensor_by_name(request, "x").as_numpy() + 1)]
+            )
+            for request in requests
+        ]
+"""
+
+
+def test_without_a_factory_the_packages_own_backends_run(tmp_path):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "model.py").write_text(MODEL)
+    config = ModelConfig(
+        "plus",
+        "1",
+        "python",
+        directory=str(tmp_path),
+        version_directory=str(tmp_path / "1"),
+        filename="model.py",
+        max_batch_size=4,
+        inputs=(TensorSpec("x", "INT32", (3,)),),
+        outputs=(TensorSpec("y", "INT32", (3,)),),
+    )
+    arena = Arena(1 << 20)
+    pool = Pool(config, arena, on_idle=lambda: None, gpus=())
+    pool.start(1)
+    pool.wait_ready(LIMIT_S)
+    calls = [Call(Request(tensors=[Tensor.from_numpy("x", np.int32([[n, n, n]]))])) for n in range(4)]
+    pool.execute(calls)
+    for n, call in enumerate(calls):
+        assert call.result(LIMIT_S).tensors[0].numpy().tolist() == [[n + 1] * 3]
+    pool.stop(LIMIT_S)
+    arena.close()
