@@ -286,7 +286,7 @@ TRITON: dict[str, Key] = {
     "load_model": Key(words, ""),
     "repository_poll_secs": Key(integer(1, 86_400), "15"),
     "strict_readiness": Key(switch, "true"),
-    "exit_on_error": Key(switch, "true"),
+    "exit_on_error": Key(switch),
     "exit_timeout_secs": Key(integer(0, 86_400), "30"),
     "disable_auto_complete_config": Key(switch, "false"),
     "backend_config": Key(backend_config, ""),

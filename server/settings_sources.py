@@ -182,6 +182,7 @@ def _complete(values: dict[str, Any], cwd: Path) -> None:
     like_torchserve = bool(values.get("model_store")) or not values["model_repository"]
     for name in ("max_request_size", "max_response_size"):
         values.setdefault(name, TORCHSERVE_MAX_BYTES if like_torchserve else MAX_BYTES)
+    values.setdefault("exit_on_error", not like_torchserve)  # TorchServe starts without a model that fails, Triton does not
     values.setdefault("metrics_mode", "log" if like_torchserve else "prometheus")
     for name in PATHS:
         if values.get(name):
