@@ -93,7 +93,7 @@ class DataPlane:
         codec = deployment.codec
         decoded = replace(request, tensors=codec.decode(request.parts, request.headers), parts=[])
         call = self._infer(deployment, decoded, 0, 0)
-        call.encode = codec.encode
+        call.encode = codec.encoder(request.parts)
         return call
 
     def _infer(

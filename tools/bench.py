@@ -39,11 +39,10 @@ class Row:
     ratios: list[float] = field(default_factory=list)
 
     def line(self) -> str:
-        middle = statistics.median
-        return (
-            f"| {self.workload} | {self.connections} | {middle(self.rates):,.0f} | {middle(self.p50):.1f} | {middle(self.p99):.1f} "
-            f"| {middle(self.batches):.1f} | {middle(self.ratios):.2f} |"
+        rate, p50, p99, batch, ratio = (
+            statistics.median(values) for values in (self.rates, self.p50, self.p99, self.batches, self.ratios)
         )
+        return f"| {self.workload} | {self.connections} | {rate:,.0f} | {p50:.1f} | {p99:.1f} | {batch:.1f} | {ratio:.2f} |"
 
 
 HEADER = "| workload | connections | req/s | p50 ms | p99 ms | mean batch | of the ceiling |\n|---|---|---|---|---|---|---|"
@@ -60,8 +59,14 @@ def run_round(workload: Workload, server: Server, ceiling: Ceiling, rows: dict[i
     """One round of a workload at every number of connections."""
     counters = _mean_batch(server, workload.model, (0, 0))[1]
     for connections, row in rows.items():
+        turnaround = connections / ceiling.rate  # what the last of so many requests waits for at best
         result = load.measure(
-            server.inference + workload.path, workload.body, workload.headers, connections, seconds, min(1.0, seconds / 2)
+            server.inference + workload.path,
+            workload.body,
+            workload.headers,
+            connections,
+            seconds=max(seconds, 4 * turnaround),
+            warmup=max(min(1.0, seconds / 2), 1.5 * turnaround),
         )
         bad = {status: count for status, count in result.statuses.items() if status != "200"}
         if bad or not result.requests:
@@ -89,19 +94,22 @@ def bench(workloads: Sequence[Workload], repository: Path, connections: Sequence
                 print(f"{workload.name}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
                 ceilings.append(best(repository, workload.model, workload.body, workload.batch, seconds, workload.raw))
                 run_round(workload, server, ceilings[-1], rows, seconds)
-        rate = statistics.median(ceiling.rate for ceiling in ceilings)
-        single = statistics.median(ceiling.single_ms for ceiling in ceilings)
-        print(
-            f"\n{workload.name}: {workload.what}. Ceiling {rate:,.0f}/s ({ceilings[-1].arrangement}, batch {workload.batch}); ",
-            end="",
-        )
-        print(f"one request alone takes the bare model {single:.2f} ms\n\n{HEADER}", flush=True)
-        for row in rows.values():
-            print(row.line(), flush=True)
-        if 1 in rows:
-            print(
-                f"\nA lone request costs {statistics.median(rows[1].p50) - single:.2f} ms over the bare model.", flush=True
-            )
+        _print(workload, ceilings, rows)
+
+
+def _print(workload: Workload, ceilings: Sequence[Ceiling], rows: dict[int, Row]) -> None:
+    rate = statistics.median(ceiling.rate for ceiling in ceilings)
+    single = statistics.median(ceiling.single_ms for ceiling in ceilings)
+    print(f"\n{workload.name}: {workload.what}.")
+    print(
+        f"Ceiling {rate:,.0f}/s ({ceilings[-1].arrangement}, batch {workload.batch}); a batch of one takes {single:.2f} ms.\n"
+    )
+    print(HEADER)
+    for row in rows.values():
+        print(row.line())
+    if 1 in rows:
+        print(f"\nA lone request costs {statistics.median(rows[1].p50) - single:.2f} ms over the bare model.")
+    sys.stdout.flush()
 
 
 def main(argv: list[str] | None = None) -> int:

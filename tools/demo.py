@@ -110,7 +110,8 @@ def whole_split(server: Server, images: Sequence[tuple[bytes, int]]) -> None:
         reply = pool.request("POST", f"{server.inference}/predictions/digits_onnx", body=item[0], timeout=60.0)
         if reply.status != 200:
             raise NotAsPromised(f"status {reply.status}: {reply.data.decode()}")
-        return str(item[1]) == next(iter(json.loads(reply.data)))
+        best: str = next(iter(json.loads(reply.data)))
+        return best == str(item[1])
 
     began = time.monotonic()
     with ThreadPoolExecutor(CLIENTS) as clients:

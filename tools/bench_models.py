@@ -1,0 +1,116 @@
+"""The benchmark's models, requests and what each of them measures. Weights are seeded: shapes and speed are what matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..backends.torchscript import quiet_jit
+from ..server.workers.cores import usable_cores
+from . import digits
+from .resnet import seeded
+
+IMAGE = 224
+MLP_WIDTH = 512
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One kind of request to one model. `batch`: the full batch; `raw`: the body is the bytes of the model's only input."""
+
+    name: str
+    what: str
+    model: str
+    path: str
+    body: Path
+    batch: int
+    headers: dict[str, str] = field(default_factory=dict)
+    raw: bool = False
+
+
+def _config(folder: Path, text: str) -> Path:
+    (folder / "1").mkdir(parents=True)
+    (folder / "config.pbtxt").write_text(text)
+    return folder / "1" / "model.pt"
+
+
+def _save(model: nn.Module, example: torch.Tensor, path: Path) -> None:
+    with torch.inference_mode(), quiet_jit():
+        torch.jit.save(torch.jit.trace(model.eval(), example), str(path))  # type: ignore[no-untyped-call]
+
+
+def _mlp(repository: Path, bodies: Path) -> Workload:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(MLP_WIDTH, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10))
+    text = f"""platform: "pytorch_libtorch" max_batch_size: 32 dynamic_batching {{ }}
+input [ {{ name: "x__0" data_type: TYPE_FP32 dims: [ {MLP_WIDTH} ] }} ]
+output [ {{ name: "y__0" data_type: TYPE_FP32 dims: [ 10 ] }} ]
+instance_group [ {{ count: 1 }} ]
+parameters {{ key: "INTRA_OP_THREAD_COUNT" value {{ string_value: "1" }} }}
+"""
+    _save(network, torch.zeros(2, MLP_WIDTH), _config(repository / "mlp", text))
+    body = bodies / "mlp.bin"
+    body.write_bytes(np.random.default_rng(0).standard_normal(MLP_WIDTH, dtype=np.float32).tobytes())
+    headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": "0"}
+    what = "MLP 512-1024-1024-10 (TorchScript), raw float32 in"
+    return Workload("mlp", what, "mlp", "/v2/models/mlp/infer", body, 32, headers, raw=True)
+
+
+def _resnet(depth: int) -> Callable[[Path, Path], Workload]:
+    def build(repository: Path, bodies: Path) -> Workload:
+        cores = usable_cores()
+        name = f"resnet{depth}"
+        text = f"""platform: "pytorch_libtorch" max_batch_size: 8 dynamic_batching {{ }}
+input [ {{ name: "image__0" data_type: TYPE_FP32 dims: [ 3, {IMAGE}, {IMAGE} ] }} ]
+output [ {{ name: "logits__0" data_type: TYPE_FP32 dims: [ 1000 ] }} ]
+instance_group [ {{ count: {cores} }} ]
+parameters {{ key: "codec" value {{ string_value: "image_classifier" }} }}
+"""
+        _save(seeded(depth), torch.zeros(2, 3, IMAGE, IMAGE), _config(repository / name, text))
+        body = _photograph()
+        what = f"ResNet-{depth} (TorchScript), JPEG 640x427 in, {cores} workers of one thread"
+        return Workload(name, what, name, f"/predictions/{name}", body, 8)
+
+    return build
+
+
+def _photograph() -> Path:
+    import sklearn.datasets
+
+    return Path(sklearn.datasets.__file__).parent / "images" / "china.jpg"
+
+
+def _digits(repository: Path, bodies: Path) -> Workload:
+    from . import build_models
+
+    if build_models.main(["--repository", str(repository), "--models", "digits_onnx"]):
+        raise RuntimeError("digits_onnx could not be built")
+    body = bodies / "digit.png"
+    body.write_bytes(digits.held_out()[0][0])
+    what = "small CNN (ONNX Runtime), PNG of a digit in"
+    return Workload("digits", what, "digits_onnx", "/predictions/digits_onnx", body, 32)
+
+
+BUILDERS: dict[str, Callable[[Path, Path], Workload]] = {
+    "mlp": _mlp,
+    "digits": _digits,
+    "resnet18": _resnet(18),
+    "resnet152": _resnet(152),
+}
+NAMES = tuple(BUILDERS)
+
+
+def build(repository: Path, names: Sequence[str]) -> list[Workload]:
+    """Builds the named workloads' models (all of them where none is named) into a new model repository."""
+    unknown = set(names) - set(BUILDERS)
+    if unknown:
+        raise ValueError(f"unknown workloads {sorted(unknown)}, expected some of {', '.join(NAMES)}")
+    repository.mkdir(parents=True)
+    bodies = repository.parent / "bodies"
+    bodies.mkdir()
+    return [BUILDERS[name](repository, bodies) for name in (names or NAMES)]
