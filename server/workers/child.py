@@ -67,7 +67,7 @@ class Child:
     ) -> None:
         self.name, self._model = instance.name, config.name
         self.started = time.time()
-        self.loaded = False
+        self.loaded, self.load_seconds = False, 0.0
         self.cause: JitneyError | None = None
         self.refusal: Loaded | None = None
         self._on_message, self._on_exit = on_message, on_exit

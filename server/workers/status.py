@@ -16,7 +16,7 @@ class WorkerStatus:
     """`pid` 0 and `started` 0.0 (seconds since the epoch) while there is no process; `memory_bytes` is its resident set.
 
     `id` and `name` stay when the process is replaced; `restarts` counts that. `error` is the reason of the last ending,
-    empty once a process has loaded the model again.
+    empty once a process has loaded the model again. `load_seconds` is how long the present one took, 0.0 until it has.
     """
 
     id: int
@@ -28,15 +28,25 @@ class WorkerStatus:
     gpu: int | None
     restarts: int
     error: str
+    load_seconds: float = 0.0
 
 
 def status(worker: Worker[Child, Any]) -> WorkerStatus:
     child = worker.child
-    pid, started = (child.pid, child.started) if child is not None else (0, 0.0)
+    pid, started, load_seconds = (child.pid, child.started, child.load_seconds) if child is not None else (0, 0.0, 0.0)
     instance = worker.instance
     memory = _resident(pid) if pid else 0
     return WorkerStatus(
-        worker.id, instance.name, pid, worker.state, started, memory, instance.gpu, worker.restarts, worker.error
+        worker.id,
+        instance.name,
+        pid,
+        worker.state,
+        started,
+        memory,
+        instance.gpu,
+        worker.restarts,
+        worker.error,
+        load_seconds,
     )
 
 

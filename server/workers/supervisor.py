@@ -227,12 +227,12 @@ class Supervisor:
                 self._model_log.error("%s: could not load\n%s", child.name, message.detail)
             child.refusal = message
             return  # the process ends by itself; its end decides what follows
-        child.loaded = True
+        child.loaded, child.load_seconds = True, time.time() - child.started
         with self.lock:
             self.roster.loaded(worker, time.monotonic())
             self.failure = None
             self._notify()
-        self._model_log.info("%s: ready (pid %d, %.1f s)", child.name, child.pid, time.time() - child.started)
+        self._model_log.info("%s: ready (pid %d, %.1f s)", child.name, child.pid, child.load_seconds)
         self._on_ready()
 
     def _gone(self, worker: Member, child: Child) -> None:

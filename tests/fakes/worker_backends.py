@@ -235,7 +235,8 @@ class Fertile(Obedient):
         super().load(model, instance)
         child = os.fork()
         if child == 0:
-            Path(model.parameters["forked"]).write_text(str(os.getpid()))
+            with Path(model.parameters["forked"]).open("a") as forked:
+                forked.write(f"{os.getpid()}\n")
             signal.pause()
             os._exit(0)
 

@@ -254,19 +254,20 @@ def test_an_interpreter_that_is_not_there(bench):
 
 def test_processes_that_a_worker_forked_do_not_hide_its_death(bench, tmp_path):
     forked = tmp_path / "forked"
+    forked.write_text("")
+    orphans = lambda: [int(pid) for pid in forked.read_text().splitlines()]  # noqa: E731
     b = bench("fertile", parameters={"forked": str(forked)}).up()
     (pid,) = b.pids()
-    orphan = int(eventually(lambda: forked.exists() and forked.read_text()))
     try:
+        (orphan,) = eventually(orphans)
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: b.pids() not in ([], [pid]) and b.pool.ready() == 1, limit=5)
-        os.kill(orphan, 0)  # it is still there, with the pipes
+        assert not _ended(orphan)  # it is still there, with the pipes
     finally:
-        os.kill(orphan, signal.SIGTERM)  # and signals work on it as usual
-        successor = int(forked.read_text())
-        if successor != orphan:
-            os.kill(successor, signal.SIGTERM)
-    eventually(lambda: _ended(orphan) and _ended(successor))
+        eventually(lambda: len(orphans()) == 2)
+        for orphan in orphans():
+            os.kill(orphan, signal.SIGTERM)  # and signals work on it as usual
+    eventually(lambda: all(map(_ended, orphans())))
 
 
 def _ended(pid):
