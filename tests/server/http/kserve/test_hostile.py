@@ -141,7 +141,9 @@ def test_a_gzip_bomb_is_refused_within_bounds(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"not compressed", gzip.compress(b"{}")[:-4], gzip.compress(b"{}") + b"junk", zlib.compress(b"{}")]
+    "body",
+    [b"", b"not compressed", gzip.compress(b"{}")[:-4], gzip.compress(b"{}") + b"junk", zlib.compress(b"{}")],
+    ids=["empty", "plain", "truncated", "trailing", "zlib"],
 )
 def test_a_damaged_gzip_body_is_refused(client: Client, body: bytes) -> None:
     refused(post(client, "identity", body, {"Content-Encoding": "gzip"}))
