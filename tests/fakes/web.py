@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ class Web:
 
 
 @contextmanager
-def serving(routes: dict[str, Route]) -> Iterator[Web]:
+def serving(routes: dict[str, Route], tls: ssl.SSLContext | None = None) -> Iterator[Web]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             web.asked.append(self.path)
@@ -35,6 +36,9 @@ def serving(routes: dict[str, Route]) -> Iterator[Web]:
 
     with Server(("127.0.0.1", 0), Handler) as server:
         web = Web(server, routes)
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+            web.base = web.base.replace("http:", "https:")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -1,8 +1,16 @@
+import datetime
+import ipaddress
 import os
 import socket
+import ssl
 import time
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from jitney.server.errors import DownloadFailed, UrlRefused
 from jitney.server.repository import fetch as fetching
@@ -213,3 +221,32 @@ def test_files_are_copied_and_only_plain_ones(tmp_path):
         failed(f"file://{path}", tmp_path, DownloadFailed)
     failed(f"file://{tmp_path}/a%20b.mar", tmp_path, DownloadFailed, Rules(ANY, max_bytes=0))
     failed(f"file://{tmp_path}/a%20b.mar", tmp_path, UrlRefused, Rules(("https://.*",)))
+
+
+def certificate(folder):
+    """A self-signed certificate for 127.0.0.1, with its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + datetime.timedelta(1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    plain = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "cert.pem").write_bytes(made.public_bytes(Encoding.PEM) + plain)
+    return folder / "cert.pem"
+
+
+def test_encrypted_hosts_must_prove_who_they_are(tmp_path, monkeypatch):
+    path = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    with fake.serving({"/a.mar": fake.body(b"1")}, context) as web:
+        assert "CERTIFICATE_VERIFY_FAILED" in str(failed(web.base + "/a.mar", tmp_path, DownloadFailed))
+        monkeypatch.setenv("SSL_CERT_FILE", str(path))
+        fetch(web.base + "/a.mar", tmp_path / "a.mar", OPEN)
+        assert (tmp_path / "a.mar").read_bytes() == b"1"
+        assert "Hostname mismatch" in str(
+            failed(web.base.replace("127.0.0.1", "localhost") + "/a.mar", tmp_path, DownloadFailed)
+        )
