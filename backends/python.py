@@ -1,79 +1,106 @@
 """The Python backend: Triton's `TritonPythonModel` in `model.py`, run unchanged.
 
 A batch reaches `execute` as a list of separate requests, each with its own arrays (Triton does not concatenate them). The model
-returns as many responses, or answers through response senders, at once or later (decoupled). Texts of errors are Triton's.
+returns as many responses, or answers through response senders, at once or later. Texts of errors are Triton's.
+
+A model that is not decoupled and returned None for a request whose sender it took may answer from another thread: the batch
+lasts until it did. A request that the model let go without its final response ends with an error (in Triton it hangs).
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import importlib
 import inspect
 import json
+import logging
+import queue
 import sys
+import sysconfig
 import threading
 import traceback
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Coroutine, Sequence
+from pathlib import Path, PurePosixPath
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from .base import Backend, Failure, Instance, Request, Respond, Response
+from .base import Backend, Failure, Instance, Request, Respond
+from .python_answer import Answer
 
 if TYPE_CHECKING:
     from ..server.repository.config import ModelConfig
 
 COMPAT = Path(__file__).parent / "compat"
 
+#: Folders whose frames say nothing about the model: ours, and those of `async def execute`.
+_MACHINERY = tuple(f"{Path(file).parent}/" for file in (__file__, asyncio.__file__, concurrent.futures.__file__))
+_log = logging.getLogger(__name__)
+
 
 class PythonBackend(Backend):
-    """One TritonPythonModel. Its main thread runs `execute`; response senders may be used from any thread."""
+    """One TritonPythonModel. The main thread runs `execute`, response senders may be used from any thread.
+
+    An `async def execute` runs on an event loop that stays for the model's life: on the main thread, or on a thread of its
+    own where the model is decoupled, so that tasks it leaves behind go on while no batch runs (Triton).
+    """
 
     model: Any
 
     def load(self, model: ModelConfig, instance: Instance) -> None:
         self.config, self.instance = model, instance
-        module = load_module(Path(model.version_directory), model.filename or "model.py")
-        self._connect(module)
-        found = getattr(module, "TritonPythonModel", None)
+        self.declared = frozenset(spec.name for spec in model.outputs)
+        self.dropped: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+        self._connect()
+        file = Path(model.version_directory, model.filename or "model.py")
+        found = getattr(load_module(Path(model.version_directory), model.filename), "TritonPythonModel", None)
         if not inspect.isclass(found):
-            raise ValueError(f"{model.version_directory}/{model.filename}: expected a class TritonPythonModel")
+            raise ValueError(f"{file}: expected a class TritonPythonModel")
         if not callable(getattr(found, "execute", None)):
-            raise ValueError(f"{model.version_directory}/{model.filename}: TritonPythonModel has no method execute")
+            raise ValueError(f"{file}: TritonPythonModel has no method execute")
         self.model = found()
-        self.loop = asyncio.new_event_loop() if inspect.iscoroutinefunction(self.model.execute) else None
+        self.runner: asyncio.Runner | LoopThread | None = None
+        if inspect.iscoroutinefunction(self.model.execute):
+            self.runner = LoopThread() if model.decoupled else asyncio.Runner()
+        threading.Thread(target=self._end_dropped, name="dropped-requests", daemon=True).start()
         if hasattr(self.model, "initialize"):
             self.model.initialize(_arguments(model, instance))
 
-    def _connect(self, module: ModuleType) -> None:
-        """Ties `triton_python_backend_utils`, which the model imported or will import, to this worker."""
+    def _connect(self) -> None:
+        """Ties `triton_python_backend_utils`, which the model will import, to this worker."""
+        _make_importable(COMPAT)
         self.utils = importlib.import_module("triton_python_backend_utils")
         worker = importlib.import_module("triton_python_backend_utils._worker")
-        worker.connect(
-            worker.Worker(self.host, self.config.name, self.config.version, str(Path(module.__file__ or "").parent))
-        )
+        config = self.config
+        worker.connect(worker.Worker(self.host, config.name, config.version, config.version_directory))
 
     def execute(self, requests: Sequence[Request], respond: Respond) -> None:
-        answers = [_Answer(index, self, respond) for index in range(len(requests))]
-        given = [
-            self.utils.InferenceRequest.received(
-                request, self._outputs(request), self.utils.InferenceResponseSender(answer.send, request.is_cancelled)
-            )
-            for request, answer in zip(requests, answers, strict=True)
-        ]
+        answers = [Answer(index, self._wanted(request), self, respond) for index, request in enumerate(requests)]
         try:
-            returned = self.model.execute(given)
-            if self.loop is not None:
-                returned = self.loop.run_until_complete(returned)
+            self._answer(answers, self._run(requests, answers))
         except Exception as error:  # noqa: BLE001 - the model's own code may raise anything
             self._fail(answers, _described(error), traceback.format_exc())
-            return
-        self._answer(answers, returned)
+        if not self.config.decoupled:
+            for answer in answers:
+                answer.over.wait()
 
-    def _answer(self, answers: list[_Answer], returned: Any) -> None:
+    def _run(self, requests: Sequence[Request], answers: Sequence[Answer]) -> Any:
+        received = self.utils.InferenceRequest.received
+        given = [
+            received(request, self._names(request), answer.handle())
+            for request, answer in zip(requests, answers, strict=True)
+        ]
+        returned = self.model.execute(given)
+        return returned if self.runner is None else self.runner.run(returned)
+
+    def _answer(self, answers: Sequence[Answer], returned: Any) -> None:
         """Takes what `execute` returned: a response for each request, None where a sender answers."""
         if returned is None:
             returned = [None] * len(answers)
+        elif self.config.decoupled:
+            text = f"Python model '{self.instance.name}' is using the decoupled mode and the execute function must return None.\n"
+            self._fail(answers, text, "")
+            return
         if not isinstance(returned, list):
             kind = type(returned).__name__
             self._fail(answers, f"Expected a list in the execute return, found type '{kind}'.\n", "")
@@ -84,93 +111,84 @@ class PythonBackend(Backend):
             self._fail(answers, text, "")
             return
         for answer, response in zip(answers, returned, strict=True):
-            if response is None:
-                answer.returned_nothing()
-            elif not isinstance(response, self.utils.InferenceResponse):
-                kind = type(response).__name__
-                text = f"Expected an 'InferenceResponse' object in the execute return, found type '{kind}'.\n"
-                self._fail([answer], text, "")
-            else:
-                answer.send(response, final=True)
+            self._take(answer, response)
 
-    def _fail(self, answers: Sequence[_Answer], reason: str, detail: str) -> None:
+    def _take(self, answer: Answer, response: Any) -> None:
+        if response is None:
+            answer.returned_nothing()
+        elif not isinstance(response, self.utils.InferenceResponse):
+            kind = type(response).__name__
+            text = f"Expected an 'InferenceResponse' object in the execute return, found type '{kind}'.\n"
+            self._fail([answer], text, "")
+        elif answer.over.is_set():
+            _log.warning("%s: a request was answered by its sender and by execute; the first counts", self.instance.name)
+        else:
+            answer.send(response, final=True)
+
+    def _fail(self, answers: Sequence[Answer], reason: str, detail: str) -> None:
+        """Fails the requests that are open; the traceback is logged once."""
         text = f"Failed to process the request(s) for model '{self.instance.name}', message: {reason}"
         for answer in answers:
-            answer.fail(Failure(text, detail=detail))
+            if answer.fail(Failure(text, detail=detail)):
+                detail = ""
 
-    def _outputs(self, request: Request) -> list[str]:
+    def _names(self, request: Request) -> list[str]:
         return list(request.outputs) or [spec.name for spec in self.config.outputs]
 
-    def response(self, response: Any, final: bool) -> Response:
-        """A model's InferenceResponse for the wire. Outputs that the config does not declare are dropped, as Triton does."""
-        if response is None:
-            return Response(parameters={"triton_final_response": True}, final=True)
-        error = response.error()
-        if error is not None:
-            names: tuple[str, ...] = importlib.import_module("triton_python_backend_utils._errors").NAMES
-            return Response(error=Failure(error.message(), names[error.code()], by_model=True), final=final)
-        declared = {spec.name for spec in self.config.outputs}
-        tensors = [tensor.to_wire() for tensor in response.output_tensors() if tensor.name() in declared or not declared]
-        return Response(tensors, parameters=dict(response.scalars), final=final)
+    def _wanted(self, request: Request) -> frozenset[str]:
+        """The outputs that are sent: others are dropped, as Triton does. Empty = all (the config declares none)."""
+        return frozenset(request.outputs) or self.declared
+
+    def _end_dropped(self) -> None:
+        while (answer := self.dropped.get()) is not None:
+            answer.abandoned()
 
     def unload(self) -> None:
-        if hasattr(self.model, "finalize"):
-            self.model.finalize()
-        if self.loop is not None:
-            self.loop.close()
+        try:
+            if hasattr(self.model, "finalize"):
+                self.model.finalize()
+        finally:
+            self.dropped.put(None)
+            if self.runner is not None:
+                self.runner.close()
 
 
-class _Answer:
-    """One request's way back. A decoupled model's answers end with an empty final one; others have exactly one.
+class LoopThread:
+    """An event loop on a thread of its own, with the part of `asyncio.Runner` that is used here."""
 
-    Threads: `execute`'s and any that the model sends from; the lock keeps the order of one request's answers.
-    """
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="model-loop", daemon=True)
+        self._thread.start()
 
-    def __init__(self, index: int, backend: PythonBackend, respond: Respond) -> None:
-        self.index, self.backend, self.respond = index, backend, respond
-        self.lock = threading.Lock()
-        self.sent = 0
-        self.over = False
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Runs the coroutine to its end and returns its result; any other thread."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
-    def send(self, response: Any, final: bool) -> None:
-        with self.lock:
-            if self.backend.config.decoupled:
-                self._put(self.backend.response(response, final))
-            elif response is not None:
-                if self.sent:
-                    raise self.backend.utils.TritonModelException(
-                        "a model that is not decoupled sends one response to a request"
-                    )
-                self._put(self.backend.response(response, final=True))
-            elif not self.sent:
-                self._put(Response(error=Failure("the model ended the request without a response", "BAD_OUTPUT")))
-
-    def returned_nothing(self) -> None:
-        """`execute` gave None for this request: its sender answers, now or later, if the model took it to be one."""
-        with self.lock:
-            if self.over or self.backend.config.decoupled:
-                return
-            text = "the model returned None for a request that it had not answered through its response sender"
-            self._put(Response(error=Failure(text, "BAD_OUTPUT")))
-
-    def fail(self, failure: Failure) -> None:
-        with self.lock:
-            self._put(Response(error=failure))
-
-    def _put(self, response: Response) -> None:
-        if self.over:
-            return
-        self.sent += 1
-        self.over = response.final
-        self.respond(self.index, response)
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
 
-def load_module(version_directory: Path, filename: str) -> ModuleType:
+def load_module(version_directory: Path, filename: str = "") -> ModuleType:
     """Imports a model's file as Triton does, as `<version>.<file>`, with its folders and pb_utils importable."""
     for folder in (COMPAT, version_directory.parent, version_directory):
-        if str(folder) not in sys.path:
-            sys.path.insert(0, str(folder))
-    return importlib.import_module(f"{version_directory.name}.{Path(filename).stem}")
+        _make_importable(folder)
+    sys.dont_write_bytecode = True  # the repository is the operator's, and a stale .pyc would hide a quick second edit
+    file = PurePosixPath(filename or "model.py")
+    if not (version_directory / file).is_file():
+        raise FileNotFoundError(f"{version_directory / file} does not exist: a Python model needs its class there")
+    return importlib.import_module(".".join((version_directory.name, *file.with_suffix("").parts)))
+
+
+def _make_importable(folder: Path) -> None:
+    """Before the installed packages, so that a model's `utils.py` is its own, and behind Python's, which it cannot hide."""
+    if str(folder) in sys.path:
+        return
+    installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    place = next((at for at, entry in enumerate(sys.path) if entry in installed), len(sys.path))
+    sys.path.insert(place, str(folder))
 
 
 def _arguments(model: ModelConfig, instance: Instance) -> dict[str, str]:
@@ -194,4 +212,4 @@ def _described(error: BaseException) -> str:
 
 
 def _own_frames(trace: TracebackType | None) -> list[traceback.FrameSummary]:
-    return [frame for frame in traceback.extract_tb(trace) if frame.filename != __file__ and "asyncio" not in frame.filename]
+    return [frame for frame in traceback.extract_tb(trace) if not frame.filename.startswith(_MACHINERY)]

@@ -19,7 +19,6 @@ import json
 import logging
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidConfig
+from ..workers.environment import module_command, own_python
 from .names import relative_path
 from .pbtxt import Message, Source, parse_config_json, schema, to_json
 
@@ -100,7 +100,9 @@ class Completer:
         arguments = [str(version_directory), filename]
         seconds = self._backend_config.get("python", {}).get("stub-timeout-seconds", "")
         timeout = float(seconds) if seconds.isdecimal() else INSPECT_TIMEOUT_S
-        text = _run("autocomplete", arguments, json.dumps(to_json(config)), timeout, config.name)
+        parameters = {key: value.string_value for key, value in config.parameters.items()}
+        python = own_python(config.name, parameters, str(version_directory.parent))
+        text = _run("autocomplete", arguments, json.dumps(to_json(config)), timeout, config.name, python)
         completed = parse_config_json(text, f"{version_directory / filename}: auto_complete_config")
         if completed.name != config.name:
             raise source.error(
@@ -188,12 +190,12 @@ def _stamp(path: Path) -> object:
         return None
 
 
-def _run(module: str, arguments: Sequence[str], text: str, timeout: float, model: str) -> str:
+def _run(module: str, arguments: Sequence[str], text: str, timeout: float, model: str, python: Path | None = None) -> str:
     """What `python -m jitney.backends.<module>` printed; InvalidConfig with its reason where it failed."""
     name = f"{_PACKAGE}.backends.{module}"
     if importlib.util.find_spec(name) is None:
         raise InvalidConfig(f"model '{model}' cannot be completed: this installation has no module {name}")
-    command = [sys.executable, "-P", "-m", name, *arguments]
+    command = [*module_command(python, name), *arguments]
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     try:
         done = subprocess.run(

@@ -7,7 +7,6 @@ import os
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from ..errors import Draining, JitneyError, WorkerDied
 from ..repository.config import ModelConfig
 from . import exits
 from .arena import Arena
+from .environment import module_command, own_python
 from .frame import BadFrame, Channel, PeerClosed
 from .logs import LogPump
 from .memory import Region
@@ -35,11 +35,14 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 
 
 def command(config: ModelConfig, instance: Instance, fds: tuple[int, int, int]) -> list[str]:
-    """`-P` keeps the working directory out of the module path: a model's `queue.py` is no match for Python's."""
-    python = config.handler.python if config.handler is not None and config.handler.python else sys.executable
-    options = [f"--{name}={fd}" for name, fd in zip(("fd", "arena-fd", "reply-fd"), fds, strict=True)]
+    """The worker's command line, in the model's own Python where it has one. InvalidConfig where that cannot be used."""
     module = f"{__package__}.process"
-    return [python, "-P", "-m", module, "--name", instance.name, *options, f"--parent={os.getpid()}"]
+    named = config.parameters if config.backend == "python" else {}
+    start = module_command(own_python(config.name, named, config.directory), module)
+    if config.handler is not None and config.handler.python:
+        start[0] = config.handler.python
+    options = [f"--{name}={fd}" for name, fd in zip(("fd", "arena-fd", "reply-fd"), fds, strict=True)]
+    return [*start, "--name", instance.name, *options, f"--parent={os.getpid()}"]
 
 
 def environment(config: ModelConfig, instance: Instance) -> dict[str, str]:

@@ -196,7 +196,7 @@ class Supervisor:
         message, gone = partial(self._message, worker), partial(self._gone, worker)
         try:
             child = Child(self._config, worker.instance, self._arena, self._factory, message, gone)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, JitneyError) as error:
             self._not_started(worker, f"its process cannot be started: {error}")
             return
         with self.lock:

@@ -33,6 +33,7 @@ from ._response import (
     get_output_tensor_by_name,
 )
 from ._tensor import (
+    TRITON_STRING_TO_NUMPY,
     Tensor,
     deserialize_bytes_tensor,
     numpy_to_triton_type,
@@ -49,6 +50,7 @@ __all__ = [
     "TRITONSERVER_REQUEST_RELEASE_ALL",
     "TRITONSERVER_REQUEST_RELEASE_RESCHEDULE",
     "TRITONSERVER_RESPONSE_COMPLETE_FINAL",
+    "TRITON_STRING_TO_NUMPY",
     "InferenceRequest",
     "InferenceResponse",
     "InferenceResponseSender",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from jitney.backends import base
 
-from ._errors import NAMES, TritonError, TritonModelException
-from ._response import InferenceResponse, InferenceResponseSender
+from ._errors import TritonError, TritonModelException
+from ._response import InferenceResponse, InferenceResponseSender, Sink
 from ._tensor import Tensor
 from ._worker import current
 
@@ -39,6 +40,13 @@ class InferenceTrace:
         return ""
 
 
+class Handle(Sink, Protocol):
+    """A received request's way back; see `backends.python_answer`."""
+
+    def take(self) -> None:
+        """The model asked for the response sender."""
+
+
 class InferenceRequest:
     """One request. `flags` are the TRITONSERVER_REQUEST_FLAG_SEQUENCE constants, `timeout` is in microseconds."""
 
@@ -56,17 +64,19 @@ class InferenceRequest:
         trace: InferenceTrace | None = None,
         parameters: Mapping[str, Any] | None = None,
     ) -> None:
+        if any(not isinstance(tensor, Tensor) for tensor in inputs):
+            raise TritonModelException(f"InferenceRequest '{request_id}' takes a list of pb_utils.Tensor objects as inputs")
         self._id, self._correlation_id = request_id, correlation_id
         self._inputs, self._outputs = list(inputs), list(requested_output_names)
         self._model, self._version = model_name, model_version
         self._flags, self._timeout = flags, timeout
         self._trace = trace or InferenceTrace()
         self._parameters = dict(parameters or {})
-        self._sender: InferenceResponseSender | None = None
+        self._handle: Handle | None = None
         self._source = base.Request()
 
     @classmethod
-    def received(cls, source: base.Request, outputs: Sequence[str], sender: InferenceResponseSender) -> InferenceRequest:
+    def received(cls, source: base.Request, outputs: Sequence[str], handle: Handle) -> InferenceRequest:
         """A client's request as the model sees it; `outputs` are those wanted, all of them where the client named none."""
         own = {name: value for name, value in source.parameters.items() if not name.startswith(RESERVED)}
         hidden = source.parameters
@@ -80,7 +90,7 @@ class InferenceRequest:
             timeout=int(hidden.get("triton_timeout", 0)),
             parameters=own,
         )
-        made._sender, made._source = sender, source
+        made._handle, made._source = handle, source
         return made
 
     def request_id(self) -> str:
@@ -115,9 +125,10 @@ class InferenceRequest:
         return self._source.is_cancelled()
 
     def get_response_sender(self) -> InferenceResponseSender:
-        if self._sender is None:
+        if self._handle is None:
             raise TritonModelException("Only a request that the model received has a response sender")
-        return self._sender
+        self._handle.take()
+        return InferenceResponseSender(self._handle, self._source.is_cancelled)
 
     def set_release_flags(self, flags: int) -> None:
         if flags != TRITONSERVER_REQUEST_RELEASE_ALL:
@@ -127,12 +138,14 @@ class InferenceRequest:
 
     def exec(self, decoupled: bool = False) -> Any:
         """Runs the named model: one InferenceResponse, or an iterator of them with `decoupled=True`. Errors are in it."""
-        responses = self._responses()
+        responses = ResponseIterator(self._responses())
         if decoupled:
             return responses
-        found = list(responses)
+        found = list(itertools.islice(responses, 2))
         if len(found) != 1:
-            text = f"model '{self._model}' answered {len(found)} times; use exec(decoupled=True) for such a model"
+            responses.cancel()
+            times = "more than once" if found else "without a response"
+            text = f"model '{self._model}' answered {times}; use exec(decoupled=True) for such a model"
             return InferenceResponse(error=TritonError(text))
         return found[0]
 
@@ -144,14 +157,12 @@ class InferenceRequest:
         version = "" if self._version < 0 else str(self._version)
         timeout = self._timeout / 1e6 if self._timeout else None
         try:
-            for response in current().host.infer(self._model, version, self._to_other(), timeout):
-                if response.error is None and response.final and not response.tensors and response.parameters.get(_EMPTY):
-                    return
-                yield _from_base(response)
+            responses = current().host.infer(self._model, version, self._to_other(), timeout)
         except TritonModelException:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever the server refuses becomes the response's error
-            yield InferenceResponse(error=TritonError(str(error)))
+        except Exception as error:  # noqa: BLE001 - whatever cannot be sent becomes the response's error
+            return iter([InferenceResponse(error=TritonError(str(error)))])
+        return (_from_base(response) for response in responses if not _says_only_that_it_was_the_last(response))
 
     def _to_other(self) -> base.Request:
         parameters: dict[str, base.Parameter] = dict(self._parameters)
@@ -162,14 +173,35 @@ class InferenceRequest:
         return base.Request(self._id, tensors, parameters=parameters, outputs=tuple(self._outputs))
 
 
-#: Marks the empty response that only says "that was the last one" of a decoupled model.
-_EMPTY = "triton_final_response"
+class ResponseIterator:
+    """The responses of another model, as they come; `cancel` wants no more of them."""
+
+    def __init__(self, responses: Iterator[InferenceResponse]) -> None:
+        self._responses = responses
+
+    def __iter__(self) -> ResponseIterator:
+        return self
+
+    def __next__(self) -> InferenceResponse:
+        return next(self._responses)
+
+    def cancel(self) -> None:
+        close = getattr(self._responses, "close", None)
+        self._responses = iter(())
+        if close is not None:
+            close()
+
+
+def _says_only_that_it_was_the_last(response: base.Response) -> bool:
+    """The empty response with which a decoupled model ends."""
+    ends = response.error is None and response.final and not response.tensors
+    return ends and bool(response.parameters.get("triton_final_response"))
 
 
 def _from_base(response: base.Response) -> InferenceResponse:
+    """The code of another model's error is lost, as in Triton: passed on to the client it is INTERNAL."""
     if response.error is not None:
-        code = NAMES.index(response.error.code) if response.error.code in NAMES else TritonError.INTERNAL
-        return InferenceResponse(error=TritonError(response.error.message, code))
+        return InferenceResponse(error=TritonError(response.error.message))
     own = {name: value for name, value in response.parameters.items() if not name.startswith(RESERVED)}
     return InferenceResponse([Tensor.from_wire(tensor) for tensor in response.tensors], parameters=own)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from ._errors import TritonError, TritonModelException
 from ._tensor import Tensor
@@ -23,6 +23,8 @@ class InferenceResponse:
     ) -> None:
         if any(not isinstance(tensor, Tensor) for tensor in output_tensors):
             raise TritonModelException("InferenceResponse takes a list of pb_utils.Tensor objects")
+        if error is not None and not isinstance(error, TritonError):
+            raise TritonModelException(f"an InferenceResponse's error is a TritonError, got {type(error).__name__}")
         self._tensors, self._error = list(output_tensors), error
         self._parameters = dict(parameters or {})
 
@@ -51,11 +53,17 @@ def get_output_tensor_by_name(inference_response: InferenceResponse, name: str) 
     return next((tensor for tensor in inference_response.output_tensors() if tensor.name() == name), None)
 
 
+class Sink(Protocol):
+    """Where a request's responses go."""
+
+    def send(self, response: InferenceResponse | None, final: bool) -> None: ...
+
+
 class InferenceResponseSender:
     """Sends one request's answers, from any thread, until it is told that the last one was sent."""
 
-    def __init__(self, send: Callable[[InferenceResponse | None, bool], None], is_cancelled: Callable[[], bool]) -> None:
-        self._send, self._is_cancelled, self._closed = send, is_cancelled, False
+    def __init__(self, sink: Sink, is_cancelled: Callable[[], bool]) -> None:
+        self._sink, self._is_cancelled, self._closed = sink, is_cancelled, False
 
     def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
         if flags not in (0, TRITONSERVER_RESPONSE_COMPLETE_FINAL):
@@ -64,8 +72,10 @@ class InferenceResponseSender:
             raise TritonModelException("Unable to send response. Response sender has been closed.")
         if response is None and not flags:
             raise TritonModelException("Inference Response object must be provided when the response flags is set to zero.")
+        if response is not None and not isinstance(response, InferenceResponse):
+            raise TritonModelException(f"a response sender takes an InferenceResponse, got {type(response).__name__}")
+        self._sink.send(response, bool(flags))
         self._closed = bool(flags)
-        self._send(response, self._closed)
 
     def is_cancelled(self) -> bool:
         return self._is_cancelled()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,18 @@ class _Capsule:
 
     def __init__(self, capsule: Any) -> None:
         self.capsule = capsule
+        # DLManagedTensor begins with the data's pointer, then the device as two 32-bit integers (dlpack.h).
+        pointer = ctypes.pythonapi.PyCapsule_GetPointer
+        pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+        address = pointer(capsule, b"dltensor") + ctypes.sizeof(ctypes.c_void_p)
+        kind, number = (ctypes.c_int32 * 2).from_address(address)
+        self._device = (kind, number)
 
     def __dlpack__(self, **_: Any) -> Any:
         return self.capsule
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return 1, 0
+        return self._device
 
 
 class Tensor:
@@ -68,6 +75,8 @@ class Tensor:
     def to_wire(self) -> wire.Tensor:
         if self._array is None:
             array, datatype = _host_copy(self._device_tensor)
+        elif self._array.dtype == np.object_:
+            return wire.Tensor(self._name, "BYTES", self._array.shape, wire.pack_bytes(_strings(self._array)))
         else:
             array, datatype = self._array, self._datatype
         return wire.Tensor.from_numpy(self._name, array, datatype)
@@ -75,7 +84,10 @@ class Tensor:
     @staticmethod
     def from_dlpack(name: str, obj: Any) -> Tensor:
         """A tensor that shares memory with a DLPack object or capsule."""
-        source = obj if hasattr(obj, "__dlpack__") else _Capsule(obj)
+        try:
+            source = obj if hasattr(obj, "__dlpack__") else _Capsule(obj)
+        except ValueError as error:
+            raise TritonModelException(f"Tensor '{name}' needs a DLPack object or an unused capsule: {error}") from None
         if source.__dlpack_device__()[0] in _CPU_DEVICES:
             try:
                 return Tensor(name, np.from_dlpack(source))
@@ -92,7 +104,13 @@ class Tensor:
     def __dlpack__(self, **options: Any) -> Any:
         if self._array is None:
             return self._device_tensor.__dlpack__(**options)
+        if self._datatype == "BYTES":
+            raise TritonModelException("DLPack does not have support for string tensors.")
         array = self._array if self._array.flags.writeable else self._array.copy()
+        if self._datatype == "BF16":
+            import torch
+
+            return torch.from_numpy(array).view(torch.bfloat16).__dlpack__(**options)
         return array.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -113,10 +131,10 @@ class Tensor:
         return self._array is not None or self.__dlpack_device__()[0] in _CPU_DEVICES
 
     def as_numpy(self) -> Array:
-        if self._array is not None:
-            return self._array
         if not self.is_cpu():
             raise TritonModelException("Tensor is stored in GPU and cannot be converted to NumPy.")
+        if self._array is not None and self._datatype != "BF16":
+            return self._array
         raise TritonModelException(f"tensor '{self._name}' is {self._datatype}, which NumPy does not have; use to_dlpack()")
 
 
@@ -145,14 +163,26 @@ def _host_copy(source: Any) -> tuple[Array, str]:
     return array, wire.datatype_of(array.dtype)
 
 
+def _strings(array: Array) -> list[bytes | str]:
+    """The elements of an object array; what is neither bytes nor str is written as `str` does (Triton's helpers)."""
+    return [each if isinstance(each, bytes | str) else str(each) for each in array.reshape(-1)]
+
+
+#: Triton's names of datatypes in config.pbtxt -> numpy types.
+TRITON_STRING_TO_NUMPY: dict[str, Any] = {
+    **{f"TYPE_{name}": dtype.type for name, dtype in wire.NUMPY_DTYPES.items() if name != "BF16"},
+    "TYPE_STRING": np.object_,
+}
+
+
 def triton_string_to_numpy(triton_type_string: str) -> Any:
     """The numpy type of a config.pbtxt datatype: `TYPE_FP32` -> np.float32, `TYPE_STRING` -> np.object_."""
-    name = triton_type_string.removeprefix("TYPE_")
-    if name in ("STRING", "BYTES"):
-        return np.object_
-    if name == "BF16" or name not in wire.NUMPY_DTYPES:
-        raise TritonModelException(f"'{triton_type_string}' has no numpy type")
-    return wire.NUMPY_DTYPES[name].type
+    found = TRITON_STRING_TO_NUMPY.get(triton_type_string)
+    if found is None:
+        raise TritonModelException(
+            f"'{triton_type_string}' has no numpy type; expected one of {sorted(TRITON_STRING_TO_NUMPY)}"
+        )
+    return found
 
 
 def numpy_to_triton_type(data_type: Any) -> int:
@@ -165,12 +195,12 @@ def triton_to_numpy_type(data_type: int) -> Any:
     name = _NAMES.get(data_type)
     if name is None:
         raise TritonModelException(f"unknown datatype number {data_type}")
-    return triton_string_to_numpy(name)
+    return triton_string_to_numpy(f"TYPE_{name.replace('BYTES', 'STRING')}")
 
 
 def serialize_byte_tensor(input_tensor: Array) -> Array:
     """A BYTES array in the wire layout (uint32 length, bytes, …), as a one-element object array like Triton's helper."""
-    packed = wire.pack_bytes(input_tensor.reshape(-1).tolist())
+    packed = wire.pack_bytes(_strings(input_tensor))
     return np.asarray(packed, dtype=np.object_)
 
 
