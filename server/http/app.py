@@ -76,7 +76,7 @@ def build_app(ports: Collection[Port], services: Services, admission: Admission)
     if "management" in ports:
         torchserve.add_management(routes, dataplane, services.control, settings, services.tokens)
     if "inference" in ports:
-        torchserve.add_inference(routes, dataplane, admission, metrics)
+        torchserve.add_inference(routes, dataplane, admission, metrics, settings)
     return app
 
 

@@ -73,6 +73,7 @@ class Metrics:
         """Prometheus text; with `names` only samples with one of these names. Empty in mode log (TorchServe)."""
         if self.mode == "prometheus":
             self._read_system()
+            self._read_workers()
         return render(self._families(), names)
 
     def _families(self) -> Iterator[Family]:
@@ -95,6 +96,13 @@ class Metrics:
         if self._system is not None:
             for name, value in self._system.read():
                 self.torchserve.system(name, value)
+
+    def _read_workers(self) -> None:
+        for version in self.served():
+            for worker in version.workers():
+                if worker.load_seconds:
+                    milliseconds = int(worker.load_seconds * 1000)
+                    self.torchserve.worker_loaded(str(worker.id), version.config.name, version.config.version, milliseconds)
 
     def _sample_forever(self) -> None:
         while not self._stop.is_set():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,6 +19,16 @@ class Recorder(Protocol):
     def snapshot(self) -> ModelStatistics: ...
 
 
+class Worker(Protocol):
+    """One worker (`workers.status.WorkerStatus`)."""
+
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def load_seconds(self) -> float: ...
+
+
 class Served(Protocol):
     """A served model version, as far as metrics need it (`deployment.Deployment`)."""
 
@@ -32,6 +42,8 @@ class Served(Protocol):
     def ready(self) -> bool: ...
 
     def queued(self) -> int: ...
+
+    def workers(self) -> Sequence[Worker]: ...
 
 
 @dataclass

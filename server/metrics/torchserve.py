@@ -131,15 +131,18 @@ class TorchServeMetrics:
         self.update(LEGACY[0], 1.0, self._versioned(model, version))
 
     def answered(self, model: str, version: str | None, times: Times) -> None:
-        """Adds the times of a request that the model answered, up to now."""
+        """Adds the times of a request that the model answered, up to now.
+
+        WorkerThreadTime is what its way to the worker and back took beyond the worker's own time.
+        """
         labels, queued = self._versioned(model, version), max(0, times.dispatched - times.arrived)
         self.update(LEGACY[1], (time.monotonic_ns() - times.arrived) / 1000, labels)
         self.update(LEGACY[2], queued / 1000, labels)
         self.update("QueueTime", float(queued // 1_000_000), self._host)
-
-    def worker_time(self, milliseconds: int) -> None:
-        """What a batch's round trip to its worker took beyond the worker's own time."""
-        self.update("WorkerThreadTime", float(milliseconds), self._host)
+        in_worker = times.compute_input + times.compute_infer + times.compute_output
+        self.update(
+            "WorkerThreadTime", float(max(0, times.answered - times.dispatched - in_worker) // 1_000_000), self._host
+        )
 
     def worker_loaded(self, worker: str, model: str, version: str, milliseconds: int) -> None:
         """How long a worker took from its start until it was ready."""

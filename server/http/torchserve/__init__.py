@@ -29,9 +29,9 @@ Port = Literal["inference", "management", "metrics"]
 __all__ = ["add_common", "add_inference", "add_management", "refuse"]
 
 
-def add_inference(routes: Routes, dataplane: DataPlane, admission: Admission, metrics: Metrics) -> None:
+def add_inference(routes: Routes, dataplane: DataPlane, admission: Admission, metrics: Metrics, settings: Settings) -> None:
     """Adds the inference port's routes."""
-    Inference(dataplane, admission, metrics).add_to(routes)
+    Inference(dataplane, admission, metrics, settings.max_response_size).add_to(routes)
 
 
 def add_management(

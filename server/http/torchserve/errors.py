@@ -26,6 +26,7 @@ from ...errors import (
     NoWorkers,
     PayloadTooLarge,
     QueueFull,
+    SaveFailed,
     Unavailable,
     Unsupported,
     UrlRefused,
@@ -158,6 +159,9 @@ def _management(error: JitneyError, target: Target) -> Problem | None:
         case DownloadFailed():
             text = f"Failed to download archive from: {error.url}" if error.url else str(error)
             return Problem(400, "DownloadArchiveException", text)
+        case SaveFailed():
+            text = f"Failed to save model: {error.url}" if error.url else str(error)
+            return Problem(500, "InternalServerException", text)
         case ArchiveExists():
             return Problem(500, "InternalServerException", f"Model file already exists {error.filename}")
         case InvalidArchive():

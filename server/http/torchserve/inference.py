@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....backends.base import Part, Request, Response
 from ...call import Call
-from ...errors import Cancelled, InvalidParameter, JitneyError, ModelNotFound, VersionNotFound
+from ...errors import Cancelled, InvalidParameter, JitneyError, ModelNotFound, VersionNotFound, WorkerDied
 from ..wsgi import at_end, on_disconnect
 from . import openapi
 from .body import client_headers, query, query_parts, read_parts, with_route
@@ -38,6 +38,7 @@ class Inference:
     dataplane: DataPlane
     admission: Admission
     metrics: Metrics
+    max_response: int
 
     def add_to(self, routes: Routes) -> None:
         routes.add(rf"/{MODEL}(?:/{VERSION})?/predict", self.legacy)
@@ -107,7 +108,7 @@ class Inference:
         on_disconnect(exchange.req, call.cancel)
         at_end(exchange.req, call.cancel)
         answers = self.dataplane.answer(call)
-        first = next(answers)
+        first = self._checked(next(answers), model)
         send_prediction(exchange.req, exchange.resp, first)
         if first.final:
             exchange.resp.data = bytes(first.body or b"")
@@ -115,6 +116,14 @@ class Inference:
         else:
             exchange.resp.set_header("ts_stream_next", "true")
             exchange.resp.stream = _stream(first, answers)
+
+    def _checked(self, response: Response, model: str) -> Response:
+        """TorchServe's worker dies of an answer that is too large; here it lives, and the client is told the same."""
+        size = len(response.body or b"")
+        if size > self.max_response:
+            log.error("model '%s' answered with %d bytes, more than max_response_size=%d", model, size, self.max_response)
+            raise WorkerDied(f"the answer has {size} bytes, more than max_response_size={self.max_response}")
+        return response
 
     def _submit(self, model: str, version: str | None, request: Request) -> Call:
         """Queues the request and counts it, also where it is refused, unless no such model exists."""

@@ -32,7 +32,7 @@ class Site:
     web: Web
     plane: FakeTorchServe
     metrics: Metrics
-    tokens: Tokens | None
+    services: Services
 
     def address(self, port: str) -> Address:
         return self.web.address(cast(Any, port))
@@ -53,10 +53,11 @@ def open_site() -> Iterator[Open]:
     def build(tokens: Tokens | None = None, mode: str = "prometheus", **values: Any) -> Site:
         plane, metrics = FakeTorchServe(), Metrics(mode=mode)
         plane.add("echo", echo)
-        web = Web(Services(cast(Any, plane), plane, metrics, settings(**values), tokens))
+        services = Services(cast(Any, plane), plane, metrics, settings(**values), tokens)
+        web = Web(services)
         webs.append((web, plane))
         web.start()
-        return Site(web, plane, metrics, tokens)
+        return Site(web, plane, metrics, services)
 
     yield build
     for web, plane in webs:

@@ -234,8 +234,8 @@ def test_headers_keep_the_client_s_spelling(site: Any) -> None:
             b"GET /predictions/echo HTTP/1.1\r\nx-MiXed: 1\r\nts_request_sequence_id: s\r\nx-MiXed: 2\r\nurl_path: x\r\n\r\n"
         )
         connection.read()
-    headers = seen(site).headers
-    assert headers["x-MiXed"] == "2" and headers["ts_request_sequence_id"] == "s" and headers["url_path"] == ""
+    given = seen(site).headers
+    assert given["x-MiXed"] == "2" and given["ts_request_sequence_id"] == "s" and given["url_path"] == ""
 
 
 # -- answers -------------------------------------------------------------------------------------------------------------

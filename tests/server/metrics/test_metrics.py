@@ -1,0 +1,266 @@
+"""What is counted and how it is written down, read back by prometheus_client's own parser."""
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from jitney.backends.base import Request, Response
+from jitney.server.call import Call
+from jitney.server.errors import InvalidConfig, ModelFailed, QueueFull
+from jitney.server.histogram import Histogram
+from jitney.server.metrics import Metrics
+from jitney.server.metrics.text import Family, render
+from jitney.server.repository.config import ModelConfig
+from jitney.server.statistics import Statistics
+
+MILLISECOND = 1_000_000
+
+
+def samples(text: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    found = {}
+    for family in text_string_to_metric_families(text.decode()):
+        for sample in family.samples:
+            found[sample.name, tuple(sorted(sample.labels.items()))] = sample.value
+    return found
+
+
+def value(text: bytes, name: str, **labels: str) -> float:
+    """One sample's value; the parser gives counters a suffix that TorchServe's and Triton's do not have."""
+    found, key = samples(text), tuple(sorted(labels.items()))
+    return found[name, key] if (name, key) in found else found[f"{name}_total", key]
+
+
+class Version:
+    """A served version with real statistics."""
+
+    def __init__(self, **tags: str) -> None:
+        self.config = ModelConfig(name="m", version="3", backend="onnxruntime", metric_tags=tags)
+        self.statistics, self.ready = Statistics(self.config), True
+
+    def queued(self) -> int:
+        return 7
+
+    def workers(self) -> list[Any]:
+        return []
+
+    def run(self, rows: int, queued_ms: float = 1, compute_ms: float = 2, error: ModelFailed | None = None) -> None:
+        call = Call(Request(rows=rows))
+        call.times.dispatched = call.times.arrived + int(queued_ms * MILLISECOND)
+        call.times.compute_infer = int(compute_ms * MILLISECOND)
+        call.batch_rows = rows
+        call.fail(error) if error else call.answer(Response())
+        self.statistics.left("full", rows)
+        self.statistics.batch(Executed([call]))
+
+
+class Executed:
+    def __init__(self, calls: list[Call]) -> None:
+        self.calls = calls
+
+
+# -- histogram and text ----------------------------------------------------------------------------------------------------
+
+
+def test_a_histogram_counts_up_to_and_including_its_bounds() -> None:
+    histogram = Histogram((1, 2))
+    for number in (0, 1, 1.5, 2, 3, 100):
+        histogram.observe(number)
+    assert list(histogram.cumulative()) == [(1, 2), (2, 4), (float("inf"), 6)] and histogram.sum == 107.5
+    copy = histogram.copy()
+    histogram.observe(1, times=3)
+    assert sum(copy.counts) == 6 and sum(histogram.counts) == 9
+    with pytest.raises(ValueError, match="ascend"):
+        Histogram((2, 1))
+
+
+def test_text_is_escaped_and_readable() -> None:
+    family = Family("f", "gauge", "help\nwith \\")
+    family.add({"a": 'x"y\\z\nw'}, float("nan"))
+    family.add({}, float("inf"))
+    text = render([family])
+    assert text == b'# HELP f help\\nwith \\\\\n# TYPE f gauge\nf{a="x\\"y\\\\z\\nw"} NaN\nf +Inf\n'
+    assert ("f", (("a", 'x"y\\z\nw'),)) in samples(text)
+
+
+def test_names_pick_samples() -> None:
+    family = Family("f", "histogram", "")
+    family.add_histogram({}, Histogram((1,)))
+    assert samples(render([family], ["f_count"])) == {("f_count", ()): 0.0}
+    assert render([family], ["f"]) == b"\n" or render([family], ["f"]) == b""
+
+
+# -- models ----------------------------------------------------------------------------------------------------------------
+
+
+def test_jitney_s_own_families() -> None:
+    version = Version()
+    version.run(1, queued_ms=0.5, compute_ms=3)
+    version.run(8, queued_ms=20, compute_ms=3)
+    version.run(2, error=ModelFailed("x"))
+    version.statistics.refused(QueueFull("full"))
+    text = Metrics(lambda: [version]).scrape()
+    of = {"model": "m", "version": "3"}
+    assert value(text, "jitney_requests_total", outcome="success", **of) == 2
+    assert value(text, "jitney_requests_total", outcome="backend", **of) == 1
+    assert value(text, "jitney_requests_total", outcome="rejected", **of) == 1
+    assert value(text, "jitney_queue_depth", **of) == 7 and value(text, "jitney_model_ready", **of) == 1
+    assert value(text, "jitney_batches_total", reason="full", **of) == 3
+    assert value(text, "jitney_batch_size_rows_count", **of) == 3 and value(text, "jitney_batch_size_rows_sum", **of) == 11
+    assert value(text, "jitney_batch_size_rows_bucket", le="4.0", **of) == 2
+    assert value(text, "jitney_queue_seconds_count", **of) == 2
+    assert value(text, "jitney_queue_seconds_sum", **of) == pytest.approx(0.0205)
+    assert value(text, "jitney_queue_seconds_bucket", le="0.001", **of) == 1
+    assert value(text, "jitney_compute_seconds_bucket", le="0.0025", **of) == 1
+    assert value(text, "jitney_compute_seconds_count", **of) == 3
+
+
+def test_triton_s_counters() -> None:
+    version = Version(team="a")
+    version.run(4, queued_ms=5, compute_ms=2)
+    version.run(2, error=ModelFailed("x"))
+    text = Metrics(lambda: [version]).scrape()
+    of = {"model": "m", "version": "3", "team": "a"}
+    assert value(text, "nv_inference_request_success", **of) == 1 and value(text, "nv_inference_count", **of) == 4
+    assert value(text, "nv_inference_exec_count", **of) == 2
+    assert value(text, "nv_inference_queue_duration_us", **of) == 5000
+    assert value(text, "nv_inference_compute_infer_duration_us", **of) == 2000
+    failures = {reason: value(text, "nv_inference_request_failure", reason=reason, **of) for reason in REASONS}
+    assert failures == {"REJECTED": 0, "CANCELED": 0, "BACKEND": 1, "OTHER": 0}
+    assert value(text, "nv_inference_pending_request_count", **of) == 7
+    assert b"nv_cache" not in text
+    version.statistics.cache_miss(5000)
+    assert value(Metrics(lambda: [version]).scrape(), "nv_cache_num_misses_per_model", **of) == 1
+
+
+REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+
+
+# -- TorchServe ------------------------------------------------------------------------------------------------------------
+
+
+def handler_metric(name: str, number: float, kind: str = "COUNTER") -> dict[str, Any]:
+    dimensions = {"ModelName": "m", "Level": "Model"}
+    return {"name": name, "value": number, "unit": "ms", "type": kind, "dimensions": dimensions, "request_ids": ["a", "b"]}
+
+
+def test_every_declared_metric_is_named_before_it_has_a_value() -> None:
+    text = Metrics(system=False).scrape().decode()
+    for name, unit in (("Requests5XX", "Count"), ("GPUUtilization", "Percent"), ("HandlerTime", "ms")):
+        assert f"# HELP {name} Torchserve prometheus " in text and f"with unit: {unit}" in text
+        assert f"\n{name}{{" not in text
+
+
+def test_the_machine_s_figures() -> None:
+    metrics = Metrics()
+    text, host = metrics.scrape(), {"Level": "Host", "Hostname": metrics.torchserve.hostname}
+    assert value(text, "MemoryUsed", **host) > 0 and value(text, "DiskAvailable", **host) > 0
+    assert 0 <= value(text, "CPUUtilization", **host) <= 100
+    assert value(text, "process_open_fds") > 0
+
+
+def test_handlers_metrics_need_a_declaration_or_auto_detection() -> None:
+    of = {"ModelName": "m", "Level": "Model"}
+    for auto_detect in (False, True):
+        metrics = Metrics(auto_detect=auto_detect)
+        metrics.event("m", "1", handler_metric("HandlerTime", 2.5, "GAUGE"))
+        metrics.event("m", "1", handler_metric("mine", 2))
+        metrics.event("m", "1", handler_metric("mine", 3))
+        metrics.event("m", "1", handler_metric("spread", 0.3, "HISTOGRAM"))
+        text, labels = metrics.scrape(), {**of, "Hostname": metrics.torchserve.hostname}
+        assert value(text, "HandlerTime", **labels) == 2.5
+        assert (b"# TYPE mine counter" in text) is auto_detect
+    assert value(text, "mine", **labels) == 5 and value(text, "spread_bucket", le="0.5", **labels) == 1
+
+
+def test_metrics_yaml_replaces_the_declarations(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.yaml"
+    path.write_text(
+        'dimensions:\n  - &level "Level"\nts_metrics:\n  counter:\n    - name: Requests2XX\n      unit: Count\n'
+        '      dimensions: [*level, "Hostname"]\nmodel_metrics:\n  histogram:\n    - name: spread\n      unit: ms\n'
+        '      dimensions: ["ModelName", *level]\n'
+    )
+    metrics = Metrics(config=str(path), system=False)
+    metrics.torchserve.responded(200)
+    metrics.torchserve.responded(404)
+    metrics.event("m", "1", handler_metric("spread", 0.3, "HISTOGRAM"))
+    text = metrics.scrape()
+    assert b"Requests4XX" not in text and b"Requests2XX{" in text
+    assert value(text, "spread_count", ModelName="m", Level="Model", Hostname=metrics.torchserve.hostname) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ts_metrics: [", "metrics.yaml"),
+        ("ts_metrics: {meter: [{name: a}]}", "ts_metrics.meter: expected counter, gauge or histogram"),
+        ("model_metrics: {gauge: [{unit: a}]}", "model_metrics.gauge: expected entries with name"),
+    ],
+)
+def test_a_bad_metrics_yaml_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "metrics.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidConfig, match=message.replace(".", r"\.")):
+        Metrics(config=str(path))
+    with pytest.raises(InvalidConfig, match="nowhere"):
+        Metrics(config=str(tmp_path / "nowhere"))
+
+
+def test_log_mode_writes_torchserve_s_lines(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = Metrics(mode="log", system=False)
+    host = metrics.torchserve.hostname
+    with caplog.at_level(logging.INFO):
+        metrics.torchserve.responded(500)
+        metrics.event("m", "1", handler_metric("HandlerTime", 2.5, "GAUGE"))
+    first, second = [(record.name, record.getMessage().rsplit(":", 1)[0]) for record in caplog.records]
+    assert first == ("jitney.metrics", f"Requests5XX.Count:1.0|#Level:Host|#hostname:{host},timestamp")
+    text = f"HandlerTime.ms:2.5|#ModelName:m,Level:Model|#hostname:{host},requestID:a,b,timestamp"
+    assert second == ("jitney.model_metrics", text)
+    assert metrics.scrape() == b""
+
+
+def test_log_mode_reads_the_machine_from_time_to_time(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = Metrics(mode="log", interval=3600)
+    with caplog.at_level(logging.INFO):
+        metrics.start()
+        for _ in range(1000):
+            if "DiskUtilization" in caplog.text:
+                break
+            threading.Event().wait(0.005)
+        metrics.close()
+    assert "MemoryUsed.Megabytes:" in caplog.text and "DiskUtilization.Percent:" in caplog.text
+
+
+# -- Python models' own ------------------------------------------------------------------------------------------------------
+
+
+def python_metric(verb: str, number: float, kind: str = "counter", **values: Any) -> dict[str, Any]:
+    plain = {"source": "python", "name": "own", "description": "mine", "kind": kind, "labels": {"a": "b"}, "buckets": []}
+    return {**plain, "verb": verb, "value": number, **values}
+
+
+def test_python_models_families_sum_up_over_instances() -> None:
+    metrics = Metrics(system=False)
+    for _ in range(3):
+        metrics.event("m", "1", python_metric("increment", 2))
+    metrics.event("m", "1", python_metric("set", 5, "gauge", name="level"))
+    metrics.event("m", "2", python_metric("observe", 5, "histogram", name="spread", buckets=[10, 1]))
+    metrics.event("m", "1", python_metric("increment", 1, "gauge"))  # was declared as a counter
+    metrics.event("m", "1", python_metric("increment", 1, name="bad name"))
+    text = metrics.scrape()
+    assert value(text, "own", a="b") == 6 and value(text, "level", a="b") == 5
+    assert value(text, "spread_bucket", a="b", le="10.0") == 1 and value(text, "spread_bucket", a="b", le="1.0") == 0
+    assert b"bad name" not in text
+
+
+def test_labels_without_end_stop_growing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jitney.server.metrics.custom.MAX_SERIES", 3)
+    metrics = Metrics(system=False)
+    for number in range(10):
+        metrics.event("m", "1", python_metric("increment", 1, labels={"a": str(number)}))
+    metrics.event("m", "1", python_metric("increment", 1, labels={"a": "0"}))
+    text = metrics.scrape()
+    assert text.count(b"\nown{") == 3 and value(text, "own", a="0") == 2
