@@ -29,7 +29,8 @@ from waitress.adjustments import Adjustments
 
 from ..addresses import Address
 from ..errors import InvalidConfig
-from .front import Dispatcher, Refuse, Server, UnixServer
+from .front import Refuse, Server, UnixServer
+from .tasks import Dispatcher
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,123 @@
+"""Work of a listener's threads: requests for the application, or to be refused, and the head of each answer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from waitress.task import ErrorTask, Task, ThreadedTaskDispatcher, WSGITask
+from waitress.utilities import build_http_date
+
+
+class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
+    """The threads of one listener, named after it. A queue is no reason to warn: admission bounds what waits."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def start_new_thread(self, target: Callable[[int], None], thread_no: int) -> None:
+        threading.Thread(target=target, name=f"http-{self.name}-{thread_no}", args=(thread_no,), daemon=True).start()
+
+    def add_task(self, task: Any) -> None:
+        with self.lock:
+            self.queue.append(task)
+            self.queue_cv.notify()
+
+
+class HeadWriter(Task):  # type: ignore[misc]
+    """Writes the head of an answer: the application's spelling, keep-alive also after chunks, `connection` as announced."""
+
+    environ: dict[str, Any] | None
+    response_headers: list[tuple[str, str]]
+    close_on_finish: bool
+    wrote_header: bool
+
+    def build_response_header(self) -> bytes:
+        environ = self.environ or {}
+        spelling = environ.get("jitney.spelling") or {}
+        headers = [(spelling.get(name.lower(), name), value) for name, value in self.response_headers]
+        names = {name.lower() for name, _ in headers}
+        if not self.has_body:
+            headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
+        elif "content-length" not in names:
+            self._frame_body(headers)
+        wanted = environ.get("jitney.connection")
+        if self.close_on_finish or wanted == "close" or not self._client_keeps_open():
+            self.close_on_finish = True
+            headers.append(("connection", "close"))
+        elif wanted or self.version == "1.0":
+            headers.append(("connection", "keep-alive"))
+        if "date" not in names:
+            headers.append(("date", build_http_date(self.start_time)))
+        self.response_headers = headers
+        lines = [f"HTTP/1.1 {self.status}", *(f"{name}: {value}" for name, value in headers)]
+        return "\r\n".join((*lines, "", "")).encode("latin-1")
+
+    def _frame_body(self, headers: list[tuple[str, str]]) -> None:
+        if self.content_length is not None:
+            headers.append(("content-length", str(self.content_length)))
+        elif self.version == "1.1":
+            headers.append(("transfer-encoding", "chunked"))
+            self.chunked_response = True
+        else:
+            self.close_on_finish = True
+
+    def _client_keeps_open(self) -> bool:
+        if self.channel.server.draining:
+            return False
+        tokens = [token.strip() for token in self.request.headers.get("CONNECTION", "").lower().split(",")]
+        return "close" not in tokens if self.version == "1.1" else "keep-alive" in tokens
+
+    def write(self, data: bytes) -> None:
+        """Sends head and body in one packet where both are at hand."""
+        if self.complete and not self.wrote_header and self.has_body and data:
+            head = self.build_response_header()
+            if not self.chunked_response and self.content_length in (None, len(data)) and len(data) <= 65536:
+                self.wrote_header = True
+                self.content_bytes_written += len(data)
+                self.channel.write_soon(head + data)
+                return
+            self.channel.write_soon(head)
+            self.wrote_header = True
+        super().write(data)
+
+
+class AppTask(HeadWriter, WSGITask):  # type: ignore[misc]
+    """One request for the application, with jitney's keys in its environ."""
+
+    def get_environment(self) -> dict[str, Any]:
+        fresh = self.environ is None
+        environ: dict[str, Any] = super().get_environment()
+        if fresh:
+            environ["jitney.headers"] = self.request.raw_headers
+            environ["jitney.on_disconnect"] = self.channel.on_disconnect
+            environ["jitney.at_end"] = self.at_end
+        return environ
+
+    def service(self) -> None:
+        self.at_end: list[Callable[[], None]] = []
+        try:
+            super().service()
+        finally:
+            self.channel.gone = None
+            for callback in self.at_end:
+                callback()
+
+
+class RefusalTask(HeadWriter, ErrorTask):  # type: ignore[misc]
+    """A request that never reaches the application, answered in the dialect's way.
+
+    After an announced body that is too long the connection stays open, its bytes are dropped (TorchServe).
+    """
+
+    environ = None
+
+    def execute(self) -> None:
+        request = self.request
+        self.status, headers, body = self.channel.server.refuse(getattr(request, "path", ""), request.error)
+        self.response_headers.extend(headers)
+        self.content_length = len(body)
+        self.close_on_finish = not self.channel.survives(request)
+        self.write(b"" if getattr(request, "command", "") == "HEAD" else body)
