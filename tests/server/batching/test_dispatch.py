@@ -22,13 +22,16 @@ LIMIT = 10.0  # seconds after which a test gives up waiting
 
 
 class Pool:
-    """Workers as counters: `deliver` takes one, `finish` gives it back and says so."""
+    """Workers as counters: `deliver` takes one, `finish` gives it back and says so.
+
+    Queues are `Queue`s: several consumers of a `SimpleQueue` may wait past their timeout for ever (CPython 3.11.7).
+    """
 
     def __init__(self, workers: int = 1) -> None:
         self.lock = threading.Lock()
         self.free = workers
-        self.delivered: queue.SimpleQueue[Batch] = queue.SimpleQueue()
-        self.expired: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self.delivered: queue.Queue[Batch] = queue.Queue()
+        self.expired: queue.Queue[Item] = queue.Queue()
         self.by: list[threading.Thread] = []
         self.dispatcher: Dispatcher | None = None
 
@@ -72,7 +75,8 @@ def make() -> Iterator[Make]:
     yield build
     for dispatcher in made:
         dispatcher.close()
-    assert set(threading.enumerate()) <= before
+    left = [thread.name for thread in threading.enumerate() if thread not in before]
+    assert left == []
 
 
 def item(payload: Any, rows: int = 1, **kw: Any) -> Item:
@@ -105,13 +109,13 @@ def test_what_came_meanwhile_leaves_together_when_the_worker_is_free(make: Make)
 
 
 def test_a_delay_ends_by_the_timer_and_counts_from_the_first_arrival(make: Make) -> None:
-    dispatcher, pool = make(Batching(True, 50_000))
+    dispatcher, pool = make(Batching(True, 250_000))
     first = item("a")
     for one in (first, item("b"), item("c")):
         dispatcher.submit(one)
     assert pool.batch() == ["a", "b", "c"]
     waited = time.monotonic() - first.arrived
-    assert 0.05 <= waited < 1.0
+    assert 0.25 <= waited < 1.5
     assert pool.by[0] is not threading.current_thread()
 
 
@@ -255,7 +259,7 @@ def test_what_deliver_raises_is_logged_and_costs_no_worker(make: Make, caplog: p
 
 
 def test_the_timer_survives_what_expire_raises(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    answered: queue.SimpleQueue[Item] = queue.SimpleQueue()
+    answered: queue.Queue[Item] = queue.Queue()
 
     def expire(one: Item) -> None:
         answered.put(one)
