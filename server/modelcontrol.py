@@ -62,6 +62,7 @@ class ModelControl:
         self._locks: dict[str, threading.Lock] = {}
         self._locks_lock = threading.Lock()
         self._fingerprints: dict[str, Hashable] = {}
+        self._asked: set[str] = set()  # models loaded for their own sake, not as a step of an ensemble
         self._stop = threading.Event()
         self._poller: threading.Thread | None = None
 
@@ -127,6 +128,8 @@ class ModelControl:
         """
         if model in path:
             raise InvalidConfig(f"ensembles depend on each other in a circle: {' -> '.join((*path, model))}")
+        if not path:
+            self._asked.add(model)
         if run is not None and model in run.settled:
             return
         began = time.monotonic()
@@ -237,6 +240,7 @@ class ModelControl:
     def _unload(self, model: str) -> None:
         with self._lock(model):
             self._fingerprints.pop(model, None)
+            self._asked.discard(model)
             for version in self._serving(model):
                 deployment = self.registry.take(model, version)
                 if deployment is not None:
@@ -244,14 +248,14 @@ class ModelControl:
         self.repository.release(model)
 
     def _steps_only_of(self, model: str) -> list[str]:
-        """The models of an ensemble's steps that no other served ensemble uses."""
+        """The models of an ensemble's steps that were loaded for its sake and that no other served ensemble uses (Triton)."""
         uses = {
             deployment.config.name: {name for name, _ in ensembles.dependencies(deployment.config)}
             for deployment in self.registry.deployments()
             if deployment.config.backend == "ensemble"
         }
         others: set[str] = set().union(*(used for name, used in uses.items() if name != model))
-        return sorted(uses.get(model, set()) - others)
+        return sorted(uses.get(model, set()) - others - self._asked)
 
     def _poll_forever(self, seconds: float) -> None:
         while not self._stop.wait(seconds):
