@@ -55,11 +55,16 @@ class _Capsule:
 
 
 class Tensor:
-    """A named tensor. The array is made contiguous; str and object arrays are BYTES tensors."""
+    """A named tensor. The array is made contiguous; str and object arrays are BYTES tensors.
+
+    What is no array yet (a list, a scalar, a torch tensor on the CPU) is made one, as pybind11 does for Triton.
+    """
 
     def __init__(self, name: str, numpy_array: Array) -> None:
         if not isinstance(numpy_array, np.ndarray):
-            raise TritonModelException(f"Tensor '{name}' needs a numpy array, got {type(numpy_array).__name__}")
+            given, numpy_array = type(numpy_array).__name__, _array(numpy_array)
+            if numpy_array is None:
+                raise TritonModelException(f"Tensor '{name}' needs a numpy array, got {given}")
         self._name = name
         self._array: Array | None = np.ascontiguousarray(numpy_array) if numpy_array.ndim else numpy_array
         self._device_tensor: Any = None
@@ -136,6 +141,14 @@ class Tensor:
         if self._array is not None and self._datatype != "BF16":
             return self._array
         raise TritonModelException(f"tensor '{self._name}' is {self._datatype}, which NumPy does not have; use to_dlpack()")
+
+
+def _array(value: Any) -> Array | None:
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return None if array.dtype == np.object_ else array
 
 
 def _datatype(name: str, array: Array) -> str:

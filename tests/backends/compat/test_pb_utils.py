@@ -1,0 +1,260 @@
+"""`triton_python_backend_utils` where it needs no server: tensors, errors, configuration, helpers."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.utils.dlpack
+
+from jitney.backends import tensor as wire
+from jitney.backends.python import COMPAT
+
+
+@pytest.fixture(scope="module")
+def pb_utils() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(COMPAT))
+    yield importlib.import_module("triton_python_backend_utils")
+    sys.path.remove(str(COMPAT))
+    for name in [name for name in sys.modules if name.startswith("triton_python_backend_utils")]:
+        del sys.modules[name]
+
+
+DTYPES = [name for name in wire.NUMPY_DTYPES if name != "BF16"]
+
+
+@pytest.mark.parametrize("datatype", DTYPES)
+def test_every_numeric_datatype_crosses_both_ways(pb_utils: Any, datatype: str) -> None:
+    array = np.array([[0, 1, 1], [1, 0, 1]], wire.NUMPY_DTYPES[datatype])
+    tensor = pb_utils.Tensor("x", array)
+    sent = tensor.to_wire()
+    assert (sent.name, sent.datatype, sent.shape) == ("x", datatype, (2, 3))
+    back = pb_utils.Tensor.from_wire(sent)
+    np.testing.assert_array_equal(back.as_numpy(), array)
+    assert back.as_numpy().dtype == array.dtype
+    assert (back.name(), back.shape(), back.is_cpu()) == ("x", [2, 3], True)
+    assert pb_utils.triton_to_numpy_type(back.triton_dtype()) == array.dtype.type
+    assert pb_utils.numpy_to_triton_type(array.dtype.type) == back.triton_dtype()
+    assert pb_utils.triton_string_to_numpy(f"TYPE_{datatype}") == array.dtype.type
+
+
+def test_an_array_that_is_not_contiguous_is_copied(pb_utils: Any) -> None:
+    array = np.arange(12, dtype=np.float32).reshape(3, 4)
+    tensor = pb_utils.Tensor("x", array.T)
+    np.testing.assert_array_equal(tensor.as_numpy(), array.T)
+    assert tensor.as_numpy().flags.c_contiguous
+    np.testing.assert_array_equal(pb_utils.Tensor.from_wire(tensor.to_wire()).as_numpy(), array.T)
+
+
+def test_scalars_and_empty_arrays(pb_utils: Any) -> None:
+    assert pb_utils.Tensor("x", np.float32(3)).to_wire().shape == ()
+    assert pb_utils.Tensor("x", np.full((), 3)).as_numpy() == 3
+    assert pb_utils.Tensor("x", [[1, 2]]).to_wire().datatype == "INT64"
+    assert pb_utils.Tensor("x", np.empty((0, 2), np.int8)).to_wire().shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([[b"a", b""], ["h\u00e9".encode(), b"\x00\xff"]], object),
+        np.array([["a", ""], ["h\u00e9", "b"]], object),
+        np.array([["a", "bc"]]),
+        np.array([[b"a", b"bc"]]),
+        np.array([[1, 2.5], [None, True]], object),
+    ],
+)
+def test_strings_are_bytes_tensors(pb_utils: Any, array: Any) -> None:
+    tensor = pb_utils.Tensor("s", array)
+    assert tensor.triton_dtype() == 13
+    back = pb_utils.Tensor.from_wire(tensor.to_wire()).as_numpy()
+    wanted = [e if isinstance(e, bytes) else str(e).encode() for e in array.reshape(-1).tolist()]
+    assert back.dtype == np.object_
+    assert back.reshape(-1).tolist() == wanted
+    assert back.shape == array.shape
+    packed = pb_utils.serialize_byte_tensor(array).item()
+    assert pb_utils.deserialize_bytes_tensor(packed).tolist() == wanted
+
+
+def test_a_tensor_needs_a_numpy_array_of_a_known_type(pb_utils: Any) -> None:
+    with pytest.raises(pb_utils.TritonModelException, match="'x' needs a numpy array, got dict"):
+        pb_utils.Tensor("x", {"a": 1})
+    with pytest.raises(pb_utils.TritonModelException, match=r"'x'.*complex128"):
+        pb_utils.Tensor("x", np.zeros(2, np.complex128))
+
+
+def test_dlpack_shares_memory_both_ways(pb_utils: Any) -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    view = torch.utils.dlpack.from_dlpack(pb_utils.Tensor("x", array))
+    view += 1
+    assert array[0, 0] == 1
+    np.testing.assert_array_equal(torch.from_dlpack(pb_utils.Tensor("x", array).to_dlpack()).numpy(), array)
+    source = torch.arange(4, dtype=torch.int64)
+    for given in (source, torch.utils.dlpack.to_dlpack(source)):
+        tensor = pb_utils.Tensor.from_dlpack("y", given)
+        assert (tensor.name(), tensor.shape(), tensor.is_cpu()) == ("y", [4], True)
+        source += 1
+        assert tensor.as_numpy().tolist() == source.tolist()
+
+
+def test_dlpack_of_memory_that_must_not_be_written_is_a_copy(pb_utils: Any) -> None:
+    tensor = pb_utils.Tensor.from_wire(wire.Tensor("x", "FP32", (2,), np.array([1, 2], np.float32).tobytes()))
+    view = torch.utils.dlpack.from_dlpack(tensor)
+    view += 1
+    assert tensor.as_numpy().tolist() == [1, 2]
+
+
+def test_dlpack_needs_an_object_or_an_unused_capsule(pb_utils: Any) -> None:
+    capsule = torch.utils.dlpack.to_dlpack(torch.zeros(2))
+    torch.utils.dlpack.from_dlpack(capsule)
+    for given in (capsule, "text"):
+        with pytest.raises(pb_utils.TritonModelException, match="needs a DLPack object or an unused capsule"):
+            pb_utils.Tensor.from_dlpack("x", given)
+    with pytest.raises(pb_utils.TritonModelException, match="string tensors"):
+        pb_utils.Tensor("s", np.array(["a"], object)).to_dlpack()
+
+
+def test_bfloat16_crosses_by_dlpack_only(pb_utils: Any) -> None:
+    source = torch.tensor([1.5, -2.0], dtype=torch.bfloat16)
+    tensor = pb_utils.Tensor.from_dlpack("x", source)
+    assert (tensor.triton_dtype(), tensor.shape(), tensor.is_cpu()) == (14, [2], True)
+    sent = tensor.to_wire()
+    assert (sent.datatype, sent.shape, sent.nbytes) == ("BF16", (2,), 4)
+    back = pb_utils.Tensor.from_wire(sent)
+    with pytest.raises(pb_utils.TritonModelException, match="BF16"):
+        back.as_numpy()
+    found = torch.from_dlpack(back)
+    assert found.dtype is torch.bfloat16
+    assert found.tolist() == [1.5, -2.0]
+    with pytest.raises(pb_utils.TritonModelException, match="TYPE_BF16"):
+        pb_utils.triton_string_to_numpy("TYPE_BF16")
+
+
+def test_errors_carry_tritons_codes(pb_utils: Any) -> None:
+    error = pb_utils.TritonError("text")
+    assert (error.message(), error.code()) == ("text", pb_utils.TritonError.INTERNAL)
+    codes = ["UNKNOWN", "INTERNAL", "NOT_FOUND", "INVALID_ARG", "UNAVAILABLE", "UNSUPPORTED", "ALREADY_EXISTS", "CANCELLED"]
+    assert [getattr(pb_utils.TritonError, code) for code in codes] == list(range(8))
+    with pytest.raises(ValueError, match="unknown TritonError code 99"):
+        pb_utils.TritonError("text", 99)
+
+
+def test_a_response_is_tensors_or_an_error(pb_utils: Any) -> None:
+    tensor = pb_utils.Tensor("y", np.zeros(1, np.float32))
+    response = pb_utils.InferenceResponse(output_tensors=[tensor], parameters={"k": 1, "s": "v"})
+    assert not response.has_error()
+    assert pb_utils.get_output_tensor_by_name(response, "y") is tensor
+    assert pb_utils.get_output_tensor_by_name(response, "z") is None
+    assert response.parameters() == '{"k": 1, "s": "v"}'
+    failed = pb_utils.InferenceResponse(error=pb_utils.TritonError("no"))
+    assert failed.has_error()
+    with pytest.raises(pb_utils.TritonModelException):
+        pb_utils.get_output_tensor_by_name(failed, "y")
+    with pytest.raises(pb_utils.TritonModelException, match=r"pb_utils\.Tensor"):
+        pb_utils.InferenceResponse([np.zeros(1)])
+    with pytest.raises(pb_utils.TritonModelException, match="TritonError, got str"):
+        pb_utils.InferenceResponse(error="text")
+
+
+def test_a_request_of_the_models_own(pb_utils: Any) -> None:
+    tensor = pb_utils.Tensor("x", np.zeros(1, np.float32))
+    request = pb_utils.InferenceRequest("id", 5, [tensor], ["y"], "m", 2, flags=1, timeout=9, parameters={"a": 1})
+    assert (request.request_id(), request.correlation_id(), request.flags(), request.timeout()) == ("id", 5, 1, 9)
+    assert (request.inputs(), request.requested_output_names()) == ([tensor], ["y"])
+    assert request.parameters() == '{"a":1}'
+    request.set_flags(pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END)
+    assert request.flags() == 2
+    with pytest.raises(pb_utils.TritonModelException, match="received"):
+        request.get_response_sender()
+    with pytest.raises(pb_utils.TritonModelException, match="iterative"):
+        request.set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE)
+    request.set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_ALL)
+    with pytest.raises(pb_utils.TritonModelException, match=r"pb_utils\.Tensor"):
+        pb_utils.InferenceRequest(inputs=[None])
+
+
+def test_what_needs_a_server_says_so(pb_utils: Any) -> None:
+    family = pb_utils.MetricFamily("name", "text", pb_utils.MetricFamily.GAUGE)
+    for attempt in (pb_utils.get_model_dir, lambda: pb_utils.is_model_ready("m"), lambda: family.Metric().set(1)):
+        with pytest.raises(pb_utils.TritonModelException, match="needs a running server"):
+            attempt()
+
+
+def test_metrics_refuse_what_their_kind_cannot_do(pb_utils: Any) -> None:
+    family = pb_utils.MetricFamily
+    with pytest.raises(pb_utils.TritonModelException, match="buckets"):
+        family("h", "", family.HISTOGRAM).Metric()
+    with pytest.raises(pb_utils.TritonModelException, match="buckets"):
+        family("c", "").Metric(buckets=[1])
+    for attempt in (
+        lambda: family("c", "").Metric().set(1),
+        lambda: family("c", "").Metric().increment(-1),
+        lambda: family("g", "", family.GAUGE).Metric().observe(1),
+        lambda: family("h", "", family.HISTOGRAM).Metric(buckets=[1]).increment(1),
+        lambda: family("k", "", "sum"),
+    ):
+        with pytest.raises(pb_utils.TritonModelException):
+            attempt()
+
+
+CONFIG: dict[str, Any] = {
+    "name": "m",
+    "max_batch_size": 0,
+    "input": [{"name": "x", "data_type": "TYPE_FP32", "dims": [2]}],
+    "output": [],
+    "model_transaction_policy": {"decoupled": True},
+}
+
+
+def test_config_helpers(pb_utils: Any) -> None:
+    assert pb_utils.get_input_config_by_name(CONFIG, "x")["dims"] == [2]
+    assert pb_utils.get_input_config_by_name(CONFIG, "y") is None
+    assert pb_utils.get_output_config_by_name(CONFIG, "y") is None
+    assert pb_utils.using_decoupled_model_transaction_policy(CONFIG)
+    assert not pb_utils.using_decoupled_model_transaction_policy({})
+    with pytest.raises(pb_utils.TritonModelException, match="'FP32' has no numpy type"):
+        pb_utils.triton_string_to_numpy("FP32")
+
+
+def test_auto_completion_fills_in_what_is_missing(pb_utils: Any) -> None:
+    config = pb_utils.ModelConfig(CONFIG)
+    config.set_max_batch_size(8)
+    config.set_dynamic_batching()
+    config.add_input({"name": "x", "data_type": "TYPE_FP32", "dims": [2], "optional": True})
+    config.add_input({"name": "z", "data_type": "TYPE_INT8", "dims": [1]})
+    config.add_output({"name": "y", "data_type": "TYPE_FP32", "dims": [-1]})
+    config.set_model_transaction_policy({"decoupled": True})
+    found = config.as_dict()
+    assert (found["max_batch_size"], found["dynamic_batching"]) == (8, {})
+    assert [(entry["name"], entry.get("optional")) for entry in found["input"]] == [("x", True), ("z", None)]
+    assert found["output"] == [{"name": "y", "data_type": "TYPE_FP32", "dims": [-1]}]
+    assert CONFIG["max_batch_size"] == 0, "the given document is not changed"
+
+
+@pytest.mark.parametrize(
+    ("verb", "argument", "text"),
+    [
+        ("add_input", {"name": "x", "data_type": "TYPE_INT8", "dims": [2]}, "data_type TYPE_FP32, the model says TYPE_INT8"),
+        ("add_input", {"name": "x", "data_type": "TYPE_FP32", "dims": [3]}, "dims"),
+        ("add_input", {"name": "q", "data_type": "TYPE_FP32"}, "lacks the property 'dims'"),
+        ("add_output", {"name": "q", "data_type": "TYPE_FP32", "dims": [1], "optional": True}, "no property 'optional'"),
+        ("set_model_transaction_policy", {"decoupled": False}, "decoupled True"),
+        ("set_model_transaction_policy", {"coupled": True}, "exactly the property"),
+    ],
+)
+def test_auto_completion_refuses_contradictions(pb_utils: Any, verb: str, argument: Any, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        getattr(pb_utils.ModelConfig(CONFIG), verb)(argument)
+
+
+def test_auto_completion_respects_a_chosen_scheduler_and_batch_size(pb_utils: Any) -> None:
+    config = pb_utils.ModelConfig({**CONFIG, "max_batch_size": 4, "sequence_batching": {}})
+    with pytest.raises(ValueError, match="sequence_batching"):
+        config.set_dynamic_batching()
+    with pytest.raises(ValueError, match="max_batch_size 4"):
+        config.set_max_batch_size(2)

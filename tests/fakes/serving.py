@@ -1,0 +1,122 @@
+"""A model repository on disk, served by real workers behind the real data plane and, where wanted, the KServe routes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import falcon
+import falcon.testing
+import pytest
+
+from jitney.backends.base import Request, Response
+from jitney.backends.tensor import Tensor
+from jitney.server.addresses import Address
+from jitney.server.dataplane import DataPlane
+from jitney.server.deployment import Options
+from jitney.server.http.kserve import add_routes
+from jitney.server.http.listeners import Listener
+from jitney.server.modelcontrol import ModelControl
+from jitney.server.registry import Registry
+from jitney.server.repository.triton import TritonRepository
+from jitney.server.scripting import Scripting
+
+LIMIT_S = 30.0
+LIMIT_BYTES = 1 << 20
+
+
+@dataclass
+class Serving:
+    """`app` has the KServe routes; `events` holds what workers emitted."""
+
+    dataplane: DataPlane
+    app: falcon.App[falcon.Request, falcon.Response]
+    events: list[tuple[str, Mapping[str, Any]]]
+
+    def load(self, *names: str) -> None:
+        for name in names:
+            self.dataplane.load(name)
+
+    def ask(
+        self,
+        model: str,
+        tensors: Sequence[Tensor] = (),
+        *,
+        outputs: tuple[str, ...] = (),
+        request_id: str = "",
+        **parameters: Any,
+    ) -> list[Response]:
+        """All responses to one request; raises its error."""
+        request = Request(request_id, list(tensors), parameters=parameters, outputs=outputs)
+        return list(self.dataplane.infer(model, None, request).stream(LIMIT_S))
+
+    @property
+    def http(self) -> falcon.testing.TestClient:
+        return falcon.testing.TestClient(self.app)
+
+    @contextlib.contextmanager
+    def listening(self, threads: int = 16) -> Iterator[str]:
+        """HOST:PORT of the routes on a real listener."""
+        address = Address("http", "127.0.0.1", 0)
+        listener = Listener(
+            self.app,
+            address,
+            name="serving",
+            threads=threads,
+            max_body=LIMIT_BYTES,
+            refuse=lambda path, error: ("500", [], b""),
+        )
+        listener.start()
+        try:
+            yield f"127.0.0.1:{listener.address.port}"
+        finally:
+            listener.close(5)
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *names: str) -> Iterator[Serving]:
+    """Serves the repository in `folder` with the named models loaded."""
+    dataplane, events = DataPlane(Registry()), []
+    repository = TritonRepository([folder])
+    options = Options(host=Scripting(dataplane), on_event=lambda deployment, kind, payload: events.append((kind, payload)))
+    dataplane.modelcontrol = ModelControl(dataplane.registry, repository, dataplane, options, "explicit")
+    app: falcon.App[falcon.Request, falcon.Response] = falcon.App()
+    add_routes(app, dataplane, SimpleNamespace(max_request_size=LIMIT_BYTES), "inference")  # type: ignore[arg-type]
+    failed: list[str] = []
+    try:
+        if names:
+            dataplane.modelcontrol.load_all(
+                names, lambda model, version, reason, seconds: failed.append(f"{model}: {reason}") if reason else None
+            )
+        assert not failed, failed
+        yield Serving(dataplane, app, events)
+    finally:
+        dataplane.close(LIMIT_S)
+        dataplane.modelcontrol.close()
+        repository.close()
+
+
+def write_model(folder: Path, name: str, config: str, source: str, version: str = "1", **files: str) -> Path:
+    """Writes `name/config.pbtxt`, `name/1/model.py` and other files of the version; returns the model's folder."""
+    directory = folder / name / version
+    directory.mkdir(parents=True, exist_ok=True)
+    (folder / name / "config.pbtxt").write_text(config)
+    (directory / "model.py").write_text(source)
+    for file, text in files.items():
+        (directory / f"{file}.py").write_text(text)
+    return folder / name
+
+
+def conformance_kit() -> Path:
+    """The folder of Triton's recordings; the test is skipped where there is none."""
+    kit = (
+        Path(os.environ.get("JITNEY_CONFORMANCE") or Path(__file__).parents[2] / ".." / "shared" / "conformance") / "triton"
+    )
+    if not kit.is_dir():
+        pytest.skip("the recordings of a Triton server are not here; JITNEY_CONFORMANCE names their folder")
+    return kit.resolve()
