@@ -60,8 +60,9 @@ class Tensor:
         if array.dtype.kind in "OSU":
             return cls(name, "BYTES", array.shape, pack_bytes(array.reshape(-1)))
         datatype = datatype or datatype_of(array.dtype)
+        shape = array.shape  # `ascontiguousarray` makes a scalar a vector
         array = np.ascontiguousarray(array, dtype=NUMPY_DTYPES[datatype])
-        return cls(name, datatype, array.shape, array.reshape(-1).view(np.uint8).data)
+        return cls(name, datatype, shape, array.reshape(-1).view(np.uint8).data)
 
     @property
     def nbytes(self) -> int:

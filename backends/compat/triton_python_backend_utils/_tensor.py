@@ -60,7 +60,7 @@ class Tensor:
     What is no array yet (a list, a scalar, a torch tensor on the CPU) is made one, as pybind11 does for Triton.
     """
 
-    def __init__(self, name: str, numpy_array: Array) -> None:
+    def __init__(self, name: str, numpy_array: Any) -> None:
         if not isinstance(numpy_array, np.ndarray):
             given, numpy_array = type(numpy_array).__name__, _array(numpy_array)
             if numpy_array is None:
