@@ -71,6 +71,7 @@ class Deployment(ABC):
         self.config = config
         self.state = State.LOADING
         self.reason = ""
+        self.stamp: Hashable = None  # what its files looked like when it was loaded, where the loader cares
         self.min_workers, self.max_workers = config.min_workers, config.max_workers
         self.statistics = Statistics(config)
 

@@ -12,24 +12,28 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
-from .deployment import Deployment, Options, State, WorkerDeployment
-from .ensemble import EnsembleDeployment, Models
+from .deployment import Deployment, Options, State
+from .ensemble import Models
 from .errors import InvalidConfig, JitneyError, LoadFailed, ModelNotFound, Unavailable
+from .polling import Poller
 from .registry import Registry
 from .repository import ensembles
 from .repository.config import ModelConfig
 from .repository.triton import TritonRepository
-from .workers import cores, placement
+from .rollout import Rollout, close_aside
 
 log = logging.getLogger(__name__)
 
-#: Seconds that a replaced or unloaded version may take to answer what it had accepted.
-DRAIN_SECONDS = 30.0
 LOAD_THREADS = 4
 
 Report = Callable[[str, str, str | None, float], None]
 """Called as report(model, version, reason or None when ready, seconds) for each version that settled."""
+
+
+def _untold(version: str, reason: str | None) -> None:
+    """Where the caller learns from the load itself how it went."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class _Startup:
     settled: set[str] = field(default_factory=set)
     told: set[tuple[str, str]] = field(default_factory=set)
 
-    def tell(self, model: str, version: str, reason: str | None, began: float) -> None:
+    def tell(self, model: str, began: float, version: str, reason: str | None) -> None:
         """Reports a version once, whoever loaded it."""
         if (model, version) not in self.told:
             self.told.add((model, version))
@@ -63,8 +67,8 @@ class ModelControl:
         self._locks_lock = threading.Lock()
         self._fingerprints: dict[str, Hashable] = {}
         self._asked: set[str] = set()  # models loaded for their own sake, not as a step of an ensemble
-        self._stop = threading.Event()
-        self._poller: threading.Thread | None = None
+        self._rollout = Rollout(registry, models, options)
+        self._poller = Poller(repository, self)
 
     # -- verbs -----------------------------------------------------------------------------------------------------------
 
@@ -100,13 +104,22 @@ class ModelControl:
 
     def poll(self, seconds: float) -> None:
         """Starts the thread that rescans the folders every `seconds` (control mode "poll")."""
-        self._poller = threading.Thread(target=self._poll_forever, args=(seconds,), name="repository-poll", daemon=True)
-        self._poller.start()
+        self._poller.start(seconds)
+
+    def reload(self, model: str) -> None:
+        """Loads a model whose files have changed."""
+        self._load(model)
+
+    def remove(self, model: str) -> None:
+        """Stops a model whose files are gone."""
+        self._unload(model)
+
+    def names(self) -> list[str]:
+        """The models that the repository has, loaded or not."""
+        return self.repository.names()
 
     def close(self) -> None:
-        self._stop.set()
-        if self._poller is not None:
-            self._poller.join()
+        self._poller.close()
 
     # -- how -------------------------------------------------------------------------------------------------------------
 
@@ -128,49 +141,62 @@ class ModelControl:
         """
         if model in path:
             raise InvalidConfig(f"ensembles depend on each other in a circle: {' -> '.join((*path, model))}")
+        fingerprint = self.repository.fingerprint(model)
+        if fingerprint is not None:
+            self._poller.seen[model] = fingerprint
         if not path:
             self._asked.add(model)
         if run is not None and model in run.settled:
             return
-        began = time.monotonic()
         override = bool(config_json or files)
+        settled = partial(run.tell, model, time.monotonic()) if run is not None else _untold
         try:
-            fingerprint = self.repository.fingerprint(model)
             if not override and self._serves_unchanged(model, fingerprint):
                 return
             configs = self.repository.read(model, config_json=config_json, files=files)
-            configs = [self._connected(config, run, (*path, model)) for config in configs]
+            for config in configs:
+                self._load_steps(config, run, (*path, model))
+            configs = [self._connected(config) for config in configs]
             with self._lock(model):
                 if override or not self._serves_unchanged(model, fingerprint):
-                    self._replace(model, configs, run, began)
+                    self._rollout.replace(model, configs, afresh=override, settled=settled)
                     self._fingerprints[model] = fingerprint  # also after an override, which a plain load keeps (Triton)
+            self._check_dependents(model)
         except LoadFailed:
             raise
-        except JitneyError as error:
-            self._note_failure(model, "", str(error))
-            if run is not None:
-                run.tell(model, "", str(error), began)
+        except ModelNotFound as error:
+            self._asked.discard(model)
+            settled("", str(error))
+            raise
+        except (JitneyError, OSError) as error:
+            if not self._serving(model):
+                self.registry.note(model, "", State.UNAVAILABLE, str(error))
+            settled("", str(error))
+            if isinstance(error, OSError):
+                raise LoadFailed(f"load failed for model '{model}': {error}") from error
             raise
         finally:
             if run is not None:
                 run.settled.add(model)
 
-    def _replace(self, model: str, configs: Sequence[ModelConfig], run: _Startup | None, began: float) -> None:
-        """Starts new deployments beside whatever serves and switches to those that became ready."""
-        deployments = self._start(configs)
-        failures = self._settle(deployments, run, began)
-        self._switch(model, [deployment for deployment in deployments if deployment.config.version not in failures])
-        if failures:
-            raise LoadFailed(_failure_text(model, failures))
+    def _load_steps(self, config: ModelConfig, run: _Startup | None, path: tuple[str, ...]) -> None:
+        """Loads the models of an ensemble's steps that do not serve."""
+        for model, _ in ensembles.dependencies(config):
+            if self._serving(model):
+                continue
+            try:
+                self._load(model, run=run, path=path)
+            except JitneyError as error:
+                raise InvalidConfig(
+                    f"ensemble '{config.name}' depends on '{model}' which has no loaded version: {error}"
+                ) from error
 
-    def _connected(self, config: ModelConfig, run: _Startup | None, path: tuple[str, ...]) -> ModelConfig:
+    def _connected(self, config: ModelConfig) -> ModelConfig:
         """An ensemble whose steps' models serve and fit together; any other model as it is."""
         if config.backend != "ensemble":
             return config
         steps = []
         for model, version in ensembles.dependencies(config):
-            if not self._serving(model):
-                self._load(model, run=run, path=path)
             try:
                 steps.append(self.registry.deployment(model, version or None).config)
             except JitneyError:
@@ -179,73 +205,38 @@ class ModelControl:
         return ensembles.connect(config, steps)
 
     def _serves_unchanged(self, model: str, fingerprint: Hashable) -> bool:
-        try:
-            serving = self.registry.record(model).serving
-        except ModelNotFound:
-            return False
-        return bool(serving) and self._fingerprints.get(model) == fingerprint
+        return bool(self._serving(model)) and self._fingerprints.get(model) == fingerprint
 
-    def _start(self, configs: Sequence[ModelConfig]) -> list[Deployment]:
-        deployments = []
-        for config in configs:
-            if config.version not in self._serving(config.name):
-                self.registry.note(config.name, config.version, State.LOADING, "")
-            deployments.append(self._deployment(config))
-        return deployments
-
-    def _deployment(self, config: ModelConfig) -> Deployment:
-        if config.backend == "ensemble":
-            return EnsembleDeployment(config, self.models)
-        deployment = WorkerDeployment(config, self.options)
-        deployment.start(placement.declared(config, cores.gpus()))
-        return deployment
-
-    def _serving(self, model: str) -> Mapping[str, Deployment]:
-        try:
-            return self.registry.record(model).serving
-        except ModelNotFound:
-            return {}
-
-    def _settle(self, deployments: Sequence[Deployment], run: _Startup | None, began: float) -> dict[str, str]:
-        """Waits until each version is ready or has failed; the failed ones by version, with their reasons."""
-        failures: dict[str, str] = {}
-        for deployment in deployments:
-            config = deployment.config
-            try:
-                deployment.wait_ready()
-            except LoadFailed as error:
-                failures[config.version] = str(error)
-                deployment.close(0.0)
-                self._note_failure(config.name, config.version, str(error))
-            if run is not None:
-                run.tell(config.name, config.version, failures.get(config.version), began)
-        return failures
-
-    def _note_failure(self, model: str, version: str, reason: str) -> None:
-        if version not in self._serving(model):
-            self.registry.note(model, version, State.UNAVAILABLE, reason)
-
-    def _switch(self, model: str, deployments: Sequence[Deployment]) -> None:
-        """Routes to the new deployments and closes what they replace, and versions that the policy no longer serves."""
-        if not deployments:
-            return
-        replaced = [self.registry.put(deployment) for deployment in deployments]
-        kept = {deployment.config.version for deployment in deployments}
-        replaced += [self.registry.take(model, v) for v in self._serving(model) if v not in kept]
-        self.registry.forget(model, "")
-        for old in replaced:
-            if old is not None:
-                _close_aside(old)
+    def _check_dependents(self, model: str) -> None:
+        """Connects the ensembles that use a model to what it is now; one that does not fit any more stops serving (Triton)."""
+        for deployment in self.registry.deployments():
+            name, version = deployment.config.name, deployment.config.version
+            if model not in {step for step, _ in ensembles.dependencies(deployment.config)}:
+                continue
+            with self._lock(name):
+                if self._serving(name).get(version) is not deployment:
+                    continue  # it has just been loaded anew, or unloaded
+                try:
+                    deployment.config = self._connected(deployment.config)
+                except InvalidConfig as error:
+                    log.error("model '%s' does not serve any more: %s", name, error)
+                    self._fingerprints.pop(name, None)
+                    self.registry.take(name, version, str(error))
+                    close_aside([deployment])
+            self._check_dependents(name)
 
     def _unload(self, model: str) -> None:
+        if model not in self.registry.names():
+            return
         with self._lock(model):
             self._fingerprints.pop(model, None)
             self._asked.discard(model)
-            for version in self._serving(model):
-                deployment = self.registry.take(model, version)
-                if deployment is not None:
-                    _close_aside(deployment)
-        self.repository.release(model)
+            taken = [self.registry.take(model, version) for version in self._serving(model)]
+            remove_files = self.repository.release(model)
+        close_aside([deployment for deployment in taken if deployment is not None], remove_files)
+
+    def _serving(self, model: str) -> Mapping[str, Deployment]:
+        return self._rollout.serving(model)
 
     def _steps_only_of(self, model: str) -> list[str]:
         """The models of an ensemble's steps that were loaded for its sake and that no other served ensemble uses (Triton)."""
@@ -256,29 +247,3 @@ class ModelControl:
         }
         others: set[str] = set().union(*(used for name, used in uses.items() if name != model))
         return sorted(uses.get(model, set()) - others - self._asked)
-
-    def _poll_forever(self, seconds: float) -> None:
-        while not self._stop.wait(seconds):
-            names = set(self.repository.names())
-            for gone in set(self.registry.names()) - names:
-                self._unload(gone)
-            for name in sorted(names):
-                if self.repository.fingerprint(name) == self._fingerprints.get(name):
-                    continue
-                try:
-                    self._load(name)
-                except JitneyError as error:
-                    self._fingerprints[name] = self.repository.fingerprint(name)
-                    log.error("model '%s' could not be reloaded: %s", name, error)
-
-
-def _close_aside(deployment: Deployment) -> None:
-    """Lets an old version answer what it had accepted without keeping the caller waiting."""
-    threading.Thread(
-        target=deployment.close, args=(DRAIN_SECONDS,), name=f"close-{deployment.config.name}", daemon=True
-    ).start()
-
-
-def _failure_text(model: str, failures: Mapping[str, str]) -> str:
-    reasons = "".join(f"version {version} is at UNAVAILABLE state: Internal: {why};\n" for version, why in failures.items())
-    return f"load failed for model '{model}': {reasons}"

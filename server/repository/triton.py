@@ -11,10 +11,9 @@ is broken is no reason for another one to fail.
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 import threading
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -37,13 +36,12 @@ from .devices import framework_uses_gpus
 from .fields import check_fields
 from .names import inside, is_safe_name, safe_name
 from .pbtxt import Message, Source, parse_config, parse_config_json, schema
+from .stamps import stamps
 from .versions import served, version_directories
 
 log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.pbtxt"
-#: Written by Python beside a model when it is imported; no change of the model.
-IGNORED_FOLDERS = frozenset({"__pycache__"})
 #: Folders of uploaded files that are kept for one model: what serves, what it replaced and may still be answering, and some
 #: loads that failed since. A model that is unloaded keeps none.
 KEPT_UPLOADS = 8
@@ -115,18 +113,22 @@ class TritonRepository:
     def fingerprint(self, name: str) -> Hashable:
         """Changes when a file of the model does; None where no repository has it."""
         found = [path / name for path in self._paths if is_safe_name(name) and (path / name).is_dir()]
-        return tuple(entry for directory in found for entry in _stamps(directory)) if found else None
+        return tuple(entry for directory in found for entry in stamps(directory)) if found else None
 
-    def release(self, name: str) -> None:
-        """Removes the files that were uploaded for a model; call it when none of its versions is served any more."""
+    def release(self, name: str) -> Callable[[], None]:
+        """Forgets the files that were uploaded for a model until now; returns what removes them, for when its workers ended."""
         with self._lock:
             uploads = self._uploads.pop(name, [])
-        for upload in uploads:
-            upload.cleanup()
+
+        def remove() -> None:
+            for upload in uploads:
+                upload.cleanup()
+
+        return remove
 
     def close(self) -> None:
         for name in list(self._uploads):
-            self.release(name)
+            self.release(name)()
 
     # -- how ---------------------------------------------------------------------------------------------------------------
 
@@ -223,23 +225,3 @@ def _check_has_tensors(config: Message, backend: str, source: Source) -> None:
         if backend != "python" and not getattr(config, kind):
             text = f"model configuration must contain at least one {kind}, none were specified for {config.name}"
             raise source.error(text)
-
-
-def _stamps(directory: Path) -> Iterator[tuple[str, int, int]]:
-    """(path, size, time) of every file below, in a stable order. Links are followed, a folder is looked at once."""
-    seen: set[tuple[int, int]] = set()
-    for folder, folders, files in os.walk(directory, followlinks=True):
-        stat = Path(folder).stat()
-        if (stat.st_dev, stat.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((stat.st_dev, stat.st_ino))
-        folders[:] = sorted(set(folders) - IGNORED_FOLDERS)
-        yield folder, 0, 0
-        for file in sorted(files):
-            path = Path(folder, file)
-            try:
-                stat = path.stat()
-            except OSError:  # a link that leads nowhere, or a file that goes while we look
-                continue
-            yield str(path), stat.st_size, stat.st_mtime_ns

@@ -127,7 +127,7 @@ def test_uploaded_files_are_the_models_folder_until_it_is_released(folder: Folde
     directory = Path(model.directory)
     assert (model.version, directory.name, folder.path in directory.parents) == ("2", "new", False)
     assert (directory / "2" / "model.py").read_bytes() == b"code" and (directory / "labels.txt").read_bytes() == b"a"
-    repository.release("new")
+    repository.release("new")()
     assert not directory.exists() and not directory.parent.exists()
 
 

@@ -1,0 +1,173 @@
+"""Bringing the served versions of a model to a new set of configurations without a request that fails.
+
+New deployments start beside whatever serves; only when all of them are ready do requests go to them, and what they replace
+answers what it had accepted and ends. A version whose files and configuration are the same goes on as it is, with more or
+fewer workers where only that changed (Triton updates `instance_group` and `version_policy` in place).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+from .deployment import Deployment, Options, State, WorkerDeployment
+from .ensemble import EnsembleDeployment, Models
+from .errors import JitneyError, LoadFailed, ModelNotFound
+from .registry import Registry
+from .repository.config import InstanceGroup, ModelConfig
+from .repository.stamps import version_stamp
+from .workers import cores, placement
+
+#: Seconds that a replaced or unloaded version may take to answer what it had accepted.
+DRAIN_SECONDS = 30.0
+
+Settled = Callable[[str, str | None], None]
+"""Called as settled(version, reason or None when ready)."""
+
+
+class Rollout:
+    """Threads: any, one at a time for each model."""
+
+    def __init__(self, registry: Registry, models: Models, options: Options) -> None:
+        self.registry, self.models, self.options = registry, models, options
+
+    def serving(self, model: str) -> Mapping[str, Deployment]:
+        try:
+            return self.registry.record(model).serving
+        except ModelNotFound:
+            return {}
+
+    def replace(self, model: str, configs: Sequence[ModelConfig], *, afresh: bool, settled: Settled) -> None:
+        """Serves exactly `configs`; raises LoadFailed with every version's reason, and then what served goes on serving.
+
+        Where nothing serves yet, the versions that became ready do, whatever happened to the others. `afresh`: also
+        versions that did not change are loaded anew.
+        """
+        serving = self.serving(model)
+        kept = [] if afresh else [config for config in configs if _same_but_for_size(serving.get(config.version), config)]
+        started = self._start([config for config in configs if config not in kept])
+        failures = self._settle(started, settled) | self._resize(model, kept, settled)
+        if failures and serving:
+            for deployment in started:
+                deployment.close(0.0, reason="another version of the same load failed")
+        else:
+            self._switch(model, [d for d in started if d.config.version not in failures], {c.version for c in configs})
+        if failures:
+            raise LoadFailed(_failure_text(model, failures))
+
+    def _start(self, configs: Sequence[ModelConfig]) -> list[Deployment]:
+        started: list[Deployment] = []
+        try:
+            for config in configs:
+                started.append(self._deployment(config))
+                if config.version not in self.serving(config.name):
+                    self.registry.note(config.name, config.version, State.LOADING, "")
+        except BaseException:
+            for deployment in started:
+                deployment.close(0.0, reason="the load failed")
+                self._note_failure(deployment.config, "the load failed")
+            raise
+        return started
+
+    def _deployment(self, config: ModelConfig) -> Deployment:
+        if config.backend == "ensemble":
+            ensemble = EnsembleDeployment(config, self.models)
+            ensemble.stamp = version_stamp(config)
+            return ensemble
+        workers = placement.declared(config, cores.gpus())
+        deployment = WorkerDeployment(config, self.options)
+        deployment.stamp = version_stamp(config)
+        try:
+            deployment.start(workers)
+        except BaseException:
+            deployment.close(0.0)
+            raise
+        return deployment
+
+    def _settle(self, deployments: Sequence[Deployment], settled: Settled) -> dict[str, str]:
+        """Waits until each version is ready or has failed; the failed ones by version, with their reasons."""
+        failures: dict[str, str] = {}
+        for deployment in deployments:
+            config = deployment.config
+            try:
+                deployment.wait_ready()
+            except JitneyError as error:
+                failures[config.version] = str(error)
+                deployment.close(0.0)
+                self._note_failure(config, str(error))
+            settled(config.version, failures.get(config.version))
+        return failures
+
+    def _resize(self, model: str, configs: Sequence[ModelConfig], settled: Settled) -> dict[str, str]:
+        """Gives versions that go on the number of workers that they should have now; those that cannot keep theirs."""
+        failures: dict[str, str] = {}
+        for config in configs:
+            deployment = self.serving(model)[config.version]
+            before = deployment.wanted_workers()
+            if isinstance(deployment, WorkerDeployment) and before != (now := placement.declared(config, cores.gpus())):
+                deployment.scale(now)
+                try:
+                    deployment.pool.wait_ready()  # the deployment's own would call it unavailable
+                except JitneyError as error:
+                    failures[config.version] = str(error)
+                    deployment.scale(before)
+            if config.version not in failures:
+                deployment.config = config
+            settled(config.version, failures.get(config.version))
+        return failures
+
+    def _note_failure(self, config: ModelConfig, reason: str) -> None:
+        if config.version not in self.serving(config.name):
+            self.registry.note(config.name, config.version, State.UNAVAILABLE, reason)
+
+    def _switch(self, model: str, deployments: Sequence[Deployment], wanted: set[str]) -> None:
+        """Routes to the new deployments and closes what they replace, and versions that are no longer wanted."""
+        replaced = [self.registry.put(deployment) for deployment in deployments]
+        if self.serving(model):
+            replaced += [self.registry.take(model, v) for v in self.serving(model) if v not in wanted]
+            self.registry.forget(model, "")
+        close_aside([old for old in replaced if old is not None])
+
+
+def close_aside(deployments: Sequence[Deployment], afterwards: Callable[[], None] | None = None) -> None:
+    """Lets old versions answer what they had accepted without keeping the caller waiting, then does what comes afterwards."""
+
+    def close() -> None:
+        for deployment in deployments:
+            deployment.close(DRAIN_SECONDS)
+        if afterwards is not None:
+            afterwards()
+
+    if deployments:
+        threading.Thread(target=close, name=f"close-{deployments[0].config.name}", daemon=True).start()
+    elif afterwards is not None:
+        afterwards()
+
+
+def _same_but_for_size(old: Deployment | None, new: ModelConfig) -> bool:
+    """Whether a served version is what `new` asks for, but perhaps for the number of its workers."""
+    if old is None or not old.ready or old.stamp is None or old.stamp != version_stamp(new):
+        return False
+    return _without_size(old.config) == _without_size(new) and _resizable(old.config, new)
+
+
+def _without_size(config: ModelConfig) -> ModelConfig:
+    return dataclasses.replace(config, instance_groups=(), config_json={}, min_workers=0, max_workers=0)
+
+
+def _resizable(old: ModelConfig, new: ModelConfig) -> bool:
+    """Whether workers can be added and taken away: the same places, or one group on one device with another count."""
+    if old.instance_groups == new.instance_groups:
+        return True
+    pair = (*old.instance_groups, *new.instance_groups)
+    return len(pair) == 2 and _place(pair[0]) == _place(pair[1]) and len(pair[0].gpus) <= 1
+
+
+def _place(group: InstanceGroup) -> InstanceGroup:
+    return dataclasses.replace(group, count=1)
+
+
+def _failure_text(model: str, failures: Mapping[str, str]) -> str:
+    reasons = "".join(f"version {version} is at UNAVAILABLE state: Internal: {why};\n" for version, why in failures.items())
+    return f"load failed for model '{model}': {reasons}"
