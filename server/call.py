@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from ..backends.base import Request, Response
 from .errors import Cancelled, JitneyError, ModelFailed
+from .repository.config import ModelConfig
 
 
 @dataclass(slots=True)
@@ -30,12 +31,14 @@ class Call:
     Threads: the front end creates it, submits it and waits; the dispatcher and a worker's reader answer it. `answer` and
     `fail` may race (a deadline against a reply): the first final one wins.
 
+    config      the model version that took the request, which may not be the one that was looked up before
     slots       the request's memory in the model's arena; freed by the deployment once no worker can read it
     deadline    monotonic seconds at which waiting in the queue ends with QueueTimeout; None = never
     batch_rows  rows of the batch it was executed in, for statistics
     """
 
     request: Request
+    config: ModelConfig | None = None
     deadline: float | None = None
     slots: list[object] = field(default_factory=list)
     times: Times = field(default_factory=lambda: Times(arrived=time.monotonic_ns()))

@@ -205,7 +205,7 @@ class WorkerDeployment(Deployment):
         on_answer: OnAnswer | None = None,
     ) -> Call:
         self.refuse_if_hopeless()
-        call = Call(request, on_answer=on_answer)
+        call = Call(request, self.config, on_answer=on_answer)
         if self._cache is not None and self._answer_from(self._cache, call):
             return call
         arrived = call.times.arrived / 1e9

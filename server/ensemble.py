@@ -141,7 +141,7 @@ class EnsembleDeployment(Deployment):
         on_answer: OnAnswer | None = None,
     ) -> Call:
         self.refuse_if_hopeless()
-        call = Call(request)
+        call = Call(request, self.config)
         call.batch_rows = request.rows
         call.times.dispatched = call.times.arrived
 

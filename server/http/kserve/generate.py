@@ -39,7 +39,8 @@ class _Generating(Resource):
         refuse_coding(req)
         request = read(config, parse(read_body(req, self._limit)))
         req.context.request_id = request.id
-        return config, self._dataplane.infer(model, version, request)
+        call = self._dataplane.infer(model, version, request)
+        return call.config or config, call
 
 
 class Generate(_Generating):

@@ -35,7 +35,9 @@ class Infer(Resource):
         if config.decoupled:
             raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
         asked = self._read(req, config)
-        response = _only(self._submit(model, version, asked), req)
+        call = self._submit(model, version, asked)
+        response = _only(call, req)
+        config = call.config or config
         _send(req, resp, render(config, config.version, asked, response))
 
     def _read(self, req: falcon.Request, config: ModelConfig) -> InferRequest:
