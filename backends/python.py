@@ -76,21 +76,23 @@ class PythonBackend(Backend):
 
     def execute(self, requests: Sequence[Request], respond: Respond) -> None:
         answers = [Answer(index, self._wanted(request), self, respond) for index, request in enumerate(requests)]
+        given: list[Any] = []  # held until they are answered: a request that the model lets go counts as dropped
         try:
-            self._answer(answers, self._run(requests, answers))
+            self._answer(answers, self._run(requests, answers, given))
         except Exception as error:  # noqa: BLE001 - the model's own code may raise anything
             self._fail(answers, _described(error), traceback.format_exc())
+        given.clear()
         if not self.config.decoupled:
             for answer in answers:
                 answer.over.wait()
 
-    def _run(self, requests: Sequence[Request], answers: Sequence[Answer]) -> Any:
+    def _run(self, requests: Sequence[Request], answers: Sequence[Answer], given: list[Any]) -> Any:
         received = self.utils.InferenceRequest.received
-        given = [
+        given += [
             received(request, self._names(request), answer.handle())
             for request, answer in zip(requests, answers, strict=True)
         ]
-        returned = self.model.execute(given)
+        returned = self.model.execute(list(given))
         return returned if self.runner is None else self.runner.run(returned)
 
     def _answer(self, answers: Sequence[Answer], returned: Any) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import queue
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -24,6 +25,43 @@ class Times:
     compute_output: int = 0
 
 
+class Mailbox:
+    """Answers on their way to the one thread that waits for them; cheaper than a queue, and exact about time.
+
+    `queue.SimpleQueue.get(timeout)` can wait for ever in CPython 3.11 when the deadline passes between two of its retries.
+    """
+
+    __slots__ = ("_answers", "_filled")
+
+    def __init__(self) -> None:
+        self._answers: deque[Response | JitneyError] = deque()
+        self._filled = threading.Lock()  # held while nothing has arrived since the last look
+        self._filled.acquire()
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def put(self, answer: Response | JitneyError) -> None:
+        """Any thread, one at a time for each call."""
+        self._answers.append(answer)
+        try:
+            self._filled.release()
+        except RuntimeError:
+            pass  # released already: the waiting thread has not looked since the last answer
+
+    def get(self, timeout: float | None) -> Response | JitneyError:
+        """The waiting thread only. TimeoutError after `timeout` seconds, None = never."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                return self._answers.popleft()
+            except IndexError:
+                pass
+            remaining = -1 if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self._filled.acquire(timeout=remaining):
+                raise TimeoutError(f"no answer within {timeout:g} s")
+
+
 @dataclass(slots=True, eq=False)
 class Call:
     """A request, its deadline and its answers. Exactly one final answer arrives; later ones are dropped.
@@ -35,6 +73,9 @@ class Call:
     slots       the request's memory in the model's arena; freed by the deployment once no worker can read it
     deadline    monotonic seconds at which waiting in the queue ends with QueueTimeout; None = never
     batch_rows  rows of the batch it was executed in, for statistics
+    encode      the model's codec, for dialects that want a body instead of tensors
+    on_answer   called with each answer instead of keeping it for `result`, on the answering thread: must not block
+    withdraw    takes the call out of the queue if it still waits there; set by whoever queued it
     """
 
     request: Request
@@ -48,11 +89,17 @@ class Call:
     on_answer: Callable[[Response | JitneyError], None] | None = None
     withdraw: Callable[[], None] | None = None
     _pending: list[None] = field(default_factory=lambda: [None])
-    _answers: queue.SimpleQueue[Response | JitneyError] = field(default_factory=queue.SimpleQueue)
+    _answers: Mailbox = field(default_factory=Mailbox)
 
     @property
     def done(self) -> bool:
+        """Whether it has its final answer, delivered or on its way."""
         return not self._pending
+
+    @property
+    def delivered(self) -> int:
+        """Answers that `result` would return at once."""
+        return len(self._answers)
 
     def answer(self, response: Response) -> bool:
         """Hands a response to the waiting front end; False if the call was over already."""
@@ -95,8 +142,8 @@ class Call:
         return True
 
     def result(self, timeout: float | None = None) -> Response:
-        """Waits for the next answer. Raises its error, or `queue.Empty` after `timeout` seconds."""
-        answer = self._answers.get(timeout=timeout)
+        """Waits for the next answer. Raises its error, or TimeoutError after `timeout` seconds."""
+        answer = self._answers.get(timeout)
         if isinstance(answer, JitneyError):
             raise answer
         return answer

@@ -6,7 +6,6 @@ in `management` (TorchServe's verbs) and `modelcontrol` (Triton's).
 
 from __future__ import annotations
 
-import queue
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ import orjson
 
 from ..backends.base import Request, Response
 from .call import Call
-from .deployment import Deployment, OnAnswer, State
+from .deployment import Deployment, OnAnswer, State, WorkerDeployment
 from .errors import (
     Draining,
     JitneyError,
@@ -89,6 +88,8 @@ class DataPlane:
     def _predict(self, deployment: Deployment, request: Request) -> Call:
         if deployment.config.backend == "handler":
             return deployment.submit(request)
+        if request.headers.get("explain") == "True" and isinstance(deployment, WorkerDeployment):
+            return deployment.explainer().submit(request)
         deployment.refuse_if_hopeless()  # before decoding costs anything
         codec = deployment.codec
         decoded = replace(request, tensors=codec.decode(request.parts, request.headers), parts=[])
@@ -119,7 +120,7 @@ class DataPlane:
         call = deployment.submit(Request(headers={"describe": "True"}), alone=True)
         try:
             response = call.result(deployment.config.response_timeout_s or None)
-        except queue.Empty:
+        except TimeoutError:
             call.cancel()
             raise WorkerTimeout(f"model '{model}' did not describe itself in time") from None
         return _object(response)

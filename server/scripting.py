@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,7 +21,7 @@ class Scripting:
         call = self.dataplane.infer(model, version or None, request)
         try:
             yield from call.stream(timeout_s)
-        except queue.Empty:
+        except TimeoutError:
             raise QueueTimeout(f"model '{model}' did not answer within {timeout_s:g} s") from None
         finally:
             call.cancel()  # only if the asking model stopped listening before the end

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import queue
+import threading
 
 import pytest
 
@@ -18,7 +18,7 @@ def test_the_first_final_answer_wins_and_later_ones_are_dropped() -> None:
     assert not call.answer(Response(body=b"b"))
     assert call.done
     assert call.result(0).body == b"a"
-    with pytest.raises(queue.Empty):
+    with pytest.raises(TimeoutError):
         call.result(0)
 
 
@@ -43,3 +43,18 @@ def test_cancelling_leaves_nothing_to_answer() -> None:
     assert call.cancel()
     assert not call.answer(Response())
     assert isinstance(call.error, Cancelled)
+
+
+def test_waiting_ends_in_time_whatever_the_timeout() -> None:
+    call = Call(Request())
+    for _ in range(20_000):
+        with pytest.raises(TimeoutError):
+            call.result(1e-6)
+
+
+def test_an_answer_wakes_the_thread_that_waits() -> None:
+    call = Call(Request())
+    answerer = threading.Thread(target=lambda: [call.answer(Response(body=bytes([i]), final=i == 99)) for i in range(100)])
+    answerer.start()
+    assert [response.body for response in call.stream(10)] == [bytes([i]) for i in range(100)]
+    answerer.join()

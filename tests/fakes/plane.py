@@ -1,0 +1,95 @@
+"""The real data plane over a folder of models, with real worker processes and without HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from jitney.backends.base import Request, Response
+from jitney.backends.tensor import Tensor
+from jitney.server.dataplane import DataPlane
+from jitney.server.deployment import Options
+from jitney.server.modelcontrol import ModelControl
+from jitney.server.registry import Registry
+from jitney.server.repository.triton import TritonRepository
+from jitney.server.scripting import Scripting
+
+#: Doubles its input; a value of -1 fails the request that brought it, and sleeps as long as the config's parameter says.
+DOUBLING = """
+import json, time
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def initialize(self, args):
+        parameters = json.loads(args["model_config"])["parameters"]
+        self.seconds = float(parameters.get("seconds", {"string_value": "0"})["string_value"])
+
+    def execute(self, requests):
+        time.sleep(self.seconds)
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        x = pb_utils.get_input_tensor_by_name(request, "x").as_numpy()
+        if (x == -1).any():
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError("poisoned", pb_utils.TritonError.INVALID_ARG))
+        return pb_utils.InferenceResponse([pb_utils.Tensor("y", 2 * x)])
+"""
+
+
+def doubling(
+    repository: Path, name: str, scheduler: str = "", *, dims: str = "2", instances: int = 1, seconds: float = 0
+) -> None:
+    """Writes the doubling model: float32 rows of `dims`, batches of at most 8."""
+    folder = repository / name
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.py").write_text(DOUBLING)
+    (folder / "config.pbtxt").write_text(
+        f"""backend: "python" max_batch_size: 8
+input [ {{ name: "x" data_type: TYPE_FP32 dims: [ {dims} ] }} ]
+output [ {{ name: "y" data_type: TYPE_FP32 dims: [ {dims} ] }} ]
+instance_group [ {{ kind: KIND_CPU count: {instances} }} ]
+parameters {{ key: "seconds" value {{ string_value: "{seconds}" }} }}
+{scheduler}
+"""
+    )
+
+
+@contextmanager
+def loaded(repository: Path, *, mode: str = "explicit", options: Options | None = None) -> Iterator[DataPlane]:
+    """A data plane that serves every model of the folder; failures to load stay in its index."""
+    registry = Registry()
+    plane = DataPlane(registry, strict_readiness=False)
+    models = TritonRepository([repository])
+    options = options or Options()
+    control = ModelControl(
+        registry, models, plane, Options(options.shape_change, Scripting(plane), None, options.cache), mode
+    )
+    plane.modelcontrol = control
+    try:
+        control.load_all(None, lambda *_: None)
+        plane.started = True
+        yield plane
+    finally:
+        plane.close(10.0)
+        control.close()
+        models.close()
+
+
+def rows(*values: float, width: int = 2, name: str = "x") -> Request:
+    """A request of float32 rows, each filled with one value."""
+    array = np.repeat(np.array(values, np.float32)[:, None], width, axis=1)
+    return Request(tensors=[Tensor.from_numpy(name, array)])
+
+
+def first(response: Response) -> list[float]:
+    """The first column of the only output."""
+    column: list[float] = response.tensors[0].numpy()[:, 0].tolist()
+    return column
+
+
+def sizes(plane: DataPlane, model: str) -> dict[int, int]:
+    """Executions by batch size, as the statistics count them."""
+    return {size: entry.compute_infer.count for size, entry in plane.statistics(model)[0].batches.items()}

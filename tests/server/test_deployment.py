@@ -1,0 +1,179 @@
+"""Requests on their way through queue, worker and back, with real worker processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jitney.server.call import Call
+from jitney.server.dataplane import DataPlane
+from jitney.server.errors import (
+    BatchTooWide,
+    Cancelled,
+    Draining,
+    InvalidTensor,
+    JitneyError,
+    ModelFailed,
+    ModelNotFound,
+    ModelNotReady,
+    QueueFull,
+    QueueTimeout,
+    VersionNotFound,
+)
+from jitney.tests.fakes.plane import doubling, first, loaded, rows, sizes
+
+DELAY = "dynamic_batching { max_queue_delay_microseconds: 50000 }"
+PATIENCE = 20.0
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataPlane]:
+    folder = tmp_path_factory.mktemp("models")
+    doubling(folder, "at_once", "dynamic_batching { }")
+    for name in ("eight", "three", "nine"):
+        doubling(folder, name, DELAY)
+    doubling(folder, "shapes", DELAY, dims="-1")
+    doubling(folder, "ordered", "dynamic_batching { preserve_ordering: true }", instances=2)
+    doubling(folder, "slow", "dynamic_batching { default_queue_policy { max_queue_size: 2 } }", seconds=0.3)
+    policy = "default_queue_policy { default_timeout_microseconds: 50000 }"
+    doubling(folder, "impatient", f"dynamic_batching {{ {policy} }}", seconds=0.3)
+    doubling(folder, "poisoned", "dynamic_batching { max_queue_delay_microseconds: 200000 }")
+    doubling(folder, "broken")
+    (folder / "broken" / "1" / "model.py").write_text("raise RuntimeError('no such weights')")
+    with loaded(folder) as plane:
+        yield plane
+
+
+def burst(plane: DataPlane, model: str, count: int) -> tuple[list[Call], float]:
+    began = time.monotonic()
+    return [plane.infer(model, None, rows(float(i))) for i in range(count)], began
+
+
+def test_a_full_batch_leaves_at_once(plane: DataPlane) -> None:
+    calls, began = burst(plane, "eight", 8)
+    assert [first(call.result(PATIENCE)) for call in calls] == [[2.0 * i] for i in range(8)]
+    assert time.monotonic() - began < 0.045
+    assert sizes(plane, "eight") == {8: 1}
+
+
+def test_an_unfilled_batch_leaves_after_the_delay(plane: DataPlane) -> None:
+    calls, began = burst(plane, "three", 3)
+    assert [first(call.result(PATIENCE)) for call in calls] == [[0.0], [2.0], [4.0]]
+    assert 0.049 <= time.monotonic() - began < 0.15
+    assert sizes(plane, "three") == {3: 1}
+
+
+def test_nine_leave_as_eight_and_one(plane: DataPlane) -> None:
+    calls, began = burst(plane, "nine", 9)
+    for call in calls[:8]:
+        call.result(PATIENCE)
+    assert time.monotonic() - began < 0.045
+    assert first(calls[8].result(PATIENCE)) == [16.0]
+    assert time.monotonic() - began >= 0.049
+    assert sizes(plane, "nine") == {8: 1, 1: 1}
+
+
+def test_two_shapes_interleaved_fill_both_lanes(plane: DataPlane) -> None:
+    calls = [plane.infer("shapes", None, rows(1.0, width=2 + i % 2)) for i in range(16)]
+    answers = [call.result(PATIENCE).tensors[0].shape for call in calls]
+    assert answers == [(1, 2), (1, 3)] * 8
+    assert sizes(plane, "shapes") == {8: 2}
+
+
+def test_one_poisoned_request_fails_alone(plane: DataPlane) -> None:
+    calls = [plane.infer("poisoned", None, rows(-1.0 if i == 13 else float(i))) for i in range(32)]
+    for i, call in enumerate(calls):
+        if i == 13:
+            with pytest.raises(ModelFailed, match="poisoned"):
+                call.result(PATIENCE)
+        else:
+            assert first(call.result(PATIENCE)) == [2.0 * i]
+    assert sizes(plane, "poisoned") == {8: 4}
+
+
+def test_rows_count_not_requests(plane: DataPlane) -> None:
+    assert first(plane.infer("at_once", None, rows(1.0, 2.0, 3.0)).result(PATIENCE)) == [2.0, 4.0, 6.0]
+    assert 3 in sizes(plane, "at_once")
+
+
+def test_answers_keep_the_order_of_arrival_where_that_is_declared(plane: DataPlane) -> None:
+    calls = [plane.infer("ordered", None, rows(float(i))) for i in range(40)]
+    deadline = time.monotonic() + PATIENCE
+    last = -1
+    while last < len(calls) - 1 and time.monotonic() < deadline:
+        last = max((i for i, call in enumerate(calls) if call.delivered), default=-1)
+        assert all(call.delivered for call in calls[: max(last, 0)]), "an answer overtook an earlier one"
+    assert last == len(calls) - 1
+
+
+def test_a_full_queue_refuses_at_once(plane: DataPlane) -> None:
+    calls: list[Call] = []
+    with pytest.raises(QueueFull):
+        while True:
+            calls.append(plane.infer("slow", None, rows(1.0)))
+    assert 3 <= len(calls) <= 4  # one batch on its way, two that wait
+    for call in calls:
+        call.result(PATIENCE)
+
+
+def test_an_expired_request_is_answered_at_its_deadline_and_not_when_a_worker_is_free(plane: DataPlane) -> None:
+    running = plane.infer("impatient", None, rows(1.0))
+    began = time.monotonic()
+    waiting = plane.infer("impatient", None, rows(2.0))
+    with pytest.raises(QueueTimeout):
+        waiting.result(PATIENCE)
+    assert 0.045 < time.monotonic() - began < 0.2
+    assert first(running.result(PATIENCE)) == [2.0]
+
+
+def test_a_cancelled_request_never_runs(plane: DataPlane) -> None:
+    before = plane.statistics("slow")[0]
+    running = plane.infer("slow", None, rows(1.0))
+    waiting = plane.infer("slow", None, rows(2.0))
+    assert waiting.cancel()
+    running.result(PATIENCE)
+    with pytest.raises(Cancelled):
+        waiting.result(PATIENCE)
+    after = plane.statistics("slow")[0]
+    assert after.execution_count == before.execution_count + 1
+    assert after.failures["CANCELED"] == before.failures["CANCELED"] + 1
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "request_", "error", "text"),
+    [
+        ("nothing", None, rows(1.0), ModelNotFound, "nothing"),
+        ("at_once", "7", rows(1.0), VersionNotFound, "7"),
+        ("broken", None, rows(1.0), ModelNotReady, "no such weights"),
+        ("at_once", None, rows(*range(9)), BatchTooWide, "<= 8"),
+        ("at_once", None, rows(1.0, width=3), InvalidTensor, r"\[-1,2\], got \[1,3\]"),
+        ("at_once", None, rows(1.0, name="z"), InvalidTensor, "'z'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(
+    plane: DataPlane, model: str, version: str | None, request_: object, error: type[JitneyError], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        plane.infer(model, version, request_)  # type: ignore[arg-type]
+
+
+def test_a_model_that_cannot_load_is_listed_with_its_reason(plane: DataPlane) -> None:
+    entry = next(entry for entry in plane.index() if entry.name == "broken")
+    assert entry.state == "UNAVAILABLE"
+    assert "no such weights" in entry.reason
+    assert not plane.model_ready("broken")
+    assert plane.model_ready("at_once")
+
+
+def test_closing_answers_what_was_accepted(tmp_path: Path) -> None:
+    doubling(tmp_path, "slow", "dynamic_batching { }", seconds=0.2)
+    with loaded(tmp_path) as plane:
+        calls = [plane.infer("slow", None, rows(float(i))) for i in range(20)]
+        deployment = plane.registry.deployment("slow")
+        deployment.close(PATIENCE)
+        assert [first(call.result(0)) for call in calls] == [[2.0 * i] for i in range(20)]
+        with pytest.raises(Draining):
+            deployment.submit(rows(1.0))
