@@ -1,7 +1,8 @@
 """The server process from start to end: listeners, models, signals, draining.
 
-Order of the start: sockets first (a busy port ends it before any model is loaded), then the models, each reported with one
-line as it becomes ready or fails, then `Model server started.`. Order of the end, on SIGTERM or SIGINT: no new connections,
+Order of the start: sockets are opened (a busy port ends it before any model is loaded), TorchServe's archives are registered,
+requests are taken, models load, each reported with one line as it becomes ready or fails, then `Model server started.`.
+Order of the end, on SIGTERM or SIGINT: no new connections,
 accepted requests are answered, workers end, status 0. A second signal, more than a second later, ends it at once.
 """
 
@@ -13,7 +14,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,6 +26,7 @@ from .deployment import Deployment, Options
 from .errors import InvalidConfig
 from .http.app import Services, Web
 from .http.tokens import Tokens
+from .journal import Journal
 from .management import Management
 from .metrics import Metrics
 from .modelcontrol import ModelControl
@@ -33,7 +35,7 @@ from .repository.store import ModelStore
 from .repository.triton import TritonRepository
 from .scripting import Scripting
 from .settings import Settings, access_problems, start_problems
-from .startup import load_archives, preload
+from .startup import Begun, Planned, planned, preload, register, settle
 
 log = logging.getLogger(__name__)
 
@@ -106,9 +108,11 @@ class Server:
             cache=ResponseCache(settings.cache_config) if settings.cache_config else None,
         )
         self.store = ModelStore(settings)
-        self.dataplane.management = Management(
+        self.journal = Journal(settings, self.registry)
+        self.management = Management(
             self.registry, self.store, options, self._models_changed, settings.unregister_model_timeout
         )
+        self.dataplane.management = self.management
         self.repository: TritonRepository | None = None
         if settings.model_repository:
             self.repository = TritonRepository(
@@ -121,14 +125,15 @@ class Server:
                 self.registry, self.repository, self.dataplane, options, settings.model_control_mode
             )
         self.failed = 0
+        self._opening = threading.Lock()
 
     def serve(self, received: queue.SimpleQueue[int]) -> int:
         """From opening the ports to the last worker's end."""
+        plan = planned(self.settings)
         web = Web(Services(self.dataplane, self.dataplane, self.metrics, self.settings, self._tokens()))
         try:
-            web.start()
             self.metrics.start()
-            loading = threading.Thread(target=self._load, args=(received,), name="load-models", daemon=True)
+            loading = threading.Thread(target=self._load, args=(web, plan, received), name="load-models", daemon=True)
             loading.start()
             number = received.get()
             if number:
@@ -155,15 +160,17 @@ class Server:
 
     # -- start -----------------------------------------------------------------------------------------------------------
 
-    def _load(self, received: queue.SimpleQueue[int]) -> None:
+    def _load(self, web: Web, plan: Sequence[Planned], received: queue.SimpleQueue[int]) -> None:
         """Loads the models, reporting each; then the server is started. Runs beside the main thread, which takes signals."""
         try:
-            if self.dataplane.modelcontrol is not None:
-                preload(self.dataplane.modelcontrol, self.settings, self._report)
-            load_archives(self.dataplane, self.settings, self._report)
+            begun = register(self.management, plan, self._report)
+            self._open(web)
+            self._wait(begun)
         except Exception:
             log.exception("the models could not be loaded")
             self.failed += 1
+        if self.dataplane.stopping:
+            return
         if self.failed and self.settings.exit_on_error:
             log.error("%d models failed to load and --exit-on-error is true", self.failed)
             received.put(0)
@@ -171,8 +178,25 @@ class Server:
         self.dataplane.started = True
         print(STARTED, flush=True)
 
+    def _open(self, web: Web) -> None:
+        """Takes requests from now on: every archive is registered, so none is answered "no such model" too early."""
+        with self._opening:
+            if not self.dataplane.stopping:
+                web.start()
+        self.journal.write("startup")
+
+    def _wait(self, begun: Sequence[Begun]) -> None:
+        """Until every model is ready or has failed once: the archives' workers and the repository's models load together."""
+        archives = threading.Thread(target=settle, args=(begun, self._report), name="settle-archives", daemon=True)
+        archives.start()
+        if self.dataplane.modelcontrol is not None:
+            preload(self.dataplane.modelcontrol, self.settings, self._report)
+        archives.join()
+
     def _report(self, model: str, version: str, reason: str | None, seconds: float) -> None:
         """One line for each version that became ready or failed."""
+        if self.dataplane.stopping:
+            return
         name = f"{model} {version}".rstrip()
         if reason is None:
             print(f"{name}: ready after {seconds:.1f} s", flush=True)
@@ -181,12 +205,15 @@ class Server:
         print(f"{name}: FAILED: {reason.strip()}", flush=True)
 
     def _models_changed(self) -> None:
-        """Hook for snapshots."""
+        self.journal.write("snapshot")
 
     # -- end -------------------------------------------------------------------------------------------------------------
 
     def _end(self, web: Web, received: queue.SimpleQueue[int]) -> None:
-        self.dataplane.stopping = True
+        with self._opening:
+            self.dataplane.stopping = True
+        self.management.close()
+        self.journal.write("shutdown")
         web.stop_accepting()
         drained = threading.Thread(
             target=self._drain, args=(web, time.monotonic() + self._patience), name="drain", daemon=True

@@ -14,17 +14,27 @@ import time
 from collections.abc import Callable
 
 from .deployment import Options, State, WorkerDeployment
-from .errors import AlreadyRegistered, DefaultVersionInUse, LoadFailed, ModelNotFound, Unsupported, VersionNotFound
+from .errors import (
+    AlreadyRegistered,
+    DefaultVersionInUse,
+    Draining,
+    LoadFailed,
+    ModelNotFound,
+    Unsupported,
+    VersionNotFound,
+)
 from .registration import Registration
 from .registry import Registry
 from .repository.config import ModelConfig
 from .repository.store import ModelStore
+from .snapshots import Registered
 
 log = logging.getLogger(__name__)
 
 
 class Management:
-    """TorchServe's management of models. Threads: any; changes take turns, waiting for workers does not hold the turn."""
+    """TorchServe's management of models. Threads: any; changes of the registry take turns. Neither fetching, unpacking and
+    installing nor waiting for workers holds the turn."""
 
     def __init__(
         self,
@@ -37,45 +47,78 @@ class Management:
         self.registry, self.store, self.options = registry, store, options
         self.on_change, self.unregister_timeout = on_change, unregister_timeout
         self._turn = threading.Lock()
+        self._closed = False
 
     # -- register ----------------------------------------------------------------------------------------------------------
 
-    def register(self, registration: Registration, *, at_startup: bool = False) -> tuple[str, str, int]:
+    def register(self, registration: Registration) -> tuple[str, str, int]:
         """Name, version and workers of the new version. Synchronous: its workers are ready, or LoadFailed and it is gone."""
-        with self._turn:
-            config = self.store.resolve(registration, at_startup=at_startup)
-            deployment = self._add(config)
-        workers = config.min_workers
-        if workers:
-            self._begin(deployment, workers, registration.synchronous)
-        else:
+        deployment = self._enter(registration)
+        config, workers = deployment.config, deployment.config.min_workers
+        if not workers:
             deployment.state = State.READY
+        elif registration.synchronous:
+            self._start_synchronously(deployment, workers)
+        else:
+            deployment.start(workers, retry=True)
+            threading.Thread(target=_settle, args=(deployment,), name=f"load-{config.name}", daemon=True).start()
         self.on_change()
         return config.name, config.version, workers
 
-    def _add(self, config: ModelConfig) -> WorkerDeployment:
-        try:
-            if config.version in self.registry.record(config.name).serving:
-                self.store.release(config)
-                raise AlreadyRegistered(config.name, config.version)
-            first = not self.registry.record(config.name).serving
-        except ModelNotFound:
-            first = True
-        deployment = WorkerDeployment(config, self.options)
-        self.registry.put(deployment, default=first)
+    def begin(self, registration: Registration, restored: Registered | None = None) -> WorkerDeployment:
+        """Registers at the server's start and begins to start workers, with `restored`'s numbers where it was in a snapshot.
+
+        A worker that fails to load is tried again with back-off, and the model stays (TorchServe).
+        """
+        deployment = self._enter(registration, at_startup=True, restored=restored)
+        if deployment.config.min_workers:
+            deployment.start(deployment.config.min_workers, retry=True)
+        else:
+            deployment.state = State.READY
         return deployment
 
-    def _begin(self, deployment: WorkerDeployment, workers: int, synchronous: bool) -> None:
-        """Starts the first workers. Asynchronous: failures are retried with back-off, and calls wait meanwhile."""
-        deployment.start(workers, retry=not synchronous)
-        if not synchronous:
-            threading.Thread(target=_settle, args=(deployment,), name=f"load-{deployment.config.name}", daemon=True).start()
-            return
+    def _enter(
+        self, registration: Registration, *, at_startup: bool = False, restored: Registered | None = None
+    ) -> WorkerDeployment:
+        """Makes the version known, without workers yet; the first version of a model becomes its default."""
+        config = self.store.resolve(registration, at_startup=at_startup, restored=restored)
         try:
-            deployment.wait_ready()
-        except LoadFailed:
-            self._remove(deployment, timeout=0.0)
+            with self._turn:
+                if self._closed:
+                    raise Draining("the server is stopping and registers no more models")
+                return self._add(config)
+        except BaseException:
+            self.store.release(config)
             raise
+
+    def _add(self, config: ModelConfig) -> WorkerDeployment:
+        try:
+            serving = self.registry.record(config.name).serving
+        except ModelNotFound:
+            serving = {}
+        if config.version in serving:
+            raise AlreadyRegistered(config.name, config.version)
+        deployment = WorkerDeployment(config, self.options)
+        self.registry.put(deployment, default=not serving)
+        return deployment
+
+    def _start_synchronously(self, deployment: WorkerDeployment, workers: int) -> None:
+        """The version is gone again where a worker cannot load it."""
+        config = deployment.config
+        try:
+            deployment.start(workers)
+            deployment.wait_ready()
+        except LoadFailed as error:
+            self._remove(deployment)
+            raise LoadFailed(str(error), error.out_of_memory, config.name, config.version) from None
+        except BaseException:
+            self._remove(deployment)
+            raise
+
+    def close(self) -> None:
+        """Nothing is registered any more; called before the models are closed, so that none is left running."""
+        with self._turn:
+            self._closed = True
 
     # -- scale -------------------------------------------------------------------------------------------------------------
 
@@ -89,7 +132,7 @@ class Management:
             now = deployment.wanted_workers()
             wanted = min(max(now, min_workers), max_workers)
             deployment.min_workers, deployment.max_workers = min_workers, max_workers
-            deployment.scale(wanted)
+            deployment.scale(wanted, retry=True)
         self.on_change()
         if synchronous:
             deployment.wait_ready()
@@ -112,7 +155,8 @@ class Management:
 
     def set_default(self, model: str, version: str) -> None:
         """Names the version that answers when none is given; raises ModelNotFound or VersionNotFound."""
-        self.registry.set_default(model, version)
+        with self._turn:  # else an unregistering in between would leave a model without versions behind
+            self.registry.set_default(model, version)
         self.on_change()
 
     def unregister(self, model: str, version: str | None) -> None:
@@ -129,10 +173,19 @@ class Management:
         self._close(deployment, self.unregister_timeout)
         self.on_change()
 
-    def _remove(self, deployment: WorkerDeployment, timeout: float) -> None:
+    def _remove(self, deployment: WorkerDeployment) -> None:
+        name, version = deployment.config.name, deployment.config.version
         with self._turn:
-            self.registry.take(deployment.config.name, deployment.config.version, None)
-        self._close(deployment, timeout)
+            if self._serves(name, version) is not deployment:
+                return  # somebody has unregistered it meanwhile, and closes it
+            self.registry.take(name, version, None)
+        self._close(deployment, 0.0)
+
+    def _serves(self, model: str, version: str) -> object:
+        try:
+            return self.registry.record(model).serving.get(version)
+        except ModelNotFound:
+            return None
 
     def _close(self, deployment: WorkerDeployment, timeout: float) -> None:
         deployment.close(timeout)

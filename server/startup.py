@@ -1,17 +1,45 @@
-"""Which models are loaded when the server starts: a repository's (Triton's control modes) and a model store's (TorchServe)."""
+"""Which models are loaded when the server starts: a repository's (Triton's control modes) and a model store's (TorchServe).
+
+TorchServe's archives are registered one after the other before the first request is taken, so that none of them is unknown to
+a client; their workers load while the server answers already. What a snapshot restores stands in place of `load_models`.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from .dataplane import DataPlane
-from .errors import JitneyError
+from .deployment import WorkerDeployment
+from .errors import InvalidConfig, JitneyError
+from .management import Management
 from .modelcontrol import ModelControl, Report
 from .registration import Registration
 from .settings import Settings
+from .snapshots import Registered, missing_archives, restored
+
+log = logging.getLogger(__name__)
 
 ARCHIVES = (".mar", ".model", ".tar.gz")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One archive to register; `restored` has its numbers where a snapshot says them."""
+
+    registration: Registration
+    restored: Registered | None = None
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A model whose workers are starting since `began` (monotonic seconds)."""
+
+    deployment: WorkerDeployment
+    began: float
 
 
 def preload(control: ModelControl, settings: Settings, report: Report) -> None:
@@ -24,18 +52,55 @@ def preload(control: ModelControl, settings: Settings, report: Report) -> None:
         control.poll(settings.repository_poll_secs)
 
 
-def load_archives(dataplane: DataPlane, settings: Settings, report: Report) -> None:
-    """Registers `load_models` / `--models` one after the other; each failure is reported and the rest goes on (TorchServe)."""
-    for name, url in archives(settings):
+def planned(settings: Settings) -> list[Planned]:
+    """What `model_snapshot`, or else `load_models` / `--models`, asks for.
+
+    InvalidConfig where a snapshot names archives that the model store does not hold: TorchServe does not start then either.
+    """
+    if settings.model_snapshot is None:
+        return [Planned(Registration(url, model_name=name)) for name, url in archives(settings)]
+    models = restored(settings.model_snapshot, settings.default_response_timeout, settings.default_startup_timeout)
+    store = Path(settings.model_store or "")
+    if missing := missing_archives(models, store):
+        raise InvalidConfig(
+            f"{settings.source}: model_snapshot names {', '.join(missing)}, which the model store '{store}' does not hold; "
+            "put them there, or start with --ts-config or --no-config-snapshots"
+        )
+    if settings.load_models:
+        log.info("load_models=%s has no effect: model_snapshot in %s comes first", settings.load_models, settings.source)
+    return [Planned(Registration(model.archive, model_name=model.name), model) for model in models]
+
+
+def register(management: Management, plan: Sequence[Planned], report: Report) -> list[Begun]:
+    """Registers one archive after the other and begins to start their workers; each failure is reported and the rest goes
+    on (TorchServe)."""
+    begun = []
+    for item in plan:
         began = time.monotonic()
-        management = dataplane.management
-        if management is None:
-            return
         try:
-            model, version, _ = management.register(Registration(url, model_name=name), at_startup=True)
-            report(model, version, None, time.monotonic() - began)
+            begun.append(Begun(management.begin(item.registration, item.restored), began))
         except JitneyError as error:
-            report(name or url, "", str(error), time.monotonic() - began)
+            version = item.restored.version if item.restored else ""
+            report(item.registration.model_name or item.registration.url, version, str(error), time.monotonic() - began)
+    return begun
+
+
+def settle(begun: Sequence[Begun], report: Report) -> None:
+    """Returns when each model is ready or has failed once, having reported it at that moment."""
+    if not begun:
+        return
+
+    def wait(item: Begun) -> None:
+        config, reason = item.deployment.config, None
+        try:
+            if config.min_workers:
+                item.deployment.wait_ready()
+        except JitneyError as error:
+            reason = str(error)
+        report(config.name, config.version, reason, time.monotonic() - item.began)
+
+    with ThreadPoolExecutor(len(begun), thread_name_prefix="settle") as pool:
+        list(pool.map(wait, begun))
 
 
 def archives(settings: Settings) -> list[tuple[str | None, str]]:
