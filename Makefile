@@ -30,7 +30,7 @@ types: $(READY)  ## mypy --strict
 	@cd .types && ../$(PY) -m mypy --config-file ../pyproject.toml -p jitney.server -p jitney.backends -p jitney.tools
 
 unit: $(READY)  ## All tests, warnings as errors, coverage printed
-	@$(PY) -m pytest -n 2 --cov --cov-report=term:skip-covered
+	@$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 
 test: unit  ## The tests
 

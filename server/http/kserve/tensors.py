@@ -47,24 +47,24 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> Te
             f"receiving {datatype} data via JSON is not supported. Please use the binary data format for input {name}"
         )
     if type(data) is not list:
-        raise InvalidRequest("Unable to parse 'data': attempt to access JSON non-array as array")
+        raise InvalidRequest(f"Unable to parse 'data': attempt to access JSON non-array as array: input '{name}'")
     expected = element_count(name, shape)
-    flat = _flatten(data)
+    flat = _flatten(name, data)
     if len(flat) != expected:
         raise InvalidRequest(
             f"Unable to parse 'data': Shape does not match true shape of 'data' field: input '{name}' has {len(flat)} elements, "
             f"its shape {expected}"
         )
     if datatype == "BYTES":
-        return Tensor(name, datatype, shape, _pack_strings(flat))
+        return Tensor(name, datatype, shape, _pack_strings(name, flat))
     return Tensor(name, datatype, shape, _array(name, datatype, flat).view(np.uint8).data)
 
 
-def _flatten(data: list[Any]) -> list[Any]:
+def _flatten(name: str, data: list[Any]) -> list[Any]:
     """The elements of nested lists in order. Works level by level, so depth costs no stack."""
     while list in (kinds := set(map(type, data))):
         if len(kinds) > 1:
-            raise InvalidRequest("Unable to parse 'data': arrays and values are mixed at one level")
+            raise InvalidRequest(f"Unable to parse 'data': arrays and values are mixed at one level: input '{name}'")
         data = list(chain.from_iterable(data))
     return data
 
@@ -73,10 +73,10 @@ def _array(name: str, datatype: str, flat: list[Any]) -> npt.NDArray[Any]:
     dtype = NUMPY_DTYPES[datatype]
     kinds = set(map(type, flat))
     if datatype == "BOOL":
-        _expect(kinds <= {bool}, "boolean", "boolean")
+        _expect(name, kinds <= {bool}, "boolean", "boolean")
         return np.array(flat, dtype=dtype)
     if dtype.kind == "f":
-        _expect(kinds <= {int, float}, "number", "double")
+        _expect(name, kinds <= {int, float}, "number", "double")
         try:
             with np.errstate(over="ignore"):  # what a float cannot hold becomes infinite
                 return np.array(flat, dtype=np.float64).astype(dtype)
@@ -85,7 +85,7 @@ def _array(name: str, datatype: str, flat: list[Any]) -> npt.NDArray[Any]:
                 f"Unable to parse 'data': input '{name}' has an integer that no {datatype} can hold"
             ) from None
     word = "unsigned-integer" if dtype.kind == "u" else "signed-integer"
-    _expect(kinds <= {int}, word, word)
+    _expect(name, kinds <= {int}, word, word)
     limits = np.iinfo(dtype)
     if flat and not (limits.min <= min(flat) and max(flat) <= limits.max):
         raise InvalidRequest(
@@ -94,18 +94,20 @@ def _array(name: str, datatype: str, flat: list[Any]) -> npt.NDArray[Any]:
     return np.array(flat, dtype=dtype)
 
 
-def _expect(fits: bool, unlike: str, wanted: str) -> None:
+def _expect(name: str, fits: bool, unlike: str, wanted: str) -> None:
     if not fits:
-        raise InvalidRequest(f"Unable to parse 'data': attempt to access JSON non-{unlike} as {wanted}")
+        raise InvalidRequest(f"Unable to parse 'data': attempt to access JSON non-{unlike} as {wanted}: input '{name}'")
 
 
-def _pack_strings(flat: Iterable[Any]) -> bytes:
+def _pack_strings(name: str, flat: Iterable[Any]) -> bytes:
     if set(map(type, flat)) - {str}:
-        raise InvalidRequest("Unable to parse JSON bytes array: attempt to access JSON non-string as string")
+        raise InvalidRequest(
+            f"Unable to parse JSON bytes array: attempt to access JSON non-string as string: input '{name}'"
+        )
     try:
         return pack_bytes(flat)
     except UnicodeEncodeError:
-        raise InvalidRequest("Unable to parse JSON bytes array: a string is not valid Unicode") from None
+        raise InvalidRequest(f"Unable to parse JSON bytes array: a string is not valid Unicode: input '{name}'") from None
 
 
 # -- JSON out ------------------------------------------------------------------------------------------------------------
