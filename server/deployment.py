@@ -13,7 +13,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -26,7 +26,7 @@ from .batching.item import Batch, Item
 from .batching.queue import Batcher
 from .cache import ResponseCache, cache_key
 from .call import Call
-from .errors import Cancelled, Draining, JitneyError, LoadFailed, ModelNotReady, NoWorkers, QueueTimeout
+from .errors import Cancelled, Draining, JitneyError, LoadFailed, ModelNotReady, NoWorkers, QueueTimeout, Unsupported
 from .ordering import OrderedAnswers
 from .repository.config import ModelConfig
 from .statistics import Statistics
@@ -136,7 +136,10 @@ class WorkerDeployment(Deployment):
         self._generation = next(_generations)
         self._on_event = options.on_event
         self._closing = False
+        self._retries = False
         self._lock = threading.Lock()
+        self._options = options
+        self._explainer: WorkerDeployment | None = None
         self.arena = Arena(ARENA_BYTES)
         self.pool = Pool(
             config,
@@ -145,6 +148,7 @@ class WorkerDeployment(Deployment):
             on_batch=self._batch_done,
             host=options.host,
             on_event=self._event,
+            on_state=self._workers_changed,
         )
         self.batcher = Batcher(
             config.batching,
@@ -165,19 +169,54 @@ class WorkerDeployment(Deployment):
 
     def start(self, workers: int, *, retry: bool = False) -> None:
         """Begins starting workers and returns at once; with `retry` a first start that fails is tried again."""
+        self._retries = retry
         self.pool.start(workers, retry=retry)
 
-    def scale(self, workers: int) -> None:
-        """Begins adding workers, or lets the last ones finish and end."""
-        self.pool.scale(workers)
+    def scale(self, workers: int, *, retry: bool = False) -> None:
+        """Begins adding workers, or lets the last ones finish and end.
+
+        With `retry` a model that could not be loaded gets another chance, as at `start`.
+        """
+        if not retry:
+            self.pool.scale(workers)
+            return
+        self.start(workers, retry=True)
+        with self._lock:
+            if self.state is State.UNAVAILABLE and not self._closing:
+                self.state, self.reason = State.LOADING if workers else State.READY, ""
+
+    def explainer(self) -> WorkerDeployment:
+        """Runs the archive's own handler, for explanations of a model whose predictions take the fast path.
+
+        Its one worker is started when it is first asked for, and ends with this deployment. Unsupported where there is no
+        archive.
+        """
+        if self.config.handler is None:
+            raise Unsupported(f"model '{self.config.name}' offers predictions only; explanations need a TorchServe archive")
+        with self._lock:
+            if self._closing:
+                raise Draining(f"model '{self.config.name}' is stopping and accepts no new requests")
+            if self._explainer is None:
+                self._explainer = WorkerDeployment(_handler_alone(self.config), self._options)
+                self._explainer.start(1, retry=True)
+            return self._explainer
 
     def wait_ready(self, timeout: float | None = None) -> None:
         try:
             self.pool.wait_ready(timeout)
         except LoadFailed as error:
-            self.state, self.reason = State.UNAVAILABLE, str(error)
+            if not (self._retries and self.pool.ready()):
+                self.state, self.reason = State.UNAVAILABLE, str(error)
             raise
         self.state, self.reason = State.READY, ""
+
+    def _workers_changed(self) -> None:
+        """Where failing starts are tried again, the first worker that comes up makes the model ready."""
+        if not self._retries or self.state not in (State.LOADING, State.UNAVAILABLE) or not self.pool.ready():
+            return
+        with self._lock:
+            if not self._closing:
+                self.state, self.reason = State.READY, ""
 
     def close(self, timeout: float, *, reason: str = "unloaded") -> None:
         with self._lock:
@@ -187,6 +226,8 @@ class WorkerDeployment(Deployment):
         self.state, self.reason = State.UNLOADING, reason
         deadline = time.monotonic() + timeout
         self.dispatcher.drain(timeout)
+        if self._explainer is not None:
+            self._explainer.close(max(0.0, deadline - time.monotonic()), reason=reason)
         for item in self.dispatcher.close():
             self._abandon(item, Draining(f"model '{self.config.name}' was stopped before this request ran"))
         self.pool.stop(max(0.0, deadline - time.monotonic()))
@@ -338,3 +379,20 @@ class WorkerDeployment(Deployment):
 
     def wanted_workers(self) -> int:
         return self.pool.target()
+
+
+def _handler_alone(config: ModelConfig) -> ModelConfig:
+    """The archive's handler as it is, without the codec and the tensor backend that the fast path put in its place."""
+    return replace(
+        config,
+        backend="handler",
+        codec="json",
+        filename="",
+        inputs=(),
+        outputs=(),
+        max_batch_size=1,
+        batching=replace(config.batching, enabled=False, max_queue_delay_us=0),
+        min_workers=1,
+        max_workers=1,
+        use_job_ticket=False,
+    )
