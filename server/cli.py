@@ -86,6 +86,15 @@ def serve_parser() -> argparse.ArgumentParser:
     add("--metrics-address", metavar="HOST", help="address of the metrics port (127.0.0.1)")
     add("--metrics-port", type=int, metavar="PORT", help="metrics port (8082)")
     add("--http-max-input-size", dest="max_request_size", type=int, metavar="BYTES", help="largest request body (67108864)")
+    add(
+        "--http-header-forward-pattern", metavar="REGEX", help="headers that become parameters of KServe requests for models"
+    )
+    add(
+        "--http-restricted-api",
+        action="append",
+        metavar="API,…:HEADER=VALUE",
+        help="routes that need a header, e.g. model-repository,statistics:admin-key=secret; repeatable",
+    )
     add("--exit-timeout-secs", type=int, metavar="N", help="seconds that accepted requests may take at the end (30)")
     add(
         "--shape-change",
@@ -111,6 +120,8 @@ def serve_flags(arguments: Sequence[str]) -> dict[str, Any]:
         flags["load_model"] = [name for value in load for name in value.split(",")]
     if (config := flags.get("backend_config")) is not None:
         flags["backend_config"] = " ".join(config)
+    if (restricted := flags.get("http_restricted_api")) is not None:
+        flags["http_restricted_api"] = " ".join(restricted)
     for name in ("strict_readiness", "exit_on_error"):
         if name in flags:
             flags[name] = "true" if flags[name] else "false"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .addresses import Address
+from .restrictions import Restrictions
 from .settings_keys import MAX_BYTES
 from .settings_sources import collect
 
@@ -31,6 +32,8 @@ class Settings:
     write_snapshots   whether to write snapshots (not with --ncs)
     backend_config    tritonserver's: backend ("" = all) -> key -> value
     cache_config      bytes of the response cache, 0 = none
+    http_header_forward_pattern  regular expression: matching headers become parameters of KServe requests, "" = none
+    http_restricted_api  group of routes -> header and value that its requests need
     source            the file that was read, "" if none
     live              the properties in effect, as snapshots record them
     notes             sentences for the log: keys that have no meaning here, names that were not understood
@@ -107,6 +110,8 @@ class Settings:
     disable_auto_complete_config: bool = False
     backend_config: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     cache_config: int = 0
+    http_header_forward_pattern: str = ""
+    http_restricted_api: Restrictions = field(default_factory=dict)
     model_config_name: str = ""
     log_config: str = ""
     log_location: str = "logs"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from . import restrictions
 from .addresses import parse_address
 
 Reader = Callable[[str], Any]
@@ -292,6 +293,8 @@ TRITON: dict[str, Key] = {
     "backend_config": Key(backend_config, ""),
     "cache_config": Key(cache_config, ""),
     "model_config_name": Key(text, ""),
+    "http_header_forward_pattern": Key(pattern, ""),
+    "http_restricted_api": Key(restrictions.parse, ""),
 }
 
 KEYS: dict[str, Key] = {

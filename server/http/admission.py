@@ -29,8 +29,14 @@ class Admission:
         return self._waiting
 
     def hold(self, req: falcon.Request) -> None:
-        """Takes a place, given back when the answer is out, also a streamed one; raises QueueFull where none is free."""
+        """Takes a place, given back when the answer is out, also a streamed one; raises QueueFull where none is free.
+
+        Two dialects may share in one request: it takes one place.
+        """
+        if getattr(req.context, "admitted", False):
+            return
         self.enter()
+        req.context.admitted = True
         at_end(req, self.leave)
 
     def enter(self) -> None:

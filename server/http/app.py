@@ -23,6 +23,7 @@ from .kserve.generate import Generate, GenerateStream
 from .kserve.infer import Infer
 from .listeners import Listener
 from .metrics import add_metrics
+from .restricted import Restricted
 from .torchserve.errors import Problem
 from .torchserve.render import new_request_id, seal, to_json
 from .torchserve.routing import Routes
@@ -64,13 +65,18 @@ def build_app(ports: Collection[Port], services: Services, admission: Admission)
     """The application of one listener that carries these ports."""
     settings, metrics, dataplane = services.settings, services.metrics, services.dataplane
     middleware: list[Any] = [Access(ports, settings, metrics, services.tokens), KServeAdmission(admission)]
+    if settings.http_restricted_api:
+        middleware.insert(1, Restricted(settings.http_restricted_api))
     app = falcon.App(middleware=middleware)
     app.resp_options.default_media_type = None  # type: ignore[assignment]
     app.set_error_serializer(_serialize)
     routes = Routes(app)
     torchserve.add_common(routes, next(port for port in ("inference", "management", "metrics") if port in ports))
     for port in ports:
-        kserve.add_routes(app, dataplane, settings, port)
+        handlers = torchserve.infer_with_handler(dataplane, admission, metrics, settings)
+        kserve.add_routes(
+            app, dataplane, settings, port, forward=settings.http_header_forward_pattern, infer_with_handler=handlers
+        )
     if "metrics" in ports:
         add_metrics(routes, metrics)
     if "management" in ports:

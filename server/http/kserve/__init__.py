@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import falcon
 
 from . import control, generate, infer, memory, metadata, settings, statistics
+from .headers import ForwardedHeaders
+from .infer import InferWithHandler
 from .resource import Resource, not_found
 from .shm import Regions
 
@@ -26,8 +28,15 @@ def add_routes(
     dataplane: DataPlane,
     server_settings: Settings,
     port: Literal["inference", "management", "metrics"],
+    *,
+    forward: str = "",
+    infer_with_handler: InferWithHandler | None = None,
 ) -> None:
-    """Adds this dialect's routes; all of them belong to the inference port."""
+    """Adds this dialect's routes; all of them belong to the inference port.
+
+    `forward`: headers whose names match become parameters of requests. `infer_with_handler` answers for models that are
+    TorchServe handlers, which take no tensors.
+    """
     if port != "inference":
         return
     limit = server_settings.max_request_size
@@ -39,7 +48,8 @@ def add_routes(
     app.add_route("/v2/trace/setting", settings.Trace(dataplane, traces, limit))
     app.add_route(f"{_MODEL}/trace/setting", settings.Trace(dataplane, traces, limit))
     app.add_route("/v2/logging", settings.Logging(settings.LogSettings(), limit))
-    for path, resource in _of_models(dataplane, regions, limit).items():
+    headers = ForwardedHeaders(forward)
+    for path, resource in _of_models(dataplane, regions, limit, headers, infer_with_handler).items():
         app.add_route(_MODEL + path, resource)
         app.add_route(f"{_MODEL}/versions/{{version}}{path}", resource)
     for path, resource in _of_the_repository(dataplane, limit).items():
@@ -50,15 +60,21 @@ def add_routes(
     app.add_sink(not_found, r"/v2(?:/|$)")  # a sink that is added later goes before it
 
 
-def _of_models(dataplane: DataPlane, regions: Regions, limit: int) -> dict[str, Resource]:
+def _of_models(
+    dataplane: DataPlane,
+    regions: Regions,
+    limit: int,
+    headers: ForwardedHeaders,
+    infer_with_handler: InferWithHandler | None,
+) -> dict[str, Resource]:
     return {
         "": metadata.ModelMetadata(dataplane),
         "/ready": metadata.ModelReady(dataplane),
         "/config": metadata.Config(dataplane),
         "/stats": statistics.Statistics(dataplane),
-        "/infer": infer.Infer(dataplane, regions, limit),
-        "/generate": generate.Generate(dataplane, limit),
-        "/generate_stream": generate.GenerateStream(dataplane, limit),
+        "/infer": infer.Infer(dataplane, regions, limit, headers, infer_with_handler),
+        "/generate": generate.Generate(dataplane, limit, headers),
+        "/generate_stream": generate.GenerateStream(dataplane, limit, headers),
     }
 
 

@@ -15,6 +15,7 @@ from ...errors import InvalidRequest, JitneyError
 from ...repository.config import ModelConfig, TensorSpec
 from .documents import Document, checked, dump, parse
 from .errors import describe
+from .headers import ForwardedHeaders
 from .parameters import custom, own
 from .resource import Resource, answers_errors, read_body, refuse_coding, responses, set_json, version_of
 from .tensors import from_json, to_json
@@ -29,8 +30,8 @@ _TOO_MANY = (
 
 
 class _Generating(Resource):
-    def __init__(self, dataplane: DataPlane, limit: int) -> None:
-        self._dataplane, self._limit = dataplane, limit
+    def __init__(self, dataplane: DataPlane, limit: int, headers: ForwardedHeaders) -> None:
+        self._dataplane, self._limit, self._headers = dataplane, limit, headers
 
     def _start(self, req: falcon.Request, model: str, version: str | None) -> tuple[ModelConfig, Call]:
         """Reads the request and queues it."""
@@ -38,6 +39,7 @@ class _Generating(Resource):
         config = self._dataplane.config(model, version)
         refuse_coding(req)
         request = read(config, parse(read_body(req, self._limit)))
+        request.parameters = {**request.parameters, **self._headers.of(req)}
         req.context.request_id = request.id
         call = self._dataplane.infer(model, version, request)
         return call.config or config, call

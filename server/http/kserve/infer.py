@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import falcon
 
-from ....backends.base import Response
+from ....backends.base import Part, Response
 from ...call import Call
 from ...errors import ModelFailed, Unsupported
 from ...repository.config import ModelConfig
 from .compression import choose, compress, decompress
+from .headers import ForwardedHeaders
 from .reply import Reply, render
-from .request import InferRequest, Reader, header_length, read_raw
+from .request import InferRequest, Reader, as_json, header_length, read_raw
 from .resource import JSON, Resource, answers_errors, read_body, responses, version_of
 from .shm import Regions
 
 if TYPE_CHECKING:
     from ...dataplane import DataPlane
+
+InferWithHandler = Callable[[falcon.Request, falcon.Response, str, str | None, list[Part] | None], None]
+"""Answers (request, response, model, version, parts) where the model is a TorchServe handler; raises what goes wrong. `parts`
+stand for the body where that is not what a handler can read, else None."""
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 
@@ -25,16 +31,28 @@ _HEADER_LENGTH = "Inference-Header-Content-Length"
 class Infer(Resource):
     """Checks in Triton's order: model, transaction policy, compression, header length, JSON, inputs, outputs, the model's fit."""
 
-    def __init__(self, dataplane: DataPlane, regions: Regions, max_request_size: int) -> None:
+    def __init__(
+        self,
+        dataplane: DataPlane,
+        regions: Regions,
+        max_request_size: int,
+        headers: ForwardedHeaders,
+        infer_with_handler: InferWithHandler | None,
+    ) -> None:
         self._dataplane, self._regions, self._limit = dataplane, regions, max_request_size
+        self._headers, self._infer_with_handler = headers, infer_with_handler
 
     @answers_errors
     def on_post(self, req: falcon.Request, resp: falcon.Response, model: str, version: str | None = None) -> None:
         version = version_of(version)
         config = self._dataplane.config(model, version)
+        if config.backend == "handler" and self._infer_with_handler is not None:
+            self._infer_with_handler(req, resp, model, version, self._parts(req, config))
+            return
         if config.decoupled:
             raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
         asked = self._read(req, config)
+        asked.request.parameters = {**asked.request.parameters, **self._headers.of(req)}
         call = self._submit(model, version, asked)
         response = _only(call, req)
         config = call.config or config
@@ -48,6 +66,17 @@ class Infer(Resource):
         reader = Reader(config.name, body, length, self._regions)
         req.context.request_id = reader.id
         return reader.read()
+
+    def _parts(self, req: falcon.Request, config: ModelConfig) -> list[Part] | None:
+        """A compressed or binary request as the plain JSON that handlers read; None where it is that already."""
+        encoding, length = req.get_header("Content-Encoding"), req.get_header(_HEADER_LENGTH)
+        if not encoding and length is None:
+            return None
+        body = decompress(read_body(req, self._limit), encoding, self._limit)
+        size = header_length(length, len(body))
+        if size:
+            body = as_json(Reader(config.name, body, size, self._regions).read())
+        return [Part("body", body, JSON if size != 0 else req.content_type or "")]
 
     def _submit(self, model: str, version: str | None, asked: InferRequest) -> Call:
         parameters = asked.parameters

@@ -14,11 +14,11 @@ from ....backends.base import Request
 from ....backends.tensor import DATATYPES, NUMPY_DTYPES, Tensor, pack_bytes
 from ...errors import InvalidRequest, InvalidTensor
 from ...repository.config import ModelConfig
-from .documents import Document, checked, member, optional, parse, unsigned
+from .documents import Document, checked, dump, member, optional, parse, unsigned
 from .parameters import Parameters
 from .parameters import read as read_parameters
 from .shm import Place, Regions
-from .tensors import MAX_RANK, from_json
+from .tensors import MAX_RANK, from_json, to_json
 
 _SOURCES = (
     "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', 'shared_memory_region' in "
@@ -161,6 +161,16 @@ def _shape(entry: Document) -> tuple[int, ...]:
     if len(sizes) > MAX_RANK:
         raise InvalidRequest(f"Unable to parse 'shape': it has {len(sizes)} dimensions, the maximum is {MAX_RANK}")
     return tuple(unsigned(size, "shape") for size in sizes)
+
+
+def as_json(asked: InferRequest) -> bytes:
+    """The request as one JSON document, its tensors as flat lists; InvalidRequest for datatypes that JSON cannot carry."""
+    inputs = [
+        {"name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype, "data": to_json(tensor)}
+        for tensor in asked.request.tensors
+    ]
+    document = {"id": asked.request.id, "parameters": asked.parameters.custom, "inputs": inputs}
+    return dump({name: value for name, value in document.items() if value or name == "inputs"})
 
 
 # -- raw bytes -----------------------------------------------------------------------------------------------------------

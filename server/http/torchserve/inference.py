@@ -61,6 +61,10 @@ class Inference:
         else:
             self._predict(exchange, model, version, {"url_path": rest or "", "explain": "False"})
 
+    def infer(self, exchange: Exchange, model: str, version: str | None, parts: list[Part] | None) -> None:
+        """KServe's `infer`; `parts` stand for a body that had to be decoded before a handler could read it."""
+        self._predict(exchange, model, version, {"url_path": "", "explain": "False"}, parts=parts)
+
     def explanations(self, exchange: Exchange, model: str, version: str | None = None, rest: str | None = None) -> None:
         if exchange.req.method == "OPTIONS":
             self._describe(exchange, model, version)
