@@ -199,8 +199,16 @@ class DataPlane:
         return [_describe(record.serving[name], default=name == record.default_version) for name in wanted]
 
     def index(self, ready_only: bool = False) -> list[IndexEntry]:
-        """The repository index: every version known, with its state and the reason where it does not serve."""
-        return [entry for entry in self.registry.index() if not ready_only or entry.state == State.READY]
+        """The repository index: every version known, with its state and the reason where it does not serve.
+
+        Models that were never loaded are listed by their names alone (Triton).
+        """
+        found = self.registry.index()
+        if ready_only:
+            return [entry for entry in found if entry.state == State.READY]
+        known = set(self.registry.names())
+        found += [IndexEntry(name) for name in self.modelcontrol.names() if name not in known] if self.modelcontrol else []
+        return sorted(found, key=lambda entry: entry.name)
 
     # -- control, TorchServe's verbs ----------------------------------------------------------------------------------------
 

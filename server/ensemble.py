@@ -16,7 +16,7 @@ from ..backends.base import Request, Response
 from ..backends.tensor import Tensor
 from .call import Call
 from .deployment import Deployment, OnAnswer, State
-from .errors import Draining, JitneyError, ModelFailed, ModelNotReady
+from .errors import Draining, JitneyError, ModelFailed, ModelNotReady, Unsupported
 from .repository.config import ModelConfig
 
 
@@ -90,11 +90,14 @@ class Run:
         if isinstance(answer, JitneyError):
             self._fail(answer)
             return
+        given = {step.outputs[tensor.name]: tensor for tensor in answer.tensors if tensor.name in step.outputs}
         with self.lock:
-            for tensor in answer.tensors:
-                if tensor.name in step.outputs:
-                    self.tensors[step.outputs[tensor.name]] = _renamed(tensor, step.outputs[tensor.name])
+            again = given.keys() & self.tensors.keys()
+            self.tensors |= {name: _renamed(tensor, name) for name, tensor in given.items()}
             self.running -= int(answer.final)
+        if again:
+            self._fail(Unsupported(f"model '{step.model}' gave more than one response, which an ensemble cannot pass on"))
+            return
         if answer.final:
             self.advance()
 
