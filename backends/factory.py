@@ -27,4 +27,8 @@ def create(config: ModelConfig) -> Backend:
         raise ValueError(f"model '{config.name}' has backend '{config.backend}'; expected one of {known}")
     module, name = BACKENDS[config.backend]
     backend: Backend = getattr(importlib.import_module(f".{module}", __package__), name)()
+    if config.sequence is not None:
+        from .sequence import SequenceBackend
+
+        return SequenceBackend(backend)
     return backend
