@@ -113,6 +113,8 @@ class ModelConfig:
     response_timeout_s  a worker that holds a batch for longer is replaced; 0 = no limit
     startup_timeout_s   a worker that has not loaded by then is ended; 0 = no limit
     config_json       the `GET …/config` document (Triton's ModelConfig as JSON, proto field names)
+    environment       variables that the workers get beside the server's
+    withheld_environment  names of the server's variables that they do not get, a regular expression for the whole name
     work_directory    a temporary folder that the model store owns for this version; gone after its `release`
     torchserve        for archives: the numbers as TorchServe's describe shows them (camelCase, as given, also where another
                       number is in effect: `batchSize` -5 runs as 1)
@@ -151,6 +153,7 @@ class ModelConfig:
     runtime: str = "python"
     loaded_at_startup: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    withheld_environment: str = ""
     config_json: Mapping[str, Any] = field(default_factory=dict)
     work_directory: str = ""
     torchserve: Mapping[str, Any] = field(default_factory=dict)

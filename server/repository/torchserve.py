@@ -63,6 +63,7 @@ def handler_config(
         use_job_ticket=found.use_job_ticket,
         url=registration.url,
         runtime=numbers.runtime,
+        withheld_environment=settings.blacklist_env_vars,
         torchserve=shown(found, numbers, groups),
     )
 

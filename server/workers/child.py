@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -31,6 +32,8 @@ _SEND_TIMEOUT_S = 10
 _END_S = 2.0
 #: Reply memory that was touched beyond this is given back after the batch.
 _KEEP_REPLY = 64 << 20
+#: The server's own; models' code has no business with them.
+_SECRETS = ("JITNEY_TOKEN",)
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -46,9 +49,14 @@ def command(config: ModelConfig, instance: Instance, fds: tuple[int, int, int]) 
 
 
 def environment(config: ModelConfig, instance: Instance) -> dict[str, str]:
-    """The server's environment, the worker's share of threads (libraries read it once, at import), the model's own."""
+    """The server's environment, the worker's share of threads (libraries read it once, at import), the model's own.
+
+    Secrets of the server and what the configuration withholds stay out.
+    """
     threads = dict.fromkeys(_THREAD_VARIABLES, str(instance.threads))
-    return {**os.environ, **threads, "PYTHONUNBUFFERED": "1", **config.environment}
+    withheld = re.compile(config.withheld_environment)
+    inherited = {k: v for k, v in os.environ.items() if k not in _SECRETS and not withheld.fullmatch(k)}
+    return {**inherited, **threads, "PYTHONUNBUFFERED": "1", **config.environment}
 
 
 class Child:
