@@ -31,9 +31,10 @@ class Mailbox:
     `queue.SimpleQueue.get(timeout)` can wait for ever in CPython 3.11 when the deadline passes between two of its retries.
     """
 
-    __slots__ = ("_answers", "_filled")
+    __slots__ = ("_answers", "_filled", "watcher")
 
     def __init__(self) -> None:
+        self.watcher: Callable[[], None] | None = None
         self._answers: deque[Response | JitneyError] = deque()
         self._filled = threading.Lock()  # held while nothing has arrived since the last look
         self._filled.acquire()
@@ -48,6 +49,8 @@ class Mailbox:
             self._filled.release()
         except RuntimeError:
             pass  # released already: the waiting thread has not looked since the last answer
+        if self.watcher is not None:
+            self.watcher()
 
     def get(self, timeout: float | None) -> Response | JitneyError:
         """The waiting thread only. TimeoutError after `timeout` seconds, None = never."""
@@ -112,6 +115,15 @@ class Call:
             return False
         (self.on_answer or self.deliver)(response)
         return True
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Has `callback` called after each answer that `result` can return: here if there is one, else by who brings it.
+
+        It may be called twice for one answer, and must not block.
+        """
+        self._answers.watcher = callback
+        if len(self._answers):
+            callback()
 
     def deliver(self, answer: Response | JitneyError) -> None:
         """Hands an answer to whoever waits in `result` or `stream`."""
