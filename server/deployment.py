@@ -21,8 +21,9 @@ from typing import Any
 from ..backends.base import Request, Response
 from ..backends.codecs import Codec
 from ..backends.codecs import create as create_codec
-from .batching.dispatch import Dispatcher
+from .batching.dispatch import Dispatcher, Queue
 from .batching.item import Batch, Item
+from .batching.policy import ShapeChange
 from .batching.queue import Batcher
 from .cache import ResponseCache, cache_key
 from .call import Call
@@ -150,20 +151,33 @@ class WorkerDeployment(Deployment):
             on_event=self._event,
             on_state=self._workers_changed,
         )
-        self.batcher = Batcher(
-            config.batching,
-            config.max_batch_size,
-            shape_change="flush" if options.shape_change == "flush" else "lane",
-            name=config.name,
-        )
         self.dispatcher = Dispatcher(
-            self.batcher,
+            self._make_batcher(),
             idle=self.pool.idle,
             deliver=self._deliver,
             expire=self._expired,
             tickets=config.use_job_ticket,
             name=f"{config.name}/{config.version}",
         )
+
+    # -- what a stateful model does otherwise -------------------------------------------------------------------------------
+
+    def _make_batcher(self) -> Queue:
+        config = self.config
+        shape_change: ShapeChange = "flush" if self._options.shape_change == "flush" else "lane"
+        self._batcher = Batcher(config.batching, config.max_batch_size, shape_change=shape_change, name=config.name)
+        return self._batcher
+
+    def _make_item(self, call: Call, priority: int, alone: bool) -> Item:
+        request = call.request
+        return Item(call, request.rows, self._key(request), call.times.arrived / 1e9, call.deadline, priority, alone=alone)
+
+    def _expiry(self, arrived: float, priority: int, timeout_us: int) -> float | None:
+        """When waiting in the queue ends by the model's queue policy."""
+        return self._batcher.expiry(arrived, priority, timeout_us)
+
+    def _run(self, batch: Batch, calls: list[Call]) -> None:
+        self.pool.execute(calls)
 
     # -- life ------------------------------------------------------------------------------------------------------------
 
@@ -249,9 +263,8 @@ class WorkerDeployment(Deployment):
         call = Call(request, self.config, on_answer=on_answer)
         if self._cache is not None and self._answer_from(self._cache, call):
             return call
-        arrived = call.times.arrived / 1e9
-        call.deadline = self._deadline(arrived, priority, timeout_us)
-        item = Item(call, request.rows, self._key(request), arrived, call.deadline, priority, alone=alone)
+        call.deadline = self._deadline(call.times.arrived / 1e9, priority, timeout_us)
+        item = self._make_item(call, priority, alone)
         call.withdraw = lambda: self._withdraw(item)
         data = [tensor.data for tensor in request.tensors] + [part.data for part in request.parts]
         call.slots.extend(self.arena.put_all(data))
@@ -276,7 +289,7 @@ class WorkerDeployment(Deployment):
 
     def _deadline(self, arrived: float, priority: int, timeout_us: int) -> float | None:
         """When waiting in the queue ends: the queue policy's rule, or TorchServe's client timeout if that is sooner."""
-        deadline = self.batcher.expiry(arrived, priority, timeout_us)
+        deadline = self._expiry(arrived, priority, timeout_us)
         if not self.config.client_timeout_s:
             return deadline
         limit = arrived + self.config.client_timeout_s
@@ -321,7 +334,7 @@ class WorkerDeployment(Deployment):
             call.times.dispatched = now
             call.batch_rows = batch.rows
         self.statistics.left(batch.reason, batch.rows)
-        self.pool.execute(calls)
+        self._run(batch, calls)
 
     def _worker_idle(self) -> None:
         self.dispatcher.wake()

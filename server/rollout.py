@@ -17,6 +17,7 @@ from .errors import JitneyError, LoadFailed, ModelNotFound
 from .registry import Registry
 from .repository.config import InstanceGroup, ModelConfig
 from .repository.stamps import version_stamp
+from .sequences import SequenceDeployment
 from .workers import cores, placement
 
 #: Seconds that a replaced or unloaded version may take to answer what it had accepted.
@@ -76,7 +77,8 @@ class Rollout:
             ensemble.stamp = version_stamp(config)
             return ensemble
         workers = placement.declared(config, cores.gpus())
-        deployment = WorkerDeployment(config, self.options)
+        kind = WorkerDeployment if config.sequence is None else SequenceDeployment
+        deployment = kind(config, self.options)
         deployment.stamp = version_stamp(config)
         try:
             deployment.start(workers)

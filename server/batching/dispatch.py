@@ -21,14 +21,33 @@ import time
 from collections import deque
 from collections.abc import Callable
 from math import inf
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from ..errors import Draining, NoWorkers
-from .queue import Batch, Batcher, Item, Step
+from .item import Batch, Item, Step
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+
+class Queue(Protocol):
+    """What a dispatcher runs: a `Batcher`, or a `SequenceBatcher`."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def rows(self) -> int: ...
+
+    def oldest(self) -> float | None: ...
+
+    def submit(self, item: Item) -> None: ...
+
+    def cancel(self, item: Item) -> bool: ...
+
+    def clear(self) -> list[Item]: ...
+
+    def poll(self, now: float, idle: int) -> Step: ...
 
 
 class Dispatcher:
@@ -46,7 +65,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        batcher: Batcher,
+        batcher: Queue,
         *,
         idle: Callable[[], int],
         deliver: Callable[[Batch], None],
@@ -92,6 +111,13 @@ class Dispatcher:
     def wake(self) -> None:
         """A worker became idle."""
         with self._lock:
+            step = self._poll()
+        self._carry_out(step)
+
+    def update(self, change: Callable[[], None]) -> None:
+        """Runs `change`, which tells the Batcher something, with the lock held; then hands out what left."""
+        with self._lock:
+            change()
             step = self._poll()
         self._carry_out(step)
 

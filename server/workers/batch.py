@@ -37,11 +37,12 @@ class BatchReport:
 class Batch:
     """`calls` are those that were handed in, `live` those that are executed, at their index of the message.
 
-    A call that is over already, or that cannot be encoded (it is failed with InvalidRequest), is not executed.
+    A call that is over already, or that cannot be encoded (it is failed with InvalidRequest), is not executed. A `pinned`
+    batch is for one worker and no other.
     """
 
-    def __init__(self, number: int, calls: Sequence[Call]) -> None:
-        self.number = number
+    def __init__(self, number: int, calls: Sequence[Call], pinned: bool = False) -> None:
+        self.number, self.pinned = number, pinned
         self.calls = list(calls)
         self.live: list[Call] = []
         self.cancelled: set[int] = set()

@@ -26,7 +26,7 @@ def lend(name: str, init: Path) -> None:
 def prepare(msgspec: str) -> str:
     """Makes the package importable; the reason why that is not possible, or ""."""
     version = ".".join(map(str, sys.version_info[:2]))
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - the model's Python, not ours
         return f"the model's environment has Python {version}, at least 3.11 is needed"
     if importlib.util.find_spec("numpy") is None:
         return f"the model's environment {sys.prefix} has no numpy: install it there"

@@ -19,11 +19,11 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...backends.base import Response
 from ..call import Call
-from ..errors import Draining, JitneyError, LoadFailed, NoWorkers
+from ..errors import Draining, JitneyError, LoadFailed, NoWorkers, WorkerDied
 from ..repository.config import ModelConfig
 from . import cores, placement
 from .arena import Arena
@@ -35,9 +35,16 @@ from .roster import State
 from .status import WorkerStatus, status
 from .supervisor import Member, Supervisor
 
-__all__ = ["BatchReport", "HostServer", "Pool", "WorkerStatus"]
+__all__ = ["BatchReport", "HostServer", "Pool", "Seat", "WorkerStatus"]
 
 log = logging.getLogger(__name__)
+
+
+class Seat(NamedTuple):
+    """One life of one worker: a worker that was replaced is in another seat."""
+
+    worker: int
+    pid: int
 
 
 class Pool:
@@ -155,6 +162,12 @@ class Pool:
             found = [*self._roster.members, *self._roster.leaving]
         return [status(worker) for worker in found]
 
+    def seats(self) -> list[Seat]:
+        """The workers that have loaded the model and stay, busy or not."""
+        with self._lock:
+            loaded = [w for w in self._roster.members if w.state in (State.READY, State.BUSY)]
+            return [Seat(worker.id, worker.child.pid) for worker in loaded if worker.child is not None]
+
     # ---- batches
 
     def execute(self, calls: Sequence[Call]) -> None:
@@ -174,6 +187,23 @@ class Pool:
         if worker is None:
             self._serve_waiting()
             self._give_up_hopeless()
+        else:
+            self._hand_over(worker, batch)
+
+    def execute_on(self, seat: Seat, calls: Sequence[Call]) -> None:
+        """Hands one batch to this worker and to no other, as `execute` does.
+
+        Where it is gone or not idle the calls fail with WorkerDied.
+        """
+        batch = Batch(next(self._numbers), calls, pinned=True)
+        if not batch.live:
+            self._report(batch.report())
+            return
+        with self._lock:
+            here = any(w.id == seat.worker and w.child and w.child.pid == seat.pid for w in self._roster.idle)
+            worker = self._roster.take_named(seat.worker, batch, time.monotonic()) if here else None
+        if worker is None:
+            self._fail(batch, WorkerDied(f"the worker of model '{self.config.name}' that held the sequence is gone"))
         else:
             self._hand_over(worker, batch)
 
@@ -204,16 +234,19 @@ class Pool:
             self._supervisor.watch(worker)
 
     def _take_back(self, worker: Member, batch: Batch) -> None:
-        """The worker died before it got the batch whole, so it has not begun: another may run it."""
+        """The worker died before it got the batch whole, so it has not begun: another may run it, unless it is pinned."""
         child = worker.child
         with self._lock:
             ours = worker.batch is batch
             if ours:
                 worker.batch = None
-                self._waiting.appendleft(batch)
+                if not batch.pinned:
+                    self._waiting.appendleft(batch)
         if child is not None:
             child.kill()
-        if ours:
+        if ours and batch.pinned:
+            self._fail(batch, WorkerDied(f"the worker of model '{self.config.name}' that held the sequence died"))
+        elif ours:
             self._serve_waiting()
             self._give_up_hopeless()
 

@@ -137,6 +137,14 @@ class Roster(Generic[C, B]):
         self.assign(worker, batch, now)
         return worker
 
+    def take_named(self, worker_id: int, batch: B, now: float) -> Worker[C, B] | None:
+        """Gives the batch to this worker; None if it is not idle."""
+        worker = next((worker for worker in self.idle if worker.id == worker_id), None)
+        if worker is not None:
+            self.idle.remove(worker)
+            self.assign(worker, batch, now)
+        return worker
+
     def assign(self, worker: Worker[C, B], batch: B, now: float) -> None:
         worker.batch = batch
         worker.state = State.STOPPING if worker.leaving else State.BUSY

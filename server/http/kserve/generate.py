@@ -17,6 +17,7 @@ from .documents import Document, checked, dump, parse
 from .errors import describe
 from .headers import ForwardedHeaders
 from .parameters import custom, own
+from .parameters import read as read_parameters
 from .resource import Resource, answers_errors, read_body, refuse_coding, responses, set_json, version_of
 from .tensors import from_json, to_json
 
@@ -27,6 +28,10 @@ _TOO_MANY = (
     "generate expects model to produce exactly 1 response, use generate stream for model that generates various number of "
     "responses"
 )
+
+
+#: Parameters that say to which sequence a request belongs, as in `infer`.
+_SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
 
 
 class _Generating(Resource):
@@ -113,7 +118,9 @@ def read(config: ModelConfig, document: Document) -> Request:
             parameters[name] = value
     if "id" in parameters:
         request.id = str(custom("id", parameters.pop("id")))
-    request.parameters = {name: custom(name, value) for name, value in parameters.items()}
+    sequence = read_parameters({name: parameters.pop(name) for name in _SEQUENCE if name in parameters})
+    own_parameters = {name: custom(name, value) for name, value in parameters.items()}
+    request.parameters = own_parameters | sequence.for_model()
     return request
 
 
