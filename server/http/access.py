@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import falcon
 
 from ..errors import JitneyError
+from .later import later_of
 from .torchserve.errors import InvalidKey
 from .torchserve.routing import Exchange, answer, refuse_bad_escapes
 
@@ -96,7 +97,11 @@ class Access:
             raise InvalidKey(_DENIED)
 
     def process_response(self, req: falcon.Request, resp: falcon.Response, resource: object, succeeded: bool) -> None:
-        """Adds CORS headers, counts the answer and writes its line into the access log."""
+        """Adds CORS headers, counts the answer and writes its line into the access log, when there is one."""
+        later = later_of(req)
+        if later is not None and later.claimed and not later.concluding:
+            later.seal(lambda: self.process_response(req, resp, resource, succeeded))
+            return
         for name, value in self._cors.items():
             if resp.get_header(name) is None:
                 resp.set_header(name, value)

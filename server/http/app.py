@@ -21,6 +21,7 @@ from .access import Access, is_kserve
 from .admission import Admission
 from .kserve.generate import Generate, GenerateStream
 from .kserve.infer import Infer
+from .later import later_of
 from .listeners import Listener
 from .metrics import add_metrics
 from .restricted import Restricted
@@ -87,13 +88,13 @@ def build_app(ports: Collection[Port], services: Services, admission: Admission)
 
 
 class KServeAdmission:
-    """Falcon middleware: KServe requests that wait for a model need a place, as TorchServe's do."""
+    """Falcon middleware: KServe requests that wait for a model in their thread need a place, as TorchServe's do."""
 
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
 
     def process_resource(self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]) -> None:
-        if isinstance(resource, WAITING):
+        if isinstance(resource, WAITING) and (later_of(req) is None or not isinstance(resource, Infer)):
             try:
                 self.admission.hold(req)
             except QueueFull as error:

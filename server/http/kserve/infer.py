@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import falcon
@@ -11,19 +12,22 @@ from ....backends.base import Part, Response
 from ...call import Call
 from ...errors import ModelFailed, Unsupported
 from ...repository.config import ModelConfig
+from ..later import Finish, wait_for
+from ..wsgi import on_disconnect
 from .compression import choose, compress, decompress
 from .headers import ForwardedHeaders
 from .reply import Reply, render
 from .request import InferRequest, Reader, as_json, header_length, read_raw
-from .resource import JSON, Resource, answers_errors, read_body, responses, version_of
+from .resource import JSON, Resource, answers_errors, guarded, read_body, version_of
 from .shm import Regions
 
 if TYPE_CHECKING:
     from ...dataplane import DataPlane
 
-InferWithHandler = Callable[[falcon.Request, falcon.Response, str, str | None, list[Part] | None], None]
-"""Answers (request, response, model, version, parts) where the model is a TorchServe handler; raises what goes wrong. `parts`
-stand for the body where that is not what a handler can read, else None."""
+Guard = Callable[[Finish], None]
+InferWithHandler = Callable[[falcon.Request, falcon.Response, str, str | None, list[Part] | None, Guard], None]
+"""Answers (request, response, model, version, parts, guard) where the model is a TorchServe handler; raises what goes wrong.
+`parts` stand for the body where that is not what a handler can read, else None; `guard` takes what goes wrong later."""
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 
@@ -47,16 +51,16 @@ class Infer(Resource):
         version = version_of(version)
         config = self._dataplane.config(model, version)
         if config.backend == "handler" and self._infer_with_handler is not None:
-            self._infer_with_handler(req, resp, model, version, self._parts(req, config))
+            self._infer_with_handler(req, resp, model, version, self._parts(req, config), partial(guarded, req, resp))
             return
         if config.decoupled:
             raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
         asked = self._read(req, config)
         asked.request.parameters = {**asked.request.parameters, **self._headers.of(req)}
         call = self._submit(model, version, asked)
-        response = _only(call, req)
-        config = call.config or config
-        _send(req, resp, render(config, config.version, asked, response))
+        on_disconnect(req, call.cancel)
+        finish = partial(_answer, req, resp, call, call.config or config, asked)
+        wait_for(req, resp, call, finish, partial(guarded, req, resp), whole=True)
 
     def _read(self, req: falcon.Request, config: ModelConfig) -> InferRequest:
         body = decompress(read_body(req, self._limit), req.get_header("Content-Encoding"), self._limit)
@@ -85,11 +89,16 @@ class Infer(Resource):
         )
 
 
-def _only(call: Call, req: falcon.Request) -> Response:
+def _answer(req: falcon.Request, resp: falcon.Response, call: Call, config: ModelConfig, asked: InferRequest) -> None:
+    _send(req, resp, render(config, config.version, asked, _only(call)))
+
+
+def _only(call: Call) -> Response:
     """The response of a model that gives one; a final one without outputs may follow it."""
     found: Response | None = None
-    for response in responses(call, req):
+    for response in call.stream():
         if found is not None and found.tensors and response.tensors:
+            call.cancel()
             raise ModelFailed("the model gave more than one response to a request", "BAD_OUTPUT")
         if found is None or response.tensors:
             found = response

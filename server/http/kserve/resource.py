@@ -27,16 +27,29 @@ def answers_errors(responder: Responder) -> Responder:
     """Turns errors out of a responder into `{"error": text}`; what nobody foresaw is logged and is a 500."""
 
     @functools.wraps(responder)
-    def guarded(self: Any, req: falcon.Request, resp: falcon.Response, **names: Any) -> None:
+    def respond(self: Any, req: falcon.Request, resp: falcon.Response, **names: Any) -> None:
         try:
             responder(self, req, resp, **names)
-        except JitneyError as error:
-            set_error(req, resp, error)
-        except Exception:
-            log.exception("%s %s failed", req.method, req.path)
-            set_json(resp, {"error": "internal error, see the server's log"}, 500)
+        except Exception as error:  # noqa: BLE001 - every accepted request is answered
+            set_failure(req, resp, error)
 
-    return guarded
+    return respond
+
+
+def guarded(req: falcon.Request, resp: falcon.Response, finish: Callable[[], None]) -> None:
+    """The same for what is rendered after the responder has returned."""
+    try:
+        finish()
+    except Exception as error:  # noqa: BLE001 - every accepted request is answered
+        set_failure(req, resp, error)
+
+
+def set_failure(req: falcon.Request, resp: falcon.Response, error: Exception) -> None:
+    if isinstance(error, JitneyError):
+        set_error(req, resp, error)
+        return
+    log.error("%s %s failed", req.method, req.path, exc_info=error)
+    set_json(resp, {"error": "internal error, see the server's log"}, 500)
 
 
 def set_error(req: falcon.Request, resp: falcon.Response, error: JitneyError) -> None:

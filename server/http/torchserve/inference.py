@@ -1,7 +1,7 @@
 """TorchServe's inference routes: ping, predictions, explanations, KServe v1, SageMaker's and the legacy ones.
 
-No route looks at the method, except OPTIONS, which describes. A request waits in the thread that reads it; when its client
-goes away its call is cancelled.
+No route looks at the method, except OPTIONS, which describes. A request waits without a thread where the front can do that, and
+in the thread that reads it where it cannot; when its client goes away its call is cancelled.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ....backends.base import Part, Request, Response
 from ...call import Call
 from ...errors import Cancelled, InvalidParameter, JitneyError, ModelNotFound, VersionNotFound, WorkerDied
+from ..later import later_of, wait_for
 from ..wsgi import at_end, on_disconnect
 from . import openapi
 from .body import client_headers, query, query_parts, read_parts, with_route
@@ -107,10 +109,15 @@ class Inference:
         parts = read_parts(exchange.req) if parts is None else parts
         headers = with_route(client_headers(exchange.req), route)
         request = Request(id=exchange.id, parts=[*parts, *(more or [])], headers=headers)
-        self.admission.hold(exchange.req)
+        if later_of(exchange.req) is None:
+            self.admission.hold(exchange.req)
         call = self._submit(model, version, request)
         on_disconnect(exchange.req, call.cancel)
         at_end(exchange.req, call.cancel)
+        finish = partial(self._answer, exchange, model, version, call)
+        wait_for(exchange.req, exchange.resp, call, finish, exchange.guard, whole=False)
+
+    def _answer(self, exchange: Exchange, model: str, version: str | None, call: Call) -> None:
         answers = self.dataplane.answer(call)
         first = self._checked(next(answers), model)
         send_prediction(exchange.req, exchange.resp, first)

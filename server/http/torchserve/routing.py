@@ -14,6 +14,7 @@ from typing import Any
 import falcon
 
 from ...errors import JitneyError
+from ..later import Finish
 from .errors import BadEscape, MethodNotAllowed, ResourceNotFound, Target, problem
 from .render import new_request_id, seal, send_json
 
@@ -34,6 +35,10 @@ class Exchange:
         self.req, self.resp = req, resp
         self.id = new_request_id()
         self.target = Target()
+
+    def guard(self, finish: Finish) -> None:
+        """Runs what is rendered after the handler has returned, and answers with what that raises."""
+        answer(self, lambda _: finish())
 
 
 class Routes:
@@ -56,23 +61,26 @@ def _sink(handler: Handler) -> Callable[..., None]:
     return sink
 
 
-def answer(exchange: Exchange, handle: Callable[[Exchange], None]) -> None:
-    """Lets `handle` answer, turns what it raises into an error answer, and seals it."""
+def answer(exchange: Exchange, handle: Callable[[Exchange], None], *, kserve: bool = False) -> None:
+    """Lets `handle` answer, turns what it raises into an error answer, and seals it.
+
+    `kserve`: the text stands under `error` too, where clients of KServe v2 look for it.
+    """
     try:
         handle(exchange)
     except Exception as error:  # every accepted request is answered
         if not isinstance(error, JitneyError):
             log.exception("%s %s failed", exchange.req.method, exchange.req.path)
-        send_problem(exchange, error)
+        send_problem(exchange, error, kserve=kserve)
     seal(exchange.req, exchange.resp, exchange.id)
 
 
-def send_problem(exchange: Exchange, error: Exception) -> None:
+def send_problem(exchange: Exchange, error: Exception, *, kserve: bool = False) -> None:
     """TorchServe's ErrorResponse; what the handler had put into the answer before is dropped."""
     found = problem(error, exchange.target)
     exchange.resp.stream = None
     exchange.req.env.pop("jitney.spelling", None)
-    send_json(exchange.resp, found._asdict(), found.code)
+    send_json(exchange.resp, found._asdict() | ({"error": found.message} if kserve else {}), found.code)
 
 
 def not_found(exchange: Exchange, **segments: Any) -> None:
