@@ -4,7 +4,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types unit check test format models demo serve clean
+.PHONY: help setup lint types check test format models demo serve bench clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -13,7 +13,7 @@ $(READY): requirements.txt setup.py pyproject.toml
 	@test -x $(PY) || { echo "creating .venv"; $(PYTHON) -m venv .venv; }
 	@echo "installing requirements into .venv (about a minute the first time)"
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . 2>/dev/null
 	@touch $(READY)
 
 setup: $(READY)  ## Create .venv with the pinned requirements and jitney itself
@@ -29,12 +29,10 @@ types: $(READY)  ## mypy --strict
 	@mkdir -p .types && ln -sfn .. .types/jitney
 	@cd .types && ../$(PY) -m mypy --config-file ../pyproject.toml -p jitney.server -p jitney.backends -p jitney.tools
 
-unit: $(READY)  ## All tests, warnings as errors, coverage printed
+test: $(READY)  ## All tests, warnings as errors, coverage printed
 	@$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 
-test: unit  ## The tests
-
-check: lint types unit  ## What CI runs: lint, types, tests
+check: lint types test  ## What must pass before a change lands: lint, types, tests
 
 models: $(READY)  ## Build the weights of the shipped models
 	@$(PY) -m jitney.tools.build_models
@@ -44,6 +42,9 @@ demo: $(READY)  ## Build the models, serve them, show the main job on real image
 
 serve: models  ## The server in the foreground, on model_repository/
 	@$(PY) -m jitney.server.cli serve --model-repository model_repository
+
+bench: $(READY)  ## The server against the bare model, at 1 to 128 connections (a quarter of an hour)
+	@$(PY) -m jitney.tools.bench
 
 clean:  ## Remove everything built
 	rm -rf .venv .cache .types build *.egg-info .pytest_cache .ruff_cache .hypothesis
