@@ -12,7 +12,7 @@ from ....backends.base import Part, Response
 from ...call import Call
 from ...errors import ModelFailed, Unsupported
 from ...repository.config import ModelConfig
-from ..later import Finish, wait_for
+from ..later import wait_for
 from ..wsgi import on_disconnect
 from .compression import choose, compress, decompress
 from .headers import ForwardedHeaders
@@ -24,10 +24,9 @@ from .shm import Regions
 if TYPE_CHECKING:
     from ...dataplane import DataPlane
 
-Guard = Callable[[Finish], None]
-InferWithHandler = Callable[[falcon.Request, falcon.Response, str, str | None, list[Part] | None, Guard], None]
-"""Answers (request, response, model, version, parts, guard) where the model is a TorchServe handler; raises what goes wrong.
-`parts` stand for the body where that is not what a handler can read, else None; `guard` takes what goes wrong later."""
+InferWithHandler = Callable[[falcon.Request, falcon.Response, str, str | None, list[Part] | None], None]
+"""Answers (request, response, model, version, parts) where the model is a TorchServe handler, also what goes wrong. `parts` stand
+for the body where that is not what a handler can read, else None."""
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 
@@ -51,7 +50,7 @@ class Infer(Resource):
         version = version_of(version)
         config = self._dataplane.config(model, version)
         if config.backend == "handler" and self._infer_with_handler is not None:
-            self._infer_with_handler(req, resp, model, version, self._parts(req, config), partial(guarded, req, resp))
+            self._infer_with_handler(req, resp, model, version, self._parts(req, config))
             return
         if config.decoupled:
             raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")

@@ -90,7 +90,13 @@ class Config(Resource):
 
     @answers_errors
     def on_get(self, req: falcon.Request, resp: falcon.Response, model: str, version: str | None = None) -> None:
-        set_json(resp, dict(self._dataplane.config(model, version_of(version)).config_json))
+        set_json(resp, document(self._dataplane.config(model, version_of(version))))
+
+
+def document(config: ModelConfig) -> dict[str, Any]:
+    """The configuration as Triton shows it; for a model that came without one, as an archive does, the little there is."""
+    bare = {"name": config.name, "platform": config.platform, "backend": config.backend, "input": [], "output": []}
+    return dict(config.config_json) or {**bare, "max_batch_size": config.max_batch_size}
 
 
 def metadata(config: ModelConfig, versions: Sequence[str]) -> dict[str, Any]:

@@ -10,13 +10,12 @@ import falcon
 from waitress.utilities import Error
 
 from ....backends.base import Part
-from ..later import Finish
 from . import openapi
 from .errors import Problem
 from .inference import Inference
 from .management import Control, Management
-from .render import ENVELOPE, new_request_id, seal, send_json, status_line, to_json
-from .routing import Exchange, Handler, Routes, not_allowed, not_found
+from .render import ENVELOPE, new_request_id, send_json, status_line, to_json
+from .routing import Exchange, Handler, Routes, answer, not_allowed, not_found
 
 if TYPE_CHECKING:
     from ...dataplane import DataPlane
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Guard = Callable[[Finish], None]
 Port = Literal["inference", "management", "metrics"]
 
 __all__ = ["add_common", "add_inference", "add_management", "infer_with_handler", "refuse"]
@@ -38,39 +36,16 @@ def add_inference(routes: Routes, dataplane: DataPlane, admission: Admission, me
     Inference(dataplane, admission, metrics, settings.max_response_size).add_to(routes)
 
 
-class _Borrowed(Exchange):
-    """An exchange of another dialect, which answers errors in its own way."""
-
-    def __init__(self, req: falcon.Request, resp: falcon.Response, guard: Guard) -> None:
-        super().__init__(req, resp)
-        self._guard = guard
-
-    def guard(self, finish: Finish) -> None:
-        self._guard(finish)
-        seal(self.req, self.resp, self.id)
-
-
 def infer_with_handler(
     dataplane: DataPlane, admission: Admission, metrics: Metrics, settings: Settings
-) -> Callable[[falcon.Request, falcon.Response, str, str | None, list[Part] | None, Guard], None]:
+) -> Callable[[falcon.Request, falcon.Response, str, str | None, list[Part] | None], None]:
     """What answers KServe's `infer` where the model is a handler: it gets the body (or `parts` in its place) as it is, and its
-    answer goes out as it is.
-
-    The function raises what goes wrong instead of answering with it; what goes wrong after it returned is `guard`'s.
+    answer goes out as it is. Errors have TorchServe's form, with the text under `error` too, as KServe's clients expect it.
     """
     inference = Inference(dataplane, admission, metrics, settings.max_response_size)
 
-    def infer(
-        req: falcon.Request,
-        resp: falcon.Response,
-        model: str,
-        version: str | None,
-        parts: list[Part] | None,
-        guard: Guard,
-    ) -> None:
-        exchange = _Borrowed(req, resp, guard)
-        inference.infer(exchange, model, version, parts)
-        seal(req, resp, exchange.id)
+    def infer(req: falcon.Request, resp: falcon.Response, model: str, version: str | None, parts: list[Part] | None) -> None:
+        answer(Exchange(req, resp, kserve=True), lambda exchange: inference.infer(exchange, model, version, parts))
 
     return infer
 

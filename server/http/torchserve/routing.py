@@ -29,10 +29,13 @@ Handler = Callable[..., None]
 
 
 class Exchange:
-    """One request and its answer. `target` is what error texts name; handlers set it."""
+    """One request and its answer. `target` is what error texts name; handlers set it.
 
-    def __init__(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self.req, self.resp = req, resp
+    `kserve`: the text of an error stands under `error` too, where clients of KServe v2 look for it.
+    """
+
+    def __init__(self, req: falcon.Request, resp: falcon.Response, *, kserve: bool = False) -> None:
+        self.req, self.resp, self.kserve = req, resp, kserve
         self.id = new_request_id()
         self.target = Target()
 
@@ -61,26 +64,23 @@ def _sink(handler: Handler) -> Callable[..., None]:
     return sink
 
 
-def answer(exchange: Exchange, handle: Callable[[Exchange], None], *, kserve: bool = False) -> None:
-    """Lets `handle` answer, turns what it raises into an error answer, and seals it.
-
-    `kserve`: the text stands under `error` too, where clients of KServe v2 look for it.
-    """
+def answer(exchange: Exchange, handle: Callable[[Exchange], None]) -> None:
+    """Lets `handle` answer, turns what it raises into an error answer, and seals it."""
     try:
         handle(exchange)
     except Exception as error:  # every accepted request is answered
         if not isinstance(error, JitneyError):
             log.exception("%s %s failed", exchange.req.method, exchange.req.path)
-        send_problem(exchange, error, kserve=kserve)
+        send_problem(exchange, error)
     seal(exchange.req, exchange.resp, exchange.id)
 
 
-def send_problem(exchange: Exchange, error: Exception, *, kserve: bool = False) -> None:
+def send_problem(exchange: Exchange, error: Exception) -> None:
     """TorchServe's ErrorResponse; what the handler had put into the answer before is dropped."""
     found = problem(error, exchange.target)
     exchange.resp.stream = None
     exchange.req.env.pop("jitney.spelling", None)
-    send_json(exchange.resp, found._asdict() | ({"error": found.message} if kserve else {}), found.code)
+    send_json(exchange.resp, found._asdict() | ({"error": found.message} if exchange.kserve else {}), found.code)
 
 
 def not_found(exchange: Exchange, **segments: Any) -> None:

@@ -1,0 +1,173 @@
+"""Both dialects on one queue, over a real server process: KServe's `infer` on archives, and batches that hold both."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from tritonclient.utils import InferenceServerException
+
+from jitney.tests.fakes.plane import doubling
+from jitney.tools.archiver import ModelArchiverConfig, generate_model_archive
+from jitney.tools.served import Server, serving
+
+#: Says what it got; with the envelope `kservev2` it doubles its inputs, which then are arrays.
+HANDLER = """
+class Handler:
+    def initialize(self, context):
+        pass
+
+    def handle(self, data, context):
+        if hasattr(data[0], "dtype"):
+            return [2 * array for array in data]
+        answers = []
+        for index, row in enumerate(data):
+            if row.get("body") == {"fail": True}:
+                raise RuntimeError("asked to fail")
+            context.set_response_header(index, "x-batch", str(len(data)))
+            answers.append({name: [type(value).__name__, value if isinstance(value, dict) else bytes(value).decode()]
+                            for name, value in row.items()})
+        return answers
+
+_handler = Handler()
+
+def handle(data, context):
+    if data is None:
+        return None
+    return _handler.handle(data, context)
+"""
+
+
+def archive(folder: Path, name: str) -> None:
+    (folder / "handler.py").write_text(HANDLER)
+    generate_model_archive(
+        ModelArchiverConfig(model_name=name, version="1.0", handler=str(folder / "handler.py"), export_path=str(folder))
+    )
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    models, store = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("store")
+    doubling(models, "patient", "dynamic_batching { max_queue_delay_microseconds: 700000 }")
+    archive(store, "teller")
+    properties = f"model_store={store}\nload_models=all\ndefault_workers_per_model=1\n"
+    with serving(models, properties=properties) as server:
+        yield server
+
+
+def post(url: str, body: bytes, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    request = urllib.request.Request(url, body, {name.replace("_", "-"): value for name, value in headers.items()})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            return reply.status, dict(reply.headers), reply.read()
+    except urllib.error.HTTPError as error:
+        return error.code, dict(error.headers), error.read()
+
+
+def sizes(server: Server, model: str) -> dict[int, int]:
+    (stats,) = server.get_json(f"/v2/models/{model}/stats")["model_stats"]
+    return {entry["batch_size"]: entry["compute_infer"]["count"] for entry in stats["batch_stats"]}
+
+
+def test_one_batch_holds_requests_of_both_dialects(server: Server) -> None:
+    infer = {"inputs": [{"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [1, 2, 3, 4]}]}
+    asked = [
+        (f"{server.inference}/predictions/patient", b"[[5, 6]]"),
+        (f"{server.inference}/v2/models/patient/infer", json.dumps(infer).encode()),
+    ]
+    with ThreadPoolExecutor(2) as clients:
+        predicted, inferred = clients.map(lambda pair: post(*pair, Content_Type="application/json"), asked)
+    assert json.loads(predicted[2]) == [[10.0, 12.0]]
+    assert json.loads(inferred[2])["outputs"][0]["data"] == [2.0, 4.0, 6.0, 8.0]
+    assert sizes(server, "patient") == {3: 1}
+
+
+def test_a_handler_sees_the_json_body_of_infer(server: Server) -> None:
+    url, body = f"{server.inference}/v2/models/teller/infer", {"inputs": [], "id": "7"}
+    status, headers, answer = post(url, json.dumps(body).encode(), Content_Type="application/json")
+    assert (status, json.loads(answer)) == (200, {"body": ["dict", body]})
+    assert headers["x-batch"] == "1" and "x-request-id" in headers
+    status, _, answer = post(url, b'{"a": 1}', Content_Type="application/octet-stream")
+    assert json.loads(answer) == {"body": ["bytearray", '{"a": 1}']}
+
+
+def test_a_handler_sees_the_json_body_of_explain(server: Server) -> None:
+    status, _, answer = post(f"{server.inference}/v2/models/teller/explain", b"{}", Content_Type="application/json")
+    assert (status, json.loads(answer)) == (200, {"body": ["dict", {}]})
+
+
+def test_errors_of_handlers_suit_clients_of_both_dialects(server: Server) -> None:
+    url = f"{server.inference}/v2/models/teller/infer"
+    status, _, answer = post(url, b'{"fail": true}', Content_Type="application/json")
+    told = {"code": 503, "type": "InternalServerException", "message": "Prediction failed", "error": "Prediction failed"}
+    assert (status, json.loads(answer)) == (503, told)
+    status, _, answer = post(f"{server.inference}/v2/models/teller/versions/9/infer", b"{}")
+    assert (status, json.loads(answer)) == (404, {"error": "Request for unknown model: 'teller' version 9 is not found"})
+
+
+def test_an_archive_is_described(server: Server) -> None:
+    assert server.get_json("/v2/models/teller")["name"] == "teller"
+    assert server.get_json("/v2/models/teller/config")["name"] == "teller"
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_the_client_of_triton_infers_with_a_handler(kserve: str, binary: bool, compression: str | None) -> None:
+    x = np.array([[1.5, 2], [3, 4]], np.float32)
+    tensor = triton.InferInput("x", [2, 2], "FP32")
+    tensor.set_data_from_numpy(x, binary_data=binary)
+    with contextlib.closing(triton.InferenceServerClient(kserve)) as client:
+        result = client.infer("teller", [tensor], request_id="9", request_compression_algorithm=compression)
+        assert result.as_numpy("x").tolist() == (2 * x).reshape(-1).tolist()  # flat, as TorchServe's envelope has it
+        assert result.get_response()["id"] == "9"
+        half = triton.InferInput("x", [1], "FP16")
+        half.set_data_from_numpy(np.ones(1, np.float16))
+        with pytest.raises(InferenceServerException, match="FP16 data via JSON is not supported"):
+            client.infer("teller", [half])
+
+
+@pytest.fixture(scope="module")
+def kserve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server whose handlers are behind the envelope `kservev2`."""
+    models, store = tmp_path_factory.mktemp("none"), tmp_path_factory.mktemp("store")
+    archive(store, "teller")
+    properties = f"model_store={store}\nload_models=all\ndefault_workers_per_model=1\nservice_envelope=kservev2\n"
+    with serving(models, properties=properties) as server:
+        yield server.inference.removeprefix("http://")
+
+
+def test_restricted_groups_close_both_dialects(tmp_path: Path) -> None:
+    doubling(tmp_path, "m")
+    flags = ("--http-restricted-api=inference:x-key=a", "--http-restricted-api=statistics,model-repository:x-admin=b")
+    with serving(tmp_path, flags=flags) as server:
+
+        def ask(path: str, base: str = server.inference, method: str = "POST", **headers: str) -> tuple[int, Any]:
+            names = {"Content-Type": "application/json"} | {n.replace("_", "-"): value for n, value in headers.items()}
+            request = urllib.request.Request(base + path, b"[1, 2]" if method == "POST" else None, names, method=method)
+            try:
+                with urllib.request.urlopen(request, timeout=30) as reply:
+                    return reply.status, reply.read()
+            except urllib.error.HTTPError as error:
+                return error.code, json.load(error)
+
+        refusal = "This API is restricted, expecting header 'x-key'"
+        assert ask("/v2/models/m/infer") == (403, {"error": refusal})
+        for path in ("/predictions/m", "/%70redictions/m/", "/explanations/m", "/v1/models/m:predict", "/models/m/invoke"):
+            assert ask(path) == (403, {"code": 403, "type": "ForbiddenException", "message": refusal}), path
+        assert ask("/predictions/m", x_key="a")[0] == 200
+        assert ask("/predictions/m", x_key="b")[0] == 403
+        assert ask("/v2/models/stats", method="GET")[0] == 403
+        assert ask("/v2/models/stats", method="GET", X_Admin="b")[0] == 200
+        assert ask("/models/m", server.management, "DELETE")[0] == 403
+        assert ask("/models/m", server.management, "GET")[0] == 200
+        assert ask("/metrics", server.metrics, "GET")[0] == 403
+        assert ask("/v2/health/ready", method="GET")[0] == ask("/ping", method="GET")[0] == 200
