@@ -19,6 +19,7 @@ from ..errors import QueueFull
 from . import kserve, torchserve
 from .access import Access, is_kserve
 from .admission import Admission
+from .certificates import server_context
 from .kserve.generate import Generate, GenerateStream
 from .kserve.infer import Infer
 from .later import later_of
@@ -30,6 +31,8 @@ from .torchserve.render import new_request_id, seal, to_json
 from .torchserve.routing import Routes
 
 if TYPE_CHECKING:
+    import ssl
+
     from waitress.utilities import Error
 
     from ..addresses import Address
@@ -110,9 +113,11 @@ class Web:
         self.admission = Admission(settings.http_threads)
         self.listeners: list[Listener] = []
         try:
-            for address, ports in _by_address(settings):
+            by_address = _by_address(settings)
+            tls = server_context(settings) if any(address.tls for address, _ in by_address) else None
+            for address, ports in by_address:
                 app = build_app(ports, services, self.admission)
-                self.listeners.append(_listener(app, address, ports, settings))
+                self.listeners.append(_listener(app, address, ports, settings, tls))
         except BaseException:
             self.close(0)
             raise
@@ -155,7 +160,9 @@ def _by_address(settings: Settings) -> list[tuple[Address, list[Port]]]:
     return found
 
 
-def _listener(app: App, address: Address, ports: Collection[Port], settings: Settings) -> Listener:
+def _listener(
+    app: App, address: Address, ports: Collection[Port], settings: Settings, tls: ssl.SSLContext | None
+) -> Listener:
     threads = (settings.http_threads + RESERVE) * ("inference" in ports)
     threads += MANAGEMENT_THREADS * ("management" in ports) + METRICS_THREADS * ("metrics" in ports)
     name = "-".join(ports)
@@ -168,6 +175,7 @@ def _listener(app: App, address: Address, ports: Collection[Port], settings: Set
         threads=threads,
         max_body=settings.max_request_size,
         refuse=_refuse,
+        tls=tls,
     )
 
 

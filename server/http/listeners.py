@@ -16,6 +16,7 @@ import errno
 import logging
 import resource
 import socket
+import ssl
 import stat
 import threading
 import time
@@ -31,6 +32,7 @@ from ..addresses import Address
 from ..errors import InvalidConfig
 from .front import Refuse, Server, UnixServer
 from .tasks import Dispatcher
+from .tls import TlsServer
 
 log = logging.getLogger(__name__)
 
@@ -89,20 +91,21 @@ class Listener:
     max_body  bytes of the largest request body that is taken
     refuse    renders what never reaches the application: malformed HTTP, bodies too large
     setting   the key of config.properties that errors name;  ports: the APIs that it carries
+    tls       what an https address speaks
     """
 
     def __init__(
         self, app: Callable[..., Any], address: Address, *, name: str, threads: int, max_body: int, refuse: Refuse,
-        setting: str = "", ports: Collection[str] = (),
+        setting: str = "", ports: Collection[str] = (), tls: ssl.SSLContext | None = None,
     ) -> None:  # fmt: skip
-        if address.tls:
-            raise InvalidConfig(f"{setting or name}={address}: this front does not speak TLS")
+        if address.tls and tls is None:
+            raise InvalidConfig(f"{setting or name}={address}: expected a TLS context")
         self.name, self.threads, self.ports = name, threads, frozenset(ports)
         self._requested = address
         self._sock = open_socket(address, setting or f"{name}_address")
         self._map: dict[int, Any] = {}
         self._dispatcher = Dispatcher(name)
-        self._server = _server(app, self._sock, self._map, self._dispatcher, max_body)
+        self._server = _server(app, self._sock, self._map, self._dispatcher, max_body, tls if address.tls else None)
         self._server.refuse = refuse
         self._stopping = False
         self._loop = threading.Thread(target=self._run, name=f"http-{name}", daemon=True)
@@ -163,12 +166,14 @@ class Listener:
 
 
 def _server(
-    app: Callable[..., Any], sock: socket.socket, where: dict[int, Any], dispatcher: Dispatcher, max_body: int
-) -> Server:
+    app: Callable[..., Any], sock: socket.socket, where: dict[int, Any], dispatcher: Dispatcher, max_body: int,
+    tls: ssl.SSLContext | None,
+) -> Server:  # fmt: skip
     """A waitress server on an open socket. Why these values: see the comments; waitress' defaults are for small pages."""
     adjustments = Adjustments(
         sockets=[sock],
         ident=None,
+        url_scheme="https" if tls else "http",
         asyncore_use_poll=True,  # select() ends the loop at file descriptor 1024
         connection_limit=_connection_limit(),
         recv_bytes=262144,  # 5 MB bodies: 2.6 times as many as with 8 KiB
@@ -180,9 +185,11 @@ def _server(
         backlog=1024,
         clear_untrusted_proxy_headers=False,  # no proxy header is believed, and handlers see what clients sent
     )
-    kind = UnixServer if sock.family == socket.AF_UNIX else Server
+    kind = TlsServer if tls else UnixServer if sock.family == socket.AF_UNIX else Server
     info = (sock.family, sock.type, sock.proto, sock.getsockname())
     server = kind(app, where, False, sock, dispatcher=dispatcher, adj=adjustments, bind_socket=False, sockinfo=info)
+    if isinstance(server, TlsServer) and tls:
+        server.context = tls
     server.next_channel_cleanup = time.time() + adjustments.cleanup_interval
     return server
 
