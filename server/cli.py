@@ -101,6 +101,7 @@ def serve_parser() -> argparse.ArgumentParser:
         choices=("lane", "flush"),
         help="an odd shape waits in a lane of its own, or closes the batch (lane)",
     )
+    add("--log-config", metavar="FILE", help="logging configuration: Python's dictConfig as JSON or YAML")
     add("--disable-token-auth", action="store_true", help="serve non-loopback addresses without tokens")
     for option in NO_MEANING:
         add(option, dest="no_meaning", action="append", nargs="?", const=option, help=argparse.SUPPRESS)
@@ -149,7 +150,10 @@ def serve(arguments: Sequence[str]) -> int:
 
     flags = serve_flags(arguments)
     flags.setdefault("exit_on_error", "false")
-    return run(Settings.load(flags, os.environ))
+    settings = Settings.load(flags, os.environ)
+    if not settings.model_repository and not settings.model_store:
+        raise InvalidConfig("jitney serve needs a folder of models: --model-repository DIR")
+    return run(settings)
 
 
 def archive(arguments: Sequence[str]) -> int:

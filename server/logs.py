@@ -1,21 +1,31 @@
 """Where log lines go: the terminal, and TorchServe's five files where the server was started as TorchServe is.
 
-| logger                 | file              | what                                                    |
-|---|---|---|
-| `jitney.access`        | access_log.log    | one line for each HTTP response                         |
-| `jitney.model.*`       | model_log.log     | what workers print, and tracebacks of models            |
-| `jitney.metrics`       | ts_metrics.log    | the server's metrics in log mode                        |
-| `jitney.model_metrics` | model_metrics.log | handlers' metrics in log mode                           |
-| `jitney.*`, the rest   | ts_log.log        | everything else                                         |
+| logger                 | file              | folder           | what                                                    |
+|---|---|---|---|
+| `jitney.access`        | access_log.log    | LOG_LOCATION     | one line for each HTTP response                         |
+| `jitney.model.*`       | model_log.log     | LOG_LOCATION     | what workers print, and tracebacks of models            |
+| `jitney.*`, the rest   | ts_log.log        | LOG_LOCATION     | everything else                                         |
+| `jitney.metrics`       | ts_metrics.log    | METRICS_LOCATION | the server's metrics in log mode                        |
+| `jitney.model_metrics` | model_metrics.log | METRICS_LOCATION | handlers' metrics in log mode                           |
+
+`--log-config` names a file that stands in place of all this: Python's `logging.config.dictConfig` as JSON or YAML.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import logging.config
 import sys
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import InvalidConfig
+
+log = logging.getLogger(__name__)
 
 FORMAT = "%(asctime)s [%(levelname)s] %(threadName)s %(name)s - %(message)s"
 CONSOLE_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -26,39 +36,69 @@ FILES = {
     "jitney.metrics": "ts_metrics.log",
     "jitney.model_metrics": "model_metrics.log",
 }
+METRICS = ("jitney.metrics", "jitney.model_metrics")
 #: TorchServe's log4j2.xml rolls at 100 MB and keeps five.
 MAX_BYTES = 100 * 1024 * 1024
 KEPT = 5
-QUIET = ("jitney.access", "jitney.metrics", "jitney.model_metrics")
+QUIET = ("jitney.access", *METRICS)
 
 
-def configure(folder: Path | None, level: int = logging.INFO, console: bool = True) -> None:
+def configure(folder: Path | None, metrics_folder: Path | None = None, log_config: str = "") -> None:
     """Sends the log to the terminal (standard error) and, with a folder, to TorchServe's files in it.
 
-    Access lines and metrics go to files only: on a terminal they would drown the rest.
+    Access lines and metrics go to files only: on a terminal they would drown the rest. InvalidConfig where `log_config`
+    cannot be read; TorchServe's own form of it, log4j2's XML, is passed over with a warning.
     """
     logging.captureWarnings(True)
+    if log_config and not log_config.lower().endswith((".xml", ".properties")):
+        _from_file(Path(log_config))
+        return
     root = logging.getLogger("jitney")
-    root.setLevel(level)
+    root.setLevel(logging.INFO)
     root.propagate = False
-    if console:
-        stream = logging.StreamHandler(sys.stderr)
-        stream.setFormatter(logging.Formatter(CONSOLE_FORMAT))
-        root.addHandler(stream)
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setFormatter(logging.Formatter(CONSOLE_FORMAT))
+    root.addHandler(terminal)
     for name in QUIET:
         logging.getLogger(name).propagate = False
-    if folder is None:
-        for name in QUIET:
-            logging.getLogger(name).disabled = True
-        return
-    folder.mkdir(parents=True, exist_ok=True)
+        logging.getLogger(name).disabled = folder is None
+    if folder is not None:
+        _open_files(folder, metrics_folder or folder)
+        logging.getLogger("jitney.model").propagate = False
+        logging.getLogger("jitney.model").addHandler(terminal)
+    if log_config:
+        log.warning("--log-config %s has no effect: log4j2's form is not read here, expected JSON or YAML", log_config)
+
+
+def _open_files(folder: Path, metrics_folder: Path) -> None:
+    """Opens all five at once, as TorchServe does, so that they can be followed from the start."""
     for name, file in FILES.items():
-        handler = RotatingFileHandler(folder / file, maxBytes=MAX_BYTES, backupCount=KEPT, encoding="utf-8", delay=True)
+        target = metrics_folder if name in METRICS else folder
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            handler = RotatingFileHandler(target / file, maxBytes=MAX_BYTES, backupCount=KEPT, encoding="utf-8")
+        except OSError as error:
+            variable = "METRICS_LOCATION" if name in METRICS else "LOG_LOCATION"
+            raise InvalidConfig(
+                f"the log file '{target / file}' cannot be written ({error.strerror}); {variable} in the environment names "
+                "another folder"
+            ) from None
         handler.setFormatter(logging.Formatter("%(asctime)s - %(message)s" if name in QUIET else FORMAT))
         logging.getLogger(name).addHandler(handler)
-    logging.getLogger("jitney.model").propagate = False
-    if console:
-        logging.getLogger("jitney.model").addHandler(root.handlers[0])
+
+
+def _from_file(path: Path) -> None:
+    try:
+        text = path.read_text()
+        found: Any = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        if not isinstance(found, dict):
+            raise ValueError("expected keys and values")
+        logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, **found})
+    except OSError as error:
+        raise InvalidConfig(f"--log-config {path}: cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, AttributeError, ImportError, yaml.YAMLError) as error:
+        reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+        raise InvalidConfig(f"--log-config {path}: expected logging.config.dictConfig as JSON or YAML: {reason}") from None
 
 
 def close() -> None:

@@ -51,7 +51,8 @@ def run(settings: Settings, *, torchserve: bool = False) -> int:
     problems = start_problems(settings) + access_problems(settings)
     if problems:
         raise InvalidConfig("; ".join(problems))
-    logs.configure(Path(settings.log_location) if torchserve else None)
+    folder = Path(settings.log_location) if torchserve else None
+    logs.configure(folder, Path(settings.metrics_location), settings.log_config)
     for note in settings.notes:
         log.info("%s", note)
     try:
