@@ -366,6 +366,7 @@ class Histories(RuleBasedStateMachine):
         self.home: dict[int, tuple[Any, int]] = {}  # where a sequence's previous request ran
         self.since: dict[int, float] = {}  # when it last came or ended
         self.over: set[int] = set()  # sequences that ended: their homes may be taken
+        self.closing: set[int] = set()  # a START was withdrawn: what came before it is not gone on with
         self.wake_at: float | None = None
 
     @rule()
@@ -392,6 +393,8 @@ class Histories(RuleBasedStateMachine):
             assert not flags & START
             return
         self.since[sequence] = self.now
+        if flags & START:
+            self.closing.discard(sequence)
         self.waiting[new] = None
         self.order.setdefault(sequence, deque()).append(new)
 
@@ -442,13 +445,13 @@ class Histories(RuleBasedStateMachine):
         busy = {each.sequence for batch in self.running for each in batch.items}  # type: ignore[attr-defined]
         if sequence in busy or self.order[sequence]:
             return False
-        return sequence in self.over or self.since[sequence] + 10.0 <= self.now
+        return sequence in self.over | self.closing or self.since[sequence] + 10.0 <= self.now
 
     def comes_out(self, each: SequenceItem, ran: bool = False) -> None:
         del self.waiting[each]
         self.order[each.sequence].remove(each)
         if each.start and not ran:
-            self.over.add(each.sequence)  # its START was withdrawn: what was there before is not gone on with
+            self.closing.add(each.sequence)
 
     @precondition(lambda self: self.running)
     @rule(which=st.integers(0, 2))
