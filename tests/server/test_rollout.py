@@ -1,0 +1,201 @@
+"""What a reload leaves alone, what it replaces, and what it does when something fails."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jitney.server.dataplane import DataPlane
+from jitney.server.errors import InvalidConfig, LoadFailed, ModelNotFound, Unsupported
+from jitney.tests.fakes.plane import DOUBLING, doubling, first, loaded, rows
+
+PATIENCE = 20.0
+CHAIN = """platform: "ensemble" max_batch_size: 8
+input [ { name: "IN" data_type: TYPE_FP32 dims: [ 2 ] } ]
+output [ { name: "OUT" data_type: TYPE_FP32 dims: [ 2 ] } ]
+ensemble_scheduling { step [
+  { model_name: "m" model_version: -1 input_map { key: "x" value: "IN" } output_map { key: "y" value: "half_way" } },
+  { model_name: "n" model_version: -1 input_map { key: "x" value: "half_way" } output_map { key: "y" value: "OUT" } }
+] }
+"""
+OVERRIDE = json.dumps(
+    {
+        "backend": "python",
+        "max_batch_size": 8,
+        "input": [{"name": "x", "data_type": "TYPE_FP32", "dims": [2]}],
+        "output": [{"name": "y", "data_type": "TYPE_FP32", "dims": [2]}],
+    }
+)
+
+
+def processes(plane: DataPlane, version: str = "1", model: str = "m") -> set[int]:
+    (found,) = plane.describe(model, version)
+    return {worker.pid for worker in found.workers}
+
+
+def rewrite(folder: Path, old: str, new: str) -> None:
+    text = (folder / "config.pbtxt").read_text()
+    assert old in text
+    (folder / "config.pbtxt").write_text(text.replace(old, new))
+
+
+def add_version(folder: Path, version: str, source: str = DOUBLING) -> None:
+    (folder / version).mkdir()
+    (folder / version / "model.py").write_text(source)
+
+
+def ask(plane: DataPlane, model: str = "m", version: str | None = None) -> list[float]:
+    name = "IN" if model == "chain" else "x"
+    return first(plane.infer(model, version, rows(1.0, name=name)).result(PATIENCE))
+
+
+def index(plane: DataPlane) -> list[tuple[str, str, str]]:
+    return [(entry.name, entry.version, entry.state) for entry in plane.index()]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    doubling(tmp_path, "m", "version_policy { all { } }")
+    return tmp_path / "m"
+
+
+def test_more_and_fewer_instances_leave_the_others_running(model: Path) -> None:
+    with loaded(model.parent) as plane:
+        before = processes(plane)
+        rewrite(model, "count: 1", "count: 2")
+        plane.load("m")
+        assert processes(plane) > before and len(processes(plane)) == 2
+        assert plane.config("m").instance_groups[0].count == 2
+        assert plane.config("m").config_json["instance_group"][0]["count"] == 2
+        rewrite(model, "count: 2", "count: 1")
+        plane.load("m")
+        assert ask(plane) == [2.0]
+        (worker,) = [worker for worker in plane.describe("m")[0].workers if worker.state == "READY"]
+        assert {worker.pid} == before
+
+
+def test_a_new_version_leaves_the_old_one_running(model: Path) -> None:
+    with loaded(model.parent) as plane:
+        before = processes(plane)
+        add_version(model, "2", DOUBLING.replace("2 * x", "20 * x"))
+        plane.load("m")
+        assert (ask(plane), ask(plane, "m", "1"), processes(plane)) == ([20.0], [2.0], before)
+        rewrite(model, "version_policy { all { } }", "version_policy { specific { versions: [ 1 ] } }")
+        plane.load("m")
+        assert (plane.versions("m"), ask(plane), processes(plane)) == (["1"], [2.0], before)
+
+
+@pytest.mark.parametrize("what", ["scheduler", "file", "name", "override"])
+def test_everything_else_is_loaded_anew(model: Path, what: str) -> None:
+    with loaded(model.parent) as plane:
+        before = processes(plane)
+        if what == "scheduler":
+            rewrite(model, "version_policy", "dynamic_batching { } version_policy")
+        elif what == "file":
+            (model / "1" / "helper.py").write_text("")
+        elif what == "name":
+            rewrite(model, "kind: KIND_CPU count: 1", 'kind: KIND_CPU count: 1 name: "other"')
+        plane.load("m", OVERRIDE if what == "override" else None)
+        assert ask(plane) == [2.0]
+        assert not processes(plane) & before
+
+
+def test_a_load_that_fails_in_part_changes_nothing(model: Path) -> None:
+    with loaded(model.parent) as plane:
+        before = processes(plane)
+        add_version(model, "2", "raise RuntimeError('no weights')")
+        (model / "1" / "helper.py").write_text("")
+        with pytest.raises(LoadFailed, match=r"version 2 is at UNAVAILABLE state: Internal: .*no weights"):
+            plane.load("m")
+        assert (processes(plane), ask(plane)) == (before, [2.0])
+        assert index(plane) == [("m", "1", "READY"), ("m", "2", "UNAVAILABLE")]
+
+
+def test_a_first_load_that_fails_in_part_serves_the_rest(model: Path) -> None:
+    add_version(model, "2", "raise RuntimeError('no weights')")
+    with loaded(model.parent) as plane:
+        assert ask(plane) == [2.0]
+        assert index(plane) == [("m", "1", "READY"), ("m", "2", "UNAVAILABLE")]
+
+
+def test_a_model_that_nobody_has_leaves_no_trace(model: Path) -> None:
+    with loaded(model.parent) as plane:
+        with pytest.raises(ModelNotFound):
+            plane.load("nope")
+        plane.unload("nope")
+        assert index(plane) == [("m", "1", "READY")]
+        doubling(model.parent, "later")
+        assert index(plane) == [("later", "", ""), ("m", "1", "READY")]
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Iterator[Path]:
+    for name in ("m", "n"):
+        doubling(tmp_path, name)
+    (tmp_path / "chain" / "1").mkdir(parents=True)
+    (tmp_path / "chain" / "config.pbtxt").write_text(CHAIN)
+    yield tmp_path
+
+
+def test_steps_come_and_go_with_their_ensemble(chain: Path) -> None:
+    with loaded(chain) as plane:
+        for name in ("chain", "m", "n"):
+            plane.unload(name)
+        plane.load("n")
+        plane.load("chain")
+        assert ask(plane, "chain") == [4.0]
+        plane.unload("chain", dependents=True)
+        assert [plane.model_ready(name) for name in ("chain", "m", "n")] == [False, False, True]  # n was asked for
+
+
+def test_an_ensemble_follows_its_steps(chain: Path) -> None:
+    with loaded(chain) as plane:
+        rewrite(chain / "n", "dims: [ 2 ]", "dims: [ -1 ]")
+        plane.load("n")
+        assert ask(plane, "chain") == [4.0]
+        rewrite(chain / "n", "dims: [ -1 ]", "dims: [ 3 ]")
+        plane.load("n")
+        assert not plane.model_ready("chain")
+        (entry,) = [entry for entry in plane.index() if entry.name == "chain"]
+        assert re.search("in ensemble chain, ensemble tensor half_way: inconsistent shape", entry.reason)
+        rewrite(chain / "n", "dims: [ 3 ]", "dims: [ 2 ]")
+        plane.load("n")
+        plane.load("chain")
+        assert ask(plane, "chain") == [4.0]
+
+
+def test_an_ensemble_says_which_step_cannot_be_loaded(chain: Path) -> None:
+    (chain / "n" / "1" / "model.py").write_text("raise RuntimeError('no weights')")
+    told: list[tuple[str, str | None]] = []
+    with loaded(chain) as plane:
+        with pytest.raises(
+            InvalidConfig, match=r"ensemble 'chain' depends on 'n' which has no loaded version: .*no weights"
+        ):
+            plane.load("chain")
+        assert ("chain", "", "UNAVAILABLE") in index(plane)
+        control = plane.modelcontrol
+        assert control is not None
+        control.load_all(["chain"], lambda model, version, reason, seconds: told.append((model, reason)))
+        assert {model for model, _ in told} == {"chain", "n"}
+
+
+def test_a_step_with_several_responses_is_refused(chain: Path) -> None:
+    rewrite(chain / "n", 'backend: "python"', 'backend: "python" model_transaction_policy { decoupled: true }')
+    (chain / "n" / "1" / "model.py").write_text(
+        DOUBLING.split("    def execute")[0]
+        + """
+    def execute(self, requests):
+        for request in requests:
+            sender = request.get_response_sender()
+            for _ in range(2):
+                sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("y", pb_utils.get_input_tensor_by_name(
+                    request, "x").as_numpy())]))
+            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
+    )
+    with loaded(chain) as plane, pytest.raises(Unsupported, match="model 'n' gave more than one response"):
+        ask(plane, "chain")
