@@ -1,95 +1,66 @@
 """Compares batch policies in simulated time: `python -m jitney.tools.simulate --help`.
 
-Requests arrive by a trace (Poisson, bursts, diurnal), wait in the production `Batcher`, and run on workers whose batch time is
-t0 + a * rows. Nothing sleeps: the same object that decides in the server is asked at each event of a simulated clock.
-
-    policies   zero        no delay: a worker that is idle takes what waits
-               delay:MS    wait until the oldest is MS old, or the batch is full
-               ts:MS       TorchServe: the clock starts when a worker takes the first request; one worker collects at a time
+Requests arrive by a trace (`traces`), wait in the production `Batcher` (`policies`), and run on workers. A batch takes its
+worker `host` seconds and then its device t0 + a * rows; a device runs one batch at a time. Nothing sleeps: the same object that
+decides in the server is asked at each event of a simulated clock. `--report DIR` writes tables and plots instead.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf
-from typing import Protocol
+from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from ..server.batching.queue import Batch, Batcher, Item, Reason, Step
-from ..server.repository.config import Batching
+from ..server.batching.queue import Item, Reason
+from .policies import Queue, make_queue
+from .traces import TRACES, Times
 
-Times = npt.NDArray[np.float64]
-
-
-class Queue(Protocol):
-    """What the simulation needs of a batcher."""
-
-    def submit(self, item: Item) -> None: ...
-    def poll(self, now: float, idle: int) -> Step: ...
-
-
-class TorchServeQueue:
-    """TorchServe's `pollBatch`, for comparison only.
-
-    A worker blocks for a first request, then collects until `delay` seconds have passed since it took that one. Without a
-    delay it takes one more at most. The other idle workers wait until it is done.
-    """
-
-    def __init__(self, max_rows: int, delay: float) -> None:
-        self._max_rows, self._delay = max_rows, delay
-        self._waiting: deque[Item] = deque()
-        self._collected: list[Item] = []
-        self._ends = inf
-
-    def submit(self, item: Item) -> None:
-        self._waiting.append(item)
-
-    def poll(self, now: float, idle: int) -> Step:
-        batches: list[Batch] = []
-        most = self._max_rows if self._delay > 0 else min(2, self._max_rows)
-        while len(batches) < idle and (self._collected or self._waiting):
-            if not self._collected:
-                self._collected, self._ends = [self._waiting.popleft()], now + self._delay
-            while self._waiting and len(self._collected) < most:
-                self._collected.append(self._waiting.popleft())
-            if len(self._collected) < most and now < self._ends:
-                break
-            full = len(self._collected) >= self._max_rows
-            batches.append(Batch(self._collected, len(self._collected), Reason.FULL if full else Reason.DELAY))
-            self._collected, self._ends = [], inf
-        return Step(batches, [], self._ends if self._collected else None)
+POLICIES = ("zero", "delay:5", "ts:10", "ts:100")
 
 
 @dataclass(frozen=True)
 class Server:
-    """`workers` run batches of at most `max_rows` rows, each taking t0 + a * rows seconds."""
+    """`workers` on `devices` in turn (0 devices: each worker has its own) run batches of at most `max_rows` rows.
+
+    A batch takes `host` seconds of its worker only, then t0 + a * rows seconds of the device too.
+    """
 
     max_rows: int
     t0: float
     a: float
     workers: int = 1
+    devices: int = 0
+    host: float = 0.0
+
+    @property
+    def device_count(self) -> int:
+        return min(self.devices or self.workers, self.workers)
 
     @property
     def capacity(self) -> float:
         """Requests per second with every batch full."""
-        return self.workers * self.max_rows / (self.t0 + self.a * self.max_rows)
+        device = self.t0 + self.a * self.max_rows
+        return self.max_rows * min(self.device_count / device, self.workers / (self.host + device))
 
 
 @dataclass(frozen=True)
 class Result:
-    """Latencies in seconds, in the order of arrival; the mean batch; the share of worker time that was busy."""
+    """Latencies in seconds, in the order of arrival; the share of device time that was busy.
+
+    sizes   batches by their rows
+    """
 
     latencies: Times
     batches: int
     busy: float
     reasons: dict[Reason, int]
+    sizes: dict[int, int] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -104,61 +75,60 @@ class Result:
         return len(self.latencies) / self.batches
 
 
+class Workers:
+    """Who is idle, and until when each device is taken."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._idle = [server.workers // server.device_count] * server.device_count
+        for device in range(server.workers % server.device_count):
+            self._idle[device] += 1
+        self._taken_until = [0.0] * server.device_count
+        self._running: list[tuple[float, int]] = []  # (end, device) of the batches being executed
+        self.idle, self.work, self.last = server.workers, 0.0, 0.0
+
+    def next_end(self) -> float:
+        return self._running[0][0] if self._running else inf
+
+    def run(self, rows: int, now: float) -> float:
+        """Gives a batch to the idle worker whose device is soonest free; when it ends."""
+        device = min((d for d, idle in enumerate(self._idle) if idle), key=self._taken_until.__getitem__)
+        seconds = self._server.t0 + self._server.a * rows
+        end = max(now + self._server.host, self._taken_until[device]) + seconds
+        self._taken_until[device] = end
+        self._idle[device] -= 1
+        heappush(self._running, (end, device))
+        self.idle, self.work, self.last = self.idle - 1, self.work + seconds, max(self.last, end)
+        return end
+
+    def finish(self, now: float) -> None:
+        while self._running and self._running[0][0] <= now:
+            self._idle[heappop(self._running)[1]] += 1
+            self.idle += 1
+
+
 def simulate(queue: Queue, arrivals: Sequence[float], server: Server) -> Result:
     """Runs all arrivals (seconds, ascending) through the queue until every one is answered."""
     latencies = np.empty(len(arrivals))
-    reasons = dict.fromkeys(Reason, 0)
-    running: list[float] = []  # ends of the batches being executed
-    idle, batches, work, last, sent = server.workers, 0, 0.0, 0.0, 0
-    wake_at: float | None = None
+    reasons, sizes = dict.fromkeys(Reason, 0), dict[int, int]()
+    workers, sent = Workers(server), 0
+    wake_at = inf
     times = [*arrivals, inf]
-    while sent < len(arrivals) or running or wake_at is not None:
-        now = min(times[sent], running[0] if running else inf, inf if wake_at is None else wake_at)
-        while running and running[0] <= now:
-            heappop(running)
-            idle += 1
-        if times[sent] <= now:
+    while (now := min(times[sent], workers.next_end(), wake_at)) < inf:
+        workers.finish(now)
+        while times[sent] <= now:
             queue.submit(Item(sent, 1, None, now))
             sent += 1
-        step = queue.poll(now, idle)
+        step = queue.poll(now, workers.idle)
         for batch in step.batches:
-            seconds = server.t0 + server.a * batch.rows
-            end = now + seconds
-            heappush(running, end)
+            end = workers.run(batch.rows, now)
             for item in batch.items:
                 latencies[item.payload] = end - item.arrived
-            idle, batches, work, last = idle - 1, batches + 1, work + seconds, max(last, end)
             reasons[batch.reason] += 1
-        wake_at = step.wake_at
-    return Result(latencies, batches, work / (server.workers * (last - arrivals[0])), reasons)
-
-
-# Traces
-
-
-def poisson(rate: float, count: int, rng: np.random.Generator) -> Times:
-    return np.cumsum(rng.exponential(1 / rate, count))
-
-
-def bursts(rate: float, count: int, rng: np.random.Generator, size: int = 16, spread: float = 0.002) -> Times:
-    """Groups of `size` requests on average, each spread over `spread` seconds; `rate` is the mean over all."""
-    starts = np.cumsum(rng.exponential(size / rate, count))
-    members = np.repeat(starts, rng.geometric(1 / size, count))[:count]
-    return np.sort(members + rng.uniform(0, spread, count))
-
-
-def diurnal(rate: float, count: int, rng: np.random.Generator, period: float = 60.0, swing: float = 0.8) -> Times:
-    """A rate that swings by `swing` around its mean, one day lasting `period` seconds."""
-    kept = np.empty(0)
-    start = 0.0
-    while len(kept) < count:
-        tries = start + np.cumsum(rng.exponential(1 / (rate * (1 + swing)), count))
-        chance = (1 + swing * np.sin(2 * np.pi * tries / period)) / (1 + swing)
-        kept, start = np.concatenate([kept, tries[rng.random(count) < chance]]), float(tries[-1])
-    return kept[:count]
-
-
-TRACES = {"poisson": poisson, "bursts": bursts, "diurnal": diurnal}
+            sizes[batch.rows] = sizes.get(batch.rows, 0) + 1
+        wake_at = inf if step.wake_at is None else step.wake_at
+    span = workers.last - arrivals[0]
+    return Result(latencies, sum(sizes.values()), workers.work / (server.device_count * span), reasons, sizes)
 
 
 def theory(rate: float, server: Server) -> float | None:
@@ -167,7 +137,7 @@ def theory(rate: float, server: Server) -> float | None:
     Inoue, "Queueing analysis of GPU-based inference servers with dynamic batching" (arXiv 1912.06322). None where the load
     is above what such a server can take, or there are several workers.
     """
-    a, t0, rho = server.a, server.t0, rate * server.a
+    a, t0, rho = server.a, server.t0 + server.host, rate * server.a
     if server.workers != 1 or rho >= 1:
         return None
     first = (a + t0) / (2 * (1 - rho)) * (1 + 2 * rate * t0 + (1 - rate * t0) / (1 + rho))
@@ -178,36 +148,20 @@ def theory(rate: float, server: Server) -> float | None:
 # Command
 
 
-def make_queue(policy: str, max_rows: int) -> Queue:
-    """The queue that a policy's name means; ValueError for another name."""
-    kind, _, value = policy.partition(":")
-    if policy == "zero":
-        return Batcher(Batching(enabled=True), max_rows)
-    try:
-        delay_ms = float(value)
-    except ValueError:
-        delay_ms = -1.0
-    if kind not in ("delay", "ts") or not 0 <= delay_ms < inf:
-        raise ValueError(f"a policy is zero, delay:MS or ts:MS, got '{policy}'")
-    if kind == "ts":
-        return TorchServeQueue(max_rows, delay_ms / 1000)
-    return Batcher(Batching(enabled=True, max_queue_delay_us=round(delay_ms * 1000)), max_rows)
-
-
 def table(
     trace: str, rates: Sequence[float], policies: Sequence[str], count: int, server: Server, seed: int
 ) -> Iterator[str]:
     """One line for each rate and policy."""
-    yield f"{'req/s':>8} {'policy':<10} {'mean ms':>9} {'p99 ms':>9} {'busy':>6} {'mean batch':>10}  batches left by"
+    yield f"{'req/s':>8} {'policy':<12} {'mean ms':>9} {'p99 ms':>9} {'busy':>6} {'mean batch':>10}  batches left by"
     for rate in rates:
         arrivals = TRACES[trace](rate, count, np.random.default_rng(seed)).tolist()
         for policy in policies:
             result = simulate(make_queue(policy, server.max_rows), arrivals, server)
             why = ", ".join(f"{reason} {n / result.batches:.0%}" for reason, n in result.reasons.items() if n)
             times = f"{result.mean * 1000:>9.2f} {result.p99 * 1000:>9.2f}"
-            yield f"{rate:>8g} {policy:<10} {times} {result.busy:>6.0%} {result.mean_batch:>10.2f}  {why}"
+            yield f"{rate:>8g} {policy:<12} {times} {result.busy:>6.0%} {result.mean_batch:>10.2f}  {why}"
         if trace == "poisson" and (bound := theory(rate, server)) is not None:
-            yield f"{rate:>8g} {'theory':<10} {bound * 1000:>9.2f}  (zero delay, batches without a limit)"
+            yield f"{rate:>8g} {'theory':<12} {bound * 1000:>9.2f}  (zero delay, batches without a limit)"
 
 
 def _positive(text: str) -> float:
@@ -215,6 +169,10 @@ def _positive(text: str) -> float:
     if not 0 < value < inf:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
     return value
+
+
+def _not_negative(text: str) -> float:
+    return 0.0 if text.strip() in ("0", "0.0") else _positive(text)
 
 
 def _count(text: str) -> int:
@@ -226,38 +184,59 @@ def _count(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jitney.tools.simulate", description="Compares batch policies in simulated time.")
-    parser.add_argument("--trace", choices=sorted(TRACES), default="poisson", help="how requests arrive")
-    parser.add_argument(
-        "--rates", type=_positive, nargs="+", default=[50.0, 200.0, 1000.0, 3000.0], help="requests per second"
+    add = parser.add_argument
+    add("--trace", choices=sorted(TRACES), help="how requests arrive (poisson; with --report all of them)")
+    add(
+        "--rates", type=_positive, nargs="+", help="requests per second (50 200 1000 3000; with --report shares of capacity)"
     )
-    parser.add_argument(
-        "--policies", nargs="+", default=["zero", "delay:5", "ts:10", "ts:100"], help="zero, delay:MS, ts:MS"
-    )
-    parser.add_argument("--requests", type=_count, default=20_000, help="requests per rate and policy, at most a million")
-    parser.add_argument("--max-batch", type=_count, default=32, help="rows that a batch may hold")
-    parser.add_argument("--t0-ms", type=_positive, default=3.0, help="batch time is t0 + a * rows: t0")
-    parser.add_argument("--a-ms", type=_positive, default=0.2, help="batch time is t0 + a * rows: a")
-    parser.add_argument("--workers", type=_count, default=1)
-    parser.add_argument("--seed", type=int, default=1)
+    add("--policies", nargs="+", default=list(POLICIES), help="zero, alone, delay:MS, delay:MS:SIZES, ts:MS")
+    add("--requests", type=_count, default=20_000, help="requests per rate and policy, at most a million")
+    add("--max-batch", type=_count, default=32, help="rows that a batch may hold")
+    add("--t0-ms", type=_positive, default=3.0, help="a batch takes its device t0 + a * rows: t0")
+    add("--a-ms", type=_positive, default=0.2, help="a batch takes its device t0 + a * rows: a")
+    add("--host-ms", type=_not_negative, default=0.0, help="time of the worker alone before that, for each batch")
+    add("--workers", type=_count, default=1)
+    add("--devices", type=_count, help="GPUs that the workers share, in turn (one for each worker)")
+    add("--seed", type=int, default=1)
+    add("--report", type=Path, metavar="DIR", help="write report.md and plots into this folder")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
-    server = Server(args.max_batch, args.t0_ms / 1000, args.a_ms / 1000, args.workers)
+    server = Server(
+        args.max_batch, args.t0_ms / 1000, args.a_ms / 1000, args.workers, args.devices or 0, args.host_ms / 1000
+    )
     try:
+        if server.devices > server.workers:
+            raise ValueError(f"{server.devices} devices need as many workers at least, got {server.workers}")
         for policy in args.policies:
             make_queue(policy, server.max_rows)
     except ValueError as error:
         parser.error(str(error))
-    print(
-        f"{args.trace}, {args.requests} requests, {args.workers} worker(s), batch of at most {args.max_batch} takes", end=" "
-    )
-    print(f"{args.t0_ms:g} ms + {args.a_ms:g} ms per row: at most {server.capacity:.0f} requests/s")
-    for line in table(args.trace, args.rates, args.policies, args.requests, server, args.seed):
+    if args.report is not None:
+        from .simulate_report import write
+
+        if args.rates:
+            parser.error("--report chooses the rates as shares of the capacity: leave out --rates")
+        for line in write(
+            args.report, [args.trace] if args.trace else list(TRACES), args.policies, args.requests, server, args.seed
+        ):
+            print(line, file=sys.stderr, flush=True)
+        return 0
+    trace = args.trace or "poisson"
+    print(f"{trace}, {args.requests} requests, {describe(server)}: at most {server.capacity:.0f} requests/s")
+    for line in table(trace, args.rates or [50.0, 200.0, 1000.0, 3000.0], args.policies, args.requests, server, args.seed):
         print(line, flush=True)
     return 0
+
+
+def describe(server: Server) -> str:
+    """The server in words."""
+    host = f"{server.host * 1000:g} ms + " if server.host else ""
+    batch = f"a batch of at most {server.max_rows} takes {host}{server.t0 * 1000:g} ms + {server.a * 1000:g} ms per row"
+    return f"{server.workers} worker(s) on {server.device_count} device(s), {batch}"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from jitney.server.batching.queue import Reason
-from jitney.tools.simulate import TRACES, Server, TorchServeQueue, main, make_queue, simulate, theory
+from jitney.tools.policies import TorchServeQueue, make_queue
+from jitney.tools.simulate import Server, main, simulate, theory
+from jitney.tools.traces import TRACES
 
 SERVER = Server(max_rows=32, t0=0.003, a=0.0002)
 
@@ -86,7 +88,7 @@ def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--policies", "delay:-1"], "a policy is zero, delay:MS or ts:MS, got 'delay:-1'"),
+        (["--policies", "delay:-1"], "a policy is zero, alone, delay:MS, delay:MS:SIZES or ts:MS, got 'delay:-1'"),
         (["--policies", "magic"], "got 'magic'"),
         (["--rates", "0"], "expected a number above 0, got 0"),
         (["--requests", "2000000"], "expected 1 to 1000000, got 2000000"),
