@@ -4,9 +4,10 @@
 
     {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3, 224, 224]}], "outputs": [...]}
 
-A size that the file leaves open is -1. TorchScript files hold argument names only: `datatype` is "" and `shape` null
-there, and outputs are called `OUTPUT__0`, `OUTPUT__1`, … The server runs this in a process of its own, so that it never
-imports torch or onnxruntime. Exit code 1 and a sentence on stderr where the file cannot be read.
+A size that the file leaves open is -1. TorchScript files declare argument names only; the rest is inferred
+(`infer_shapes`), and where it cannot be, `datatype` is "" and `shape` null. Their outputs are called `OUTPUT__0`,
+`OUTPUT__1`, … The server runs this in a process of its own, so that it never imports torch or onnxruntime. Exit code 1
+and a sentence on stderr where the file cannot be read.
 """
 
 from __future__ import annotations
@@ -54,19 +55,24 @@ def describe_onnx(path: Path) -> Description:
 
 
 def describe_torchscript(path: Path) -> Description:
-    """Reads argument names and the number of outputs from a TorchScript file's graph."""
+    """Reads argument names and the number of outputs from a TorchScript file; shapes as far as `infer_shapes` finds them."""
     import torch
 
-    from .torchscript import load
+    from .infer_shapes import infer
+    from .torchscript import load, quiet_jit
 
     module = load(path, torch.device("cpu"))
-    arguments = module.forward.schema.arguments[1:]
-    outputs = [f"OUTPUT__{index}" for index in range(_output_count(module))]
-
-    def entry(name: str) -> dict[str, Any]:
-        return {"name": name, "datatype": "", "shape": None}
-
-    return {"inputs": [entry(argument.name) for argument in arguments], "outputs": [entry(name) for name in outputs]}
+    names = [argument.name for argument in module.forward.schema.arguments[1:]]
+    with quiet_jit():
+        found = infer(module)
+    inputs, outputs = found or (dict.fromkeys(names, ("", None)), [("", None)] * _output_count(module))
+    return {
+        "inputs": [{"name": name, "datatype": inputs[name][0], "shape": inputs[name][1]} for name in names],
+        "outputs": [
+            {"name": f"OUTPUT__{index}", "datatype": datatype, "shape": shape}
+            for index, (datatype, shape) in enumerate(outputs)
+        ],
+    }
 
 
 def _output_count(module: Any) -> int:

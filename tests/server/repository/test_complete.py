@@ -136,16 +136,27 @@ def test_each_version_is_completed_from_its_own_file(folder: Folder) -> None:
     assert [model.max_batch_size for model in folder.open().read("m")] == [0, 4]
 
 
-def torchscript() -> bytes:
+def torchscript(network: str) -> bytes:
     torch = pytest.importorskip("torch")
     buffer = io.BytesIO()
-    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), buffer)
+    module = torch.nn.Linear(2, 3) if network == "linear" else torch.nn.ReLU()
+    torch.jit.save(torch.jit.trace(module, torch.zeros(1, 2)), buffer)
     return buffer.getvalue()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_torchscript_model_is_completed_from_its_weights(folder: Folder) -> None:
+    folder.model("m", None, {"1/model.pt": torchscript("linear")})
+    config = folder.read("m")
+    assert [(spec.name, spec.datatype, spec.dims) for spec in config.inputs] == [("input", "FP32", (2,))]
+    assert [(spec.name, spec.datatype, spec.dims) for spec in config.outputs] == [("OUTPUT__0", "FP32", (3,))]
+    assert config.max_batch_size == 4
+    assert config.batching.enabled
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_torchscript_file_does_not_tell_everything(folder: Folder) -> None:
-    folder.model("m", "max_batch_size: 8", {"1/model.pt": torchscript()})
+    folder.model("m", "max_batch_size: 8", {"1/model.pt": torchscript("without weights")})
     with pytest.raises(InvalidConfig, match=r"'data_type' of input '\w+' of model 'm' is not in the model's file either"):
         folder.read("m")
 
