@@ -29,10 +29,12 @@ class OrderedAnswers:
             self._waiting.append(call)
 
     def withdraw(self, call: Call) -> None:
-        """Takes a call out that was refused after all."""
+        """Takes a call out that will not run: refused, expired or cancelled. An answer that it has is handed on at once."""
         with self._lock:
             if call in self._waiting:
                 self._waiting.remove(call)
+            if call in self._held:
+                call.deliver(self._held.pop(call))
             self._release()
 
     def _answered(self, call: Call, answer: Response | JitneyError) -> None:
