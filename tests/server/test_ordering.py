@@ -47,3 +47,13 @@ def test_a_call_that_was_refused_keeps_nobody_waiting() -> None:
     ordered.withdraw(first)
     assert second.result(0).body == b"2"
     assert not first.delivered
+
+
+def test_answers_go_where_the_call_wants_them() -> None:
+    ordered, seen = OrderedAnswers(), []
+    first, second = (Call(Request(), ModelConfig("m", "1", "python"), on_answer=seen.append) for _ in range(2))
+    ordered.admit(first)
+    ordered.admit(second)
+    second.answer(Response(body=b"2"))
+    first.answer(Response(body=b"1"))
+    assert [answer.body for answer in seen if isinstance(answer, Response)] == [b"1", b"2"]
