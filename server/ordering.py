@@ -40,8 +40,9 @@ class OrderedAnswers:
 
     def _answered(self, call: Call, answer: Answer) -> None:
         with self._lock:
-            self._held[call] = answer
-            self._release()
+            if call in self._waiting:  # else it was refused, and nobody waits
+                self._held[call] = answer
+                self._release()
 
     def _release(self) -> None:
         while self._waiting and (call := next(iter(self._waiting))) in self._held:
