@@ -42,6 +42,11 @@ class Mailbox:
     def __len__(self) -> int:
         return len(self._answers)
 
+    def nbytes(self) -> int:
+        """Bytes of tensors and bodies of the answers that wait."""
+        responses = [answer for answer in list(self._answers) if isinstance(answer, Response)]
+        return sum(len(r.body or b"") + sum(tensor.nbytes for tensor in r.tensors) for r in responses)
+
     def put(self, answer: Response | JitneyError) -> None:
         """Any thread, one at a time for each call."""
         self._answers.append(answer)
@@ -103,6 +108,11 @@ class Call:
     def delivered(self) -> int:
         """Answers that `result` would return at once."""
         return len(self._answers)
+
+    @property
+    def delivered_bytes(self) -> int:
+        """Their tensors' and bodies' size."""
+        return self._answers.nbytes()
 
     def answer(self, response: Response) -> bool:
         """Hands a response to the waiting front end; False if the call was over already."""

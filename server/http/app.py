@@ -25,6 +25,7 @@ from .kserve.infer import Infer
 from .later import later_of
 from .listeners import Listener
 from .metrics import add_metrics
+from .quick import Quickness
 from .restricted import Restricted
 from .torchserve.errors import Problem
 from .torchserve.render import new_request_id, seal, to_json
@@ -117,7 +118,7 @@ class Web:
             tls = server_context(settings) if any(address.tls for address, _ in by_address) else None
             for address, ports in by_address:
                 app = build_app(ports, services, self.admission)
-                self.listeners.append(_listener(app, address, ports, settings, tls))
+                self.listeners.append(_listener(app, address, ports, services.dataplane, settings, tls))
         except BaseException:
             self.close(0)
             raise
@@ -161,7 +162,12 @@ def _by_address(settings: Settings) -> list[tuple[Address, list[Port]]]:
 
 
 def _listener(
-    app: App, address: Address, ports: Collection[Port], settings: Settings, tls: ssl.SSLContext | None
+    app: App,
+    address: Address,
+    ports: Collection[Port],
+    dataplane: DataPlane,
+    settings: Settings,
+    tls: ssl.SSLContext | None,
 ) -> Listener:
     threads = (settings.http_threads + RESERVE) * ("inference" in ports)
     threads += MANAGEMENT_THREADS * ("management" in ports) + METRICS_THREADS * ("metrics" in ports)
@@ -176,6 +182,7 @@ def _listener(
         max_body=settings.max_request_size,
         refuse=_refuse,
         tls=tls,
+        quick=Quickness(dataplane) if "inference" in ports else None,
     )
 
 

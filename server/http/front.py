@@ -5,6 +5,7 @@ What the application may say to the front, and what it is told, stands in the WS
     jitney.headers          (name, value) of the request's headers in the client's spelling and order
     jitney.on_disconnect    function(callback): the loop's thread calls back once if the client goes away before the answer
     jitney.at_end           list to which callbacks may be added: the thread calls them when the answer is out, or given up
+    jitney.later            a `later.Later`: the application may return before it has the answer
     jitney.connection       set by the application: "keep-alive" is announced, "close" is announced and done
     jitney.spelling         set by the application: lower-case header name -> how to write it
 """
@@ -13,15 +14,17 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from waitress import wasyncore
-from waitress.channel import HTTPChannel
+from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.server import TcpWSGIServer, UnixWSGIServer
-from waitress.utilities import Error
+from waitress.utilities import Error, InternalServerError, logger
 
+from .loop import Loop
 from .parser import RequestParser
-from .tasks import AppTask, RefusalTask
+from .tasks import AppTask, Errand, HeadWriter, RefusalTask
 
 #: Seconds that a client may be silent within a request or while it does not read its answer, and between requests.
 STALLED_SECONDS = 60
@@ -31,12 +34,20 @@ IDLE_SECONDS = 600
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 16 << 20
 
+#: Answers up to this size are rendered and sent by the loop's thread.
+LIGHT_BYTES = 64 << 10
+#: Whether a request's work before its model is so short that the loop's thread does it itself: (path, headers, length).
+Quick = Callable[[str, Mapping[str, str], int], bool]
 #: Renders what the front itself refuses: (path, error) -> (status line, headers, body).
 Refuse = Callable[[str, Error], tuple[str, list[tuple[str, str]], bytes]]
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]
-    """One connection: tells when the client goes away, drops refused bodies, lingers after an early answer."""
+    """One connection: tells when the client goes away, drops refused bodies, lingers after an early answer.
+
+    A request is served by a thread of the pool, or by the loop's where that takes no time; see `service`. An answer that comes
+    later is sent by the loop's thread.
+    """
 
     task_class = AppTask
     error_task_class = RefusalTask
@@ -48,11 +59,16 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     close_when_flushed: bool
     last_activity: float
     gone: Callable[[], None] | None = None
+    _at_once = False  # whether this thread is to serve the request that it has just read
     _drop = 0  # bytes of a refused body that are still to come
     _untrusted = False  # whether what comes next may be a body or a request
     _lingers = False  # whether more than the answered request may be on its way
     _lingered = 0
     _linger_until = 0.0
+
+    def __init__(self, server: Server, sock: socket.socket, addr: Any, adj: Any, map: dict[int, Any]) -> None:  # noqa: A002
+        super().__init__(server, sock, addr, adj, map=map)
+        server.loop.look(self)
 
     # -- the loop's thread -----------------------------------------------------------------------------------------------
 
@@ -69,6 +85,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
                 data = data[dropped:]
                 if data:
                     data = data[self._feed(data) :]
+        if self._at_once:
+            self._at_once = False
+            self.service()
         return True
 
     def _feed(self, data: bytes) -> int:
@@ -84,7 +103,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             return used
         self.requests.append(request)
         if len(self.requests) == 1:
-            self.server.add_task(self)
+            self._at_once = request.error is not None or self._is_quick(request)
+            if not self._at_once:
+                self.server.add_task(self)
         if request.error is None:
             return used
         if self.survives(request):
@@ -93,6 +114,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             return used
         self._lingers = True
         return len(data)  # where the next request would begin is unknown
+
+    def _is_quick(self, request: RequestParser) -> bool:
+        return self.server.quick(request.path, request.headers, len(request.body_rcv or ()))
 
     def survives(self, request: RequestParser) -> bool:
         """Whether the connection goes on after this refused request: only if it is known where its body ends.
@@ -146,7 +170,109 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         idle = self.request is None and not self.total_outbufs_len
         return self.last_activity < now - (IDLE_SECONDS if idle else STALLED_SECONDS)
 
-    # -- a thread of the pool --------------------------------------------------------------------------------------------
+    def proceed(self, task: AppTask) -> None:
+        """Sends an answer that came later, once the application has returned and the model has answered."""
+        if not (task.returned and task.woken) or task.proceeds:
+            return
+        task.proceeds = True
+        if task.later.size() <= LIGHT_BYTES and not self.total_outbufs_len:
+            self._conclude(task)
+        else:
+            self.server.task_dispatcher.add_task(Errand(lambda: self._conclude(task)))
+
+    # -- a thread of the pool, or the loop's -----------------------------------------------------------------------------
+
+    def service(self) -> None:
+        """Has the first request answered, or at least read by the application."""
+        request = self.requests[0]
+        task: HeadWriter = (self.error_task_class if request.error else self.task_class)(self, request)
+        self._guard(task, task.service)
+        if isinstance(task, AppTask) and task.later.claimed and not task.close_on_finish:
+            self.server.loop.post(task.has_returned)
+        else:
+            self._end(task)
+
+    def _conclude(self, task: AppTask) -> None:
+        self._guard(task, task.conclude)
+        if task.streams and not task.close_on_finish:
+            self.server.task_dispatcher.add_task(Errand(lambda: self._stream(task)))
+        else:
+            self._end(task)
+
+    def _stream(self, task: AppTask) -> None:
+        self._guard(task, task.stream)
+        self._end(task)
+
+    def _guard(self, task: HeadWriter, work: Callable[[], None]) -> None:
+        """Does a task's work. What it raises ends the connection, after a plain 500 where nothing was sent yet."""
+        try:
+            if not self.connected:
+                raise ClientDisconnected
+            work()
+        except ClientDisconnected:
+            task.close_on_finish = True
+        except Exception:  # noqa: BLE001 - whatever it was, the client is told and the loop goes on
+            logger.exception("Exception while serving %s", task.request.path)
+            task.close_on_finish = True
+            if not task.wrote_header and not isinstance(task, RefusalTask):
+                failed = self.parser_class(self.adj)
+                failed.version, failed.path = task.request.version, task.request.path
+                failed.error = InternalServerError("The server encountered an unexpected internal server error")
+                refusal = self.error_task_class(self, failed)
+                self._guard(refusal, refusal.service)
+
+    def _end(self, task: HeadWriter) -> None:
+        """The first request is answered, or given up: its thread goes on to the next one, or the connection ends."""
+        if isinstance(task, AppTask):
+            task.over()
+        with self.requests_lock:
+            if task.close_on_finish:
+                self.close_when_flushed = True
+                for request in self.requests:
+                    request.close()
+                self.requests = []
+            else:
+                self._next()
+        self.last_activity = time.time()
+        self.server.loop.touch(self)
+
+    def _next(self) -> None:
+        if self.current_outbuf_count > 0:  # the next answer gets a buffer of its own, so that this one's can go
+            self.current_outbuf_count = self.adj.outbuf_high_watermark
+        self.requests.pop(0).close()
+        if not self.connected:
+            return
+        if self.requests:
+            self.server.add_task(self)
+        elif self.request and self.request.expect_continue and self.request.headers_finished and not self.sent_continue:
+            self.send_continue()
+
+    def write_soon(self, data: Any) -> int:
+        """Sends at once what the socket takes; the loop sends the rest. May wait where much is to be sent already."""
+        if isinstance(data, bytes) and not self.total_outbufs_len:
+            with self.outbuf_lock:
+                sent = self._send_now(data)
+            if sent < len(data):
+                super().write_soon(data[sent:])
+        else:
+            super().write_soon(data)
+        if self.writable():
+            self.server.loop.touch(self)
+        return len(data)
+
+    def _send_now(self, data: bytes) -> int:
+        if not self.connected:
+            raise ClientDisconnected
+        if self.total_outbufs_len:  # another thread was faster: nothing is overtaken
+            return 0
+        try:
+            return int(self.socket.send(data))
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self.will_close = True
+            self.server.loop.touch(self)
+            raise ClientDisconnected from None
 
     def on_disconnect(self, callback: Callable[[], None]) -> None:
         """Has `callback` called, on the loop's thread, if the client goes away before its answer is complete."""
@@ -161,6 +287,11 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
     channel_class = Channel
     draining = False
     refuse: Refuse
+    loop: Loop
+
+    def quick(self, path: str, headers: Mapping[str, str], length: int) -> bool:
+        """Whether the loop's thread serves a request itself; see `Quick`."""
+        return False
 
     def maintenance(self, now: float) -> None:
         for channel in list(self.active_channels.values()):

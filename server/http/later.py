@@ -29,11 +29,12 @@ _BODILESS = ("1", "204", "304")
 class Later:
     """One answer that may come later. `wake` may be called by any thread, also more than once, and before the claim."""
 
-    __slots__ = ("_finish", "_resp", "_seal", "_wake", "concluding")
+    __slots__ = ("_call", "_finish", "_resp", "_seal", "_wake", "concluding")
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         self._resp: falcon.Response | None = None
+        self._call: Call | None = None
         self._finish: Finish | None = None
         self._seal: Finish | None = None
         self.concluding = False
@@ -43,10 +44,14 @@ class Later:
         """Whether the answer will be made by `conclude`, and not by the application's return."""
         return self._finish is not None
 
-    def claim(self, resp: falcon.Response, finish: Finish) -> Callable[[], None]:
-        """`finish` will render into `resp`, and raises nothing; returns what is to be called when it could."""
-        self._resp, self._finish = resp, finish
+    def claim(self, resp: falcon.Response, call: Call, finish: Finish) -> Callable[[], None]:
+        """`finish` will render the call's answer into `resp`, and raises nothing; returns what is to be called when it could."""
+        self._resp, self._call, self._finish = resp, call, finish
         return self._wake
+
+    def size(self) -> int:
+        """Bytes of the model's answer that is there to be rendered."""
+        return self._call.delivered_bytes if self._call is not None else 0
 
     def seal(self, seal: Finish) -> None:
         """`seal` is what the application does with every answer at last: count it, log it."""
@@ -80,7 +85,7 @@ def wait_for(
     if later is None:
         finish()
         return
-    wake = later.claim(resp, lambda: guard(finish))
+    wake = later.claim(resp, call, lambda: guard(finish))
     call.watch(wake if not whole else lambda: wake() if call.done else None)
 
 
@@ -92,6 +97,7 @@ def collect(resp: falcon.Response) -> Answer:
         body = []
     elif resp.stream is not None:
         body = resp.stream
+        resp.delete_header("content-length")
     else:
         body = [resp.data] if resp.data else []
         resp.set_header("content-length", str(len(resp.data or b"")))

@@ -14,23 +14,24 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import resource
 import socket
 import ssl
 import stat
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from waitress import wasyncore
 from waitress.adjustments import Adjustments
 
 from ..addresses import Address
 from ..errors import InvalidConfig
-from .front import Refuse, Server, UnixServer
+from .front import Quick, Refuse, Server, UnixServer
+from .loop import Loop
 from .tasks import Dispatcher
 from .tls import TlsServer
 
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 
 #: Connections of one listener; each waits in the loop and costs no thread.
 MAX_CONNECTIONS = 4096
+#: How often the loop looks for connections that have been silent for too long.
+CLEANUP_SECONDS = 5.0
 MAX_HEADER_BYTES = 65536
 
 
@@ -92,23 +95,26 @@ class Listener:
     refuse    renders what never reaches the application: malformed HTTP, bodies too large
     setting   the key of config.properties that errors name;  ports: the APIs that it carries
     tls       what an https address speaks
+    quick     tells the requests that the loop's thread serves itself, without a thread of the pool; default none
     """
 
     def __init__(
         self, app: Callable[..., Any], address: Address, *, name: str, threads: int, max_body: int, refuse: Refuse,
-        setting: str = "", ports: Collection[str] = (), tls: ssl.SSLContext | None = None,
+        setting: str = "", ports: Collection[str] = (), tls: ssl.SSLContext | None = None, quick: Quick | None = None,
     ) -> None:  # fmt: skip
         if address.tls and tls is None:
             raise InvalidConfig(f"{setting or name}={address}: expected a TLS context")
         self.name, self.threads, self.ports = name, threads, frozenset(ports)
         self._requested = address
         self._sock = open_socket(address, setting or f"{name}_address")
-        self._map: dict[int, Any] = {}
+        self._loop = Loop(name)
         self._dispatcher = Dispatcher(name)
-        self._server = _server(app, self._sock, self._map, self._dispatcher, max_body, tls if address.tls else None)
+        self._server = _server(app, self._sock, self._loop, self._dispatcher, max_body, tls if address.tls else None)
         self._server.refuse = refuse
-        self._stopping = False
-        self._loop = threading.Thread(target=self._run, name=f"http-{name}", daemon=True)
+        self._server.quick = quick or _never
+        self._thread = threading.Thread(
+            target=self._loop.run, args=(self._server, CLEANUP_SECONDS), name=f"http-{name}", daemon=True
+        )
 
     @property
     def address(self) -> Address:
@@ -121,26 +127,27 @@ class Listener:
         """Begins to answer; returns at once."""
         self._dispatcher.set_thread_count(self.threads)
         self._server.accept_connections()
-        self._loop.start()
+        self._loop.touch(self._server)
+        self._thread.start()
 
     def stop_accepting(self) -> None:
         """Refuses new connections and closes idle ones. Requests that were accepted are answered."""
-        if not self._server.draining and self._loop.is_alive():
+        if not self._server.draining and self._thread.is_alive():
             self._on_loop(self._server.drain)
 
     def close(self, timeout: float = 10.0) -> None:
         """Waits for at most `timeout` seconds until accepted requests are answered, then ends threads and sockets."""
         self.stop_accepting()
         deadline = time.monotonic() + timeout
-        while self._server.active_channels and self._loop.is_alive() and time.monotonic() < deadline:
+        while self._server.active_channels and self._thread.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
-        self._stopping = True
-        if self._loop.is_alive():
-            self._server.pull_trigger()
-            self._loop.join()
+        if self._thread.is_alive():
+            self._loop.stop()
+            self._thread.join()
         self._server.close()
         self._sock.close()
         self._dispatcher.shutdown(timeout=max(0.5, deadline - time.monotonic()))
+        self._loop.close()
         if self._requested.path:
             Path(self._requested.path).unlink(missing_ok=True)
 
@@ -153,20 +160,16 @@ class Listener:
             finally:
                 done.set()
 
-        self._server.trigger.pull_trigger(run)
+        self._loop.post(run)
         done.wait(5.0)
 
-    def _run(self) -> None:
-        while not self._stopping:
-            try:
-                wasyncore.poll2(1.0, self._map)
-            except Exception:  # the loop of all connections must not end for one of them
-                log.exception("listener '%s': error in the loop", self.name)
-                time.sleep(0.05)
+
+def _never(path: str, headers: Mapping[str, str], length: int) -> bool:
+    return False
 
 
 def _server(
-    app: Callable[..., Any], sock: socket.socket, where: dict[int, Any], dispatcher: Dispatcher, max_body: int,
+    app: Callable[..., Any], sock: socket.socket, loop: Loop, dispatcher: Dispatcher, max_body: int,
     tls: ssl.SSLContext | None,
 ) -> Server:  # fmt: skip
     """A waitress server on an open socket. Why these values: see the comments; waitress' defaults are for small pages."""
@@ -174,12 +177,10 @@ def _server(
         sockets=[sock],
         ident=None,
         url_scheme="https" if tls else "http",
-        asyncore_use_poll=True,  # select() ends the loop at file descriptor 1024
         connection_limit=_connection_limit(),
         recv_bytes=262144,  # 5 MB bodies: 2.6 times as many as with 8 KiB
         outbuf_overflow=1 << 26,
         channel_request_lookahead=1,  # go on reading while an answer is made: that is how a client's end is noticed
-        cleanup_interval=5,
         max_request_header_size=MAX_HEADER_BYTES,
         max_request_body_size=max_body + 1,  # waitress refuses from this size on
         backlog=1024,
@@ -187,10 +188,11 @@ def _server(
     )
     kind = TlsServer if tls else UnixServer if sock.family == socket.AF_UNIX else Server
     info = (sock.family, sock.type, sock.proto, sock.getsockname())
-    server = kind(app, where, False, sock, dispatcher=dispatcher, adj=adjustments, bind_socket=False, sockinfo=info)
+    server = kind(app, loop.sockets, False, sock, dispatcher=dispatcher, adj=adjustments, bind_socket=False, sockinfo=info)
     if isinstance(server, TlsServer) and tls:
         server.context = tls
-    server.next_channel_cleanup = time.time() + adjustments.cleanup_interval
+    server.loop = loop
+    server.next_channel_cleanup = math.inf  # the loop looks after that
     return server
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from waitress.task import ErrorTask, Task, ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import build_http_date
 
+from .later import Later
+
 
 class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
     """The threads of one listener, named after it. A queue is no reason to warn: admission bounds what waits."""
@@ -24,6 +26,16 @@ class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
         with self.lock:
             self.queue.append(task)
             self.queue_cv.notify()
+
+
+class Errand:
+    """Anything that a thread of the pool is to do."""
+
+    def __init__(self, service: Callable[[], None]) -> None:
+        self.service = service
+
+    def cancel(self) -> None:
+        """The pool ends before it came to it."""
 
 
 class HeadWriter(Task):  # type: ignore[misc]
@@ -85,7 +97,20 @@ class HeadWriter(Task):  # type: ignore[misc]
 
 
 class AppTask(HeadWriter, WSGITask):  # type: ignore[misc]
-    """One request for the application, with jitney's keys in its environ."""
+    """One request for the application, with jitney's keys in its environ.
+
+    `later` is claimed where the application returned without the answer. Then `conclude` follows `service`, and after either
+    of them `over`, each on whatever thread the channel chooses.
+    """
+
+    complete: bool
+
+    def __init__(self, channel: Any, request: Any) -> None:
+        super().__init__(channel, request)
+        self.at_end: list[Callable[[], None]] = []
+        self.later = Later(self._ready)
+        self.streams = False
+        self.returned = self.woken = self.proceeds = False  # the loop's thread alone knows them
 
     def get_environment(self) -> dict[str, Any]:
         fresh = self.environ is None
@@ -94,16 +119,54 @@ class AppTask(HeadWriter, WSGITask):  # type: ignore[misc]
             environ["jitney.headers"] = self.request.raw_headers
             environ["jitney.on_disconnect"] = self.channel.on_disconnect
             environ["jitney.at_end"] = self.at_end
+            environ["jitney.later"] = self.later
         return environ
 
-    def service(self) -> None:
-        self.at_end: list[Callable[[], None]] = []
+    def finish(self) -> None:
+        if not self.later.claimed or self.later.concluding:
+            super().finish()
+
+    def conclude(self) -> None:
+        """Sends the answer that came later, unless it is a stream, for which `stream` is to be called."""
+        self.status, self.response_headers, body = self.later.conclude()
+        self.complete, self.content_length = True, None
+        if isinstance(body, list):
+            data = b"".join(body)
+            self.content_length = len(data)
+            self.write(data)
+            super().finish()
+        else:
+            self.streams, self._body = True, body
+
+    def stream(self) -> None:
+        """Sends the chunks of an answer as they come; blocks."""
+        body = self._body
         try:
-            super().service()
+            for chunk in body:
+                if chunk:
+                    self.write(chunk)
+            super().finish()
         finally:
-            self.channel.gone = None
-            for callback in self.at_end:
-                callback()
+            if hasattr(body, "close"):
+                body.close()
+
+    def over(self) -> None:
+        """The answer is out, or given up."""
+        self.channel.gone = None
+        for callback in self.at_end:
+            callback()
+
+    def has_returned(self) -> None:
+        """The loop's thread: `service` is over, and the answer is still to come."""
+        self.returned = True
+        self.channel.proceed(self)
+
+    def _ready(self) -> None:
+        self.channel.server.loop.post(self._wake)
+
+    def _wake(self) -> None:
+        self.woken = True
+        self.channel.proceed(self)
 
 
 class RefusalTask(HeadWriter, ErrorTask):  # type: ignore[misc]

@@ -125,6 +125,8 @@ class Inference:
             exchange.resp.data = bytes(first.body or b"")
             self.metrics.torchserve.answered(model, version, call.times)
         else:
+            if later_of(exchange.req) is not None:
+                self.admission.hold(exchange.req)  # a stream needs a thread, which waited for nothing until now
             exchange.resp.set_header("ts_stream_next", "true")
             exchange.resp.stream = _stream(first, answers)
 

@@ -340,24 +340,42 @@ def test_a_call_is_cancelled_when_its_client_goes_away(site: Any) -> None:
     wait_for(lambda: site.web.admission.waiting == 0)
 
 
-def test_what_may_wait_is_bounded_and_the_rest_is_refused_at_once(site: Any) -> None:
+def test_requests_that_wait_for_models_hold_no_thread(site: Any) -> None:
     site.plane.add("forever", None)
-    limit = site.web.admission.limit
-    waiting = [Connection(site.address("inference")) for _ in range(limit)]
+    waiting = [Connection(site.address("inference")) for _ in range(100)]
     for connection in waiting:
         connection.send(b"GET /predictions/forever HTTP/1.1\r\n\r\n")
-    wait_for(lambda: len(site.plane.calls) == limit)
-    assert error(site.ask("inference", "GET", "/predictions/echo"))[:2] == (503, "ServiceUnavailableException")
-    refused = site.ask("inference", "POST", "/v2/models/echo/infer", b"{}")
-    assert refused.status == 503 and list(json.loads(refused.body)) == ["error"]
+    wait_for(lambda: len(site.plane.calls) == len(waiting))
+    assert site.ask("inference", "POST", "/predictions/echo", b"x").body == b"x"
     assert site.ask("inference", "GET", "/ping").status == 200
-    for call in site.plane.calls:
+    for call in site.plane.calls[:100]:
         call.answer(Response(body=b"done"))
-    assert [connection.read().body for connection in waiting] == [b"done"] * limit
+    assert [connection.read().body for connection in waiting] == [b"done"] * len(waiting)
     for connection in waiting:
         connection.sock.close()
+
+
+def test_streams_hold_threads_and_are_bounded(site: Any) -> None:
+    site.plane.add("stream", None)
+    limit = site.web.admission.limit
+    streams = [Connection(site.address("inference")) for _ in range(limit + 1)]
+    for number, connection in enumerate(streams, 1):
+        connection.send(b"GET /predictions/stream HTTP/1.1\r\n\r\n")
+        wait_for(lambda number=number: len(site.plane.calls) == number)
+    for call in site.plane.calls[:limit]:
+        call.answer(Response(body=b"one", final=False))
+    wait_for(lambda: site.web.admission.waiting == limit)
+    site.plane.calls[limit].answer(Response(body=b"one", final=False))
+    refused = streams[limit].read()
+    assert (refused.status, json.loads(refused.body)["type"]) == (503, "ServiceUnavailableException")
+    wait_for(lambda: site.plane.calls[limit].done)
+    assert site.ask("inference", "GET", "/ping").status == 200
+    for call in site.plane.calls[:limit]:
+        call.answer(Response(body=b"two"))
+    assert [connection.read().body for connection in streams[:limit]] == [b"onetwo"] * limit
+    for connection in streams:
+        connection.sock.close()
     wait_for(lambda: site.web.admission.waiting == 0)
-    assert site.ask("inference", "GET", "/predictions/echo").status == 200
 
 
 def test_a_stream_is_sent_chunk_by_chunk(site: Any) -> None:

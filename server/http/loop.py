@@ -1,0 +1,141 @@
+"""`Loop`: the socket I/O of one listener, in one thread. What a round costs is what happened in it, not how much is connected.
+
+waitress' own loop asks every connection before every poll what it waits for. Here the kernel keeps that list (epoll), and a
+connection is asked again only when something happened to it: its own events, `touch` by another thread, a look at all of them
+now and then. While nothing happens and nobody is connected, the thread sleeps without limit.
+
+Threads: `post` and `touch` are for any thread, everything else is for the loop's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from waitress import wasyncore
+
+log = logging.getLogger(__name__)
+
+
+class Sockets(dict[int, Any]):
+    """waitress' map of open sockets, which its objects enter and leave by themselves; the poll list follows it."""
+
+    def __init__(self, poll: select.epoll) -> None:
+        super().__init__()
+        self._poll = poll
+        self.masks: dict[int, int] = {}
+
+    def __setitem__(self, fd: int, dispatcher: Any) -> None:
+        super().__setitem__(fd, dispatcher)
+        self.masks[fd] = 0
+        self._poll.register(fd, 0)
+        if getattr(dispatcher, "connected", True):  # a connection is made while it enters
+            self.look(fd, dispatcher)
+
+    def __delitem__(self, fd: int) -> None:
+        super().__delitem__(fd)
+        del self.masks[fd]
+        try:
+            self._poll.unregister(fd)
+        except OSError:  # the socket is closed already, and with it the registration
+            pass
+
+    def look(self, fd: int, dispatcher: Any) -> None:
+        """Asks a socket what it waits for."""
+        mask = select.EPOLLIN if dispatcher.readable() else 0
+        if dispatcher.writable() and not dispatcher.accepting:
+            mask |= select.EPOLLOUT
+        if mask != self.masks[fd]:
+            self.masks[fd] = mask
+            self._poll.modify(fd, mask)
+
+
+class Loop:
+    """`sockets` is the map to give to waitress. `run` until `stop`; then `close`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._poll = select.epoll()
+        self.sockets = Sockets(self._poll)
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll.register(self._wake_fd, select.EPOLLIN)
+        self._posted: deque[Callable[[], None]] = deque()
+        self._awake = False  # whether the loop will look at what is posted without being woken
+        self._waking = threading.Lock()  # no byte goes to a descriptor that is somebody else's by then
+        self._stopping = self._closed = False
+
+    # -- any thread --------------------------------------------------------------------------------------------------------
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Has `call` called in the loop's thread. One system call for all that is posted until the loop gets to it."""
+        self._posted.append(call)
+        if not self._awake:
+            self._awake = True
+            with self._waking:
+                if not self._closed:
+                    os.eventfd_write(self._wake_fd, 1)
+
+    def touch(self, channel: Any) -> None:
+        """What this connection waits for may have changed."""
+        self.post(lambda: self.look(channel))
+
+    def stop(self) -> None:
+        """Ends `run`."""
+        self._stopping = True
+        self.post(_nothing)
+
+    # -- the loop's thread -------------------------------------------------------------------------------------------------
+
+    def run(self, server: Any, every: float) -> None:
+        """Serves until `stop`. While anybody is connected, `server.maintenance` is called every so many seconds."""
+        due = time.monotonic() + every
+        while not self._stopping:
+            try:
+                self._round(max(0.0, due - time.monotonic()) if server.active_channels else None)
+                if time.monotonic() >= due:
+                    due = time.monotonic() + every
+                    server.maintenance(time.time())
+                    for channel in list(self.sockets.values()):
+                        self.look(channel)
+            except Exception:  # the loop of all connections must not end for one of them
+                log.exception("listener '%s': error in the loop", self.name)
+                time.sleep(0.05)
+
+    def _round(self, timeout: float | None) -> None:
+        ready = self._poll.poll(timeout)
+        self._awake = True
+        for fd, events in ready:
+            if fd == self._wake_fd:
+                os.eventfd_read(fd)
+                continue
+            dispatcher = self.sockets.get(fd)
+            if dispatcher is not None:
+                wasyncore.readwrite(dispatcher, events)
+                self.look(dispatcher)
+        self._awake = False
+        for _ in range(len(self._posted)):  # what is posted from now on wakes the next round
+            self._posted.popleft()()
+
+    def look(self, dispatcher: Any) -> None:
+        """Asks a socket what it waits for now."""
+        fd = dispatcher._fileno
+        if fd is not None and self.sockets.get(fd) is dispatcher:
+            self.sockets.look(fd, dispatcher)
+
+    def close(self) -> None:
+        """After `run` has ended and all sockets are closed."""
+        with self._waking:
+            if not self._closed:
+                self._closed = True
+                self._poll.close()
+                os.close(self._wake_fd)
+
+
+def _nothing() -> None:
+    pass
