@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from .base import Backend, Failure, Instance, Request, Respond
 from .python_answer import Answer
+from .warmup import run_entries
 
 if TYPE_CHECKING:
     from ..server.repository.config import ModelConfig
@@ -65,6 +66,7 @@ class PythonBackend(Backend):
         threading.Thread(target=self._end_dropped, name="dropped-requests", daemon=True).start()
         if hasattr(self.model, "initialize"):
             self.model.initialize(_arguments(model, instance))
+        run_entries(self, model)
 
     def _connect(self) -> None:
         """Ties `triton_python_backend_utils`, which the model will import, to this worker."""

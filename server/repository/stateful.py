@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..errors import InvalidConfig, InvalidRequest
-from .config import ModelConfig, TensorSpec
+from .config import ModelConfig, TensorSpec, WarmupInput
 
 Kind = Literal["START", "END", "READY", "CORRID"]
 
@@ -117,12 +117,20 @@ class SequenceSpec:
 
 
 def for_worker(config: ModelConfig, spec: SequenceSpec) -> ModelConfig:
-    """The configuration as the model's own code sees it: control tensors and states are inputs and outputs like others."""
+    """The configuration as the model's own code sees it: control tensors and states are inputs and outputs like others.
+
+    In warm-up requests they are zeros.
+    """
     inputs = [TensorSpec(control.name, control.datatype, (1,)) for control in spec.controls]
     inputs += [TensorSpec(state.input, state.datatype, state.dims) for state in spec.states]
     outputs = [TensorSpec(state.output, state.datatype, state.dims) for state in spec.states]
     added = tuple(output for output in outputs if config.output(output.name) is None)
-    return replace(config, inputs=(*config.inputs, *inputs), outputs=(*config.outputs, *added))
+    zeros = [WarmupInput(s.name, s.datatype, tuple(max(1, size) for size in s.dims)) for s in inputs]
+    warmup = tuple(
+        replace(entry, inputs=(*entry.inputs, *(z for z in zeros if all(z.name != given.name for given in entry.inputs))))
+        for entry in config.warmup
+    )
+    return replace(config, inputs=(*config.inputs, *inputs), outputs=(*config.outputs, *added), warmup=warmup)
 
 
 def _controls(document: Mapping[str, Any]) -> list[Control]:

@@ -72,8 +72,9 @@ class Tensor:
 
     @classmethod
     def from_wire(cls, source: wire.Tensor) -> Tensor:
-        """A request's tensor: a view of shared memory, except for BYTES."""
-        made = cls(source.name, source.numpy())
+        """A request's tensor, which the model may change: a view of shared memory, except for BYTES."""
+        array = source.numpy()
+        made = cls(source.name, array if array.flags.writeable else array.copy())
         made._datatype = source.datatype
         return made
 

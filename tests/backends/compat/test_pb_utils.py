@@ -103,10 +103,17 @@ def test_dlpack_shares_memory_both_ways(pb_utils: Any) -> None:
 
 
 def test_dlpack_of_memory_that_must_not_be_written_is_a_copy(pb_utils: Any) -> None:
-    tensor = pb_utils.Tensor.from_wire(wire.Tensor("x", "FP32", (2,), np.array([1, 2], np.float32).tobytes()))
-    view = torch.utils.dlpack.from_dlpack(tensor)
+    array = np.array([1, 2], np.float32)
+    array.flags.writeable = False
+    view = torch.utils.dlpack.from_dlpack(pb_utils.Tensor("x", array))
     view += 1
-    assert tensor.as_numpy().tolist() == [1, 2]
+    assert array.tolist() == [1, 2]
+
+
+def test_a_request_may_be_changed_by_its_model(pb_utils: Any) -> None:
+    tensor = pb_utils.Tensor.from_wire(wire.Tensor("x", "FP32", (2,), np.array([1, 2], np.float32).tobytes()))
+    tensor.as_numpy()[0] = 5
+    assert tensor.as_numpy().tolist() == [5, 2]
 
 
 def test_dlpack_needs_an_object_or_an_unused_capsule(pb_utils: Any) -> None:
