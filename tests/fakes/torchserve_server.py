@@ -13,7 +13,7 @@ from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT, Popen
 from typing import Any
 
-from jitney.server.addresses import Address
+from jitney.server.addresses import Address, parse_address
 from jitney.tests.fakes.raw_http import Answer, ask
 from jitney.tools.archiver import ModelArchiverConfig, generate_model_archive
 from jitney.tools.served import Server, free_port
@@ -34,16 +34,15 @@ COMMAND = [sys.executable, "-m", "jitney.server.cli"]
 
 
 def archive(store: Path, name: str, source: str = CAPITALS, version: str = "1.0", **options: Any) -> Path:
-    """Packs a handler's source into `store/NAME.mar`; `entry` is what the manifest names, the module itself by default."""
+    """Packs a handler's source into `store/FILE.mar`; `entry` is the handler's function, "" for a module with a class."""
     store.mkdir(exist_ok=True)
     code = store.parent / f"{name}_handler.py"
     code.write_text(source)
     file = options.pop("file", name)
     entry = options.pop("entry", "handle")
-    made = generate_model_archive(
-        ModelArchiverConfig(name, version, f"{code}:{entry}" if entry else str(code), export_path=str(store), **options)
-    )
-    return made.rename(store / f"{file}.mar") if file != name else made
+    handler, packed = f"{code}:{entry}" if entry else str(code), store.parent / "packed"
+    made = generate_model_archive(ModelArchiverConfig(name, version, handler, export_path=str(packed), **options))
+    return made.rename(store / f"{file}.mar")
 
 
 @dataclass
@@ -89,17 +88,20 @@ def running(
     arguments: Sequence[str] = ("--ncs",),
     *,
     env: Mapping[str, str] | None = None,
-    started: bool = True,
+    addresses: Mapping[str, Address] | None = None,
     **settings: str,
 ) -> Iterator[Site]:
-    """`jitney --start --foreground` over `folder/store`; ends it, and checks that it ended well."""
-    text, addresses = properties(**settings)
-    for port, value in settings.items():
-        if port.endswith("_address") and value.startswith("unix:"):
-            addresses[port.removesuffix("_address")] = Address("unix", path=value.removeprefix("unix:"))
-    config = folder / "settings.properties"
-    config.write_text(text)
-    command = [*COMMAND, "--start", "--foreground", "--model-store", str(folder / "store"), "--ts-config", str(config)]
+    """`jitney --start --foreground` over `folder/store`; ends it, and checks that it ended well.
+
+    With `addresses`, those of an earlier run, no config.properties is named: the server finds its last snapshot.
+    """
+    command = [*COMMAND, "--start", "--foreground", "--model-store", str(folder / "store")]
+    if addresses is None:
+        text, made = properties(**settings)
+        addresses = made | {k.removesuffix("_address"): parse_address(v) for k, v in settings.items() if "_address" in k}
+        config = folder / "settings.properties"
+        config.write_text(text)
+        command += ["--ts-config", str(config)]
     process = Popen(
         [*command, *arguments], cwd=folder, env=environment(folder, **(env or {})), stdin=DEVNULL, stdout=PIPE, stderr=STDOUT,
         text=True,
@@ -108,8 +110,7 @@ def running(
     reader = threading.Thread(target=server.read_output, args=(False,))
     reader.start()
     try:
-        if started:
-            server.wait_started(60)
+        server.wait_started(60)
         yield Site(folder, server, addresses)
         assert server.stop(30) == 0, server.lines
     finally:

@@ -1,0 +1,71 @@
+"""Explanations of an archive whose predictions take the fast path: its own handler answers them, in a worker of its own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from jitney.backends.base import Part, Request
+from jitney.server.dataplane import DataPlane
+from jitney.server.deployment import Options
+from jitney.server.errors import Unsupported
+from jitney.server.management import Management
+from jitney.server.registration import Registration
+from jitney.server.registry import Registry
+from jitney.server.repository.store import ModelStore
+from jitney.server.settings import Settings
+from jitney.tests.fakes.plane import doubling, loaded
+from jitney.tools.archiver import ModelArchiverConfig, generate_model_archive
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> bytes:
+    Image.new("RGB", (64, 48), (200, 30, 90)).save(tmp_path / "image.png")
+    return (tmp_path / "image.png").read_bytes()
+
+
+@pytest.fixture
+def plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 5))
+    with pytest.warns(DeprecationWarning):
+        torch.jit.save(torch.jit.trace(net, torch.zeros(1, 3, 224, 224)), tmp_path / "net.pt")
+    generate_model_archive(
+        ModelArchiverConfig(
+            "net", "1.0", "image_classifier", serialized_file=str(tmp_path / "net.pt"), export_path=str(tmp_path / "store")
+        )
+    )
+    store, plane = ModelStore(Settings.load({"model_store": "store"}, {}, tmp_path), gpus=()), DataPlane(Registry())
+    plane.management = Management(plane.registry, store, Options(), lambda: None, 10.0)
+    yield plane
+    plane.management.close()
+    plane.close(10.0)
+    store.close()
+
+
+def ask(plane: DataPlane, image: bytes, explain: str) -> Any:
+    call = plane.predict("net", None, Request(parts=[Part("data", image)], headers={"explain": explain}))
+    return json.loads(bytes(next(plane.answer(call, 60)).body or b""))
+
+
+def test_predictions_and_explanations_of_one_archive(plane: DataPlane, image: bytes) -> None:
+    plane.register(Registration("net.mar", batch_size=4, initial_workers=1))
+    assert plane.config("net").codec == "image_classifier"
+    predicted = ask(plane, image, "False")
+    assert len(predicted) == 5
+    assert len(plane.describe("net")[0].workers) == 1
+    explained = ask(plane, image, "True")
+    assert (len(explained), len(explained[0]), len(explained[0][0])) == (3, 224, 224)
+    assert ask(plane, image, "True") == explained
+    assert ask(plane, image, "False") == predicted
+    plane.unregister("net")
+
+
+def test_models_of_a_repository_have_no_explanations(tmp_path: Path) -> None:
+    doubling(tmp_path / "models", "m")
+    with loaded(tmp_path / "models") as plane, pytest.raises(Unsupported, match="explanations need a TorchServe archive"):
+        plane.predict("m", None, Request(parts=[Part("body", b"[[1, 2]]")], headers={"explain": "True"}))
