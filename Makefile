@@ -4,7 +4,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types check test format models demo serve bench clean
+.PHONY: help setup lint types check test format models demo triton-demo serve bench clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -39,6 +39,9 @@ models: $(READY)  ## Build the weights of the shipped models
 
 demo: $(READY)  ## Build the models, serve them, show the main job on real images, end
 	@$(PY) -m jitney.tools.demo
+
+triton-demo: $(READY)  ## What a Triton user would try first, with tritonclient, every answer checked
+	@$(PY) -m jitney.tools.triton_demo
 
 serve: models  ## The server in the foreground, on model_repository/
 	@$(PY) -m jitney.server.cli serve --model-repository model_repository
