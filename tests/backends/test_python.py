@@ -503,3 +503,34 @@ def test_reserved_names_cannot_come_from_clients(served: Serving) -> None:
         served.ask("acts", [Tensor.from_numpy("NOPE", np.zeros((1, 1), np.float32))])
     body = {"inputs": [], "parameters": {"triton_sequence_id": 7}}
     assert served.http.simulate_post("/v2/models/acts/infer", json=body).status_code == 400
+
+
+WARM = """
+import json, os
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.file = os.path.join(args["model_repository"], "seen")
+
+    def execute(self, requests):
+        with open(self.file, "a") as file:
+            file.write(f"{len(requests)} {requests[0].inputs()[0].as_numpy().tolist()};")
+        if FAIL:
+            raise ValueError("cold")
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("Y", r.inputs()[0].as_numpy())]) for r in requests]
+"""
+WARMUP = """
+model_warmup [ { name: "w" batch_size: 2 count: 2
+  inputs { key: "X" value { data_type: TYPE_FP32 dims: [ 1 ] zero_data: true } } } ]
+"""
+
+
+def test_a_model_is_warmed_up_before_it_is_ready(tmp_path: Path) -> None:
+    directory = write_model(tmp_path, "warm", ACTS_CONFIG + WARMUP, WARM.replace("FAIL", "False"))
+    write_model(tmp_path, "cold", ACTS_CONFIG + WARMUP, WARM.replace("FAIL", "True"))
+    with serving(tmp_path, "warm") as served:
+        assert (directory / "seen").read_text() == "2 [[0.0]];" * 2
+        with pytest.raises(LoadFailed, match=r"warm-up 'w' of model 'cold' failed: .*ValueError: cold"):
+            served.load("cold")

@@ -124,14 +124,51 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     narrow = CONFIG % (1, 1_000_000, numbers)
     write_model(folder, "narrow", narrow.replace("max_batch_size: 4", "max_batch_size: 1"), MODEL)
     state = write_model(folder, "state", STATE_CONFIG % STATE, STATE_MODEL)
+    (folder / "chain" / "1").mkdir(parents=True)
+    (folder / "chain" / "config.pbtxt").write_text(ENSEMBLE)
+    write_model(folder, "asking", ASKING_CONFIG, ASKING)
     (state / "initial_state").mkdir()
     (state / "initial_state" / "ten").write_bytes(np.array([10], np.int64).tobytes())
     return folder
 
 
+#: Passes a sequence on to the model "direct", as an ensemble and as a model that asks another.
+ENSEMBLE = """
+platform: "ensemble" max_batch_size: 4
+input [ { name: "IN" data_type: TYPE_INT32 dims: [ -1 ] } ]
+output [ { name: "OUT" data_type: TYPE_INT32 dims: [ -1 ] } ]
+ensemble_scheduling { step [ { model_name: "direct" model_version: -1
+  input_map { key: "X" value: "IN" } output_map { key: "Y" value: "OUT" } } ] }
+"""
+ASKING_CONFIG = """
+backend: "python" max_batch_size: 0
+input [ { name: "X" data_type: TYPE_INT32 dims: [ 1, 1 ] } ]
+output [ { name: "Y" data_type: TYPE_INT32 dims: [ 1, 1 ] } ]
+instance_group [ { kind: KIND_CPU } ]
+"""
+ASKING = """
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            other = pb_utils.InferenceRequest(
+                model_name="direct", requested_output_names=["Y"], inputs=request.inputs(),
+                correlation_id=request.correlation_id(), flags=request.flags())
+            response = other.exec()
+            if response.has_error():
+                answers.append(pb_utils.InferenceResponse(error=response.error()))
+            else:
+                answers.append(pb_utils.InferenceResponse(response.output_tensors()))
+        return answers
+"""
+
+
 @pytest.fixture(scope="module")
 def served(folder: Path) -> Iterator[Serving]:
-    with serving(folder, "direct", "oldest", "strings", "small", "narrow", "state") as found:
+    with serving(folder, "direct", "oldest", "strings", "small", "narrow", "state", "chain", "asking") as found:
         yield found
 
 
@@ -352,6 +389,24 @@ def test_a_client_that_leaves_gives_its_place_up(served: Serving) -> None:
         behind.result(LIMIT_S)
     assert running.result(LIMIT_S).tensors[0].numpy().tolist() == [[1]]
     assert plane.infer("narrow", None, sequence_request(1, 70, 2)).result(LIMIT_S).tensors[0].numpy().tolist() == [[2]]
+
+
+def test_a_sequence_is_passed_on_to_other_models(client: Clients) -> None:
+    for sequence, x, flags, wanted in ((201, 4, "start", 4), (201, 5, "", 9), (201, 6, "end", 15)):
+        found = client.infer(
+            "asking", [tensor(x)], sequence_id=sequence, sequence_start=flags == "start", sequence_end=flags == "end"
+        )
+        assert total(found) == wanted
+        given = triton.InferInput("IN", [1, 1], "INT32")
+        given.set_data_from_numpy(np.array([[x]], np.int32))
+        found = client.infer(
+            "chain", [given], sequence_id=sequence + 1, sequence_start=flags == "start", sequence_end=flags == "end"
+        )
+        assert found.as_numpy("OUT").tolist() == [[wanted]]
+    with pytest.raises(InferenceServerException, match=r"in ensemble 'chain', inference request for sequence 202 .* START"):
+        client.infer("chain", [given], sequence_id=202)
+    with pytest.raises(InferenceServerException, match="must specify the START flag"):
+        ask(client, "asking", 1, 201)
 
 
 def test_generate_takes_sequence_parameters(served: Serving) -> None:
