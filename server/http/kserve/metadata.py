@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 #: Triton's names of what a server offers beyond the core protocol; clients look here before they use it.
 EXTENSIONS = (
     "classification",
+    "sequence",
     "model_repository",
     "model_repository(unload_dependents)",
     "schedule_policy",
