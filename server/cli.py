@@ -3,6 +3,7 @@
 jitney serve --model-repository DIR …      tritonserver's flags: serve a model repository in the foreground
 jitney --start --model-store DIR …         torchserve's flags: start (detached), --stop, --version
 jitney archive …                           torch-model-archiver's flags: make a model archive
+jitney bench MODEL …                       a model's latency under load, beside what batching can reach
 """
 
 from __future__ import annotations
@@ -162,7 +163,13 @@ def archive(arguments: Sequence[str]) -> int:
     return archiver.main(list(arguments))
 
 
-COMMANDS = {"serve": serve, "archive": archive}
+def bench(arguments: Sequence[str]) -> int:
+    from ..tools import model_bench
+
+    return model_bench.main(list(arguments))
+
+
+COMMANDS = {"serve": serve, "archive": archive, "bench": bench}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -174,9 +181,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print((__doc__ or "").strip() + f"\n\nEach takes --help. jitney {__version__}")
             return 0
         if arguments and not arguments[0].startswith("-"):
-            print(
-                f"jitney: unknown command '{arguments[0]}', expected serve, archive or torchserve's flags", file=sys.stderr
-            )
+            known = ", ".join(COMMANDS)
+            print(f"jitney: unknown command '{arguments[0]}', expected {known} or torchserve's flags", file=sys.stderr)
             return 2
         return torchserve_cli.main(arguments)
     except InvalidConfig as error:
