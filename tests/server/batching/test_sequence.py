@@ -392,6 +392,8 @@ class Histories(RuleBasedStateMachine):
         except (InvalidRequest, WorkerDied):
             assert not flags & START
             return
+        if flags & START and sequence in self.home and self.may_be_gone(sequence):
+            del self.home[sequence]
         self.since[sequence] = self.now
         if flags & START:
             self.closing.discard(sequence)
