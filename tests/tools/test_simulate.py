@@ -64,6 +64,39 @@ def test_workers_share_the_load() -> None:
     assert two.mean_batch < one.mean_batch
 
 
+def test_workers_of_one_device_take_turns() -> None:
+    two = Server(max_rows=1, t0=1.0, a=0.5, workers=2, devices=1)
+    assert simulate(make_queue("zero", 1), [0.0, 0.0], two).latencies.tolist() == [1.5, 3.0]
+    apart = Server(max_rows=1, t0=1.0, a=0.5, workers=2)
+    result = simulate(make_queue("zero", 1), [0.0, 0.0], apart)
+    assert (result.latencies.tolist(), result.busy) == ([1.5, 1.5], 1.0)
+    assert (two.capacity, apart.capacity) == (1 / 1.5, 2 / 1.5)
+
+
+def test_a_second_worker_hides_the_hosts_part() -> None:
+    one, two = (Server(1, t0=1.0, a=0.5, workers=workers, devices=1, host=1.0) for workers in (1, 2))
+    assert simulate(make_queue("zero", 1), [0.0, 0.0], one).latencies.tolist() == [2.5, 5.0]
+    result = simulate(make_queue("zero", 1), [0.0, 0.0], two)
+    assert result.latencies.tolist() == [2.5, 4.0]
+    assert result.busy == 3.0 / 4.0
+    assert (one.capacity, two.capacity) == (1 / 2.5, 1 / 1.5)
+
+
+def test_three_workers_on_two_devices() -> None:
+    result = simulate(make_queue("zero", 1), [0.0, 0.0, 0.0], Server(1, t0=1.0, a=0.5, workers=3, devices=2))
+    assert result.latencies.tolist() == [1.5, 1.5, 3.0]
+
+
+def test_preferred_sizes_leave_at_once() -> None:
+    times = [0.0, 0.1, 0.2, 0.3]
+    server = Server(max_rows=8, t0=0.01, a=0.001)
+    result = simulate(make_queue("delay:1000:2", 8), times, server)
+    assert result.sizes == {2: 2}
+    assert result.reasons[Reason.PREFERRED] == 2
+    assert simulate(make_queue("delay:1000", 8), times, server).sizes == {4: 1}
+    assert simulate(make_queue("alone", 8), times, server).sizes == {1: 4}
+
+
 @pytest.mark.parametrize("trace", sorted(TRACES))
 def test_traces_are_in_order_and_keep_their_rate(trace: str) -> None:
     times = arrivals(trace, 500, 60_000)
@@ -90,6 +123,9 @@ def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--policies", "delay:-1"], "a policy is zero, alone, delay:MS, delay:MS:SIZES or ts:MS, got 'delay:-1'"),
         (["--policies", "magic"], "got 'magic'"),
+        (["--policies", "ts:5:8"], "got 'ts:5:8'"),
+        (["--policies", "delay:5:64"], "between 1 and max_batch_size 32, got 64"),
+        (["--devices", "2"], "2 devices need as many workers at least, got 1"),
         (["--rates", "0"], "expected a number above 0, got 0"),
         (["--requests", "2000000"], "expected 1 to 1000000, got 2000000"),
     ],
