@@ -186,6 +186,7 @@ def _server(
         backlog=1024,
         clear_untrusted_proxy_headers=False,  # no proxy header is believed, and handlers see what clients sent
     )
+    adjustments.heads = {}
     kind = TlsServer if tls else UnixServer if sock.family == socket.AF_UNIX else Server
     info = (sock.family, sock.type, sock.proto, sock.getsockname())
     server = kind(app, loop.sockets, False, sock, dispatcher=dispatcher, adj=adjustments, bind_socket=False, sockinfo=info)

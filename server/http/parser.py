@@ -7,11 +7,31 @@ folded lines.
 
 from __future__ import annotations
 
+from typing import Any
+
 from waitress.adjustments import Adjustments
 from waitress.parser import HTTPRequestParser, ParsingError, get_header_lines
 from waitress.utilities import Error
 
 from .receiver import ChunkedReceiver, FixedReceiver, Receiver
+
+#: Heads of requests that are kept in parsed form: how many in one listener, and the bytes of the longest.
+MAX_KEPT, MAX_KEPT_BYTES = 512, 4096
+#: What belongs to a single request, and not to its head.
+_OWN = frozenset({"adj", "body_rcv", "completed", "head", "header_plus"})
+
+
+class Head:
+    """A parsed head, read by all requests that have the same bytes: nobody changes what is in it.
+
+    state    the parser's attributes;  environ  what they are in WSGI, None until the first request has gone through
+    """
+
+    __slots__ = ("environ", "state")
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self.state = state
+        self.environ: dict[str, Any] | None = None
 
 
 class ExpectationFailed(Error):  # type: ignore[misc]
@@ -33,6 +53,7 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
     def __init__(self, adj: Adjustments) -> None:
         super().__init__(adj)
         self.raw_headers: list[tuple[str, str]] = []
+        self.head: Head | None = None
 
     @property
     def limit(self) -> int:
@@ -41,6 +62,10 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
     def received(self, data: bytes) -> int:
         """Takes what belongs to this request and returns how many bytes that was."""
         if self.body_rcv is None or self.completed:
+            if not self.header_plus and (end := data.find(b"\r\n\r\n") + 4) > 3:
+                head = self.adj.heads.get(data[:end])
+                if head is not None:
+                    return end + self._adopt(head, memoryview(data)[end:])
             consumed: int = super().received(data)
             if self.error or self.completed:
                 self.expect_continue = False  # the answer follows at once
@@ -51,6 +76,27 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
         if self.completed and self.chunked:
             self.headers["CONTENT_LENGTH"] = str(len(self.body_rcv))
         return consumed
+
+    def _adopt(self, head: Head, rest: memoryview) -> int:
+        """Takes a head that was parsed before, and what is there of the body; returns how much of it."""
+        self.__dict__.update(head.state)
+        self.head, self.headers_finished = head, True
+        if not self.content_length:
+            self.completed = True
+            return 0
+        self.body_rcv = FixedReceiver(self.content_length)
+        used = self.body_rcv.received(rest)
+        self.completed = self.body_rcv.completed
+        return used
+
+    def _remember(self, header_plus: bytes) -> None:
+        """Keeps a parsed head for the requests that begin with the same bytes, which is most of them."""
+        usual = not (self.error or self.chunked or self.expect_continue) and self.content_length <= self.limit
+        if usual and len(header_plus) <= MAX_KEPT_BYTES:
+            if len(self.adj.heads) >= MAX_KEPT:
+                self.adj.heads.clear()
+            state = {name: value for name, value in vars(self).items() if name not in _OWN}
+            self.head = self.adj.heads[header_plus] = Head(state)
 
     def parse_header(self, header_plus: bytes) -> None:
         if b"\r\n " in header_plus or b"\r\n\t" in header_plus:
@@ -69,6 +115,7 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
         if self.version == "1.1" and self._values("expect") and not self.expect_continue:
             self.error = ExpectationFailed("only 'Expect: 100-continue' is understood")
             self.completed = True
+        self._remember(header_plus)
 
     def _values(self, name: str) -> list[str]:
         return [value for key, value in self.raw_headers if key.lower() == name]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from typing import Any
 
 from waitress.utilities import BadRequest, Error, RequestEntityTooLarge
 
@@ -58,7 +59,7 @@ class Receiver:
         self.completed = False
         self.error: Error | None = None
 
-    def received(self, data: bytes) -> int:
+    def received(self, data: Any) -> int:
         """Takes what belongs to the body and returns how many bytes that was."""
         raise NotImplementedError
 
@@ -82,7 +83,7 @@ class FixedReceiver(Receiver):
         super().__init__()
         self.length = length
 
-    def received(self, data: bytes) -> int:
+    def received(self, data: bytes | memoryview) -> int:
         taken = min(self.length - len(self.body), len(data))
         self.body += data if taken == len(data) else memoryview(data)[:taken]
         self.completed = len(self.body) == self.length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,16 @@ class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
             self.queue_cv.notify()
 
 
+#: What a request does not share with others that have the same head.
+_OWN = frozenset({"REMOTE_ADDR", "REMOTE_HOST", "REMOTE_PORT", "wsgi.input", "waitress.client_disconnected"})
+_LINE = "\r\n"
+
+
+@functools.lru_cache(2)
+def _date(second: int) -> str:
+    return str(build_http_date(second))
+
+
 class Errand:
     """Anything that a thread of the pool is to do."""
 
@@ -49,7 +60,7 @@ class HeadWriter(Task):  # type: ignore[misc]
     def build_response_header(self) -> bytes:
         environ = self.environ or {}
         spelling = environ.get("jitney.spelling") or {}
-        headers = [(spelling.get(name.lower(), name), value) for name, value in self.response_headers]
+        headers = self.response_headers
         names = {name.lower() for name, _ in headers}
         if not self.has_body:
             headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
@@ -62,10 +73,9 @@ class HeadWriter(Task):  # type: ignore[misc]
         elif wanted or self.version == "1.0":
             headers.append(("connection", "keep-alive"))
         if "date" not in names:
-            headers.append(("date", build_http_date(self.start_time)))
-        self.response_headers = headers
-        lines = [f"HTTP/1.1 {self.status}", *(f"{name}: {value}" for name, value in headers)]
-        return "\r\n".join((*lines, "", "")).encode("latin-1")
+            headers.append(("date", _date(int(self.start_time))))
+        lines = [f"{spelling.get(name.lower(), name)}: {value}" for name, value in headers]
+        return f"HTTP/1.1 {self.status}\r\n{_LINE.join(lines)}\r\n\r\n".encode("latin-1")
 
     def _frame_body(self, headers: list[tuple[str, str]]) -> None:
         if self.content_length is not None:
@@ -79,7 +89,9 @@ class HeadWriter(Task):  # type: ignore[misc]
     def _client_keeps_open(self) -> bool:
         if self.channel.server.draining:
             return False
-        tokens = [token.strip() for token in self.request.headers.get("CONNECTION", "").lower().split(",")]
+        if (wish := self.request.headers.get("CONNECTION")) is None:
+            return self.version == "1.1"
+        tokens = [token.strip() for token in wish.lower().split(",")]
         return "close" not in tokens if self.version == "1.1" else "keep-alive" in tokens
 
     def write(self, data: bytes) -> None:
@@ -113,13 +125,27 @@ class AppTask(HeadWriter, WSGITask):  # type: ignore[misc]
         self.returned = self.woken = self.proceeds = False  # the loop's thread alone knows them
 
     def get_environment(self) -> dict[str, Any]:
-        fresh = self.environ is None
-        environ: dict[str, Any] = super().get_environment()
-        if fresh:
+        if self.environ is None:
+            environ = self.environ = self._fresh()
             environ["jitney.headers"] = self.request.raw_headers
             environ["jitney.on_disconnect"] = self.channel.on_disconnect
             environ["jitney.at_end"] = self.at_end
             environ["jitney.later"] = self.later
+        return self.environ
+
+    def _fresh(self) -> dict[str, Any]:
+        """WSGI's environ. All but the connection's part is the same for all requests with the same head."""
+        head = self.request.head
+        if head is None or head.environ is None:
+            environ: dict[str, Any] = super().get_environment()
+            if head is not None:
+                head.environ = {name: value for name, value in environ.items() if name not in _OWN}
+            return environ
+        host, port = self.channel.addr[:2]
+        environ = head.environ.copy()
+        environ["REMOTE_ADDR"] = environ["REMOTE_HOST"] = host
+        environ["REMOTE_PORT"] = str(port)
+        environ["wsgi.input"] = self.request.get_body_stream()
         return environ
 
     def finish(self) -> None:

@@ -13,6 +13,7 @@ import pytest
 from jitney.server.addresses import Address, parse_address
 from jitney.server.errors import InvalidConfig
 from jitney.server.http.listeners import AddressInUse, Listener
+from jitney.server.http.parser import MAX_KEPT
 from jitney.server.http.receiver import MAX_CHUNKS
 from jitney.tests.fakes.raw_http import Connection, ask
 
@@ -377,3 +378,33 @@ def test_unix_sockets(site: Site, tmp_path: Path) -> None:
     finally:
         listener.close(5)
     assert not path.exists()
+
+
+def test_requests_with_equal_heads_share_nothing_but_the_head(site: Site, listener: Listener) -> None:
+    head = b"POST /headers HTTP/1.1\r\nX-A: b\r\nContent-Length: 3\r\n\r\n"
+    for _ in range(2):  # also on a connection of its own, which has another port
+        with Connection(listener.address) as connection:
+            for body in (b"abc", b"def"):
+                connection.send(head + body)
+                assert connection.read().body == b"[('X-A', 'b'), ('Content-Length', '3')]"
+    assert site.seen == [b"abc", b"def"] * 2
+
+
+def test_a_known_head_may_come_in_pieces_and_with_company(site: Site, connection: Connection) -> None:
+    head = b"POST / HTTP/1.1\r\nX-A: c\r\nContent-Length: 3\r\n\r\n"
+    connection.send(head + b"abc")
+    assert connection.read().body == b"len 3"
+    connection.send(head[:20])
+    time.sleep(0.02)
+    connection.send(head[20:] + b"d")
+    time.sleep(0.02)
+    connection.send(b"ef" + head + b"ghi" + head + b"jkl")
+    assert [connection.read().body for _ in range(3)] == [b"len 3"] * 3
+    assert site.seen == [b"abc", b"def", b"ghi", b"jkl"]
+
+
+def test_many_different_heads_are_not_all_kept(listener: Listener, connection: Connection) -> None:
+    for number in range(MAX_KEPT + 10):
+        connection.send(b"GET / HTTP/1.1\r\nX-Number: %d\r\n\r\n" % number)
+        assert connection.read().body == b"len 0"
+    assert len(listener._server.adj.heads) <= MAX_KEPT
