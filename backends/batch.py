@@ -1,8 +1,8 @@
 """`TensorBackend`: requests in, one stacked batch through the model, answers out.
 
-The path of a batch: each request's rows are written from its shared memory straight into one batch buffer (kept between
-batches; pinned where the model runs on a GPU), `run` is called once, and every request gets a view of its rows of the
-outputs. A lone request needs no buffer: the model reads its shared memory directly.
+The path of a batch: each request's rows are written from its shared memory straight into one batch buffer (`stacking`; pinned
+where the model runs on a GPU), `run` is called once, and every request gets a view of its rows of the outputs. With the
+parameter `batch_sizes` the model sees no other sizes than these: a batch is filled up with rows of zeros.
 
 Requests of one batch that cannot be stacked (ragged inputs, a missing optional input) run as one batch per shape. When the
 model raises, the batch is halved until only the requests that cause it fail.
@@ -14,7 +14,6 @@ import time
 import traceback
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -22,46 +21,35 @@ import numpy as np
 import numpy.typing as npt
 
 from .base import Backend, DeviceLost, Failure, Instance, Request, Respond, Response
-from .options import CannotLoad
-from .tensor import NUMPY_DTYPES, Tensor
+from .options import CannotLoad, padded_sizes
+from .stacking import Array, BadInput, BatchBuffers, Key, aligned
+from .tensor import Tensor
 from .warmup import warm_up
 
 if TYPE_CHECKING:
     from ..server.repository.config import ModelConfig, TensorSpec
+    from .codecs import Pixels
 
-_ALIGNMENT = 64
-
-
-class BadInput(ValueError):
-    """A request's tensors do not fit the model; only that request fails."""
+__all__ = ["Array", "BadInput", "BadOutput", "TensorBackend"]
 
 
 class BadOutput(ValueError):
     """The model answered with tensors that cannot be handed on; halving the batch would only hide it."""
 
 
-@dataclass(slots=True)
-class Array:
-    """Elements of one tensor in host memory with their KServe v2 datatype; BF16 values are bit patterns in uint16."""
-
-    datatype: str
-    values: npt.NDArray[Any]
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> Array:
-        return cls(tensor.datatype, tensor.numpy())
-
-
 class TensorBackend(Backend):
     """A backend whose model maps a dict of stacked tensors to a dict of stacked tensors.
 
     Subclasses implement `open` (load the model) and `run` (call it), and may refine `allocate`, `explain` and `is_fatal`.
-    `copies_single` false lets `run` see a lone request's memory itself, which it must not modify then.
+    `copies_single` false lets `run` see a lone request's memory itself, which it must not modify then. Input `pixels.name` may
+    reach `run` as UINT8 rows, which it has to normalise. `loading` is true while the batches are warm-up's.
     """
 
     model: ModelConfig
     instance: Instance
     copies_single = False
+    pixels: Pixels | None = None
+    loading = False
 
     @abstractmethod
     def open(self, model: ModelConfig, instance: Instance) -> None:
@@ -77,17 +65,22 @@ class TensorBackend(Backend):
         if not model.outputs:
             raise CannotLoad("model configuration must contain at least one output, none were specified.")
         self.model, self.instance = model, instance
-        self._buffers: dict[str, npt.NDArray[np.uint8]] = {}
+        self.pixels = pixels_of(model)
+        self.sizes = padded_sizes(model)
+        self.buffers = BatchBuffers(model, self.allocate, self.written, self.pixels)
         self.open(model, instance)
-        warm_up(self, model, on_gpu=instance.gpu is not None)
+        self.loading = True
+        warm_up(self, model, on_gpu=instance.gpu is not None, pixels=self.pixels)
+        self.loading = False
 
     # -- what subclasses may refine ---------------------------------------------------------------------------------
 
     def allocate(self, size: int) -> npt.NDArray[np.uint8]:
-        """A batch buffer of `size` bytes, aligned for vector loads."""
-        raw = np.empty(size + _ALIGNMENT, dtype=np.uint8)
-        start = -raw.ctypes.data % _ALIGNMENT
-        return raw[start : start + size]
+        """A batch buffer of `size` bytes."""
+        return aligned(size)
+
+    def written(self, key: Key, buffer: npt.NDArray[np.uint8], start: int, stop: int) -> None:
+        """Bytes `start` to `stop` of a batch buffer hold their rows; what lies before was reported before."""
 
     def explain(self, error: Exception) -> Failure:
         """What a client is told of an exception of `run`."""
@@ -123,7 +116,7 @@ class TensorBackend(Backend):
             if spec is None:
                 allowed = ", ".join(item.name for item in model.inputs)
                 raise BadInput(f"unexpected inference input '{tensor.name}' for model '{model.name}', allowed: {allowed}")
-            if tensor.datatype != spec.datatype:
+            if tensor.datatype != spec.datatype and not self._is_pixels(tensor.name, tensor.datatype):
                 said = f"inference input '{tensor.name}' data-type is '{tensor.datatype}'"
                 raise BadInput(f"{said}, but model '{model.name}' expects '{spec.datatype}'")
             rank = len(spec.dims) + model.batches
@@ -136,6 +129,10 @@ class TensorBackend(Backend):
         if model.batches and len({tensor.shape[0] for tensor in request.tensors}) > 1:
             shapes = ", ".join(f"'{tensor.name}' {_brackets(tensor.shape)}" for tensor in request.tensors)
             raise BadInput(f"inputs of model '{model.name}' differ in their batch axis: {shapes}")
+
+    def _is_pixels(self, name: str, datatype: str) -> bool:
+        """Whether these are a codec's rows that are yet to be normalised."""
+        return self.pixels is not None and name == self.pixels.name and datatype == "UINT8"
 
     def _groups(self, requests: list[tuple[int, Request]]) -> Iterable[list[tuple[int, Request]]]:
         """The requests that can be stacked with each other; each one alone where the model has no batch axis."""
@@ -182,49 +179,31 @@ class TensorBackend(Backend):
     def _run_batch(self, requests: list[Request]) -> list[list[Tensor]]:
         """Stack, run, split: the outputs of each request."""
         started = time.monotonic_ns()
-        inputs = {tensor.name: self._stack(tensor.name, requests) for tensor in requests[0].tensors}
+        rows = [request.tensors[0].shape[0] if self.model.batches else 1 for request in requests]
+        padded = self._padded(sum(rows), requests[0])
+        inputs = {tensor.name: self._stack(tensor.name, requests, padded) for tensor in requests[0].tensors}
         stacked = time.monotonic_ns()
         outputs = self.run(inputs)
         ran = time.monotonic_ns()
-        rows = [request.tensors[0].shape[0] if self.model.batches else 1 for request in requests]
-        answers = self._split(self._finish(outputs, inputs, sum(rows)), rows, requests)
+        answers = self._split(self._finish(outputs, inputs, padded, sum(rows)), rows, requests)
         self._count(stacked - started, ran - stacked, time.monotonic_ns() - ran)
         return answers
 
     def _count(self, before: int, model: int, after: int) -> None:
         self.durations = (self.durations[0] + before, self.durations[1] + model, self.durations[2] + after)
 
-    def _stack(self, name: str, requests: list[Request]) -> Array:
+    def _padded(self, rows: int, request: Request) -> int:
+        """The rows that the model is given: the next size of the parameter `batch_sizes`, where there is one."""
+        if not self.sizes or not self.model.batches or any(tensor.datatype == "BYTES" for tensor in request.tensors):
+            return rows
+        return next((size for size in self.sizes if size >= rows), rows)
+
+    def _stack(self, name: str, requests: list[Request], padded: int) -> Array:
         """One input over all requests along the batch axis, in the shape that the model wants (`reshape`)."""
-        tensors = [_named(request, name) for request in requests]
-        datatype = tensors[0].datatype
-        if datatype == "BYTES":
-            values = tensors[0].numpy() if len(tensors) == 1 else np.concatenate([tensor.numpy() for tensor in tensors])
-        elif len(tensors) == 1 and not self.copies_single and (lone := tensors[0].numpy()).flags.aligned:
-            values = lone
-        else:
-            values = self._copy(name, tensors)
-        return Array(datatype, self._reshape(self.model.input(name), values, inward=True))
+        array = self.buffers.stack(name, requests, padded, self.copies_single)
+        return Array(array.datatype, self._reshape(self.model.input(name), array.values, inward=True))
 
-    def _copy(self, name: str, tensors: list[Tensor]) -> npt.NDArray[Any]:
-        """Writes each request's rows into the batch buffer of input `name`."""
-        first = tensors[0]
-        rows = sum(tensor.shape[0] for tensor in tensors) if self.model.batches else 1
-        trailing = first.shape[1:] if self.model.batches else first.shape
-        dtype = NUMPY_DTYPES[first.datatype]
-        row_size = prod(trailing) * dtype.itemsize
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.size < rows * row_size:
-            buffer = self._buffers[name] = self.allocate(max(rows, self.model.max_batch_size) * row_size)
-        stacked: npt.NDArray[Any] = buffer[: rows * row_size].view(dtype).reshape(rows, *trailing)
-        at = 0
-        for tensor in tensors:
-            count = tensor.shape[0] if self.model.batches else 1
-            stacked[at : at + count] = tensor.numpy().reshape(count, *trailing)
-            at += count
-        return stacked if self.model.batches else stacked[0]
-
-    def _finish(self, outputs: dict[str, Array], inputs: dict[str, Array], rows: int) -> dict[str, Array]:
+    def _finish(self, outputs: dict[str, Array], inputs: dict[str, Array], padded: int, rows: int) -> dict[str, Array]:
         """Checks the model's outputs and gives them the shape that clients see; BadOutput names what is wrong."""
         finished = {}
         for spec in self.model.outputs:
@@ -232,8 +211,9 @@ class TensorBackend(Backend):
                 found = ", ".join(outputs) or "none"
                 raise BadOutput(f"model '{self.model.name}' gave no output '{spec.name}', it gave: {found}")
             output = outputs[spec.name]
-            self._check_output(spec, output, rows)
+            self._check_output(spec, output, padded)
             values = self._reshape(spec, output.values, inward=False)
+            values = values[:rows] if padded > rows else values
             if any(np.may_share_memory(values, given.values) for given in inputs.values()):
                 values = values.copy()  # the answer outlives the request's memory and the batch buffer
             finished[spec.name] = Array(output.datatype, values)
@@ -277,16 +257,18 @@ class TensorBackend(Backend):
         return answers
 
 
+def pixels_of(model: ModelConfig) -> Pixels | None:
+    """What this worker is to normalise; codecs (and Pillow) are imported for models that have an image codec only."""
+    if model.codec in ("", "json"):
+        return None
+    from .codecs import pixels_of as of_codec
+
+    return of_codec(model)
+
+
 def _tensor(name: str, array: Array, part: slice) -> Tensor:
     values = array.values[part] if array.values.ndim else array.values
     return Tensor.from_numpy(name, values, array.datatype)
-
-
-def _named(request: Request, name: str) -> Tensor:
-    tensor = request.tensor(name)
-    if tensor is None:
-        raise BadInput(f"request '{request.id}' lacks input '{name}'")
-    return tensor
 
 
 def _brackets(shape: Sequence[int]) -> str:

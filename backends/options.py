@@ -6,8 +6,12 @@ Keys that nobody asks for are not looked at: Triton hands parameters to backends
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ..server.errors import LoadFailed
+
+if TYPE_CHECKING:
+    from ..server.repository.config import ModelConfig
 
 _TRUE = frozenset({"true", "1", "on", "yes"})
 _FALSE = frozenset({"false", "0", "off", "no", ""})
@@ -54,3 +58,31 @@ def choice(parameters: Mapping[str, str], key: str, accepted: Sequence[str], def
     if value not in accepted:
         raise CannotLoad(f"parameter {key} must be one of {', '.join(accepted)}, got '{parameters[key]}'")
     return value
+
+
+def powers_of_two(largest: int) -> tuple[int, ...]:
+    """1, 2, 4, … and `largest` itself."""
+    return (*(1 << power for power in range(largest.bit_length()) if 1 << power < largest), largest)
+
+
+def padded_sizes(model: ModelConfig) -> tuple[int, ...]:
+    """The batch sizes that the model is to see, ascending; () = any.
+
+    From the parameter `batch_sizes`: numbers separated by commas, "powers_of_two" or "any". CUDA graphs, which exist for certain
+    sizes only, make it powers of two where it is not given.
+    """
+    parameters, largest = model.parameters, model.max_batch_size
+    text = parameters.get("batch_sizes", "powers_of_two" if flag(parameters, "cuda_graphs") else "any").strip().lower()
+    if text == "any" or not model.batches:
+        return ()
+    if text == "powers_of_two":
+        return powers_of_two(largest)
+    try:
+        sizes = sorted({int(word) for word in text.split(",")})
+    except ValueError:
+        raise CannotLoad(
+            f"parameter batch_sizes must be numbers separated by commas, powers_of_two or any, got '{parameters['batch_sizes']}'"
+        ) from None
+    if sizes[0] < 1 or sizes[-1] > largest:
+        raise CannotLoad(f"parameter batch_sizes: the sizes must be between 1 and max_batch_size {largest}, got '{text}'")
+    return (*sizes, *([largest] if sizes[-1] < largest else []))

@@ -1,22 +1,13 @@
 """What the two PyTorch backends share: device, threads, tensors to and from torch, the names of inputs and outputs.
 
-Parameters of a model (the values are strings; Triton's names in capitals):
-
-    INFERENCE_MODE (true)      false: `no_grad` instead, for models that refuse inference tensors
-    INTRA_OP_THREAD_COUNT, NUM_THREADS          threads of one operator; default: this instance's share of the cores
-    INTER_OP_THREAD_COUNT, NUM_INTEROP_THREADS  operators side by side; default 1
-    DISABLE_CUDNN (false)      run without cuDNN
-    cudnn_benchmark (false)    let cuDNN measure its algorithms for each shape (best with fixed shapes)
-    ENABLE_CACHE_CLEANING (false)  give cached device memory back after each batch
-    channels_last (false)      keep 4-D weights and inputs in NHWC order
-    autocast (off)             bf16 or fp16: run what torch deems safe in that precision; outputs stay as declared
+`parameters` lists the model parameters that are read here. On a GPU a batch goes through page-locked memory, in pieces while it
+is being stacked (`staging`), pixels are normalised there, and the model's kernels may come from a graph (`cuda_graphs`).
 """
 
 from __future__ import annotations
 
 import logging
 import re
-import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -28,28 +19,16 @@ import torch
 
 from .base import Failure, Instance
 from .batch import Array, BadInput, BadOutput, TensorBackend
+from .cuda_graphs import CudaGraphs
 from .options import CannotLoad, choice, flag, integer
+from .stacking import Key
+from .staging import Staging, pinned
+from .torch_values import TORCH_DTYPES, Normalizer, from_array, strings, swallow_read_only_warning, to_array
 
 if TYPE_CHECKING:
     from ..server.repository.config import ModelConfig, TensorSpec
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_DATATYPES = {
-    torch.bool: "BOOL",
-    torch.uint8: "UINT8",
-    torch.uint16: "UINT16",
-    torch.uint32: "UINT32",
-    torch.uint64: "UINT64",
-    torch.int8: "INT8",
-    torch.int16: "INT16",
-    torch.int32: "INT32",
-    torch.int64: "INT64",
-    torch.float16: "FP16",
-    torch.bfloat16: "BF16",
-    torch.float32: "FP32",
-    torch.float64: "FP64",
-}
-_TORCH_DTYPES = {name: dtype for dtype, name in _DATATYPES.items()}
 #: CUDA's codes of errors that leave the context usable: invalid value, out of memory, invalid configuration, too many resources.
 _PASSING_ERRORS = (1, 2, 9, 701)
 _INDEXED = re.compile(r"__(\d+)$")
@@ -74,30 +53,54 @@ class TorchBackend(TensorBackend):
         self.device = torch.device(instance.device)
         parameters = model.parameters
         set_threads(parameters, instance.threads)
-        _swallow_read_only_warning()
+        swallow_read_only_warning()
+        self.staging: Staging | None = None
+        self.graphs: CudaGraphs | None = None
         if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
-            torch.backends.cudnn.benchmark = flag(parameters, "cudnn_benchmark")
+            self._open_device(model)
         torch.backends.cudnn.enabled = not flag(parameters, "DISABLE_CUDNN")
         self.channels_last = flag(parameters, "channels_last")
         self.autocast = _AUTOCAST.get(choice(parameters, "autocast", ("off", "bf16", "fp16"), "off"))
         self.inference_mode = flag(parameters, "INFERENCE_MODE", default=True)
         self.cleans_cache = flag(parameters, "ENABLE_CACHE_CLEANING")
+        self.normalizer = None if self.pixels is None else Normalizer(self.pixels, self.device)
         self.module = self.open_module(model)
         self.arguments = argument_order(model, self.argument_names())
 
+    def _open_device(self, model: ModelConfig) -> None:
+        parameters = model.parameters
+        torch.cuda.set_device(self.device)
+        torch.backends.cudnn.benchmark = flag(parameters, "cudnn_benchmark")
+        self.copies_single = True  # from page-locked memory the copy does not wait
+        if flag(parameters, "overlap_copies", default=True):
+            self.staging = Staging(self.device)
+        if flag(parameters, "cuda_graphs"):
+            if not flag(parameters, "warmup", default=True):
+                raise CannotLoad(
+                    "parameter cuda_graphs needs warm-up, from whose batches graphs are captured; warmup is off"
+                )
+            self.graphs = CudaGraphs(self.device)
+
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        tensors = {name: self._to_device(array) for name, array in inputs.items()}
-        with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode() if self.inference_mode else torch.no_grad())
-            if self.autocast is not None:
-                stack.enter_context(torch.autocast(self.device.type, dtype=self.autocast))
-            outputs = self._to_host(self.name_outputs(self.call(tensors)))
-        if self.device.type == "cpu" and any(getattr(tensor, "_version", 0) for tensor in tensors.values()):
+        tensors = {name: self._to_device(name, array) for name, array in inputs.items()}
+        versions = {name: getattr(tensor, "_version", 0) for name, tensor in tensors.items()}
+        graphs = self.graphs
+        named = graphs.run(tensors, self.forward, capture=self.loading) if graphs is not None else self.forward(tensors)
+        outputs = self._to_host(named)
+        if self.device.type == "cpu" and any(getattr(tensors[name], "_version", 0) > versions[name] for name in tensors):
             self._stop_sharing()
         if self.cleans_cache and self.device.type == "cuda":
             torch.cuda.empty_cache()
         return outputs
+
+    def forward(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Calls the module and names its outputs, on the device."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode() if self.inference_mode else torch.no_grad())
+            if self.autocast is not None:  # casts of weights that autocast keeps would not outlive a graph's capture
+                cached = self.graphs is None
+                stack.enter_context(torch.autocast(self.device.type, dtype=self.autocast, cache_enabled=cached))
+            return self.name_outputs(self.call(tensors))
 
     def call(self, tensors: dict[str, Any]) -> Any:
         """Calls the module with its inputs by argument name, by position, or as one dict."""
@@ -116,20 +119,20 @@ class TorchBackend(TensorBackend):
     # -- tensors ----------------------------------------------------------------------------------------------------
 
     def allocate(self, size: int) -> npt.NDArray[np.uint8]:
-        """Pinned memory where the model runs on a GPU, so that copies to it do not wait."""
-        if self.device.type != "cuda":
-            return super().allocate(size)
-        pinned: npt.NDArray[np.uint8] = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
-        return pinned
+        return pinned(size) if self.device.type == "cuda" else super().allocate(size)
 
-    def _to_device(self, array: Array) -> Any:
+    def written(self, key: Key, buffer: npt.NDArray[np.uint8], start: int, stop: int) -> None:
+        if self.staging is not None:
+            self.staging.written(key, buffer, start, stop)
+
+    def _to_device(self, name: str, array: Array) -> Any:
         if array.datatype == "BYTES":
-            return _strings(array)
-        values = array.values if array.values.flags.c_contiguous else np.ascontiguousarray(array.values)
-        tensor = torch.from_numpy(values)
-        if array.datatype == "BF16":
-            tensor = tensor.view(torch.bfloat16)
+            return strings(array)
+        staged = None if self.staging is None else self.staging.take(array.values)
+        tensor = from_array(array) if staged is None else staged.view(TORCH_DTYPES[array.datatype]).view(array.values.shape)
         tensor = tensor.to(self.device, non_blocking=True)
+        if self.normalizer is not None and self._is_pixels(name, array.datatype):
+            tensor = self.normalizer(tensor)
         if self.channels_last and tensor.dim() == 4:
             tensor = tensor.contiguous(memory_format=torch.channels_last)
         return tensor
@@ -139,13 +142,14 @@ class TorchBackend(TensorBackend):
         moved = {name: self._start_to_host(name, value) for name, value in outputs.items()}
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
-        return {name: value if isinstance(value, Array) else _array(value) for name, value in moved.items()}
+        return {name: value if isinstance(value, Array) else to_array(value) for name, value in moved.items()}
 
     def _start_to_host(self, name: str, value: Any) -> torch.Tensor | Array:
+        """Queues the copy of one output; torch gives it page-locked memory where it comes from a GPU."""
         spec = self.model.output(name)
         if isinstance(value, torch.Tensor):
             if self.autocast is not None and spec is not None and value.is_floating_point():
-                value = value.to(_TORCH_DTYPES.get(spec.datatype, value.dtype))
+                value = value.to(TORCH_DTYPES.get(spec.datatype, value.dtype))
             host: torch.Tensor = value.detach().contiguous().to("cpu", non_blocking=True)
             return host
         if spec is not None and spec.datatype == "BYTES" and isinstance(value, (list, tuple)):
@@ -234,27 +238,3 @@ def _indices(names: Sequence[str]) -> list[int] | None:
     """The numbers after `__` if every name has one, else None."""
     found = [_INDEXED.search(name) for name in names]
     return [int(match[1]) for match in found if match] if all(found) else None
-
-
-def _array(tensor: torch.Tensor) -> Array:
-    datatype = _DATATYPES.get(tensor.dtype)
-    if datatype is None:
-        raise BadOutput(f"the model returned a tensor of {tensor.dtype}, which has no KServe v2 datatype")
-    if datatype == "BF16":
-        tensor = tensor.view(torch.uint16)
-    return Array(datatype, tensor.numpy())
-
-
-def _strings(array: Array) -> list[str]:
-    """BYTES as TorchScript's List[str]."""
-    try:
-        return [element.decode() for element in array.values.reshape(-1)]
-    except UnicodeDecodeError as error:
-        raise BadInput(f"a string element is not UTF-8: {error}") from None
-
-
-def _swallow_read_only_warning() -> None:
-    """torch warns once per process when it wraps read-only memory; that memory is not written here (`_stop_sharing`)."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
-        torch.from_numpy(np.frombuffer(b"\0", dtype=np.uint8))

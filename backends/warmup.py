@@ -2,7 +2,8 @@
 
 At load a tensor backend runs zeros of the configured shapes at batch sizes 1, 2 and `max_batch_size` on CPU, and at every
 power of two up to `max_batch_size` on GPU (kernels are chosen per shape there). On CPU the largest batch is left out where
-its inputs alone exceed 256 MiB. A dimension of -1 is taken from the first `model_warmup` entry, else it is 1.
+its inputs alone exceed 256 MiB. The parameter `batch_sizes` names the sizes instead. A dimension of -1 is taken from the first
+`model_warmup` entry, else it is 1. A model whose images are normalised in the worker runs its largest batch as bytes too.
 Then each `model_warmup` entry runs as Triton runs it: `batch_size` equal requests at once, `count` times.
 The parameter `warmup: "off"` skips all of it.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,11 +21,12 @@ import numpy as np
 
 from ..server.errors import LoadFailed
 from .base import Backend, Failure, Request, Response
-from .options import flag
+from .options import flag, padded_sizes, powers_of_two
 from .tensor import NUMPY_DTYPES, Tensor, expected_bytes, pack_bytes
 
 if TYPE_CHECKING:
     from ..server.repository.config import ModelConfig, TensorSpec, Warmup, WarmupInput
+    from .codecs import Pixels
 
 LARGEST_CPU_BATCH = 256 << 20
 _log = logging.getLogger(__name__)
@@ -35,11 +38,14 @@ class WarmupFailed(LoadFailed, RuntimeError):
     """The model refused a warm-up batch; it does not become ready."""
 
 
-def warm_up(backend: Backend, model: ModelConfig, on_gpu: bool = False) -> None:
+def warm_up(backend: Backend, model: ModelConfig, on_gpu: bool = False, pixels: Pixels | None = None) -> None:
     """Checks the batch axis and runs the configured entries; WarmupFailed says what is wrong and what to do."""
     if not flag(model.parameters, "warmup", default=True):
         return
     check_batch_axis(backend, model, on_gpu)
+    if pixels is not None:
+        specs = [replace(spec, datatype="UINT8") if spec.name == pixels.name else spec for spec in model.inputs]
+        check_batch_axis(backend, replace(model, inputs=tuple(specs)), on_gpu, batch_sizes(model, on_gpu)[-1:])
     run_entries(backend, model)
 
 
@@ -61,12 +67,15 @@ def entry_requests(model: ModelConfig, entry: Warmup) -> list[Request]:
     ]
 
 
-def check_batch_axis(backend: Backend, model: ModelConfig, on_gpu: bool = False) -> None:
-    """Runs zeros at the module's batch sizes; WarmupFailed where the model cannot do what its configuration says."""
+def check_batch_axis(backend: Backend, model: ModelConfig, on_gpu: bool = False, sizes: Sequence[int] | None = None) -> None:
+    """Runs zeros at these batch sizes, the module's where none are given.
+
+    WarmupFailed where the model cannot do what its configuration says.
+    """
     hints = model.warmup[0].inputs if model.warmup else ()
     if unsure := [spec.name for spec in model.inputs if not _is_plain(spec, hints)]:
         _log.debug("model '%s': shapes or contents of %s are guessed for warm-up", model.name, ", ".join(unsure))
-    for rows in batch_sizes(model, on_gpu):
+    for rows in sizes or batch_sizes(model, on_gpu):
         request = Request(
             id="warmup", tensors=[_sample(spec, hints, rows, model.batches) for spec in model.inputs], rows=rows
         )
@@ -84,8 +93,10 @@ def batch_sizes(model: ModelConfig, on_gpu: bool = False) -> list[int]:
     largest = model.max_batch_size
     if not model.batches or largest == 1:
         return [1]
+    if sizes := padded_sizes(model):
+        return list(sizes)
     if on_gpu:
-        return sorted({1, largest, *(1 << power for power in range(largest.bit_length()) if 1 << power < largest)})
+        return list(powers_of_two(largest))
     row = sum(expected_bytes(spec.datatype, _filled(spec, ())) or 0 for spec in model.inputs)
     return sorted({1, 2, largest} if row * largest <= LARGEST_CPU_BATCH else {1, 2})
 

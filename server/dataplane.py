@@ -93,7 +93,8 @@ class DataPlane:
         deployment.refuse_if_hopeless()  # before decoding costs anything
         codec = deployment.codec
         decoded = replace(request, tensors=codec.decode(request.parts, request.headers), parts=[])
-        call = self._infer(deployment, decoded, 0, 0)
+        decoded.rows = validate(codec.expects(decoded.tensors), decoded)
+        call = deployment.submit(decoded)
         call.encode = codec.encoder(request.parts)
         return call
 

@@ -76,7 +76,11 @@ def to_png(pixels: npt.NDArray[Any]) -> bytes:
 
 
 def codec_config(document: Mapping[str, Any]) -> ModelConfig:
-    """What a codec needs of a model's configuration, from Triton's JSON of it (`GET …/config`, or a parsed config.pbtxt)."""
+    """What a codec needs of a model's configuration, from Triton's JSON of it (`GET …/config`, or a parsed config.pbtxt).
+
+    The codec normalises itself here: what it decodes goes to models without a worker in between.
+    """
+    parameters = {key: value["string_value"] for key, value in document["parameters"].items()}
     return ModelConfig(
         name=document["name"],
         version="1",
@@ -84,8 +88,8 @@ def codec_config(document: Mapping[str, Any]) -> ModelConfig:
         max_batch_size=document["max_batch_size"],
         inputs=_specs(document["input"]),
         outputs=_specs(document["output"]),
-        parameters={key: value["string_value"] for key, value in document["parameters"].items()},
-        codec=document["parameters"]["codec"]["string_value"],
+        parameters=parameters | {"normalize_on_device": "false"},
+        codec=parameters["codec"],
     )
 
 

@@ -6,12 +6,14 @@ from ...server.errors import InvalidConfig
 from ...server.repository.config import ModelConfig
 from .base import Codec
 from .image_classifier import ImageClassifier
+from .image_input import ImageCodec
 from .image_segmenter import ImageSegmenter
 from .json_codec import JsonCodec
 from .object_detector import ObjectDetector
+from .pixels import PARAMETER, Pixels
 from .text_classifier import TextClassifier
 
-__all__ = ["CODECS", "Codec", "create"]
+__all__ = ["CODECS", "Codec", "Pixels", "create", "pixels_of"]
 
 #: What `parameters { key: "codec" … }` may say. Archives name their built-in handlers the same way.
 CODECS: dict[str, type[Codec]] = {
@@ -30,3 +32,20 @@ def create(config: ModelConfig) -> Codec:
             f"model '{config.name}': unknown codec '{config.codec}'; expected one of {', '.join(sorted(CODECS))}"
         )
     return CODECS[config.codec](config)
+
+
+def pixels_of(config: ModelConfig) -> Pixels | None:
+    """What a worker of this model has to normalise, by the same rule as the codec in the server.
+
+    A model whose configuration does not fit its codec serves tensors all the same; only one that asks for normalisation in the
+    worker is refused.
+    """
+    codec = CODECS.get(config.codec)
+    if codec is None or not issubclass(codec, ImageCodec):
+        return None
+    try:
+        return codec.pixels_of(config)
+    except InvalidConfig:
+        if PARAMETER in config.parameters:
+            raise
+        return None

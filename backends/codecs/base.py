@@ -34,6 +34,11 @@ class Codec(ABC):
         Raises `InvalidRequest` naming what is wrong and what was expected.
         """
 
+    def expects(self, tensors: Sequence[Tensor]) -> ModelConfig:
+        """The configuration that these tensors, made by `decode`, have to fit: the model's own, or with other datatypes
+        where the worker converts them. Clients that bring tensors themselves are held to the model's own."""
+        return self.config
+
     @abstractmethod
     def encode(self, response: Response) -> Response:
         """The response with its `body` (and content type, if any) made from its tensors.

@@ -340,7 +340,7 @@ def test_on_cuda_the_answers_are_the_cpus(tmp_path: Path) -> None:
     for array, answer in zip(sent, got, strict=True):
         with torch.inference_mode():
             np.testing.assert_allclose(arrays(answer)["y"], module(torch.from_numpy(array)).numpy(), atol=1e-3)
-    assert torch.from_numpy(backend._buffers["x"]).is_pinned()
+    assert torch.from_numpy(backend.buffers.buffers["x", "FP32"]).is_pinned()
 
 
 @pytest.mark.gpu

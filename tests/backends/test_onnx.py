@@ -13,7 +13,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from jitney.backends.base import Instance, Request
-from jitney.backends.onnx import OnnxBackend, cuda_options, providers, session_options
+from jitney.backends.onnx import OnnxBackend
+from jitney.backends.onnx_options import cuda_options, providers, session_options
 from jitney.backends.options import CannotLoad
 from jitney.backends.tensor import Tensor
 from jitney.tests.fakes.tensors import answers, arrays, config, loaded, request, spec

@@ -18,6 +18,7 @@ Make = Callable[..., ModelConfig]
 @pytest.fixture
 def classifier_config() -> Make:
     def make(dims: tuple[int, ...] = (3, 224, 224), **changes: Any) -> ModelConfig:
+        """Decodes to floats unless `parameters` say otherwise."""
         fields: dict[str, Any] = {
             "name": "net",
             "version": "1",
@@ -27,7 +28,8 @@ def classifier_config() -> Make:
             "inputs": (TensorSpec("pixels", "FP32", dims),),
             "outputs": (TensorSpec("scores", "FP32", (-1,)),),
         }
-        return ModelConfig(**{**fields, **changes})
+        parameters = {"normalize_on_device": "false"} | changes.pop("parameters", {})
+        return ModelConfig(**{**fields, **changes}, parameters=parameters)
 
     return make
 

@@ -127,6 +127,7 @@ class TestImages:
             codec="image_classifier",
             inputs=(TensorSpec("x", "FP32", (3, 224, 224)),),
             outputs=(TensorSpec("y", "FP32", (10,)),),
+            parameters={"normalize_on_device": "false"},
         )
         codec = create(config)
         (tensor,) = codec.decode([Part("body", jpeg)], {})
