@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from .deployment import Deployment, State
 from .errors import ModelNotFound, ModelNotReady, VersionNotFound
@@ -35,7 +36,7 @@ class Record:
     reasons: Mapping[str, tuple[State, str]] = field(default_factory=dict)
     default: str | None = None
 
-    @property
+    @cached_property
     def default_version(self) -> str | None:
         if self.default in self.serving:
             return self.default

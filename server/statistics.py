@@ -162,13 +162,14 @@ class Statistics:
 
     def _count_size(self, calls: Sequence[Call]) -> None:
         rows = calls[0].batch_rows or sum(call.request.rows for call in calls)
-        size = self._batches.setdefault(rows, BatchStatistics())
-        size.compute_input.add(max(call.times.compute_input for call in calls))
-        size.compute_infer.add(max(call.times.compute_infer for call in calls))
-        size.compute_output.add(max(call.times.compute_output for call in calls))
-        self._now.compute_seconds.observe(
-            max(c.times.compute_input + c.times.compute_infer + c.times.compute_output for c in calls) / 1e9
-        )
+        size = self._batches.get(rows)
+        if size is None:
+            size = self._batches[rows] = BatchStatistics()
+        before, model, after = max(_durations(call) for call in calls)
+        size.compute_input.add(before)
+        size.compute_infer.add(model)
+        size.compute_output.add(after)
+        self._now.compute_seconds.observe((before + model + after) / 1e9)
 
     def _count_request(self, call: Call) -> None:
         now, times = self._now, call.times
@@ -184,6 +185,12 @@ class Statistics:
         now.compute_input.add(times.compute_input)
         now.compute_infer.add(times.compute_infer)
         now.compute_output.add(times.compute_output)
+
+
+def _durations(call: Call) -> tuple[int, int, int]:
+    """The batch's durations, as each call in it has them, but for calls that were answered otherwise: zeros."""
+    times = call.times
+    return times.compute_input, times.compute_infer, times.compute_output
 
 
 def _reported_by_model(error: JitneyError) -> bool:

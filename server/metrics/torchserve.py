@@ -31,6 +31,7 @@ HOST = ("Level", "Hostname")
 GPU = ("Level", "DeviceId", "Hostname")
 VERSIONED = ("model_name", "model_version", "hostname")
 MODEL = ("ModelName", "Level", "Hostname")
+_FAMILIES = {2: "Requests2XX", 4: "Requests4XX"}
 LEGACY = ("ts_inference_requests_total", "ts_inference_latency_microseconds", "ts_queue_latency_microseconds")
 #: Prometheus' default bounds, which TorchServe's histograms have.
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -123,8 +124,7 @@ class TorchServeMetrics:
 
     def responded(self, status: int) -> None:
         """Counts an HTTP answer on any port."""
-        family = status // 100
-        self.update(f"Requests{family if family in (2, 4) else 5}XX", 1.0, self._host)
+        self.update(_FAMILIES.get(status // 100, "Requests5XX"), 1.0, self._host)
 
     def requested(self, model: str, version: str | None) -> None:
         """Counts a request for a model that exists; `version` None where the URL had none."""

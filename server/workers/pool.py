@@ -142,9 +142,8 @@ class Pool:
         return max(0, len(self._roster.idle) - len(self._waiting))
 
     def ready(self) -> int:
-        """Workers that have loaded the model, busy or not."""
-        with self._lock:
-            return self._roster.ready()
+        """Workers that have loaded the model, busy or not. Takes no lock."""
+        return self._roster.ready()
 
     def healthy(self) -> int:
         """Workers that are ready, starting or waiting to be started again; those given up do not count."""
@@ -152,9 +151,8 @@ class Pool:
             return sum(worker.state is not State.FAILED for worker in self._roster.members)
 
     def target(self) -> int:
-        """Workers that should be there."""
-        with self._lock:
-            return self._roster.target
+        """Workers that should be there. Takes no lock."""
+        return self._roster.target
 
     def workers(self) -> list[WorkerStatus]:
         """All workers, those that are leaving last."""
