@@ -19,6 +19,7 @@ class Sample:
 
     gained    what the server's counters gained, its warm-up included
     declared  the policy that the model declares, where that is not zero delay
+    cores     shares of this machine's cores that were busy, and busy with others' work (the server's too, if not ours)
     """
 
     rate: float
@@ -28,6 +29,7 @@ class Sample:
     theory: Result
     declared: Result | None = None
     bound: float | None = None
+    cores: tuple[float, float] = (0.0, 0.0)
 
 
 Samples = Mapping[float, Sequence[Sample]]
@@ -87,7 +89,7 @@ def latencies(samples: Samples, overhead: float) -> Iterator[str]:
 
 def shares(samples: Samples) -> Iterator[str]:
     """Client's clock, then the server's: arrival to leaving the queue, in the worker, and the ways between."""
-    heads = ["load", "sent late", "HTTP", "queue", "to the worker and back", "in the worker"]
+    heads = ["load", "sent late", "HTTP", "queue", "to the worker and back", "in the worker", "cores busy (others)"]
 
     def rows() -> Iterator[Sequence[str]]:
         for share, rounds in samples.items():
@@ -96,7 +98,8 @@ def shares(samples: Samples) -> Iterator[str]:
             late, http, queue, way, worker = (median(values) for values in zip(*mine, strict=True))
             ideal_queue, ideal_worker = (median(values) for values in zip(*ideal, strict=True))
             cells = [f"{share:.0%}", f"{late:.2f}", f"{http:.2f}", f"{queue:.2f} ({ideal_queue:.2f})"]
-            yield [*cells, f"{way:.2f}", f"{worker:.2f} ({ideal_worker:.2f})"]
+            busy, others = (median(values) for values in zip(*(sample.cores for sample in rounds), strict=True))
+            yield [*cells, f"{way:.2f}", f"{worker:.2f} ({ideal_worker:.2f})", f"{busy:.0%} ({others:.0%})"]
 
     yield from _table(heads, rows())
 

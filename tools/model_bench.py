@@ -30,6 +30,7 @@ from .bench_report import Sample, report
 from .served import ServerFailed, serving
 from .simulate import Result, Server, simulate, theory
 from .target import Model, Target, TargetError, infer_request
+from .usage import usage
 
 #: What the load generator can send without becoming what is measured, in requests per second.
 MOST_PER_SECOND = 20_000
@@ -48,7 +49,7 @@ class Post:
 
 @dataclass
 class Plan:
-    """What is measured, and how the bare model's batch times are found."""
+    """What is measured, and how the bare model's batch times are found. `processes`: the server's, if it is ours."""
 
     target: Target
     model: Model
@@ -59,6 +60,7 @@ class Plan:
     rounds: int
     seed: int
     connections: int
+    processes: Sequence[int] = ()
     samples: dict[float, list[Sample]] = field(default_factory=dict)
 
     def server(self, line: Line) -> Server:
@@ -109,7 +111,7 @@ def _lone(plan: Plan) -> float:
 
 
 def _at_load(plan: Plan, rate: float, line: Line, seed: int) -> Sample:
-    before = plan.target.counters()
+    before, cores = plan.target.counters(), usage(plan.processes)
     skip = WARMUP * plan.seconds
     seconds = plan.seconds + skip
     measured = open_loop.measure(
@@ -124,14 +126,14 @@ def _at_load(plan: Plan, rate: float, line: Line, seed: int) -> Sample:
     )
     if not measured.requests:
         raise TargetError(f"at {rate:,.0f} requests/s no answer was 200: {measured.statuses or 'nothing was sent'}")
-    gained = plan.target.counters().since(before)
+    gained, busy = plan.target.counters().since(before), usage(plan.processes).since(cores)
     times = open_loop.arrivals("poisson", rate, seconds, seed)
     server = plan.server(line)
     best = _simulated(_ZERO, plan.model.max_rows, times, server, skip)
     declared = None
     if plan.model.batching is not None and plan.model.batching != _ZERO:
         declared = _simulated(plan.model.batching, plan.model.max_rows, times, server, skip)
-    return Sample(rate, measured, gained, line, best, declared, theory(rate, server))
+    return Sample(rate, measured, gained, line, best, declared, theory(rate, server), busy)
 
 
 _ZERO = Batching(enabled=True)
@@ -197,15 +199,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     try:
-        with tempfile.TemporaryDirectory(prefix="jitney-bench-") as folder, _target(options) as target:
-            _measure(options, shapes, target, Path(folder))
+        with tempfile.TemporaryDirectory(prefix="jitney-bench-") as folder, _target(options) as (target, processes):
+            _measure(options, shapes, target, Path(folder), processes)
     except (TargetError, ServerFailed, JitneyError, ValueError, OSError, RuntimeError) as error:
         say(f"jitney bench: {error}")
         return 1
     return 0
 
 
-def _measure(options: argparse.Namespace, shapes: Mapping[str, Sequence[int]], target: Target, folder: Path) -> None:
+def _measure(
+    options: argparse.Namespace, shapes: Mapping[str, Sequence[int]], target: Target, folder: Path, processes: Sequence[int]
+) -> None:
     model = target.describe()
     if options.workers:
         model = replace(model, workers=options.workers)
@@ -230,6 +234,7 @@ def _measure(options: argparse.Namespace, shapes: Mapping[str, Sequence[int]], t
             options.rounds,
             options.seed,
             options.connections,
+            processes,
         )
         lines, lone = bench(plan)
     print(f"{platform.processor() or platform.machine()}, {usable_cores()} cores, Python {platform.python_version()}")
@@ -251,10 +256,10 @@ def _post(
 
 
 @contextlib.contextmanager
-def _target(options: argparse.Namespace) -> Iterator[Target]:
-    """The server at --url, else one that is started for the model."""
+def _target(options: argparse.Namespace) -> Iterator[tuple[Target, Sequence[int]]]:
+    """The server at --url, else one that is started for the model; and our processes of it."""
     if options.url:
-        yield Target(options.url, options.model, options.metrics_url)
+        yield Target(options.url, options.model, options.metrics_url), ()
         return
     if not options.model_repository.is_dir():
         raise TargetError(f"'{options.model_repository}' is not a folder")
@@ -263,7 +268,7 @@ def _target(options: argparse.Namespace) -> Iterator[Target]:
     with serving(
         options.model_repository.absolute(), flags=["--load-model", options.model], properties=properties
     ) as server:
-        yield Target(server.inference, options.model, server.metrics)
+        yield Target(server.inference, options.model, server.metrics), [server.process.pid]
 
 
 def _loads(text: str) -> list[float]:
