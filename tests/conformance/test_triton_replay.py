@@ -86,6 +86,11 @@ def small_repository(kit: Path, folder: Path, *models: str) -> Path:
     return folder
 
 
+def test_every_deviation_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "compatibility.md").read_text()
+    assert [name for name in DEVIATIONS if f"`{name}`" not in page] == []
+
+
 def test_replay_and_bursts(kit: Path, tmp_path: Path) -> None:
     flags = (*EXPLICIT, "--load-model=*", "--cache-config=local,size=1048576")
     with serving(kit / "model_repository", flags=flags) as server:
