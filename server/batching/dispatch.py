@@ -1,7 +1,7 @@
 """`Dispatcher`: the lock, the clock and the timer around a Batcher. It decides nothing.
 
 The thread that changes something steps the Batcher itself: `submit`, `cancel` and `wake` poll under the lock and hand out what
-left, so a lone request on an idle worker crosses no thread. A timer thread, started when something first waits for an
+left, so a lone request on an idle worker crosses no thread (requests that one thread brings together: see `gather`). A timer thread, started when something first waits for an
 instant, sleeps until the soonest `wake_at`; while nothing waits for an instant it sleeps without limit.
 
 Locking. One lock guards the Batcher and everything here. `idle` is called with it held, so `idle` may take the pool's lock and
@@ -24,6 +24,7 @@ from math import inf
 from typing import Protocol, TypeVar
 
 from ..errors import Draining, NoWorkers
+from .gather import postpone
 from .item import Batch, Item, Step
 
 T = TypeVar("T")
@@ -97,7 +98,7 @@ class Dispatcher:
             if self._tickets and self._free() <= len(self._batcher):
                 raise NoWorkers(f"model '{self._name}' has no idle worker, and takes no request that would have to wait")
             self._batcher.submit(item)
-            step = self._poll()
+            step = _NOTHING if postpone(self.wake) else self._poll()
         self._carry_out(step)
 
     def cancel(self, item: Item) -> bool:
@@ -109,7 +110,7 @@ class Dispatcher:
         return found
 
     def wake(self) -> None:
-        """A worker became idle."""
+        """A worker became idle, or requests were gathered (`gather`)."""
         with self._lock:
             step = self._poll()
         self._carry_out(step)

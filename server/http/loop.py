@@ -20,6 +20,8 @@ from typing import Any
 
 from waitress import wasyncore
 
+from ..batching import gather
+
 log = logging.getLogger(__name__)
 
 
@@ -110,17 +112,25 @@ class Loop:
     def _round(self, timeout: float | None) -> None:
         ready = self._poll.poll(timeout)
         self._awake = True
-        for fd, events in ready:
-            if fd == self._wake_fd:
-                os.eventfd_read(fd)
-                continue
-            dispatcher = self.sockets.get(fd)
-            if dispatcher is not None:
-                wasyncore.readwrite(dispatcher, events)
-                self.look(dispatcher)
+        if len(ready) > 1:
+            gather.begin()
+        try:
+            for fd, events in ready:
+                self._serve(fd, events)
+        finally:
+            gather.end()
         self._awake = False
         for _ in range(len(self._posted)):  # what is posted from now on wakes the next round
             self._posted.popleft()()
+
+    def _serve(self, fd: int, events: int) -> None:
+        if fd == self._wake_fd:
+            os.eventfd_read(fd)
+            return
+        dispatcher = self.sockets.get(fd)
+        if dispatcher is not None:
+            wasyncore.readwrite(dispatcher, events)
+            self.look(dispatcher)
 
     def look(self, dispatcher: Any) -> None:
         """Asks a socket what it waits for now."""

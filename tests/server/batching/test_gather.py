@@ -1,0 +1,86 @@
+"""What one thread brings together is looked at once; other threads do not notice."""
+
+import threading
+
+import pytest
+
+from jitney.server.batching import gather
+from jitney.server.batching.dispatch import Dispatcher
+from jitney.server.batching.item import Batch, Item
+from jitney.server.batching.queue import Batcher
+from jitney.server.repository.config import Batching
+
+
+class Site:
+    """A dispatcher with workers that never end their batches."""
+
+    def __init__(self, workers: int = 1) -> None:
+        self.batches: list[Batch] = []
+        self.workers = workers
+        self.dispatcher = Dispatcher(
+            Batcher(Batching(enabled=True), 8),
+            idle=lambda: self.workers - len(self.batches),
+            deliver=self.batches.append,
+            expire=lambda _: None,
+        )
+
+    def submit(self, count: int) -> None:
+        for _ in range(count):
+            self.dispatcher.submit(Item(None, 1, None, 0.0))
+
+    @property
+    def sizes(self) -> list[int]:
+        return [batch.rows for batch in self.batches]
+
+
+@pytest.fixture
+def site() -> Site:
+    return Site()
+
+
+def test_without_gathering_the_first_request_leaves_alone(site: Site) -> None:
+    site.submit(3)
+    assert site.sizes == [1] and site.dispatcher.pending() == 2
+
+
+def test_gathered_requests_leave_together(site: Site) -> None:
+    gather.begin()
+    site.submit(3)
+    assert site.sizes == [] and site.dispatcher.pending() == 3
+    gather.end()
+    assert site.sizes == [3]
+
+
+def test_gathering_ends_for_good(site: Site) -> None:
+    gather.begin()
+    gather.end()
+    site.submit(1)
+    assert site.sizes == [1]
+    gather.end()  # nothing was begun
+
+
+def test_every_queue_concerned_is_woken_once() -> None:
+    sites = [Site(), Site()]
+    gather.begin()
+    for _ in range(2):
+        for site in sites:
+            site.submit(2)
+    gather.end()
+    assert [site.sizes for site in sites] == [[4], [4]]
+
+
+def test_more_than_a_batch_is_shared_out() -> None:
+    site = Site(workers=3)
+    gather.begin()
+    site.submit(20)
+    gather.end()
+    assert site.sizes == [8, 8, 4]
+
+
+def test_other_threads_do_not_gather(site: Site) -> None:
+    gather.begin()
+    other = threading.Thread(target=site.submit, args=(1,))
+    other.start()
+    other.join()
+    assert site.sizes == [1]
+    gather.end()
