@@ -14,8 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from jitney.backends.base import Instance, Request
 from jitney.backends.onnx import OnnxBackend
-from jitney.backends.onnx_options import cuda_options, providers, session_options
+from jitney.backends.onnx_binding import Binding
+from jitney.backends.onnx_options import cuda_options, providers, session_options, uses_graphs
 from jitney.backends.options import CannotLoad
+from jitney.backends.stacking import Array
 from jitney.backends.tensor import Tensor
 from jitney.tests.fakes.tensors import answers, arrays, config, loaded, request, spec
 
@@ -236,3 +238,71 @@ def test_on_cuda_the_answers_are_the_cpus(tmp_path: Path) -> None:
     sent = [np.random.default_rng(seed).normal(size=(2, 4)).astype(np.float32) for seed in range(4)]
     for array, answer in zip(sent, answers(backend, [request(x=array) for array in sent]), strict=True):
         np.testing.assert_allclose(arrays(answer)["y"], array @ weight, atol=1e-2)
+
+
+def test_binding_answers_as_feeding_does(tmp_path: Path) -> None:
+    weight = save_linear(tmp_path)
+    fields = {"parameters": {"io_binding": "true", "memory.enable_memory_arena_shrinkage": "cpu:0", "batch_sizes": "4,32"}}
+    backend = loaded(config(tmp_path, "onnxruntime", [spec("x", 4)], [spec("minus", 4), spec("y", 3)], **fields))
+    assert isinstance(backend, OnnxBackend)
+    assert backend.binding is not None
+    sent = [np.random.default_rng(seed).normal(size=(rows, 4)).astype(np.float32) for seed, rows in enumerate([1, 4, 2])]
+    for array, answer in zip(sent, answers(backend, [request(x=array) for array in sent]), strict=True):
+        np.testing.assert_allclose(arrays(answer)["y"], array @ weight, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(arrays(answer)["minus"], -array)
+
+
+def test_strings_cannot_be_bound(tmp_path: Path) -> None:
+    save_identity(tmp_path, STRING)
+    with pytest.raises(CannotLoad, match="io_binding: model 'm' has BYTES tensors"):
+        loaded(model(tmp_path, "BYTES", parameters={"io_binding": "true"}))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"warmup": "off"}, "needs warm-up"),
+        ({"io_binding": "false"}, "needs io_binding"),
+    ],
+)
+def test_graphs_need_what_they_are_made_of(tmp_path: Path, parameters: dict[str, str], words: str) -> None:
+    target = model(tmp_path, parameters={"cuda_graphs": "true", **parameters})
+    with pytest.raises(CannotLoad, match=words):
+        uses_graphs(target, on_gpu=True)
+    assert not uses_graphs(target, on_gpu=False)
+    with pytest.raises(CannotLoad, match="BYTES and BF16"):
+        uses_graphs(model(tmp_path, "BF16", parameters={"cuda_graphs": "true"}), on_gpu=True)
+
+
+def test_fixed_memory_is_refilled_for_each_batch(tmp_path: Path) -> None:
+    """The path of CUDA graphs, with memory of the CPU: the same places bound for every batch of a shape."""
+    weight = save_linear(tmp_path)
+    session = ort.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    binding = Binding(session, ["y"], ("cpu", 0), graphs=True)
+    for seed in range(3):
+        array = np.random.default_rng(seed).normal(size=(2, 4)).astype(np.float32)
+        got = binding.run({"x": Array("FP32", array)}, capture=seed == 0)
+        np.testing.assert_allclose(got["y"].values, array @ weight, rtol=1e-5, atol=1e-6)
+    assert binding.captured == 1
+    other = np.ones((3, 4), np.float32)
+    np.testing.assert_allclose(binding.run({"x": Array("FP32", other)})["y"].values, other @ weight, rtol=1e-5)
+    assert binding.captured == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("search", ["0", "1", "2"])
+def test_on_cuda_graphs_and_conv_search_answer_the_same(tmp_path: Path, search: str) -> None:
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        pytest.skip("onnxruntime-gpu is not installed")
+    weight = save_linear(tmp_path)
+    parameters = {"cuda_graphs": "true", "cudnn_conv_algo_search": search}
+    target = config(tmp_path, "onnxruntime", [spec("x", 4)], [spec("y", 3)], 8, parameters=parameters)
+    backend = loaded(target, gpu=0)
+    assert isinstance(backend, OnnxBackend)
+    assert backend.binding is not None
+    assert backend.binding.captured == 4
+    for seed, rows in enumerate([1, 3, 8, 2, 5]):
+        array = np.random.default_rng(seed).normal(size=(rows, 4)).astype(np.float32)
+        (answer,) = answers(backend, [request(x=array)])
+        np.testing.assert_allclose(arrays(answer)["y"], array @ weight, atol=1e-2)
+    assert backend.binding.captured == 4
