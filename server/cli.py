@@ -19,10 +19,22 @@ from . import torchserve_cli
 from .errors import InvalidConfig
 
 #: Options of tritonserver that change nothing here, with the reason that is printed once.
+_GRPC = (
+    *("allow-grpc", "reuse-grpc-port", "grpc-address", "grpc-port", "grpc-infer-allocation-pool-size", "grpc-use-ssl"),
+    *("grpc-use-ssl-mutual", "grpc-server-cert", "grpc-server-key", "grpc-root-cert", "grpc-keepalive-time"),
+    *("grpc-infer-response-compression-level", "grpc-keepalive-timeout", "grpc-keepalive-permit-without-calls"),
+    *("grpc-http2-max-pings-without-data", "grpc-http2-min-recv-ping-interval-without-data", "grpc-http2-max-ping-strikes"),
+    *("grpc-max-connection-age", "grpc-max-connection-age-grace", "grpc-restricted-protocol", "grpc-header-forward-pattern"),
+    *("grpc-infer-thread-count", "grpc-max-response-pool-size"),
+)
 NO_MEANING = {
-    "--allow-grpc": "gRPC is not served",
-    "--grpc-address": "gRPC is not served",
-    "--grpc-port": "gRPC is not served",
+    **{f"--{name}": "gRPC is not served" for name in _GRPC},
+    **{f"--{name}": "SageMaker's routes share the inference port" for name in ("allow-sagemaker", "sagemaker-port")},
+    **{f"--{name}": "Vertex AI's routes are not served" for name in ("allow-vertex-ai", "vertex-ai-port")},
+    "--host-policy": "set CPU affinity outside of the server",
+    "--model-load-gpu-limit": "the framework decides how much of a GPU it takes",
+    "--enable-peer-access": "GPUs do not exchange tensors",
+    "--metrics-config": "all metrics are shown",
     "--allow-metrics": "metrics are always served; see enable_metrics_api",
     "--allow-http": "HTTP is always served",
     "--allow-gpu-metrics": "GPU metrics need no switch",
@@ -38,11 +50,8 @@ NO_MEANING = {
     "--repoagent-directory": "repository agents are not supported",
     "--cache-directory": "the response cache is in-process",
     "--strict-model-config": "use --disable-auto-complete-config",
-    "--log-verbose": "verbose lines have Python's DEBUG level",
-    "--log-info": "set log levels with --log-config",
-    "--log-warning": "set log levels with --log-config",
-    "--log-error": "set log levels with --log-config",
-    "--log-format": "set formats with --log-config",
+    **{f"--log-{name}": "POST /v2/logging changes what is logged" for name in ("verbose", "info", "warning", "error")},
+    "--log-format": "lines have Python's format",
     "--log-file": "redirect the output",
     "--trace-config": "tracing is off",
     "--rate-limit": "there is no rate limiter",
@@ -80,6 +89,7 @@ def serve_parser() -> argparse.ArgumentParser:
     add("--disable-auto-complete-config", action="store_true", help="do not complete configurations from model files")
     add("--model-config-name", metavar="NAME", help="read configs/NAME.pbtxt instead of config.pbtxt")
     add("--backend-config", action="append", metavar="BACKEND,KEY=VALUE", help="e.g. onnxruntime,default-max-batch-size=8")
+    add("--response-cache-byte-size", type=int, metavar="BYTES", help="the same as --cache-config=local,size=BYTES")
     add("--cache-config", metavar="local,size=BYTES", help="size of the response cache")
     add("--http-address", metavar="HOST", help="address of the inference port (127.0.0.1)")
     add("--http-port", type=int, metavar="PORT", help="inference port (8080)")
@@ -122,6 +132,8 @@ def serve_flags(arguments: Sequence[str]) -> dict[str, Any]:
         flags["load_model"] = [name for value in load for name in value.split(",")]
     if (config := flags.get("backend_config")) is not None:
         flags["backend_config"] = " ".join(config)
+    if (size := flags.pop("response_cache_byte_size", None)) is not None:
+        flags.setdefault("cache_config", f"local,size={size}")
     if (restricted := flags.get("http_restricted_api")) is not None:
         flags["http_restricted_api"] = " ".join(restricted)
     for name in ("strict_readiness", "exit_on_error"):
@@ -136,12 +148,11 @@ def _addresses(flags: dict[str, Any]) -> dict[str, str]:
     metrics_host = flags.pop("metrics_address", None) or host
     ports = {name: flags.pop(f"{name}_port", None) for name in ("http", "management", "metrics")}
     found = {}
-    if host or ports["http"]:
-        found["inference_address"] = f"http://{host or '127.0.0.1'}:{ports['http'] or 8080}"
-    if ports["management"]:
-        found["management_address"] = f"http://127.0.0.1:{ports['management']}"
-    if metrics_host or ports["metrics"]:
-        found["metrics_address"] = f"http://{metrics_host or '127.0.0.1'}:{ports['metrics'] or 8082}"
+    for name, at, port in (("http", host, 8080), ("management", None, 8081), ("metrics", metrics_host, 8082)):
+        given = ports[name]
+        if at or given is not None:
+            key = "inference_address" if name == "http" else f"{name}_address"
+            found[key] = f"http://{at or '127.0.0.1'}:{port if given is None else given}"
     return found
 
 
