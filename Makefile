@@ -4,7 +4,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types check test format models demo triton-demo serve bench clean
+.PHONY: help setup lint types check test format models demo torchserve-demo triton-demo serve bench clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -39,6 +39,9 @@ models: $(READY)  ## Build the weights of the shipped models
 
 demo: $(READY)  ## Build the models, serve them, show the main job on real images, end
 	@$(PY) -m jitney.tools.demo
+
+torchserve-demo: $(READY)  ## The page "Batch Inference with TorchServe", command for command, every answer checked
+	@$(PY) -m jitney.tools.torchserve_demo
 
 triton-demo: $(READY)  ## What a Triton user would try first, with tritonclient, every answer checked
 	@$(PY) -m jitney.tools.triton_demo
