@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 Responder = Callable[..., None]
 
 JSON = "application/json"
+#: Triton's versions are integers; an archive's are any text, in practice this.
+_ARCHIVES_VERSION = re.compile(r"\d+\.[\w.+-]{1,64}", re.ASCII)
 
 
 def answers_errors(responder: Responder) -> Responder:
@@ -89,9 +92,12 @@ def not_found(req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
 
 
 def version_of(text: str | None) -> str | None:
-    """A path's version: digits only (anything else is no route); raises InvalidRequest where 64 bits cannot hold it."""
-    if text is None:
-        return None
+    """A path's version: digits (Triton), or an archive's like "1.0"; anything else is no route.
+
+    Raises InvalidRequest where 64 bits cannot hold it.
+    """
+    if text is None or _ARCHIVES_VERSION.fullmatch(text):
+        return text
     if not (text.isascii() and text.isdigit()):
         raise RouteNotFound("Not Found")
     if len(text) > 20 or int(text) > 2**63 - 1:

@@ -115,7 +115,11 @@ def test_errors_of_handlers_suit_clients_of_both_dialects(server: Server) -> Non
 
 
 def test_an_archive_is_described(server: Server) -> None:
-    assert server.get_json("/v2/models/teller")["name"] == "teller"
+    assert server.get_json("/v2/models/teller")["versions"] == ["1.0"]
+    assert server.get_json("/v2/models/teller/versions/1.0")["name"] == "teller"
+    assert server.get_json("/v2/models/teller/versions/1.1") == {
+        "error": "Request for unknown model: 'teller' version 1.1 is not found"
+    }
     assert server.get_json("/v2/models/teller/config")["name"] == "teller"
 
 
@@ -126,7 +130,7 @@ def test_the_client_of_triton_infers_with_a_handler(kserve: str, binary: bool, c
     tensor = triton.InferInput("x", [2, 2], "FP32")
     tensor.set_data_from_numpy(x, binary_data=binary)
     with contextlib.closing(triton.InferenceServerClient(kserve)) as client:
-        result = client.infer("teller", [tensor], request_id="9", request_compression_algorithm=compression)
+        result = client.infer("teller", [tensor], "1.0", request_id="9", request_compression_algorithm=compression)
         assert result.as_numpy("x").tolist() == (2 * x).reshape(-1).tolist()  # flat, as TorchServe's envelope has it
         assert result.get_response()["id"] == "9"
         half = triton.InferInput("x", [1], "FP16")
