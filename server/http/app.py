@@ -28,6 +28,7 @@ from .metrics import add_metrics
 from .quick import Quickness
 from .restricted import Restricted
 from .torchserve.errors import Problem
+from .torchserve.oip import add_open_inference
 from .torchserve.render import new_request_id, seal, to_json
 from .torchserve.routing import Routes
 
@@ -88,6 +89,8 @@ def build_app(ports: Collection[Port], services: Services, admission: Admission)
         torchserve.add_management(routes, dataplane, services.control, settings, services.tokens)
     if "inference" in ports:
         torchserve.add_inference(routes, dataplane, admission, metrics, settings)
+        if settings.ts_open_inference_protocol:
+            add_open_inference(app, dataplane)
     return app
 
 
