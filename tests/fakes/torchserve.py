@@ -74,6 +74,12 @@ class FakeTorchServe:
     def answer(self, call: Call, timeout: float | None = None) -> Iterator[Response]:
         return call.stream(timeout)
 
+    def live(self) -> bool:
+        return True
+
+    def ready(self) -> bool:
+        return True
+
     def healthy(self) -> bool:
         return self.is_healthy
 

@@ -1,0 +1,26 @@
+"""The Open Inference Protocol's metadata and health as TorchServe answers them, where its setting asks for that."""
+
+import json
+from typing import Any
+
+import pytest
+
+
+def asked(site: Any, method: str, path: str) -> tuple[int, Any]:
+    answer = site.ask("inference", method, path)
+    return answer.status, json.loads(answer.body) if answer.body else None
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_torchserve_s_form(open_site: Any, method: str) -> None:
+    site = open_site(ts_open_inference_protocol=True)
+    metadata = {"name": "Torchserve", "version": "0.12.0", "extenstion": ["kserve", "kubeflow"]}
+    assert asked(site, method, "/v2") == (200, metadata)
+    assert asked(site, method, "/v2/health/live") == (200, {"live": True})
+    assert asked(site, method, "/v2/health/ready") == (200, {"ready": True})
+    assert site.ask("inference", method, "/v2").header("x-request-id")
+
+
+def test_without_the_setting_it_is_triton_s(site: Any) -> None:
+    assert asked(site, "GET", "/v2")[1]["name"] == "jitney"
+    assert asked(site, "GET", "/v2/health/live") == (200, None)
