@@ -36,6 +36,7 @@ from .repository.triton import TritonRepository
 from .scripting import Scripting
 from .settings import Settings, access_problems, start_problems
 from .startup import Begun, Planned, planned, preload, register, settle
+from .workers.roster import number_from
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        number_from(settings.initial_worker_port)
         self.registry = Registry()
         self.metrics = Metrics(
             self.registry.deployments,

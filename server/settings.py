@@ -68,7 +68,6 @@ class Settings:
     model_metrics_auto_detect: bool = False
     enable_metrics_api: bool = True
     disable_system_metrics: bool = False
-    system_metrics_cmd: str = ""
     metric_time_interval: int = 60
     cors_allowed_origin: str = ""
     cors_allowed_methods: str = ""
@@ -82,9 +81,6 @@ class Settings:
     token_expiration_min: float = 60.0
     enable_model_api: bool | None = None
     ts_open_inference_protocol: bool = False
-    ts_header_key_sequence_id: str = "ts_request_sequence_id"
-    ts_header_key_sequence_start: str = "ts_request_sequence_start"
-    ts_header_key_sequence_end: str = "ts_request_sequence_end"
     initial_worker_port: int = 9000
     enable_envvars_config: bool = False
     model_repository: tuple[str, ...] = ()

@@ -192,6 +192,7 @@ SECONDS = integer(-(2**31), 2**31 - 1)
 NETTY = "tuning of TorchServe's network library; jitney's is http_threads"
 GRPC = "gRPC is not served"
 JAVA = "there is no Java here"
+SEQUENCES = "sequence batching of TorchServe's archives is not offered"
 INTEL = "Intel's extension and launcher are not used"
 
 TORCHSERVE: dict[str, Key] = {
@@ -224,7 +225,6 @@ TORCHSERVE: dict[str, Key] = {
     "model_metrics_auto_detect": Key(switch, "false"),
     "enable_metrics_api": Key(switch, "true"),
     "disable_system_metrics": Key(switch, "false"),
-    "system_metrics_cmd": Key(text, "", ts_env=""),
     "metric_time_interval": Key(integer(1), "60", ts_env=""),
     "cors_allowed_origin": Key(text, ""),
     "cors_allowed_methods": Key(text, ""),
@@ -238,9 +238,6 @@ TORCHSERVE: dict[str, Key] = {
     "token_expiration_min": Key(number(0.001, 5_256_000), "60", ts_env="TS_TOKEN_EXPIRATION_TIME_MIN"),
     "enable_model_api": Key(switch),
     "ts_open_inference_protocol": Key(oip, "false"),
-    "ts_header_key_sequence_id": Key(text, "ts_request_sequence_id"),
-    "ts_header_key_sequence_start": Key(text, "ts_request_sequence_start"),
-    "ts_header_key_sequence_end": Key(text, "ts_request_sequence_end"),
     "initial_worker_port": Key(integer(0, 65535), "9000"),
     "enable_envvars_config": Key(switch, "false", ts_env=""),
 }
@@ -257,6 +254,8 @@ NO_MEANING: dict[str, str] = {
     **dict.fromkeys(["vmargs", "plugins_path", "model_server_home", "async_logging"], JAVA),
     "cpp_log_config": "there is no C++ backend here",
     **dict.fromkeys(["ipex_enable", "ipex_gpu_enable", "cpu_launcher_enable", "cpu_launcher_args"], INTEL),
+    "system_metrics_cmd": "the server reads the system's metrics itself",
+    **dict.fromkeys([f"ts_header_key_sequence_{part}" for part in ("id", "start", "end")], SEQUENCES),
     "initial_distribution_port": "models that span several processes are not served",
     "debug": "workers are always started by the server",
 }

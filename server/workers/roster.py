@@ -20,8 +20,15 @@ from .backoff import Backoff
 #: Seconds that a worker may take to unload and end once it is told to stop.
 STOP_GRACE_S = 30.0
 
-#: TorchServe's worker ids begin at 9000, and none is used twice within a run.
+#: TorchServe's worker ids begin at 9000 (initial_worker_port), and none is used twice within a run.
 _IDS = itertools.count(9000)
+
+
+def number_from(first: int) -> None:
+    """Lets the ids of this process's workers begin here; before any worker is hired."""
+    global _IDS
+    _IDS = itertools.count(first)
+
 
 C = TypeVar("C")  # the process
 B = TypeVar("B")  # the batch
