@@ -20,6 +20,7 @@ from typing import Any
 
 from waitress import wasyncore
 
+from .. import affinity
 from ..batching import gather
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class Loop:
 
     def run(self, server: Any, every: float) -> None:
         """Serves until `stop`. While anybody is connected, `server.maintenance` is called every so many seconds."""
+        affinity.share_core()
         due = time.monotonic() + every
         while not self._stopping:
             try:
@@ -110,7 +112,7 @@ class Loop:
                 time.sleep(0.05)
 
     def _round(self, timeout: float | None) -> None:
-        ready = self._poll.poll(timeout)
+        ready = self._poll.poll(0 if self._posted else timeout)
         self._awake = True
         if len(ready) > 1:
             gather.begin()
@@ -119,9 +121,9 @@ class Loop:
                 self._serve(fd, events)
         finally:
             gather.end()
-        self._awake = False
-        for _ in range(len(self._posted)):  # what is posted from now on wakes the next round
+        for _ in range(len(self._posted)):  # what is posted meanwhile comes after the sockets' next turn
             self._posted.popleft()()
+        self._awake = False
 
     def _serve(self, fd: int, events: int) -> None:
         if fd == self._wake_fd:

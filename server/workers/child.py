@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from ...backends.base import Instance
 from ...backends.tensor import Buffer
+from .. import affinity
 from ..errors import Draining, JitneyError, WorkerDied
 from ..repository.config import ModelConfig
 from . import exits
@@ -185,6 +186,7 @@ class Child:
             self._reply_end = 0
 
     def _read(self) -> None:
+        affinity.share_core()
         try:
             while True:
                 self._on_message(self, self._channel.receive())
