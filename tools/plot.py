@@ -96,7 +96,7 @@ def _axis(values: Sequence[float], start: float, end: float, *, log: bool) -> Ax
             raise ValueError(f"a logarithmic axis takes values above 0, got {min(values)}")
         first, last = floor(log10(min(values))), ceil(log10(max(values)))
         last = max(last, first + 1)
-        steps = (1, 2, 5) if last - first <= 2 else (1,)
+        steps = (1, 2, 5) if last - first <= 3 else (1,)
         ticks = [step * 10.0**power for power in range(first, last) for step in steps] + [10.0**last]
         low = max(tick for tick in ticks if tick <= min(values))
         high = min((tick for tick in ticks if tick >= max(values) and tick > low), default=ticks[-1])

@@ -18,12 +18,15 @@ from .traces import BURST, DAY, PEAKS, SPREAD, SWING, TRACES
 
 LOADS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 #: Devices that share one queue, and the loads at which they are compared.
-DEVICES, DEVICE_LOADS = (1, 2, 4, 8), (0.2, 0.5, 0.8)
+DEVICES, LOADS_OF_DEVICES = (1, 2, 4, 8), (0.2, 0.5, 0.8)
+#: A batch's time on the host only, as a multiple of t0.
+HOST_PARTS = (0.0, 1 / 3, 1.0)
 
 WHAT = {
     "poisson": "Poisson arrivals.",
     "bursts": f"Bursts of {BURST} requests on average within {SPREAD * 1000:g} ms, beginning at Poisson instants.",
-    "diurnal": f"Days of about {DAY:g} s whose rate swings by {SWING:.0%} around its mean; the load is that of the peak.",
+    "diurnal": f"Days of some {DAY:g} s (one shorter day where the requests last for less) whose rate swings by {SWING:.0%} around its "
+    "mean; the load is that of the peak.",
 }
 
 Runs = dict[str, list[Result]]
@@ -43,6 +46,7 @@ def write(
         page += [f"## {trace}", "", WHAT[trace], "", f"![{trace}]({trace}.svg)", "", *_table(rates, runs, trace, server), ""]
     yield f"devices: {', '.join(map(str, DEVICES))}"
     page += ["## devices", "", *_devices(count, server, seed), ""]
+    page += ["## a second worker for the device", "", *_second_worker(count, server, seed), ""]
     (folder / "report.md").write_text("\n".join(page), encoding="utf-8")
     yield f"wrote {folder / 'report.md'} and {', '.join(f'{trace}.svg' for trace in traces)}"
 
@@ -103,19 +107,35 @@ def _milliseconds(value: float | None) -> str:
 
 def _devices(count: int, server: Server, seed: int) -> list[str]:
     """Zero delay with one queue for several devices, at the same load for each device."""
-    heads = ["workers", *(f"load {load:.0%}" for load in DEVICE_LOADS)]
-    lines = ["Zero delay, Poisson arrivals, one queue for several devices: mean / p99 in ms, mean batch.", ""]
+    heads = ["devices", *(f"load {load:.0%}" for load in LOADS_OF_DEVICES)]
+    lines = [
+        "Zero delay, Poisson arrivals, one queue for several devices with a worker each: mean / p99 in ms, mean batch.",
+        "",
+    ]
     lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for devices in DEVICES:
-        for each in (1, 2):
-            many = replace(server, workers=devices * each, devices=devices)
-            cells = [f"{devices} device{'s' if devices > 1 else ''} × {each}"]
-            for load in DEVICE_LOADS:
-                result = simulate(
-                    make_queue("zero", many.max_rows),
-                    _arrivals("poisson", load * many.capacity, count, seed),
-                    many,
-                )
-                cells.append(f"{result.mean * 1000:.1f} / {result.p99 * 1000:.1f}, {result.mean_batch:.1f}")
-            lines.append("| " + " | ".join(cells) + " |")
+        many = replace(server, workers=devices, devices=devices)
+        cells = [_zero(load * many.capacity, count, many, seed) for load in LOADS_OF_DEVICES]
+        lines.append("| " + " | ".join([f"{devices}", *cells]) + " |")
     return lines
+
+
+def _second_worker(count: int, server: Server, seed: int) -> list[str]:
+    """One worker or two for one device, where a batch takes its worker some time before it takes the device."""
+    loads = [f"load {load:.0%} of one worker" for load in LOADS_OF_DEVICES]
+    heads = ["host ms for each batch", "workers", "requests/s at most", *loads]
+    lines = ["Zero delay, Poisson arrivals, one device: mean / p99 in ms, mean batch.", ""]
+    lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for part in HOST_PARTS:
+        one = replace(server, workers=1, devices=1, host=part * server.t0)
+        for workers in (1, 2):
+            each = replace(one, workers=workers)
+            cells = [_zero(load * one.capacity, count, each, seed) for load in LOADS_OF_DEVICES]
+            first = [f"{one.host * 1000:g}", f"{workers}", f"{each.capacity:,.0f}"]
+            lines.append("| " + " | ".join([*first, *cells]) + " |")
+    return lines
+
+
+def _zero(rate: float, count: int, server: Server, seed: int) -> str:
+    result = simulate(make_queue("zero", server.max_rows), _arrivals("poisson", rate, count, seed), server)
+    return f"{result.mean * 1000:.1f} / {result.p99 * 1000:.1f}, {result.mean_batch:.1f}"
