@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from .base import Backend, DeviceLost, Failure, Instance, Request, Respond, Response
 from .options import CannotLoad, padded_sizes
+from .parameters import tell_unread
 from .stacking import Array, BadInput, BatchBuffers, Key, aligned
 from .tensor import Tensor
 from .warmup import warm_up
@@ -66,7 +67,8 @@ class TensorBackend(Backend):
             raise CannotLoad("model configuration must contain at least one output, none were specified.")
         self.model, self.instance = model, instance
         self.pixels = pixels_of(model)
-        self.sizes = padded_sizes(model)
+        self.sizes = padded_sizes(model, on_gpu=instance.gpu is not None)
+        tell_unread(model)
         self.buffers = BatchBuffers(model, self.allocate, self.written, self.pixels)
         self.open(model, instance)
         self.loading = True

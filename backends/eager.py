@@ -4,12 +4,7 @@ The version directory holds `model.py` with exactly one `torch.nn.Module` subcla
 the parameter `model_class` picks one of several) that is made without arguments, and its weights: `model.safetensors`,
 `model.pt`, or the only file of these kinds. A `.pt` file is read with `weights_only`: it may hold tensors, never code.
 Modules beside `model.py` can be imported by their names.
-
-Parameters besides those of `torch_batch`:
-
-    model_class        name of the module class
-    compile (false)    run through torch.compile
-    TORCH_COMPILE_OPTIONAL_PARAMETERS   JSON object of torch.compile's arguments; its presence means compile
+`parameters` lists what a configuration may say.
 """
 
 from __future__ import annotations
@@ -38,7 +33,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
 class EagerBackend(TorchBackend):
-    """Runs `model.py`. See the module's page for its files and parameters."""
+    """Runs `model.py`. See the module's page for its files."""
 
     def open_module(self, model: ModelConfig) -> Any:
         directory = Path(model.version_directory)

@@ -49,7 +49,7 @@ _FATAL = re.compile(r"device-side assert|illegal memory access|unspecified launc
 
 
 class OnnxBackend(TensorBackend):
-    """Runs an ONNX model. See the module's page for its settings."""
+    """Runs an ONNX model. See `parameters` for its settings."""
 
     def open(self, model: ModelConfig, instance: Instance) -> None:
         path = model_file(model)

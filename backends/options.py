@@ -65,14 +65,15 @@ def powers_of_two(largest: int) -> tuple[int, ...]:
     return (*(1 << power for power in range(largest.bit_length()) if 1 << power < largest), largest)
 
 
-def padded_sizes(model: ModelConfig) -> tuple[int, ...]:
+def padded_sizes(model: ModelConfig, on_gpu: bool = False) -> tuple[int, ...]:
     """The batch sizes that the model is to see, ascending; () = any.
 
     From the parameter `batch_sizes`: numbers separated by commas, "powers_of_two" or "any". CUDA graphs, which exist for certain
-    sizes only, make it powers of two where it is not given.
+    sizes only, make it powers of two on a GPU where it is not given.
     """
     parameters, largest = model.parameters, model.max_batch_size
-    text = parameters.get("batch_sizes", "powers_of_two" if flag(parameters, "cuda_graphs") else "any").strip().lower()
+    default = "powers_of_two" if flag(parameters, "cuda_graphs") and on_gpu else "any"
+    text = parameters.get("batch_sizes", default).strip().lower()
     if text == "any" or not model.batches:
         return ()
     if text == "powers_of_two":

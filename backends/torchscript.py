@@ -1,12 +1,7 @@
 """`TorchScriptBackend`: a `model.pt` saved with torch.jit.save.
 
 Inputs reach forward() by argument name, by `__<index>`, in the order of the configuration, or as one Dict[str, Tensor]
-(Triton's conventions). Parameters besides those of `torch_batch`:
-
-    freeze (false)                  fold weights into the graph as constants
-    optimize_for_inference (false)  freeze, and let torch fuse for this device
-    DISABLE_OPTIMIZED_EXECUTION (false)   run the graph as it is
-    ENABLE_JIT_EXECUTOR, ENABLE_JIT_PROFILING, ENABLE_TENSOR_FUSER   torch's own defaults unless given
+(Triton's conventions). `parameters` lists what a configuration may say.
 
 torch.jit is deprecated in torch 2.13 and works; its deprecation warnings are silenced here and nowhere else.
 """
@@ -29,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class TorchScriptBackend(TorchBackend):
-    """Runs a TorchScript archive. See the module's page for its parameters."""
+    """Runs a TorchScript archive. See `parameters` for its settings."""
 
     def open_module(self, model: ModelConfig) -> Any:
         parameters = model.parameters

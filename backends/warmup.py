@@ -93,7 +93,7 @@ def batch_sizes(model: ModelConfig, on_gpu: bool = False) -> list[int]:
     largest = model.max_batch_size
     if not model.batches or largest == 1:
         return [1]
-    if sizes := padded_sizes(model):
+    if sizes := padded_sizes(model, on_gpu):
         return list(sizes)
     if on_gpu:
         return list(powers_of_two(largest))

@@ -60,8 +60,8 @@ def test_sizes_that_cannot_be_are_named(tmp_path: Path, text: str) -> None:
 
 
 def test_graphs_fix_the_sizes(tmp_path: Path) -> None:
-    assert padded_sizes(model(tmp_path, cuda_graphs="true")) == (1, 2, 4, 8)
-    assert padded_sizes(model(tmp_path, cuda_graphs="true", batch_sizes="8")) == (8,)
+    assert padded_sizes(model(tmp_path, cuda_graphs="true"), on_gpu=True) == (1, 2, 4, 8)
+    assert padded_sizes(model(tmp_path, cuda_graphs="true", batch_sizes="8"), on_gpu=True) == (8,)
 
 
 def test_the_model_sees_these_sizes_only_and_each_request_gets_its_rows(tmp_path: Path) -> None:
@@ -96,11 +96,13 @@ def test_graphs_are_found_by_shape_type_and_layout() -> None:
     assert key_of({"x": image, "texts": ["a"]}) is None
 
 
-def test_on_cpu_the_switch_changes_nothing_but_the_sizes(tmp_path: Path) -> None:
+def test_on_cpu_graphs_change_nothing(tmp_path: Path) -> None:
     backend: Any = loaded(model(tmp_path, cuda_graphs="true"))
     assert backend.graphs is None
+    backend.module.seen.clear()
     (answer,) = answers(backend, [request(x=np.ones((3, 3), np.float32))])
     assert arrays(answer)["y"].tolist() == [[2.0] * 3] * 3
+    assert backend.module.seen == [3]
 
 
 CONV = """
