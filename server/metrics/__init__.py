@@ -8,6 +8,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from .. import gpus
 from .custom import CustomMetrics
 from .models import Served, families
 from .system import SystemFigures
@@ -96,6 +97,8 @@ class Metrics:
         if self._system is not None:
             for name, value in self._system.read():
                 self.torchserve.system(name, value)
+            for gpu in gpus.READER.read():
+                self.torchserve.gpu(gpu)
 
     def _read_workers(self) -> None:
         for version in self.served():

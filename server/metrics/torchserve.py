@@ -26,6 +26,7 @@ from .text import Family, Kind
 
 if TYPE_CHECKING:
     from ..call import Times
+    from ..gpus import GpuFigures
 
 HOST = ("Level", "Hostname")
 GPU = ("Level", "DeviceId", "Hostname")
@@ -151,6 +152,12 @@ class TorchServeMetrics:
 
     def system(self, name: str, value: float) -> None:
         self.update(name, value, self._host)
+
+    def gpu(self, figures: GpuFigures) -> None:
+        labels = {"Level": "Host", "DeviceId": str(figures.index), "Hostname": self.hostname}
+        self.update("GPUUtilization", figures.utilization, labels)
+        self.update("GPUMemoryUsed", figures.memory_used, labels)
+        self.update("GPUMemoryUtilization", round(100 * figures.memory_used / max(1.0, figures.memory_total), 2), labels)
 
     def _versioned(self, model: str, version: str | None) -> dict[str, str]:
         return {"model_name": model, "model_version": version or "default", "hostname": self.hostname}

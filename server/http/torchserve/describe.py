@@ -6,6 +6,8 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from ...gpus import READER
+
 if TYPE_CHECKING:
     from ...dataplane import Description
     from ...repository.config import ModelConfig
@@ -69,8 +71,19 @@ def worker(status: WorkerStatus) -> dict[str, Any]:
         "memoryUsage": status.memory_bytes,
         "pid": status.pid,
         "gpu": status.gpu is not None,
-        "gpuUsage": "N/A",
+        "gpuUsage": "N/A" if status.gpu is None else gpu_usage(status.gpu),
     }
+
+
+def gpu_usage(device: int) -> str:
+    """TorchServe's sentence about a GPU, which is nvidia-smi's table in one line."""
+    found = READER.of_device(device)
+    if found is None:
+        return "failed to obtained gpu usage"  # TorchServe's words
+    return (
+        f"gpuId::{device} utilization.gpu [%]::{found.utilization:.0f} % "
+        f"utilization.memory [%]::{found.memory_utilization:.0f} % memory.used [MiB]::{found.memory_used:.0f} MiB"
+    )
 
 
 def local_time(seconds: float) -> str:
