@@ -25,8 +25,10 @@ HOST_PARTS = (0.0, 1 / 3, 1.0)
 WHAT = {
     "poisson": "Poisson arrivals.",
     "bursts": f"Bursts of {BURST} requests on average within {SPREAD * 1000:g} ms, beginning at Poisson instants.",
-    "diurnal": f"Days of some {DAY:g} s (one shorter day where the requests last for less) whose rate swings by {SWING:.0%} around its "
-    "mean; the load is that of the peak.",
+    "diurnal": (
+        f"Days of some {DAY:g} s, or one shorter day where the requests last for less, with a rate that swings by {SWING:.0%} "
+        "around its mean; the load is that of the peak."
+    ),
 }
 
 Runs = dict[str, list[Result]]
