@@ -188,7 +188,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         task: HeadWriter = (self.error_task_class if request.error else self.task_class)(self, request)
         self._guard(task, task.service)
         if isinstance(task, AppTask) and task.later.claimed and not task.close_on_finish:
-            self.server.loop.post(task.has_returned)
+            self.server.loop.do(task.has_returned)
         else:
             self._end(task)
 

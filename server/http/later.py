@@ -27,9 +27,13 @@ _BODILESS = ("1", "204", "304")
 
 
 class Later:
-    """One answer that may come later. `wake` may be called by any thread, also more than once, and before the claim."""
+    """One answer that may come later. `wake` may be called by any thread, also more than once, and before the claim.
 
-    __slots__ = ("_call", "_finish", "_resp", "_seal", "_wake", "concluding")
+    claimed     the answer will be made by `conclude`, and not by the application's return
+    concluding  it is being made, or has been
+    """
+
+    __slots__ = ("_call", "_finish", "_resp", "_seal", "_wake", "claimed", "concluding")
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
@@ -37,16 +41,12 @@ class Later:
         self._call: Call | None = None
         self._finish: Finish | None = None
         self._seal: Finish | None = None
-        self.concluding = False
-
-    @property
-    def claimed(self) -> bool:
-        """Whether the answer will be made by `conclude`, and not by the application's return."""
-        return self._finish is not None
+        self.claimed = self.concluding = False
 
     def claim(self, resp: falcon.Response, call: Call, finish: Finish) -> Callable[[], None]:
         """`finish` will render the call's answer into `resp`, and raises nothing; returns what is to be called when it could."""
         self._resp, self._call, self._finish = resp, call, finish
+        self.claimed = True
         return self._wake
 
     def size(self) -> int:

@@ -72,6 +72,7 @@ class Loop:
         self._awake = False  # whether the loop will look at what is posted without being woken
         self._waking = threading.Lock()  # no byte goes to a descriptor that is somebody else's by then
         self._stopping = self._closed = False
+        self._ident = 0  # of the loop's thread
 
     # -- any thread --------------------------------------------------------------------------------------------------------
 
@@ -84,9 +85,19 @@ class Loop:
                 if not self._closed:
                     os.eventfd_write(self._wake_fd, 1)
 
+    def do(self, call: Callable[[], None]) -> None:
+        """`post`, or at once where this is the loop's thread."""
+        if threading.get_ident() == self._ident:
+            call()
+        else:
+            self.post(call)
+
     def touch(self, channel: Any) -> None:
         """What this connection waits for may have changed."""
-        self.post(lambda: self.look(channel))
+        if threading.get_ident() == self._ident:
+            self.look(channel)
+        else:
+            self.post(lambda: self.look(channel))
 
     def stop(self) -> None:
         """Ends `run`."""
@@ -98,6 +109,7 @@ class Loop:
     def run(self, server: Any, every: float) -> None:
         """Serves until `stop`. While anybody is connected, `server.maintenance` is called every so many seconds."""
         affinity.share_core()
+        self._ident = threading.get_ident()
         due = time.monotonic() + every
         while not self._stopping:
             try:

@@ -13,7 +13,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,10 @@ LEGACY = ("ts_inference_requests_total", "ts_inference_latency_microseconds", "t
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 
 _log, _model_log = logging.getLogger("jitney.metrics"), logging.getLogger("jitney.model_metrics")
+
+
+#: The values of a metric, the labels' values of one of them, and whether it is a counter.
+Series = tuple[dict[tuple[str, ...], float], tuple[str, ...], bool]
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,8 @@ class TorchServeMetrics:
         self._declared = {declaration.name: declaration for declaration in read_declarations(config)}
         self._values: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in self._declared}
         self._histograms: dict[str, dict[tuple[str, ...], Histogram]] = {}
+        self._versions: dict[str, tuple[dict[str, str], str]] = {}
+        self._series: dict[tuple[str, str], Series | None] = {}
         self._lock = threading.Lock()
         self._host = {"Level": "Host", "Hostname": self.hostname}
 
@@ -125,25 +131,24 @@ class TorchServeMetrics:
 
     def responded(self, status: int) -> None:
         """Counts an HTTP answer on any port."""
-        self.update(_FAMILIES.get(status // 100, "Requests5XX"), 1.0, self._host)
+        self._record(((_FAMILIES.get(status // 100, "Requests5XX"), 1.0),), self._host, "")
 
     def requested(self, model: str, version: str | None) -> None:
         """Counts a request for a model that exists; `version` None where the URL had none."""
-        self.update(LEGACY[0], 1.0, self._versioned(model, version))
+        self._record(((LEGACY[0], 1.0),), *self._versioned(model, version))
 
     def answered(self, model: str, version: str | None, times: Times) -> None:
         """Adds the times of a request that the model answered, up to now.
 
         WorkerThreadTime is what its way to the worker and back took beyond the worker's own time.
         """
-        labels, queued = self._versioned(model, version), max(0, times.dispatched - times.arrived)
-        self.update(LEGACY[1], (time.monotonic_ns() - times.arrived) / 1000, labels)
-        self.update(LEGACY[2], queued / 1000, labels)
-        self.update("QueueTime", float(queued // 1_000_000), self._host)
+        queued = max(0, times.dispatched - times.arrived)
+        latencies = ((LEGACY[1], (time.monotonic_ns() - times.arrived) / 1000), (LEGACY[2], queued / 1000))
+        self._record(latencies, *self._versioned(model, version))
         in_worker = times.compute_input + times.compute_infer + times.compute_output
-        self.update(
-            "WorkerThreadTime", float(max(0, times.answered - times.dispatched - in_worker) // 1_000_000), self._host
-        )
+        on_the_way = max(0, times.answered - times.dispatched - in_worker)
+        milliseconds = (("QueueTime", float(queued // 1_000_000)), ("WorkerThreadTime", float(on_the_way // 1_000_000)))
+        self._record(milliseconds, self._host, "")
 
     def worker_loaded(self, worker: str, model: str, version: str, milliseconds: int) -> None:
         """How long a worker took from its start until it was ready."""
@@ -159,8 +164,14 @@ class TorchServeMetrics:
         self.update("GPUMemoryUsed", figures.memory_used, labels)
         self.update("GPUMemoryUtilization", round(100 * figures.memory_used / max(1.0, figures.memory_total), 2), labels)
 
-    def _versioned(self, model: str, version: str | None) -> dict[str, str]:
-        return {"model_name": model, "model_version": version or "default", "hostname": self.hostname}
+    def _versioned(self, model: str, version: str | None) -> tuple[dict[str, str], str]:
+        """Labels of a version that serves, and a name for them; made once, since every request needs them."""
+        name = f"{model}\0{version}"
+        found = self._versions.get(name)
+        if found is None:
+            labels = {"model_name": model, "model_version": version or "default", "hostname": self.hostname}
+            found = self._versions[name] = (labels, name)
+        return found
 
     # -- handlers' -------------------------------------------------------------------------------------------------------
 
@@ -190,6 +201,34 @@ class TorchServeMetrics:
             self._store(declaration, value, tuple(labels.get(label, "") for label in declaration.labels))
         else:
             self._write(declaration, value, labels, request_ids)
+
+    def _record(self, changes: Iterable[tuple[str, float]], labels: Mapping[str, str], labels_name: str) -> None:
+        """`update` for what happens with every request: one lock for all, and series that are looked up once.
+
+        `labels_name` is the same for equal labels, and for no others.
+        """
+        found = [(self._find_series(name, labels, labels_name), name, value) for name, value in changes]
+        with self._lock:
+            for series, _, value in found:
+                if series is not None:
+                    values, key, counts = series
+                    values[key] = values.get(key, 0.0) + value if counts else value
+        for series, name, value in found:
+            if series is None:
+                self.update(name, value, labels)
+
+    def _find_series(self, name: str, labels: Mapping[str, str], labels_name: str) -> Series | None:
+        """Where a metric's value is; None where it is no plain number that is scraped."""
+        try:
+            return self._series[name, labels_name]
+        except KeyError:
+            pass
+        declaration, series = self._declared.get(name), None
+        if declaration is not None and declaration.kind != "histogram" and self._scraped(name):
+            key = tuple(labels.get(label, "") for label in declaration.labels)
+            series = self._values[name], key, declaration.kind == "counter"
+        self._series[name, labels_name] = series
+        return series
 
     def _scraped(self, name: str) -> bool:
         return self.mode == "prometheus" or (self.mode == "legacy" and name in LEGACY)

@@ -57,8 +57,10 @@ def choose(accept: str | None) -> str:
 
     Only lower-case gzip and deflate count (Triton); identity competes with them, everything else is passed over.
     """
+    if accept is None:
+        return ""
     best, best_q = "", 0.0
-    for item in (accept or "").split(","):
+    for item in accept.split(","):
         name, _, parameters = item.strip().partition(";")
         name = name.strip()
         if name in ("gzip", "deflate", "identity") and (q := _quality(parameters)) > best_q:

@@ -62,8 +62,8 @@ class Infer(Resource):
         wait_for(req, resp, call, finish, partial(guarded, req, resp), whole=True)
 
     def _read(self, req: falcon.Request, config: ModelConfig) -> InferRequest:
-        body = decompress(read_body(req, self._limit), req.get_header("Content-Encoding"), self._limit)
-        length = header_length(req.get_header(_HEADER_LENGTH), len(body))
+        body = decompress(read_body(req, self._limit), req.env.get("HTTP_CONTENT_ENCODING"), self._limit)
+        length = header_length(req.env.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH"), len(body))
         if length == 0:
             return read_raw(config, body)
         reader = Reader(config.name, body, length, self._regions)
@@ -112,7 +112,7 @@ def _send(req: falcon.Request, resp: falcon.Response, reply: Reply) -> None:
         resp.content_type = "application/octet-stream"
         resp.set_header(_HEADER_LENGTH, str(reply.header_length))
         req.env.setdefault("jitney.spelling", {})[_HEADER_LENGTH.lower()] = _HEADER_LENGTH
-    encoding = choose(req.get_header("Accept-Encoding"))
+    encoding = choose(req.env.get("HTTP_ACCEPT_ENCODING"))
     if encoding:
         resp.set_header("Content-Encoding", encoding)
     resp.data = compress(reply.body, encoding) if encoding else reply.body

@@ -82,7 +82,11 @@ class Reader:
 
     def read(self) -> InferRequest:
         """The whole request; raises InvalidRequest."""
-        parameters = read_parameters(optional(self._document, "parameters", dict, {}))
+        parameters = (
+            read_parameters(checked(self._document["parameters"], "parameters", dict))
+            if "parameters" in self._document
+            else Parameters()
+        )
         tensors = [self._input(entry) for entry in _objects(self._document, "inputs")]
         if self._at != len(self._binary):
             raise InvalidRequest(f"unexpected additional input data for model '{self._model}'")
@@ -96,6 +100,8 @@ class Reader:
         datatype = member(entry, "datatype", str)
         if datatype not in DATATYPES:
             raise InvalidRequest(f"invalid datatype for input {name}")
+        if "parameters" not in entry and "data" in entry:
+            return from_json(name, datatype, shape, entry["data"])
         parameters = optional(entry, "parameters", dict, {})
         self._check_source(entry, parameters)
         if "data" in entry:
@@ -160,7 +166,7 @@ def _shape(entry: Document) -> tuple[int, ...]:
     sizes: list[Any] = member(entry, "shape", list)
     if len(sizes) > MAX_RANK:
         raise InvalidRequest(f"Unable to parse 'shape': it has {len(sizes)} dimensions, the maximum is {MAX_RANK}")
-    return tuple(unsigned(size, "shape") for size in sizes)
+    return tuple([unsigned(size, "shape") for size in sizes])
 
 
 def as_json(asked: InferRequest) -> bytes:

@@ -127,7 +127,8 @@ def to_json(tensor: Tensor) -> Any:
         return _strings(tensor)
     array = tensor.numpy().reshape(-1)
     if array.dtype.kind != "f":
-        return np.require(array, requirements=["C", "A"])
+        fits = array.flags.c_contiguous and array.flags.aligned
+        return array if fits else np.require(array, requirements=["C", "A"])
     doubles = array.astype(np.float64)
     return doubles if np.isfinite(doubles).all() else _literals(doubles)
 
