@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 
 from ..backends.base import Response
@@ -11,18 +13,22 @@ from .errors import JitneyError
 
 Answer = Response | JitneyError
 
+log = logging.getLogger(__name__)
+
 
 class OrderedAnswers:
-    """Holds each call's final answer until every call that was admitted before it has been answered.
+    """Holds each call's answers until every call that was admitted before it has had its final one.
 
-    Threads: any. Answers are handed on under the lock, so that two threads cannot overtake each other between deciding and
-    handing on. The lock is re-entrant: an answer may start an ensemble's next step, on the same model even.
+    Threads: any. Answers are handed on with no lock held, since that may start an ensemble's next step, on another model with
+    ordered answers or on the same. One thread at a time hands on, whoever brought the answers, so that none is overtaken.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._waiting: dict[Call, Callable[[Answer], None]] = {}  # in the order of arrival, with where each answer goes
-        self._held: dict[Call, Answer] = {}
+        self._lock = threading.Lock()
+        self._waiting: dict[Call, Callable[[Answer], None]] = {}  # in the order of arrival, with where its answers go
+        self._held: dict[Call, list[Answer]] = {}
+        self._due: deque[tuple[Callable[[Answer], None], Answer]] = deque()
+        self._handing_on = False
 
     def admit(self, call: Call) -> None:
         """Gives the call its place; to be called in the order of arrival."""
@@ -34,16 +40,44 @@ class OrderedAnswers:
         """Takes a call out that will not run: refused, expired or cancelled. An answer that it has is handed on at once."""
         with self._lock:
             deliver = self._waiting.pop(call, None)
-            if deliver is not None and call in self._held:
-                deliver(self._held.pop(call))
+            if deliver is not None:
+                self._due += [(deliver, answer) for answer in self._held.pop(call, [])]
             self._release()
+        self._hand_on()
 
     def _answered(self, call: Call, answer: Answer) -> None:
         with self._lock:
             if call in self._waiting:  # else it was refused, and nobody waits
-                self._held[call] = answer
+                self._held.setdefault(call, []).append(answer)
                 self._release()
+        self._hand_on()
 
     def _release(self) -> None:
-        while self._waiting and (call := next(iter(self._waiting))) in self._held:
-            self._waiting.pop(call)(self._held.pop(call))
+        """The first call's answers are due as they come; after its final one it is the next call's turn."""
+        while self._waiting:
+            call, deliver = next(iter(self._waiting.items()))
+            answers = self._held.pop(call, [])
+            self._due += [(deliver, answer) for answer in answers]
+            if not answers or not _is_final(answers[-1]):
+                return
+            del self._waiting[call]
+
+    def _hand_on(self) -> None:
+        with self._lock:
+            if self._handing_on:
+                return  # by another thread, or further up in this one
+            self._handing_on = True
+        while True:
+            with self._lock:
+                if not self._due:
+                    self._handing_on = False
+                    return
+                deliver, answer = self._due.popleft()
+            try:
+                deliver(answer)
+            except Exception:  # the others' answers do not depend on it
+                log.exception("an answer could not be handed on")
+
+
+def _is_final(answer: Answer) -> bool:
+    return isinstance(answer, JitneyError) or answer.final
