@@ -172,3 +172,9 @@ def test_torchserve_answered_the_same_with_resnet(kit: Path, with_resnet: Path, 
 def test_every_session_is_replayed(kit: Path) -> None:
     listed = subprocess.run([sys.executable, str(kit / "replay.py"), "--list"], capture_output=True, text=True, check=True)
     assert {line.split()[0] for line in listed.stdout.splitlines()} == {*WITHOUT_RESNET, *WITH_RESNET}
+
+
+def test_every_deviation_is_told_to_users() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "compatibility.md").read_text()
+    cases = [f"`{session}.{case}`" for session, found in DEVIATIONS.items() for case in found]
+    assert [case for case in cases if case not in page] == []
