@@ -54,8 +54,9 @@ class Mailbox:
             self._filled.release()
         except RuntimeError:
             pass  # released already: the waiting thread has not looked since the last answer
-        if self.watcher is not None:
-            self.watcher()
+        watcher = self.watcher  # another thread may be taking it away
+        if watcher is not None:
+            watcher()
 
     def get(self, timeout: float | None) -> Response | JitneyError:
         """The waiting thread only. TimeoutError after `timeout` seconds, None = never."""
@@ -118,12 +119,12 @@ class Call:
         """Hands a response to the waiting front end; False if the call was over already."""
         if response.error is not None:
             failure = response.error
-            return self.fail(ModelFailed(failure.message, failure.code, failure.status, failure.by_model))
+            return self.fail(ModelFailed(failure.message, failure.code, failure.status, failure.by_model, _last_line(failure.detail)))
         if response.final and not self._finish():
             return False
         if not response.final and self.done:
             return False
-        (self.on_answer or self.deliver)(response)
+        self._hand_on(response, response.final)
         return True
 
     def watch(self, callback: Callable[[], None]) -> None:
@@ -135,6 +136,10 @@ class Call:
         if len(self._answers):
             callback()
 
+    def unwatch(self) -> None:
+        """Nobody wants to be called any more."""
+        self._answers.watcher = None
+
     def deliver(self, answer: Response | JitneyError) -> None:
         """Hands an answer to whoever waits in `result` or `stream`."""
         self._answers.put(answer)
@@ -144,16 +149,23 @@ class Call:
         if not self._finish():
             return False
         self.error = error
-        (self.on_answer or self.deliver)(error)
+        self._hand_on(error, final=True)
         return True
 
     def cancel(self) -> bool:
         """Ends the call because nobody waits any more; one that still waits for a worker never runs."""
         if not self.fail(Cancelled("the client went away")):
             return False
-        if self.withdraw is not None:
-            self.withdraw()
+        withdraw = self.withdraw  # another thread may be taking it away, now that the call is over
+        if withdraw is not None:
+            withdraw()
         return True
+
+    def _hand_on(self, answer: Response | JitneyError, final: bool) -> None:
+        hand_on = self.on_answer or self.deliver
+        if final:
+            self.on_answer = None  # it refers to this call: a request must go at once, not at the next garbage collection
+        hand_on(answer)
 
     def _finish(self) -> bool:
         try:
@@ -177,3 +189,8 @@ class Call:
             yield response
             if response.final:
                 return
+
+
+def _last_line(traceback: str) -> str:
+    """The exception itself, which a traceback ends with."""
+    return traceback.rstrip().rpartition("\n")[2]

@@ -193,8 +193,10 @@ class WorkerDeployment(Deployment):
         """
         if not retry:
             self.pool.scale(workers)
+            self._answer_hopeless()
             return
         self.start(workers, retry=True)
+        self._answer_hopeless()
         with self._lock:
             if self.state is State.UNAVAILABLE and not self._closing:
                 self.state, self.reason = State.LOADING if workers else State.READY, ""
@@ -226,11 +228,20 @@ class WorkerDeployment(Deployment):
 
     def _workers_changed(self) -> None:
         """Where failing starts are tried again, the first worker that comes up makes the model ready."""
+        self._answer_hopeless()
         if not self._retries or self.state not in (State.LOADING, State.UNAVAILABLE) or not self.pool.ready():
             return
         with self._lock:
             if not self._closing:
                 self.state, self.reason = State.READY, ""
+
+    def _answer_hopeless(self) -> None:
+        """Answers what waits for a worker where none will come: scaled to none, or all of them gave up."""
+        if not self.pool.hopeless():
+            return
+        why = f"no healthy worker: {self.pool.failure}" if self.pool.failure and self.pool.target() else "no workers"
+        for item in self.dispatcher.clear():
+            self._abandon(item, NoWorkers(f"model '{self.config.name}' has {why}"))
 
     def close(self, timeout: float, *, reason: str = "unloaded") -> None:
         with self._lock:
@@ -275,6 +286,7 @@ class WorkerDeployment(Deployment):
         except JitneyError as error:
             self._refused(call, error)
             raise
+        self._answer_hopeless()  # the last worker may have gone since the check above
         return call
 
     def refuse_if_hopeless(self) -> None:
@@ -373,6 +385,7 @@ class WorkerDeployment(Deployment):
 
     def _free(self, call: Call) -> None:
         slots, call.slots = call.slots, []
+        call.withdraw = None  # it refers to the call: a request must go at once, not at the next garbage collection
         self.arena.free_all(slots)
 
     # -- figures ---------------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """`Dispatcher`: the lock, the clock and the timer around a Batcher. It decides nothing.
 
 The thread that changes something steps the Batcher itself: `submit`, `cancel` and `wake` poll under the lock and hand out what
-left, so a lone request on an idle worker crosses no thread (requests that one thread brings together: see `gather`). A timer thread, started when something first waits for an
-instant, sleeps until the soonest `wake_at`; while nothing waits for an instant it sleeps without limit.
+left, so a lone request on an idle worker crosses no thread (requests that one thread brings together: see `gather`). A timer
+thread, started when something first waits for an instant, sleeps until the soonest `wake_at`; while nothing waits for an
+instant it sleeps without limit.
 
 Locking. One lock guards the Batcher and everything here. `idle` is called with it held, so `idle` may take the pool's lock and
 must neither block nor call back; in turn the pool must not hold a lock that `idle` takes while it calls in here. `deliver` and
@@ -139,6 +140,13 @@ class Dispatcher:
         """Waits until nothing waits or is being delivered; false after `timeout` seconds."""
         with self._lock:
             return self._settled.wait_for(self._is_settled, timeout)
+
+    def clear(self) -> list[Item]:
+        """Takes out everything that waits, for the owner to answer."""
+        with self._lock:
+            left = self._batcher.clear()
+            self._poll()
+        return left
 
     def close(self) -> list[Item]:
         """Stops, ends the timer and returns what still waited, for the owner to answer. Later calls return nothing.

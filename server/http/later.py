@@ -57,6 +57,12 @@ class Later:
         """`seal` is what the application does with every answer at last: count it, log it."""
         self._seal = seal
 
+    def forget(self) -> None:
+        """The answer is out, or given up: lets go of the request, which would else live on until the next garbage collection."""
+        if self._call is not None:
+            self._call.unwatch()
+        self._call = self._resp = self._finish = self._seal = None
+
     def conclude(self) -> Answer:
         """Renders the answer. To be called once, after the application has returned and the front was woken."""
         resp, finish = self._resp, self._finish

@@ -181,6 +181,8 @@ class AppTask(HeadWriter, WSGITask):  # type: ignore[misc]
         self.channel.gone = None
         for callback in self.at_end:
             callback()
+        self.at_end.clear()
+        self.later.forget()
 
     def has_returned(self) -> None:
         """The loop's thread: `service` is over, and the answer is still to come."""

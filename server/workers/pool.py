@@ -150,6 +150,10 @@ class Pool:
         with self._lock:
             return sum(worker.state is not State.FAILED for worker in self._roster.members)
 
+    def hopeless(self) -> bool:
+        """Whether no worker will be idle again unless the pool is scaled: there is none, or all gave up. Takes no lock."""
+        return all(worker.state is State.FAILED for worker in self._roster.members)
+
     def target(self) -> int:
         """Workers that should be there. Takes no lock."""
         return self._roster.target

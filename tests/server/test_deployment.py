@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from jitney.server.call import Call
 from jitney.server.dataplane import DataPlane
+from jitney.server.deployment import Options, WorkerDeployment
 from jitney.server.errors import (
     BatchTooWide,
     Cancelled,
@@ -19,11 +23,14 @@ from jitney.server.errors import (
     ModelFailed,
     ModelNotFound,
     ModelNotReady,
+    NoWorkers,
     QueueFull,
     QueueTimeout,
     VersionNotFound,
+    WorkerDied,
 )
 from jitney.tests.fakes.plane import doubling, first, loaded, rows, sizes
+from jitney.tools.served import wait_until
 
 DELAY = "dynamic_batching { max_queue_delay_microseconds: 50000 }"
 PATIENCE = 20.0
@@ -171,6 +178,43 @@ def test_a_model_that_cannot_load_is_listed_with_its_reason(plane: DataPlane) ->
     assert "no such weights" in entry.reason
     assert not plane.model_ready("broken")
     assert plane.model_ready("at_once")
+
+
+def test_scaling_to_no_workers_answers_what_waits(tmp_path: Path) -> None:
+    doubling(tmp_path, "slow", "dynamic_batching { }", seconds=0.3)
+    with loaded(tmp_path) as plane:
+        deployment = plane.registry.deployment("slow")
+        assert isinstance(deployment, WorkerDeployment)
+        running = plane.infer("slow", None, rows(1.0))
+        waiting = [plane.infer("slow", None, rows(float(i))) for i in range(3)]
+        deployment.scale(0)
+        for call in waiting:
+            with pytest.raises(NoWorkers, match="has no workers"):
+                call.result(PATIENCE)
+        assert first(running.result(PATIENCE)) == [2.0]
+        assert not deployment.queued()
+        wait_until(lambda: deployment.arena.slots == 0, PATIENCE, "the arena")
+
+
+def test_workers_that_give_up_leave_nobody_waiting(tmp_path: Path) -> None:
+    doubling(tmp_path, "doomed", "dynamic_batching { }", seconds=0.3)
+    with loaded(tmp_path) as plane:
+        config = replace(plane.config("doomed"), max_retry_timeout_s=0.5)
+        deployment = WorkerDeployment(config, Options())
+        try:
+            deployment.start(1)
+            deployment.wait_ready(PATIENCE)
+            running, waiting = deployment.submit(rows(1.0)), deployment.submit(rows(2.0))
+            (tmp_path / "doomed" / "1" / "model.py").write_text("raise RuntimeError('the disk is gone')")
+            os.kill(deployment.workers()[0].pid, signal.SIGKILL)
+            with pytest.raises(WorkerDied):
+                running.result(PATIENCE)
+            with pytest.raises(NoWorkers, match="the disk is gone"):
+                waiting.result(PATIENCE)
+            with pytest.raises(NoWorkers):
+                deployment.submit(rows(3.0))
+        finally:
+            deployment.close(0)
 
 
 def test_closing_answers_what_was_accepted(tmp_path: Path) -> None:
