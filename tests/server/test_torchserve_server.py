@@ -95,9 +95,10 @@ def test_models_that_fail_do_not_keep_the_others_from_starting(tmp_path: Path) -
 def test_a_registration_that_fails_leaves_nothing_and_says_why(tmp_path: Path) -> None:
     archive(tmp_path / "store", "late", LATE.format(path=str(tmp_path / "awaited")), entry="")
     with running(tmp_path, disable_system_metrics="true") as site:
-        status, answer = site.manage("POST", "/models?url=late.mar&initial_workers=1")
-        assert (status, answer["type"]) == (500, "InternalServerException")
-        assert answer["message"] == "Failed to start workers for model late version: 1.0"
+        failed = site.ask("management", "POST", "/models?url=late.mar&initial_workers=1")
+        told = {"code": 500, "type": "InternalServerException"}
+        assert json.loads(failed.body) == told | {"message": "Failed to start workers for model late version: 1.0"}
+        assert "ValueError: its file is not there yet" in (failed.header("x-jitney-reason") or "")
         assert site.manage("GET", "/models/late")[0] == 404
         assert "its file is not there yet" in site.log("model_log.log")
         (tmp_path / "awaited").touch()
@@ -232,6 +233,9 @@ def test_the_five_log_files(tmp_path: Path) -> None:
         assert site.predict("talkative", b"well").status == 200
         failed = site.predict("talkative", b"bad")
         assert failed.status == 503
+        assert json.loads(failed.body)["message"] == "Prediction failed"  # TorchServe's text
+        assert failed.header("x-jitney-reason") == 'KeyError: "the handler\'s own reason"'
+        assert site.predict("nosuch").header("x-jitney-reason") is None
         wait_until(lambda: "asked for bad" in site.log("model_log.log"), 10, "the worker's output")
         wait_until(lambda: "Asked" in (tmp_path / "figures" / "model_metrics.log").read_text(), 10, "the handler's metric")
     model_log = site.log("model_log.log")
