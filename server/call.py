@@ -118,8 +118,8 @@ class Call:
     def answer(self, response: Response) -> bool:
         """Hands a response to the waiting front end; False if the call was over already."""
         if response.error is not None:
-            failure = response.error
-            return self.fail(ModelFailed(failure.message, failure.code, failure.status, failure.by_model, _last_line(failure.detail)))
+            failure, reason = response.error, _last_line(response.error.detail)
+            return self.fail(ModelFailed(failure.message, failure.code, failure.status, failure.by_model, reason))
         if response.final and not self._finish():
             return False
         if not response.final and self.done:

@@ -120,12 +120,15 @@ class ModelFailed(JitneyError):
     `code` is one of Triton's names (INTERNAL, INVALID_ARG, NOT_FOUND, UNAVAILABLE, UNSUPPORTED, ALREADY_EXISTS,
     CANCELLED, UNKNOWN), OUT_OF_MEMORY, or BAD_OUTPUT (the model answered with something that cannot be sent).
     `status` is the HTTP status that TorchServe's `PredictionException` asked for, else 0. `by_model` is true where the
-    model reported the error itself (`TritonError`, `PredictionException`) instead of raising something unforeseen.
+    model reported the error itself (`TritonError`, `PredictionException`) instead of raising something unforeseen. `reason`
+    is the exception in one line where the message does not say it.
     """
 
-    def __init__(self, message: str, code: str = "INTERNAL", status: int = 0, by_model: bool = False) -> None:
+    def __init__(
+        self, message: str, code: str = "INTERNAL", status: int = 0, by_model: bool = False, reason: str = ""
+    ) -> None:
         super().__init__(message)
-        self.code, self.status, self.by_model = code, status, by_model
+        self.code, self.status, self.by_model, self.reason = code, status, by_model, reason
 
 
 class InvalidConfig(JitneyError):

@@ -13,7 +13,17 @@ from typing import Any
 
 import falcon
 
-from ...errors import JitneyError
+from ...errors import (
+    DependencyInstallFailed,
+    DownloadFailed,
+    InvalidArchive,
+    JitneyError,
+    LoadFailed,
+    ModelFailed,
+    NoWorkers,
+    SaveFailed,
+    WorkerDied,
+)
 from ..later import Finish
 from .errors import BadEscape, MethodNotAllowed, ResourceNotFound, Target, problem
 from .render import new_request_id, seal, send_json
@@ -24,6 +34,19 @@ log = logging.getLogger(__name__)
 MODEL, VERSION = r"(?P<model>[^/]*)", r"(?P<version>[^/]+)"
 
 
+#: Carries the reason of an error where TorchServe's text, which scripts compare, has no place for it.
+REASON = "x-jitney-reason"
+MAX_REASON = 1000
+WITH_REASONS = (
+    ModelFailed,
+    WorkerDied,
+    LoadFailed,
+    NoWorkers,
+    InvalidArchive,
+    DependencyInstallFailed,
+    DownloadFailed,
+    SaveFailed,
+)
 #: Answers one exchange. Named groups of its pattern are keyword arguments, None where they did not take part.
 Handler = Callable[..., None]
 
@@ -80,7 +103,17 @@ def send_problem(exchange: Exchange, error: Exception) -> None:
     found = problem(error, exchange.target)
     exchange.resp.stream = None
     exchange.req.env.pop("jitney.spelling", None)
+    if reason := _reason(error, found.message):
+        exchange.resp.set_header(REASON, reason)
     send_json(exchange.resp, found._asdict() | ({"error": found.message} if exchange.kserve else {}), found.code)
+
+
+def _reason(error: Exception, told: str) -> str:
+    """What TorchServe's text leaves out, in one line that a header can carry; "" where it says all."""
+    if not isinstance(error, WITH_REASONS):
+        return ""
+    reason = " ".join((getattr(error, "reason", "") or str(error)).split())[:MAX_REASON]
+    return "" if reason in told else reason.encode("latin-1", "replace").decode("latin-1")
 
 
 def not_found(exchange: Exchange, **segments: Any) -> None:
