@@ -15,11 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 Description = dict[str, list[dict[str, Any]]]
+Tells = tuple[str, list[int] | None]
+NOTHING: Tells = ("", None)
 
 
 def describe(path: Path, kind: str) -> Description:
