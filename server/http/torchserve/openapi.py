@@ -18,6 +18,33 @@ _ERROR = {
     },
 }
 _STATUS = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string", "description": "Result."}}}
+_OBJECT, _COUNT, _SWITCH = {"type": "object"}, {"type": "integer"}, {"type": "boolean"}
+
+
+def _object(required: str, **optional: Any) -> dict[str, Any]:
+    """An object with these fields; those of `required` are strings where `optional` does not say otherwise."""
+    names = required.split()
+    return {"type": "object", "required": names, "properties": dict.fromkeys(names, _TEXT) | optional}
+
+
+_DOCUMENT = _object("openapi info paths", info=_OBJECT, paths=_OBJECT)
+_MODELS = _object("models", nextPageToken=_TEXT, models={"type": "array", "items": _object("modelName modelUrl")})
+_WORKER = _object("id startTime status memoryUsage pid gpu gpuUsage", memoryUsage=_COUNT, pid=_COUNT, gpu=_SWITCH)
+_DESCRIPTIONS = {
+    "type": "array",
+    "items": _object(
+        "modelName modelVersion modelUrl runtime minWorkers maxWorkers batchSize maxBatchDelay loadedAtStartup workers "
+        "jobQueueStatus",
+        **dict.fromkeys(
+            ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "responseTimeout", "startupTimeout"), _COUNT
+        ),
+        loadedAtStartup=_SWITCH,
+        workers={"type": "array", "items": _WORKER},
+        jobQueueStatus=_object("remainingCapacity pendingRequests", remainingCapacity=_COUNT, pendingRequests=_COUNT),
+        customizedMetadata=_OBJECT,
+    ),
+}
+_EXPOSITION = {"text/plain; version=0.0.4; charset=utf-8": {"schema": _TEXT}}
 _ERRORS = {
     "400": "A parameter is missing or not valid",
     "404": "No such model or version",
@@ -64,12 +91,21 @@ _UNREGISTER = [
 
 
 def _operation(
-    name: str, about: str, parameters: list[dict[str, Any]] | None = None, codes: str = "200 500", *, binary: bool = False
+    name: str,
+    about: str,
+    parameters: list[dict[str, Any]] | None = None,
+    codes: str = "200 500",
+    *,
+    binary: bool = False,
+    answer: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
+    """`answer`: the schema of what 200 brings where it is no status."""
     operation: dict[str, Any] = {"description": about, "operationId": name, "parameters": parameters or []}
     if binary:
         operation["requestBody"] = {"description": "What the model expects.", "content": _ANY, "required": True}
     operation["responses"] = {code: _response(code, binary) for code in codes.split()}
+    if answer is not None:
+        operation["responses"]["200"]["content"] = {"application/json": {"schema": answer}}
     return operation
 
 
@@ -87,17 +123,19 @@ def _document(paths: dict[str, Any], title: str = TITLE, version: str = __versio
 
 
 def _described() -> dict[str, Any]:
-    return {"/": {"options": _operation("apiDescription", "This document.")}}
+    return {"/": {"options": _operation("apiDescription", "This document.", answer=_DOCUMENT)}}
 
 
 def _common() -> dict[str, Any]:
-    described = _operation("api-description", "This document; OPTIONS / is the newer way.")
+    described = _operation("api-description", "This document; OPTIONS / is the newer way.", answer=_DOCUMENT)
     return {"/api-description": {"get": {**described, "deprecated": True}}, **_metrics()}
 
 
 def _metrics() -> dict[str, Any]:
     names = _query("name[]", "string", "Names of the metrics wanted; may be repeated.")
-    return {"/metrics": {"get": _operation("metrics", "Metrics in Prometheus' text format.", [names])}}
+    operation = _operation("metrics", "Metrics in Prometheus' text format.", [names])
+    operation["responses"]["200"]["content"] = _EXPOSITION
+    return {"/metrics": {"get": operation}}
 
 
 def _predict(*parameters: dict[str, Any], name: str = "predictions") -> dict[str, Any]:
@@ -125,7 +163,7 @@ def management() -> dict[str, Any]:
         _query("next_page_token", "string", "Where to go on: nextPageToken of the answer before."),
     ]
     models = {
-        "get": _operation("listModels", "The registered models.", listed),
+        "get": _operation("listModels", "The registered models.", listed, answer=_MODELS),
         "post": _operation("registerModel", "Registers a model.", _REGISTER, "200 202 206 400 404 409 500"),
     }
     return _document({**_described(), "/models": models, **_model_paths(), **_common()})
@@ -146,7 +184,7 @@ def _model_operations(prefix: str, path: list[dict[str, Any]]) -> dict[str, Any]
     )
     removed = _operation(f"{prefix}unregisterModel", "Removes it.", [*path, *_UNREGISTER], "200 202 404 408 500")
     return {
-        "get": _operation(f"{prefix}describeModel", "Its settings and workers.", path, "200 404 500"),
+        "get": _operation(f"{prefix}describeModel", "Its settings and workers.", path, "200 404 500", answer=_DESCRIPTIONS),
         "put": scaled,
         "delete": removed,
     }
@@ -160,6 +198,7 @@ def metrics() -> dict[str, Any]:
 def prediction(model: str) -> dict[str, Any]:
     """One model's document on the inference port. `/prediction/…` is TorchServe's slip, kept since tools may look for it."""
     operation = _operation(model, f"Asks the model {model}.")
+    del operation["responses"]["200"]["content"]
     paths = (f"/prediction/{model}", "/v1/models/{model_name}:predict", "/v2/models/{model_name}/infer")
     return _document({path: {"post": operation} for path in paths}, f"RESTful API for: {model}", "1.0.0")
 
