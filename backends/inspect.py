@@ -67,7 +67,8 @@ def describe_torchscript(path: Path) -> Description:
     names = [argument.name for argument in module.forward.schema.arguments[1:]]
     with quiet_jit():
         found = infer(module)
-    inputs, outputs = found or (dict.fromkeys(names, ("", None)), [("", None)] * _output_count(module))
+    inputs: Mapping[str, Tells] = found[0] if found else dict.fromkeys(names, NOTHING)
+    outputs: Sequence[Tells] = found[1] if found else [NOTHING] * _output_count(module)
     return {
         "inputs": [{"name": name, "datatype": inputs[name][0], "shape": inputs[name][1]} for name in names],
         "outputs": [
