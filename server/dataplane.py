@@ -106,7 +106,7 @@ class DataPlane:
 
     def step(self, model: str, version: str | None, request: Request, on_answer: OnAnswer) -> Call:
         """Queues one step of an ensemble; its answers are given to `on_answer`."""
-        return self._infer(self.registry.deployment(model, version), request, 0, 0, on_answer)
+        return self._on_serving(model, version, lambda deployment: self._infer(deployment, request, 0, 0, on_answer))
 
     def answer(self, call: Call, timeout: float | None = None) -> Iterator[Response]:
         """Yields a call's responses with their `body` set, the final one last; `timeout` seconds apply to each."""
@@ -149,8 +149,7 @@ class DataPlane:
 
     def healthy(self) -> bool:
         """TorchServe's /ping: no model's default version lacks its minimum of healthy workers."""
-        for name in self.registry.names():
-            record = self.registry.record(name)
+        for _, record in self.registry.records():
             version = record.default_version
             if version is None:
                 continue
@@ -183,8 +182,7 @@ class DataPlane:
     def models(self) -> list[tuple[str, str]]:
         """Name and URL of every model's default version, sorted by name."""
         rows = []
-        for name in self.registry.names():
-            record = self.registry.record(name)
+        for name, record in self.registry.records():
             if record.default_version is not None:
                 rows.append((name, record.serving[record.default_version].config.url))
         return rows

@@ -51,8 +51,7 @@ class Journal:
 def registered(registry: Registry) -> list[Registered]:
     """What is registered, name by name; models of a repository are not: nobody registers them."""
     found = []
-    for name in registry.names():
-        record = registry.record(name)
+    for _, record in registry.records():
         for version in sorted(record.serving, key=version_order):
             deployment = record.serving[version]
             if deployment.config.torchserve:

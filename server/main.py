@@ -217,6 +217,8 @@ class Server:
         with self._opening:
             self.dataplane.stopping = True
         self.management.close()
+        if self.dataplane.modelcontrol is not None:
+            self.dataplane.modelcontrol.close()
         self.journal.write("shutdown")
         web.stop_accepting()
         drained = threading.Thread(
@@ -230,8 +232,6 @@ class Server:
                 log.warning("a second signal: ending without waiting for accepted requests")
                 break
         self.dataplane.close(0.0)
-        if self.dataplane.modelcontrol is not None:
-            self.dataplane.modelcontrol.close()
         if self.repository is not None:
             self.repository.close()
         self.store.close()

@@ -60,7 +60,7 @@ class Management:
         elif registration.synchronous:
             self._start_synchronously(deployment, workers)
         else:
-            deployment.start(workers, retry=True)
+            self._start(deployment, workers)
             threading.Thread(target=_settle, args=(deployment,), name=f"load-{config.name}", daemon=True).start()
         self.on_change()
         return config.name, config.version, workers
@@ -72,7 +72,7 @@ class Management:
         """
         deployment = self._enter(registration, at_startup=True, restored=restored)
         if deployment.config.min_workers:
-            deployment.start(deployment.config.min_workers, retry=True)
+            self._start(deployment, deployment.config.min_workers)
         else:
             deployment.state = State.READY
         return deployment
@@ -101,6 +101,14 @@ class Management:
         deployment = WorkerDeployment(config, self.options)
         self.registry.put(deployment, default=not serving)
         return deployment
+
+    def _start(self, deployment: WorkerDeployment, workers: int) -> None:
+        """The version is gone again where its workers have no place on this machine."""
+        try:
+            deployment.start(workers, retry=True)
+        except BaseException:
+            self._remove(deployment)
+            raise
 
     def _start_synchronously(self, deployment: WorkerDeployment, workers: int) -> None:
         """The version is gone again where a worker cannot load it."""
@@ -197,6 +205,8 @@ def _settle(deployment: WorkerDeployment) -> None:
     began = time.monotonic()
     try:
         deployment.wait_ready()
+    except Draining:
+        return  # unregistered meanwhile, or the server stops
     except LoadFailed as error:
         log.error("model '%s' version %s: %s", deployment.config.name, deployment.config.version, error)
         return

@@ -119,6 +119,8 @@ class ModelControl:
         return self.repository.names()
 
     def close(self) -> None:
+        """Nothing is loaded any more, and what is loading is given up."""
+        self._rollout.close()
         self._poller.close()
 
     # -- how -------------------------------------------------------------------------------------------------------------

@@ -60,6 +60,10 @@ class Registry:
     def names(self) -> list[str]:
         return sorted(self._records)
 
+    def records(self) -> list[tuple[str, Record]]:
+        """Every model at one moment, sorted by name."""
+        return sorted(self._records.items(), key=lambda item: item[0])
+
     def record(self, model: str) -> Record:
         try:
             return self._records[model]
@@ -80,13 +84,12 @@ class Registry:
         raise ModelNotReady(model, None, reason or "it has no available versions")
 
     def deployments(self) -> list[Deployment]:
-        return [deployment for name in self.names() for deployment in self._records[name].serving.values()]
+        return [deployment for _, record in self.records() for deployment in record.serving.values()]
 
     def index(self) -> list[IndexEntry]:
         """One row for each version known, sorted by name and version."""
         rows = []
-        for name in self.names():
-            record = self._records[name]
+        for name, record in self.records():
             states = {v: (d.state.value, d.reason) for v, d in record.serving.items()}
             states |= {v: (state.value, why) for v, (state, why) in record.reasons.items() if v not in states}
             rows += [IndexEntry(name, version, *states[version]) for version in sorted(states, key=version_order)]

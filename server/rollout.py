@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from .deployment import Deployment, Options, State, WorkerDeployment
 from .ensemble import EnsembleDeployment, Models
-from .errors import JitneyError, LoadFailed, ModelNotFound
+from .errors import Draining, JitneyError, LoadFailed, ModelNotFound
 from .registry import Registry
 from .repository.config import InstanceGroup, ModelConfig
 from .repository.stamps import version_stamp
@@ -28,10 +28,21 @@ Settled = Callable[[str, str | None], None]
 
 
 class Rollout:
-    """Threads: any, one at a time for each model."""
+    """Threads: any, one at a time for each model; `close` at any time."""
 
     def __init__(self, registry: Registry, models: Models, options: Options) -> None:
         self.registry, self.models, self.options = registry, models, options
+        self._lock = threading.Lock()
+        self._loading: set[Deployment] = set()  # those that no request is sent to yet
+        self._closed = False
+
+    def close(self) -> None:
+        """Gives up what is loading, however long that would have taken; from now on nothing is loaded."""
+        with self._lock:
+            self._closed = True
+            loading = list(self._loading)
+        for deployment in loading:
+            deployment.close(0.0, reason="the server is stopping")
 
     def serving(self, model: str) -> Mapping[str, Deployment]:
         try:
@@ -48,12 +59,17 @@ class Rollout:
         serving = self.serving(model)
         kept = [] if afresh else [config for config in configs if _same_but_for_size(serving.get(config.version), config)]
         started = self._start([config for config in configs if config not in kept])
-        failures = self._settle(started, settled) | self._resize(model, kept, settled)
-        if failures and serving:
-            for deployment in started:
-                deployment.close(0.0, reason="another version of the same load failed")
-        else:
-            self._switch(model, [d for d in started if d.config.version not in failures], {c.version for c in configs})
+        try:
+            failures = self._settle(started, settled) | self._resize(model, kept, settled)
+            ready = [deployment for deployment in started if deployment.config.version not in failures]
+            if failures and serving:
+                for deployment in ready:
+                    deployment.close(0.0, reason="another version of the same load failed")
+                    self._note_failure(deployment.config, "another version of the same load failed")
+            else:
+                self._switch(model, ready, {config.version for config in configs})
+        finally:
+            self._over(started)
         if failures:
             raise LoadFailed(_failure_text(model, failures))
 
@@ -62,14 +78,26 @@ class Rollout:
         try:
             for config in configs:
                 started.append(self._deployment(config))
+                self._begun(started[-1])
                 if config.version not in self.serving(config.name):
                     self.registry.note(config.name, config.version, State.LOADING, "")
         except BaseException:
             for deployment in started:
                 deployment.close(0.0, reason="the load failed")
                 self._note_failure(deployment.config, "the load failed")
+            self._over(started)
             raise
         return started
+
+    def _begun(self, deployment: Deployment) -> None:
+        with self._lock:
+            if self._closed:
+                raise Draining("the server is stopping and loads no more models")
+            self._loading.add(deployment)
+
+    def _over(self, deployments: Sequence[Deployment]) -> None:
+        with self._lock:
+            self._loading.difference_update(deployments)
 
     def _deployment(self, config: ModelConfig) -> Deployment:
         if config.backend == "ensemble":

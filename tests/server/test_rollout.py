@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from jitney.server.dataplane import DataPlane
-from jitney.server.errors import InvalidConfig, LoadFailed, ModelNotFound, Unsupported
+from jitney.server.deployment import Options
+from jitney.server.errors import Draining, InvalidConfig, LoadFailed, ModelNotFound, Unsupported
+from jitney.server.modelcontrol import ModelControl
+from jitney.server.registry import Registry
+from jitney.server.repository.triton import TritonRepository
 from jitney.tests.fakes.plane import DOUBLING, doubling, first, loaded, rows
+from jitney.tools.served import wait_until
 
 PATIENCE = 20.0
 CHAIN = """platform: "ensemble" max_batch_size: 8
@@ -115,6 +121,34 @@ def test_a_load_that_fails_in_part_changes_nothing(model: Path) -> None:
         assert index(plane) == [("m", "1", "READY"), ("m", "2", "UNAVAILABLE")]
 
 
+def test_a_new_version_that_is_given_up_with_another_is_not_listed_as_loading(model: Path) -> None:
+    with loaded(model.parent) as plane:
+        add_version(model, "2")
+        add_version(model, "3", "raise RuntimeError('no weights')")
+        with pytest.raises(LoadFailed, match="no weights"):
+            plane.load("m")
+        assert index(plane) == [("m", "1", "READY"), ("m", "2", "UNAVAILABLE"), ("m", "3", "UNAVAILABLE")]
+
+
+def test_what_is_loading_is_given_up_when_the_server_ends(model: Path) -> None:
+    add_version(model, "2", "import threading\nthreading.Event().wait()")
+    (model / "1" / "model.py").unlink()
+    (model / "1").rmdir()
+    registry = Registry()
+    plane, repository = DataPlane(registry), TritonRepository([model.parent])
+    control = ModelControl(registry, repository, plane, Options(), "explicit")
+    loading = threading.Thread(target=control.load_all, args=(None, lambda *_: None))
+    loading.start()
+    wait_until(lambda: [entry.state for entry in registry.index()] == ["LOADING"], PATIENCE, "the load")
+    control.close()
+    loading.join(PATIENCE)
+    assert not loading.is_alive()
+    assert [entry.state for entry in registry.index()] == ["UNAVAILABLE"]
+    with pytest.raises(Draining):
+        control.load("m")
+    repository.close()
+
+
 def test_a_first_load_that_fails_in_part_serves_the_rest(model: Path) -> None:
     add_version(model, "2", "raise RuntimeError('no weights')")
     with loaded(model.parent) as plane:
@@ -166,6 +200,23 @@ def test_an_ensemble_follows_its_steps(chain: Path) -> None:
         plane.load("n")
         plane.load("chain")
         assert ask(plane, "chain") == [4.0]
+
+
+def test_a_step_whose_version_is_replaced_at_this_moment_goes_to_its_successor(
+    chain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with loaded(chain) as plane:
+        find, replaced = plane.registry.deployment, [plane.registry.deployment("m")]
+        (chain / "m" / "1" / "helper.py").write_text("")
+        plane.load("m")
+        replaced[0].close(PATIENCE)
+        monkeypatch.setattr(
+            plane.registry,
+            "deployment",
+            lambda name, version=None: replaced.pop() if name == "m" and replaced else find(name, version),
+        )
+        assert ask(plane, "chain") == ask(plane, "chain")
+        assert not replaced
 
 
 def test_an_ensemble_says_which_step_cannot_be_loaded(chain: Path) -> None:

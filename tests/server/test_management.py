@@ -1,0 +1,84 @@
+"""Registering where something comes between: nothing is left half registered, and no thread ends with a traceback."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jitney.server.deployment import Options
+from jitney.server.errors import Draining, InvalidConfig, ModelNotFound
+from jitney.server.management import Management
+from jitney.server.registration import Registration
+from jitney.server.registry import Registry
+from jitney.server.repository.store import ModelStore
+from jitney.server.settings import Settings
+from jitney.tests.fakes.torchserve_server import archive
+from jitney.tools.served import wait_until
+
+PATIENCE = 20.0
+ENDLESS = "import threading\ndef handle(data, context):\n    threading.Event().wait()\n"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    archive(tmp_path / "store", "capitals")
+    archive(tmp_path / "store", "endless", ENDLESS, entry="")
+    return Settings.load({"model_store": str(tmp_path / "store")}, {})
+
+
+@pytest.fixture
+def management(settings: Settings) -> Iterator[Management]:
+    management = Management(Registry(), ModelStore(settings), Options(), lambda: None, 10.0)
+    yield management
+    for deployment in management.registry.deployments():
+        deployment.close(0)
+    management.store.close()
+
+
+def threads(name: str) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == name]
+
+
+def test_a_model_can_be_unregistered_while_it_loads(management: Management) -> None:
+    management.register(Registration("endless.mar", initial_workers=1, synchronous=False))
+    assert threads("load-endless")
+    management.unregister("endless", None)
+    wait_until(
+        lambda: not threads("load-endless"), PATIENCE, "the thread that waits for the workers"
+    )  # a warning if it raised
+    with pytest.raises(ModelNotFound):
+        management.registry.record("endless")
+
+
+def test_who_waits_for_a_model_that_is_unregistered_is_told(management: Management) -> None:
+    told: list[Exception] = []
+
+    def register() -> None:
+        try:
+            management.register(Registration("endless.mar", initial_workers=1, synchronous=True))
+        except Draining as error:
+            told.append(error)
+
+    waiting = threading.Thread(target=register)
+    waiting.start()
+    wait_until(lambda: "endless" in management.registry.names(), PATIENCE, "the registration")
+    wait_until(lambda: management.registry.deployment("endless").workers(), PATIENCE, "its worker")
+    management.unregister("endless", None)
+    waiting.join(PATIENCE)
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("synchronous", [True, False])
+def test_workers_without_a_place_leave_nothing_registered(settings: Settings, synchronous: bool) -> None:
+    """A store that was told of a GPU which this machine does not have."""
+    store = ModelStore(settings, gpus=[977])
+    management = Management(Registry(), store, Options(), lambda: None, 10.0)
+    with pytest.raises(InvalidConfig, match="GPU"):
+        management.register(Registration("capitals.mar", initial_workers=1, synchronous=synchronous))
+    with pytest.raises(InvalidConfig, match="GPU"):
+        management.begin(Registration("capitals.mar"))
+    assert management.registry.names() == []
+    store.close()

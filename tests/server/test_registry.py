@@ -1,0 +1,48 @@
+"""What readers see of the registry while models come and go."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from jitney.server.dataplane import DataPlane
+from jitney.server.deployment import State
+from jitney.server.journal import registered
+from jitney.server.registry import Registry
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        Registry.deployments,
+        Registry.index,
+        registered,
+        lambda registry: DataPlane(registry).healthy(),
+        lambda registry: DataPlane(registry).models(),
+    ],
+    ids=["deployments", "index", "registered", "healthy", "models"],
+)
+def test_who_lists_the_models_never_meets_one_that_has_just_gone(
+    look: Callable[[Registry], object],
+) -> None:
+    registry, done = Registry(), threading.Event()
+
+    def come_and_go() -> None:
+        while not done.is_set():
+            registry.note("model", "1", State.UNAVAILABLE, "a reason")
+            registry.forget("model", "1")
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    changing = threading.Thread(target=come_and_go)
+    changing.start()
+    try:
+        for _ in range(2000):
+            look(registry)
+    finally:
+        done.set()
+        changing.join()
+        sys.setswitchinterval(interval)
