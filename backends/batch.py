@@ -51,6 +51,7 @@ class TensorBackend(Backend):
     copies_single = False
     pixels: Pixels | None = None
     loading = False
+    warm_up_runs = 1
 
     @abstractmethod
     def open(self, model: ModelConfig, instance: Instance) -> None:

@@ -1,7 +1,7 @@
 """`OnnxBackend`: a `model.onnx` on ONNX Runtime; the CUDA provider where the instance has a GPU and the build has it.
 
-`parameters` and `onnx_options` list what a configuration may say. Where the worker normalises pixels, a second, tiny session does
-it on the same device (`onnx_pixels`). On a GPU inputs and outputs are bound to memory (`onnx_binding`).
+`parameters` and `onnx_options` list what a configuration may say. On a GPU inputs and outputs are bound to memory
+(`onnx_binding`), and where the worker normalises pixels, a second, tiny session does it there (`onnx_pixels`).
 """
 
 from __future__ import annotations
@@ -62,21 +62,21 @@ class OnnxBackend(TensorBackend):
         check_against(model, self.session)
         self._names = [spec.name for spec in model.outputs]
         self._run_options = run_options(model.parameters)
-        self._normalizer = None
-        if self.pixels is not None:
-            own = {key: value for key, value in model.parameters.items() if not key.startswith("session.")}
-            tiny = session_options(replace(model, optimization={}, parameters=own), instance)
-            self._normalizer = onnx_pixels.session_of(self.pixels, tiny, plain_providers(self._providers))
         self.binding = self._bind(model, instance) if binds(model, self._on_gpu) else None
 
     def _bind(self, model: ModelConfig, instance: Instance) -> Binding:
+        normalizer = None
+        if self.pixels is not None:
+            own = {key: value for key, value in model.parameters.items() if not key.startswith("session.")}
+            tiny = session_options(replace(model, optimization={}, parameters=own), instance)
+            normalizer = onnx_pixels.session_of(self.pixels, tiny, plain_providers(self._providers))
         return Binding(
             self.session,
             self._names,
             ("cuda", instance.gpu or 0) if self._on_gpu else ("cpu", 0),
             shrink=model.parameters.get(SHRINKAGE, ""),
             graphs=uses_graphs(model, self._on_gpu),
-            normalizer=self._normalizer,
+            normalizer=normalizer,
             pixels="" if self.pixels is None else self.pixels.name,
         )
 
@@ -90,8 +90,8 @@ class OnnxBackend(TensorBackend):
     def _fed(self, name: str, array: Array) -> Any:
         if array.datatype == "BYTES":
             return _strings(array)
-        if self._normalizer is not None and self._is_pixels(name, array.datatype):
-            return self._normalizer.run(None, {onnx_pixels.INPUT: array.values})[0]
+        if self.pixels is not None and self._is_pixels(name, array.datatype):
+            return self.pixels.normalize(array.values)
         return array.values
 
     def explain(self, error: Exception) -> Failure:

@@ -63,7 +63,8 @@ class TorchBackend(TensorBackend):
         self.autocast = _AUTOCAST.get(choice(parameters, "autocast", ("off", "bf16", "fp16"), "off"))
         self.inference_mode = flag(parameters, "INFERENCE_MODE", default=True)
         self.cleans_cache = flag(parameters, "ENABLE_CACHE_CLEANING")
-        self.normalizer = None if self.pixels is None else Normalizer(self.pixels, self.device)
+        on_gpu = self.device.type == "cuda"
+        self.normalizer = Normalizer(self.pixels, self.device) if self.pixels is not None and on_gpu else None
         self.module = self.open_module(model)
         self.arguments = argument_order(model, self.argument_names())
 
@@ -128,6 +129,8 @@ class TorchBackend(TensorBackend):
     def _to_device(self, name: str, array: Array) -> Any:
         if array.datatype == "BYTES":
             return strings(array)
+        if self.pixels is not None and self.device.type == "cpu" and self._is_pixels(name, array.datatype):
+            array = Array(self.pixels.datatype, self.pixels.normalize(array.values))
         staged = None if self.staging is None else self.staging.take(array.values)
         tensor = from_array(array) if staged is None else staged.view(TORCH_DTYPES[array.datatype]).view(array.values.shape)
         tensor = tensor.to(self.device, non_blocking=True)

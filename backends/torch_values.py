@@ -32,7 +32,7 @@ TORCH_DTYPES = {name: dtype for dtype, name in DATATYPES.items()}
 
 
 class Normalizer:
-    """`(row / 255 - mean) / std` of uint8 rows on `device`, in float32 and then in the declared datatype.
+    """`(row / 255 - mean) / std` of uint8 rows on a GPU, in float32 and then in the declared datatype.
 
     The divisor is a tensor of the device: torch would turn a division by a number into a multiplication by its reciprocal on a
     GPU, which is off by a bit.

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 class TorchScriptBackend(TorchBackend):
     """Runs a TorchScript archive. See `parameters` for its settings."""
 
+    warm_up_runs = 2
+
     def open_module(self, model: ModelConfig) -> Any:
         parameters = model.parameters
         configure_executor(parameters)

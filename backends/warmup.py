@@ -1,7 +1,8 @@
 """Running a model before it is ready: to see that its batch axis is real, and to make its first requests fast.
 
 At load a tensor backend runs zeros of the configured shapes at batch sizes 1, 2 and `max_batch_size` on CPU, and at every
-power of two up to `max_batch_size` on GPU (kernels are chosen per shape there). On CPU the largest batch is left out where
+power of two up to `max_batch_size` on GPU (kernels are chosen per shape there), each twice where the first run only prepares
+(on GPU, and with TorchScript, which compiles in its second). On CPU the largest batch is left out where
 its inputs alone exceed 256 MiB. The parameter `batch_sizes` names the sizes instead. A dimension of -1 is taken from the first
 `model_warmup` entry, else it is 1. A model whose images are normalised in the worker runs its largest batch as bytes too.
 Then each `model_warmup` entry runs as Triton runs it: `batch_size` equal requests at once, `count` times.
@@ -75,7 +76,8 @@ def check_batch_axis(backend: Backend, model: ModelConfig, on_gpu: bool = False,
     hints = model.warmup[0].inputs if model.warmup else ()
     if unsure := [spec.name for spec in model.inputs if not _is_plain(spec, hints)]:
         _log.debug("model '%s': shapes or contents of %s are guessed for warm-up", model.name, ", ".join(unsure))
-    for rows in sizes or batch_sizes(model, on_gpu):
+    runs = 2 if on_gpu else getattr(backend, "warm_up_runs", 1)
+    for rows in [size for size in sizes or batch_sizes(model, on_gpu) for _ in range(runs)]:
         request = Request(
             id="warmup", tensors=[_sample(spec, hints, rows, model.batches) for spec in model.inputs], rows=rows
         )

@@ -4,6 +4,7 @@ jitney serve --model-repository DIR …      tritonserver's flags: serve a model
 jitney --start --model-store DIR …         torchserve's flags: start (detached), --stop, --version
 jitney archive …                           torch-model-archiver's flags: make a model archive
 jitney bench MODEL …                       a model's latency under load, beside what batching can reach
+jitney tune MODEL …                        finds the parameters and number of workers that are fastest on this machine
 """
 
 from __future__ import annotations
@@ -180,7 +181,13 @@ def bench(arguments: Sequence[str]) -> int:
     return model_bench.main(list(arguments))
 
 
-COMMANDS = {"serve": serve, "archive": archive, "bench": bench}
+def tune(arguments: Sequence[str]) -> int:
+    from ..tools import tune
+
+    return tune.main(list(arguments))
+
+
+COMMANDS = {"serve": serve, "archive": archive, "bench": bench, "tune": tune}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -89,12 +89,14 @@ def sizes(largest: int) -> list[int]:
 # -- requests ------------------------------------------------------------------------------------------------------------
 
 
-def synthetic(specs: Sequence[TensorSpec], shapes: Mapping[str, Sequence[int]], lead: tuple[int, ...]) -> list[Tensor]:
+def synthetic(
+    specs: Sequence[TensorSpec], shapes: Mapping[str, Sequence[int]], lead: tuple[int, ...], seed: int = 0
+) -> list[Tensor]:
     """One tensor for each input: seeded values in [0, 1) for floats, zeros for the rest. ValueError where a shape is open."""
     unknown = set(shapes) - {spec.name for spec in specs}
     if unknown:
         raise ValueError(f"no input is called {', '.join(sorted(unknown))}; expected {', '.join(s.name for s in specs)}")
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     tensors = []
     for spec in specs:
         if spec.optional:
@@ -131,7 +133,7 @@ def requests_of(
 # -- the process ---------------------------------------------------------------------------------------------------------
 
 
-class _Alone:
+class Alone:
     """The backend's host where there is no server: metrics go nowhere, other models are not there."""
 
     def emit(self, kind: str, payload: Mapping[str, Any]) -> None:
@@ -152,7 +154,7 @@ class Loaded:
         workers = max(1, declared(config, devices))
         instance = instances(config, workers, gpus=devices, cores=usable_cores(), threads=wanted_threads())[0]
         self._backend: Backend = factory.create(config)
-        self._backend.host = _Alone()
+        self._backend.host = Alone()
         self._backend.load(config, instance)
         self._make, self._largest = make, max(1, config.max_batch_size)
 

@@ -16,6 +16,7 @@ from jitney.backends.base import Backend, Part, Request
 from jitney.backends.codecs import create, pixels_of
 from jitney.backends.onnx_pixels import model_bytes
 from jitney.backends.tensor import NUMPY_DTYPES, Tensor
+from jitney.backends.torch_values import Normalizer
 from jitney.backends.torchscript import quiet_jit
 from jitney.server.errors import InvalidConfig, InvalidTensor
 from jitney.server.repository.config import ModelConfig
@@ -199,6 +200,16 @@ def test_the_written_model_is_valid_onnx(tmp_path: Path) -> None:
         parsed = onnx.load_model_from_string(model_bytes(pixels))
         assert [node.op_type for node in parsed.graph.node][:4] == ["Cast", "Div", "Sub", "Div"]
         assert onnx.numpy_helper.to_array(parsed.graph.initializer[2]).shape == (3, 1, 1)
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "FP16", "FP64"])
+def test_what_a_gpu_computes_has_the_codecs_bits(tmp_path: Path, datatype: str) -> None:
+    target = model(tmp_path, "eager", datatype=datatype)
+    pixels = pixels_of(target)
+    assert pixels is not None
+    rows = torch.from_numpy(decoded(target, 4).numpy().copy())
+    got = Normalizer(pixels, torch.device("cpu"))(rows)
+    np.testing.assert_array_equal(got.numpy(), decoded(target, 4, in_codec=True).numpy())
 
 
 @pytest.mark.gpu
