@@ -12,6 +12,9 @@ from ..backends.base import Request, Response
 from .errors import Cancelled, JitneyError, ModelFailed
 from .repository.config import ModelConfig
 
+#: Where an output tensor's bytes shall be copied to, by its name and size; None = to memory of their own.
+Target = Callable[[str, int], memoryview | None]
+
 
 @dataclass(slots=True)
 class Times:
@@ -85,6 +88,8 @@ class Call:
     encode      the model's codec, for dialects that want a body instead of tensors
     on_answer   called with each answer instead of keeping it for `result`, on the answering thread: must not block
     withdraw    takes the call out of the queue if it still waits there; set by whoever queued it
+    target      where outputs are copied to; asked by the worker's reader, which copies before it answers. The memory must last
+                until the final answer: such a call is not cancelled
     """
 
     request: Request
@@ -97,6 +102,7 @@ class Call:
     encode: Callable[[Response], Response] | None = None
     on_answer: Callable[[Response | JitneyError], None] | None = None
     withdraw: Callable[[], None] | None = None
+    target: Target | None = None
     _pending: list[None] = field(default_factory=lambda: [None])
     _answers: Mailbox = field(default_factory=Mailbox)
 

@@ -26,11 +26,12 @@ INLINE = 8 << 10
 
 
 class Slot(NamedTuple):
-    """A place in an arena. `serial` tells apart the owners that an offset has one after the other."""
+    """A place in an arena. `serial` tells apart the owners that an offset has one after the other; `placed` is `place`'s view."""
 
     offset: int
     nbytes: int
     serial: int
+    placed: memoryview | None = None
 
 
 def size_class(nbytes: int) -> int:
@@ -49,6 +50,7 @@ class Arena:
         self._serials = itertools.count(1)
         self._free: dict[int, list[int]] = {}
         self._live: dict[int, tuple[int, int]] = {}  # offset -> (serial, size)
+        self._placed: dict[int, Slot] = {}  # that no request has taken over, by the id of their view, which they keep alive
         self._end = 0
         self._used = 0
         self._closed = False
@@ -65,6 +67,10 @@ class Arena:
 
     def alloc(self, nbytes: int) -> Slot:
         """A slot of `nbytes` to be written through `view`. QueueFull if the arena cannot hold it now, Draining once closed."""
+        return self._cut(nbytes)[0]
+
+    def _cut(self, nbytes: int) -> tuple[Slot, memoryview]:
+        """A slot and its view, which stays valid when the arena is closed meanwhile."""
         if nbytes < 0:
             raise ValueError(f"a slot cannot have {nbytes} bytes")
         size = size_class(nbytes)
@@ -75,33 +81,65 @@ class Arena:
             slot = Slot(offset, nbytes, next(self._serials))
             self._live[offset] = (slot.serial, size)
             self._used += size
-        return slot
+            return slot, self.region.view(offset, nbytes)
 
     def put(self, *buffers: Buffer) -> Slot:
         """A slot with the buffers' bytes, one after the other."""
         sources = [flat(buffer) for buffer in buffers]
-        slot = self.alloc(sum(map(len, sources)))
-        at = slot.offset
+        slot, view = self._cut(sum(map(len, sources)))
+        at = 0
         for source in sources:
-            copy(self.region.view(at, len(source)), source)
+            copy(view[at : at + len(source)], source)
             at += len(source)
         return slot
 
     def put_all(self, buffers: Sequence[Buffer]) -> list[Slot]:
         """One slot for each buffer, or none at all where they are so small that they should travel in the message.
 
-        QueueFull if they do not fit; nothing is kept then.
+        A view that `place` gave is not copied: its slot is taken over. QueueFull if they do not fit; nothing is kept then.
         """
         if sum(memoryview(buffer).nbytes for buffer in buffers) <= INLINE:
             return []
         slots: list[Slot] = []
         try:
             for buffer in buffers:
-                slots.append(self.put(buffer))  # noqa: PERF401 - what was put so far has to be known
+                slots.append(self._adopt(buffer) or self.put(buffer))  # noqa: PERF401 - what was put so far has to be known
         except BaseException:
-            self.free_all(slots)
+            self.undo(slots)
             raise
         return slots
+
+    def undo(self, slots: Iterable[object]) -> None:
+        """Ends what `put_all` began: frees what it copied; what it took over is again as `place` gave it."""
+        for slot in slots:
+            if isinstance(slot, Slot) and slot.placed is not None:
+                self._placed[id(slot.placed)] = slot
+            else:
+                self.free_all([slot])
+
+    def place(self, nbytes: int) -> memoryview | None:
+        """Memory to be filled with what a request will bring: this very view, in `put_all`, hands its slot over.
+
+        `reclaim` frees the slot of a view that no request took. None where the data would travel in the message, or where the
+        arena is full or closed.
+        """
+        if nbytes <= INLINE:
+            return None
+        try:
+            slot, view = self._cut(nbytes)
+        except (QueueFull, Draining):
+            return None
+        self._placed[id(view)] = slot._replace(placed=view)
+        return view
+
+    def reclaim(self, view: memoryview) -> None:
+        """Frees a view of `place` that no request took over, once nobody writes to it any more. May be called again."""
+        slot = self._adopt(view)
+        if slot is not None:
+            self.free(slot)
+
+    def _adopt(self, buffer: Buffer) -> Slot | None:
+        return self._placed.pop(id(buffer), None)  # atomic: a slot has one taker
 
     def view(self, slot: Slot) -> memoryview:
         """The slot's bytes, writable; not to be touched after `free`."""

@@ -55,7 +55,7 @@ class Batch:
         self.rows = sum(call.request.rows for call in self.live)
 
     def answers(self, results: Results, fetch: Fetch) -> Iterator[tuple[int, Response]]:
-        """The message's responses with their index, their bytes copied out of the worker's memory.
+        """The message's responses with their index, their bytes copied out of the worker's memory, to where the call wants them.
 
         ValueError where the worker speaks of a request that it does not have.
         """
@@ -70,7 +70,8 @@ class Batch:
                 failure = Failure(f"the model's answer cannot be understood: {error}", "BAD_OUTPUT")
                 yield index, Response(error=failure)
                 continue
-            yield index, wire.response_from_wire(message, fetch)
+            call = self.live[index]
+            yield index, wire.response_from_wire(message, fetch, None if call.done else call.target)
 
     def fail(self, error: JitneyError) -> None:
         """Ends the calls that are not over."""

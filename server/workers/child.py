@@ -172,12 +172,12 @@ class Child:
 
     # ---- reading thread
 
-    def fetch(self, data: Data) -> Buffer:
+    def fetch(self, data: Data, into: memoryview | None = None) -> Buffer:
         """The bytes of an answer, copied out of the reply memory. ValueError where they are not inside."""
         if not isinstance(data, tuple):
             return data
         self._reply_end = max(self._reply_end, sum(data))
-        return self._reply.read(*data)
+        return self._reply.read(*data, into)
 
     def trim(self) -> None:
         """Gives large reply memory back; called when all of a batch's answers are copied out."""

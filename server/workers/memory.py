@@ -71,9 +71,12 @@ class Region:
         copy(self.view(offset, len(source)), source)
         return len(source)
 
-    def read(self, offset: int, nbytes: int) -> Buffer:
-        """A private, writable copy."""
+    def read(self, offset: int, nbytes: int, into: memoryview | None = None) -> Buffer:
+        """A writable copy: in `into`, of `nbytes`, or private."""
         source = self.view(offset, nbytes)
+        if into is not None:
+            copy(into, source)
+            return into
         if nbytes < _UNLOCKED_COPY:
             return bytearray(source)
         target = np.empty(nbytes, np.uint8)

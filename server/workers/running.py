@@ -103,7 +103,7 @@ class RunningBatch:
             request.is_cancelled = partial(self._cancelled.__contains__, index)
         return requests
 
-    def _fetch(self, data: Data) -> Buffer:
+    def _fetch(self, data: Data, into: memoryview | None = None) -> Buffer:
         return self._arena.view(*data) if isinstance(data, tuple) else data
 
     # ---- any thread

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from ...backends.base import Part, Request, Response
 from ...backends.tensor import Buffer, Tensor, expected_bytes
+from ..call import Target
 from .arena import Slot
 from .memory import flat
 from .messages import Data, WirePart, WireRequest, WireResponse, WireTensor
 
-#: Finds or copies the bytes of a place; the identity for bytes that came with the message.
-Fetch = Callable[[Data], Buffer]
 #: Decides how bytes travel: themselves, or a place they were written to.
 Place = Callable[[Buffer], Data]
 
 
-def by_value(data: Data) -> Buffer:
+class Fetch(Protocol):
+    """Finds or copies the bytes of a place (`into` memory of their size, where given); the identity for bytes that came along."""
+
+    def __call__(self, data: Data, into: memoryview | None = None, /) -> Buffer: ...
+
+
+def by_value(data: Data, into: memoryview | None = None) -> Buffer:
     """The `Fetch` for messages without shared memory."""
     if isinstance(data, tuple):
         raise ValueError("a message without shared memory refers to it")
@@ -89,9 +95,10 @@ def _tensor_to_wire(tensor: Tensor, place: Place) -> WireTensor:
     return WireTensor(tensor.name, tensor.datatype, shape, place(data))
 
 
-def response_from_wire(wire: WireResponse, fetch: Fetch) -> Response:
+def response_from_wire(wire: WireResponse, fetch: Fetch, target: Target | None = None) -> Response:
+    """`target` says where tensors in shared memory are copied to; None = memory of their own."""
     return Response(
-        [Tensor(t.name, t.datatype, t.shape, fetch(t.data)) for t in wire.tensors],
+        [Tensor(t.name, t.datatype, t.shape, _fetched(t, fetch, target)) for t in wire.tensors],
         None if wire.body is None else fetch(wire.body),
         wire.status,
         wire.reason,
@@ -100,3 +107,9 @@ def response_from_wire(wire: WireResponse, fetch: Fetch) -> Response:
         wire.error,
         wire.final,
     )
+
+
+def _fetched(tensor: WireTensor, fetch: Fetch, target: Target | None) -> Buffer:
+    if target is None or not isinstance(tensor.data, tuple):
+        return fetch(tensor.data)
+    return fetch(tensor.data, target(tensor.name, tensor.data[1]))
