@@ -6,8 +6,31 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..backends.base import Request, Response
+from .call import Call
 from .dataplane import DataPlane
 from .errors import InvalidRequest, QueueTimeout
+
+
+class Answers(Iterator[Response]):
+    """A call's responses up to the final one. `cancel`, from any thread, ends the call where it is not over."""
+
+    def __init__(self, call: Call, model: str, timeout_s: float | None) -> None:
+        self._call, self._model, self._timeout_s = call, model, timeout_s
+        self._ended = False
+
+    def __next__(self) -> Response:
+        if self._ended:
+            raise StopIteration
+        try:
+            response = self._call.result(self._timeout_s)
+        except TimeoutError:
+            self.cancel()
+            raise QueueTimeout(f"model '{self._model}' did not answer within {self._timeout_s:g} s") from None
+        self._ended = response.final
+        return response
+
+    def cancel(self) -> None:
+        self._call.cancel()
 
 
 class Scripting:
@@ -18,13 +41,7 @@ class Scripting:
 
     def infer(self, model: str, version: str, request: Request, timeout_s: float | None) -> Iterator[Response]:
         """Runs a request on another model; yields its responses up to the final one."""
-        call = self.dataplane.infer(model, version or None, request)
-        try:
-            yield from call.stream(timeout_s)
-        except TimeoutError:
-            raise QueueTimeout(f"model '{model}' did not answer within {timeout_s:g} s") from None
-        finally:
-            call.cancel()  # only if the asking model stopped listening before the end
+        return Answers(self.dataplane.infer(model, version or None, request), model, timeout_s)
 
     def control(self, verb: str, model: str, arguments: Mapping[str, Any]) -> Any:
         """Runs "load", "unload" or "is_ready"."""

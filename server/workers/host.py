@@ -7,13 +7,25 @@ import queue
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
+
 from ...backends.base import Host, Request, Response
 from ..errors import ModelFailed
 from . import wire
 from .frame import Channel
-from .messages import Event, HostCall, HostCancel, HostReply
+from .messages import Event, HostCall, HostCancel, HostReply, WireRequest
+
+_READER, _WRITER = msgspec.msgpack.Decoder(WireRequest), msgspec.msgpack.Encoder()
 
 Replies = queue.SimpleQueue[HostReply]
+
+
+def _check(model: str, message: WireRequest) -> None:
+    """The server would take a message that it cannot read for the end of this process."""
+    try:
+        _READER.decode(_WRITER.encode(msgspec.structs.replace(message, tensors=[], parts=[])))
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        raise TypeError(f"the request for model '{model}' cannot be sent: {error}") from None
 
 
 class FrameHost(Host):
@@ -30,7 +42,9 @@ class FrameHost(Host):
         self._channel.send(Event(kind, dict(payload)))
 
     def infer(self, model: str, version: str, request: Request, timeout_s: float | None = None) -> Iterator[Response]:
+        """TypeError for a request whose id, outputs or parameters are of other types than the server reads."""
         message = wire.request_to_wire(request, ())
+        _check(model, message)
         number, replies = self._call("infer", model, version=version, request=message, timeout_s=timeout_s)
         return self._responses(number, replies)  # a generator of its own, so that the call is sent now and not at `next`
 
