@@ -20,6 +20,7 @@ from . import kserve, torchserve
 from .access import Access, is_kserve
 from .admission import Admission
 from .certificates import server_context
+from .granian_listener import GranianListener
 from .kserve.generate import Generate, GenerateStream
 from .kserve.infer import Infer
 from .later import later_of
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 App = falcon.App[falcon.Request, falcon.Response]
+AnyListener = Listener | GranianListener
 
 #: Threads beyond those that may wait for models: to refuse, to answer pings, to describe.
 #: KServe's resources that wait for a model.
@@ -115,7 +117,7 @@ class Web:
     def __init__(self, services: Services) -> None:
         settings = services.settings
         self.admission = Admission(settings.http_threads)
-        self.listeners: list[Listener] = []
+        self.listeners: list[AnyListener] = []
         try:
             by_address = _by_address(settings)
             tls = server_context(settings) if any(address.tls for address, _ in by_address) else None
@@ -171,11 +173,12 @@ def _listener(
     dataplane: DataPlane,
     settings: Settings,
     tls: ssl.SSLContext | None,
-) -> Listener:
+) -> AnyListener:
     threads = (settings.http_threads + RESERVE) * ("inference" in ports)
     threads += MANAGEMENT_THREADS * ("management" in ports) + METRICS_THREADS * ("metrics" in ports)
     name = "-".join(ports)
-    return Listener(
+    kind = GranianListener if settings.http_server == "granian" else Listener
+    return kind(
         app,
         address,
         name=name,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container
 from typing import Any
 
 from waitress import wasyncore
@@ -36,8 +36,9 @@ LINGER_BYTES = 16 << 20
 
 #: Answers up to this size are rendered and sent by the loop's thread.
 LIGHT_BYTES = 64 << 10
-#: Whether a request's work before its model is so short that the loop's thread does it itself: (path, headers, length).
-Quick = Callable[[str, Mapping[str, str], int], bool]
+#: Whether a request's work before its model is so short that the loop's thread does it itself: (path,
+#: names of headers in upper case with underscores, bytes of the body).
+Quick = Callable[[str, Container[str], int], bool]
 #: Renders what the front itself refuses: (path, error) -> (status line, headers, body).
 Refuse = Callable[[str, Error], tuple[str, list[tuple[str, str]], bytes]]
 
@@ -53,7 +54,10 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     error_task_class = RefusalTask
     parser_class = RequestParser
 
+    server: Server
     request: RequestParser | None
+    requests: list[RequestParser]
+    current_outbuf_count: int
     sent_continue: bool
     will_close: bool
     close_when_flushed: bool
@@ -116,7 +120,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         return len(data)  # where the next request would begin is unknown
 
     def _is_quick(self, request: RequestParser) -> bool:
-        return self.server.quick(request.path, request.headers, len(request.body_rcv or ()))
+        quick = self.server.quick
+        return quick is not None and quick(str(request.path), request.headers, len(request.body_rcv or ()))
 
     def survives(self, request: RequestParser) -> bool:
         """Whether the connection goes on after this refused request: only if it is known where its body ends.
@@ -288,10 +293,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
     draining = False
     refuse: Refuse
     loop: Loop
-
-    def quick(self, path: str, headers: Mapping[str, str], length: int) -> bool:
-        """Whether the loop's thread serves a request itself; see `Quick`."""
-        return False
+    quick: Quick | None = None
 
     def maintenance(self, now: float) -> None:
         for channel in list(self.active_channels.values()):

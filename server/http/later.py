@@ -98,7 +98,7 @@ def wait_for(
 def collect(resp: falcon.Response) -> Answer:
     """A response as the front sends it, by the rules by which Falcon makes it one."""
     status = falcon.code_to_http_status(resp.status)
-    body: Iterable[bytes]
+    body: Any
     if status.startswith(_BODILESS):
         body = []
     elif resp.stream is not None:

@@ -21,7 +21,7 @@ import ssl
 import stat
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ class Listener:
         self._dispatcher = Dispatcher(name)
         self._server = _server(app, self._sock, self._loop, self._dispatcher, max_body, tls if address.tls else None)
         self._server.refuse = refuse
-        self._server.quick = quick or _never
+        self._server.quick = quick
         self._thread = threading.Thread(
             target=self._loop.run, args=(self._server, CLEANUP_SECONDS), name=f"http-{name}", daemon=True
         )
@@ -162,10 +162,6 @@ class Listener:
 
         self._loop.post(run)
         done.wait(5.0)
-
-
-def _never(path: str, headers: Mapping[str, str], length: int) -> bool:
-    return False
 
 
 def _server(

@@ -7,7 +7,7 @@ block goes to a thread of the pool, and so does everything that is not on the li
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from ..errors import JitneyError
@@ -30,15 +30,15 @@ class Quickness:
     def __init__(self, dataplane: DataPlane) -> None:
         self._dataplane = dataplane
 
-    def __call__(self, path: str, headers: Mapping[str, str], length: int) -> bool:
+    def __call__(self, path: str, headers: Container[str], length: int) -> bool:
         if length > MAX_OPAQUE or "CONTENT_ENCODING" in headers:
             return False
         if found := _INFER.fullmatch(path):
             return length <= MAX_PARSED or (
-                "INFERENCE_HEADER_CONTENT_LENGTH" in headers and not self._is_handler(*found.groups())
+                "INFERENCE_HEADER_CONTENT_LENGTH" in headers and not self._is_handler(found[1], found[2])
             )
         if found := _PREDICT.fullmatch(path):
-            return self._predicts_quickly(*found.groups(), length)
+            return self._predicts_quickly(found[1], found[2], length)
         return path in _ALIVE
 
     def _is_handler(self, model: str, version: str | None) -> bool:

@@ -28,7 +28,7 @@ _SIZE = re.compile(rb"[0-9a-fA-F]{1,16}")
 class BodyStream(io.RawIOBase):
     """A received body as `wsgi.input`. `getbuffer()` is the whole of it, without a copy."""
 
-    def __init__(self, body: bytearray) -> None:
+    def __init__(self, body: bytes | bytearray) -> None:
         self._view = memoryview(body)
         self._at = 0
 

@@ -90,7 +90,7 @@ class HeadWriter(Task):  # type: ignore[misc]
         if self.channel.server.draining:
             return False
         if (wish := self.request.headers.get("CONNECTION")) is None:
-            return self.version == "1.1"
+            return bool(self.version == "1.1")
         tokens = [token.strip() for token in wish.lower().split(",")]
         return "close" not in tokens if self.version == "1.1" else "keep-alive" in tokens
 

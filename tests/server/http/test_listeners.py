@@ -12,10 +12,11 @@ import pytest
 
 from jitney.server.addresses import Address, parse_address
 from jitney.server.errors import InvalidConfig
-from jitney.server.http.listeners import AddressInUse, Listener
+from jitney.server.http.listeners import AddressInUse
 from jitney.server.http.parser import MAX_KEPT
 from jitney.server.http.receiver import MAX_CHUNKS
 from jitney.tests.fakes.raw_http import Connection, ask
+from jitney.tests.server.http.fronts import waitress_only
 
 ANY_PORT = parse_address("http://127.0.0.1:0")
 MAX_BODY = 1000
@@ -68,9 +69,9 @@ def site() -> Site:
 
 
 @pytest.fixture
-def listener(site: Site) -> Iterator[Listener]:
+def listener(site: Site, listener_class: Any) -> Iterator[Any]:
     before = set(threading.enumerate())
-    listener = Listener(site, ANY_PORT, name="inference", threads=3, max_body=MAX_BODY, refuse=refuse)
+    listener = listener_class(site, ANY_PORT, name="inference", threads=3, max_body=MAX_BODY, refuse=refuse)
     listener.start()
     yield listener
     site.release.set()
@@ -82,11 +83,12 @@ def listener(site: Site) -> Iterator[Listener]:
 
 
 @pytest.fixture
-def connection(listener: Listener) -> Iterator[Connection]:
+def connection(listener: Any) -> Iterator[Connection]:
     with Connection(listener.address) as connection:
         yield connection
 
 
+@waitress_only
 def test_the_client_s_spelling_of_headers_reaches_the_application(connection: Connection) -> None:
     connection.send(b"GET /headers HTTP/1.1\r\nHOst: a\r\nx-Foo_bar:  1 \r\nX-Twice: a\r\nX-Twice: b\r\n\r\n")
     assert connection.read().body == b"[('HOst', 'a'), ('x-Foo_bar', '1'), ('X-Twice', 'a'), ('X-Twice', 'b')]"
@@ -99,6 +101,7 @@ def test_pipelined_requests_are_answered_in_order(connection: Connection) -> Non
     assert [connection.read().body for _ in range(3)] == [b"len 3", b"len 1", b"len 0"]
 
 
+@waitress_only
 @pytest.mark.parametrize(
     "head",
     [
@@ -163,7 +166,7 @@ def test_a_chunked_body_over_the_limit_is_413_and_closes(site: Site, connection:
     assert connection.closed() and site.seen == []
 
 
-def test_a_million_chunks_cost_little_and_are_refused(listener: Listener, connection: Connection) -> None:
+def test_a_million_chunks_cost_little_and_are_refused(listener: Any, connection: Connection) -> None:
     began = time.monotonic()
     connection.send(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
     try:
@@ -177,6 +180,7 @@ def test_a_million_chunks_cost_little_and_are_refused(listener: Listener, connec
     assert ask(listener.address, "GET", "/").status == 200
 
 
+@waitress_only
 def test_a_body_over_the_limit_is_refused_at_once_and_dropped(site: Site, connection: Connection) -> None:
     connection.send(b"POST / HTTP/1.1\r\nContent-Length: 100000\r\n\r\n")
     answer = connection.read()
@@ -212,6 +216,7 @@ def test_expect_continue_without_a_body_is_answered(connection: Connection) -> N
     assert connection.read().status == 200
 
 
+@waitress_only
 def test_expect_continue_with_too_much_is_refused_and_nothing_after_it_is_trusted(
     site: Site, connection: Connection
 ) -> None:
@@ -222,6 +227,7 @@ def test_expect_continue_with_too_much_is_refused_and_nothing_after_it_is_truste
     assert connection.closed() and site.seen == []
 
 
+@waitress_only
 def test_an_unknown_expectation_is_417(site: Site, connection: Connection) -> None:
     connection.send(b"POST / HTTP/1.1\r\nContent-Length: 3\r\nExpect: tea\r\n\r\nabcGET / HTTP/1.1\r\n\r\n")
     assert connection.read().status == 417
@@ -229,7 +235,7 @@ def test_an_unknown_expectation_is_417(site: Site, connection: Connection) -> No
     assert site.seen == [b""]
 
 
-def test_slow_clients_hold_no_thread(listener: Listener) -> None:
+def test_slow_clients_hold_no_thread(listener: Any) -> None:
     slow = [Connection(listener.address) for _ in range(listener.threads * 3)]
     for connection in slow:
         connection.send(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc")
@@ -244,7 +250,7 @@ def test_slow_clients_hold_no_thread(listener: Listener) -> None:
 def test_chunks_of_a_stream_leave_at_once_and_the_connection_goes_on(site: Site, connection: Connection) -> None:
     connection.send(b"GET /stream HTTP/1.1\r\n\r\n")
     head = connection._until(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 200 \r\n") and b"chunked" in head
+    assert head.startswith(b"HTTP/1.1 200 ") and b"chunked" in head
     assert connection._until(b"\r\n") == b"5" and connection._exactly(7) == b"first\r\n"
     site.release.set()
     assert connection._until(b"0\r\n\r\n") == b"6\r\nsecond\r\n"
@@ -261,7 +267,7 @@ def test_a_stream_for_http_1_0_ends_with_the_connection(site: Site, connection: 
     assert connection.buffer == b"firstsecond"
 
 
-def test_the_application_is_told_when_its_client_goes_away(site: Site, listener: Listener) -> None:
+def test_the_application_is_told_when_its_client_goes_away(site: Site, listener: Any) -> None:
     with Connection(listener.address) as connection:
         connection.send(b"GET /wait HTTP/1.1\r\n\r\n")
         assert site.entered.acquire(timeout=5)
@@ -270,7 +276,7 @@ def test_the_application_is_told_when_its_client_goes_away(site: Site, listener:
     assert site.ended.acquire(timeout=5)
 
 
-def test_an_answered_request_is_not_told_of_a_later_end(site: Site, listener: Listener) -> None:
+def test_an_answered_request_is_not_told_of_a_later_end(site: Site, listener: Any) -> None:
     site.release.set()
     with Connection(listener.address) as connection:
         connection.send(b"GET /wait HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n")
@@ -312,7 +318,7 @@ def test_the_client_s_wish_for_the_connection_is_honoured(connection: Connection
     assert connection.closed(within=5 if closes else 0.1) is closes
 
 
-def test_draining_answers_what_was_accepted_and_refuses_the_rest(site: Site, listener: Listener) -> None:
+def test_draining_answers_what_was_accepted_and_refuses_the_rest(site: Site, listener: Any) -> None:
     with Connection(listener.address) as idle, Connection(listener.address) as busy:
         idle.send(b"GET / HTTP/1.1\r\n\r\n")
         idle.read()
@@ -331,8 +337,9 @@ def test_draining_answers_what_was_accepted_and_refuses_the_rest(site: Site, lis
     assert time.monotonic() - began < 2
 
 
-def test_closing_does_not_wait_longer_than_it_may(site: Site) -> None:
-    listener = Listener(site, ANY_PORT, name="inference", threads=1, max_body=10, refuse=refuse)
+@waitress_only
+def test_closing_does_not_wait_longer_than_it_may(site: Site, listener_class: Any) -> None:
+    listener = listener_class(site, ANY_PORT, name="inference", threads=1, max_body=10, refuse=refuse)
     listener.start()
     with Connection(listener.address) as busy:
         busy.send(b"GET /wait HTTP/1.1\r\n\r\n")
@@ -346,41 +353,41 @@ def test_closing_does_not_wait_longer_than_it_may(site: Site) -> None:
     site.release.set()
 
 
-def test_a_busy_port_is_named_with_its_setting(listener: Listener, site: Site) -> None:
+def test_a_busy_port_is_named_with_its_setting(listener: Any, site: Site, listener_class: Any) -> None:
     with pytest.raises(AddressInUse, match=rf"inference_address=http://127.0.0.1:{listener.address.port}.*already in use"):
-        Listener(site, listener.address, name="inference", threads=1, max_body=1, refuse=refuse)
+        listener_class(site, listener.address, name="inference", threads=1, max_body=1, refuse=refuse)
 
 
-def test_an_address_of_another_machine_is_refused(site: Site) -> None:
+def test_an_address_of_another_machine_is_refused(site: Site, listener_class: Any) -> None:
     with pytest.raises(AddressInUse, match=r"metrics_address=http://192\.0\.2\.1:1: .*cannot be used"):
-        Listener(site, Address("http", "192.0.2.1", 1), name="metrics", threads=1, max_body=1, refuse=refuse)
+        listener_class(site, Address("http", "192.0.2.1", 1), name="metrics", threads=1, max_body=1, refuse=refuse)
 
 
-def test_a_front_without_tls_says_so(site: Site) -> None:
+def test_a_front_without_tls_says_so(site: Site, listener_class: Any) -> None:
     with pytest.raises(InvalidConfig, match="TLS"):
-        Listener(site, Address("https", "127.0.0.1", 0), name="inference", threads=1, max_body=1, refuse=refuse)
+        listener_class(site, Address("https", "127.0.0.1", 0), name="inference", threads=1, max_body=1, refuse=refuse)
 
 
-def test_unix_sockets(site: Site, tmp_path: Path) -> None:
+def test_unix_sockets(site: Site, listener_class: Any, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     stale = socket.socket(socket.AF_UNIX)
     stale.bind(str(path))
     stale.close()
     address = Address("unix", path=str(path))
-    listener = Listener(site, address, name="inference", threads=1, max_body=10, refuse=refuse)
+    listener = listener_class(site, address, name="inference", threads=1, max_body=10, refuse=refuse)
     listener.start()
     try:
         assert path.stat().st_mode & 0o777 == 0o600
         assert ask(address, "POST", "/", b"abc").body == b"len 3"
         with pytest.raises(AddressInUse):
-            Listener(site, address, name="inference", threads=1, max_body=10, refuse=refuse)
+            listener_class(site, address, name="inference", threads=1, max_body=10, refuse=refuse)
         assert ask(address, "POST", "/", b"abc").body == b"len 3"
     finally:
         listener.close(5)
     assert not path.exists()
 
 
-def test_requests_with_equal_heads_share_nothing_but_the_head(site: Site, listener: Listener) -> None:
+def test_requests_with_equal_heads_share_nothing_but_the_head(site: Site, listener: Any) -> None:
     head = b"POST /headers HTTP/1.1\r\nX-A: b\r\nContent-Length: 3\r\n\r\n"
     for _ in range(2):  # also on a connection of its own, which has another port
         with Connection(listener.address) as connection:
@@ -403,7 +410,8 @@ def test_a_known_head_may_come_in_pieces_and_with_company(site: Site, connection
     assert site.seen == [b"abc", b"def", b"ghi", b"jkl"]
 
 
-def test_many_different_heads_are_not_all_kept(listener: Listener, connection: Connection) -> None:
+@waitress_only
+def test_many_different_heads_are_not_all_kept(listener: Any, connection: Connection) -> None:
     for number in range(MAX_KEPT + 10):
         connection.send(b"GET / HTTP/1.1\r\nX-Number: %d\r\n\r\n" % number)
         assert connection.read().body == b"len 0"
