@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ..backends.base import Request, Response
-from .call import Call
-from .deployment import Deployment, OnAnswer, State, WorkerDeployment
+from .call import Call, Target
+from .deployment import Deployment, MakeRequest, OnAnswer, State, WorkerDeployment
 from .errors import (
     Draining,
     JitneyError,
@@ -31,6 +31,7 @@ from .registry import IndexEntry, Registry, version_order
 from .repository.config import ModelConfig
 from .statistics import ModelStatistics
 from .validation import validate
+from .workers.arena import Arena
 from .workers.pool import WorkerStatus
 
 if TYPE_CHECKING:
@@ -98,15 +99,26 @@ class DataPlane:
         call.encode = codec.encoder(request.parts)
         return call
 
-    def _infer(
-        self, deployment: Deployment, request: Request, priority: int, timeout_us: int, on_answer: OnAnswer | None = None
-    ) -> Call:
+    def _infer(self, deployment: Deployment, request: Request, priority: int, timeout_us: int) -> Call:
         request.rows = validate(deployment.config, request)
-        return deployment.submit(request, priority=priority, timeout_us=timeout_us, on_answer=on_answer)
+        return deployment.submit(request, priority=priority, timeout_us=timeout_us)
 
-    def step(self, model: str, version: str | None, request: Request, on_answer: OnAnswer) -> Call:
-        """Queues one step of an ensemble; its answers are given to `on_answer`."""
-        return self._on_serving(model, version, lambda deployment: self._infer(deployment, request, 0, 0, on_answer))
+    def step(self, model: str, version: str | None, make: MakeRequest, on_answer: OnAnswer, target: Target) -> Call:
+        """Queues one step of an ensemble, made for whoever takes it; its answers are given to `on_answer`."""
+
+        def submit(deployment: Deployment) -> Call:
+            request = make(deployment)
+            request.rows = validate(deployment.config, request)
+            return deployment.submit(request, on_answer=on_answer, target=target)
+
+        return self._on_serving(model, version, submit)
+
+    def arena(self, model: str, version: str | None) -> Arena | None:
+        """Where the model's inputs are, if it is served and has workers of its own."""
+        try:
+            return self.registry.deployment(model, version).arena
+        except JitneyError:
+            return None
 
     def answer(self, call: Call, timeout: float | None = None) -> Iterator[Response]:
         """Yields a call's responses with their `body` set, the final one last; `timeout` seconds apply to each."""

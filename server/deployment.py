@@ -26,7 +26,7 @@ from .batching.item import Batch, Item
 from .batching.policy import ShapeChange
 from .batching.queue import Batcher
 from .cache import ResponseCache, cache_key
-from .call import Call
+from .call import Call, Target
 from .errors import Cancelled, Draining, JitneyError, LoadFailed, ModelNotReady, NoWorkers, QueueTimeout, Unsupported
 from .ordering import OrderedAnswers
 from .repository.config import ModelConfig
@@ -38,6 +38,8 @@ from .workers.pool import BatchReport, HostServer, Pool, WorkerStatus
 ARENA_BYTES = 8 << 30
 
 OnAnswer = Callable[[Response | JitneyError], None]
+#: Makes the request for the deployment that is going to get it.
+MakeRequest = Callable[["Deployment"], Request]
 _generations = itertools.count(1)
 
 
@@ -66,7 +68,12 @@ class Options:
 
 
 class Deployment(ABC):
-    """One served model version, however it runs."""
+    """One served model version, however it runs.
+
+    arena  where its requests' tensors are copied to at `submit`; None: it may keep them where they are until it has answered
+    """
+
+    arena: Arena | None = None
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
@@ -99,8 +106,12 @@ class Deployment(ABC):
         timeout_us: int = 0,
         alone: bool = False,
         on_answer: OnAnswer | None = None,
+        target: Target | None = None,
     ) -> Call:
-        """Queues a valid request and returns its call; raises at once where it cannot be answered."""
+        """Queues a valid request and returns its call; raises at once where it cannot be answered.
+
+        Outputs may be copied to where `target` says (`Call.target`).
+        """
 
     @abstractmethod
     def close(self, timeout: float, *, reason: str = "unloaded") -> None:
@@ -127,6 +138,8 @@ class Deployment(ABC):
 
 class WorkerDeployment(Deployment):
     """A model version in worker processes. Thread-safe; `submit` is the hot path and takes no lock of its own."""
+
+    arena: Arena
 
     def __init__(self, config: ModelConfig, options: Options) -> None:
         super().__init__(config)
@@ -269,10 +282,13 @@ class WorkerDeployment(Deployment):
         timeout_us: int = 0,
         alone: bool = False,
         on_answer: OnAnswer | None = None,
+        target: Target | None = None,
     ) -> Call:
         self.refuse_if_hopeless()
         call = Call(request, self.config, on_answer=on_answer)
-        if self._cache is not None and self._answer_from(self._cache, call):
+        if self._cache is None:  # which would keep the outputs for longer than the target's memory lasts
+            call.target = target
+        elif self._answer_from(self._cache, call):
             return call
         call.deadline = self._deadline(call.times.arrived / 1e9, priority, timeout_us)
         item = self._make_item(call, priority, alone)
@@ -284,6 +300,8 @@ class WorkerDeployment(Deployment):
         try:
             self.dispatcher.submit(item)
         except JitneyError as error:
+            self.arena.undo(call.slots)  # where it is stopping, its successor is asked with the same data
+            call.slots = []
             self._refused(call, error)
             raise
         self._answer_hopeless()  # the last worker may have gone since the check above

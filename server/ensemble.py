@@ -3,6 +3,10 @@
 A request runs as a graph: every step starts as soon as the tensors it needs exist, through its own model's queue, so that each
 step is batched with other requests' steps and independent steps run side by side. No thread waits: a step's answer continues
 the graph on the thread that brought it.
+
+A large tensor between steps stays in shared memory: the worker's reader copies it into the arena of the last step that takes
+it (`Run._place`), whose `submit` takes the slot over. Steps that take it before copy it from there. A slot that nobody took,
+because the run failed or a model was replaced, is freed when no step runs any more: until then readers may be writing.
 """
 
 from __future__ import annotations
@@ -10,21 +14,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from ..backends.base import Request, Response
-from ..backends.tensor import Tensor
-from .call import Call
-from .deployment import Deployment, OnAnswer, State
+from ..backends.tensor import Buffer, Tensor
+from .call import Call, Target
+from .deployment import Deployment, MakeRequest, OnAnswer, State
 from .errors import Draining, JitneyError, ModelFailed, ModelNotReady, Unsupported
 from .repository.config import ModelConfig
+from .workers.arena import Arena
 
 
 class Models(Protocol):
     """The other models, as an ensemble needs them; the data plane is one."""
 
-    def step(self, model: str, version: str | None, request: Request, on_answer: OnAnswer) -> Call:
-        """Queues a step's request; raises what is refused at once."""
+    def step(self, model: str, version: str | None, make: MakeRequest, on_answer: OnAnswer, target: Target) -> Call:
+        """Queues a step's request; raises what is refused at once. `make` may be called again for a successor."""
+
+    def arena(self, model: str, version: str | None) -> Arena | None:
+        """Where the model's inputs go; None where it has no workers, or does not serve."""
 
     def model_ready(self, model: str, version: str | None = None) -> bool: ...
 
@@ -58,37 +67,80 @@ class Run:
     def __init__(self, config: ModelConfig, steps: tuple[Step, ...], call: Call, models: Models) -> None:
         self.config, self.call, self.models = config, call, models
         self.waiting = list(steps)
+        self.unsent = list(steps)  # those whose models have not yet taken their tensors
         self.running = 0
+        self.over = False
         self.lock = threading.Lock()
         self.tensors = {tensor.name: tensor for tensor in call.request.tensors}
+        self.wanted = call.request.outputs or tuple(spec.name for spec in config.outputs)
+        self.placed: dict[str, tuple[Arena, memoryview]] = {}
 
     def advance(self) -> None:
         """Starts every step whose tensors exist; answers the call when nothing is left to run."""
         with self.lock:
-            ready = [step for step in self.waiting if all(name in self.tensors for name in step.inputs.values())]
+            waiting = [] if self.call.done else self.waiting
+            ready = [step for step in waiting if all(name in self.tensors for name in step.inputs.values())]
             for step in ready:
                 self.waiting.remove(step)
             self.running += len(ready)
-            finished = not ready and self.running == 0
-        if self.call.done:
-            return
-        if finished:
+            self.over = not ready and self.running == 0
+        if self.over:
             self._finish()
         for step in ready:
             self._start(step)
 
     def _start(self, step: Step) -> None:
-        source = self.call.request
-        tensors = [_renamed(self.tensors[tensor], name) for name, tensor in step.inputs.items()]
-        request = Request(source.id, tensors, parameters=source.parameters, outputs=tuple(step.outputs))
+        make, answered, place = partial(self._request, step), partial(self._answered, step), partial(self._place, step)
         try:
-            self.models.step(step.model, step.version, request, lambda answer: self._answered(step, answer))
+            self.models.step(step.model, step.version, make, answered, place)
         except JitneyError as error:
-            self._fail(error)
+            self._answered(step, error)
+        else:
+            with self.lock:
+                self.unsent.remove(step)
+
+    def _request(self, step: Step, deployment: Deployment) -> Request:
+        source = self.call.request
+        tensors = [
+            Tensor(given, tensor.datatype, tensor.shape, self._data(name, step, deployment))
+            for given, name in step.inputs.items()
+            for tensor in (self.tensors[name],)
+        ]
+        return Request(source.id, tensors, parameters=source.parameters, outputs=tuple(step.outputs))
+
+    def _data(self, name: str, step: Step, deployment: Deployment) -> Buffer:
+        """A tensor's bytes for a step: where they were placed, only the last step to take them may take the slot over."""
+        data = self.tensors[name].data
+        if name not in self.placed:
+            return data
+        if deployment.arena is None:  # it may need them for longer than the slot lasts
+            return bytes(data)
+        with self.lock:
+            last = not any(name in other.inputs.values() for other in self.unsent if other is not step)
+        return data if last else memoryview(data)  # another view is copied
+
+    def _place(self, step: Step, output: str, nbytes: int) -> memoryview | None:
+        """Where a step's output is to be copied to (`Call.target`); None for what others than steps want too."""
+        name = step.outputs.get(output)
+        with self.lock:
+            takers = [other for other in self.unsent if name in other.inputs.values()]
+        if name is None or not takers or name in self.wanted:
+            return None
+        arena = self.models.arena(takers[-1].model, takers[-1].version)  # the last: steps start in this order
+        with self.lock:
+            if arena is None or self.over or name in self.tensors or name in self.placed:
+                return None
+            view = arena.place(nbytes)
+            if view is not None:
+                self.placed[name] = arena, view
+            return view
 
     def _answered(self, step: Step, answer: Response | JitneyError) -> None:
         if isinstance(answer, JitneyError):
             self._fail(answer)
+            with self.lock:
+                self.running -= 1
+            self.advance()
             return
         given = {step.outputs[tensor.name]: tensor for tensor in answer.tensors if tensor.name in step.outputs}
         with self.lock:
@@ -97,7 +149,6 @@ class Run:
             self.running -= int(answer.final)
         if again:
             self._fail(Unsupported(f"model '{step.model}' gave more than one response, which an ensemble cannot pass on"))
-            return
         if answer.final:
             self.advance()
 
@@ -105,13 +156,17 @@ class Run:
         self.call.fail(error.within(f"in ensemble '{self.config.name}', "))
 
     def _finish(self) -> None:
-        wanted = self.call.request.outputs or tuple(spec.name for spec in self.config.outputs)
-        missing = [name for name in wanted if name not in self.tensors]
+        """No step runs, and none can: gives placed memory back that was not taken, and answers the call unless it is over."""
+        for arena, view in self.placed.values():
+            arena.reclaim(view)
+        if self.call.done:
+            return
+        missing = [name for name in self.wanted if name not in self.tensors]
         if missing:
             self._fail(ModelFailed(f"no step answered with the tensors {missing}", "BAD_OUTPUT"))
             return
         parameters: dict[str, Any] = {"sequence_id": 0, "sequence_start": False, "sequence_end": False}
-        self.call.answer(Response([self.tensors[name] for name in wanted], parameters=parameters))
+        self.call.answer(Response([self.tensors[name] for name in self.wanted], parameters=parameters))
 
 
 class EnsembleDeployment(Deployment):
@@ -142,6 +197,7 @@ class EnsembleDeployment(Deployment):
         timeout_us: int = 0,
         alone: bool = False,
         on_answer: OnAnswer | None = None,
+        target: Target | None = None,
     ) -> Call:
         self.refuse_if_hopeless()
         call = Call(request, self.config)
