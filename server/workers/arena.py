@@ -33,6 +33,9 @@ class Slot(NamedTuple):
     serial: int
     placed: memoryview | None = None
 
+    def __hash__(self) -> int:  # writable views have none
+        return hash((self.offset, self.serial))
+
 
 def size_class(nbytes: int) -> int:
     """`nbytes` rounded up to one of eight steps per power of two, and to the alignment."""

@@ -109,6 +109,102 @@ def test_put_all_leaves_small_data_out_and_is_all_or_nothing(arena):
         arena.free_all([(0, 1)])
 
 
+def placed(arena, content):
+    view = arena.place(len(content))
+    view[:] = content
+    return view
+
+
+CONTENT = bytes(range(256)) * 64
+
+
+def test_a_placed_view_is_taken_over_and_any_other_copied(arena):
+    view = placed(arena, CONTENT)
+    other, own = arena.put_all([view[:], view])
+    assert own.placed is view
+    assert bytes(arena.view(other)) == bytes(arena.view(own)) == CONTENT
+    view[0] = 77  # it is the slot's own memory
+    assert arena.view(own)[0] == 77
+    assert arena.view(other)[0] == 0
+    (copied,) = arena.put_all([view])  # it has an owner already
+    assert copied.placed is None
+    assert arena.slots == 3
+    arena.free_all([other, own, copied])
+    arena.reclaim(view)  # taken over, so no more to be freed here
+    assert arena.slots == arena.used == 0
+
+
+def test_a_placed_view_that_nobody_took_is_freed_once(arena):
+    view = placed(arena, CONTENT)
+    arena.reclaim(view)
+    assert arena.slots == arena.used == 0
+    again = arena.alloc(len(CONTENT))  # the same place, with another owner
+    arena.reclaim(view)
+    assert arena.slots == 1
+    arena.free(again)
+
+
+def test_what_could_not_be_put_whole_is_as_it_was_placed(arena):
+    view = placed(arena, CONTENT)
+    with pytest.raises(QueueFull):
+        arena.put_all([b"x" * 10_000, view, b"y" * (1 << 20)])
+    assert arena.slots == 1
+    assert bytes(view) == CONTENT
+    (slot,) = arena.put_all([view])
+    assert slot.placed is view
+    arena.undo([slot])
+    assert arena.slots == 1
+    arena.reclaim(view)
+    assert arena.slots == arena.used == 0
+
+
+def test_a_view_placed_in_another_arena_is_copied(arena):
+    other = Arena(1 << 20)
+    view = placed(other, CONTENT)
+    other.close()  # a model that was replaced meanwhile
+    (slot,) = arena.put_all([view])
+    assert bytes(arena.view(slot)) == CONTENT
+    arena.free(slot)
+    other.reclaim(view)
+    assert arena.slots == other.slots == 0
+
+
+def test_nothing_is_placed_that_travels_in_the_message_or_does_not_fit(arena):
+    assert arena.place(INLINE) is None
+    assert arena.place((1 << 20) + 1) is None
+    assert arena.slots == 0
+    view = arena.place(INLINE + 1)
+    assert len(view) == INLINE + 1
+    arena.close()
+    assert arena.place(INLINE + 1) is None
+    view[:] = bytes(len(view))  # what was placed before stays writable
+    arena.reclaim(view)
+    assert arena.slots == 0
+
+
+def test_a_placed_view_has_one_taker_of_many_threads(arena):
+    for _ in range(50):
+        view, slots = placed(arena, CONTENT), []
+        start = threading.Barrier(4)
+
+        def take(view=view, slots=slots, start=start):
+            start.wait()
+            slots.extend(arena.put_all([view]))
+
+        def reclaim(view=view, start=start):
+            start.wait()
+            arena.reclaim(view)
+
+        threads = [threading.Thread(target=target) for target in (take, reclaim, reclaim, reclaim)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert arena.slots == 1
+        arena.free_all(slots)
+        assert arena.slots == arena.used == 0
+
+
 def test_negative_sizes_are_refused(arena):
     with pytest.raises(ValueError, match="-1 bytes"):
         arena.alloc(-1)
@@ -221,6 +317,18 @@ class ArenaMachine(RuleBasedStateMachine):
             assert self.arena.used + size_class(nbytes) > 0
             return None
         self.live[slot] = mark
+        return slot
+
+    @rule(target=slots, nbytes=st.integers(INLINE + 1, 20_000), mark=st.integers(0, 255), taken=st.booleans())
+    def place(self, nbytes, mark, taken):
+        view = self.arena.place(nbytes)
+        if view is None:
+            return None
+        view[:] = bytes([mark]) * nbytes
+        (slot,) = self.arena.put_all([view]) if taken else (None,)
+        self.arena.reclaim(view)
+        if taken:
+            self.live[slot] = mark
         return slot
 
     @rule(slot=consumes(slots))
