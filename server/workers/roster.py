@@ -54,7 +54,9 @@ class Alarm(enum.Enum):
 
 @dataclass(eq=False, slots=True)
 class Worker(Generic[C, B]):
-    """`alarm`: the instant of the next `Alarm`, None = none. `error`: the last ending's reason, "" after a good start."""
+    """`alarm`: the instant of the next `Alarm`, None = none. `error`: the last ending's reason, "" after a good start.
+    `began`: when its latest process was started, in seconds since the epoch; 0.0 where there was none yet.
+    """
 
     id: int
     instance: Instance
@@ -67,6 +69,7 @@ class Worker(Generic[C, B]):
     error: str = ""
     load_failed: bool = False
     leaving: bool = False
+    began: float = 0.0
 
 
 class Roster(Generic[C, B]):

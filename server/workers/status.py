@@ -13,7 +13,8 @@ from .roster import State, Worker
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """`pid` 0 and `started` 0.0 (seconds since the epoch) while there is no process; `memory_bytes` is its resident set.
+    """`pid` 0 while there is no process; `started` in seconds since the epoch, of the latest process, 0.0 where there was
+    none yet; `memory_bytes` is its resident set.
 
     `id` and `name` stay when the process is replaced; `restarts` counts that. `error` is the reason of the last ending,
     empty once a process has loaded the model again. `load_seconds` is how long the present one took, 0.0 until it has.
@@ -33,7 +34,7 @@ class WorkerStatus:
 
 def status(worker: Worker[Child, Any]) -> WorkerStatus:
     child = worker.child
-    pid, started, load_seconds = (child.pid, child.started, child.load_seconds) if child is not None else (0, 0.0, 0.0)
+    pid, load_seconds = (child.pid, child.load_seconds) if child is not None else (0, 0.0)
     instance = worker.instance
     memory = _resident(pid) if pid else 0
     return WorkerStatus(
@@ -41,7 +42,7 @@ def status(worker: Worker[Child, Any]) -> WorkerStatus:
         instance.name,
         pid,
         worker.state,
-        started,
+        worker.began,
         memory,
         instance.gpu,
         worker.restarts,

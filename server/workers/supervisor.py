@@ -200,6 +200,7 @@ class Supervisor:
             self._not_started(worker, f"its process cannot be started: {error}")
             return
         with self.lock:
+            worker.began = child.started
             wanted = self.roster.started(worker, child, time.monotonic())
         child.begin()
         if not wanted:
