@@ -1,5 +1,6 @@
 """A real server that was started as `torchserve` is: snapshots, models that fail, logs, addresses, what workers may see."""
 
+import datetime
 import json
 import os
 import re
@@ -79,6 +80,7 @@ def test_models_that_fail_do_not_keep_the_others_from_starting(tmp_path: Path) -
         status, [described] = site.manage("GET", "/models/later")
         assert (status, described["loadedAtStartup"], len(described["workers"])) == (200, True, 1)
         assert described["workers"][0]["status"] == "UNLOADING"
+        assert described["workers"][0]["startTime"].startswith(f"{datetime.date.today():%Y-%m}")  # its latest attempt
         assert site.ask("inference", "GET", "/ping").status == 200  # it is being tried again
         began = time.monotonic()
         refused = site.predict("later", b"abc")
