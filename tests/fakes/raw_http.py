@@ -99,11 +99,12 @@ def ask(
     path: str,
     body: bytes | None = None,
     headers: dict[str, str] | None = None,
+    timeout: float = 5.0,
 ) -> Answer:
     """One request on a connection of its own."""
     lines = [f"{method} {path} HTTP/1.1", "Host: test", *(f"{k}: {v}" for k, v in (headers or {}).items())]
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")
-    with Connection(address) as connection:
+    with Connection(address, timeout) as connection:
         connection.send("\r\n".join((*lines, "", "")).encode("latin-1") + (body or b""))
         return connection.read(head_only=method == "HEAD")

@@ -55,7 +55,7 @@ class Site:
 
     def ask(self, port: str, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return ask(self.addresses[port], method, path, body, named)
+        return ask(self.addresses[port], method, path, body, named, timeout=60)
 
     def predict(self, model: str, body: bytes = b"", **headers: str) -> Answer:
         return self.ask("inference", "POST", f"/predictions/{model}", body, **headers)
