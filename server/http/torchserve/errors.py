@@ -32,6 +32,7 @@ from ...errors import (
     UrlRefused,
     VersionNotFound,
     WorkerDied,
+    WorkerTimeout,
 )
 
 #: How a process that the system killed ends, as Python and as shells report it: usually for want of memory.
@@ -132,6 +133,8 @@ def _inference(error: JitneyError, target: Target) -> Problem | None:
             return Problem(503, "ServiceUnavailableException", no_worker(target))
         case Unavailable() | ModelNotReady():
             return Problem(503, "ServiceUnavailableException", str(error))
+        case WorkerTimeout():  # the server ended it itself, however that looks
+            return Problem(500, "InternalServerException", "Worker died.")
         case WorkerDied():
             return Problem(507 if error.exit_code in KILLED else 500, "InternalServerException", "Worker died.")
         case ModelFailed():

@@ -299,6 +299,7 @@ NO_WORKER = (
         ("echo", QueueTimeout("late"), (503, "ServiceUnavailableException", "late")),
         ("echo", WorkerDied("it died", 1), (500, "InternalServerException", "Worker died.")),
         ("echo", WorkerDied("it was killed", 137), (507, "InternalServerException", "Worker died.")),
+        ("echo", WorkerTimeout("it took too long", 137), (500, "InternalServerException", "Worker died.")),
         ("echo", WorkerTimeout("slow"), (500, "InternalServerException", "Worker died.")),
         ("echo", ModelFailed("boom"), (503, "InternalServerException", "Prediction failed")),
         ("echo", ModelFailed("no", status=418, by_model=True), (418, "InternalServerException", "no")),
