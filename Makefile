@@ -4,7 +4,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types check test format models demo torchserve-demo triton-demo serve bench clean
+.PHONY: help setup lint types check test format models demo torchserve-demo triton-demo serve bench bench-gpu clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -51,6 +51,11 @@ serve: models  ## The server in the foreground, on model_repository/
 
 bench: $(READY)  ## The server against the bare model, at 1 to 128 connections (a quarter of an hour)
 	@$(PY) -m jitney.tools.bench
+
+# A .venv made from requirements-gpu.txt is taken as it is: `setup` would put the CPU builds in its place.
+bench-gpu:  ## ResNet-152 and an MLP on a GPU, beside what the card can do; says so where there is none
+	@test -x $(PY) || $(MAKE) setup
+	@$(PY) -m jitney.tools.bench_gpu
 
 clean:  ## Remove everything built
 	rm -rf .venv .cache .types build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -85,14 +85,18 @@ class TorchBackend(TensorBackend):
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         tensors = {name: self._to_device(name, array) for name, array in inputs.items()}
         versions = {name: getattr(tensor, "_version", 0) for name, tensor in tensors.items()}
-        graphs = self.graphs
-        named = graphs.run(tensors, self.forward, capture=self.loading) if graphs is not None else self.forward(tensors)
-        outputs = self._to_host(named)
+        outputs = self._to_host(self.compute(tensors))
         if self.device.type == "cpu" and any(getattr(tensors[name], "_version", 0) > versions[name] for name in tensors):
             self._stop_sharing()
         if self.cleans_cache and self.device.type == "cuda":
             torch.cuda.empty_cache()
         return outputs
+
+    def compute(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Outputs by name, from tensors of the device to such, by a graph where there is one."""
+        if self.graphs is None:
+            return self.forward(tensors)
+        return self.graphs.run(tensors, self.forward, capture=self.loading)
 
     def forward(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """Calls the module and names its outputs, on the device."""

@@ -13,7 +13,8 @@ import platform
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,9 +27,14 @@ from .served import Server, serving
 CONNECTIONS = (1, 8, 32, 64, 128)
 
 
+Seen = Callable[[float], float | None]
+Watch = Callable[[], AbstractContextManager[Seen]]
+"""Watches something while a measurement runs; what it gives tells what it saw in the last so many seconds."""
+
+
 @dataclass
 class Row:
-    """One workload at one number of connections, a value for each round."""
+    """One workload at one number of connections, a value for each round. `busy`: shares of time, where a GPU is watched."""
 
     workload: str
     connections: int
@@ -37,12 +43,24 @@ class Row:
     p99: list[float] = field(default_factory=list)
     batches: list[float] = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
 
-    def line(self) -> str:
+    def cells(self) -> list[str]:
         rate, p50, p99, batch, ratio = (
             statistics.median(values) for values in (self.rates, self.p50, self.p99, self.batches, self.ratios)
         )
-        return f"| {self.workload} | {self.connections} | {rate:,.0f} | {p50:.1f} | {p99:.1f} | {batch:.1f} | {ratio:.2f} |"
+        return [
+            self.workload,
+            str(self.connections),
+            f"{rate:,.0f}",
+            f"{p50:.1f}",
+            f"{p99:.1f}",
+            f"{batch:.1f}",
+            f"{ratio:.2f}",
+        ]
+
+    def line(self) -> str:
+        return "| " + " | ".join(self.cells()) + " |"
 
 
 HEADER = "| workload | connections | req/s | p50 ms | p99 ms | mean batch | of the ceiling |\n|---|---|---|---|---|---|---|"
@@ -55,19 +73,28 @@ def _mean_batch(server: Server, model: str, before: tuple[int, int]) -> tuple[fl
     return (now[0] - before[0]) / max(1, now[1] - before[1]), now
 
 
-def run_round(workload: Workload, server: Server, ceiling: Ceiling, rows: dict[int, Row], seconds: float) -> None:
-    """One round of a workload at every number of connections."""
+@contextmanager
+def _unwatched() -> Iterator[Seen]:
+    yield lambda seconds: None
+
+
+def run_round(
+    workload: Workload, server: Server, ceiling: float, rows: dict[int, Row], seconds: float, watch: Watch = _unwatched
+) -> None:
+    """One round of a workload at every number of connections. `ceiling` in requests/s; `watch` sees each measurement."""
     counters = _mean_batch(server, workload.model, (0, 0))[1]
     for connections, row in rows.items():
-        turnaround = connections / ceiling.rate  # what the last of so many requests waits for at best
-        result = load.measure(
-            server.inference + workload.path,
-            workload.body,
-            workload.headers,
-            connections,
-            seconds=max(seconds, 4 * turnaround),
-            warmup=max(min(1.0, seconds / 2), 1.5 * turnaround),
-        )
+        turnaround = connections / ceiling  # what the last of so many requests waits for at best
+        with watch() as busy:
+            result = load.measure(
+                server.inference + workload.path,
+                workload.body,
+                workload.headers,
+                connections,
+                seconds=max(seconds, 4 * turnaround),
+                warmup=max(min(1.0, seconds / 2), 1.5 * turnaround),
+            )
+            share = busy(result.seconds)
         bad = {status: count for status, count in result.statuses.items() if status != "200"}
         if bad or not result.requests:
             raise RuntimeError(
@@ -78,7 +105,8 @@ def run_round(workload: Workload, server: Server, ceiling: Ceiling, rows: dict[i
         row.p50.append(result.p50)
         row.p99.append(result.p99)
         row.batches.append(mean)
-        row.ratios.append(result.rate / ceiling.rate)
+        row.ratios.append(result.rate / ceiling)
+        row.busy += [] if share is None else [share]
 
 
 def bench(workloads: Sequence[Workload], repository: Path, connections: Sequence[int], seconds: float, rounds: int) -> None:
@@ -93,7 +121,7 @@ def bench(workloads: Sequence[Workload], repository: Path, connections: Sequence
             for number in range(rounds):
                 print(f"{workload.name}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
                 ceilings.append(best(repository, workload.model, workload.body, workload.batch, seconds, workload.raw))
-                run_round(workload, server, ceilings[-1], rows, seconds)
+                run_round(workload, server, ceilings[-1].rate, rows, seconds)
         _print(workload, ceilings, rows)
 
 

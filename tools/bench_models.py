@@ -33,32 +33,42 @@ class Workload:
     raw: bool = False
 
 
-def _config(folder: Path, text: str) -> Path:
+#: A request whose whole body is the bytes of the model's only input.
+RAW_HEADERS = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": "0"}
+
+
+def write_config(folder: Path, text: str) -> Path:
+    """A model's folder with its configuration; where its TorchScript file goes."""
     (folder / "1").mkdir(parents=True)
     (folder / "config.pbtxt").write_text(text)
     return folder / "1" / "model.pt"
 
 
-def _save(model: nn.Module, example: torch.Tensor, path: Path) -> None:
+def save_torchscript(model: nn.Module, example: torch.Tensor, path: Path) -> None:
     with torch.inference_mode(), quiet_jit():
         torch.jit.save(torch.jit.trace(model.eval(), example), str(path))  # type: ignore[no-untyped-call]
 
 
+def mlp_network() -> nn.Sequential:
+    """512-1024-1024-10, the same weights each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Linear(MLP_WIDTH, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10)
+        ).eval()
+
+
 def _mlp(repository: Path, bodies: Path) -> Workload:
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(MLP_WIDTH, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10))
     text = f"""platform: "pytorch_libtorch" max_batch_size: 32 dynamic_batching {{ }}
 input [ {{ name: "x__0" data_type: TYPE_FP32 dims: [ {MLP_WIDTH} ] }} ]
 output [ {{ name: "y__0" data_type: TYPE_FP32 dims: [ 10 ] }} ]
 instance_group [ {{ count: 1 }} ]
 parameters {{ key: "INTRA_OP_THREAD_COUNT" value {{ string_value: "1" }} }}
 """
-    _save(network, torch.zeros(2, MLP_WIDTH), _config(repository / "mlp", text))
-    body = bodies / "mlp.bin"
-    body.write_bytes(np.random.default_rng(0).standard_normal(MLP_WIDTH, dtype=np.float32).tobytes())
-    headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": "0"}
+    save_torchscript(mlp_network(), torch.zeros(2, MLP_WIDTH), write_config(repository / "mlp", text))
+    body = raw_body(bodies / "mlp.bin", MLP_WIDTH)
     what = "MLP 512-1024-1024-10 (TorchScript), raw float32 in"
-    return Workload("mlp", what, "mlp", "/v2/models/mlp/infer", body, 32, headers, raw=True)
+    return Workload("mlp", what, "mlp", "/v2/models/mlp/infer", body, 32, RAW_HEADERS, raw=True)
 
 
 def _resnet(depth: int) -> Callable[[Path, Path], Workload]:
@@ -71,15 +81,22 @@ output [ {{ name: "logits__0" data_type: TYPE_FP32 dims: [ 1000 ] }} ]
 instance_group [ {{ count: {cores} }} ]
 parameters {{ key: "codec" value {{ string_value: "image_classifier" }} }}
 """
-        _save(seeded(depth), torch.zeros(2, 3, IMAGE, IMAGE), _config(repository / name, text))
-        body = _photograph()
+        save_torchscript(seeded(depth), torch.zeros(2, 3, IMAGE, IMAGE), write_config(repository / name, text))
+        body = photograph()
         what = f"ResNet-{depth} (TorchScript), JPEG 640x427 in, {cores} workers of one thread"
         return Workload(name, what, name, f"/predictions/{name}", body, 8)
 
     return build
 
 
-def _photograph() -> Path:
+def raw_body(file: Path, *dims: int) -> Path:
+    """Seeded float32 numbers."""
+    file.write_bytes(np.random.default_rng(0).standard_normal(dims, dtype=np.float32).tobytes())
+    return file
+
+
+def photograph() -> Path:
+    """A JPEG of 640 x 427."""
     import sklearn.datasets
 
     return Path(sklearn.datasets.__file__).parent / "images" / "china.jpg"
