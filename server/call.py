@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -14,6 +15,8 @@ from .repository.config import ModelConfig
 
 #: Where an output tensor's bytes shall be copied to, by its name and size; None = to memory of their own.
 Target = Callable[[str, int], memoryview | None]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -86,7 +89,8 @@ class Call:
     deadline    monotonic seconds at which waiting in the queue ends with QueueTimeout; None = never
     batch_rows  rows of the batch it was executed in, for statistics
     encode      the model's codec, for dialects that want a body instead of tensors
-    on_answer   called with each answer instead of keeping it for `result`, on the answering thread: must not block
+    on_answer   called with each answer instead of keeping it for `result`, on the answering thread: must not block. What it
+                raises is logged
     withdraw    takes the call out of the queue if it still waits there; set by whoever queued it
     target      where outputs are copied to; asked by the worker's reader, which copies before it answers. The memory must last
                 until the final answer: such a call is not cancelled
@@ -171,7 +175,10 @@ class Call:
         hand_on = self.on_answer or self.deliver
         if final:
             self.on_answer = None  # it refers to this call: a request must go at once, not at the next garbage collection
-        hand_on(answer)
+        try:
+            hand_on(answer)
+        except Exception:  # whoever answers has other calls to answer, which must not suffer from this one
+            log.exception("an answer of model '%s' could not be handed on", self.config.name if self.config else "")
 
     def _finish(self) -> bool:
         try:

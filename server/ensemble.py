@@ -11,6 +11,7 @@ because the run failed or a model was replaced, is freed when no step runs any m
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from .deployment import Deployment, MakeRequest, OnAnswer, State
 from .errors import Draining, JitneyError, ModelFailed, ModelNotReady, Unsupported
 from .repository.config import ModelConfig
 from .workers.arena import Arena
+
+log = logging.getLogger(__name__)
 
 
 class Models(Protocol):
@@ -95,6 +98,9 @@ class Run:
             self.models.step(step.model, step.version, make, answered, place)
         except JitneyError as error:
             self._answered(step, error)
+        except Exception as error:  # nobody else would answer the call
+            log.exception("ensemble '%s'", self.config.name)
+            self._answered(step, ModelFailed(f"{type(error).__name__}: {error}"))
         else:
             with self.lock:
                 self.unsent.remove(step)

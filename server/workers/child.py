@@ -65,7 +65,7 @@ class Child:
 
     `on_message(child, message)` and finally `on_exit(child)` are called by the reading thread. `send` and `kill` may be
     called by any thread. The thread that makes a Child must outlive it: the kernel kills the process with that thread.
-    OSError where the process cannot be started.
+    OSError where the process cannot be started; nothing is left of it then.
     """
 
     def __init__(
@@ -103,11 +103,16 @@ class Child:
             raise
         finally:
             theirs.close()
+        try:
+            pipes = _take_pipes(self._process)
+        except BaseException:
+            self._end()
+            raise
         self._reply.close_fd()
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", _SEND_TIMEOUT_S, 0))
         self._channel = Channel(self._socket)
         self._killing = threading.Lock()
-        self._logs = LogPump(self.pid, config.name, self.name, *_take_pipes(self._process))
+        self._logs = LogPump(self.pid, config.name, self.name, *pipes)
         self._reader = threading.Thread(target=self._read, name=f"jitney-{self.name}-read", daemon=True)
         self._hello = Load(config, instance, arena.capacity, self._reply.nbytes, factory)
 
@@ -118,9 +123,17 @@ class Child:
     # ---- the thread that made it
 
     def begin(self) -> None:
-        """Starts the threads and asks the process to load the model."""
-        self._logs.start()
-        self._reader.start()
+        """Starts the threads and asks the process to load the model.
+
+        RuntimeError where the system has no thread left; the process is gone then.
+        """
+        try:
+            self._logs.start()
+            self._reader.start()
+        except RuntimeError:
+            self._end()
+            self._logs.abandon()
+            raise
         try:
             self.send(self._hello)
         except OSError:
@@ -200,6 +213,13 @@ class Child:
         self._bury()
         self._on_exit(self)
 
+    def _end(self) -> None:
+        """Kills the process, where no thread is there to bury it."""
+        self._process.kill()
+        self._process.wait()
+        self._socket.close()
+        self._reply.close()
+
     def _bury(self) -> None:
         try:
             self._process.wait(_END_S)
@@ -215,7 +235,10 @@ def _take_pipes(process: subprocess.Popen[bytes]) -> tuple[int, int]:
     """The read ends of stdout and stderr, no longer owned by `process`."""
     if process.stdout is None or process.stderr is None:
         raise ValueError("the process was started without pipes")
-    fds = os.dup(process.stdout.fileno()), os.dup(process.stderr.fileno())
-    process.stdout.close()
-    process.stderr.close()
-    return fds
+    with process.stdout as stdout, process.stderr as stderr:
+        out = os.dup(stdout.fileno())
+        try:
+            return out, os.dup(stderr.fileno())
+        except OSError:
+            os.close(out)
+            raise

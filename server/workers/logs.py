@@ -30,10 +30,20 @@ class LogPump(threading.Thread):
         try:
             self._pump()
         finally:
-            for fd in self._levels:
-                os.close(fd)
-            if self._pid_fd is not None:
-                os.close(self._pid_fd)
+            self._close()
+
+    def abandon(self) -> None:
+        """For a process that has ended already: waits for the thread, or does what it leaves undone where it cannot start."""
+        if self.ident is not None:
+            self.join()
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        for fd in self._levels:
+            os.close(fd)
+        if self._pid_fd is not None:
+            os.close(self._pid_fd)
 
     def _pump(self) -> None:
         with selectors.DefaultSelector() as selector:

@@ -230,8 +230,8 @@ class Pool:
         except OSError:
             self._take_back(worker, batch)
         except ValueError as error:  # BadFrame: more than fits
-            self._release(worker)
-            self._fail(batch, JitneyError(f"the batch cannot be handed to a worker: {error}"))
+            if self._release(worker, batch):
+                self._fail(batch, JitneyError(f"the batch cannot be handed to a worker: {error}"))
         else:
             self._supervisor.watch(worker)
 
@@ -308,7 +308,7 @@ class Pool:
         if results.done:
             child.trim()
             self._times(batch, results)
-            self._release(worker)
+            self._release(worker, batch)
         else:
             with self._lock:
                 self._roster.progress(worker, time.monotonic())
@@ -332,10 +332,15 @@ class Pool:
             call.times.compute_infer = results.infer_ns
             call.times.compute_output = results.output_ns
 
-    def _release(self, worker: Member) -> None:
-        """The worker's batch is over and copied out: it gets the next one, or is idle, or goes."""
+    def _release(self, worker: Member, batch: Batch) -> bool:
+        """The worker's batch is over and copied out: it gets the next one, or is idle, or goes.
+
+        False where its process ended a moment ago: the batch was failed with it.
+        """
         following = None
         with self._lock:
+            if worker.batch is not batch:
+                return False
             self._roster.release(worker, time.monotonic())
             stopping = worker.leaving
             if self._waiting and self._supervisor.closing:  # nobody else will come: what was accepted is finished
@@ -348,6 +353,7 @@ class Pool:
         else:
             self._serve_waiting()
             self._call(self._on_idle)
+        return True
 
     def _ready(self) -> None:
         self._serve_waiting()

@@ -71,8 +71,9 @@ class Supervisor:
                 raise Draining(f"model '{self._config.name}' is stopping")
             if self._thread is None and count:
                 name = f"jitney-{self._config.name}-supervisor"
-                self._thread = threading.Thread(target=self._supervise, name=name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._supervise, name=name, daemon=True)
+                thread.start()  # RuntimeError where the system has no thread left
+                self._thread = thread
             dismissed = self._resize(count, places)
         for worker in dismissed:
             self.dismiss(worker)
@@ -202,7 +203,11 @@ class Supervisor:
         with self.lock:
             worker.began = child.started
             wanted = self.roster.started(worker, child, time.monotonic())
-        child.begin()
+        try:
+            child.begin()
+        except RuntimeError as error:
+            self._not_started(worker, f"its threads cannot be started: {error}")
+            return
         if not wanted:
             child.kill()
 

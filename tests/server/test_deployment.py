@@ -9,11 +9,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from jitney.server.call import Call
+from jitney.backends.base import Request, Response
+from jitney.backends.tensor import Tensor
+from jitney.server.call import Call, Target
 from jitney.server.dataplane import DataPlane
-from jitney.server.deployment import Options, WorkerDeployment
+from jitney.server.deployment import MakeRequest, OnAnswer, Options, WorkerDeployment
+from jitney.server.ensemble import EnsembleDeployment
 from jitney.server.errors import (
     BatchTooWide,
     Cancelled,
@@ -29,6 +33,7 @@ from jitney.server.errors import (
     VersionNotFound,
     WorkerDied,
 )
+from jitney.server.repository.config import ModelConfig, TensorSpec
 from jitney.tests.fakes.plane import doubling, first, loaded, rows, sizes
 from jitney.tools.served import wait_until
 
@@ -215,6 +220,47 @@ def test_workers_that_give_up_leave_nobody_waiting(tmp_path: Path) -> None:
                 deployment.submit(rows(3.0))
         finally:
             deployment.close(0)
+
+
+def test_an_answer_that_nobody_can_take_costs_the_others_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    doubling(tmp_path, "eight", DELAY)
+
+    def refuse(answer: object) -> None:
+        raise RuntimeError("the loop is closed")
+
+    with loaded(tmp_path) as plane:
+        deployment = plane.registry.deployment("eight")
+        (before,) = deployment.workers()
+        calls = [plane.infer("eight", None, rows(0.0))]
+        deployment.submit(rows(9.0), on_answer=refuse)
+        calls += [plane.infer("eight", None, rows(float(i))) for i in (1, 2)]
+        assert [first(call.result(PATIENCE)) for call in calls] == [[0.0], [2.0], [4.0]]
+        (after,) = deployment.workers()
+        assert after.pid == before.pid
+        assert "the loop is closed" in caplog.text
+
+
+def test_an_ensemble_answers_whatever_goes_wrong_between_its_steps() -> None:
+    class Broken:
+        def step(self, model: str, version: str | None, make: MakeRequest, on_answer: OnAnswer, target: Target) -> Call:
+            if model == "first":
+                call = Call(Request(), on_answer=on_answer)
+                call.answer(Response([Tensor.from_numpy("y", np.zeros((1, 2), np.float32))]))
+                return call
+            raise ValueError("memory that is gone")
+
+        def arena(self, model: str, version: str | None) -> None:
+            return None
+
+        def model_ready(self, model: str, version: str | None = None) -> bool:
+            return True
+
+    names = [("first", "x", "between"), ("second", "between", "y")]
+    steps = [{"model_name": m, "input_map": {"x": i}, "output_map": {"y": o}} for m, i, o in names]
+    outputs = (TensorSpec("y", "FP32", (2,)),)
+    ensemble = EnsembleDeployment(ModelConfig("e", "1", "ensemble", outputs=outputs, ensemble={"step": steps}), Broken())
+    with pytest.raises(ModelFailed, match="memory that is gone"):
+        ensemble.submit(rows(1.0)).result(1.0)
 
 
 def test_closing_answers_what_was_accepted(tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""A system that has no descriptor or thread left for a moment, and a process that ends in the worst one."""
+
+import errno
+import os
+import threading
+
+import pytest
+
+from jitney.server.errors import WorkerDied
+from jitney.server.workers import child
+from jitney.server.workers.frame import BadFrame
+
+from .conftest import LIMIT_S, call_to, eventually
+
+
+def test_a_worker_without_descriptors_is_tried_again(bench, monkeypatch):
+    dup, calls = os.dup, []
+
+    def second_fails(fd):
+        calls.append(fd)
+        if len(calls) == 2:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return dup(fd)
+
+    monkeypatch.setattr(child.os, "dup", second_fails)
+    b = bench()
+    b.pool.start(1, retry=True)
+    eventually(b.pool.ready)
+    assert b.pool.workers()[0].restarts == 1
+    assert b.ask("echo", tensors=[[1.0]]).final
+
+
+@pytest.mark.parametrize("which", ["-log", "-read"])
+def test_a_worker_without_threads_is_tried_again(bench, monkeypatch, which):
+    start, refused = threading.Thread.start, []
+
+    def start_but_once(thread):
+        if thread.name.endswith(which) and not refused:
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_but_once)
+    b = bench()
+    b.pool.start(1, retry=True)
+    eventually(b.pool.ready)
+    assert refused and b.pool.workers()[0].restarts == 1
+    assert b.ask("echo", tensors=[[1.0]]).final
+
+
+def test_a_worker_that_dies_while_a_batch_is_refused_is_not_idle(bench, monkeypatch):
+    b = bench().up()
+    (worker,) = b.pool._roster.members
+    process = worker.child
+
+    def refuse(message):
+        process.kill()
+        eventually(lambda: worker.child is not process)
+        raise BadFrame("too large")
+
+    monkeypatch.setattr(process, "send", refuse)
+    (call,) = b.send(call_to("echo"))
+    with pytest.raises(WorkerDied):
+        call.result(LIMIT_S)
+    assert worker not in b.pool._roster.idle
+    eventually(lambda: b.pool.ready() == 1)
+    assert b.pool._roster.idle == [worker]
+    assert len(b.reports) == 1
+    assert b.ask("echo", tensors=[[1.0]]).final
