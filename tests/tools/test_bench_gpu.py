@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from jitney.server.gpus import GpuReader
+from jitney.server.repository.triton import TritonRepository
 from jitney.tools import bench_gpu, gpu_busy
-from jitney.tools.bench_gpu_models import network
-from jitney.tools.gpu_ceilings import CeilingFailed, measured_copies, measured_forward
+from jitney.tools.bench_gpu_models import build, network, workloads
+from jitney.tools.gpu_ceilings import CeilingFailed, forward, measured_copies, measured_forward
 from jitney.tools.served import wait_until
 
 SMI = """#!/bin/sh
@@ -38,25 +39,24 @@ def test_a_torch_without_cuda_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_whole_way_on_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [
-        "--device",
-        "cpu",
-        "--networks",
-        "mlp",
-        "--formats",
-        "eager-tuned,onnx",
-        "--seconds",
-        "0.3",
-        "--rounds",
-        "1",
-    ]
-    assert bench_gpu.main([*arguments, "--batches", "1,4", "--connections", "1,4"]) == 0
+    arguments = "--device cpu --networks mlp --formats eager-tuned --seconds 0.3 --rounds 1 --batches 1,4 --connections 1,4"
+    assert bench_gpu.main(arguments.split()) == 0
     out = capsys.readouterr().out
     assert re.search(r"\| 602,112 \| – \| – \| [\d.]+ \| [\d.]+ \|", out)
-    for form in ("eager-tuned", "onnx"):
-        assert re.search(rf"^\| {form} \| [\d,]+ \| [\d,]+ \|$", out, re.MULTILINE)
-        for connections in (1, 4):
-            assert re.search(rf"^\| mlp {form}, raw \| {connections} \| [\d,]+ \|.* \| – \|$", out, re.MULTILINE)
+    assert re.search(r"^\| eager-tuned \| [\d,]+ \| [\d,]+ \|$", out, re.MULTILINE)
+    for connections in (1, 4):
+        assert re.search(rf"^\| mlp eager-tuned, raw \| {connections} \| [\d,]+ \|.* \| – \|$", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("form", ["onnx", "torchscript"])
+def test_each_format_has_a_forward(tmp_path: Path, form: str) -> None:
+    names = build(tmp_path / "models", network("mlp"), [form], "KIND_CPU", 4)
+    (config,) = TritonRepository([tmp_path / "models"]).read(names[form])
+    rates = forward(config, "cpu", [1, 4], 0.05)
+    assert set(rates) == {1, 4}
+    assert all(rate > 0 for rate in rates.values())
+    found = workloads(network("mlp"), form, names[form], tmp_path / "bodies", 4)
+    assert [(item.raw, len(item.body.read_bytes())) for item in found] == [(True, 4 * 512)]
 
 
 def test_what_cannot_run_is_told(tmp_path: Path) -> None:
@@ -89,8 +89,6 @@ def test_the_busy_share_is_of_the_last_seconds(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.gpu
 def test_on_cuda_copies_and_forward_are_measured(tmp_path: Path) -> None:
-    from jitney.tools.bench_gpu_models import build
-
     assert bench_gpu.obstacle() == ""
     rates = measured_copies("cuda:0", 0.2)["rates"]
     assert rates["to pinned 77070336"] > 1.0
