@@ -234,10 +234,13 @@ class WorkerDeployment(Deployment):
         try:
             self.pool.wait_ready(timeout)
         except LoadFailed as error:
-            if not (self._retries and self.pool.ready()):
-                self.state, self.reason = State.UNAVAILABLE, str(error)
+            with self._lock:
+                if not (self._retries and self.pool.ready()) and not self._closing:
+                    self.state, self.reason = State.UNAVAILABLE, str(error)
             raise
-        self.state, self.reason = State.READY, ""
+        with self._lock:
+            if not self._closing:
+                self.state, self.reason = State.READY, ""
 
     def _workers_changed(self) -> None:
         """Where failing starts are tried again, the first worker that comes up makes the model ready."""

@@ -89,6 +89,12 @@ def _again(received: queue.SimpleQueue[int], began: float) -> bool:
     return time.monotonic() - began > INSISTING_SECONDS
 
 
+def _say(line: str) -> None:
+    """Prints a line for whoever started the server; serving does not depend on somebody reading it."""
+    with contextlib.suppress(OSError):
+        print(line, flush=True)
+
+
 class Server:
     """Everything that one server process owns."""
 
@@ -180,7 +186,7 @@ class Server:
             received.put(0)
             return
         self.dataplane.started = True
-        print(STARTED, flush=True)
+        _say(STARTED)
 
     def _open(self, web: Web) -> None:
         """Takes requests from now on: every archive is registered, so none is answered "no such model" too early."""
@@ -203,10 +209,10 @@ class Server:
             return
         name = f"{model} {version}".rstrip()
         if reason is None:
-            print(f"{name}: ready after {seconds:.1f} s", flush=True)
+            _say(f"{name}: ready after {seconds:.1f} s")
             return
         self.failed += 1
-        print(f"{name}: FAILED: {reason.strip()}", flush=True)
+        _say(f"{name}: FAILED: {reason.strip()}")
 
     def _models_changed(self) -> None:
         self.journal.write("snapshot")

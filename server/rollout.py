@@ -63,11 +63,12 @@ class Rollout:
             failures = self._settle(started, settled) | self._resize(model, kept, settled)
             ready = [deployment for deployment in started if deployment.config.version not in failures]
             if failures and serving:
-                for deployment in ready:
-                    deployment.close(0.0, reason="another version of the same load failed")
-                    self._note_failure(deployment.config, "another version of the same load failed")
+                self._withdraw(ready, "another version of the same load failed")
             else:
                 self._switch(model, ready, {config.version for config in configs})
+        except BaseException as error:
+            self._withdraw(started, f"the load failed: {error}")
+            raise
         finally:
             self._over(started)
         if failures:
@@ -82,12 +83,17 @@ class Rollout:
                 if config.version not in self.serving(config.name):
                     self.registry.note(config.name, config.version, State.LOADING, "")
         except BaseException:
-            for deployment in started:
-                deployment.close(0.0, reason="the load failed")
-                self._note_failure(deployment.config, "the load failed")
+            self._withdraw(started, "the load failed")
             self._over(started)
             raise
         return started
+
+    def _withdraw(self, deployments: Sequence[Deployment], reason: str) -> None:
+        """Ends deployments that no request is sent to, after something else failed."""
+        for deployment in deployments:
+            if self.serving(deployment.config.name).get(deployment.config.version) is not deployment:
+                deployment.close(0.0, reason=reason)
+                self._note_failure(deployment.config, reason)
 
     def _begun(self, deployment: Deployment) -> None:
         with self._lock:

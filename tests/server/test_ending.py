@@ -14,7 +14,7 @@ import pytest
 import urllib3
 
 from jitney.tests.fakes.plane import doubling
-from jitney.tools.served import Server, free_port, serving, wait_until
+from jitney.tools.served import Server, free_port, serving, taken, wait_until
 
 PATIENCE = 30.0
 IDLE_SECONDS = 2.0
@@ -45,6 +45,27 @@ def test_a_server_that_is_told_to_end_does_not_wait_for_models_that_load(tmp_pat
             assert process.wait(10) == 0
             assert "Traceback" not in process.stdout.read()
             wait_until(lambda: not any(child.is_running() for child in worker), PATIENCE, "the worker's end")
+        finally:
+            process.kill()
+
+
+def test_a_server_serves_though_nobody_reads_what_it_prints(tmp_path: Path) -> None:
+    doubling(tmp_path / "models", "double")
+    ports = {name: free_port() for name in ("inference", "management", "metrics")}
+    addresses = "".join(f"{name}_address=http://127.0.0.1:{port}\n" for name, port in ports.items())
+    (tmp_path / "config.properties").write_text(addresses)
+    command = [sys.executable, "-m", "jitney.server.cli", "serve", "--model-repository", str(tmp_path / "models")]
+    with subprocess.Popen(
+        [*command, "--config", "config.properties"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        try:
+            url = f"http://127.0.0.1:{ports['inference']}/v2/health/ready"
+            wait_until(lambda: taken(ports["inference"]), PATIENCE, "the server")
+            wait_until(lambda: urllib3.request("GET", url, timeout=PATIENCE).status == 200, PATIENCE, "the model")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 0
         finally:
             process.kill()
 

@@ -130,6 +130,26 @@ def test_a_new_version_that_is_given_up_with_another_is_not_listed_as_loading(mo
         assert index(plane) == [("m", "1", "READY"), ("m", "2", "UNAVAILABLE"), ("m", "3", "UNAVAILABLE")]
 
 
+def test_a_load_that_breaks_off_leaves_no_worker_and_nothing_loading(model: Path) -> None:
+    """Whatever breaks it off: here it is who wants to be told how it went."""
+
+    def refuse(*_: object) -> None:
+        raise BrokenPipeError("nobody reads")
+
+    registry = Registry()
+    plane, repository = DataPlane(registry), TritonRepository([model.parent])
+    control = ModelControl(registry, repository, plane, Options(), "explicit")
+    with pytest.raises(BrokenPipeError):
+        control.load_all(None, refuse)
+    assert {entry.state for entry in registry.index()} == {"UNAVAILABLE"}
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("jitney-m")]
+    control.load("m")
+    assert ask(plane) == [2.0]
+    plane.close(PATIENCE)
+    control.close()
+    repository.close()
+
+
 def test_what_is_loading_is_given_up_when_the_server_ends(model: Path) -> None:
     add_version(model, "2", "import threading\nthreading.Event().wait()")
     (model / "1" / "model.py").unlink()
