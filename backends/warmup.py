@@ -1,10 +1,10 @@
 """Running a model before it is ready: to see that its batch axis is real, and to make its first requests fast.
 
 At load a tensor backend runs zeros of the configured shapes at batch sizes 1, 2 and `max_batch_size` on CPU, and at every
-power of two up to `max_batch_size` on GPU (kernels are chosen per shape there), each twice where the first run only prepares
-(on GPU, and with TorchScript, which compiles in its second). On CPU the largest batch is left out where
-its inputs alone exceed 256 MiB. The parameter `batch_sizes` names the sizes instead. A dimension of -1 is taken from the first
-`model_warmup` entry, else it is 1. A model whose images are normalised in the worker runs its largest batch as bytes too.
+power of two up to `max_batch_size` on GPU (kernels are chosen per shape there); each twice where the first run only prepares: on
+GPU, and with TorchScript, which compiles in its second. On CPU the largest batch is left out where its inputs alone exceed 256
+MiB. The parameter `batch_sizes` names the sizes instead. A dimension of -1 is taken from the first `model_warmup` entry, else it
+is 1. On a GPU, a model whose images are normalised there runs its largest batch as bytes too.
 Then each `model_warmup` entry runs as Triton runs it: `batch_size` equal requests at once, `count` times.
 The parameter `warmup: "off"` skips all of it.
 """
@@ -43,8 +43,8 @@ def warm_up(backend: Backend, model: ModelConfig, on_gpu: bool = False, pixels: 
     """Checks the batch axis and runs the configured entries; WarmupFailed says what is wrong and what to do."""
     if not flag(model.parameters, "warmup", default=True):
         return
-    check_batch_axis(backend, model, on_gpu)
-    if pixels is not None:
+    ran = check_batch_axis(backend, model, on_gpu)
+    if ran and on_gpu and pixels is not None:
         specs = [replace(spec, datatype="UINT8") if spec.name == pixels.name else spec for spec in model.inputs]
         check_batch_axis(backend, replace(model, inputs=tuple(specs)), on_gpu, batch_sizes(model, on_gpu)[-1:])
     run_entries(backend, model)
@@ -68,8 +68,8 @@ def entry_requests(model: ModelConfig, entry: Warmup) -> list[Request]:
     ]
 
 
-def check_batch_axis(backend: Backend, model: ModelConfig, on_gpu: bool = False, sizes: Sequence[int] | None = None) -> None:
-    """Runs zeros at these batch sizes, the module's where none are given.
+def check_batch_axis(backend: Backend, model: ModelConfig, on_gpu: bool = False, sizes: Sequence[int] | None = None) -> bool:
+    """Runs zeros at these batch sizes, the module\'s where none are given; False where the inputs cannot be guessed.
 
     WarmupFailed where the model cannot do what its configuration says.
     """
@@ -86,8 +86,9 @@ def check_batch_axis(backend: Backend, model: ModelConfig, on_gpu: bool = False,
             continue
         if unsure and rows == 1 and failure.code not in ("BAD_OUTPUT", "OUT_OF_MEMORY"):
             _log.warning("model '%s': no warm-up, its inputs cannot be guessed: %s", model.name, failure.message)
-            return
+            return False
         raise WarmupFailed(_refusal(model, request, failure))
+    return True
 
 
 def batch_sizes(model: ModelConfig, on_gpu: bool = False) -> list[int]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jitney.backends.base import Backend, Failure, Instance, Request, Respond, Response
+from jitney.backends.codecs import Pixels
 from jitney.backends.warmup import WarmupFailed, batch_sizes, entry_requests, run_entries, warm_up
 from jitney.server.repository.config import ModelConfig, Warmup, WarmupInput
 from jitney.tests.fakes.tensors import config, spec
@@ -50,6 +51,29 @@ def test_one_two_and_the_largest_batch_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("rows", "expected"), [(0, [1]), (1, [1]), (8, [1, 2, 4, 8]), (12, [1, 2, 4, 8, 12])])
 def test_on_gpu_powers_of_two_run(tmp_path: Path, rows: int, expected: list[int]) -> None:
     assert batch_sizes(model(tmp_path, 3, rows=rows), on_gpu=True) == expected
+
+
+def test_on_gpu_each_size_runs_twice_and_the_largest_as_bytes_too(tmp_path: Path) -> None:
+    backend, pixels = Recorder(), Pixels("x", "FP32", (0.5,), (0.5,))
+    warm_up(backend, model(tmp_path, 3, 2, 2, rows=4), on_gpu=True, pixels=pixels)
+    assert [batch[0][1][0] for batch in backend.batches] == [1, 1, 2, 2, 4, 4, 4, 4]
+    assert [len(batch[0][2]) for batch in backend.batches[-3:]] == [4 * 12 * 4, 4 * 12, 4 * 12]
+    on_cpu = Recorder()
+    warm_up(on_cpu, model(tmp_path, 3, 2, 2, rows=4), pixels=pixels)
+    assert [len(batch[0][2]) for batch in on_cpu.batches] == [12 * 4, 2 * 12 * 4, 4 * 12 * 4]
+
+
+def test_bytes_are_not_tried_where_the_inputs_cannot_be_guessed(tmp_path: Path) -> None:
+    backend, pixels = Recorder(refuses="too small"), Pixels("x", "FP32", (0.5,), (0.5,))
+    warm_up(backend, model(tmp_path, 3, -1, -1, rows=4), on_gpu=True, pixels=pixels)
+    assert len(backend.batches) == 1
+
+
+def test_a_model_that_prepares_in_its_first_run_runs_twice(tmp_path: Path) -> None:
+    backend: Any = Recorder()
+    backend.warm_up_runs = 2
+    warm_up(backend, model(tmp_path, 3, rows=4))
+    assert [batch[0][1][0] for batch in backend.batches] == [1, 1, 2, 2, 4, 4]
 
 
 def test_a_huge_largest_batch_is_left_out_on_cpu(tmp_path: Path) -> None:
