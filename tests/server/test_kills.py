@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
@@ -51,7 +52,9 @@ def kill_now_and_then(plane: DataPlane, stop: threading.Event) -> int:
     dice, killed = random.Random(7), 0
     while killed < KILLS and not stop.wait(dice.uniform(0.05, 0.25)):
         running = [worker.pid for worker in plane.registry.deployment("m").workers() if worker.state in ("READY", "BUSY")]
-        if running:
+        if not running:
+            continue
+        with contextlib.suppress(ProcessLookupError):  # it has ended, and the server is about to notice
             os.kill(dice.choice(running), signal.SIGKILL)
             killed += 1
     return killed
