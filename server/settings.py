@@ -30,6 +30,7 @@ class Settings:
     models            `models={…}`: name -> version -> the entry's values
     model_snapshot    the `model_snapshot` document to restore, which then replaces `load_models`
     write_snapshots   whether to write snapshots (not with --ncs)
+    http_threads      requests that may wait in threads of the inference listener; max_waiting: those that wait without one
     backend_config    tritonserver's: backend ("" = all) -> key -> value
     cache_config      bytes of the response cache, 0 = none
     http_header_forward_pattern  regular expression: matching headers become parameters of KServe requests, "" = none
@@ -86,6 +87,7 @@ class Settings:
     model_repository: tuple[str, ...] = ()
     http_server: str = "waitress"
     http_threads: int = 128
+    max_waiting: int = 2048
     front_ends: int = 1
     affinity: str = "none"
     allow_private_urls: bool = False

@@ -267,6 +267,7 @@ JITNEY: dict[str, Key] = {
     "model_repository": Key(words, ""),
     "http_server": Key(choice("waitress", "granian"), "waitress"),
     "http_threads": Key(integer(1, 4096), "128"),
+    "max_waiting": Key(integer(1, 1_000_000), "2048"),
     "front_ends": Key(integer(1, 256), "1"),
     "affinity": Key(choice("none", "auto"), "none"),
     "allow_private_urls": Key(switch, "false"),

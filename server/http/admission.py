@@ -1,12 +1,14 @@
-"""`Admission`: how many requests may wait for a model at once in one listener.
+"""`Admission`: how many requests may wait for their models at once.
 
-A waitress thread waits with each request. What may wait is kept below the number of threads, so that some thread is always
-left to say at once that the server is full, or healthy.
+Where a request waits in a thread, what may wait is kept below the number of threads, so that some thread is always left to say
+at once that the server is full, or healthy. Where it waits without one (`later`), it costs a connection and memory: these
+are bounded too, far below what a listener can hold.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import falcon
 
@@ -14,37 +16,55 @@ from ..errors import QueueFull
 from .wsgi import at_end
 
 
-class Admission:
-    """A number of places. `hold(req)` takes one until the request's answer is complete."""
+class Places:
+    """A number of places, all free at first."""
 
     def __init__(self, limit: int) -> None:
         if limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
         self.limit = limit
-        self._waiting = 0
+        self.taken = 0
         self._lock = threading.Lock()
 
-    @property
-    def waiting(self) -> int:
-        return self._waiting
-
-    def hold(self, req: falcon.Request) -> None:
-        """Takes a place, given back when the answer is out, also a streamed one; raises QueueFull where none is free.
-
-        Two dialects may share in one request: it takes one place.
-        """
-        if getattr(req.context, "admitted", False):
-            return
-        self.enter()
-        req.context.admitted = True
-        at_end(req, self.leave)
-
     def enter(self) -> None:
+        """Takes a place; QueueFull where none is free."""
         with self._lock:
-            if self._waiting >= self.limit:
+            if self.taken >= self.limit:
                 raise QueueFull(f"the server answers {self.limit} requests already, which is all it may hold")
-            self._waiting += 1
+            self.taken += 1
 
     def leave(self) -> None:
         with self._lock:
-            self._waiting -= 1
+            self.taken -= 1
+
+
+class Admission:
+    """`hold(req)` takes a thread's place until the request's answer is complete, `queue(req)` one of those without a thread."""
+
+    def __init__(self, threads: int, waiting: int) -> None:
+        self.threads, self.waiting = Places(threads), Places(waiting)
+
+    @property
+    def held(self) -> int:
+        """Requests that have a place now."""
+        return self.threads.taken + self.waiting.taken
+
+    def hold(self, req: falcon.Request) -> None:
+        """For a request that keeps its thread while it waits, or streams. Raises QueueFull.
+
+        Two dialects may share in one request: it takes one place.
+        """
+        _take(req, "holds_thread", self.threads)
+
+    def queue(self, req: falcon.Request) -> None:
+        """For a request whose thread goes on with others. Raises QueueFull."""
+        _take(req, "is_queued", self.waiting)
+
+
+def _take(req: falcon.Request, mark: str, places: Places) -> None:
+    if getattr(req.context, mark, False):
+        return
+    places.enter()
+    setattr(req.context, mark, True)
+    leave: Callable[[], None] = places.leave
+    at_end(req, leave)

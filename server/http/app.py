@@ -97,15 +97,18 @@ def build_app(ports: Collection[Port], services: Services, admission: Admission)
 
 
 class KServeAdmission:
-    """Falcon middleware: KServe requests that wait for a model in their thread need a place, as TorchServe's do."""
+    """Falcon middleware: KServe requests that wait for a model need a place, as TorchServe's do."""
 
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
 
     def process_resource(self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]) -> None:
-        if isinstance(resource, WAITING) and (later_of(req) is None or not isinstance(resource, Infer)):
+        if isinstance(resource, WAITING):
             try:
-                self.admission.hold(req)
+                if later_of(req) is None or not isinstance(resource, Infer):
+                    self.admission.hold(req)
+                else:
+                    self.admission.queue(req)
             except QueueFull as error:
                 resp.status, resp.content_type = falcon.HTTP_503, "application/json"
                 resp.data, resp.complete = orjson.dumps({"error": str(error)}), True
@@ -116,7 +119,7 @@ class Web:
 
     def __init__(self, services: Services) -> None:
         settings = services.settings
-        self.admission = Admission(settings.http_threads)
+        self.admission = Admission(settings.http_threads, settings.max_waiting)
         self.listeners: list[AnyListener] = []
         try:
             by_address = _by_address(settings)

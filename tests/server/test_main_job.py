@@ -48,7 +48,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(repository: Path) -> Iterator[Server]:
-    with serving(repository, properties="http_threads=8\nmax_request_size=1000000\n") as server:
+    with serving(repository, properties="http_threads=8\nmax_waiting=8\nmax_request_size=1000000\n") as server:
         yield server
 
 

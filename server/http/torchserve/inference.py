@@ -111,6 +111,8 @@ class Inference:
         request = Request(id=exchange.id, parts=[*parts, *(more or [])], headers=headers)
         if later_of(exchange.req) is None:
             self.admission.hold(exchange.req)
+        else:
+            self.admission.queue(exchange.req)
         call = self._submit(model, version, request)
         on_disconnect(exchange.req, call.cancel)
         at_end(exchange.req, call.cancel)

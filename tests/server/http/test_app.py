@@ -74,7 +74,7 @@ def test_a_busy_port_leaves_nothing_open(open_site: Any) -> None:
 
 def test_management_and_metrics_answer_while_inference_is_full(site: Any) -> None:
     site.plane.add("forever", None)
-    waiting = [_ask_forever(site) for _ in range(site.web.admission.limit + 8)]
+    waiting = [_ask_forever(site) for _ in range(site.web.admission.threads.limit + 8)]
     assert site.ask("management", "GET", "/models").status == 200
     assert site.ask("metrics", "GET", "/metrics").status == 200
     assert site.ask("inference", "GET", "/ping").status == 200

@@ -346,7 +346,7 @@ def test_a_call_is_cancelled_when_its_client_goes_away(site: Any) -> None:
         wait_for(lambda: site.plane.calls)
         site.plane.calls[0].withdraw = withdrawn.set
     assert withdrawn.wait(5)
-    wait_for(lambda: site.web.admission.waiting == 0)
+    wait_for(lambda: site.web.admission.held == 0)
 
 
 def test_requests_that_wait_for_models_hold_no_thread(site: Any) -> None:
@@ -366,14 +366,14 @@ def test_requests_that_wait_for_models_hold_no_thread(site: Any) -> None:
 
 def test_streams_hold_threads_and_are_bounded(site: Any) -> None:
     site.plane.add("stream", None)
-    limit = site.web.admission.limit
+    limit = site.web.admission.threads.limit
     streams = [Connection(site.address("inference")) for _ in range(limit + 1)]
     for number, connection in enumerate(streams, 1):
         connection.send(b"GET /predictions/stream HTTP/1.1\r\n\r\n")
         wait_for(lambda number=number: len(site.plane.calls) == number)
     for call in site.plane.calls[:limit]:
         call.answer(Response(body=b"one", final=False))
-    wait_for(lambda: site.web.admission.waiting == limit)
+    wait_for(lambda: site.web.admission.threads.taken == limit)
     site.plane.calls[limit].answer(Response(body=b"one", final=False))
     refused = streams[limit].read()
     assert (refused.status, json.loads(refused.body)["type"]) == (503, "ServiceUnavailableException")
@@ -384,7 +384,7 @@ def test_streams_hold_threads_and_are_bounded(site: Any) -> None:
     assert [connection.read().body for connection in streams[:limit]] == [b"onetwo"] * limit
     for connection in streams:
         connection.sock.close()
-    wait_for(lambda: site.web.admission.waiting == 0)
+    wait_for(lambda: site.web.admission.held == 0)
 
 
 @waitress_only
@@ -403,7 +403,7 @@ def test_a_stream_is_sent_chunk_by_chunk(site: Any) -> None:
         assert connection._until(b"0\r\n\r\n") == b"3\r\ntwo\r\n"
         connection.send(b"GET /ping HTTP/1.1\r\n\r\n")
         assert connection.read().status == 200
-    wait_for(lambda: site.web.admission.waiting == 0)
+    wait_for(lambda: site.web.admission.held == 0)
 
 
 @waitress_only
@@ -418,7 +418,7 @@ def test_a_stream_that_fails_is_cut_off(site: Any, caplog: pytest.LogCaptureFixt
         call.answer(Response(error=Failure("it broke")))
         assert connection.closed() and connection.buffer == b""
     assert "it broke" in caplog.text
-    wait_for(lambda: site.web.admission.waiting == 0)
+    wait_for(lambda: site.web.admission.held == 0)
 
 
 def test_a_streaming_call_is_cancelled_when_its_client_goes_away(site: Any) -> None:
@@ -429,7 +429,7 @@ def test_a_streaming_call_is_cancelled_when_its_client_goes_away(site: Any) -> N
         (call,) = site.plane.calls
         call.answer(Response(body=b"one", final=False))
         connection._until(b"one")
-    wait_for(lambda: call.done and site.web.admission.waiting == 0)
+    wait_for(lambda: call.done and site.web.admission.held == 0)
 
 
 def wait_for(condition: Any, seconds: float = 5.0) -> None:
