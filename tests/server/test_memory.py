@@ -41,51 +41,61 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[list[Call]]:
+    """No garbage collection meanwhile; yields the calls that other tests have left."""
     gc.collect()
     gc.disable()
     try:
-        yield
+        yield _calls()
     finally:
         gc.enable()
 
 
-def left() -> int:
-    """Calls in memory, when the threads that answered them have let go."""
+def _calls() -> list[Call]:
+    return [found for found in gc.get_objects() if type(found) is Call]
+
+
+def left(before: list[Call]) -> int:
+    """Calls in memory that were not there before, when the threads that answered them have let go."""
     deadline = time.monotonic() + 5
-    while (count := sum(type(found) is Call for found in gc.get_objects())) and time.monotonic() < deadline:
+    while (count := len(_calls()) - len(before)) and time.monotonic() < deadline:
         time.sleep(0.01)
     return count
 
 
 @pytest.mark.parametrize("model", ["plain", "ordered", "graph"])
 def test_an_answered_call_leaves_at_once(folder: Path, model: str) -> None:
-    with loaded(folder) as plane, uncollected():
+    with loaded(folder) as plane, uncollected() as before:
         for _ in range(3):
             plane.infer(model, None, rows(1.0)).result(PATIENCE)
-        assert left() == 0
+        assert left(before) == 0
 
 
 def test_a_cancelled_call_leaves_at_once(folder: Path) -> None:
-    with loaded(folder) as plane, uncollected():
+    with loaded(folder) as plane, uncollected() as before:
         running, waiting = plane.infer("slow", None, rows(1.0)), plane.infer("slow", None, rows(2.0))
         waiting.cancel()
         running.result(PATIENCE)
         del running, waiting
-        assert left() == 0
+        assert left(before) == 0
 
 
 def test_a_refused_call_leaves_at_once(folder: Path) -> None:
-    with loaded(folder) as plane, uncollected():
+    with loaded(folder) as plane, uncollected() as before:
         plane.registry.deployment("plain").close(PATIENCE)
         with pytest.raises(JitneyError):
             plane.infer("plain", None, rows(1.0))
-        assert left() == 0
+        assert left(before) == 0
 
 
 def test_a_request_over_http_leaves_at_once(folder: Path) -> None:
     body = json.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]})
-    with serving(folder, "plain") as served, served.listening() as address, urllib3.PoolManager() as http, uncollected():
+    with (
+        serving(folder, "plain") as served,
+        served.listening() as address,
+        urllib3.PoolManager() as http,
+        uncollected() as before,
+    ):
         for _ in range(5):
             assert http.request("POST", f"http://{address}/v2/models/plain/infer", body=body).status == 200
-        assert left() == 0
+        assert left(before) == 0
