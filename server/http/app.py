@@ -20,6 +20,7 @@ from . import kserve, torchserve
 from .access import Access, is_kserve
 from .admission import Admission
 from .certificates import server_context
+from .express import Express
 from .granian_listener import GranianListener
 from .kserve.generate import Generate, GenerateStream
 from .kserve.infer import Infer
@@ -71,8 +72,14 @@ class Services:
 
 def build_app(ports: Collection[Port], services: Services, admission: Admission) -> App:
     """The application of one listener that carries these ports."""
+    return _build(ports, services, admission)[0]
+
+
+def _build(ports: Collection[Port], services: Services, admission: Admission) -> tuple[App, Express | None]:
+    """The application, and the short way into it where nobody has to be refused."""
     settings, metrics, dataplane = services.settings, services.metrics, services.dataplane
-    middleware: list[Any] = [Access(ports, settings, metrics, services.tokens), KServeAdmission(admission)]
+    access = Access(ports, settings, metrics, services.tokens)
+    middleware: list[Any] = [access, KServeAdmission(admission)]
     if settings.http_restricted_api:
         middleware.insert(1, Restricted(settings.http_restricted_api))
     app = falcon.App(middleware=middleware)
@@ -93,7 +100,8 @@ def build_app(ports: Collection[Port], services: Services, admission: Admission)
         torchserve.add_inference(routes, dataplane, admission, metrics, settings)
         if settings.ts_open_inference_protocol:
             add_open_inference(app, dataplane)
-    return app
+    everybody = services.tokens is None and not settings.http_restricted_api
+    return app, Express(app, access) if everybody and "inference" in ports else None
 
 
 class KServeAdmission:
@@ -125,8 +133,9 @@ class Web:
             by_address = _by_address(settings)
             tls = server_context(settings) if any(address.tls for address, _ in by_address) else None
             for address, ports in by_address:
-                app = build_app(ports, services, self.admission)
-                self.listeners.append(_listener(app, address, ports, services.dataplane, settings, tls))
+                app, express = _build(ports, services, self.admission)
+                quick = Quickness(services.dataplane) if "inference" in ports else None
+                self.listeners.append(_listener(app, address, ports, settings, tls, quick, express))
         except BaseException:
             self.close(0)
             raise
@@ -173,9 +182,10 @@ def _listener(
     app: App,
     address: Address,
     ports: Collection[Port],
-    dataplane: DataPlane,
     settings: Settings,
     tls: ssl.SSLContext | None,
+    quick: Quickness | None,
+    express: Express | None,
 ) -> AnyListener:
     threads = (settings.http_threads + RESERVE) * ("inference" in ports)
     threads += MANAGEMENT_THREADS * ("management" in ports) + METRICS_THREADS * ("metrics" in ports)
@@ -191,7 +201,8 @@ def _listener(
         max_body=settings.max_request_size,
         refuse=_refuse,
         tls=tls,
-        quick=Quickness(dataplane) if "inference" in ports else None,
+        quick=quick,
+        express=express,
     )
 
 

@@ -22,9 +22,10 @@ from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.server import TcpWSGIServer, UnixWSGIServer
 from waitress.utilities import Error, InternalServerError, logger
 
+from .express import Express
 from .loop import Loop
-from .parser import RequestParser
-from .tasks import AppTask, Errand, HeadWriter, RefusalTask
+from .parser import Head, RequestParser
+from .tasks import AppTask, Errand, HeadWriter, KnownTask, RefusalTask
 
 #: Seconds that a client may be silent within a request or while it does not read its answer, and between requests.
 STALLED_SECONDS = 60
@@ -56,7 +57,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     server: Server
     request: RequestParser | None
-    requests: list[RequestParser]
+    requests: list[RequestParser | Head]
     current_outbuf_count: int
     sent_continue: bool
     will_close: bool
@@ -132,9 +133,49 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         return bool(request.error and request.error.code in (413, 417) and not request.chunked)
 
     def handle_read(self) -> None:
-        if not self._linger_until:
+        if self._linger_until:
+            self._read_on()
+        elif self.request is not None or self.requests or self._drop or self._untrusted:
             super().handle_read()
+        else:
+            self._read_request()
+
+    def _read_request(self) -> None:
+        """Reads where a request begins; one that comes as a whole, with a head that was seen before, takes the short way."""
+        try:
+            data = self.recv(self.adj.recv_bytes)
+        except OSError:
+            self.handle_close()
             return
+        if not data:
+            self.connected = False
+            return
+        self.last_activity = time.time()
+        end = data.find(b"\r\n\r\n") + 4
+        head = self.adj.heads.get(data[:end])
+        if head is None or head.length != len(data) - end or not self._serve_known(head, data, end):
+            self.received(data)
+
+    def _serve_known(self, head: Head, data: bytes, end: int) -> bool:
+        """Serves a request by the short way; false where there is none."""
+        server = self.server
+        if server.express is None or self.will_close or self.close_when_flushed:
+            return False
+        if not head.routed and head.environ is not None:
+            head.route, head.routed = server.express.route(head), True
+        if head.route is None or server.quick is None or not server.quick(head.path, head.headers, head.length):
+            return False
+        task = KnownTask(self, head, bytearray(memoryview(data)[end:]))
+        self.requests.append(head)
+        self._guard(task, task.serve)
+        if task.later.claimed and not task.close_on_finish:
+            task.has_returned()
+        else:
+            self._go_on(task)
+        return True
+
+    def _read_on(self) -> None:
+        """Reads and drops what comes after the end."""
         try:
             self._lingered += len(self.recv(self.adj.recv_bytes))
         except OSError:
@@ -199,6 +240,10 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     def _conclude(self, task: AppTask) -> None:
         self._guard(task, task.conclude)
+        self._go_on(task)
+
+    def _go_on(self, task: AppTask) -> None:
+        """The head of an answer was made: the stream behind it follows, or nothing."""
         if task.streams and not task.close_on_finish:
             self.server.task_dispatcher.add_task(Errand(lambda: self._stream(task)))
         else:
@@ -294,6 +339,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
     refuse: Refuse
     loop: Loop
     quick: Quick | None = None
+    express: Express | None = None
 
     def maintenance(self, now: float) -> None:
         for channel in list(self.active_channels.values()):

@@ -51,6 +51,7 @@ class GranianListener:
     def __init__(
         self, app: Callable[..., Any], address: Address, *, name: str, threads: int, max_body: int, refuse: Refuse,
         setting: str = "", ports: Collection[str] = (), tls: ssl.SSLContext | None = None, quick: Quick | None = None,
+        express: object = None,
     ) -> None:  # fmt: skip
         if address.tls:
             raise InvalidConfig(f"{setting or name}={address}: http_server=granian speaks no TLS, http_server=waitress does")

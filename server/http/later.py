@@ -95,8 +95,8 @@ def wait_for(
     call.watch(wake if not whole else lambda: wake() if call.done else None)
 
 
-def collect(resp: falcon.Response) -> Answer:
-    """A response as the front sends it, by the rules by which Falcon makes it one."""
+def collect(resp: Any) -> Answer:
+    """A response (Falcon's, or one like it) as the front sends it, by the rules by which Falcon makes it one."""
     status = falcon.code_to_http_status(resp.status)
     body: Any
     if status.startswith(_BODILESS):

@@ -30,6 +30,7 @@ from waitress.adjustments import Adjustments
 
 from ..addresses import Address
 from ..errors import InvalidConfig
+from .express import Express
 from .front import Quick, Refuse, Server, UnixServer
 from .loop import Loop
 from .tasks import Dispatcher
@@ -96,11 +97,13 @@ class Listener:
     setting   the key of config.properties that errors name;  ports: the APIs that it carries
     tls       what an https address speaks
     quick     tells the requests that the loop's thread serves itself, without a thread of the pool; default none
+    express   knows a short way into the application for some of those; default none
     """
 
     def __init__(
         self, app: Callable[..., Any], address: Address, *, name: str, threads: int, max_body: int, refuse: Refuse,
         setting: str = "", ports: Collection[str] = (), tls: ssl.SSLContext | None = None, quick: Quick | None = None,
+        express: Express | None = None,
     ) -> None:  # fmt: skip
         if address.tls and tls is None:
             raise InvalidConfig(f"{setting or name}={address}: expected a TLS context")
@@ -111,7 +114,7 @@ class Listener:
         self._dispatcher = Dispatcher(name)
         self._server = _server(app, self._sock, self._loop, self._dispatcher, max_body, tls if address.tls else None)
         self._server.refuse = refuse
-        self._server.quick = quick
+        self._server.quick, self._server.express = quick, express
         self._thread = threading.Thread(
             target=self._loop.run, args=(self._server, CLEANUP_SECONDS), name=f"http-{name}", daemon=True
         )

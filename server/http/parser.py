@@ -13,6 +13,7 @@ from waitress.adjustments import Adjustments
 from waitress.parser import HTTPRequestParser, ParsingError, get_header_lines
 from waitress.utilities import Error
 
+from .express import Route
 from .receiver import ChunkedReceiver, FixedReceiver, Receiver
 
 #: Heads of requests that are kept in parsed form: how many in one listener, and the bytes of the longest.
@@ -24,14 +25,27 @@ _OWN = frozenset({"adj", "body_rcv", "completed", "head", "header_plus"})
 class Head:
     """A parsed head, read by all requests that have the same bytes: nobody changes what is in it.
 
-    state    the parser's attributes;  environ  what they are in WSGI, None until the first request has gone through
+    It stands in for the parser of a request that takes the short way (`express`).
+
+    state    the parser's attributes
+    environ  what they are in WSGI, None until the first request has gone through
+    route    the short way, None where there is none; only known once `routed`
     """
 
-    __slots__ = ("environ", "state")
+    error = None
 
     def __init__(self, state: dict[str, Any]) -> None:
         self.state = state
         self.environ: dict[str, Any] | None = None
+        self.route: Route | None = None
+        self.routed = False
+        self.command, self.path, self.version = str(state["command"]), str(state["path"]), str(state["version"])
+        self.headers: dict[str, str] = state["headers"]
+        self.raw_headers: list[tuple[str, str]] = state["raw_headers"]
+        self.length = int(state["content_length"])
+
+    def close(self) -> None:
+        """Nothing to release."""
 
 
 class ExpectationFailed(Error):  # type: ignore[misc]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from waitress.task import ErrorTask, Task, ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import build_http_date
 
-from .later import Later
+from .express import LightRequest, LightResponse
+from .later import Later, collect
+from .parser import Head
+from .receiver import BodyStream
 
 
 class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
@@ -126,12 +129,15 @@ class AppTask(HeadWriter, WSGITask):  # type: ignore[misc]
 
     def get_environment(self) -> dict[str, Any]:
         if self.environ is None:
-            environ = self.environ = self._fresh()
-            environ["jitney.headers"] = self.request.raw_headers
-            environ["jitney.on_disconnect"] = self.channel.on_disconnect
-            environ["jitney.at_end"] = self.at_end
-            environ["jitney.later"] = self.later
+            self.environ = self._fresh()
+            self._add_own(self.environ)
         return self.environ
+
+    def _add_own(self, environ: dict[str, Any]) -> None:
+        environ["jitney.headers"] = self.request.raw_headers
+        environ["jitney.on_disconnect"] = self.channel.on_disconnect
+        environ["jitney.at_end"] = self.at_end
+        environ["jitney.later"] = self.later
 
     def _fresh(self) -> dict[str, Any]:
         """WSGI's environ. All but the connection's part is the same for all requests with the same head."""
@@ -141,11 +147,14 @@ class AppTask(HeadWriter, WSGITask):  # type: ignore[misc]
             if head is not None:
                 head.environ = {name: value for name, value in environ.items() if name not in _OWN}
             return environ
+        environ = self._per_connection(head.environ.copy())
+        environ["wsgi.input"] = self.request.get_body_stream()
+        return environ
+
+    def _per_connection(self, environ: dict[str, Any]) -> dict[str, Any]:
         host, port = self.channel.addr[:2]
-        environ = head.environ.copy()
         environ["REMOTE_ADDR"] = environ["REMOTE_HOST"] = host
         environ["REMOTE_PORT"] = str(port)
-        environ["wsgi.input"] = self.request.get_body_stream()
         return environ
 
     def finish(self) -> None:
@@ -154,7 +163,10 @@ class AppTask(HeadWriter, WSGITask):  # type: ignore[misc]
 
     def conclude(self) -> None:
         """Sends the answer that came later, unless it is a stream, for which `stream` is to be called."""
-        self.status, self.response_headers, body = self.later.conclude()
+        self._send(*self.later.conclude())
+
+    def _send(self, status: str, headers: list[tuple[str, str]], body: Iterable[bytes]) -> None:
+        self.status, self.response_headers = status, headers
         self.complete, self.content_length = True, None
         if isinstance(body, list):
             data = b"".join(body)
@@ -195,6 +207,26 @@ class AppTask(HeadWriter, WSGITask):  # type: ignore[misc]
     def _wake(self) -> None:
         self.woken = True
         self.channel.proceed(self)
+
+
+class KnownTask(AppTask):
+    """A request whose head has a short way to its route; its body is there as a whole. The loop's thread alone serves it."""
+
+    def __init__(self, channel: Any, head: Head, body: bytearray) -> None:
+        super().__init__(channel, head)
+        self._body_in = body
+
+    def serve(self) -> None:
+        """Has the route render the answer, or claim that it comes later."""
+        self.start()
+        head = self.request
+        environ = self.environ = self._per_connection(head.environ.copy())
+        environ["wsgi.input"] = BodyStream(self._body_in)
+        self._add_own(environ)
+        resp = LightResponse()
+        head.route(LightRequest(environ, head.length), resp)
+        if not self.later.claimed:
+            self._send(*collect(resp))
 
 
 class RefusalTask(HeadWriter, ErrorTask):  # type: ignore[misc]
