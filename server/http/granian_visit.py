@@ -55,6 +55,7 @@ class Visit:
             self.gone = None
             for callback in self.at_end:
                 callback()
+            self.later.forget()
 
     async def _respond(self, body: bytes | bytearray) -> None:
         front = self.front

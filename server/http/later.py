@@ -62,6 +62,7 @@ class Later:
         if self._call is not None:
             self._call.unwatch()
         self._call = self._resp = self._finish = self._seal = None
+        self._wake = _nobody
 
     def conclude(self) -> Answer:
         """Renders the answer. To be called once, after the application has returned and the front was woken."""
@@ -73,6 +74,10 @@ class Later:
         if self._seal is not None:
             self._seal()
         return collect(resp)
+
+
+def _nobody() -> None:
+    """Who is woken when nobody waits any more."""
 
 
 def later_of(req: falcon.Request) -> Later | None:

@@ -13,7 +13,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,8 @@ _log, _model_log = logging.getLogger("jitney.metrics"), logging.getLogger("jitne
 
 #: The values of a metric, the labels' values of one of them, and whether it is a counter.
 Series = tuple[dict[tuple[str, ...], float], tuple[str, ...], bool]
+#: A metric's name, a value for it, labels, and a name that only equal labels have.
+Change = tuple[str, float, Mapping[str, str], str]
 
 
 @dataclass(frozen=True)
@@ -131,11 +133,11 @@ class TorchServeMetrics:
 
     def responded(self, status: int) -> None:
         """Counts an HTTP answer on any port."""
-        self._record(((_FAMILIES.get(status // 100, "Requests5XX"), 1.0),), self._host, "")
+        self._record(((_FAMILIES.get(status // 100, "Requests5XX"), 1.0, self._host, ""),))
 
     def requested(self, model: str, version: str | None) -> None:
         """Counts a request for a model that exists; `version` None where the URL had none."""
-        self._record(((LEGACY[0], 1.0),), *self._versioned(model, version))
+        self._record(((LEGACY[0], 1.0, *self._versioned(model, version)),))
 
     def answered(self, model: str, version: str | None, times: Times) -> None:
         """Adds the times of a request that the model answered, up to now.
@@ -143,12 +145,17 @@ class TorchServeMetrics:
         WorkerThreadTime is what its way to the worker and back took beyond the worker's own time.
         """
         queued = max(0, times.dispatched - times.arrived)
-        latencies = ((LEGACY[1], (time.monotonic_ns() - times.arrived) / 1000), (LEGACY[2], queued / 1000))
-        self._record(latencies, *self._versioned(model, version))
+        labels, name = self._versioned(model, version)
         in_worker = times.compute_input + times.compute_infer + times.compute_output
         on_the_way = max(0, times.answered - times.dispatched - in_worker)
-        milliseconds = (("QueueTime", float(queued // 1_000_000)), ("WorkerThreadTime", float(on_the_way // 1_000_000)))
-        self._record(milliseconds, self._host, "")
+        self._record(
+            (
+                (LEGACY[1], (time.monotonic_ns() - times.arrived) / 1000, labels, name),
+                (LEGACY[2], queued / 1000, labels, name),
+                ("QueueTime", float(queued // 1_000_000), self._host, ""),
+                ("WorkerThreadTime", float(on_the_way // 1_000_000), self._host, ""),
+            )
+        )
 
     def worker_loaded(self, worker: str, model: str, version: str, milliseconds: int) -> None:
         """How long a worker took from its start until it was ready."""
@@ -202,32 +209,29 @@ class TorchServeMetrics:
         else:
             self._write(declaration, value, labels, request_ids)
 
-    def _record(self, changes: Iterable[tuple[str, float]], labels: Mapping[str, str], labels_name: str) -> None:
-        """`update` for what happens with every request: one lock for all, and series that are looked up once.
-
-        `labels_name` is the same for equal labels, and for no others.
-        """
-        found = [(self._find_series(name, labels, labels_name), name, value) for name, value in changes]
+    def _record(self, changes: Sequence[Change]) -> None:
+        """`update` for what happens with every request: one lock for all, and series that are looked up once."""
+        found = [self._find_series(name, labels, labels_name) for name, _, labels, labels_name in changes]
         with self._lock:
-            for series, _, value in found:
+            for series, change in zip(found, changes, strict=True):
                 if series is not None:
                     values, key, counts = series
-                    values[key] = values.get(key, 0.0) + value if counts else value
-        for series, name, value in found:
-            if series is None:
-                self.update(name, value, labels)
+                    values[key] = values.get(key, 0.0) + change[1] if counts else change[1]
+        if None in found:
+            for series, (name, value, labels, _) in zip(found, changes, strict=True):
+                if series is None:
+                    self.update(name, value, labels)
 
     def _find_series(self, name: str, labels: Mapping[str, str], labels_name: str) -> Series | None:
         """Where a metric's value is; None where it is no plain number that is scraped."""
-        try:
-            return self._series[name, labels_name]
-        except KeyError:
-            pass
+        place = name, labels_name
+        if place in self._series:
+            return self._series[place]
         declaration, series = self._declared.get(name), None
         if declaration is not None and declaration.kind != "histogram" and self._scraped(name):
             key = tuple(labels.get(label, "") for label in declaration.labels)
             series = self._values[name], key, declaration.kind == "counter"
-        self._series[name, labels_name] = series
+        self._series[place] = series
         return series
 
     def _scraped(self, name: str) -> bool:

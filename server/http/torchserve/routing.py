@@ -24,7 +24,7 @@ from ...errors import (
     SaveFailed,
     WorkerDied,
 )
-from ..later import Finish
+from ..later import Finish, later_of
 from .errors import BadEscape, MethodNotAllowed, ResourceNotFound, Target, problem
 from .render import new_request_id, seal, send_json
 
@@ -95,7 +95,9 @@ def answer(exchange: Exchange, handle: Callable[[Exchange], None]) -> None:
         if not isinstance(error, JitneyError):
             log.exception("%s %s failed", exchange.req.method, exchange.req.path)
         send_problem(exchange, error)
-    seal(exchange.req, exchange.resp, exchange.id)
+    later = later_of(exchange.req)
+    if later is None or not later.claimed or later.concluding:
+        seal(exchange.req, exchange.resp, exchange.id)
 
 
 def send_problem(exchange: Exchange, error: Exception) -> None:
