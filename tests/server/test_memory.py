@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,28 +40,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def calls() -> list[Call]:
+@contextmanager
+def uncollected() -> Iterator[list[Call]]:
+    """No garbage collection meanwhile; yields the calls that other tests have left."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield _calls()
+    finally:
+        gc.enable()
+
+
+def _calls() -> list[Call]:
     return [found for found in gc.get_objects() if type(found) is Call]
 
 
-@contextmanager
-def uncollected() -> Iterator[Callable[[], int]]:
-    """No garbage collection meanwhile. Gives a function: the calls made since then that are still in memory, when the threads
-    that answered them have let go."""
-
-    def left() -> int:
-        deadline = time.monotonic() + 5
-        while (count := len(calls()) - len(before)) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        return count
-
-    gc.collect()
-    before = calls()  # other tests' leftovers, held here so that their number stays
-    gc.disable()
-    try:
-        yield left
-    finally:
-        gc.enable()
+def left(before: list[Call]) -> int:
+    """Calls in memory that were not there before, when the threads that answered them have let go."""
+    deadline = time.monotonic() + 5
+    while (count := len(_calls()) - len(before)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return count
 
 
 @pytest.mark.parametrize("model", ["plain", "ordered", "graph"])
