@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import ctypes
+import gc
 import importlib
 import logging
 import os
@@ -78,6 +79,8 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - also SystemExit: a script's sys.exit() is a failure to load
             self._refuse(error)
             return exits.LOAD_FAILED
+        gc.collect()
+        gc.freeze()  # the model and its libraries stay: they need not be looked through while it answers
         self._channel.send(Loaded())
         try:
             self._execute(backend, arena, reply, message.config.decoupled)
