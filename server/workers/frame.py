@@ -6,6 +6,8 @@
     └────────┴──────┴────────────────┘   kind     uint8: an index into `KINDS`
                                          payload  msgpack of that kind's message
 
+Front ends and the scheduler use the same frames (`fronts.messages`), of one kind that holds several messages.
+
 A frame is at most `MAX_PAYLOAD` long: what is larger travels in shared memory. Both ends are this code, so a bad frame means
 that a process writes where it should not; there is no way to go on after one.
 """
@@ -23,7 +25,7 @@ from .messages import Cancel, Event, Execute, HostCall, HostCancel, HostReply, L
 MAX_PAYLOAD = 64 << 20
 KINDS: tuple[type[Message], ...] = (Load, Loaded, Execute, Results, Cancel, HostCall, HostReply, HostCancel, Event, Stop)
 
-_HEADER = struct.Struct("<IB")
+HEADER = struct.Struct("<IB")
 _KIND_OF = {kind: number for number, kind in enumerate(KINDS)}
 _DECODERS = tuple(msgspec.msgpack.Decoder(kind) for kind in KINDS)
 _BUFFER = 64 << 10
@@ -37,53 +39,27 @@ class BadFrame(ValueError):
     """What arrived is no frame of ours, or what should be sent does not fit one."""
 
 
-class Channel:
-    """Sends and receives messages over a connected stream socket.
-
-    Any thread may `send`; only one may `receive`. Closing belongs to the owner of the socket.
-    """
+class FrameReader:
+    """Reads frames from a connected stream socket. For one thread."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self._sending = threading.Lock()
-        self._encoder = msgspec.msgpack.Encoder()
-        self._out = bytearray()
         self._in = memoryview(bytearray(_BUFFER))
         self._start = self._end = 0  # unread bytes of _in
 
-    # ---- any thread
+    def read_frame(self, kinds: int) -> tuple[int, bytes | bytearray]:
+        """Waits for the next frame: its kind, below `kinds`, and its payload, in memory of its own.
 
-    def send(self, message: Message) -> None:
-        """Sends one message with one system call where the socket takes it whole.
-
-        BadFrame if it is too large, TypeError, ValueError or OverflowError if it cannot be encoded: then nothing was sent.
-        OSError if the peer is gone or, where the socket has a send timeout, does not read.
+        PeerClosed at the end, BadFrame where the bytes make no sense.
         """
-        with self._sending:
-            self._encoder.encode_into(message, self._out, _HEADER.size)
-            length = len(self._out) - _HEADER.size
-            if length > MAX_PAYLOAD:
-                self._out = bytearray()
-                raise BadFrame(f"{type(message).__name__} of {length} bytes is over the limit of {MAX_PAYLOAD}")
-            _HEADER.pack_into(self._out, 0, length, _KIND_OF[type(message)])
-            self._socket.sendall(self._out)
-
-    # ---- the one receiving thread
-
-    def receive(self) -> Message:
-        """Waits for the next message. PeerClosed at the end, BadFrame where the bytes make no sense."""
-        self._buffer(_HEADER.size)
-        length, kind = _HEADER.unpack_from(self._in, self._start)
-        if kind >= len(KINDS):
-            raise BadFrame(f"unknown kind of frame {kind}, expected one below {len(KINDS)}")
+        self._buffer(HEADER.size)
+        length, kind = HEADER.unpack_from(self._in, self._start)
+        if kind >= kinds:
+            raise BadFrame(f"unknown kind of frame {kind}, expected one below {kinds}")
         if length > MAX_PAYLOAD:
             raise BadFrame(f"frame of {length} bytes is over the limit of {MAX_PAYLOAD}")
-        self._start += _HEADER.size
-        try:
-            message: Message = _DECODERS[kind].decode(self._payload(length))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadFrame(f"{KINDS[kind].__name__} cannot be understood: {error}") from None
-        return message
+        self._start += HEADER.size
+        return kind, self._payload(length)
 
     def _payload(self, length: int) -> bytes | bytearray:
         """The next `length` bytes, in memory of their own: decoded messages may refer to it."""
@@ -108,7 +84,7 @@ class Channel:
             elif self._start + wanted > _BUFFER:
                 self._in[:have] = bytes(self._in[self._start : self._end])
                 self._start, self._end = 0, have
-            self._end += self._read(self._in[self._end :], partial=have > 0 or wanted != _HEADER.size)
+            self._end += self._read(self._in[self._end :], partial=have > 0 or wanted != HEADER.size)
 
     def _read(self, target: memoryview, partial: bool) -> int:
         try:
@@ -118,3 +94,44 @@ class Channel:
         if not count:
             raise PeerClosed("closed in the middle of a frame" if partial else "closed")
         return count
+
+
+class Channel(FrameReader):
+    """Sends and receives messages over a connected stream socket.
+
+    Any thread may `send`; only one may `receive`. Closing belongs to the owner of the socket.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self._sending = threading.Lock()
+        self._encoder = msgspec.msgpack.Encoder()
+        self._out = bytearray()
+
+    # ---- any thread
+
+    def send(self, message: Message) -> None:
+        """Sends one message with one system call where the socket takes it whole.
+
+        BadFrame if it is too large, TypeError, ValueError or OverflowError if it cannot be encoded: then nothing was sent.
+        OSError if the peer is gone or, where the socket has a send timeout, does not read.
+        """
+        with self._sending:
+            self._encoder.encode_into(message, self._out, HEADER.size)
+            length = len(self._out) - HEADER.size
+            if length > MAX_PAYLOAD:
+                self._out = bytearray()
+                raise BadFrame(f"{type(message).__name__} of {length} bytes is over the limit of {MAX_PAYLOAD}")
+            HEADER.pack_into(self._out, 0, length, _KIND_OF[type(message)])
+            self._socket.sendall(self._out)
+
+    # ---- the one receiving thread
+
+    def receive(self) -> Message:
+        """Waits for the next message. PeerClosed at the end, BadFrame where the bytes make no sense."""
+        kind, payload = self.read_frame(len(KINDS))
+        try:
+            message: Message = _DECODERS[kind].decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadFrame(f"{KINDS[kind].__name__} cannot be understood: {error}") from None
+        return message
