@@ -92,7 +92,7 @@ def _again(received: queue.SimpleQueue[int], began: float) -> bool:
 def _say(line: str) -> None:
     """Prints a line for whoever started the server; serving does not depend on somebody reading it."""
     with contextlib.suppress(OSError):
-        print(line, flush=True)
+        print(f"{line}\n", end="", flush=True)  # in one piece: models that load together are reported at once
 
 
 class Server:
@@ -176,6 +176,7 @@ class Server:
             begun = register(self.management, plan, self._report)
             self._open(web)
             self._wait(begun)
+            web.wait_started()
         except Exception:
             log.exception("the models could not be loaded")
             self.failed += 1

@@ -18,7 +18,7 @@ from .child import FrontChild, Post
 
 log = logging.getLogger(__name__)
 
-#: How long the start waits for front ends that do not get ready.
+#: How long `wait_started` waits for front ends that do not get ready.
 START_S = 30.0
 #: Seconds before the next start of a front end that has ended n times in a row, each within `SERVED_S` of its start.
 DELAYS = (0.0, 1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 30.0)
@@ -71,9 +71,12 @@ class FrontEnds:
             return [place.child.pid for place in self._places if place.child is not None and place.child.ready]
 
     def start(self) -> None:
-        """Starts all; returns when they answer, or after `START_S`."""
+        """Begins to start all; returns at once. Connections wait in the socket until one of them accepts."""
         self._post.inner.start()
         self._thread.start()
+
+    def wait_started(self) -> None:
+        """Returns when all answer, or after `START_S`."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._closing or self._ready() == len(self._places), START_S):
                 log.error("%d of %d front ends answer after %g s", self._ready(), len(self._places), START_S)

@@ -161,6 +161,12 @@ class Web:
         for listener in self.listeners:
             listener.start()
 
+    def wait_started(self) -> None:
+        """Returns when every process that answers is there."""
+        for listener in self.listeners:
+            if isinstance(listener, FrontEnds):
+                listener.wait_started()
+
     def stop_accepting(self) -> None:
         for listener in self.listeners:
             listener.stop_accepting()
