@@ -28,6 +28,7 @@ class Counters:
         self.region = region
         self._numbers = region.view(0, NBYTES).cast("Q")
         self._waiting = self._numbers[3 : 4 + fronts]
+        self._closed = False
 
     @classmethod
     def create(cls, fronts: int) -> Counters:
@@ -39,16 +40,20 @@ class Counters:
 
     def changed(self, what: What) -> None:
         """To be called after the change, and before anybody is told of it; by one thread at a time."""
-        self._numbers[_PLACES[what]] += 1
+        if not self._closed:
+            self._numbers[_PLACES[what]] += 1
 
     def waiting(self) -> int:
         """Requests that wait in all processes."""
         return sum(self._waiting)
 
     def set_waiting(self, process: int, count: int) -> None:
-        self._waiting[process] = count
+        if not self._closed:
+            self._waiting[process] = count
 
     def close(self) -> None:
+        """Nobody looks at the numbers any more; what changes is not counted."""
+        self._closed = True
         self._waiting.release()
         self._numbers.release()
         self.region.close()

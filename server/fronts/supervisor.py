@@ -105,6 +105,7 @@ class FrontEnds:
         if self._thread.ident is not None:
             self._thread.join(_LAST_S)
         self._post.inner.close(max(0.0, deadline - time.monotonic()))
+        self._post.office.counters.close()
 
     def collect(self) -> None:
         """Returns when what front ends have counted so far is here, or after `COLLECT_S`."""
