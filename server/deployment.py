@@ -21,6 +21,7 @@ from typing import Any
 from ..backends.base import Request, Response
 from ..backends.codecs import Codec
 from ..backends.codecs import create as create_codec
+from ..backends.codecs.base import Encode
 from .batching.dispatch import Dispatcher, Queue
 from .batching.item import Batch, Item
 from .batching.policy import ShapeChange
@@ -107,10 +108,11 @@ class Deployment(ABC):
         alone: bool = False,
         on_answer: OnAnswer | None = None,
         target: Target | None = None,
+        encode: Encode | None = None,
     ) -> Call:
         """Queues a valid request and returns its call; raises at once where it cannot be answered.
 
-        Outputs may be copied to where `target` says (`Call.target`).
+        Outputs may be copied to where `target` says (`Call.target`); `encode` makes a body of them (`Call.encode`).
         """
 
     @abstractmethod
@@ -286,9 +288,11 @@ class WorkerDeployment(Deployment):
         alone: bool = False,
         on_answer: OnAnswer | None = None,
         target: Target | None = None,
+        encode: Encode | None = None,
     ) -> Call:
         self.refuse_if_hopeless()
         call = Call(request, self.config, on_answer=on_answer)
+        call.encode = encode
         if self._cache is None:  # which would keep the outputs for longer than the target's memory lasts
             call.target = target
         elif self._answer_from(self._cache, call):

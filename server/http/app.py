@@ -90,7 +90,13 @@ def _build(ports: Collection[Port], services: Services, admission: Admission) ->
     for port in ports:
         handlers = torchserve.infer_with_handler(dataplane, admission, metrics, settings)
         kserve.add_routes(
-            app, dataplane, settings, port, forward=settings.http_header_forward_pattern, infer_with_handler=handlers
+            app,
+            dataplane,
+            settings,
+            port,
+            forward=settings.http_header_forward_pattern,
+            infer_with_handler=handlers,
+            admission=admission,
         )
     if "metrics" in ports:
         add_metrics(routes, metrics)

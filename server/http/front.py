@@ -22,10 +22,10 @@ from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.server import TcpWSGIServer, UnixWSGIServer
 from waitress.utilities import Error, InternalServerError, logger
 
-from .express import Express
+from .express import Express, Shortcut, Unusual
 from .loop import Loop
 from .parser import Head, RequestParser
-from .tasks import AppTask, Errand, HeadWriter, KnownTask, RefusalTask
+from .tasks import AppTask, Errand, HeadWriter, KnownTask, KnownTrip, RefusalTask, written
 
 #: Seconds that a client may be silent within a request or while it does not read its answer, and between requests.
 STALLED_SECONDS = 60
@@ -143,12 +143,14 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     def _read_request(self) -> None:
         """Reads where a request begins; one that comes as a whole, with a head that was seen before, takes the short way."""
         try:
-            data = self.recv(self.adj.recv_bytes)
+            data = self.socket.recv(self.adj.recv_bytes)
+        except BlockingIOError:
+            return
         except OSError:
             self.handle_close()
             return
         if not data:
-            self.connected = False
+            self.handle_close()
             return
         self.last_activity = time.time()
         end = data.find(b"\r\n\r\n") + 4
@@ -157,22 +159,93 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.received(data)
 
     def _serve_known(self, head: Head, data: bytes, end: int) -> bool:
-        """Serves a request by the short way; false where there is none."""
-        server = self.server
-        if server.express is None or self.will_close or self.close_when_flushed:
+        """Serves a request by the short way, or by its shortcut; false where there is none."""
+        express = self.server.express
+        if express is None or self.will_close or self.close_when_flushed:
             return False
         if not head.routed and head.environ is not None:
-            head.route, head.routed = server.express.route(head), True
-        if head.route is None or server.quick is None or not server.quick(head.path, head.headers, head.length):
+            head.route, head.routed = express.route(head), True
+        shortcut = head.shortcut
+        if shortcut is not None and shortcut.is_quick() and self._set_out(head, shortcut, data[end:]):
+            return True
+        quick = self.server.quick
+        if head.route is None or quick is None or not quick(head.path, head.headers, head.length):
             return False
-        task = KnownTask(self, head, bytearray(memoryview(data)[end:]))
+        self._serve_shortly(head, bytearray(memoryview(data)[end:]))
+        return True
+
+    def _serve_shortly(self, head: Head, body: bytearray) -> None:
+        task = KnownTask(self, head, body)
         self.requests.append(head)
         self._guard(task, task.serve)
         if task.later.claimed and not task.close_on_finish:
             task.has_returned()
         else:
             self._go_on(task)
+
+    # -- shortcuts: the loop's thread, but for large answers ---------------------------------------------------------------
+
+    def _set_out(self, head: Head, shortcut: Shortcut, body: bytes) -> bool:
+        """Begins a trip; false where this request has to take the long way."""
+        trip = KnownTrip(self, head, body)
+        try:
+            if not shortcut.begin(trip):
+                return False
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client is told
+            self.requests.append(head)
+            self._detour(trip, shortcut, error)
+            return True
+        self.requests.append(head)
+        if trip.call is not None:
+            self.gone = trip.call.cancel
         return True
+
+    def arrive(self, trip: KnownTrip, shortcut: Shortcut) -> None:
+        """The model has answered, or begun to. Answers of several parts, and long ones, are a thread's work."""
+        if trip.over:
+            return
+        if trip.mailbox is not None:
+            if shortcut.streams or (trip.call is not None and trip.call.done):
+                trip.over = True
+                self.server.task_dispatcher.add_task(Errand(lambda: self._detour(trip, shortcut, None)))
+            return
+        trip.over = True
+        if trip.size() <= LIGHT_BYTES and not self.total_outbufs_len:
+            self._return(trip, shortcut)
+        else:
+            self.server.task_dispatcher.add_task(Errand(lambda: self._return(trip, shortcut)))
+
+    def _return(self, trip: KnownTrip, shortcut: Shortcut) -> None:
+        """Sends the usual answer."""
+        if not self.connected:
+            self._come_to_rest(trip, shortcut, close=True)
+            return
+        try:
+            plain = shortcut.render(trip)
+        except Unusual:
+            self._detour(trip, shortcut, None)
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client is told
+            self._detour(trip, shortcut, error)
+            return
+        close = self.server.draining or not trip.head.keeps_open
+        try:
+            self.write_soon(written(plain, close, trip.head.version))
+        except ClientDisconnected:
+            close = True
+        self._come_to_rest(trip, shortcut, close)
+
+    def _come_to_rest(self, trip: KnownTrip, shortcut: Shortcut, close: bool) -> None:
+        self.gone = None
+        shortcut.end(trip)
+        self._conclude_first(close)
+
+    def _detour(self, trip: KnownTrip, shortcut: Shortcut, error: Exception | None) -> None:
+        """Has the route answer what is no usual answer."""
+        task = KnownTask(self, trip.head, trip.body)
+        self._guard(task, lambda: task.respond(trip, shortcut, error))
+        shortcut.end(trip)
+        self._go_on(task)
 
     def _read_on(self) -> None:
         """Reads and drops what comes after the end."""
@@ -275,8 +348,11 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         """The first request is answered, or given up: its thread goes on to the next one, or the connection ends."""
         if isinstance(task, AppTask):
             task.over()
+        self._conclude_first(task.close_on_finish)
+
+    def _conclude_first(self, close: bool) -> None:
         with self.requests_lock:
-            if task.close_on_finish:
+            if close:
                 self.close_when_flushed = True
                 for request in self.requests:
                     request.close()
@@ -284,7 +360,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             else:
                 self._next()
         self.last_activity = time.time()
-        self.server.loop.touch(self)
+        if close or self.requests or self.total_outbufs_len or self.will_close:  # else the loop waits for the right thing
+            self.server.loop.touch(self)
 
     def _next(self) -> None:
         if self.current_outbuf_count > 0:  # the next answer gets a buffer of its own, so that this one's can go

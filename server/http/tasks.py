@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from waitress.task import ErrorTask, Task, ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import build_http_date
 
-from .express import LightRequest, LightResponse
+from ...backends.tensor import Buffer
+from .express import LightRequest, LightResponse, Plain, Shortcut, Trip
 from .later import Later, collect
-from .parser import Head
+from .parser import Head, keeps_open
 from .receiver import BodyStream
 
 
@@ -92,10 +94,7 @@ class HeadWriter(Task):  # type: ignore[misc]
     def _client_keeps_open(self) -> bool:
         if self.channel.server.draining:
             return False
-        if (wish := self.request.headers.get("CONNECTION")) is None:
-            return bool(self.version == "1.1")
-        tokens = [token.strip() for token in wish.lower().split(",")]
-        return "close" not in tokens if self.version == "1.1" else "keep-alive" in tokens
+        return keeps_open(str(self.version), self.request.headers.get("CONNECTION"))
 
     def write(self, data: bytes) -> None:
         """Sends head and body in one packet where both are at hand."""
@@ -212,21 +211,64 @@ class AppTask(HeadWriter, WSGITask):  # type: ignore[misc]
 class KnownTask(AppTask):
     """A request whose head has a short way to its route; its body is there as a whole. The loop's thread alone serves it."""
 
-    def __init__(self, channel: Any, head: Head, body: bytearray) -> None:
+    def __init__(self, channel: Any, head: Head, body: Buffer) -> None:
         super().__init__(channel, head)
         self._body_in = body
 
     def serve(self) -> None:
         """Has the route render the answer, or claim that it comes later."""
+        resp = LightResponse()
+        self.request.route(self._light_request(), resp)
+        if not self.later.claimed:
+            self._send(*collect(resp))
+
+    def respond(self, trip: KnownTrip, shortcut: Shortcut, error: Exception | None) -> None:
+        """Has the route render what its shortcut leaves to it."""
+        req, resp = self._light_request(), LightResponse()
+        del req.env["jitney.later"]
+        req.context.began = trip.began
+        shortcut.respond(trip, req, resp, error)
+        self._send(*collect(resp))
+
+    def _light_request(self) -> LightRequest:
         self.start()
         head = self.request
         environ = self.environ = self._per_connection(head.environ.copy())
         environ["wsgi.input"] = BodyStream(self._body_in)
         self._add_own(environ)
-        resp = LightResponse()
-        head.route(LightRequest(environ, head.length), resp)
-        if not self.later.claimed:
-            self._send(*collect(resp))
+        return LightRequest(environ, head.length)
+
+
+class KnownTrip(Trip):
+    """A trip of a connection's only request. `over`: its answer is being sent."""
+
+    __slots__ = ("channel", "head", "over")
+
+    def __init__(self, channel: Any, head: Head, body: bytes) -> None:
+        Trip.__init__(self, body)
+        self.channel, self.head, self.over = channel, head, False
+
+    def wake(self) -> None:
+        self.channel.server.loop.post(self._arrive)
+
+    def _arrive(self) -> None:
+        self.channel.arrive(self, self.head.shortcut)
+
+    @property
+    def peer(self) -> str:
+        host, port = self.channel.addr[:2]
+        return f"{host}:{port}"
+
+
+def written(plain: Plain, close: bool, version: str) -> bytes:
+    """A usual answer as it is sent; the connection ends with it, or goes on."""
+    block, own, body = plain
+    line = f"{own[0]}: {own[1]}\r\n" if own is not None else ""
+    says = "close" if close else "keep-alive" if block.announce or version == "1.0" else ""
+    connection = f"connection: {says}\r\n" if says else ""
+    date = _date(int(time.time()))
+    head = f"{block.text}{line}content-length: {len(body)}\r\n{connection}date: {date}\r\n\r\n"
+    return head.encode("latin-1") + body
 
 
 class RefusalTask(HeadWriter, ErrorTask):  # type: ignore[misc]
