@@ -51,6 +51,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     later is sent by the loop's thread.
     """
 
+    reads_plainly = True  # whether input is all that an event without output can mean
     task_class = AppTask
     error_task_class = RefusalTask
     parser_class = RequestParser
@@ -131,6 +132,15 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         leaves the connection open (TorchServe), and whatever comes next closes it.
         """
         return bool(request.error and request.error.code in (413, 417) and not request.chunked)
+
+    def read_plainly(self) -> None:
+        """Reads; the loop is told only where it has to wait for something else than before, which is more input."""
+        try:
+            self.handle_read()
+        except Exception:  # noqa: BLE001 - a defect here ends this connection, and no other
+            self.handle_error()
+        if self.total_outbufs_len or len(self.requests) > 1 or self.will_close or self.close_when_flushed:
+            self.server.loop.look(self)
 
     def handle_read(self) -> None:
         if self._linger_until:
@@ -412,6 +422,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
     """One listening socket. `draining`: every answer closes its connection, and new ones are refused."""
 
     channel_class = Channel
+    reads_plainly = False
     draining = False
     refuse: Refuse
     loop: Loop

@@ -142,7 +142,11 @@ class Loop:
             os.eventfd_read(fd)
             return
         dispatcher = self.sockets.get(fd)
-        if dispatcher is not None:
+        if dispatcher is None:
+            return
+        if events == select.EPOLLIN and dispatcher.reads_plainly:
+            dispatcher.read_plainly()
+        else:
             wasyncore.readwrite(dispatcher, events)
             self.look(dispatcher)
 
