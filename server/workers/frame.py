@@ -85,6 +85,51 @@ class Channel:
             raise BadFrame(f"{KINDS[kind].__name__} cannot be understood: {error}") from None
         return message
 
+    def take(self) -> Message | None:
+        """The next message where it is here as a whole, after reading what has come without waiting; else None."""
+        if self._is_whole():
+            return self.receive()
+        if not self._make_room():
+            return None
+        try:
+            count = self._socket.recv_into(self._in[self._end :], 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except ConnectionError as error:
+            raise PeerClosed(str(error)) from None
+        if not count:
+            raise PeerClosed("closed")
+        self._end += count
+        return self.receive() if self._is_whole() else None
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the next message, as far as it is known, is too long for `take`."""
+        return self._next_size() > _BUFFER
+
+    def _next_size(self) -> int:
+        if self._end - self._start < _HEADER.size:
+            return _HEADER.size
+        length, kind = _HEADER.unpack_from(self._in, self._start)
+        broken = kind >= len(KINDS) or length > MAX_PAYLOAD
+        return _HEADER.size if broken else _HEADER.size + int(length)
+
+    def _is_whole(self) -> bool:
+        have = self._end - self._start
+        return have >= _HEADER.size and have >= self._next_size()
+
+    def _make_room(self) -> bool:
+        """Moves unread bytes to the front where the next message does not fit behind them; false where it never fits."""
+        size, have = self._next_size(), self._end - self._start
+        if size > _BUFFER:
+            return False
+        if not have:
+            self._start = self._end = 0
+        elif self._start + size > _BUFFER:
+            self._in[:have] = bytes(self._in[self._start : self._end])
+            self._start, self._end = 0, have
+        return True
+
     def _payload(self, length: int) -> bytes | bytearray:
         """The next `length` bytes, in memory of their own: decoded messages may refer to it."""
         if length <= _BUFFER:
