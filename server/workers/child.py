@@ -66,8 +66,9 @@ class Child:
     """A process, its socket, its reply memory, and the two threads that read from it.
 
     `on_message(child, message)` is called by the reading thread or, while that lends its socket, by the process' reactor;
-    finally `on_exit(child)`, by the reading thread. `send` and `kill` may be called by any thread. The thread that makes a Child must outlive it: the kernel kills the process with that thread.
-    OSError where the process cannot be started; nothing is left of it then.
+    finally `on_exit(child)`, by the reading thread. `send` and `kill` may be called by any thread. The thread that makes a
+    Child must outlive it: the kernel kills the process with that thread. OSError where the process cannot be started;
+    nothing is left of it then.
     """
 
     def __init__(
