@@ -422,7 +422,6 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
     """One listening socket. `draining`: every answer closes its connection, and new ones are refused."""
 
     channel_class = Channel
-    reads_plainly = False
     draining = False
     refuse: Refuse
     loop: Loop

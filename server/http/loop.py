@@ -159,7 +159,7 @@ class Loop:
             if fd in self._watched and not self._watched[fd][0]():
                 self._let_go(fd)
             return
-        if events == select.EPOLLIN and dispatcher.reads_plainly:
+        if events == select.EPOLLIN and getattr(dispatcher, "reads_plainly", False):
             dispatcher.read_plainly()
         else:
             wasyncore.readwrite(dispatcher, events)

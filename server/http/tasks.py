@@ -35,7 +35,7 @@ class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
 
 
 #: What a request does not share with others that have the same head.
-_OWN = frozenset({"REMOTE_ADDR", "REMOTE_HOST", "REMOTE_PORT", "wsgi.input", "waitress.client_disconnected"})
+OWN = frozenset({"REMOTE_ADDR", "REMOTE_HOST", "REMOTE_PORT", "wsgi.input", "waitress.client_disconnected"})
 _LINE = "\r\n"
 
 
@@ -144,7 +144,7 @@ class AppTask(HeadWriter, WSGITask):  # type: ignore[misc]
         if head is None or head.environ is None:
             environ: dict[str, Any] = super().get_environment()
             if head is not None:
-                head.environ = {name: value for name, value in environ.items() if name not in _OWN}
+                head.environ = {name: value for name, value in environ.items() if name not in OWN}
             return environ
         environ = self._per_connection(head.environ.copy())
         environ["wsgi.input"] = self.request.get_body_stream()
