@@ -301,7 +301,7 @@ class WorkerDeployment(Deployment):
         call.deadline = self._deadline(call.times.arrived / 1e9, priority, timeout_us)
         item = self._make_item(call, priority, alone)
         call.withdraw = lambda: self._withdraw(item)
-        data = [piece.data for piece in (*request.tensors, *request.parts)]
+        data = [*[tensor.data for tensor in request.tensors], *[part.data for part in request.parts]]
         call.slots = self.arena.put_all(data)
         if self._ordered is not None:
             self._ordered.admit(call)

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import falcon
 
 from ...backends.base import Response
-from ...backends.tensor import Buffer
 from ..call import Call, Mailbox, size
 from ..errors import JitneyError
 
@@ -76,7 +75,7 @@ class Trip:
 
     __slots__ = ("admitted", "answer", "began", "body", "call", "mailbox", "note")
 
-    def __init__(self, body: Buffer) -> None:
+    def __init__(self, body: bytes | bytearray) -> None:
         self.body = body
         self.admitted = False
         self.began = time.monotonic()
@@ -139,11 +138,16 @@ class Shortcut(Protocol):
     def render(self, trip: Trip) -> Plain:
         """The usual answer; raises Unusual, or an error, where it is another."""
 
-    def respond(self, trip: Trip, req: LightRequest, resp: LightResponse, error: Exception | None) -> None:
+    def respond(self, trip: Trip, req: Any, resp: Any, error: Exception | None) -> None:
         """Any other answer: the error, or what the call's mailbox holds (`Trip.unpack`)."""
 
     def end(self, trip: Trip) -> None:
         """The answer is out, or given up."""
+
+
+def light(env: Mapping[str, Any], length: int) -> tuple[Any, Any]:
+    """A `LightRequest` with a copy of `env` and its `LightResponse`: what a route takes for Falcon's."""
+    return LightRequest(dict(env), length), LightResponse()
 
 
 class Express:
@@ -179,7 +183,7 @@ class Express:
         prepare: Callable[..., Shortcut | None] | None = getattr(owner, "shortcut", None)
         if prepare is None:
             return None
-        req = LightRequest({**(head.environ or {}), "jitney.headers": head.raw_headers}, head.length)
+        req, _ = light({**(head.environ or {}), "jitney.headers": head.raw_headers}, head.length)
         req.path = path
         return prepare(req, self.access, **names)
 

@@ -22,10 +22,11 @@ from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.server import TcpWSGIServer, UnixWSGIServer
 from waitress.utilities import Error, InternalServerError, logger
 
-from .express import Express, Shortcut, Unusual
+from .express import Express
 from .loop import Loop
 from .parser import Head, RequestParser
-from .tasks import AppTask, Errand, HeadWriter, KnownTask, KnownTrip, RefusalTask, written
+from .tasks import AppTask, Errand, HeadWriter, KnownTask, RefusalTask
+from .travel import LIGHT_BYTES, Traveller
 
 #: Seconds that a client may be silent within a request or while it does not read its answer, and between requests.
 STALLED_SECONDS = 60
@@ -35,8 +36,6 @@ IDLE_SECONDS = 600
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 16 << 20
 
-#: Answers up to this size are rendered and sent by the loop's thread.
-LIGHT_BYTES = 64 << 10
 #: Whether a request's work before its model is so short that the loop's thread does it itself: (path,
 #: names of headers in upper case with underscores, bytes of the body).
 Quick = Callable[[str, Container[str], int], bool]
@@ -44,7 +43,7 @@ Quick = Callable[[str, Container[str], int], bool]
 Refuse = Callable[[str, Error], tuple[str, list[tuple[str, str]], bytes]]
 
 
-class Channel(HTTPChannel):  # type: ignore[misc]
+class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
     """One connection: tells when the client goes away, drops refused bodies, lingers after an early answer.
 
     A request is served by a thread of the pool, or by the loop's where that takes no time; see `service`. An answer that comes
@@ -176,7 +175,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         if not head.routed and head.environ is not None:
             head.route, head.routed = express.route(head), True
         shortcut = head.shortcut
-        if shortcut is not None and shortcut.is_quick() and self._set_out(head, shortcut, data[end:]):
+        if shortcut is not None and shortcut.is_quick() and self.set_out(head, shortcut, data[end:]):
             return True
         quick = self.server.quick
         if head.route is None or quick is None or not quick(head.path, head.headers, head.length):
@@ -192,70 +191,6 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             task.has_returned()
         else:
             self._go_on(task)
-
-    # -- shortcuts: the loop's thread, but for large answers ---------------------------------------------------------------
-
-    def _set_out(self, head: Head, shortcut: Shortcut, body: bytes) -> bool:
-        """Begins a trip; false where this request has to take the long way."""
-        trip = KnownTrip(self, head, body)
-        try:
-            if not shortcut.begin(trip):
-                return False
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client is told
-            self.requests.append(head)
-            self._detour(trip, shortcut, error)
-            return True
-        self.requests.append(head)
-        if trip.call is not None:
-            self.gone = trip.call.cancel
-        return True
-
-    def arrive(self, trip: KnownTrip, shortcut: Shortcut) -> None:
-        """The model has answered, or begun to. Answers of several parts, and long ones, are a thread's work."""
-        if trip.over:
-            return
-        if trip.mailbox is not None:
-            if shortcut.streams or (trip.call is not None and trip.call.done):
-                trip.over = True
-                self.server.task_dispatcher.add_task(Errand(lambda: self._detour(trip, shortcut, None)))
-            return
-        trip.over = True
-        if trip.size() <= LIGHT_BYTES and not self.total_outbufs_len:
-            self._return(trip, shortcut)
-        else:
-            self.server.task_dispatcher.add_task(Errand(lambda: self._return(trip, shortcut)))
-
-    def _return(self, trip: KnownTrip, shortcut: Shortcut) -> None:
-        """Sends the usual answer."""
-        if not self.connected:
-            self._come_to_rest(trip, shortcut, close=True)
-            return
-        try:
-            plain = shortcut.render(trip)
-        except Unusual:
-            self._detour(trip, shortcut, None)
-            return
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client is told
-            self._detour(trip, shortcut, error)
-            return
-        close = self.server.draining or not trip.head.keeps_open
-        try:
-            self.write_soon(written(plain, close, trip.head.version))
-        except ClientDisconnected:
-            close = True
-        self._come_to_rest(trip, shortcut, close)
-
-    def _come_to_rest(self, trip: KnownTrip, shortcut: Shortcut, close: bool) -> None:
-        self.gone = None
-        shortcut.end(trip)
-        self._conclude_first(close)
-
-    def _detour(self, trip: KnownTrip, shortcut: Shortcut, error: Exception | None) -> None:
-        """Has the route answer what is no usual answer."""
-        task = KnownTask(self, trip.head, trip.body)
-        self._guard(task, lambda: task.respond(trip, shortcut, error))
-        shortcut.end(trip)
-        self._go_on(task)
 
     def _read_on(self) -> None:
         """Reads and drops what comes after the end."""

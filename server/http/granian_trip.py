@@ -6,10 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from .express import Express, LightRequest, LightResponse, Plain, Shortcut, Trip, Unusual
-from .front import LIGHT_BYTES
 from .later import collect
 from .parser import MAX_KEPT, Head
 from .tasks import OWN
+from .travel import LIGHT_BYTES
 
 if TYPE_CHECKING:
     from .granian_listener import GranianListener

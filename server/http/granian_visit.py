@@ -10,12 +10,12 @@ from urllib.parse import quote
 
 from waitress.utilities import BadRequest, Error, RequestEntityTooLarge, RequestHeaderFieldsTooLarge
 
-from .front import LIGHT_BYTES
 from .granian_trip import GranianTrip
 from .later import Answer, Later
 from .listeners import MAX_HEADER_BYTES
 from .parser import ExpectationFailed
 from .receiver import MAX_CHUNKS, BodyStream
+from .travel import LIGHT_BYTES
 
 if TYPE_CHECKING:
     from .granian_listener import GranianListener

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import functools
 import threading
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from waitress.task import ErrorTask, Task, ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import build_http_date
 
-from ...backends.tensor import Buffer
-from .express import LightRequest, LightResponse, Plain, Shortcut, Trip
+from .express import LightRequest, LightResponse, Shortcut, Trip
 from .later import Later, collect
 from .parser import Head, keeps_open
 from .receiver import BodyStream
@@ -40,7 +38,7 @@ _LINE = "\r\n"
 
 
 @functools.lru_cache(2)
-def _date(second: int) -> str:
+def date_of(second: int) -> str:
     return str(build_http_date(second))
 
 
@@ -78,7 +76,7 @@ class HeadWriter(Task):  # type: ignore[misc]
         elif wanted or self.version == "1.0":
             headers.append(("connection", "keep-alive"))
         if "date" not in names:
-            headers.append(("date", _date(int(self.start_time))))
+            headers.append(("date", date_of(int(self.start_time))))
         lines = [f"{spelling.get(name.lower(), name)}: {value}" for name, value in headers]
         return f"HTTP/1.1 {self.status}\r\n{_LINE.join(lines)}\r\n\r\n".encode("latin-1")
 
@@ -211,7 +209,7 @@ class AppTask(HeadWriter, WSGITask):  # type: ignore[misc]
 class KnownTask(AppTask):
     """A request whose head has a short way to its route; its body is there as a whole. The loop's thread alone serves it."""
 
-    def __init__(self, channel: Any, head: Head, body: Buffer) -> None:
+    def __init__(self, channel: Any, head: Head, body: bytes | bytearray) -> None:
         super().__init__(channel, head)
         self._body_in = body
 
@@ -222,7 +220,7 @@ class KnownTask(AppTask):
         if not self.later.claimed:
             self._send(*collect(resp))
 
-    def respond(self, trip: KnownTrip, shortcut: Shortcut, error: Exception | None) -> None:
+    def respond(self, trip: Trip, shortcut: Shortcut, error: Exception | None) -> None:
         """Has the route render what its shortcut leaves to it."""
         req, resp = self._light_request(), LightResponse()
         del req.env["jitney.later"]
@@ -237,38 +235,6 @@ class KnownTask(AppTask):
         environ["wsgi.input"] = BodyStream(self._body_in)
         self._add_own(environ)
         return LightRequest(environ, head.length)
-
-
-class KnownTrip(Trip):
-    """A trip of a connection's only request. `over`: its answer is being sent."""
-
-    __slots__ = ("channel", "head", "over")
-
-    def __init__(self, channel: Any, head: Head, body: bytes) -> None:
-        Trip.__init__(self, body)
-        self.channel, self.head, self.over = channel, head, False
-
-    def wake(self) -> None:
-        self.channel.server.loop.post(self._arrive)
-
-    def _arrive(self) -> None:
-        self.channel.arrive(self, self.head.shortcut)
-
-    @property
-    def peer(self) -> str:
-        host, port = self.channel.addr[:2]
-        return f"{host}:{port}"
-
-
-def written(plain: Plain, close: bool, version: str) -> bytes:
-    """A usual answer as it is sent; the connection ends with it, or goes on."""
-    block, own, body = plain
-    line = f"{own[0]}: {own[1]}\r\n" if own is not None else ""
-    says = "close" if close else "keep-alive" if block.announce or version == "1.0" else ""
-    connection = f"connection: {says}\r\n" if says else ""
-    date = _date(int(time.time()))
-    head = f"{block.text}{line}content-length: {len(body)}\r\n{connection}date: {date}\r\n\r\n"
-    return head.encode("latin-1") + body
 
 
 class RefusalTask(HeadWriter, ErrorTask):  # type: ignore[misc]

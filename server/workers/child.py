@@ -37,6 +37,9 @@ _KEEP_REPLY = 64 << 20
 _LIGHT = 1 << 20
 #: The server's own; models' code has no business with them.
 _SECRETS = ("JITNEY_TOKEN",)
+#: glibc's malloc: a batch's activations come from memory that the process has already, instead of fresh pages from the system
+#: for every batch, which took a fifth of a ResNet's time. What a worker once needed it keeps, up to 4 GiB.
+MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -54,12 +57,12 @@ def command(config: ModelConfig, instance: Instance, fds: tuple[int, int, int]) 
 def environment(config: ModelConfig, instance: Instance) -> dict[str, str]:
     """The server's environment, the worker's share of threads (libraries read it once, at import), the model's own.
 
-    Secrets of the server and what the configuration withholds stay out.
+    Secrets of the server and what the configuration withholds stay out; `MALLOC` gives way to what the server's says.
     """
     threads = dict.fromkeys(_THREAD_VARIABLES, str(instance.threads))
     withheld = re.compile(config.withheld_environment)
     inherited = {k: v for k, v in os.environ.items() if k not in _SECRETS and not withheld.fullmatch(k)}
-    return {**inherited, **threads, "PYTHONUNBUFFERED": "1", **config.environment}
+    return {**MALLOC, **inherited, **threads, "PYTHONUNBUFFERED": "1", **config.environment}
 
 
 class Child:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ...dataplane import DataPlane
     from ..access import Access
     from ..admission import Admission
-    from ..express import LightRequest, Shortcut
+    from ..express import Shortcut
 
 InferWithHandler = Callable[[falcon.Request, falcon.Response, str, str | None, list[Part] | None], None]
 """Answers (request, response, model, version, parts) where the model is a TorchServe handler, also what goes wrong. `parts` stand
@@ -49,7 +49,7 @@ class Infer(Resource):
         self._admission = admission
         self._headers, self._infer_with_handler = headers, infer_with_handler
 
-    def shortcut(self, req: LightRequest, access: Access, model: str, version: str | None = None) -> Shortcut | None:
+    def shortcut(self, req: falcon.Request, access: Access, model: str, version: str | None = None) -> Shortcut | None:
         """The shortcut for requests with the head of `req`; None where only `on_post` can tell what to do with them."""
         env = req.env
         compressed = "HTTP_CONTENT_ENCODING" in env or choose(env.get("HTTP_ACCEPT_ENCODING"))

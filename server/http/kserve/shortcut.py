@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ....backends.base import Parameter
 from ...call import Call
 from ...errors import JitneyError
 from ...repository.config import ModelConfig
-from ..express import Block, LightRequest, LightResponse, Plain, Trip, Unusual
+from ..express import Block, Plain, Trip, Unusual, light
 from ..quick import MAX_OPAQUE, MAX_PARSED
 from .reply import Reply, render
 from .request import InferRequest, Reader, header_length, read_raw
@@ -42,7 +42,7 @@ class InferShortcut:
         infer: Infer,
         admission: Admission,
         access: Access,
-        req: LightRequest,
+        req: Any,
         target: tuple[str, str | None],
         parameters: dict[str, Parameter],
     ) -> None:
@@ -54,7 +54,7 @@ class InferShortcut:
         self._json, self._binary = self._block(Reply(b"")), self._block(Reply(b"", 0))
 
     def _block(self, reply: Reply) -> Block:
-        req, resp = LightRequest(dict(self._req.env), 0), LightResponse()
+        req, resp = light(self._req.env, 0)
         self._infer.send(req, resp, reply)
         self._access.allow_origins(resp)
         return Block.of(req, resp, without=HEADER_LENGTH.lower())
@@ -107,7 +107,7 @@ class InferShortcut:
             raise Unusual
         return render(config, config.version, note.infer, trip.answer)
 
-    def respond(self, trip: Trip, req: LightRequest, resp: LightResponse, error: Exception | None) -> None:
+    def respond(self, trip: Trip, req: Any, resp: Any, error: Exception | None) -> None:
         note: Asked | None = trip.note
         req.context.request_id = note.id if note is not None else ""
         try:

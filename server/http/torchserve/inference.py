@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ...metrics import Metrics
     from ..access import Access
     from ..admission import Admission
-    from ..express import LightRequest, Shortcut
+    from ..express import Shortcut
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Inference:
             self._predict(exchange, model, version, {"url_path": rest or "", "explain": "False"})
 
     def shortcut(
-        self, req: LightRequest, access: Access, model: str, version: str | None = None, rest: str | None = None
+        self, req: Any, access: Access, model: str, version: str | None = None, rest: str | None = None
     ) -> Shortcut | None:
         """The shortcut of `predictions` for requests with the head of `req`."""
         return None if rest else PredictionShortcut(self, access, req, model, version)

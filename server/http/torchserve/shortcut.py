@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ....backends.base import Part, Request, Response
 from ...errors import JitneyError, ModelNotFound, VersionNotFound
 from ...metrics.ledger import Ledger
-from ..express import Block, LightRequest, LightResponse, Plain, Trip, Unusual
+from ..express import Block, Plain, Trip, Unusual, light
 from ..quick import predicts_quickly
 from ..receiver import BodyStream
 from .body import FORM, client_headers, read_parts, with_route
@@ -30,7 +30,7 @@ class PredictionShortcut:
 
     streams = True
 
-    def __init__(self, inference: Inference, access: Access, req: LightRequest, model: str, version: str | None) -> None:
+    def __init__(self, inference: Inference, access: Access, req: Any, model: str, version: str | None) -> None:
         self._inference, self._access, self._req = inference, access, req
         self._model, self._version = model, version
         self._headers = with_route(client_headers(req), {"url_path": "", "explain": "False"})
@@ -61,10 +61,8 @@ class PredictionShortcut:
         return True
 
     def _fields(self, trip: Trip) -> list[Part]:
-        return read_parts(self._request({**self._req.env, "wsgi.input": BodyStream(trip.body)}))
-
-    def _request(self, env: dict[str, object]) -> LightRequest:
-        return LightRequest(env, self._length)
+        req, _ = light({**self._req.env, "wsgi.input": BodyStream(trip.body)}, self._length)
+        return read_parts(req)
 
     def _counts(self) -> Ledger:
         """Made with the first request that a model took: a name that nothing has is not to be remembered."""
@@ -100,7 +98,7 @@ class PredictionShortcut:
 
     def _make_block(self, response: Response) -> Block:
         """The head that the route would make; Unusual for all but plain success."""
-        req, resp = self._request(dict(self._req.env)), LightResponse()
+        req, resp = light(self._req.env, self._length)
         if not 200 <= response.status < 300:
             raise Unusual
         send_prediction(req, resp, response)
@@ -108,7 +106,7 @@ class PredictionShortcut:
         self._access.allow_origins(resp)
         return Block.of(req, resp, without="x-request-id")
 
-    def respond(self, trip: Trip, req: LightRequest, resp: LightResponse, error: Exception | None) -> None:
+    def respond(self, trip: Trip, req: Any, resp: Any, error: Exception | None) -> None:
         exchange = Exchange(req, resp)
         exchange.id, exchange.target = trip.note or exchange.id, Target(self._model, self._version)
         if error is None:
