@@ -77,22 +77,25 @@ class GranianTrip(Trip):
 
     async def travel(self, shortcut: Shortcut) -> bool:
         """From the body to the answer; false where the request has to take the long way."""
-        front, error = self._front, None
-        front.gather()
+        self._front.gather()
+        try:
+            return await self._travel(shortcut)
+        finally:
+            shortcut.end(self)
+
+    async def _travel(self, shortcut: Shortcut) -> bool:
+        error = None
         try:
             if not shortcut.begin(self):
                 return False
             await self._answered()
             if self.mailbox is None:
-                plain = await self._render(shortcut)
-                self._send(plain)
+                self._send(await self._render(shortcut))
                 return True
         except Unusual:
             pass
         except Exception as problem:  # noqa: BLE001 - whatever it is, the client is told
             error = problem
-        finally:
-            shortcut.end(self)
         await self._detour(shortcut, error)
         return True
 

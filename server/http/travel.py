@@ -70,6 +70,7 @@ class Traveller:
         trip = KnownTrip(self, head, body)
         try:
             if not shortcut.begin(trip):
+                shortcut.end(trip)
                 return False
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told
             self.requests.append(head)

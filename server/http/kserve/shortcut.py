@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....backends.base import Parameter
 from ...call import Call
-from ...errors import JitneyError
+from ...errors import JitneyError, QueueFull, Unavailable
 from ...repository.config import ModelConfig
 from ..express import Block, Plain, Trip, Unusual, light
 from ..quick import MAX_OPAQUE, MAX_PARSED
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from .infer import Infer
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
+
+
+class ServerFull(Unavailable):
+    """The server, and not the model's queue, holds as much as it may."""
 
 
 @dataclass(slots=True)
@@ -64,6 +68,11 @@ class InferShortcut:
 
     def begin(self, trip: Trip) -> bool:
         infer = self._infer
+        try:
+            self._places.enter()
+        except QueueFull as error:
+            raise ServerFull(str(error)) from None
+        trip.admitted = True
         config = infer.dataplane.config(self._model, self._version)
         if config.backend == "handler" or config.decoupled:
             return False
@@ -71,8 +80,6 @@ class InferShortcut:
         asked = note.infer = self._read(trip, note)
         if self._parameters:
             asked.request.parameters = {**asked.request.parameters, **self._parameters}
-        self._places.enter()
-        trip.admitted = True
         given = asked.parameters
         trip.call = infer.dataplane.infer(
             self._model, self._version, asked.request,
