@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..backends.base import Request, Response
 from .errors import Cancelled, JitneyError, ModelFailed
@@ -31,6 +31,13 @@ class Times:
     compute_output: int = 0
 
 
+def size(answer: Response | JitneyError) -> int:
+    """Bytes of an answer's tensors and body."""
+    if isinstance(answer, JitneyError):
+        return 0
+    return len(answer.body or b"") + (sum([tensor.nbytes for tensor in answer.tensors]) if answer.tensors else 0)
+
+
 class Mailbox:
     """Answers on their way to the one thread that waits for them; cheaper than a queue, and exact about time.
 
@@ -50,8 +57,7 @@ class Mailbox:
 
     def nbytes(self) -> int:
         """Bytes of tensors and bodies of the answers that wait."""
-        responses = [answer for answer in list(self._answers) if isinstance(answer, Response)]
-        return sum(len(r.body or b"") + sum(tensor.nbytes for tensor in r.tensors) for r in responses)
+        return sum(map(size, list(self._answers)))
 
     def put(self, answer: Response | JitneyError) -> None:
         """Any thread, one at a time for each call."""
@@ -77,7 +83,6 @@ class Mailbox:
                 raise TimeoutError(f"no answer within {timeout:g} s")
 
 
-@dataclass(slots=True, eq=False)
 class Call:
     """A request, its deadline and its answers. Exactly one final answer arrives; later ones are dropped.
 
@@ -94,21 +99,34 @@ class Call:
     withdraw    takes the call out of the queue if it still waits there; set by whoever queued it
     target      where outputs are copied to; asked by the worker's reader, which copies before it answers. The memory must last
                 until the final answer: such a call is not cancelled
+    mailbox     where answers wait for `result`; with `on_answer` there is none until somebody brings one
     """
 
-    request: Request
-    config: ModelConfig | None = None
-    deadline: float | None = None
-    slots: list[object] = field(default_factory=list)
-    times: Times = field(default_factory=lambda: Times(arrived=time.monotonic_ns()))
-    batch_rows: int = 0
-    error: JitneyError | None = None
-    encode: Callable[[Response], Response] | None = None
-    on_answer: Callable[[Response | JitneyError], None] | None = None
-    withdraw: Callable[[], None] | None = None
-    target: Target | None = None
-    _pending: list[None] = field(default_factory=lambda: [None])
-    _answers: Mailbox = field(default_factory=Mailbox)
+    __slots__ = (
+        "_pending", "batch_rows", "config", "deadline", "encode", "error", "mailbox", "on_answer", "request", "slots",
+        "target", "times", "withdraw",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        request: Request,
+        config: ModelConfig | None = None,
+        *,
+        times: Times | None = None,
+        batch_rows: int = 0,
+        error: JitneyError | None = None,
+        on_answer: Callable[[Response | JitneyError], None] | None = None,
+    ) -> None:
+        self.request, self.config = request, config
+        self.deadline: float | None = None
+        self.slots: list[object] = []
+        self.times = times or Times(time.monotonic_ns())
+        self.batch_rows, self.error, self.on_answer = batch_rows, error, on_answer
+        self.encode: Callable[[Response], Response] | None = None
+        self.withdraw: Callable[[], None] | None = None
+        self.target: Target | None = None
+        self.mailbox = Mailbox() if on_answer is None else None
+        self._pending: list[None] = [None]
 
     @property
     def done(self) -> bool:
@@ -118,12 +136,18 @@ class Call:
     @property
     def delivered(self) -> int:
         """Answers that `result` would return at once."""
-        return len(self._answers)
+        return len(self.mailbox) if self.mailbox is not None else 0
 
     @property
     def delivered_bytes(self) -> int:
         """Their tensors' and bodies' size."""
-        return self._answers.nbytes()
+        return self.mailbox.nbytes() if self.mailbox is not None else 0
+
+    @property
+    def _box(self) -> Mailbox:
+        if self.mailbox is None:
+            raise RuntimeError("the answers of this call go elsewhere")
+        return self.mailbox
 
     def answer(self, response: Response) -> bool:
         """Hands a response to the waiting front end; False if the call was over already."""
@@ -142,17 +166,18 @@ class Call:
 
         It may be called twice for one answer, and must not block.
         """
-        self._answers.watcher = callback
-        if len(self._answers):
+        self._box.watcher = callback
+        if len(self._box):
             callback()
 
     def unwatch(self) -> None:
         """Nobody wants to be called any more."""
-        self._answers.watcher = None
+        if self.mailbox is not None:
+            self.mailbox.watcher = None
 
     def deliver(self, answer: Response | JitneyError) -> None:
         """Hands an answer to whoever waits in `result` or `stream`."""
-        self._answers.put(answer)
+        self._box.put(answer)
 
     def fail(self, error: JitneyError) -> bool:
         """Ends the call with an error; False if it was over already."""
@@ -190,7 +215,7 @@ class Call:
 
     def result(self, timeout: float | None = None) -> Response:
         """Waits for the next answer. Raises its error, or TimeoutError after `timeout` seconds."""
-        answer = self._answers.get(timeout)
+        answer = self._box.get(timeout)
         if isinstance(answer, JitneyError):
             raise answer
         return answer

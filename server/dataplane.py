@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -66,16 +66,25 @@ class DataPlane:
     # -- inference -------------------------------------------------------------------------------------------------------
 
     def infer(
-        self, model: str, version: str | None, request: Request, *, priority: int = 0, timeout_us: int = 0,
+        self,
+        model: str,
+        version: str | None,
+        request: Request,
+        *,
+        priority: int = 0,
+        timeout_us: int = 0,
         on_answer: OnAnswer | None = None,
-    ) -> Call:  # fmt: skip
+    ) -> Call:
         """Validates a request's tensors and queues it. Raises at once for what is refused (InvalidTensor, QueueFull, …).
 
-        Where the version is being replaced at this moment, its successor takes the request.
+        Where the version is being replaced at this moment, its successor takes the request. `on_answer`: see `Call`.
         """
-        return self._on_serving(
-            model, version, lambda deployment: self._infer(deployment, request, priority, timeout_us, on_answer)
-        )
+
+        def submit(deployment: Deployment) -> Call:
+            request.rows = validate(deployment.config, request)
+            return deployment.submit(request, priority=priority, timeout_us=timeout_us, on_answer=on_answer)
+
+        return self._on_serving(model, version, submit)
 
     def _on_serving(self, model: str, version: str | None, submit: Callable[[Deployment], Call]) -> Call:
         deployment = self.registry.deployment(model, version)
@@ -87,7 +96,7 @@ class DataPlane:
                 raise
             return submit(successor)
 
-    def predict(self, model: str, version: str | None, request: Request, *, on_answer: OnAnswer | None = None) -> Call:
+    def predict(self, model: str, version: str | None, request: Request, on_answer: OnAnswer | None = None) -> Call:
         """Queues a TorchServe-style request: as it is for a handler, through the model's codec (in this thread) otherwise."""
         return self._on_serving(model, version, lambda deployment: self._predict(deployment, request, on_answer))
 
@@ -98,17 +107,9 @@ class DataPlane:
             return deployment.explainer().submit(request, on_answer=on_answer)
         deployment.refuse_if_hopeless()  # before decoding costs anything
         codec = deployment.codec
-        decoded = replace(request, tensors=codec.decode(request.parts, request.headers), parts=[])
+        decoded = Request(request.id, codec.decode(request.parts, request.headers), [], request.headers)
         decoded.rows = validate(codec.expects(decoded.tensors), decoded)
-        call = deployment.submit(decoded, on_answer=on_answer)
-        call.encode = codec.encoder(request.parts)
-        return call
-
-    def _infer(
-        self, deployment: Deployment, request: Request, priority: int, timeout_us: int, on_answer: OnAnswer | None
-    ) -> Call:  # fmt: skip
-        request.rows = validate(deployment.config, request)
-        return deployment.submit(request, priority=priority, timeout_us=timeout_us, on_answer=on_answer)
+        return deployment.submit(decoded, on_answer=on_answer, encode=codec.encoder(request.parts))
 
     def step(self, model: str, version: str | None, make: MakeRequest, on_answer: OnAnswer, target: Target) -> Call:
         """Queues one step of an ensemble, made for whoever takes it; its answers are given to `on_answer`."""

@@ -21,6 +21,7 @@ from typing import Any
 from ..backends.base import Request, Response
 from ..backends.codecs import Codec
 from ..backends.codecs import create as create_codec
+from ..backends.codecs.base import Encode
 from .batching.dispatch import Dispatcher, Queue
 from .batching.item import Batch, Item
 from .batching.policy import ShapeChange
@@ -107,10 +108,11 @@ class Deployment(ABC):
         alone: bool = False,
         on_answer: OnAnswer | None = None,
         target: Target | None = None,
+        encode: Encode | None = None,
     ) -> Call:
         """Queues a valid request and returns its call; raises at once where it cannot be answered.
 
-        Outputs may be copied to where `target` says (`Call.target`).
+        Outputs may be copied to where `target` says (`Call.target`); `encode` makes a body of them (`Call.encode`).
         """
 
     @abstractmethod
@@ -148,6 +150,7 @@ class WorkerDeployment(Deployment):
         self._ordered = OrderedAnswers() if config.batching.preserve_ordering else None
         self._cache = options.cache if config.response_cache else None
         self._generation = next(_generations)
+        self._patient = not (config.client_timeout_s or config.batching.limits_waiting or config.sequence)
         self._on_event = options.on_event
         self._closing = False
         self._retries = False
@@ -286,9 +289,11 @@ class WorkerDeployment(Deployment):
         alone: bool = False,
         on_answer: OnAnswer | None = None,
         target: Target | None = None,
+        encode: Encode | None = None,
     ) -> Call:
         self.refuse_if_hopeless()
         call = Call(request, self.config, on_answer=on_answer)
+        call.encode = encode
         if self._cache is None:  # which would keep the outputs for longer than the target's memory lasts
             call.target = target
         elif self._answer_from(self._cache, call):
@@ -296,8 +301,8 @@ class WorkerDeployment(Deployment):
         call.deadline = self._deadline(call.times.arrived / 1e9, priority, timeout_us)
         item = self._make_item(call, priority, alone)
         call.withdraw = lambda: self._withdraw(item)
-        data = [tensor.data for tensor in request.tensors] + [part.data for part in request.parts]
-        call.slots.extend(self.arena.put_all(data))
+        data = [*[tensor.data for tensor in request.tensors], *[part.data for part in request.parts]]
+        call.slots = self.arena.put_all(data)
         if self._ordered is not None:
             self._ordered.admit(call)
         try:
@@ -322,6 +327,8 @@ class WorkerDeployment(Deployment):
 
     def _deadline(self, arrived: float, priority: int, timeout_us: int) -> float | None:
         """When waiting in the queue ends: the queue policy's rule, or TorchServe's client timeout if that is sooner."""
+        if self._patient and not timeout_us:
+            return None
         deadline = self._expiry(arrived, priority, timeout_us)
         if not self.config.client_timeout_s:
             return deadline
@@ -334,8 +341,10 @@ class WorkerDeployment(Deployment):
             return None
         start = 1 if self.config.batches else 0
         return tuple(
-            (tensor.name, tensor.datatype, None if tensor.name in self._ragged else tensor.shape[start:])
-            for tensor in request.tensors
+            [
+                (tensor.name, tensor.datatype, None if tensor.name in self._ragged else tensor.shape[start:])
+                for tensor in request.tensors
+            ]
         )
 
     def _answer_from(self, cache: ResponseCache, call: Call) -> bool:
@@ -405,9 +414,10 @@ class WorkerDeployment(Deployment):
         self.statistics.refused(error, time.monotonic_ns() - call.times.arrived)
 
     def _free(self, call: Call) -> None:
-        slots, call.slots = call.slots, []
         call.withdraw = None  # it refers to the call: a request must go at once, not at the next garbage collection
-        self.arena.free_all(slots)
+        if call.slots:
+            slots, call.slots = call.slots, []
+            self.arena.free_all(slots)
 
     # -- figures ---------------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from ..backends.base import Request, Response
+from ..backends.codecs.base import Encode
 from ..backends.tensor import Buffer, Tensor
 from .call import Call, Target
 from .deployment import Deployment, MakeRequest, OnAnswer, State
@@ -204,9 +205,11 @@ class EnsembleDeployment(Deployment):
         alone: bool = False,
         on_answer: OnAnswer | None = None,
         target: Target | None = None,
+        encode: Encode | None = None,
     ) -> Call:
         self.refuse_if_hopeless()
         call = Call(request, self.config)
+        call.encode = encode
         call.batch_rows = request.rows
         call.times.dispatched = call.times.arrived
 

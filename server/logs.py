@@ -41,6 +41,7 @@ METRICS = ("jitney.metrics", "jitney.model_metrics")
 MAX_BYTES = 100 * 1024 * 1024
 KEPT = 5
 QUIET = ("jitney.access", *METRICS)
+SILENT = logging.CRITICAL + 1
 
 
 def configure(folder: Path | None, metrics_folder: Path | None = None, log_config: str = "") -> None:
@@ -61,7 +62,8 @@ def configure(folder: Path | None, metrics_folder: Path | None = None, log_confi
     root.addHandler(terminal)
     for name in QUIET:
         logging.getLogger(name).propagate = False
-        logging.getLogger(name).disabled = folder is None
+        # By its level: libraries that configure logging enable loggers which were only disabled.
+        logging.getLogger(name).setLevel(SILENT if folder is None else logging.INFO)
     if folder is not None:
         _open_files(folder, metrics_folder or folder)
         logging.getLogger("jitney.model").propagate = False

@@ -114,8 +114,7 @@ class Statistics:
             self._now.execution_count += 1
             self._now.last_inference = time.time_ns() // 1_000_000
             self._count_size(calls)
-            for call in calls:
-                self._count_request(call)
+            self._count_requests(calls)
 
     def refused(self, error: JitneyError, waited_ns: int = 0) -> None:
         """Counts a request that failed without being executed."""
@@ -165,26 +164,33 @@ class Statistics:
         size = self._batches.get(rows)
         if size is None:
             size = self._batches[rows] = BatchStatistics()
-        before, model, after = max(_durations(call) for call in calls)
+        before, model, after = max([_durations(call) for call in calls])
         size.compute_input.add(before)
         size.compute_infer.add(model)
         size.compute_output.add(after)
         self._now.compute_seconds.observe((before + model + after) / 1e9)
 
-    def _count_request(self, call: Call) -> None:
-        now, times = self._now, call.times
-        total = times.answered - times.arrived
-        if call.error is not None and not _reported_by_model(call.error):
-            self._failures[failure_reason(call.error)] += 1
-            now.fail.add(total)
-            return
-        now.inference_count += call.request.rows
-        now.success.add(total)
-        now.queue.add(times.dispatched - times.arrived)
-        now.queue_seconds.observe((times.dispatched - times.arrived) / 1e9)
-        now.compute_input.add(times.compute_input)
-        now.compute_infer.add(times.compute_infer)
-        now.compute_output.add(times.compute_output)
+    def _count_requests(self, calls: Sequence[Call]) -> None:
+        now, count, rows, whole, queued = self._now, 0, 0, 0, 0
+        compute = [0, 0, 0]
+        for call in calls:
+            times = call.times
+            if call.error is not None and not _reported_by_model(call.error):
+                self._failures[failure_reason(call.error)] += 1
+                now.fail.add(times.answered - times.arrived)
+                continue
+            waited = times.dispatched - times.arrived
+            count, rows, queued = count + 1, rows + call.request.rows, queued + waited
+            whole += times.answered - times.arrived
+            compute[0] += times.compute_input
+            compute[1] += times.compute_infer
+            compute[2] += times.compute_output
+            now.queue_seconds.observe(waited / 1e9)
+        now.inference_count += rows
+        now.success.add(whole, count)
+        now.queue.add(queued, count)
+        for duration, ns in zip((now.compute_input, now.compute_infer, now.compute_output), compute, strict=True):
+            duration.add(ns, count)
 
 
 def _durations(call: Call) -> tuple[int, int, int]:

@@ -23,6 +23,7 @@ from ..backends.codecs import create as create_codec
 from ..backends.tensor import Tensor
 from ..server.repository.config import ModelConfig
 from ..server.repository.triton import TritonRepository
+from ..server.workers.child import MALLOC
 from ..server.workers.cores import usable_cores
 
 
@@ -92,7 +93,7 @@ def _together(
     command = [sys.executable, "-m", "jitney.tools.ceiling", str(repository), model, str(body)]
     command += ["-b", str(batch), "-t", str(threads), "-s", str(seconds)]
     command += ["--raw"] if raw else []
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment = {**MALLOC, **os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(processes)]
     outputs = [process.communicate(timeout=seconds + 120)[0] for process in running]
     if any(process.returncode for process in running):

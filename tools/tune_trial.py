@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from ..server.workers.child import MALLOC
 from .tune_variants import Arrangement, Variant
 from .tune_worker import Job
 
@@ -170,7 +171,7 @@ class _Worker:
 @contextlib.contextmanager
 def _worker(job: Job) -> Iterator[_Worker]:
     """Started with its share of threads, in a group of its own; ended with all of its children."""
-    environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(job.threads))}
+    environment = {**MALLOC, **os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(job.threads))}
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "jitney.tools.tune_worker"],

@@ -26,6 +26,7 @@ from .desk import Desk, Office
 from .inner import InnerListener
 from .messages import UPWARD, Drain, Flush, Hello
 from .outbox import Outbox
+from .reading import Reading
 from .relay import receive_peer
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class FrontChild:
             undo.pop_all()
         self._requests.close_fd()
         self._replies.region.close_fd()
-        self._reader = FrameReader(self._socket)
+        self._reading = Reading(self._socket, FrameReader(self._socket, 1), self._take)
         self.outbox = Outbox(self._socket, self.name, self.kill)
         self.desk = Desk(post.office, self.outbox, self._requests, self._replies, self._take_ready, self._take_flushed)
         self._threads = [
@@ -171,11 +172,13 @@ class FrontChild:
         if event is not None:
             event.set()
 
+    def _take(self, payload: bytes | bytearray) -> None:
+        self.desk.take(UPWARD.decode(payload))
+
     def _read(self) -> None:
         affinity.share_core()
         try:
-            while True:
-                self.desk.take(UPWARD.decode(self._reader.read_frame(1)[1]))
+            self._reading.run()
         except PeerClosed:
             pass
         except (BadFrame, msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:

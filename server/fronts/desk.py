@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...backends.base import Request, Response
-from ..batching import gather
 from ..call import Call, Times
 from ..errors import Cancelled, Draining, JitneyError, Unavailable
 from ..http.kserve.shm import Regions
@@ -47,6 +46,7 @@ from .messages import (
     Upward,
 )
 from .outbox import Outbox
+from .reading import gathering
 
 if TYPE_CHECKING:
     from ..dataplane import DataPlane
@@ -102,12 +102,9 @@ class Desk:
 
     def take(self, messages: list[Upward]) -> None:
         """Does what a frame says. ValueError where it makes no sense: then the front end cannot be trusted any more."""
-        gather.begin()
-        try:
+        with gathering():
             for message in messages:
                 self._handle(message)
-        finally:
-            gather.end()
 
     def _handle(self, message: Upward) -> None:
         match message:

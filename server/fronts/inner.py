@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
+from .. import reactor
 from ..addresses import Address
 from ..http.express import Express
 from ..http.front import Quick, Refuse
@@ -38,6 +39,7 @@ class InnerListener(Listener):
         """Begins to answer what is adopted; returns at once."""
         self._dispatcher.set_thread_count(self.threads)
         self._thread.start()
+        reactor.offer(self._loop)
 
     def adopt(self, sock: socket.socket, peer: tuple[str, str]) -> None:
         """Answers on this connection, which speaks for `peer`. Any thread."""

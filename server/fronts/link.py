@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-import queue
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +16,6 @@ import msgspec
 from ...backends.base import Request
 from ...backends.tensor import Buffer
 from .. import affinity
-from ..batching import gather
 from ..call import Call
 from ..errors import InvalidRequest, JitneyError, Unavailable
 from ..workers.arena import Arena, Slot
@@ -26,6 +25,7 @@ from . import wire
 from .failures import error_from_wire
 from .messages import DOWNWARD, Answer, Ask, Cancel, Downward, Drain, Flush, Flushed, Freed, FrontTimes, Stale, Submit, Told
 from .outbox import Outbox
+from .reading import Reading, gathering
 
 log = logging.getLogger(__name__)
 
@@ -58,15 +58,15 @@ class Link:
     """Threads: any may `submit` and `ask`; a thread of the link reads, and calls `on_drain(seconds)` and `on_lost(why)`."""
 
     def __init__(
-        self, reader: FrameReader, outbox: Outbox, arena: Arena, replies: Region, on_drain: Callable[[float], None],
-        on_lost: Callable[[str], None],
+        self, sock: socket.socket, reader: FrameReader, outbox: Outbox, arena: Arena, replies: Region,
+        on_drain: Callable[[float], None], on_lost: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.outbox, self.arena = outbox, arena
-        self._reader, self._replies = reader, replies
+        self._reading, self._replies = Reading(sock, reader, self._take), replies
         self._on_drain, self._on_lost = on_drain, on_lost
         self._numbers = itertools.count(1)
         self._open: dict[int, _Open] = {}
-        self._asked: dict[int, queue.SimpleQueue[Told]] = {}
+        self._asked: dict[int, list[Told]] = {}
         self._thread = threading.Thread(target=self._read, name="front-read", daemon=True)
 
     def start(self) -> None:
@@ -110,14 +110,14 @@ class Link:
 
     def ask(self, what: Literal["config", "keys", "region"], *arguments: str) -> Told:
         """Asks the scheduler and waits; raises the error that it answers with, Unavailable where it does not answer."""
-        number, answers = next(self._numbers), queue.SimpleQueue[Told]()
-        self._asked[number] = answers
+        number = next(self._numbers)
+        answers = self._asked[number] = []
         try:
             self.outbox.put(Ask(number, what, arguments))
             self.outbox.flush()  # also where this thread gathers
-            told = answers.get(timeout=ASK_S)
-        except queue.Empty:
-            raise Unavailable(f"the scheduler did not answer within {ASK_S:g} s") from None
+            if not self._reading.wait_for(lambda: bool(answers), ASK_S):
+                raise Unavailable(f"the scheduler did not answer within {ASK_S:g} s")
+            told = answers[0]
         finally:
             self._asked.pop(number, None)
         if told.error is not None:
@@ -137,8 +137,7 @@ class Link:
     def _read(self) -> None:
         affinity.share_core()
         try:
-            while True:
-                self._take(DOWNWARD.decode(self._reader.read_frame(1)[1]))
+            self._reading.run()
         except PeerClosed:
             self._on_lost("")
         except (BadFrame, msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
@@ -147,13 +146,12 @@ class Link:
             log.exception("the scheduler's messages cannot be handled")
             self._on_lost(f"{type(error).__name__}: {error}")
 
-    def _take(self, messages: list[Downward]) -> None:
-        gather.begin()
-        try:
-            for message in messages:
+    # -- whoever reads -----------------------------------------------------------------------------------------------------
+
+    def _take(self, payload: bytes | bytearray) -> None:
+        with gathering():
+            for message in DOWNWARD.decode(payload):
                 self._handle(message)
-        finally:
-            gather.end()
 
     def _handle(self, message: Downward) -> None:
         match message:
@@ -163,7 +161,7 @@ class Link:
                 self._again(message.number)
             case Told():
                 if message.number in self._asked:
-                    self._asked[message.number].put(message)
+                    self._asked[message.number].append(message)
             case Flush():
                 self.outbox.put(Flushed(message.number))
             case Drain():

@@ -58,7 +58,7 @@ class RemoteDataPlane:
         self._link.submit(call, Wish("infer", model, version, request, priority, timeout_us), known.epoch)
         return call
 
-    def predict(self, model: str, version: str | None, request: Request, *, on_answer: OnAnswer | None = None) -> Call:
+    def predict(self, model: str, version: str | None, request: Request, on_answer: OnAnswer | None = None) -> Call:
         """Sends a TorchServe-style request: as it is for a handler, through the model's codec (in this thread) otherwise."""
         known = self._find(model, version)
         wish = Wish("predict", model, version, request)

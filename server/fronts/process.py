@@ -65,8 +65,8 @@ class FrontEnd:
     """The life of this process between the scheduler's first message and the exit code."""
 
     def __init__(self, sock: socket.socket, door: socket.socket, fds: dict[str, int]) -> None:
-        reader = FrameReader(sock)
-        first, *rest = DOWNWARD.decode(reader.read_frame(1)[1])
+        reader = FrameReader(sock, 1)
+        first, *rest = DOWNWARD.decode(reader.read_frame()[1])
         if not isinstance(first, Hello) or rest:
             raise BadFrame("the first message must be Hello")
         hello = self.hello = first
@@ -80,7 +80,7 @@ class FrontEnd:
         self._counters = Counters(Region(fds["counters-fd"], NBYTES), hello.settings.front_ends)
         for region in (arena.region, replies, self._counters.region):
             region.close_fd()
-        self._link = Link(reader, self.outbox, arena, replies, self._drains.put, _lost)
+        self._link = Link(sock, reader, self.outbox, arena, replies, self._drains.put, _lost)
         _send_log(self.outbox, hello)
 
     def serve(self) -> int:

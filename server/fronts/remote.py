@@ -23,6 +23,10 @@ class RemoteTorchServeMetrics:
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
+        self.silent = False
+
+    def series_of(self, model: str, version: str | None) -> None:
+        """The values are not here, so `Ledger` is to call what follows."""
 
     def responded(self, status: int) -> None:
         self._outbox.put(Counted(status, 1), urgent=False)

@@ -102,18 +102,34 @@ class Access:
         if later is not None and later.claimed and not later.concluding:
             later.seal(lambda: self.process_response(req, resp, resource, succeeded))
             return
+        self.allow_origins(resp)
+        for callback in getattr(req.context, "at_end", ()):
+            callback()
+        self.passed(req, resp.status_code, getattr(req.context, "began", 0.0))
+
+    def allow_origins(self, resp: falcon.Response) -> None:
+        """Adds CORS headers, where they are configured, to those that the answer has."""
         for name, value in self._cors.items():
             if resp.get_header(name) is None:
                 resp.set_header(name, value)
-        for callback in getattr(req.context, "at_end", ()):
-            callback()
-        status = resp.status_code
+
+    def passed(self, req: falcon.Request, status: int, began: float) -> None:
+        """Counts an answer and logs it; `began` in monotonic seconds."""
         self.metrics.torchserve.responded(status)
-        if access_log.isEnabledFor(logging.INFO):
-            milliseconds = int((time.monotonic() - getattr(req.context, "began", 0.0)) * 1000)
-            peer = f"{req.env.get('REMOTE_ADDR', '')}:{req.env.get('REMOTE_PORT', '')}"
-            uri = req.env.get("REQUEST_URI") or req.relative_uri
-            access_log.info('/%s "%s %s %s" %s %d', peer, req.method, uri, _protocol(req), status, milliseconds)
+        if self.logs:
+            self.log(req, status, began)
+
+    def log(self, req: falcon.Request, status: int, began: float, peer: str = "") -> None:
+        """Writes an answer's line into the access log."""
+        milliseconds = int((time.monotonic() - began) * 1000)
+        peer = peer or f"{req.env.get('REMOTE_ADDR', '')}:{req.env.get('REMOTE_PORT', '')}"
+        uri = req.env.get("REQUEST_URI") or req.relative_uri
+        access_log.info('/%s "%s %s %s" %s %d', peer, req.method, uri, _protocol(req), status, milliseconds)
+
+    @property
+    def logs(self) -> bool:
+        """Whether somebody reads the access log."""
+        return access_log.isEnabledFor(logging.INFO)
 
 
 def _protocol(req: falcon.Request) -> str:

@@ -101,9 +101,15 @@ def build(
     for port in ports:
         handlers = torchserve.infer_with_handler(dataplane, admission, metrics, settings)
         kserve.add_routes(
-            app, dataplane, settings, port, forward=settings.http_header_forward_pattern, infer_with_handler=handlers,
+            app,
+            dataplane,
+            settings,
+            port,
+            forward=settings.http_header_forward_pattern,
+            infer_with_handler=handlers,
+            admission=admission,
             regions=regions,
-        )  # fmt: skip
+        )
     if "metrics" in ports:
         add_metrics(routes, metrics)
     if "management" in ports:

@@ -26,6 +26,7 @@ from .express import Express
 from .loop import Loop
 from .parser import Head, RequestParser
 from .tasks import AppTask, Errand, HeadWriter, KnownTask, RefusalTask
+from .travel import LIGHT_BYTES, Traveller
 
 #: Seconds that a client may be silent within a request or while it does not read its answer, and between requests.
 STALLED_SECONDS = 60
@@ -35,8 +36,6 @@ IDLE_SECONDS = 600
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 16 << 20
 
-#: Answers up to this size are rendered and sent by the loop's thread.
-LIGHT_BYTES = 64 << 10
 #: Whether a request's work before its model is so short that the loop's thread does it itself: (path,
 #: names of headers in upper case with underscores, bytes of the body).
 Quick = Callable[[str, Container[str], int], bool]
@@ -44,13 +43,14 @@ Quick = Callable[[str, Container[str], int], bool]
 Refuse = Callable[[str, Error], tuple[str, list[tuple[str, str]], bytes]]
 
 
-class Channel(HTTPChannel):  # type: ignore[misc]
+class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
     """One connection: tells when the client goes away, drops refused bodies, lingers after an early answer.
 
     A request is served by a thread of the pool, or by the loop's where that takes no time; see `service`. An answer that comes
     later is sent by the loop's thread.
     """
 
+    reads_plainly = True  # whether input is all that an event without output can mean
     task_class = AppTask
     error_task_class = RefusalTask
     parser_class = RequestParser
@@ -134,6 +134,15 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         """
         return bool(request.error and request.error.code in (413, 417) and not request.chunked)
 
+    def read_plainly(self) -> None:
+        """Reads; the loop is told only where it has to wait for something else than before, which is more input."""
+        try:
+            self.handle_read()
+        except Exception:  # noqa: BLE001 - a defect here ends this connection, and no other
+            self.handle_error()
+        if self.total_outbufs_len or len(self.requests) > 1 or self.will_close or self.close_when_flushed:
+            self.server.loop.look(self)
+
     def handle_read(self) -> None:
         if self._linger_until:
             self._read_on()
@@ -145,12 +154,14 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     def _read_request(self) -> None:
         """Reads where a request begins; one that comes as a whole, with a head that was seen before, takes the short way."""
         try:
-            data = self.recv(self.adj.recv_bytes)
+            data = self.socket.recv(self.adj.recv_bytes)
+        except BlockingIOError:
+            return
         except OSError:
             self.handle_close()
             return
         if not data:
-            self.connected = False
+            self.handle_close()
             return
         self.last_activity = time.time()
         end = data.find(b"\r\n\r\n") + 4
@@ -159,22 +170,29 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.received(data)
 
     def _serve_known(self, head: Head, data: bytes, end: int) -> bool:
-        """Serves a request by the short way; false where there is none."""
-        server = self.server
-        if server.express is None or self.will_close or self.close_when_flushed:
+        """Serves a request by the short way, or by its shortcut; false where there is none."""
+        express = self.server.express
+        if express is None or self.will_close or self.close_when_flushed:
             return False
         if not head.routed and head.environ is not None:
-            head.route, head.routed = server.express.route(head), True
-        if head.route is None or server.quick is None or not server.quick(head.path, head.headers, head.length):
+            head.route, head.routed = express.route(head), True
+        shortcut = head.shortcut
+        if shortcut is not None and shortcut.is_quick() and self.set_out(head, shortcut, data[end:]):
+            return True
+        quick = self.server.quick
+        if head.route is None or quick is None or not quick(head.path, head.headers, head.length):
             return False
-        task = KnownTask(self, head, bytearray(memoryview(data)[end:]))
+        self._serve_shortly(head, bytearray(memoryview(data)[end:]))
+        return True
+
+    def _serve_shortly(self, head: Head, body: bytearray) -> None:
+        task = KnownTask(self, head, body)
         self.requests.append(head)
         self._guard(task, task.serve)
         if task.later.claimed and not task.close_on_finish:
             task.has_returned()
         else:
             self._go_on(task)
-        return True
 
     def _read_on(self) -> None:
         """Reads and drops what comes after the end."""
@@ -277,8 +295,11 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         """The first request is answered, or given up: its thread goes on to the next one, or the connection ends."""
         if isinstance(task, AppTask):
             task.over()
+        self._conclude_first(task.close_on_finish)
+
+    def _conclude_first(self, close: bool) -> None:
         with self.requests_lock:
-            if task.close_on_finish:
+            if close:
                 self.close_when_flushed = True
                 for request in self.requests:
                     request.close()
@@ -286,7 +307,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             else:
                 self._next()
         self.last_activity = time.time()
-        self.server.loop.touch(self)
+        if close or self.requests or self.total_outbufs_len or self.will_close:  # else the loop waits for the right thing
+            self.server.loop.touch(self)
 
     def _next(self) -> None:
         if self.current_outbuf_count > 0:  # the next answer gets a buffer of its own, so that this one's can go

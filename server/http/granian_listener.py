@@ -30,11 +30,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .. import affinity
+from .. import affinity, reactor
 from ..addresses import Address
 from ..batching import gather
 from ..errors import InvalidConfig
+from .express import Express
 from .front import Quick, Refuse
+from .granian_trip import KnownHeads
 from .granian_visit import Visit
 from .listeners import MAX_HEADER_BYTES, open_socket
 from .tasks import Dispatcher, Errand
@@ -54,11 +56,12 @@ class GranianListener:
     def __init__(
         self, app: Callable[..., Any], address: Address, *, name: str, threads: int, max_body: int, refuse: Refuse,
         setting: str = "", ports: Collection[str] = (), tls: ssl.SSLContext | None = None, quick: Quick | None = None,
-        express: object = None, sock: socket.socket | None = None,
+        express: Express | None = None, sock: socket.socket | None = None,
     ) -> None:  # fmt: skip
         refuse_tls(address, setting or name)
         self.name, self.threads, self.ports = name, threads, frozenset(ports)
         self.app, self.max_body, self.refuse, self.quick = app, max_body, refuse, quick
+        self.heads = KnownHeads(express)
         self.draining = False
         self.waiting: dict[Visit, float] = {}
         self.dispatcher = Dispatcher(name)
@@ -75,6 +78,9 @@ class GranianListener:
         self._thread = threading.Thread(target=self._run, name=f"http-{name}", daemon=True)
         self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
         self._visits: set[asyncio.Task[Any]] = set()
+        self._watched: dict[int, Callable[[], None]] = {}
+        self._watching = threading.Lock()
+        self._ended = False
 
     @property
     def address(self) -> Address:
@@ -86,6 +92,8 @@ class GranianListener:
         self.dispatcher.set_thread_count(self.threads)
         self._thread.start()
         self._running.wait(10.0)
+        if "inference" in self.ports:
+            reactor.offer(self)
 
     def stop_accepting(self) -> None:
         """Refuses new connections and closes idle ones. Requests that were accepted are answered."""
@@ -98,6 +106,7 @@ class GranianListener:
     def close(self, timeout: float = 10.0) -> None:
         """Waits for at most `timeout` seconds until accepted requests are answered, then ends threads and sockets."""
         self.stop_accepting()
+        reactor.withdraw(self)
         deadline = time.monotonic() + timeout
         if self._thread.ident is not None:
             self._thread.join(timeout)
@@ -122,6 +131,15 @@ class GranianListener:
             except RuntimeError:
                 pass  # the loop has ended: nobody waits
 
+    def watch(self, fd: int, serve: Callable[[], bool], lost: Callable[[], None]) -> bool:
+        """`reactor.Reactor.watch`."""
+        with self._watching:
+            if self._ended:
+                return False
+            self._watched[fd] = lost
+        self.post(lambda: self._watch(fd, serve))
+        return True
+
     # -- the loop's thread -------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -136,7 +154,21 @@ class GranianListener:
             self._end_tasks()
             self.loop.close()
 
+    def _watch(self, fd: int, serve: Callable[[], bool]) -> None:
+        if fd in self._watched:
+            self.loop.add_reader(fd, lambda: None if serve() else self._let_go(fd))
+
+    def _let_go(self, fd: int) -> None:
+        self.loop.remove_reader(fd)
+        with self._watching:
+            lost = self._watched.pop(fd)
+        lost()
+
     def _end_tasks(self) -> None:
+        with self._watching:
+            self._ended = True
+        for fd in list(self._watched):
+            self._let_go(fd)
         left = asyncio.all_tasks(self.loop)
         for task in left:
             task.cancel()

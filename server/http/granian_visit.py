@@ -10,11 +10,12 @@ from urllib.parse import quote
 
 from waitress.utilities import BadRequest, Error, RequestEntityTooLarge, RequestHeaderFieldsTooLarge
 
-from .front import LIGHT_BYTES
+from .granian_trip import GranianTrip
 from .later import Answer, Later
 from .listeners import MAX_HEADER_BYTES
 from .parser import ExpectationFailed
 from .receiver import MAX_CHUNKS, BodyStream
+from .travel import LIGHT_BYTES
 
 if TYPE_CHECKING:
     from .granian_listener import GranianListener
@@ -33,21 +34,15 @@ class Visit:
         self.at_end: list[Callable[[], None]] = []
         self.later = Later(self._wake)
         self.environ: dict[str, Any] = {}
-        self.gone: Callable[[], None] | None = None
+        self.gone: Callable[[], object] | None = None
         self._woken = self._left = False
         self._sleeper: asyncio.Future[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._answer: Answer = ("500 Internal Server Error", [], [])
 
     async def serve(self) -> None:
-        error, body = await self._read()
-        if error is not None:
-            status, headers, refusal = self.front.refuse(self.scope.path, error)
-            self._answer = status, headers, [refusal]
-            self._send(close=True)
-            return
         try:
-            await self._respond(body)
+            await self._serve()
         finally:
             self.front.waiting.pop(self, None)
             if self._watcher is not None:
@@ -57,9 +52,40 @@ class Visit:
                 callback()
             self.later.forget()
 
+    async def _serve(self) -> None:
+        key, head = self.front.heads.find(self.scope)
+        if head is not None and head.shortcut is not None and head.shortcut.is_quick():
+            body = await self.protocol() if head.length else b""
+            if not await GranianTrip(self.front, self, head, body).travel(head.shortcut):
+                await self._respond(body)
+            return
+        error, whole = await self._read()
+        if error is None:
+            await self._respond(whole)
+            if key is not None and head is None:
+                self.front.heads.remember(key, self.environ, len(whole))
+            return
+        status, headers, refusal = self.front.refuse(self.scope.path, error)
+        self._answer = status, headers, [refusal]
+        self._send(close=True)
+
+    def use(self, body: bytes | bytearray) -> dict[str, Any]:
+        """The environ of this request, with this body."""
+        self.environ = self._make_environ(body)
+        return self.environ
+
+    async def send(self, answer: Answer) -> None:
+        """Sends an answer, as a stream where it is one."""
+        self._answer = answer
+        if isinstance(answer[2], list):
+            self._send(close=False)
+        else:
+            self.front.wait_with(self)
+            await self.front.in_pool(self._stream)
+
     async def _respond(self, body: bytes | bytearray) -> None:
         front = self.front
-        self.environ = self._make_environ(body)
+        self.use(body)
         path = self.environ["PATH_INFO"]
         waits_here = self.scope.method == "HEAD"  # for its model, where it is served
         if front.quick is not None and not waits_here and front.quick(path, _Names(self.environ), len(body)):
@@ -74,11 +100,7 @@ class Visit:
                 self._conclude()
             else:
                 await front.in_pool(self._conclude)
-        if isinstance(self._answer[2], list):
-            self._send(close=False)
-        else:
-            front.wait_with(self)
-            await front.in_pool(self._stream)
+        await self.send(self._answer)
 
     # -- the request -------------------------------------------------------------------------------------------------------
 
@@ -119,7 +141,7 @@ class Visit:
         if environ.pop("HTTP_TRANSFER_ENCODING", None):
             environ["CONTENT_LENGTH"] = str(len(body))
         environ["jitney.headers"] = [(name.title(), value) for name, value in self.headers]
-        environ["jitney.on_disconnect"] = self._on_disconnect
+        environ["jitney.on_disconnect"] = self.on_disconnect
         environ["jitney.at_end"] = self.at_end
         environ["jitney.later"] = self.later
         return environ
@@ -214,8 +236,8 @@ class Visit:
         if gone is not None:
             gone()
 
-    def _on_disconnect(self, callback: Callable[[], None]) -> None:
-        """Any thread."""
+    def on_disconnect(self, callback: Callable[[], object]) -> None:
+        """Has `callback` called if the client goes away; any thread."""
         self.gone = callback
         if self._left:
             callback()

@@ -28,6 +28,7 @@ from typing import Any
 
 from waitress.adjustments import Adjustments
 
+from .. import reactor
 from ..addresses import Address
 from ..errors import InvalidConfig
 from .express import Express
@@ -134,6 +135,8 @@ class Listener:
         self._server.accept_connections()
         self._loop.touch(self._server)
         self._thread.start()
+        if "inference" in self.ports:
+            reactor.offer(self._loop)
 
     def stop_accepting(self) -> None:
         """Refuses new connections and closes idle ones. Requests that were accepted are answered."""
@@ -146,6 +149,7 @@ class Listener:
         deadline = time.monotonic() + timeout
         while self._server.active_channels and self._thread.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
+        reactor.withdraw(self._loop)
         if self._thread.is_alive():
             self._loop.stop()
             self._thread.join()

@@ -73,6 +73,7 @@ class Loop:
         self._waking = threading.Lock()  # no byte goes to a descriptor that is somebody else's by then
         self._stopping = self._closed = False
         self._ident = 0  # of the loop's thread
+        self._watched: dict[int, tuple[Callable[[], bool], Callable[[], None]]] = {}
 
     # -- any thread --------------------------------------------------------------------------------------------------------
 
@@ -99,9 +100,19 @@ class Loop:
         else:
             self.post(lambda: self.look(channel))
 
+    def watch(self, fd: int, serve: Callable[[], bool], lost: Callable[[], None]) -> bool:
+        """`reactor.Reactor.watch`."""
+        with self._waking:
+            if self._closed or self._stopping:
+                return False
+            self._watched[fd] = serve, lost
+            self._poll.register(fd, select.EPOLLIN)
+        return True
+
     def stop(self) -> None:
         """Ends `run`."""
-        self._stopping = True
+        with self._waking:
+            self._stopping = True
         self.post(_nothing)
 
     # -- the loop's thread -------------------------------------------------------------------------------------------------
@@ -122,6 +133,8 @@ class Loop:
             except Exception:  # the loop of all connections must not end for one of them
                 log.exception("listener '%s': error in the loop", self.name)
                 time.sleep(0.05)
+        for fd in list(self._watched):
+            self._let_go(fd)
 
     def _round(self, timeout: float | None) -> None:
         ready = self._poll.poll(0 if self._posted else timeout)
@@ -142,9 +155,21 @@ class Loop:
             os.eventfd_read(fd)
             return
         dispatcher = self.sockets.get(fd)
-        if dispatcher is not None:
+        if dispatcher is None:
+            if fd in self._watched and not self._watched[fd][0]():
+                self._let_go(fd)
+            return
+        if events == select.EPOLLIN and getattr(dispatcher, "reads_plainly", False):
+            dispatcher.read_plainly()
+        else:
             wasyncore.readwrite(dispatcher, events)
             self.look(dispatcher)
+
+    def _let_go(self, fd: int) -> None:
+        with self._waking:
+            _, lost = self._watched.pop(fd)
+            self._poll.unregister(fd)
+        lost()
 
     def look(self, dispatcher: Any) -> None:
         """Asks a socket what it waits for now."""

@@ -13,7 +13,7 @@ from waitress.adjustments import Adjustments
 from waitress.parser import HTTPRequestParser, ParsingError, get_header_lines
 from waitress.utilities import Error
 
-from .express import Route
+from .express import Route, Shortcut
 from .receiver import ChunkedReceiver, FixedReceiver, Receiver
 
 #: Heads of requests that are kept in parsed form: how many in one listener, and the bytes of the longest.
@@ -29,7 +29,7 @@ class Head:
 
     state    the parser's attributes
     environ  what they are in WSGI, None until the first request has gone through
-    route    the short way, None where there is none; only known once `routed`
+    route    the short way, None where there is none; only known once `routed`; `shortcut` likewise
     """
 
     error = None
@@ -39,13 +39,23 @@ class Head:
         self.environ: dict[str, Any] | None = None
         self.route: Route | None = None
         self.routed = False
+        self.shortcut: Shortcut | None = None
         self.command, self.path, self.version = str(state["command"]), str(state["path"]), str(state["version"])
         self.headers: dict[str, str] = state["headers"]
         self.raw_headers: list[tuple[str, str]] = state["raw_headers"]
         self.length = int(state["content_length"])
+        self.keeps_open = keeps_open(self.version, self.headers.get("CONNECTION"))
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+def keeps_open(version: str, wish: str | None) -> bool:
+    """Whether the client wants the connection to go on after the answer."""
+    if wish is None:
+        return version == "1.1"
+    tokens = [token.strip() for token in wish.lower().split(",")]
+    return "close" not in tokens if version == "1.1" else "keep-alive" in tokens
 
 
 class ExpectationFailed(Error):  # type: ignore[misc]

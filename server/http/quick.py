@@ -38,7 +38,7 @@ class Quickness:
                 "INFERENCE_HEADER_CONTENT_LENGTH" in headers and not self._is_handler(found[1], found[2])
             )
         if found := _PREDICT.fullmatch(path):
-            return self._predicts_quickly(found[1], found[2], length)
+            return predicts_quickly(self._dataplane, found[1], found[2], length)
         return path in _ALIVE
 
     def _is_handler(self, model: str, version: str | None) -> bool:
@@ -47,11 +47,13 @@ class Quickness:
         except JitneyError:
             return False
 
-    def _predicts_quickly(self, model: str, version: str | None, length: int) -> bool:
-        try:
-            config = self._dataplane.config(model, version)
-        except JitneyError:
-            return True  # the answer is an error
-        if config.backend == "handler":
-            return True
-        return config.codec == "json" and length <= MAX_PARSED
+
+def predicts_quickly(dataplane: DataPlane, model: str, version: str | None, length: int) -> bool:
+    """The same for a prediction whose body has `length` bytes."""
+    if length > MAX_OPAQUE:
+        return False
+    try:
+        config = dataplane.config(model, version)
+    except JitneyError:
+        return True  # the answer is an error
+    return config.backend == "handler" or (config.codec == "json" and length <= MAX_PARSED)

@@ -10,9 +10,9 @@ from typing import Any
 from waitress.task import ErrorTask, Task, ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import build_http_date
 
-from .express import LightRequest, LightResponse
+from .express import LightRequest, LightResponse, Shortcut, Trip
 from .later import Later, collect
-from .parser import Head
+from .parser import Head, keeps_open
 from .receiver import BodyStream
 
 
@@ -33,12 +33,12 @@ class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
 
 
 #: What a request does not share with others that have the same head.
-_OWN = frozenset({"REMOTE_ADDR", "REMOTE_HOST", "REMOTE_PORT", "wsgi.input", "waitress.client_disconnected"})
+OWN = frozenset({"REMOTE_ADDR", "REMOTE_HOST", "REMOTE_PORT", "wsgi.input", "waitress.client_disconnected"})
 _LINE = "\r\n"
 
 
 @functools.lru_cache(2)
-def _date(second: int) -> str:
+def date_of(second: int) -> str:
     return str(build_http_date(second))
 
 
@@ -76,7 +76,7 @@ class HeadWriter(Task):  # type: ignore[misc]
         elif wanted or self.version == "1.0":
             headers.append(("connection", "keep-alive"))
         if "date" not in names:
-            headers.append(("date", _date(int(self.start_time))))
+            headers.append(("date", date_of(int(self.start_time))))
         lines = [f"{spelling.get(name.lower(), name)}: {value}" for name, value in headers]
         return f"HTTP/1.1 {self.status}\r\n{_LINE.join(lines)}\r\n\r\n".encode("latin-1")
 
@@ -92,10 +92,7 @@ class HeadWriter(Task):  # type: ignore[misc]
     def _client_keeps_open(self) -> bool:
         if self.channel.server.draining:
             return False
-        if (wish := self.request.headers.get("CONNECTION")) is None:
-            return bool(self.version == "1.1")
-        tokens = [token.strip() for token in wish.lower().split(",")]
-        return "close" not in tokens if self.version == "1.1" else "keep-alive" in tokens
+        return keeps_open(str(self.version), self.request.headers.get("CONNECTION"))
 
     def write(self, data: bytes) -> None:
         """Sends head and body in one packet where both are at hand."""
@@ -145,7 +142,7 @@ class AppTask(HeadWriter, WSGITask):  # type: ignore[misc]
         if head is None or head.environ is None:
             environ: dict[str, Any] = super().get_environment()
             if head is not None:
-                head.environ = {name: value for name, value in environ.items() if name not in _OWN}
+                head.environ = {name: value for name, value in environ.items() if name not in OWN}
             return environ
         environ = self._per_connection(head.environ.copy())
         environ["wsgi.input"] = self.request.get_body_stream()
@@ -212,21 +209,32 @@ class AppTask(HeadWriter, WSGITask):  # type: ignore[misc]
 class KnownTask(AppTask):
     """A request whose head has a short way to its route; its body is there as a whole. The loop's thread alone serves it."""
 
-    def __init__(self, channel: Any, head: Head, body: bytearray) -> None:
+    def __init__(self, channel: Any, head: Head, body: bytes | bytearray) -> None:
         super().__init__(channel, head)
         self._body_in = body
 
     def serve(self) -> None:
         """Has the route render the answer, or claim that it comes later."""
+        resp = LightResponse()
+        self.request.route(self._light_request(), resp)
+        if not self.later.claimed:
+            self._send(*collect(resp))
+
+    def respond(self, trip: Trip, shortcut: Shortcut, error: Exception | None) -> None:
+        """Has the route render what its shortcut leaves to it."""
+        req, resp = self._light_request(), LightResponse()
+        del req.env["jitney.later"]
+        req.context.began = trip.began
+        shortcut.respond(trip, req, resp, error)
+        self._send(*collect(resp))
+
+    def _light_request(self) -> LightRequest:
         self.start()
         head = self.request
         environ = self.environ = self._per_connection(head.environ.copy())
         environ["wsgi.input"] = BodyStream(self._body_in)
         self._add_own(environ)
-        resp = LightResponse()
-        head.route(LightRequest(environ, head.length), resp)
-        if not self.later.claimed:
-            self._send(*collect(resp))
+        return LightRequest(environ, head.length)
 
 
 class RefusalTask(HeadWriter, ErrorTask):  # type: ignore[misc]

@@ -147,6 +147,8 @@ class TlsChannel(Channel):
 
     socket: TlsSocket
 
+    reads_plainly = False
+
     def __init__(self, server: TlsServer, sock: net.socket, *arguments: Any, **named: Any) -> None:
         encrypted: Any = TlsSocket(sock, server.context)  # all of a socket that a channel uses
         super().__init__(server, encrypted, *arguments, **named)

@@ -126,7 +126,7 @@ class TorchServeMetrics:
         self._histograms: dict[str, dict[tuple[str, ...], Histogram]] = {}
         self._versions: dict[str, tuple[dict[str, str], str]] = {}
         self._series: dict[tuple[str, str], Series | None] = {}
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._host = {"Level": "Host", "Hostname": self.hostname}
 
     # -- the server's own -------------------------------------------------------------------------------------------------
@@ -156,6 +156,20 @@ class TorchServeMetrics:
                 ("WorkerThreadTime", float(on_the_way // 1_000_000), self._host, ""),
             )
         )
+
+    @property
+    def silent(self) -> bool:
+        """Whether nobody would hear of a change: a log is meant, and it is switched off."""
+        return self.mode == "log" and not _log.isEnabledFor(logging.INFO)
+
+    def series_of(self, model: str, version: str | None) -> list[Series] | None:
+        """What every request changes, for `Ledger`; None where one of it is not scraped, or not of the kind it is by default."""
+        labels, name = self._versioned(model, version)
+        places = [(metric, labels, name) for metric in LEGACY]
+        places += [(metric, self._host, "") for metric in ("QueueTime", "WorkerThreadTime", "Requests2XX")]
+        found = [self._find_series(*place) for place in places]
+        counts = [series[2] for series in found if series is not None]
+        return [series for series in found if series] if counts == [True, True, True, False, False, True] else None
 
     def worker_loaded(self, worker: str, model: str, version: str, milliseconds: int) -> None:
         """How long a worker took from its start until it was ready."""
@@ -193,7 +207,7 @@ class TorchServeMetrics:
         self.update(name, float(metric["value"]), labels, ",".join(metric.get("request_ids", ())))
 
     def _declare(self, declaration: Declaration) -> None:
-        with self._lock:
+        with self.lock:
             self._declared = {**self._declared, declaration.name: declaration}
             self._values.setdefault(declaration.name, {})
 
@@ -212,7 +226,7 @@ class TorchServeMetrics:
     def _record(self, changes: Sequence[Change]) -> None:
         """`update` for what happens with every request: one lock for all, and series that are looked up once."""
         found = [self._find_series(name, labels, labels_name) for name, _, labels, labels_name in changes]
-        with self._lock:
+        with self.lock:
             for series, change in zip(found, changes, strict=True):
                 if series is not None:
                     values, key, counts = series
@@ -238,7 +252,7 @@ class TorchServeMetrics:
         return self.mode == "prometheus" or (self.mode == "legacy" and name in LEGACY)
 
     def _store(self, declaration: Declaration, value: float, key: tuple[str, ...]) -> None:
-        with self._lock:
+        with self.lock:
             if declaration.kind == "histogram":
                 series = self._histograms.setdefault(declaration.name, {})
                 series.setdefault(key, Histogram(BOUNDS)).observe(value)
@@ -261,7 +275,7 @@ class TorchServeMetrics:
             if not self._scraped(name):
                 continue
             family = declaration.family()
-            with self._lock:
+            with self.lock:
                 values = dict(self._values[name])
                 histograms = {key: found.copy() for key, found in self._histograms.get(name, {}).items()}
             for key in sorted(values):

@@ -53,6 +53,11 @@ class Batching:
     default_queue_policy: QueuePolicy = QueuePolicy()
     priority_queue_policy: Mapping[int, QueuePolicy] = field(default_factory=dict)
 
+    @property
+    def limits_waiting(self) -> bool:
+        """Whether any request's waiting ends by itself though the request does not ask for it."""
+        return any(p.default_timeout_us for p in (self.default_queue_policy, *self.priority_queue_policy.values()))
+
 
 @dataclass(frozen=True)
 class InstanceGroup:

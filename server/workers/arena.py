@@ -97,14 +97,14 @@ class Arena:
             at += len(source)
         return slot
 
-    def put_all(self, buffers: Sequence[Buffer]) -> list[Slot]:
+    def put_all(self, buffers: Sequence[Buffer]) -> list[object]:
         """One slot for each buffer, or none at all where they are so small that they should travel in the message.
 
         A view that `place` gave is not copied: its slot is taken over. QueueFull if they do not fit; nothing is kept then.
         """
-        if sum(memoryview(buffer).nbytes for buffer in buffers) <= INLINE:
+        if sum([len(b) if isinstance(b, bytes | bytearray) else memoryview(b).nbytes for b in buffers]) <= INLINE:
             return []
-        slots: list[Slot] = []
+        slots: list[object] = []
         try:
             for buffer in buffers:
                 slots.append(self._adopt(buffer) or self.put(buffer))  # noqa: PERF401 - what was put so far has to be known

@@ -40,26 +40,73 @@ class BadFrame(ValueError):
 
 
 class FrameReader:
-    """Reads frames from a connected stream socket. For one thread."""
+    """Reads frames of so many kinds from a connected stream socket. For one thread at a time."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
+    def __init__(self, sock: socket.socket, kinds: int) -> None:
+        self._socket, self._kinds = sock, kinds
         self._in = memoryview(bytearray(_BUFFER))
         self._start = self._end = 0  # unread bytes of _in
 
-    def read_frame(self, kinds: int) -> tuple[int, bytes | bytearray]:
-        """Waits for the next frame: its kind, below `kinds`, and its payload, in memory of its own.
+    def read_frame(self) -> tuple[int, bytes | bytearray]:
+        """Waits for the next frame: its kind, and its payload in memory of its own.
 
         PeerClosed at the end, BadFrame where the bytes make no sense.
         """
         self._buffer(HEADER.size)
         length, kind = HEADER.unpack_from(self._in, self._start)
-        if kind >= kinds:
-            raise BadFrame(f"unknown kind of frame {kind}, expected one below {kinds}")
+        if kind >= self._kinds:
+            raise BadFrame(f"unknown kind of frame {kind}, expected one below {self._kinds}")
         if length > MAX_PAYLOAD:
             raise BadFrame(f"frame of {length} bytes is over the limit of {MAX_PAYLOAD}")
         self._start += HEADER.size
         return kind, self._payload(length)
+
+    def take_frame(self) -> tuple[int, bytes | bytearray] | None:
+        """The next frame where it is here as a whole, after reading what has come without waiting; else None."""
+        if self.holds_frame:
+            return self.read_frame()
+        if not self._make_room():
+            return None
+        try:
+            count = self._socket.recv_into(self._in[self._end :], 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except ConnectionError as error:
+            raise PeerClosed(str(error)) from None
+        if not count:
+            raise PeerClosed("closed")
+        self._end += count
+        return self.read_frame() if self.holds_frame else None
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the next frame, as far as it is known, is too long for `take_frame`."""
+        return self._next_size() > _BUFFER
+
+    @property
+    def holds_frame(self) -> bool:
+        """Whether the next frame has been read from the socket as a whole."""
+        have = self._end - self._start
+        return have >= HEADER.size and have >= self._next_size()
+
+    def _next_size(self) -> int:
+        if self._end - self._start < HEADER.size:
+            return HEADER.size
+        length, kind = HEADER.unpack_from(self._in, self._start)
+        broken = kind >= self._kinds or length > MAX_PAYLOAD
+        return HEADER.size if broken else HEADER.size + int(length)
+
+    def _make_room(self) -> bool:
+        """Moves unread bytes to the front where the next message does not fit behind them; false where it never fits."""
+        size, have = self._next_size(), self._end - self._start
+        if size > _BUFFER:
+            return False
+        if not have:
+            self._start = self._end = 0
+        elif self._start + size > _BUFFER:
+            self._in[:have] = bytes(self._in[self._start : self._end])
+            self._start, self._end = 0, have
+        return True
 
     def _payload(self, length: int) -> bytes | bytearray:
         """The next `length` bytes, in memory of their own: decoded messages may refer to it."""
@@ -103,7 +150,7 @@ class Channel(FrameReader):
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock)
+        super().__init__(sock, len(KINDS))
         self._sending = threading.Lock()
         self._encoder = msgspec.msgpack.Encoder()
         self._out = bytearray()
@@ -129,9 +176,17 @@ class Channel(FrameReader):
 
     def receive(self) -> Message:
         """Waits for the next message. PeerClosed at the end, BadFrame where the bytes make no sense."""
-        kind, payload = self.read_frame(len(KINDS))
-        try:
-            message: Message = _DECODERS[kind].decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadFrame(f"{KINDS[kind].__name__} cannot be understood: {error}") from None
-        return message
+        return _message(*self.read_frame())
+
+    def take(self) -> Message | None:
+        """The next message where it is here as a whole, after reading what has come without waiting; else None."""
+        frame = self.take_frame()
+        return None if frame is None else _message(*frame)
+
+
+def _message(kind: int, payload: bytes | bytearray) -> Message:
+    try:
+        message: Message = _DECODERS[kind].decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadFrame(f"{KINDS[kind].__name__} cannot be understood: {error}") from None
+    return message

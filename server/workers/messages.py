@@ -115,7 +115,10 @@ class Loaded(Message):
 
 
 class Results(Message):
-    """Answers, each with its request's index in the batch; `done` frees the worker. Times in nanoseconds."""
+    """Answers, each with its request's index in the batch; `done` frees the worker. Times in nanoseconds.
+
+    `placed`: bytes of them that lie in the reply memory.
+    """
 
     batch: int
     responses: list[tuple[int, msgspec.Raw]]
@@ -123,6 +126,7 @@ class Results(Message):
     input_ns: int = 0
     infer_ns: int = 0
     output_ns: int = 0
+    placed: int = 0
 
 
 class HostCall(Message):

@@ -152,7 +152,7 @@ class Pool:
 
     def hopeless(self) -> bool:
         """Whether no worker will be idle again unless the pool is scaled: there is none, or all gave up. Takes no lock."""
-        return all(worker.state is State.FAILED for worker in self._roster.members)
+        return not self._roster.idle and all(worker.state is State.FAILED for worker in self._roster.members)
 
     def target(self) -> int:
         """Workers that should be there. Takes no lock."""
@@ -218,10 +218,7 @@ class Pool:
             self._withdraw(child, batch, batch.live.index(call))
 
     def _hand_over(self, worker: Member, batch: Batch) -> None:
-        now = time.monotonic_ns()
-        for call in batch.live:
-            call.times.dispatched = call.times.dispatched or now
-            call.batch_rows = call.batch_rows or batch.rows
+        self._note_start(batch)
         child = worker.child
         try:
             if child is None:
@@ -234,6 +231,14 @@ class Pool:
                 self._fail(batch, JitneyError(f"the batch cannot be handed to a worker: {error}"))
         else:
             self._supervisor.watch(worker)
+
+    @staticmethod
+    def _note_start(batch: Batch) -> None:
+        """For calls whose deployment has not noted it."""
+        if not batch.live[0].times.dispatched:
+            now = time.monotonic_ns()
+            for call in batch.live:
+                call.times.dispatched, call.batch_rows = now, batch.rows
 
     def _take_back(self, worker: Member, batch: Batch) -> None:
         """The worker died before it got the batch whole, so it has not begun: another may run it, unless it is pinned."""
@@ -315,7 +320,8 @@ class Pool:
         for index, response in answers:
             self._answer(child, batch, index, response)
         if results.done:
-            batch.fail(JitneyError(f"worker '{child.name}' left the request without an answer"))
+            if not all(call.done for call in batch.live):
+                batch.fail(JitneyError(f"worker '{child.name}' left the request without an answer"))
             self._report(batch.report(child.name, results))
 
     def _answer(self, child: Child, batch: Batch, index: int, response: Response) -> None:
@@ -327,10 +333,10 @@ class Pool:
             self._withdraw(child, batch, index)
 
     def _times(self, batch: Batch, results: Results) -> None:
+        before, model, after = results.input_ns, results.infer_ns, results.output_ns
         for call in batch.live:
-            call.times.compute_input = results.input_ns
-            call.times.compute_infer = results.infer_ns
-            call.times.compute_output = results.output_ns
+            times = call.times
+            times.compute_input, times.compute_infer, times.compute_output = before, model, after
 
     def _release(self, worker: Member, batch: Batch) -> bool:
         """The worker's batch is over and copied out: it gets the next one, or is idle, or goes.

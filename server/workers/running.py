@@ -180,5 +180,5 @@ class RunningBatch:
 
     def _flush(self) -> None:
         times = (self._input_ns, self._infer_ns, self._output_ns)
-        self._channel.send(Results(self.id, self._collected, self.done, *times))
+        self._channel.send(Results(self.id, self._collected, self.done, *times, self._reply_end))
         self._collected, self._collected_bytes = [], 0

@@ -36,20 +36,35 @@ def inline(data: Buffer) -> Data:
 
 def request_to_wire(request: Request, slots: Sequence[object]) -> WireRequest:
     """`slots` hold the data of the tensors, then of the parts; none = the data travels in the message."""
-    pieces: list[Tensor | Part] = [*request.tensors, *request.parts]
-    if slots and len(slots) != len(pieces):
-        raise ValueError(f"{len(slots)} slots for {len(request.tensors)} tensors and {len(request.parts)} parts")
-    data = [_place(slot) for slot in slots] if slots else [flat(piece.data) for piece in pieces]
-    count = len(request.tensors)
+    if slots:
+        tensors, parts = _with_places(request, [_place(slot) for slot in slots])
+    else:
+        tensors = [WireTensor(t.name, t.datatype, t.shape, _bytes(t.data)) for t in request.tensors]
+        parts = [WirePart(p.name, p.content_type, _bytes(p.data)) for p in request.parts]
+    headers, parameters = request.headers, request.parameters
     return WireRequest(
         request.id,
-        [WireTensor(t.name, t.datatype, t.shape, d) for t, d in zip(request.tensors, data, strict=False)],
-        [WirePart(p.name, p.content_type, d) for p, d in zip(request.parts, data[count:], strict=True)],
-        dict(request.headers),
-        dict(request.parameters),
+        tensors,
+        parts,
+        headers if type(headers) is dict else dict(headers),
+        parameters if type(parameters) is dict else dict(parameters),
         request.outputs,
         request.rows,
     )
+
+
+def _with_places(request: Request, places: Sequence[Data]) -> tuple[list[WireTensor], list[WirePart]]:
+    count = len(request.tensors)
+    if len(places) != count + len(request.parts):
+        raise ValueError(f"{len(places)} slots for {count} tensors and {len(request.parts)} parts")
+    tensors = [WireTensor(t.name, t.datatype, t.shape, place) for t, place in zip(request.tensors, places, strict=False)]
+    parts = [WirePart(p.name, p.content_type, place) for p, place in zip(request.parts, places[count:], strict=True)]
+    return tensors, parts
+
+
+def _bytes(data: Buffer) -> Buffer:
+    """What the encoder takes as it is, without a view for the usual kinds."""
+    return data if type(data) is bytes or type(data) is bytearray else flat(data)
 
 
 def _place(slot: object) -> Data:
@@ -98,7 +113,7 @@ def _tensor_to_wire(tensor: Tensor, place: Place) -> WireTensor:
 def response_from_wire(wire: WireResponse, fetch: Fetch, target: Target | None = None) -> Response:
     """`target` says where tensors in shared memory are copied to; None = memory of their own."""
     return Response(
-        [Tensor(t.name, t.datatype, t.shape, _fetched(t, fetch, target)) for t in wire.tensors],
+        [Tensor(t.name, t.datatype, t.shape, _fetched(t, fetch, target)) for t in wire.tensors] if wire.tensors else [],
         None if wire.body is None else fetch(wire.body),
         wire.status,
         wire.reason,

@@ -61,11 +61,20 @@ class FakeDataPlane:
             raise VersionNotFound(model, wanted)
         return versions[wanted]
 
-    def infer(self, model: str, version: str | None, request: Request, *, priority: int = 0, timeout_us: int = 0) -> Call:
+    def infer(
+        self,
+        model: str,
+        version: str | None,
+        request: Request,
+        *,
+        priority: int = 0,
+        timeout_us: int = 0,
+        on_answer: Callable[[Response | JitneyError], None] | None = None,
+    ) -> Call:
         found = self._find(model, version)
         request.rows = validate(found.config, request)
         self.options.append((priority, timeout_us))
-        call = Call(request)
+        call = Call(request, on_answer=on_answer)
         self.calls.append(call)
         call.times.dispatched = call.times.arrived
         if found.run is None:

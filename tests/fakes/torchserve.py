@@ -56,11 +56,17 @@ class FakeTorchServe:
 
     # -- inference -------------------------------------------------------------------------------------------------------
 
-    def predict(self, model: str, version: str | None, request: Request) -> Call:
+    def predict(
+        self,
+        model: str,
+        version: str | None,
+        request: Request,
+        on_answer: Callable[[Response | JitneyError], None] | None = None,
+    ) -> Call:
         archive = self._find(model, version)
         if self.refusal is not None:
             raise self.refusal
-        call = Call(request)
+        call = Call(request, on_answer=on_answer)
         call.times.dispatched = call.times.arrived + 3_000_000
         self.calls.append(call)
         if archive.run is not None:

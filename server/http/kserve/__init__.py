@@ -18,6 +18,7 @@ from .shm import Regions
 if TYPE_CHECKING:
     from ...dataplane import DataPlane
     from ...settings import Settings
+    from ..admission import Admission
 
 _MODEL = "/v2/models/{model}"
 _SYSTEM, _CUDA = "/v2/systemsharedmemory", "/v2/cudasharedmemory"
@@ -31,12 +32,14 @@ def add_routes(
     *,
     forward: str = "",
     infer_with_handler: InferWithHandler | None = None,
+    admission: Admission | None = None,
     regions: Regions | None = None,
 ) -> None:
     """Adds this dialect's routes; all of them belong to the inference port.
 
     `forward`: headers whose names match become parameters of requests. `infer_with_handler` answers for models that are
-    TorchServe handlers, which take no tensors. `regions`: the system shared memory, where others know it too.
+    TorchServe handlers, which take no tensors. Without `admission` there is no shortcut (`http.express`). `regions`: the
+    system shared memory, where others know it too.
     """
     if port != "inference":
         return
@@ -50,7 +53,7 @@ def add_routes(
     app.add_route(f"{_MODEL}/trace/setting", settings.Trace(dataplane, traces, limit))
     app.add_route("/v2/logging", settings.Logging(settings.LogSettings(), limit))
     headers = ForwardedHeaders(forward)
-    for path, resource in _of_models(dataplane, regions, limit, headers, infer_with_handler).items():
+    for path, resource in _of_models(dataplane, regions, limit, headers, infer_with_handler, admission).items():
         app.add_route(_MODEL + path, resource)
         app.add_route(f"{_MODEL}/versions/{{version}}{path}", resource)
     for path, resource in _of_the_repository(dataplane, limit).items():
@@ -67,13 +70,14 @@ def _of_models(
     limit: int,
     headers: ForwardedHeaders,
     infer_with_handler: InferWithHandler | None,
+    admission: Admission | None,
 ) -> dict[str, Resource]:
     return {
         "": metadata.ModelMetadata(dataplane),
         "/ready": metadata.ModelReady(dataplane),
         "/config": metadata.Config(dataplane),
         "/stats": statistics.Statistics(dataplane),
-        "/infer": infer.Infer(dataplane, regions, limit, headers, infer_with_handler),
+        "/infer": infer.Infer(dataplane, regions, limit, headers, infer_with_handler, admission),
         "/generate": generate.Generate(dataplane, limit, headers),
         "/generate_stream": generate.GenerateStream(dataplane, limit, headers),
     }

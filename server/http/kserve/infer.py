@@ -10,7 +10,7 @@ import falcon
 
 from ....backends.base import Part, Response
 from ...call import Call
-from ...errors import ModelFailed, Unsupported
+from ...errors import JitneyError, ModelFailed, Unsupported
 from ...repository.config import ModelConfig
 from ..later import wait_for
 from ..wsgi import on_disconnect
@@ -20,15 +20,17 @@ from .reply import Reply, render
 from .request import InferRequest, Reader, as_json, header_length, read_raw
 from .resource import JSON, Resource, answers_errors, guarded, read_body, version_of
 from .shm import Regions
+from .shortcut import HEADER_LENGTH, InferShortcut
 
 if TYPE_CHECKING:
     from ...dataplane import DataPlane
+    from ..access import Access
+    from ..admission import Admission
+    from ..express import Shortcut
 
 InferWithHandler = Callable[[falcon.Request, falcon.Response, str, str | None, list[Part] | None], None]
 """Answers (request, response, model, version, parts) where the model is a TorchServe handler, also what goes wrong. `parts` stand
 for the body where that is not what a handler can read, else None."""
-
-_HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
 class Infer(Resource):
@@ -41,14 +43,27 @@ class Infer(Resource):
         max_request_size: int,
         headers: ForwardedHeaders,
         infer_with_handler: InferWithHandler | None,
+        admission: Admission | None = None,
     ) -> None:
-        self._dataplane, self._regions, self._limit = dataplane, regions, max_request_size
+        self.dataplane, self.regions, self._limit = dataplane, regions, max_request_size
+        self._admission = admission
         self._headers, self._infer_with_handler = headers, infer_with_handler
+
+    def shortcut(self, req: falcon.Request, access: Access, model: str, version: str | None = None) -> Shortcut | None:
+        """The shortcut for requests with the head of `req`; None where only `on_post` can tell what to do with them."""
+        env = req.env
+        compressed = "HTTP_CONTENT_ENCODING" in env or choose(env.get("HTTP_ACCEPT_ENCODING"))
+        if self._admission is None or compressed or req.content_length is None or req.content_length > self._limit:
+            return None
+        try:
+            return InferShortcut(self, self._admission, access, req, (model, version_of(version)), self._headers.of(req))
+        except JitneyError:
+            return None
 
     @answers_errors
     def on_post(self, req: falcon.Request, resp: falcon.Response, model: str, version: str | None = None) -> None:
         version = version_of(version)
-        config = self._dataplane.config(model, version)
+        config = self.dataplane.config(model, version)
         if config.backend == "handler" and self._infer_with_handler is not None:
             self._infer_with_handler(req, resp, model, version, self._parts(req, config))
             return
@@ -58,7 +73,7 @@ class Infer(Resource):
         asked.request.parameters = {**asked.request.parameters, **self._headers.of(req)}
         call = self._submit(model, version, asked)
         on_disconnect(req, call.cancel)
-        finish = partial(_answer, req, resp, call, call.config or config, asked)
+        finish = partial(self.answer, req, resp, call, call.config or config, asked)
         wait_for(req, resp, call, finish, partial(guarded, req, resp), whole=True)
 
     def _read(self, req: falcon.Request, config: ModelConfig) -> InferRequest:
@@ -66,30 +81,44 @@ class Infer(Resource):
         length = header_length(req.env.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH"), len(body))
         if length == 0:
             return read_raw(config, body)
-        reader = Reader(config.name, body, length, self._regions)
+        reader = Reader(config.name, body, length, self.regions)
         req.context.request_id = reader.id
         return reader.read()
 
     def _parts(self, req: falcon.Request, config: ModelConfig) -> list[Part] | None:
         """A compressed or binary request as the plain JSON that handlers read; None where it is that already."""
-        encoding, length = req.get_header("Content-Encoding"), req.get_header(_HEADER_LENGTH)
+        encoding, length = req.get_header("Content-Encoding"), req.get_header(HEADER_LENGTH)
         if not encoding and length is None:
             return None
         body = decompress(read_body(req, self._limit), encoding, self._limit)
         size = header_length(length, len(body))
         if size:
-            body = as_json(Reader(config.name, body, size, self._regions).read())
+            body = as_json(Reader(config.name, body, size, self.regions).read())
         return [Part("body", body, JSON if size != 0 else req.content_type or "")]
 
     def _submit(self, model: str, version: str | None, asked: InferRequest) -> Call:
         parameters = asked.parameters
-        return self._dataplane.infer(
+        return self.dataplane.infer(
             model, version, asked.request, priority=parameters.priority, timeout_us=parameters.timeout_us
         )
 
+    def answer(
+        self, req: falcon.Request, resp: falcon.Response, call: Call, config: ModelConfig, asked: InferRequest
+    ) -> None:
+        """Renders what the model answers."""
+        self.send(req, resp, render(config, config.version, asked, _only(call)))
 
-def _answer(req: falcon.Request, resp: falcon.Response, call: Call, config: ModelConfig, asked: InferRequest) -> None:
-    _send(req, resp, render(config, config.version, asked, _only(call)))
+    def send(self, req: falcon.Request, resp: falcon.Response, reply: Reply) -> None:
+        """The answer with this reply, compressed if the client asked for that."""
+        resp.content_type = JSON
+        if reply.header_length is not None:
+            resp.content_type = "application/octet-stream"
+            resp.set_header(HEADER_LENGTH, str(reply.header_length))
+            req.env.setdefault("jitney.spelling", {})[HEADER_LENGTH.lower()] = HEADER_LENGTH
+        encoding = choose(req.env.get("HTTP_ACCEPT_ENCODING"))
+        if encoding:
+            resp.set_header("Content-Encoding", encoding)
+        resp.data = compress(reply.body, encoding) if encoding else reply.body
 
 
 def _only(call: Call) -> Response:
@@ -104,15 +133,3 @@ def _only(call: Call) -> Response:
     if found is None:
         raise ModelFailed("the model gave no response", "BAD_OUTPUT")
     return found
-
-
-def _send(req: falcon.Request, resp: falcon.Response, reply: Reply) -> None:
-    resp.content_type = JSON
-    if reply.header_length is not None:
-        resp.content_type = "application/octet-stream"
-        resp.set_header(_HEADER_LENGTH, str(reply.header_length))
-        req.env.setdefault("jitney.spelling", {})[_HEADER_LENGTH.lower()] = _HEADER_LENGTH
-    encoding = choose(req.env.get("HTTP_ACCEPT_ENCODING"))
-    if encoding:
-        resp.set_header("Content-Encoding", encoding)
-    resp.data = compress(reply.body, encoding) if encoding else reply.body

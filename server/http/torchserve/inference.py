@@ -22,11 +22,14 @@ from .body import client_headers, query, query_parts, read_parts, with_route
 from .errors import Target
 from .render import send_json, send_prediction, send_status
 from .routing import MODEL, VERSION, Exchange, Routes
+from .shortcut import PredictionShortcut
 
 if TYPE_CHECKING:
     from ...dataplane import DataPlane
     from ...metrics import Metrics
+    from ..access import Access
     from ..admission import Admission
+    from ..express import Shortcut
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ class Inference:
         routes.add(rf"/v2/models/{MODEL}/explain", self.explanations)
         routes.add(rf"/v1/models/{MODEL}:predict", self.predictions)
         routes.add(rf"/v1/models/{MODEL}:explain", self.explanations)
-        routes.add(rf"/predictions/{MODEL}(?:/{VERSION}(?:/{REST})?)?", self.predictions)
+        routes.add(rf"/predictions/{MODEL}(?:/{VERSION}(?:/{REST})?)?", self.predictions, self.shortcut)
         routes.add(rf"/explanations/{MODEL}(?:/{VERSION}(?:/{REST})?)?", self.explanations)
         routes.add(r"/ping(?:/.*)?", self.ping)
 
@@ -62,6 +65,12 @@ class Inference:
             self._describe(exchange, model, version)
         else:
             self._predict(exchange, model, version, {"url_path": rest or "", "explain": "False"})
+
+    def shortcut(
+        self, req: Any, access: Access, model: str, version: str | None = None, rest: str | None = None
+    ) -> Shortcut | None:
+        """The shortcut of `predictions` for requests with the head of `req`."""
+        return None if rest else PredictionShortcut(self, access, req, model, version)
 
     def infer(self, exchange: Exchange, model: str, version: str | None, parts: list[Part] | None) -> None:
         """KServe's `infer`; `parts` stand for a body that had to be decoded before a handler could read it."""
@@ -116,10 +125,11 @@ class Inference:
         call = self._submit(model, version, request)
         on_disconnect(exchange.req, call.cancel)
         at_end(exchange.req, call.cancel)
-        finish = partial(self._answer, exchange, model, version, call)
+        finish = partial(self.answer, exchange, model, version, call)
         wait_for(exchange.req, exchange.resp, call, finish, exchange.guard, whole=False)
 
-    def _answer(self, exchange: Exchange, model: str, version: str | None, call: Call) -> None:
+    def answer(self, exchange: Exchange, model: str, version: str | None, call: Call) -> None:
+        """Renders what the model answers: one response, or a stream of them."""
         answers = self.dataplane.answer(call)
         first = self._checked(next(answers), model)
         send_prediction(exchange.req, exchange.resp, first)
@@ -127,8 +137,7 @@ class Inference:
             exchange.resp.data = bytes(first.body or b"")
             self.metrics.torchserve.answered(model, version, call.times)
         else:
-            if later_of(exchange.req) is not None:
-                self.admission.hold(exchange.req)  # a stream needs a thread, which waited for nothing until now
+            self.admission.hold(exchange.req)  # a stream needs a thread, where none waited for the answer until now
             exchange.resp.set_header("ts_stream_next", "true")
             exchange.resp.stream = _stream(first, answers)
 

@@ -74,16 +74,20 @@ class Routes:
         self.app = app
         self.patterns: list[str] = []
 
-    def add(self, pattern: str, handler: Handler) -> None:
-        """Lets `handler` answer every method on paths that match `pattern` as a whole."""
+    def add(self, pattern: str, handler: Handler, shortcut: Callable[..., Any] | None = None) -> None:
+        """Lets `handler` answer every method on paths that match `pattern` as a whole.
+
+        `shortcut` makes an `express.Shortcut` for POST requests with one head, or None.
+        """
         self.patterns.append(pattern)
-        self.app.add_sink(_sink(handler), re.compile(rf"(?:{pattern})\Z", re.DOTALL))
+        self.app.add_sink(_sink(handler, shortcut), re.compile(rf"(?:{pattern})\Z", re.DOTALL))
 
 
-def _sink(handler: Handler) -> Callable[..., None]:
+def _sink(handler: Handler, shortcut: Callable[..., Any] | None) -> Callable[..., None]:
     def sink(req: falcon.Request, resp: falcon.Response, **segments: Any) -> None:
         answer(Exchange(req, resp), lambda exchange: handler(exchange, **segments))
 
+    sink.shortcut = shortcut  # type: ignore[attr-defined]
     return sink
 
 

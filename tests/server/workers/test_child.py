@@ -17,6 +17,15 @@ def test_a_worker_gets_the_servers_environment_and_its_share_of_threads(monkeypa
     assert (found["A_SETTING"], found["OMP_NUM_THREADS"], found["EXTRA"]) == ("kept", "3", "more")
 
 
+def test_a_worker_keeps_memory_that_it_used_once_unless_the_server_is_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MALLOC_MMAP_MAX_", raising=False)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+    found = of(ModelConfig("m", "1", "handler"))
+    assert (found["MALLOC_MMAP_MAX_"], found["MALLOC_TRIM_THRESHOLD_"]) == ("0", "1")
+
+
 def test_the_servers_token_stays_with_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JITNEY_TOKEN", "a-secret-of-the-server")
     assert "JITNEY_TOKEN" not in of(ModelConfig("m", "1", "handler"))

@@ -223,3 +223,56 @@ def test_a_damaged_frame_is_a_message_or_a_clear_error(number, data):
             pass
         with pytest.raises(PeerClosed):
             channel.receive()
+
+
+# -- without waiting -------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_here_yet_is_not_waited_for(pair):
+    sender, receiver = Channel(pair[0]), Channel(pair[1])
+    assert receiver.take() is None
+    for message in MESSAGES:
+        sender.send(message)
+    for message in MESSAGES:
+        assert plain(receiver.take()) == plain(message)
+    assert receiver.take() is None and not receiver.is_long
+
+
+def test_a_message_that_comes_in_pieces_is_taken_when_it_is_whole(pair):
+    Channel(pair[0]).send(MESSAGES[1])
+    data, receiver = pair[1].recv(1 << 16), Channel(pair[1])
+    for at in range(len(data) - 1):
+        pair[0].send(data[at : at + 1])
+        assert receiver.take() is None
+    pair[0].send(data[-1:])
+    assert plain(receiver.take()) == plain(MESSAGES[1])
+
+
+def test_taking_and_receiving_may_alternate(pair):
+    sender, receiver = Channel(pair[0]), Channel(pair[1])
+    for number in range(2000):
+        sender.send(Execute(number, [msgspec.Raw(msgspec.msgpack.encode(b"x" * (number % 700)))]))
+        message = receiver.take() if number % 3 else receiver.receive()
+        assert isinstance(message, Execute) and message.batch == number
+
+
+def test_a_long_message_is_left_to_whoever_may_wait(pair):
+    long = Execute(1, [msgspec.Raw(msgspec.msgpack.encode(b"x" * 300_000))])
+    sending = threading.Thread(target=Channel(pair[0]).send, args=(long,))
+    sending.start()
+    receiver = Channel(pair[1])
+    while not receiver.is_long:
+        assert receiver.take() is None
+    assert receiver.take() is None
+    assert plain(receiver.receive()) == plain(long)
+    sending.join()
+
+
+def test_an_end_and_nonsense_are_noticed_without_waiting(pair):
+    receiver = Channel(pair[1])
+    pair[0].send(struct.pack("<IB", 1, len(KINDS)))
+    with pytest.raises(BadFrame, match="unknown kind"):
+        receiver.take()
+    pair[0].close()
+    with pytest.raises(PeerClosed):
+        Channel(pair[1]).take()

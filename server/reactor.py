@@ -1,0 +1,45 @@
+"""The thread that reads: a listener's loop that also reads what workers send, so that an answer wakes one thread and not two.
+
+A worker's reader lends its socket to the process' reactor, if there is one, and sleeps until it gets it back. Two threads that
+take turns with every batch would hand Python's interpreter lock to each other at every system call.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Reactor(Protocol):
+    """A loop over sockets, in one thread."""
+
+    def watch(self, fd: int, serve: Callable[[], bool], lost: Callable[[], None]) -> bool:
+        """From now on calls `serve` whenever there is input, in the loop's thread; any thread may ask.
+
+        `serve` must not block. Once it returned False, or when the loop ends, the descriptor is let go and `lost` is called.
+        False where the loop has ended: then nothing is called.
+        """
+
+
+_lock = threading.Lock()
+_offered: list[Reactor] = []
+
+
+def offer(reactor: Reactor) -> None:
+    """A loop that has started offers itself."""
+    with _lock:
+        _offered.append(reactor)
+
+
+def withdraw(reactor: Reactor) -> None:
+    """It is about to end."""
+    with _lock:
+        if reactor in _offered:
+            _offered.remove(reactor)
+
+
+def current() -> Reactor | None:
+    """The process' reactor, None where nobody offers himself."""
+    with _lock:
+        return _offered[-1] if _offered else None
