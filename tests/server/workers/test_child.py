@@ -75,7 +75,7 @@ def test_what_was_read_already_is_handled_before_the_reactor_gets_the_socket(mon
     with ours, theirs:
         for number in range(3):
             sender.send(Event(str(number), {}))
-        reading = threading.Thread(target=child._read)
+        reading = threading.Thread(target=child._read, daemon=True)
         reading.start()
         assert sleeper.lent.wait(5)
         assert [message.kind for message in seen if isinstance(message, Event)] == ["0", "1", "2"]
