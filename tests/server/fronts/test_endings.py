@@ -81,7 +81,7 @@ def test_front_ends_are_killed_under_load(plane: DataPlane, server: str) -> None
         pass  # whatever is made once in a process is there before the figures are taken
     before = figures()
     with house(plane, http_server=server, front_ends=3) as opened:
-        clients = Clients(opened, 8)
+        clients = Clients(opened, 4)
         try:
             for turn in range(3):
                 right = clients.seen["right"]
@@ -96,7 +96,7 @@ def test_front_ends_are_killed_under_load(plane: DataPlane, server: str) -> None
                 assert victim not in opened.fronts.pids()
         finally:
             clients.stop()
-        assert 0 < clients.seen["cut off"] <= 8 * 3
+        assert 0 < clients.seen["cut off"] <= 4 * 3
         assert clients.longest < 2.0, "the others stood still"
         opened.wait_idle()
         assert opened.fronts._post.office.counters.waiting() == 0
