@@ -7,8 +7,9 @@ off alone. Nothing waits for anything that has not arrived yet.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 class _Gathering(threading.local):
@@ -36,3 +37,20 @@ def end() -> None:
     queues, _here.queues = _here.queues, None
     for wake in queues or ():
         wake()
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """What is submitted inside leaves together, at the end of this or of what this thread gathers anyway."""
+    if postpone(_nothing):
+        yield
+        return
+    begin()
+    try:
+        yield
+    finally:
+        end()
+
+
+def _nothing() -> None:
+    """Postponed to learn whether this thread gathers."""

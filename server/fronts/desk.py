@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...backends.base import Request, Response
+from ..batching import gather
 from ..call import Call, Times
 from ..errors import Cancelled, Draining, JitneyError, Unavailable
 from ..http.kserve.shm import Regions
@@ -46,7 +47,6 @@ from .messages import (
     Upward,
 )
 from .outbox import Outbox
-from .reading import gathering
 
 if TYPE_CHECKING:
     from ..dataplane import DataPlane
@@ -102,7 +102,7 @@ class Desk:
 
     def take(self, messages: list[Upward]) -> None:
         """Does what a frame says. ValueError where it makes no sense: then the front end cannot be trusted any more."""
-        with gathering():
+        with gather.together():
             for message in messages:
                 self._handle(message)
 
