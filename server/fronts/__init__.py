@@ -14,8 +14,9 @@ HTTP, byte for byte, to a listener inside the scheduler (`relay`, `inner`), whic
                 desk.Desk              what one process asks for
                 inner.InnerListener    answers what is relayed
     front end   process                its main function
+                accepting.AcceptingListener   the listener, which shares the connections with the others
                 link.Link              its end of the socket
                 plane, remote          what the routes work with: data plane, metrics, keys, regions, places
                 relay.Doorway          tells what is relayed, and relays it
-    both        messages, wire, outbox, counters
+    both        messages, wire, failures, outbox, reading, counters, adopting
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -41,6 +42,26 @@ def test_each_front_end_is_a_process_of_its_own_and_all_of_them_answer(several: 
         assert {future.result().status for future in asking} == {200}
     assert min(held) > 0, held
     several.wait_idle()
+
+
+def test_kept_connections_are_shared_out(plane: DataPlane) -> None:
+    """Also those that come at once, which whoever is awake could take alone."""
+    with house(plane, front_ends=3) as opened, contextlib.ExitStack() as stack:
+        counters = opened.fronts._post.office.counters
+        for _ in range(2):
+            for connection in [stack.enter_context(Connection(opened.inference)) for _ in range(15)]:
+                connection.send(b"GET /ping HTTP/1.1\r\n\r\n")
+                assert connection.read().status == 200
+        shares = list(counters._connections)
+        assert sum(shares) == pytest.approx(30, abs=3) and max(shares) - min(shares) <= 4, shares
+        os.kill(opened.fronts.pids()[0], 9)
+        wait_until(lambda: len(opened.fronts.pids()) == 3, PATIENCE, "another front end")
+        for _ in range(12):
+            connection = stack.enter_context(Connection(opened.inference))
+            connection.send(b"GET /ping HTTP/1.1\r\n\r\n")
+            assert connection.read().status == 200
+        shares = list(counters._connections)
+        assert max(shares) - min(shares) <= 4, shares
 
 
 def test_an_idle_front_end_costs_nothing(several: House) -> None:
