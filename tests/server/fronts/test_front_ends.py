@@ -54,7 +54,9 @@ def test_kept_connections_are_shared_out(plane: DataPlane) -> None:
                 assert connection.read().status == 200
         shares = list(counters._connections)
         assert sum(shares) == pytest.approx(30, abs=3) and max(shares) - min(shares) <= 4, shares
-        os.kill(opened.fronts.pids()[0], 9)
+        victim = opened.fronts.pids()[0]
+        os.kill(victim, 9)
+        wait_until(lambda: victim not in opened.fronts.pids(), PATIENCE, "the death")
         wait_until(lambda: len(opened.fronts.pids()) == 3, PATIENCE, "another front end")
         for _ in range(12):
             connection = stack.enter_context(Connection(opened.inference))
@@ -350,7 +352,9 @@ def test_a_unix_socket(plane: DataPlane, tmp_path: Path, server: str, monkeypatc
         assert opened.inference == address
         assert opened.ask("POST", "/predictions/capitals", b"x").body == b"X"
         assert opened.ask("GET", "/ping").status == 200
-        os.kill(opened.fronts.pids()[0], 9)
+        victim = opened.fronts.pids()[0]
+        os.kill(victim, 9)
+        wait_until(lambda: victim not in opened.fronts.pids(), PATIENCE, "the death")
         wait_until(lambda: len(opened.fronts.pids()) == 2, PATIENCE, "another front end")
         assert opened.ask("POST", "/predictions/capitals", b"x").body == b"X"
     assert not Path("inference.sock").exists()
