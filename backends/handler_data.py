@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import io
-import json
 import logging
 import sys
 import traceback
 from typing import Any
 
+from . import handler_json
 from .base import Failure, Part, Request, Response
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def value_of(part: Part, decode: bool) -> Any:
     """JSON for exactly application/json, str for text*, a bytearray for all else and for what cannot be decoded."""
     if decode and part.content_type == "application/json":
         try:
-            return json.loads(bytes(part.data))
+            return handler_json.read(part.data)
         except (ValueError, RecursionError) as error:
             logger.warning("'%s' is not valid JSON and stays bytes: %s", part.name, error)
     elif decode and part.content_type.startswith("text"):
@@ -61,7 +61,7 @@ def body_of(element: Any) -> bytes:
         torch.save(element, buffer)
         return buffer.getvalue()
     try:
-        return json.dumps(element, indent=2).encode("utf-8")
+        return handler_json.pretty(element)
     except (TypeError, ValueError, RecursionError) as error:
         raise UnsupportedOutput(f"{BAD_ELEMENT} {type(element).__name__}: {error}") from None
 
