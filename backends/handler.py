@@ -22,6 +22,7 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,7 @@ class HandlerBackend(Backend):
         if not self._spec.limit_max_image_pixels:
             Image.MAX_IMAGE_PIXELS = None
         self._context = self._make_context(directory, instance)
+        self._processor = importlib.import_module("ts.context").RequestProcessor
         entry = find_entry(directory, self._spec.entry)
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(max(instance.threads, 1))
@@ -122,8 +124,7 @@ class HandlerBackend(Backend):
     def _enter(self, context: Any, run: _Run) -> None:
         """Shows the requests of this run in the context."""
         context.request_ids = {at: run.requests[index].id or str(uuid.uuid4()) for at, index in enumerate(run.indices)}
-        processor = importlib.import_module("ts.context").RequestProcessor
-        run.processors = [processor(data.headers_of(run.requests[index])) for index in run.indices]
+        run.processors = [self._processor(partial(data.headers_of, run.requests[index])) for index in run.indices]
         context.request_processor = run.processors
         context.metrics.set_request_ids(context.request_ids)
         context._send = run.send
@@ -158,9 +159,9 @@ def _groups(requests: Sequence[Request]) -> list[list[int]]:
     alone = [
         index
         for index, request in enumerate(requests)
-        if "True" in (request.headers.get("explain"), request.headers.get("describe"))
+        if request.headers.get("explain") == "True" or request.headers.get("describe") == "True"
     ]
-    together = [index for index in range(len(requests)) if index not in alone]
+    together = [index for index in range(len(requests)) if not alone or index not in alone]
     return ([together] if together else []) + [[index] for index in alone]
 
 

@@ -4,15 +4,15 @@ Both give exactly what the standard library gives, and leave to it whatever a fa
 
     read    msgspec's parser refuses more than `json` does (NaN, UTF-16, halves of surrogate pairs, numbers beyond a float) and
             agrees on what it takes; orjson's would not do: it makes floats of integers beyond 64 bit
-    pretty  with an indent `json` gives up its encoder in C; here that encoder writes each innermost container, its separators
-            holding the line break and the indentation of their level
+    pretty  orjson writes the innermost containers, where it agrees with `json`: no exponents, no text beyond ASCII. Else `json`'s
+            encoder in C does, which cannot indent: its separators hold the line break and the indentation of their level
 """
 
 from __future__ import annotations
 
 import json
 import json.encoder
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -20,12 +20,14 @@ import orjson
 
 from .tensor import Buffer
 
+_INDENTED = orjson.OPT_INDENT_2
 #: Containers in each other beyond this are left to `json`, which tells a circle from a deep document.
 DEPTH = 24
 
 _DECODER = msgspec.json.Decoder()
 _SCALARS = frozenset((str, int, float, bool, type(None)))
 _BREAKS = ["\n" + "  " * level for level in range(DEPTH + 1)]
+_SEPARATORS = ["," + after for after in _BREAKS[1:]]
 _quoted = json.encoder.encode_basestring_ascii
 
 
@@ -38,7 +40,7 @@ def _encoders() -> list[Callable[[Any, int], tuple[str, ...]]]:
     make: Any = getattr(json.encoder, "c_make_encoder", None)
     if make is None:
         return []
-    return [make(None, None, _quoted, None, ": ", f",{after}", False, False, True) for after in _BREAKS[1:]]
+    return [make(None, None, _quoted, None, ": ", separator, False, False, True) for separator in _SEPARATORS]
 
 
 _ENCODERS = _encoders()
@@ -55,10 +57,9 @@ def read(data: Buffer) -> Any:
 def pretty(element: Any) -> bytes:
     """`json.dumps(element, indent=2)` as bytes; TypeError, ValueError or RecursionError where it raises that."""
     try:
-        text = _write(element, 0)
+        return _write(element, 0).encode("ascii")
     except _Unusual:
-        text = json.dumps(element, indent=2)
-    return text.encode("ascii")
+        return json.dumps(element, indent=2).encode("ascii")
 
 
 def _write(value: Any, level: int) -> str:
@@ -67,42 +68,40 @@ def _write(value: Any, level: int) -> str:
     if level == len(_ENCODERS):
         raise _Unusual
     if kind is dict:
-        return _write_dict(value, level)
+        kinds = set(map(type, value.values()))
+        return _innermost(value, kinds, level) if kinds <= _SCALARS else _write_dict(value, level)
     if kind is list or kind is tuple:
-        return _write_list(value, level)
+        kinds = set(map(type, value))
+        return _innermost(value, kinds, level) if kinds <= _SCALARS else _write_list(value, level)
     if kind not in _SCALARS:
         raise _Unusual
     return "".join(_ENCODERS[0](value, 0))
 
 
 def _write_dict(value: dict[Any, Any], level: int) -> str:
-    if not value:
-        return "{}"
-    if _SCALARS.issuperset(map(type, value.values())):
-        inner = "".join(_ENCODERS[level](value, 0))[1:-1]
-    elif {str}.issuperset(map(type, value)):
-        items = [f"{_quoted(key)}: {_write(item, level + 1)}" for key, item in value.items()]
-        inner = f",{_BREAKS[level + 1]}".join(items)
-    else:
+    if not {str}.issuperset(map(type, value)):
         raise _Unusual
-    return f"{{{_BREAKS[level + 1]}{inner}{_BREAKS[level]}}}"
+    items = [f"{_quoted(key)}: {_write(item, level + 1)}" for key, item in value.items()]
+    return f"{{{_BREAKS[level + 1]}{_SEPARATORS[level].join(items)}{_BREAKS[level]}}}"
 
 
 def _write_list(value: list[Any] | tuple[Any, ...], level: int) -> str:
-    if not value:
-        return "[]"
-    kinds = set(map(type, value))
-    if kinds <= _SCALARS:
-        inner = _floats(value, level) if kinds == {float} else ""
-        inner = inner or "".join(_ENCODERS[level](value, 0))[1:-1]
-    else:
-        inner = f",{_BREAKS[level + 1]}".join([_write(item, level + 1) for item in value])
-    return f"[{_BREAKS[level + 1]}{inner}{_BREAKS[level]}]"
+    items = [_write(item, level + 1) for item in value]
+    return f"[{_BREAKS[level + 1]}{_SEPARATORS[level].join(items)}{_BREAKS[level]}]"
 
 
-def _floats(values: Sequence[float], level: int) -> str:
-    """The inside of a list of floats; empty where orjson's text may differ from `repr`: exponents, NaN and infinities."""
-    compact = orjson.dumps(values)
-    if b"e" in compact or b"n" in compact or b"0.0000" in compact:
-        return ""
-    return compact[1:-1].decode("ascii").replace(",", f",{_BREAKS[level + 1]}")
+def _innermost(value: Any, kinds: set[type], level: int) -> str:
+    """A container of scalars of these types."""
+    try:
+        text = orjson.dumps(value, option=_INDENTED)
+    except TypeError:  # integers beyond 64 bit, keys other than str, halves of surrogate pairs
+        text = b""
+    if text and (_is_repr(text) if float in kinds else text.isascii() and b"\x7f" not in text):
+        return text.decode("ascii").replace("\n", _BREAKS[level]) if level else text.decode("ascii")
+    flat = "".join(_ENCODERS[level](value, 0))
+    return f"{flat[0]}{_BREAKS[level + 1]}{flat[1:-1]}{_BREAKS[level]}{flat[-1]}"
+
+
+def _is_repr(text: bytes) -> bool:
+    """Whether orjson wrote numbers as `repr` does: no exponent, no null for NaN, nothing that `repr` gives an exponent."""
+    return text.isascii() and not (b"e" in text or b"n" in text or b"0.0000" in text or b"\x7f" in text)

@@ -98,9 +98,12 @@ class RunningBatch:
             raise lost
 
     def _requests(self) -> list[Request]:
-        requests = [wire.request_from_wire(_REQUEST.decode(raw), self._fetch) for raw in self._message.requests]
-        for index, request in enumerate(requests):
-            request.is_cancelled = partial(self._cancelled.__contains__, index)
+        is_cancelled = self._cancelled.__contains__
+        requests = []
+        for index, raw in enumerate(self._message.requests):
+            request = wire.request_from_wire(_REQUEST.decode(raw), self._fetch)
+            request.is_cancelled = partial(is_cancelled, index)
+            requests.append(request)
         return requests
 
     def _fetch(self, data: Data, into: memoryview | None = None) -> Buffer:
@@ -115,12 +118,9 @@ class RunningBatch:
         """`backends.base.Respond`. IndexError or RuntimeError for an answer that belongs to no open request."""
         started = time.perf_counter_ns()
         with self._lock:
-            if not isinstance(index, int) or not 0 <= index < len(self._message.requests):
-                raise IndexError(f"answer to request {index!r} of a batch of {len(self._message.requests)}")
-            if index in self._refused:
-                return  # it was ended for an answer that could not be sent; the model need not know
-            if index not in self._open:
-                raise RuntimeError(f"request {index} of the batch had its final response already")
+            if not isinstance(index, int) or index not in self._open:
+                self._turn_away(index)
+                return
             final = self._collect(index, response)
             if final:
                 self._open.discard(index)
@@ -148,6 +148,14 @@ class RunningBatch:
             self._open.clear()
         self._flush()
 
+    def _turn_away(self, index: object) -> None:
+        """An answer that belongs to no open request."""
+        total = len(self._message.requests)
+        if not isinstance(index, int) or not 0 <= index < total:
+            raise IndexError(f"answer to request {index!r} of a batch of {total}")
+        if index not in self._refused:  # else it was ended for an answer that could not be sent; the model need not know
+            raise RuntimeError(f"request {index} of the batch had its final response already")
+
     def _collect(self, index: int, response: Response) -> bool:
         """Encodes one answer, or in its place the reason why that is impossible; returns whether it was final."""
         final = response.final or response.error is not None
@@ -165,6 +173,8 @@ class RunningBatch:
         return final
 
     def _place(self, data: Buffer) -> Data:
+        if type(data) is bytes and len(data) <= INLINE and self._collected_bytes < INLINE_TOTAL:
+            return data
         return self._put(flat(data), INLINE)
 
     def _place_streamed(self, data: Buffer) -> Data:

@@ -105,6 +105,22 @@ def test_context_members():
     assert len(context.request_processor) == 2
 
 
+def test_headers_are_made_when_a_handler_asks_for_them():
+    made = []
+    processor = RequestProcessor(lambda: made.append(1) or {"a": "b"})
+    assert processor.get_response_status_code() == 200
+    assert made == []
+    assert processor.get_request_property("a") == "b"
+    processor.get_request_properties()["c"] = "d"
+    assert (processor.get_request_properties(), made) == ({"a": "b", "c": "d"}, [1])
+
+
+def test_a_processor_keeps_headers_of_its_own():
+    given = {"a": "b"}
+    RequestProcessor(given).get_request_properties()["c"] = "d"
+    assert given == {"a": "b"}
+
+
 def test_streaming_needs_a_running_batch():
     context = Context("m", "", None, 1, None, "")
     with pytest.raises(RuntimeError, match="while a batch is being handled"):
