@@ -51,6 +51,10 @@ class Channel:
         self._in = memoryview(bytearray(_BUFFER))
         self._start = self._end = 0  # unread bytes of _in
 
+    def fileno(self) -> int:
+        """The socket's descriptor, to wait on."""
+        return self._socket.fileno()
+
     # ---- any thread
 
     def send(self, message: Message) -> None:
