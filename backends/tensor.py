@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -79,6 +80,7 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
         raise ValueError(f"numpy dtype '{dtype}' has no KServe v2 datatype; expected one of {sorted(DATATYPES)}") from None
 
 
+@lru_cache(1024)
 def expected_bytes(datatype: str, shape: tuple[int, ...]) -> int | None:
     """Bytes that a tensor of this datatype and shape has; None for BYTES, whose elements differ in length."""
     return None if datatype == "BYTES" else prod(shape) * NUMPY_DTYPES[datatype].itemsize

@@ -47,7 +47,7 @@ class Inbox:
     # ---- main thread
 
     def start(self) -> None:
-        """Begins to watch, and to read, until `get` is called for the second time."""
+        """Begins to watch, and to read up to the first batch."""
         threading.Thread(target=self._watch, name="jitney-watch", daemon=True).start()
 
     def get(self) -> Execute | Stop:

@@ -14,7 +14,7 @@ from ...backends.tensor import Buffer
 from ..errors import ModelFailed
 from . import wire
 from .frame import Channel
-from .memory import Region, flat
+from .memory import Region
 from .messages import Data, Execute, Results, WireRequest
 
 #: Answers up to this size travel in the frame: cheaper than two copies through shared memory.
@@ -173,16 +173,12 @@ class RunningBatch:
         return final
 
     def _place(self, data: Buffer) -> Data:
-        if type(data) is bytes and len(data) <= INLINE and self._collected_bytes < INLINE_TOTAL:
-            return data
-        return self._put(flat(data), INLINE)
+        return data if len(data) <= INLINE and self._collected_bytes < INLINE_TOTAL else self._put(data)
 
     def _place_streamed(self, data: Buffer) -> Data:
-        return self._put(flat(data), INLINE_STREAM)
+        return data if len(data) <= INLINE_STREAM and self._collected_bytes < INLINE_TOTAL else self._put(data)
 
-    def _put(self, data: memoryview, inline: int) -> Data:
-        if len(data) <= inline and self._collected_bytes < INLINE_TOTAL:
-            return data
+    def _put(self, data: Buffer) -> Data:
         offset = self._reply_end
         self._reply.write(offset, data)
         self._reply_end = -(-(offset + len(data)) // _ALIGNMENT) * _ALIGNMENT

@@ -86,10 +86,11 @@ def request_from_wire(wire: WireRequest, fetch: Fetch) -> Request:
 
 
 def response_to_wire(response: Response, place: Place) -> WireResponse:
-    """TypeError or ValueError if the model made something that cannot be sent."""
+    """TypeError or ValueError if the model made something that cannot be sent. `place` gets bytes, or a flat view of them."""
+    body = response.body
     return WireResponse(
         [_tensor_to_wire(tensor, place) for tensor in response.tensors] if response.tensors else [],
-        None if response.body is None else place(response.body),
+        None if body is None else place(body if type(body) is bytes else flat(body)),
         response.status,
         response.reason,
         dict(response.headers) if response.headers else {},
@@ -100,7 +101,7 @@ def response_to_wire(response: Response, place: Place) -> WireResponse:
 
 
 def _tensor_to_wire(tensor: Tensor, place: Place) -> WireTensor:
-    shape = tuple(int(size) for size in tensor.shape)
+    shape = tuple(map(int, tensor.shape))
     data = flat(tensor.data)
     wanted = expected_bytes(tensor.datatype, shape)
     if wanted is not None and wanted != len(data):
