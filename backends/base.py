@@ -108,8 +108,11 @@ class Instance:
 class Host(Protocol):
     """What a worker process offers its backend besides batches. Any thread of the worker may call it."""
 
-    def emit(self, kind: str, payload: Mapping[str, Any]) -> None:
-        """Sends an event to the server, `payload` being plain data: kind "metric" for handlers' and models' own metrics."""
+    def emit(self, kind: str, payload: Mapping[str, Any], held: bool = False) -> None:
+        """Sends an event to the server, `payload` being plain data: kind "metric" for handlers' and models' own metrics.
+
+        With `held` it travels together with an answer, which must be about to follow.
+        """
 
     def infer(self, model: str, version: str, request: Request, timeout_s: float | None = None) -> Iterator[Response]:
         """Runs another model of this server and yields its responses (Triton's BLS); `version` "" = the served default."""

@@ -52,6 +52,7 @@ class HandlerBackend(Backend):
         self._retry = _retries(self._spec.yaml)
         self._concurrent = bool(self._spec.yaml.get("asyncCommunication"))
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._answering = False  # a metric that is emitted now has answers behind it
         directory = str(Path(model.version_directory or model.directory).resolve())
         prepare_imports(directory)
         os.chdir(directory)
@@ -68,7 +69,7 @@ class HandlerBackend(Backend):
     def _make_context(self, directory: str, instance: Instance) -> Any:
         spec, name = self._spec, self._model.name
         importlib.import_module("ts.metrics.sink").connect(
-            lambda metric: self.host.emit("metric", {"source": "handler", **metric})
+            lambda metric: self.host.emit("metric", {"source": "handler", **metric}, self._answering)
         )
         return importlib.import_module("ts.context").Context(
             name,
@@ -108,8 +109,15 @@ class HandlerBackend(Backend):
             return
         finally:
             context._send = None
-        context.metrics.add_time("PredictionTime", round((time.perf_counter() - start) * 1000, 2), None, "ms")
+        self._add_time(context, time.perf_counter() - start)
         run.deliver(result)
+
+    def _add_time(self, context: Any, seconds: float) -> None:
+        self._answering = True
+        try:
+            context.metrics.add_time("PredictionTime", round(seconds * 1000, 2), None, "ms")
+        finally:
+            self._answering = False
 
     def _failed(self, run: _Run, error: Exception) -> None:
         if self._retry and len(run.indices) > 1 and not run.streamed and not data.is_out_of_resources(error):

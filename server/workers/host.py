@@ -39,8 +39,12 @@ class FrameHost(Host):
 
     # ---- any thread of the backend
 
-    def emit(self, kind: str, payload: Mapping[str, Any]) -> None:
-        self._channel.send(Event(kind, dict(payload)))
+    def emit(self, kind: str, payload: Mapping[str, Any], held: bool = False) -> None:
+        event = Event(kind, dict(payload))
+        if held:
+            self._channel.hold(event)
+        else:
+            self._channel.send(event)
 
     def infer(self, model: str, version: str, request: Request, timeout_s: float | None = None) -> Iterator[Response]:
         """TypeError for a request whose id, outputs or parameters are of other types than the server reads."""

@@ -9,8 +9,9 @@ import pytest
 from jitney.backends.base import Failure, Response
 from jitney.backends.tensor import Tensor
 from jitney.server.workers.frame import Channel
+from jitney.server.workers.host import FrameHost
 from jitney.server.workers.memory import Region
-from jitney.server.workers.messages import Execute, Results, WirePart, WireRequest, WireResponse
+from jitney.server.workers.messages import Event, Execute, Results, WirePart, WireRequest, WireResponse
 from jitney.server.workers.running import INLINE, RunningBatch
 
 RESPONSE = msgspec.msgpack.Decoder(WireResponse)
@@ -88,6 +89,21 @@ def test_an_answer_carries_all_that_was_set(runner):
     response = Response([], b"b", 418, "Teapot", {"a": "1"}, {"p": 2})
     _, answers = runner.run(runner.batch(request()), lambda requests, respond: respond(0, response))
     assert answers[0] == WireResponse([], bytearray(b"b"), 418, "Teapot", {"a": "1"}, {"p": 2}, None, True)
+
+
+def test_what_was_held_is_sent_with_the_answers(runner):
+    batch = runner.batch(request())
+    host = FrameHost(batch._channel)
+
+    def execute(requests, respond):
+        host.emit("metric", {"n": 1}, held=True)
+        answer_all(requests, respond)
+
+    runner.execute = execute
+    batch.run(runner)
+    server = Channel(runner.ours)
+    assert server.receive() == Event("metric", {"n": 1})
+    assert server.receive().done
 
 
 @pytest.mark.parametrize("index", [-1, 2, "0", None, 0.0, np.int64(0)])
