@@ -26,6 +26,10 @@ class RequestProcessor:
     def _request_header(self) -> dict[str, Any]:
         return dict(self._source() if callable(self._source) else self._source)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles hold the headers themselves, not what makes them."""
+        return {"_source": self._request_header, **{name: value for name, value in vars(self).items() if name != "_source"}}
+
     def get_request_property(self, key: str) -> Any:
         return self._request_header.get(key)
 
