@@ -136,7 +136,7 @@ def split(name: str, array: Array, rows: Sequence[int]) -> list[Tensor]:
         parts = [array.values[end - count : end] for end, count in zip(ends, rows, strict=True)]
         return [Tensor.from_numpy(name, part) for part in parts]
     whole = Tensor.from_numpy(name, array.values, array.datatype)
-    data, trailing, size = whole.data, whole.shape[1:], whole.nbytes // whole.shape[0]
+    data, trailing, size = whole.data, whole.shape[1:], whole.nbytes // max(whole.shape[0], 1)
     return [
         Tensor(name, whole.datatype, (count, *trailing), data[(end - count) * size : end * size])
         for end, count in zip(ends, rows, strict=True)

@@ -104,3 +104,5 @@ def test_strings_and_rows_of_nothing_are_split_too() -> None:
     assert parts[1].numpy().tolist() == [["é".encode(), b"bb"], [b"c", b"d"]]
     empty = split("y", Array("FP32", np.zeros((3, 0), np.float32)), (1, 2))
     assert [part.numpy().shape for part in empty] == [(1, 0), (2, 0)]
+    none = split("y", Array("FP32", np.zeros((0, 2), np.float32)), (0, 0))
+    assert [part.numpy().shape for part in none] == [(0, 2), (0, 2)]
