@@ -26,7 +26,7 @@ from ..batching import gather
 log = logging.getLogger(__name__)
 
 #: Sockets that are read, and answers that are sent, before it is looked again who has something to read; workers go first.
-PORTION = 8
+PORTION = 24
 #: Sockets that are read at most before what was read is let go, though there is more.
 GATHERED = 256
 
