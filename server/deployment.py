@@ -345,7 +345,7 @@ class WorkerDeployment(Deployment):
 
     def _key(self, request: Request) -> Hashable:
         """What a request may be batched with: the same inputs, datatypes and shapes without the batch axis."""
-        if self._uniform:
+        if self._uniform or not request.tensors:
             return None
         start = 1 if self.config.batches else 0
         return tuple(

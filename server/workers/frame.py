@@ -104,7 +104,7 @@ class Channel:
 
     def take(self) -> Message | None:
         """The next message where it is here as a whole, after reading what has come without waiting; else None."""
-        if self._is_whole():
+        if self.is_here:
             return self.receive()
         if not self._make_room():
             return None
@@ -117,7 +117,7 @@ class Channel:
         if not count:
             raise PeerClosed("closed")
         self._end += count
-        return self.receive() if self._is_whole() else None
+        return self.receive() if self.is_here else None
 
     @property
     def is_long(self) -> bool:
@@ -131,7 +131,9 @@ class Channel:
         broken = kind >= len(KINDS) or length > MAX_PAYLOAD
         return _HEADER.size if broken else _HEADER.size + int(length)
 
-    def _is_whole(self) -> bool:
+    @property
+    def is_here(self) -> bool:
+        """Whether the next message has been read already: no input will tell of it."""
         have = self._end - self._start
         return have >= _HEADER.size and have >= self._next_size()
 

@@ -297,6 +297,15 @@ def test_a_long_message_is_left_to_whoever_may_wait(pair):
     sending.join()
 
 
+def test_what_was_read_with_another_message_is_known_to_be_here(pair):
+    sender, receiver = Channel(pair[0]), Channel(pair[1])
+    sender.hold(MESSAGES[-1])
+    sender.send(MESSAGES[2])
+    assert not receiver.is_here
+    assert plain(receiver.receive()) == plain(MESSAGES[-1]) and receiver.is_here
+    assert plain(receiver.receive()) == plain(MESSAGES[2]) and not receiver.is_here
+
+
 def test_an_end_and_nonsense_are_noticed_without_waiting(pair):
     receiver = Channel(pair[1])
     pair[0].send(struct.pack("<IB", 1, len(KINDS)))
