@@ -14,11 +14,14 @@ import os
 _core: int | None = None
 
 
-def configure(mode: str) -> None:
-    """Decides for this process: "auto", or "none" for no core in particular. To be called before any thread starts."""
+def configure(mode: str, process: int = 0) -> None:
+    """Decides for this process: "auto", or "none" for no core in particular. To be called before any thread starts.
+
+    `process` tells the server's processes apart, 0 being the main one: each gets a core of its own while there are any.
+    """
     global _core
-    cores = os.sched_getaffinity(0)
-    _core = max(cores) if mode == "auto" and len(cores) > 1 else None
+    cores = sorted(os.sched_getaffinity(0), reverse=True)
+    _core = cores[process % len(cores)] if mode == "auto" and len(cores) > 1 else None
 
 
 def share_core() -> None:

@@ -9,7 +9,6 @@ accepted requests are answered, workers end, status 0. A second signal, more tha
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import queue
 import signal
@@ -20,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from . import affinity, logs
+from . import affinity, garbage, logs
 from .cache import ResponseCache
 from .dataplane import DataPlane
 from .deployment import Deployment, Options
@@ -44,8 +43,6 @@ log = logging.getLogger(__name__)
 STARTED = "Model server started."
 #: Seconds between the end of draining and giving up on threads that should have ended.
 LAST_SECONDS = 5.0
-#: Container objects that may come before the garbage collector looks at the young ones; Python's 700 are 20 requests.
-GARBAGE_OBJECTS = 20_000
 #: A signal that comes later than this after the first ends the server without draining.
 INSISTING_SECONDS = 1.0
 
@@ -95,14 +92,7 @@ def _again(received: queue.SimpleQueue[int], began: float) -> bool:
 def _say(line: str) -> None:
     """Prints a line for whoever started the server; serving does not depend on somebody reading it."""
     with contextlib.suppress(OSError):
-        print(line, flush=True)
-
-
-def _spare_collector() -> None:
-    """What is loaded by now stays, and requests leave no cycles: the collector need not look at either again and again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE_OBJECTS, 20, 20)
+        print(f"{line}\n", end="", flush=True)  # in one piece: models that load together are reported at once
 
 
 class Server:
@@ -186,6 +176,7 @@ class Server:
             begun = register(self.management, plan, self._report)
             self._open(web)
             self._wait(begun)
+            web.wait_started()
         except Exception:
             log.exception("the models could not be loaded")
             self.failed += 1
@@ -196,7 +187,7 @@ class Server:
             received.put(0)
             return
         self.dataplane.started = True
-        _spare_collector()
+        garbage.spare_collector()
         _say(STARTED)
 
     def _open(self, web: Web) -> None:

@@ -54,6 +54,7 @@ class Registry:
     def __init__(self) -> None:
         self._records: Mapping[str, Record] = {}
         self._lock = threading.Lock()
+        self.on_change: Callable[[], None] = lambda: None  # called before whoever changed something hears of it
 
     # -- reading ---------------------------------------------------------------------------------------------------------
 
@@ -104,6 +105,7 @@ class Registry:
             if record is not None:
                 records[model] = record
             self._records = records
+            self.on_change()
 
     def put(self, deployment: Deployment, *, default: bool = False) -> Deployment | None:
         """Lets a deployment serve its version; returns the one it replaces, which the caller closes."""

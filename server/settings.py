@@ -31,6 +31,7 @@ class Settings:
     model_snapshot    the `model_snapshot` document to restore, which then replaces `load_models`
     write_snapshots   whether to write snapshots (not with --ncs)
     http_threads      requests that may wait in threads of the inference listener; max_waiting: those that wait without one
+    front_ends        processes that answer the inference address; 1 = the main process itself. http_threads is of each of them
     backend_config    tritonserver's: backend ("" = all) -> key -> value
     cache_config      bytes of the response cache, 0 = none
     http_header_forward_pattern  regular expression: matching headers become parameters of KServe requests, "" = none

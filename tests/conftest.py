@@ -10,6 +10,7 @@ import pytest
 #: be upset by other programs. One that fails is tried again, twice at most; each failure is reported.
 TIMED = (
     "conformance/",
+    "server/fronts/",
     "server/http/",
     "server/test_cli.py",
     "server/test_deployment.py",

@@ -16,14 +16,22 @@ import falcon
 import orjson
 
 from ..errors import QueueFull
+from ..fronts.child import Post
+from ..fronts.counters import Counters
+from ..fronts.desk import Office
+from ..fronts.inner import InnerListener
+from ..fronts.remote import SharedPlaces
+from ..fronts.supervisor import FrontEnds
 from . import kserve, torchserve
 from .access import Access, is_kserve
 from .admission import Admission
-from .certificates import server_context
+from .certificates import made_certificate, server_context
 from .express import Express
-from .granian_listener import GranianListener
+from .front import Quick
+from .granian_listener import GranianListener, refuse_tls, require_granian
 from .kserve.generate import Generate, GenerateStream
 from .kserve.infer import Infer
+from .kserve.shm import Regions
 from .later import later_of
 from .listeners import Listener
 from .metrics import add_metrics
@@ -35,6 +43,7 @@ from .torchserve.render import new_request_id, seal, to_json
 from .torchserve.routing import Routes
 
 if TYPE_CHECKING:
+    import socket
     import ssl
 
     from waitress.utilities import Error
@@ -72,10 +81,12 @@ class Services:
 
 def build_app(ports: Collection[Port], services: Services, admission: Admission) -> App:
     """The application of one listener that carries these ports."""
-    return _build(ports, services, admission)[0]
+    return build(ports, services, admission)[0]
 
 
-def _build(ports: Collection[Port], services: Services, admission: Admission) -> tuple[App, Express | None]:
+def build(
+    ports: Collection[Port], services: Services, admission: Admission, regions: Regions | None = None
+) -> tuple[App, Express | None]:
     """The application, and the short way into it where nobody has to be refused."""
     settings, metrics, dataplane = services.settings, services.metrics, services.dataplane
     access = Access(ports, settings, metrics, services.tokens)
@@ -97,6 +108,7 @@ def _build(ports: Collection[Port], services: Services, admission: Admission) ->
             forward=settings.http_header_forward_pattern,
             infer_with_handler=handlers,
             admission=admission,
+            regions=regions,
         )
     if "metrics" in ports:
         add_metrics(routes, metrics)
@@ -134,14 +146,19 @@ class Web:
     def __init__(self, services: Services) -> None:
         settings = services.settings
         self.admission = Admission(settings.http_threads, settings.max_waiting)
-        self.listeners: list[AnyListener] = []
+        self.listeners: list[AnyListener | FrontEnds] = []
         try:
             by_address = _by_address(settings)
-            tls = server_context(settings) if any(address.tls for address, _ in by_address) else None
+            secure = any(address.tls for address, _ in by_address)
+            pem = made_certificate(settings) if secure else b""
+            tls = server_context(settings, pem) if secure else None
             for address, ports in by_address:
-                app, express = _build(ports, services, self.admission)
+                if "inference" in ports and settings.front_ends > 1:
+                    self.listeners.append(_front_ends(address, ports, services, self.admission, pem))
+                    continue
+                app, express = build(ports, services, self.admission)
                 quick = Quickness(services.dataplane) if "inference" in ports else None
-                self.listeners.append(_listener(app, address, ports, settings, tls, quick, express))
+                self.listeners.append(open_listener(app, address, ports, settings, tls, quick, express))
         except BaseException:
             self.close(0)
             raise
@@ -149,6 +166,12 @@ class Web:
     def start(self) -> None:
         for listener in self.listeners:
             listener.start()
+
+    def wait_started(self) -> None:
+        """Returns when every process that answers is there."""
+        for listener in self.listeners:
+            if isinstance(listener, FrontEnds):
+                listener.wait_started()
 
     def stop_accepting(self) -> None:
         for listener in self.listeners:
@@ -184,32 +207,56 @@ def _by_address(settings: Settings) -> list[tuple[Address, list[Port]]]:
     return found
 
 
-def _listener(
+def open_listener(
     app: App,
     address: Address,
     ports: Collection[Port],
     settings: Settings,
     tls: ssl.SSLContext | None,
-    quick: Quickness | None,
+    quick: Quick | None,
     express: Express | None,
+    sock: socket.socket | None = None,
 ) -> AnyListener:
+    """A listener of the kind that the settings name, on `sock` where it has that in common with others."""
+    kind = GranianListener if settings.http_server == "granian" else Listener
+    return kind(app, address, tls=tls, quick=quick, express=express, sock=sock, **_listener_options(ports, settings))
+
+
+def _listener_options(ports: Collection[Port], settings: Settings) -> dict[str, Any]:
+    """What the listeners of these ports have in common, whatever their kind."""
     threads = (settings.http_threads + RESERVE) * ("inference" in ports)
     threads += MANAGEMENT_THREADS * ("management" in ports) + METRICS_THREADS * ("metrics" in ports)
-    name = "-".join(ports)
-    kind = GranianListener if settings.http_server == "granian" else Listener
-    return kind(
-        app,
-        address,
-        name=name,
-        ports=ports,
-        setting=f"{next(iter(ports))}_address",
-        threads=threads,
-        max_body=settings.max_request_size,
-        refuse=_refuse,
-        tls=tls,
-        quick=quick,
-        express=express,
-    )
+    return {
+        "name": "-".join(ports),
+        "ports": ports,
+        "setting": f"{next(iter(ports))}_address",
+        "threads": threads,
+        "max_body": settings.max_request_size,
+        "refuse": _refuse,
+    }
+
+
+def _front_ends(
+    address: Address, ports: Collection[Port], services: Services, admission: Admission, pem: bytes
+) -> FrontEnds:
+    """Several processes that answer the inference address, and the application for what they relay."""
+    settings, tokens = services.settings, services.tokens
+    if settings.http_server == "granian":
+        refuse_tls(address, "inference_address")
+        require_granian()
+    counters, regions = Counters.create(settings.front_ends), Regions()
+    admission.waiting = SharedPlaces(settings.max_waiting, counters, 0)
+    services.dataplane.registry.on_change = lambda: counters.changed("models")
+    regions.on_change = lambda: counters.changed("regions")
+    if tokens is not None:
+        tokens.on_renewed = lambda: counters.changed("keys")
+    app, express = build(ports, services, admission, regions)
+    quick = Quickness(services.dataplane)
+    inner = InnerListener(app, address, quick=quick, express=express, **_listener_options(ports, settings))
+    office = Office(services.dataplane, services.metrics, tokens, regions, counters)
+    fronts = FrontEnds(Post(settings, office, inner, pem), settings.front_ends)
+    services.metrics.collect = fronts.collect
+    return fronts
 
 
 def _refuse(path: str, error: Error) -> tuple[str, list[tuple[str, str]], bytes]:

@@ -28,8 +28,19 @@ log = logging.getLogger(__name__)
 SELF_SIGNED_DAYS = 365
 
 
-def server_context(settings: Settings) -> ssl.SSLContext:
-    """For all https listeners of a server. InvalidConfig names the key and what is wrong with what it names."""
+def made_certificate(settings: Settings) -> bytes:
+    """A certificate for this start, with its key, as PEM; b"" where the settings name one."""
+    if settings.keystore or settings.certificate_file or settings.private_key_file:
+        return b""
+    log.warning("no keystore and no certificate_file is set: a self-signed certificate is used, which clients must accept")
+    return _self_signed()
+
+
+def server_context(settings: Settings, made: bytes = b"") -> ssl.SSLContext:
+    """For all https listeners of a server; `made` by `made_certificate`, where others use the same.
+
+    InvalidConfig names the key and what is wrong with what it names.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
@@ -38,10 +49,7 @@ def server_context(settings: Settings) -> ssl.SSLContext:
     elif settings.certificate_file or settings.private_key_file:
         _load_files(context, settings)
     else:
-        log.warning(
-            "no keystore and no certificate_file is set: a self-signed certificate is used, which clients must accept"
-        )
-        _load(context, _self_signed(), "the self-signed certificate")
+        _load(context, made or made_certificate(settings), "the self-signed certificate")
     return context
 
 

@@ -125,6 +125,8 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
 
     def _is_quick(self, request: RequestParser) -> bool:
         quick = self.server.quick
+        if request.command == "HEAD":  # waits for its model where it is served
+            return False
         return quick is not None and quick(str(request.path), request.headers, len(request.body_rcv or ()))
 
     def survives(self, request: RequestParser) -> bool:

@@ -16,8 +16,10 @@ requests run in that thread, the others in the pool. What differs from the other
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import os
+import socket
 import ssl
 import sys
 import threading
@@ -41,6 +43,7 @@ from .tasks import Dispatcher, Errand
 
 log = logging.getLogger(__name__)
 
+_MISSING = "http_server=granian needs granian: pip install jitney[fast]"
 #: Seconds that a connection may be silent, between requests too.
 IDLE_SECONDS = 60
 #: A request that waits longer than this is watched for its client's end, which costs more than most requests take.
@@ -53,10 +56,9 @@ class GranianListener:
     def __init__(
         self, app: Callable[..., Any], address: Address, *, name: str, threads: int, max_body: int, refuse: Refuse,
         setting: str = "", ports: Collection[str] = (), tls: ssl.SSLContext | None = None, quick: Quick | None = None,
-        express: Express | None = None,
+        express: Express | None = None, sock: socket.socket | None = None,
     ) -> None:  # fmt: skip
-        if address.tls:
-            raise InvalidConfig(f"{setting or name}={address}: http_server=granian speaks no TLS, http_server=waitress does")
+        refuse_tls(address, setting or name)
         self.name, self.threads, self.ports = name, threads, frozenset(ports)
         self.app, self.max_body, self.refuse, self.quick = app, max_body, refuse, quick
         self.heads = KnownHeads(express)
@@ -64,7 +66,8 @@ class GranianListener:
         self.waiting: dict[Visit, float] = {}
         self.dispatcher = Dispatcher(name)
         self._requested = address
-        self._sock = open_socket(address, setting or f"{name}_address")
+        self._owns_path = bool(address.path) and sock is None
+        self._sock = sock or open_socket(address, setting or f"{name}_address")
         bound = self._sock.getsockname()
         self._address = address if address.path else replace(address, port=bound[1])
         self.environ = _environ(self._address)
@@ -113,7 +116,7 @@ class GranianListener:
         elif not self.loop.is_closed():
             self.loop.close()
         self.dispatcher.shutdown(timeout=max(0.5, deadline - time.monotonic()))
-        if self._requested.path:
+        if self._owns_path:
             Path(self._requested.path).unlink(missing_ok=True)
 
     # -- any thread --------------------------------------------------------------------------------------------------------
@@ -230,6 +233,18 @@ class GranianListener:
         await done
 
 
+def refuse_tls(address: Address, setting: str) -> None:
+    """InvalidConfig where this server does not speak what the address asks for."""
+    if address.tls:
+        raise InvalidConfig(f"{setting}={address}: http_server=granian speaks no TLS, http_server=waitress does")
+
+
+def require_granian() -> None:
+    """InvalidConfig where granian is not installed."""
+    if importlib.util.find_spec("granian") is None:
+        raise InvalidConfig(_MISSING)
+
+
 def _environ(address: Address) -> dict[str, Any]:
     """The part of WSGI's environ that all requests of a listener share."""
     return {
@@ -256,7 +271,7 @@ def _make_server(visit: Callable[[Any, Any], Any], fd: int, is_unix: bool) -> An
         from granian.http import HTTP1Settings
         from granian.server.embed import Server
     except ImportError:
-        raise InvalidConfig("http_server=granian needs granian: pip install jitney[fast]") from None
+        raise InvalidConfig(_MISSING) from None
 
     class OpenServer(Server):
         def _init_shared_socket(self) -> None:

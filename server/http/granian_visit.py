@@ -87,7 +87,8 @@ class Visit:
         front = self.front
         self.use(body)
         path = self.environ["PATH_INFO"]
-        if front.quick is not None and front.quick(path, _Names(self.environ), len(body)):
+        waits_here = self.scope.method == "HEAD"  # for its model, where it is served
+        if front.quick is not None and not waits_here and front.quick(path, _Names(self.environ), len(body)):
             front.gather()
             self._call()
         else:

@@ -99,18 +99,20 @@ class Listener:
     tls       what an https address speaks
     quick     tells the requests that the loop's thread serves itself, without a thread of the pool; default none
     express   knows a short way into the application for some of those; default none
+    sock      the listening socket where others listen on it too; default one of its own at `address`
     """
 
     def __init__(
         self, app: Callable[..., Any], address: Address, *, name: str, threads: int, max_body: int, refuse: Refuse,
         setting: str = "", ports: Collection[str] = (), tls: ssl.SSLContext | None = None, quick: Quick | None = None,
-        express: Express | None = None,
+        express: Express | None = None, sock: socket.socket | None = None,
     ) -> None:  # fmt: skip
         if address.tls and tls is None:
             raise InvalidConfig(f"{setting or name}={address}: expected a TLS context")
         self.name, self.threads, self.ports = name, threads, frozenset(ports)
         self._requested = address
-        self._sock = open_socket(address, setting or f"{name}_address")
+        self._owns_path = bool(address.path) and sock is None
+        self._sock = sock or open_socket(address, setting or f"{name}_address")
         self._loop = Loop(name)
         self._dispatcher = Dispatcher(name)
         self._server = _server(app, self._sock, self._loop, self._dispatcher, max_body, tls if address.tls else None)
@@ -155,7 +157,7 @@ class Listener:
         self._sock.close()
         self._dispatcher.shutdown(timeout=max(0.5, deadline - time.monotonic()))
         self._loop.close()
-        if self._requested.path:
+        if self._owns_path:
             Path(self._requested.path).unlink(missing_ok=True)
 
     def _on_loop(self, call: Callable[[], None]) -> None:

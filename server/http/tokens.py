@@ -51,24 +51,31 @@ class Tokens:
         self.path, self._seconds, self._now = path, minutes * 60, now
         self._fixed = bool(fixed)
         self._lock = threading.Lock()
-        self._keys: dict[str, Key] = {kind: Key(fixed) if fixed else self._fresh() for kind in KINDS}
+        self.on_renewed: Callable[[], None] = lambda: None  # called before whoever renewed a key hears of it
+        self._keys: dict[Kind, Key] = {kind: Key(fixed) if fixed else self._fresh() for kind in KINDS}
         self._api = None if fixed else Key(secrets.token_urlsafe(KEY_BYTES))
         self._write()
 
     def _fresh(self) -> Key:
         return Key(secrets.token_urlsafe(KEY_BYTES), self._now() + self._seconds)
 
+    @property
+    def keys(self) -> dict[Kind, Key]:
+        """What opens each kind of route now."""
+        return self._keys
+
     def allows(self, kind: Kind, authorization: str | None) -> bool:
         """Whether an Authorization header opens this kind of route."""
-        return self._keys[kind].matches(_bearer(authorization), self._now())
+        return self._keys[kind].matches(bearer(authorization), self._now())
 
     def renew(self, kind: str | None, authorization: str | None) -> bool:
         """Replaces the key of this kind where the header carries the API key; False where it does not, or there is no such."""
-        if self._api is None or kind not in KINDS or not self._api.matches(_bearer(authorization), self._now()):
+        if self._api is None or kind not in KINDS or not self._api.matches(bearer(authorization), self._now()):
             return False
         with self._lock:
             self._keys = {**self._keys, kind: self._fresh()}
             self._write()
+            self.on_renewed()
         return True
 
     def remove_file(self) -> None:
@@ -88,7 +95,8 @@ class Tokens:
         temporary.replace(self.path)
 
 
-def _bearer(authorization: str | None) -> str | None:
+def bearer(authorization: str | None) -> str | None:
+    """The key that an Authorization header carries."""
     found = _BEARER.fullmatch(authorization or "")
     return found[1] if found else None
 

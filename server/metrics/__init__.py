@@ -45,6 +45,7 @@ class Metrics:
         self._system = SystemFigures() if system else None
         self._process = ProcessCollector(registry=CollectorRegistry())
         self._interval = interval
+        self.collect: Callable[[], None] = lambda: None  # called before a scrape, to bring what others have counted
         self._stop = threading.Event()
         self._sampler: threading.Thread | None = None
 
@@ -72,6 +73,7 @@ class Metrics:
 
     def scrape(self, names: Sequence[str] = ()) -> bytes:
         """Prometheus text; with `names` only samples with one of these names. Empty in mode log (TorchServe)."""
+        self.collect()
         if self.mode == "prometheus":
             self._read_system()
             self._read_workers()

@@ -46,9 +46,10 @@ def size_class(nbytes: int) -> int:
 class Arena:
     """Hands out slots. Thread-safe; every method takes about a microsecond, apart from the copying of `put`."""
 
-    def __init__(self, capacity: int = DEFAULT_CAPACITY) -> None:
+    def __init__(self, capacity: int = DEFAULT_CAPACITY, region: Region | None = None) -> None:
+        """`region`: the memory, of this capacity, where another process made it."""
         self.capacity = capacity
-        self.region = Region.create("jitney-arena", capacity)
+        self.region = region or Region.create("jitney-arena", capacity)
         self._lock = threading.Lock()
         self._serials = itertools.count(1)
         self._free: dict[int, list[int]] = {}

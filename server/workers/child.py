@@ -213,7 +213,7 @@ class Child:
             while True:
                 self._on_message(self, self._left_over or self._channel.receive())
                 self._left_over = None
-                if self.loaded and not self._channel.is_here:
+                if self.loaded and not self._channel.holds_frame:  # the reactor would not see it in the socket
                     self._lend()
         except PeerClosed:
             pass

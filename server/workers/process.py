@@ -121,7 +121,7 @@ class Worker:
             running.cancel(index)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Has the kernel kill this process when the server's thread that started it ends, even if no Python code can run."""
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -131,7 +131,8 @@ def _die_with(parent: int) -> None:
         os._exit(exits.PARENT_GONE)
 
 
-def _leave_signals_to_the_server() -> None:
+def leave_signals_to_the_server() -> None:
+    """SIGINT and SIGTERM do nothing here."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
         # Processes that the model forks get the usual behaviour back, so that `terminate()` works on them.
@@ -156,8 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--name", required=True, help="the instance's name, for `ps`")
     options = parser.parse_args(arguments)
-    _die_with(options.parent)
-    _leave_signals_to_the_server()
+    die_with(options.parent)
+    leave_signals_to_the_server()
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     connection = socket.socket(fileno=options.fd)
     for fd in (options.fd, options.arena_fd, options.reply_fd):

@@ -33,16 +33,18 @@ def add_routes(
     forward: str = "",
     infer_with_handler: InferWithHandler | None = None,
     admission: Admission | None = None,
+    regions: Regions | None = None,
 ) -> None:
     """Adds this dialect's routes; all of them belong to the inference port.
 
     `forward`: headers whose names match become parameters of requests. `infer_with_handler` answers for models that are
-    TorchServe handlers, which take no tensors. Without `admission` there is no shortcut (`http.express`).
+    TorchServe handlers, which take no tensors. Without `admission` there is no shortcut (`http.express`). `regions`: the
+    system shared memory, where others know it too.
     """
     if port != "inference":
         return
     limit = server_settings.max_request_size
-    regions, traces = Regions(), settings.TraceSettings()
+    regions, traces = regions or Regions(), settings.TraceSettings()
     app.add_route("/v2", metadata.ServerMetadata())
     app.add_route("/v2/health/live", metadata.Live(dataplane))
     app.add_route("/v2/health/ready", metadata.Ready(dataplane))

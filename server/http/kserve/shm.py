@@ -11,6 +11,7 @@ import os
 import re
 import stat
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,7 @@ class Regions:
     def __init__(self) -> None:
         self._regions: dict[str, Region] = {}
         self._lock = threading.Lock()
+        self.on_change: Callable[[], None] = lambda: None  # called before whoever changed something hears of it
 
     def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
         """Opens `key` and makes `byte_size` bytes from `offset` known as `name`; raises InvalidRequest."""
@@ -97,6 +99,7 @@ class Regions:
             if name in self._regions:
                 raise InvalidRequest(f"shared memory region '{name}' already in manager")
             self._regions[name] = region
+            self.on_change()
 
     def status(self, name: str | None = None) -> list[dict[str, Any]]:
         """What is registered, or the one region `name`; raises RegionNotFound."""
@@ -114,11 +117,16 @@ class Regions:
                 self._regions.clear()
             else:
                 self._regions.pop(name, None)
+            self.on_change()
+
+    def find(self, name: str) -> Region | None:
+        """The region of this name; None where there is none."""
+        with self._lock:
+            return self._regions.get(name)
 
     def place(self, name: str, offset: int, size: int) -> Place:
         """A checked part of a region; raises RegionNotFound, or InvalidRequest where it passes the region's end."""
-        with self._lock:
-            region = self._regions.get(name)
+        region = self.find(name)
         if region is None:
             raise RegionNotFound(f"Unable to find shared memory region: '{name}'")
         if offset + size > region.byte_size:

@@ -301,9 +301,9 @@ def test_what_was_read_with_another_message_is_known_to_be_here(pair):
     sender, receiver = Channel(pair[0]), Channel(pair[1])
     sender.hold(MESSAGES[-1])
     sender.send(MESSAGES[2])
-    assert not receiver.is_here
-    assert plain(receiver.receive()) == plain(MESSAGES[-1]) and receiver.is_here
-    assert plain(receiver.receive()) == plain(MESSAGES[2]) and not receiver.is_here
+    assert not receiver.holds_frame
+    assert plain(receiver.receive()) == plain(MESSAGES[-1]) and receiver.holds_frame
+    assert plain(receiver.receive()) == plain(MESSAGES[2]) and not receiver.holds_frame
 
 
 def test_an_end_and_nonsense_are_noticed_without_waiting(pair):

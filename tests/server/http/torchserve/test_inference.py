@@ -432,6 +432,16 @@ def test_a_streaming_call_is_cancelled_when_its_client_goes_away(site: Any) -> N
     wait_for(lambda: call.done and site.web.admission.held == 0)
 
 
+def test_a_head_that_waits_for_its_model_keeps_nobody_else_waiting(site: Any) -> None:
+    site.plane.add("never", None)
+    with Connection(site.address("inference")) as connection:
+        connection.send(b"HEAD /predictions/never HTTP/1.1\r\n\r\n")
+        wait_for(lambda: site.plane.calls)
+        assert site.ask("inference", "GET", "/ping").status == 200
+        site.plane.calls[0].answer(Response(body=b"at last"))
+        assert connection.read(head_only=True).status == 200
+
+
 def wait_for(condition: Any, seconds: float = 5.0) -> None:
     deadline = threading.Event()
     for _ in range(int(seconds * 200)):

@@ -1,0 +1,67 @@
+"""`InnerListener`: the scheduler's own listener where front ends answer the address: for what they relay, and for nobody else."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import Any
+
+from .. import reactor
+from ..addresses import Address
+from ..http.express import Express
+from ..http.front import Quick, Refuse
+from ..http.listeners import Listener, open_socket
+
+
+class InnerListener(Listener):
+    """Opens the listening socket for the front ends, and never accepts from it. `adopt` brings the connections."""
+
+    def __init__(
+        self, app: Callable[..., Any], address: Address, *, name: str, threads: int, max_body: int, refuse: Refuse,
+        setting: str, ports: Collection[str], quick: Quick | None, express: Express | None,
+    ) -> None:  # fmt: skip
+        sock = open_socket(address, setting)
+        super().__init__(
+            app, replace(address, scheme="http") if address.tls else address, name=name, threads=threads, max_body=max_body,
+            refuse=refuse, setting=setting, ports=ports, quick=quick, express=express, sock=sock,
+        )  # fmt: skip
+        self._owns_path = bool(address.path)
+        self._server.adj.url_scheme = "https" if address.tls else "http"
+
+    @property
+    def fd(self) -> int:
+        """The listening socket's descriptor."""
+        return self._sock.fileno()
+
+    def start(self) -> None:
+        """Begins to answer what is adopted; returns at once."""
+        self._dispatcher.set_thread_count(self.threads)
+        self._thread.start()
+        reactor.offer(self._loop)
+
+    def adopt(self, sock: socket.socket, peer: tuple[str, str]) -> None:
+        """Answers on this connection, which speaks for `peer`. Any thread."""
+        server = self._server
+
+        def enter() -> None:
+            if server.draining:
+                sock.close()
+            else:
+                server.channel_class(server, sock, peer, server.adj, map=server._map)
+
+        self._loop.post(enter)
+
+    def stop_listening(self) -> None:
+        """Lets go of the listening socket; what is adopted goes on to be answered, and more of it may come."""
+
+        def leave() -> None:
+            with contextlib.suppress(OSError):
+                self._server.del_channel()
+                self._server.socket.close()
+
+        if self._thread.is_alive():
+            self._on_loop(leave)
+        else:
+            self._sock.close()
