@@ -17,8 +17,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 from .tensor import Buffer, Tensor
 
@@ -32,8 +34,7 @@ def _never() -> bool:
     return False
 
 
-@dataclass(slots=True)
-class Part:
+class Part(msgspec.Struct):
     """One named piece of a TorchServe-style request: a form field, or the whole body under the name `body`."""
 
     name: str
@@ -41,8 +42,7 @@ class Part:
     content_type: str = ""
 
 
-@dataclass(slots=True)
-class Request:
+class Request(msgspec.Struct):
     """One client's request as a backend sees it: `tensors` (Open Inference Protocol, or a codec's) or `parts` (a handler's).
 
     `rows` is the size of the batch axis (1 for models without one). `outputs` names the outputs wanted, empty = all.
@@ -51,10 +51,10 @@ class Request:
     """
 
     id: str = ""
-    tensors: list[Tensor] = field(default_factory=list)
-    parts: list[Part] = field(default_factory=list)
-    headers: Mapping[str, str] = field(default_factory=dict)
-    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    tensors: list[Tensor] = []
+    parts: list[Part] = []
+    headers: Mapping[str, str] = {}
+    parameters: Mapping[str, Parameter] = {}
     outputs: tuple[str, ...] = ()
     rows: int = 1
     is_cancelled: Callable[[], bool] = _never
@@ -74,16 +74,15 @@ class Failure:
     detail: str = ""
 
 
-@dataclass(slots=True)
-class Response:
+class Response(msgspec.Struct):
     """One answer: `tensors`, or a handler's `body` with status, reason phrase and headers; or an `error`."""
 
-    tensors: list[Tensor] = field(default_factory=list)
+    tensors: list[Tensor] = []
     body: Buffer | None = None
     status: int = 200
     reason: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
+    parameters: Mapping[str, Parameter] = {}
     error: Failure | None = None
     final: bool = True
 
@@ -108,8 +107,11 @@ class Instance:
 class Host(Protocol):
     """What a worker process offers its backend besides batches. Any thread of the worker may call it."""
 
-    def emit(self, kind: str, payload: Mapping[str, Any]) -> None:
-        """Sends an event to the server, `payload` being plain data: kind "metric" for handlers' and models' own metrics."""
+    def emit(self, kind: str, payload: Mapping[str, Any], held: bool = False) -> None:
+        """Sends an event to the server, `payload` being plain data: kind "metric" for handlers' and models' own metrics.
+
+        With `held` it travels together with an answer, which must be about to follow.
+        """
 
     def infer(self, model: str, version: str, request: Request, timeout_s: float | None = None) -> Iterator[Response]:
         """Runs another model of this server and yields its responses (Triton's BLS); `version` "" = the served default."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 import traceback
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .base import Backend, DeviceLost, Failure, Instance, Request, Respond, Response
+from .input_check import InputCheck, brackets, is_pixels
 from .options import CannotLoad, padded_sizes
 from .parameters import tell_unread
-from .stacking import Array, BadInput, BatchBuffers, Key, aligned
+from .stacking import Array, BadInput, BatchBuffers, Key, aligned, split
 from .tensor import Tensor
 from .warmup import warm_up
 
@@ -70,6 +71,7 @@ class TensorBackend(Backend):
         self.pixels = pixels_of(model)
         self.sizes = padded_sizes(model, on_gpu=instance.gpu is not None)
         tell_unread(model)
+        self.input_check = InputCheck(model, self.pixels)
         self.buffers = BatchBuffers(model, self.allocate, self.written, self.pixels)
         self.open(model, instance)
         self.loading = True
@@ -100,52 +102,21 @@ class TensorBackend(Backend):
     def execute(self, requests: Sequence[Request], respond: Respond) -> None:
         """Answers every request; raises DeviceLost where the process must be replaced."""
         self.durations = (0, 0, 0)
-        accepted: list[tuple[int, Request]] = []
+        batches = self.model.batches
+        groups: dict[object, list[tuple[int, Request]]] = {}
         for index, request in enumerate(requests):
             try:
-                self._check(request)
+                key = self.input_check.key(request)
             except BadInput as error:
                 respond(index, Response(error=Failure(str(error), code="INVALID_ARG")))
             else:
-                accepted.append((index, request))
-        for group in self._groups(accepted):
+                groups.setdefault(key if batches else index, []).append((index, request))
+        for group in groups.values():
             self._execute_group(group, respond)
-
-    def _check(self, request: Request) -> None:
-        """Raises BadInput where `request` does not carry the model's inputs."""
-        model, named = self.model, {tensor.name: tensor for tensor in request.tensors}
-        for tensor in request.tensors:
-            spec = model.input(tensor.name)
-            if spec is None:
-                allowed = ", ".join(item.name for item in model.inputs)
-                raise BadInput(f"unexpected inference input '{tensor.name}' for model '{model.name}', allowed: {allowed}")
-            if tensor.datatype != spec.datatype and not self._is_pixels(tensor.name, tensor.datatype):
-                said = f"inference input '{tensor.name}' data-type is '{tensor.datatype}'"
-                raise BadInput(f"{said}, but model '{model.name}' expects '{spec.datatype}'")
-            rank = len(spec.dims) + model.batches
-            if len(tensor.shape) != rank:
-                found = f"shape {_brackets(tensor.shape)} of input '{tensor.name}'"
-                raise BadInput(f"{found} has {len(tensor.shape)} dimensions, model '{model.name}' expects {rank}")
-        missing = [spec.name for spec in model.inputs if not spec.optional and spec.name not in named]
-        if missing or not named:
-            raise BadInput(f"request lacks input {', '.join(missing) or '(all)'} of model '{model.name}'")
-        if model.batches and len({tensor.shape[0] for tensor in request.tensors}) > 1:
-            shapes = ", ".join(f"'{tensor.name}' {_brackets(tensor.shape)}" for tensor in request.tensors)
-            raise BadInput(f"inputs of model '{model.name}' differ in their batch axis: {shapes}")
 
     def _is_pixels(self, name: str, datatype: str) -> bool:
         """Whether these are a codec's rows that are yet to be normalised."""
-        return self.pixels is not None and name == self.pixels.name and datatype == "UINT8"
-
-    def _groups(self, requests: list[tuple[int, Request]]) -> Iterable[list[tuple[int, Request]]]:
-        """The requests that can be stacked with each other; each one alone where the model has no batch axis."""
-        if not self.model.batches:
-            return [[item] for item in requests]
-        groups: dict[tuple[tuple[str, tuple[int, ...]], ...], list[tuple[int, Request]]] = {}
-        for item in requests:
-            key = tuple(sorted((tensor.name, tensor.shape[1:]) for tensor in item[1].tensors))
-            groups.setdefault(key, []).append(item)
-        return groups.values()
+        return is_pixels(self.pixels, name, datatype)
 
     def _execute_group(self, group: list[tuple[int, Request]], respond: Respond) -> None:
         """Runs stackable requests as one batch; halves the batch as long as the model raises.
@@ -176,7 +147,7 @@ class TensorBackend(Backend):
             failure.detail = "".join(traceback.format_exception(error))
             return failure
         for (index, _), answer in zip(group, answers, strict=True):
-            respond(index, Response(tensors=answer))
+            respond(index, Response(answer))
         return None
 
     def _run_batch(self, requests: list[Request]) -> list[list[Tensor]]:
@@ -228,9 +199,9 @@ class TensorBackend(Backend):
             said = f"unexpected datatype {output.datatype} for inference output '{spec.name}' of model '{model.name}'"
             raise BadOutput(f"{said}, expecting {spec.datatype}")
         if model.batches and (not shape or shape[0] != rows):
-            expected = _brackets((rows, *(spec.dims if spec.reshape is None else spec.reshape)))
+            expected = brackets((rows, *(spec.dims if spec.reshape is None else spec.reshape)))
             raise BadOutput(
-                f"output '{spec.name}' of model '{model.name}' has shape {_brackets(shape)} for a batch of {rows} rows, "
+                f"output '{spec.name}' of model '{model.name}' has shape {brackets(shape)} for a batch of {rows} rows, "
                 f"expected {expected}: its first dimension must be the batch axis (or set max_batch_size: 0)"
             )
 
@@ -245,18 +216,20 @@ class TensorBackend(Backend):
         target = (*lead, *(next(sizes, 1) if dim == -1 else dim for dim in there))
         if prod(target) != values.size:
             raise BadOutput(
-                f"tensor '{spec.name}' of shape {_brackets(values.shape)} cannot be reshaped to {_brackets(target)}"
+                f"tensor '{spec.name}' of shape {brackets(values.shape)} cannot be reshaped to {brackets(target)}"
             )
         return values.reshape(target)
 
     def _split(self, outputs: Mapping[str, Array], rows: list[int], requests: list[Request]) -> list[list[Tensor]]:
         """Each request's rows of the outputs it wants, as views of the batch's outputs."""
-        answers, at = [], 0
-        for request, count in zip(requests, rows, strict=True):
-            part = slice(at, at + count) if self.model.batches and len(requests) > 1 else slice(None)
-            at += count
-            wanted = [name for name in outputs if not request.outputs or name in request.outputs]
-            answers.append([_tensor(name, outputs[name], part) for name in wanted])
+        if self.model.batches and len(requests) > 1:
+            parts = [split(name, array, rows) for name, array in outputs.items()]
+            answers = [list(tensors) for tensors in zip(*parts, strict=True)]
+        else:
+            answers = [[Tensor.from_numpy(name, array.values, array.datatype) for name, array in outputs.items()]]
+        for at, request in enumerate(requests):
+            if request.outputs:
+                answers[at] = [tensor for tensor in answers[at] if tensor.name in request.outputs]
         return answers
 
 
@@ -267,12 +240,3 @@ def pixels_of(model: ModelConfig) -> Pixels | None:
     from .codecs import pixels_of as of_codec
 
     return of_codec(model)
-
-
-def _tensor(name: str, array: Array, part: slice) -> Tensor:
-    values = array.values[part] if array.values.ndim else array.values
-    return Tensor.from_numpy(name, values, array.datatype)
-
-
-def _brackets(shape: Sequence[int]) -> str:
-    return "[" + ",".join(str(size) for size in shape) + "]"

@@ -22,6 +22,7 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,12 +52,14 @@ class HandlerBackend(Backend):
         self._retry = _retries(self._spec.yaml)
         self._concurrent = bool(self._spec.yaml.get("asyncCommunication"))
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._answering = False  # a metric that is emitted now has answers behind it
         directory = str(Path(model.version_directory or model.directory).resolve())
         prepare_imports(directory)
         os.chdir(directory)
         if not self._spec.limit_max_image_pixels:
             Image.MAX_IMAGE_PIXELS = None
         self._context = self._make_context(directory, instance)
+        self._processor = importlib.import_module("ts.context").RequestProcessor
         entry = find_entry(directory, self._spec.entry)
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(max(instance.threads, 1))
@@ -66,7 +69,7 @@ class HandlerBackend(Backend):
     def _make_context(self, directory: str, instance: Instance) -> Any:
         spec, name = self._spec, self._model.name
         importlib.import_module("ts.metrics.sink").connect(
-            lambda metric: self.host.emit("metric", {"source": "handler", **metric})
+            lambda metric: self.host.emit("metric", {"source": "handler", **metric}, self._answering)
         )
         return importlib.import_module("ts.context").Context(
             name,
@@ -106,8 +109,15 @@ class HandlerBackend(Backend):
             return
         finally:
             context._send = None
-        context.metrics.add_time("PredictionTime", round((time.perf_counter() - start) * 1000, 2), None, "ms")
+        self._add_time(context, time.perf_counter() - start)
         run.deliver(result)
+
+    def _add_time(self, context: Any, seconds: float) -> None:
+        self._answering = True
+        try:
+            context.metrics.add_time("PredictionTime", round(seconds * 1000, 2), None, "ms")
+        finally:
+            self._answering = False
 
     def _failed(self, run: _Run, error: Exception) -> None:
         if self._retry and len(run.indices) > 1 and not run.streamed and not data.is_out_of_resources(error):
@@ -122,8 +132,7 @@ class HandlerBackend(Backend):
     def _enter(self, context: Any, run: _Run) -> None:
         """Shows the requests of this run in the context."""
         context.request_ids = {at: run.requests[index].id or str(uuid.uuid4()) for at, index in enumerate(run.indices)}
-        processor = importlib.import_module("ts.context").RequestProcessor
-        run.processors = [processor(data.headers_of(run.requests[index])) for index in run.indices]
+        run.processors = [self._processor(partial(data.headers_of, run.requests[index])) for index in run.indices]
         context.request_processor = run.processors
         context.metrics.set_request_ids(context.request_ids)
         context._send = run.send
@@ -158,9 +167,9 @@ def _groups(requests: Sequence[Request]) -> list[list[int]]:
     alone = [
         index
         for index, request in enumerate(requests)
-        if "True" in (request.headers.get("explain"), request.headers.get("describe"))
+        if request.headers.get("explain") == "True" or request.headers.get("describe") == "True"
     ]
-    together = [index for index in range(len(requests)) if index not in alone]
+    together = [index for index in range(len(requests)) if not alone or index not in alone]
     return ([together] if together else []) + [[index] for index in alone]
 
 

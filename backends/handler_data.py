@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import io
-import json
 import logging
 import sys
 import traceback
 from typing import Any
 
+from . import handler_json
 from .base import Failure, Part, Request, Response
 
 logger = logging.getLogger(__name__)
@@ -18,6 +18,7 @@ BAD_LIST = "Invalid model predict output"
 BAD_LENGTH = "number of batch response mismatched"
 BAD_ELEMENT = "Unsupported model output data type."
 STREAM_HEADER = "ts_stream_next"
+_JSON = frozenset((dict, list))  # types that are answered as JSON for certain
 
 
 class UnsupportedOutput(TypeError):
@@ -33,7 +34,7 @@ def value_of(part: Part, decode: bool) -> Any:
     """JSON for exactly application/json, str for text*, a bytearray for all else and for what cannot be decoded."""
     if decode and part.content_type == "application/json":
         try:
-            return json.loads(bytes(part.data))
+            return handler_json.read(part.data)
         except (ValueError, RecursionError) as error:
             logger.warning("'%s' is not valid JSON and stays bytes: %s", part.name, error)
     elif decode and part.content_type.startswith("text"):
@@ -51,19 +52,27 @@ def headers_of(request: Request) -> dict[str, Any]:
 
 def body_of(element: Any) -> bytes:
     """One returned element as bytes. Raises `UnsupportedOutput`."""
+    plain = None if type(element) in _JSON else _plain_body(element)
+    if plain is not None:
+        return plain
+    try:
+        return handler_json.pretty(element)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UnsupportedOutput(f"{BAD_ELEMENT} {type(element).__name__}: {error}") from None
+
+
+def _plain_body(element: Any) -> bytes | None:
+    """Bytes, text and tensors; None for what is answered as JSON."""
     if isinstance(element, bytes | bytearray):
         return bytes(element)
     if isinstance(element, str):
         return element.encode("utf-8")
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(element, torch.Tensor):
-        buffer = io.BytesIO()
-        torch.save(element, buffer)
-        return buffer.getvalue()
-    try:
-        return json.dumps(element, indent=2).encode("utf-8")
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UnsupportedOutput(f"{BAD_ELEMENT} {type(element).__name__}: {error}") from None
+    if torch is None or not isinstance(element, torch.Tensor):
+        return None
+    buffer = io.BytesIO()
+    torch.save(element, buffer)
+    return buffer.getvalue()
 
 
 def response_of(element: Any, processor: Any, final: bool, streamed: bool) -> Response:
@@ -78,16 +87,11 @@ def response_of(element: Any, processor: Any, final: bool, streamed: bool) -> Re
         return Response(
             error=Failure("Prediction failed", "BAD_OUTPUT", detail=f"the response status is no number: {error}")
         )
-    headers = {str(name): str(value) for name, value in processor.get_response_headers().items()}
+    headers = processor.get_response_headers()
+    headers = {str(name): str(value) for name, value in headers.items()} if headers else {}
     if streamed:
         headers[STREAM_HEADER] = "false" if final else "true"
-    return Response(
-        body=body,
-        status=status,
-        reason=processor.get_response_status_phrase() or "",
-        headers=headers,
-        final=final,
-    )
+    return Response([], body, status, processor.get_response_status_phrase() or "", headers, final=final)
 
 
 def failure_of(error: Exception) -> Failure:

@@ -11,13 +11,14 @@ gets an empty request (zeros, READY false), whose answer is dropped.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import structs
 
 from ..server.repository.names import inside
 from ..server.repository.stateful import Control, SequenceSpec, State, for_worker
@@ -91,7 +92,7 @@ class SequenceBackend(Backend):
         controls = [self._control(control, turn) for control in self.spec.controls]
         states = [kept.get(name, initial) for name, initial in self._initial.items()]
         outputs = (*request.outputs, *sorted(self._hidden - set(request.outputs))) if request.outputs else ()
-        return replace(request, tensors=[*request.tensors, *controls, *states], outputs=outputs)
+        return structs.replace(request, tensors=[*request.tensors, *controls, *states], outputs=outputs)
 
     def _control(self, control: Control, turn: _Turn) -> Tensor:
         shape = (*self._lead, 1)
@@ -136,7 +137,7 @@ class SequenceBackend(Backend):
         if self._hidden:
             wanted = turn.request.outputs or [spec.name for spec in self.model.outputs]
             shown = [tensor for tensor in response.tensors if tensor.name not in self._hidden or tensor.name in wanted]
-            response = replace(response, tensors=shown)
+            response = structs.replace(response, tensors=shown)
         respond(turn.index, response)
 
     def _keep(self, turn: _Turn, response: Response) -> str:

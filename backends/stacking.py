@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from .codecs.pixels import Pixels
 
 ALIGNMENT = 64
+#: Bytes that are copied by a memoryview, and announced together: numpy's copy costs more, and lets other threads run.
+_SMALL = 64 << 10
 Bytes = npt.NDArray[np.uint8]
 Key = tuple[str, str]
 """An input's name and datatype: what has a buffer of its own."""
@@ -89,15 +92,22 @@ class BatchBuffers:
         rows, row_size = padded if batches else 1, prod(trailing) * dtype.itemsize
         buffer = self._buffer(name, datatype, max(rows, self._model.max_batch_size) * row_size, rows * row_size)
         stacked: npt.NDArray[Any] = buffer[: rows * row_size].view(dtype).reshape(rows, *trailing)
-        at = 0
+        key, memory = (name, datatype), buffer.data
+        row = at = told = 0  # `at` and `told` count bytes
         for tensor in tensors:
             count = tensor.shape[0] if batches else 1
-            stacked[at : at + count] = self._values(tensor, datatype).reshape(count, *trailing)
-            self._written((name, datatype), buffer, at * row_size, (at + count) * row_size)
-            at += count
-        if at < rows:
-            stacked[at:] = 0
-            self._written((name, datatype), buffer, at * row_size, rows * row_size)
+            end, data = at + count * row_size, memoryview(tensor.data)
+            if tensor.datatype == datatype and data.nbytes == end - at <= _SMALL and data.format == "B" and data.ndim == 1:
+                memory[at:end] = data
+            else:
+                stacked[row : row + count] = self._values(tensor, datatype).reshape(count, *trailing)
+            row, at = row + count, end
+            if at - told > _SMALL:
+                self._written(key, buffer, told, at)
+                told = at
+        stacked[row:] = 0
+        if told < rows * row_size:
+            self._written(key, buffer, told, rows * row_size)
         return stacked if batches else stacked[0]
 
     def _buffer(self, name: str, datatype: str, size: int, needed: int) -> Bytes:
@@ -113,7 +123,21 @@ class BatchBuffers:
 
 
 def named(request: Request, name: str) -> Tensor:
-    tensor = request.tensor(name)
-    if tensor is None:
-        raise BadInput(f"request '{request.id}' lacks input '{name}'")
-    return tensor
+    for tensor in request.tensors:
+        if tensor.name == name:
+            return tensor
+    raise BadInput(f"request '{request.id}' lacks input '{name}'")
+
+
+def split(name: str, array: Array, rows: Sequence[int]) -> list[Tensor]:
+    """An output's rows, so many for each request, as views of its memory where it is contiguous."""
+    ends = list(accumulate(rows))
+    if array.values.dtype.kind in "OSU":
+        parts = [array.values[end - count : end] for end, count in zip(ends, rows, strict=True)]
+        return [Tensor.from_numpy(name, part) for part in parts]
+    whole = Tensor.from_numpy(name, array.values, array.datatype)
+    data, trailing, size = whole.data, whole.shape[1:], whole.nbytes // max(whole.shape[0], 1)
+    return [
+        Tensor(name, whole.datatype, (count, *trailing), data[(end - count) * size : end * size])
+        for end, count in zip(ends, rows, strict=True)
+    ]

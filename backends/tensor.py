@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -37,8 +38,7 @@ DATATYPES = frozenset(NUMPY_DTYPES) | {"BYTES"}
 _DATATYPE_OF = {dtype: name for name, dtype in NUMPY_DTYPES.items() if name != "BF16"}
 
 
-@dataclass(slots=True)
-class Tensor:
+class Tensor(msgspec.Struct):
     """One named tensor. `data` may be a view of memory owned by someone else; who hands it out says how long it lives."""
 
     name: str
@@ -79,6 +79,7 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
         raise ValueError(f"numpy dtype '{dtype}' has no KServe v2 datatype; expected one of {sorted(DATATYPES)}") from None
 
 
+@lru_cache(1024)
 def expected_bytes(datatype: str, shape: tuple[int, ...]) -> int | None:
     """Bytes that a tensor of this datatype and shape has; None for BYTES, whose elements differ in length."""
     return None if datatype == "BYTES" else prod(shape) * NUMPY_DTYPES[datatype].itemsize

@@ -10,7 +10,6 @@ import logging
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,6 +66,7 @@ class TorchBackend(TensorBackend):
         self.normalizer = Normalizer(self.pixels, self.device) if self.pixels is not None and on_gpu else None
         self.module = self.open_module(model)
         self.arguments = argument_order(model, self.argument_names())
+        self.positions = _indices([spec.name for spec in model.outputs])
 
     def _open_device(self, model: ModelConfig) -> None:
         parameters = model.parameters
@@ -100,12 +100,12 @@ class TorchBackend(TensorBackend):
 
     def forward(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """Calls the module and names its outputs, on the device."""
-        with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode() if self.inference_mode else torch.no_grad())
-            if self.autocast is not None:  # casts of weights that autocast keeps would not outlive a graph's capture
-                cached = self.graphs is None
-                stack.enter_context(torch.autocast(self.device.type, dtype=self.autocast, cache_enabled=cached))
-            return self.name_outputs(self.call(tensors))
+        with torch.inference_mode() if self.inference_mode else torch.no_grad():
+            if self.autocast is None:
+                return self.name_outputs(self.call(tensors))
+            cached = self.graphs is None  # casts of weights that autocast keeps would not outlive a graph's capture
+            with torch.autocast(self.device.type, dtype=self.autocast, cache_enabled=cached):
+                return self.name_outputs(self.call(tensors))
 
     def call(self, tensors: dict[str, Any]) -> Any:
         """Calls the module with its inputs by argument name, by position, or as one dict."""
@@ -180,7 +180,7 @@ class TorchBackend(TensorBackend):
         return self._by_position(specs, values)
 
     def _by_position(self, specs: Sequence[TensorSpec], values: Sequence[Any]) -> dict[str, Any]:
-        indices = _indices([spec.name for spec in specs])
+        indices = self.positions
         if indices is None:
             if len(values) != len(specs):
                 said = f"model '{self.model.name}' returned {len(values)} outputs"

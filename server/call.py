@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 from ..backends.base import Request, Response
 from .errors import Cancelled, JitneyError, ModelFailed
 from .repository.config import ModelConfig
@@ -99,12 +101,13 @@ class Call:
     withdraw    takes the call out of the queue if it still waits there; set by whoever queued it
     target      where outputs are copied to; asked by the worker's reader, which copies before it answers. The memory must last
                 until the final answer: such a call is not cancelled
+    message     the request as its worker gets it, where it was encoded before it left the queue
     mailbox     where answers wait for `result`; with `on_answer` there is none until somebody brings one
     """
 
     __slots__ = (
-        "_pending", "batch_rows", "config", "deadline", "encode", "error", "mailbox", "on_answer", "request", "slots",
-        "target", "times", "withdraw",
+        "_pending", "batch_rows", "config", "deadline", "encode", "error", "mailbox", "message", "on_answer", "request",
+        "slots", "target", "times", "withdraw",
     )  # fmt: skip
 
     def __init__(
@@ -125,6 +128,7 @@ class Call:
         self.encode: Callable[[Response], Response] | None = None
         self.withdraw: Callable[[], None] | None = None
         self.target: Target | None = None
+        self.message: msgspec.Raw | None = None
         self.mailbox = Mailbox() if on_answer is None else None
         self._pending: list[None] = [None]
 

@@ -33,10 +33,14 @@ from .ordering import OrderedAnswers
 from .repository.config import ModelConfig
 from .statistics import Statistics
 from .workers.arena import Arena
+from .workers.batch import encoded
 from .workers.pool import BatchReport, HostServer, Pool, WorkerStatus
 
 #: Virtual size of a model's arena; only pages that hold tensors in flight are real.
 ARENA_BYTES = 8 << 30
+
+#: Nanoseconds of a worker for a batch below which a model is quick; see `batching.gather`.
+BRISK_NS = 1_000_000
 
 OnAnswer = Callable[[Response | JitneyError], None]
 #: Makes the request for the deployment that is going to get it.
@@ -154,6 +158,8 @@ class WorkerDeployment(Deployment):
         self._on_event = options.on_event
         self._closing = False
         self._retries = False
+        # While the worker is busy anyway; a sequence's request is told its slot when it leaves the queue.
+        self._encodes_early = config.sequence is None
         self._lock = threading.Lock()
         self._options = options
         self._explainer: WorkerDeployment | None = None
@@ -306,6 +312,8 @@ class WorkerDeployment(Deployment):
         if self._ordered is not None:
             self._ordered.admit(call)
         try:
+            if self._encodes_early:
+                call.message = encoded(call)
             self.dispatcher.submit(item)
         except JitneyError as error:
             self.arena.undo(call.slots)  # where it is stopping, its successor is asked with the same data
@@ -337,7 +345,7 @@ class WorkerDeployment(Deployment):
 
     def _key(self, request: Request) -> Hashable:
         """What a request may be batched with: the same inputs, datatypes and shapes without the batch axis."""
-        if self._uniform:
+        if self._uniform or not request.tensors:
             return None
         start = 1 if self.config.batches else 0
         return tuple(
@@ -385,6 +393,7 @@ class WorkerDeployment(Deployment):
         for call in report.calls:
             self._free(call)
         self.statistics.batch(report)
+        self.dispatcher.brisk = report.ok and sum(report.durations) < BRISK_NS
 
     def _event(self, kind: str, payload: Mapping[str, Any]) -> None:
         if self._on_event is not None:
@@ -414,7 +423,7 @@ class WorkerDeployment(Deployment):
         self.statistics.refused(error, time.monotonic_ns() - call.times.arrived)
 
     def _free(self, call: Call) -> None:
-        call.withdraw = None  # it refers to the call: a request must go at once, not at the next garbage collection
+        call.withdraw = call.message = None  # a request must go at once, not at the next garbage collection
         if call.slots:
             slots, call.slots = call.slots, []
             self.arena.free_all(slots)

@@ -136,7 +136,7 @@ def requests_of(
 class Alone:
     """The backend's host where there is no server: metrics go nowhere, other models are not there."""
 
-    def emit(self, kind: str, payload: Mapping[str, Any]) -> None:
+    def emit(self, kind: str, payload: Mapping[str, Any], held: bool = False) -> None:
         pass
 
     def infer(self, model: str, version: str, request: Request, timeout_s: float | None = None) -> Iterator[Response]:

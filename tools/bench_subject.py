@@ -6,8 +6,8 @@ peer `subject`     TorchServe's paths: the bench's handler for TorchServe, uncha
 peer `subject-v2`  KServe v2: a Python model and a TorchScript one, in a model repository
 
 Set up as a user would: batches as large as the peers' (32, or 8 images), one worker with the bench's number of threads, and no
-delay declared, so none waits. `--http-server` and `--delay` change that. The bench's environment says what to serve and where
-(PEER_WORKLOAD, PEER_THREADS, PORT, BENCH_RUN, BENCH_COMMON); the server replaces this process.
+delay declared, so none waits. `--http-server`, `--workers`, `--delay` and more change that. The bench's environment says what to
+serve and where (PEER_WORKLOAD, PEER_THREADS, PORT, BENCH_RUN, BENCH_COMMON); the server replaces this process.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ output [ { name: "y" data_type: TYPE_FP32 dims: [ 10 ] } ]
 }
 
 
-def model_store(folder: Path, model: str, delay_ms: int) -> list[str]:
+def model_store(folder: Path, model: str, delay_ms: int, workers: int) -> list[str]:
     """A model store with the bench's TorchServe handler in it; the server's options to serve it."""
     store = folder / "store"
     shutil.rmtree(store, ignore_errors=True)
@@ -55,7 +55,8 @@ def model_store(folder: Path, model: str, delay_ms: int) -> list[str]:
     config = folder / "model-config.yaml"
     batch = 8 if model == "resnet" else 32
     config.write_text(
-        f"minWorkers: 1\nmaxWorkers: 1\nbatchSize: {batch}\nmaxBatchDelay: {delay_ms}\nresponseTimeout: 120\njobQueueSize: 1000\n"
+        f"minWorkers: {workers}\nmaxWorkers: {workers}\n"
+        f"batchSize: {batch}\nmaxBatchDelay: {delay_ms}\nresponseTimeout: 120\njobQueueSize: 1000\n"
     )
     options = ["--model-name", model, "--version", "1.0", "--handler", str(handler), "--config-file", str(config)]
     if archive([*options, "--export-path", str(store), "--force"]):
@@ -63,7 +64,7 @@ def model_store(folder: Path, model: str, delay_ms: int) -> list[str]:
     return [f"model_store={store}", f"load_models={model}.mar"]
 
 
-def model_repository(folder: Path, model: str, delay_ms: int) -> list[str]:
+def model_repository(folder: Path, model: str, delay_ms: int, workers: int) -> list[str]:
     """A model repository with one model in it; the server's options to serve it."""
     repository = folder / "models"
     shutil.rmtree(repository, ignore_errors=True)
@@ -73,7 +74,7 @@ def model_repository(folder: Path, model: str, delay_ms: int) -> list[str]:
     threads = (
         f'parameters {{ key: "INTRA_OP_THREAD_COUNT" value {{ string_value: "{os.environ.get("PEER_THREADS", "1")}" }} }}'
     )
-    text = f"{CONFIGS[model]}dynamic_batching {{ {delay} }}\ninstance_group [ {{ count: 1 }} ]\n{threads}\n"
+    text = f"{CONFIGS[model]}dynamic_batching {{ {delay} }}\ninstance_group [ {{ count: {workers} }} ]\n{threads}\n"
     (repository / model / "config.pbtxt").write_text(text)
     if model == "noop":
         (version / "model.py").write_text(NOOP)
@@ -99,14 +100,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--v2", action="store_true", help="a model repository, for peer subject-v2")
     parser.add_argument("--http-server", default="waitress", choices=["waitress", "granian"])
     parser.add_argument("--affinity", default="none", choices=["none", "auto"])
+    parser.add_argument("--workers", type=int, default=1, help="worker processes of the model")
+    parser.add_argument("--front-ends", type=int, default=1)
     parser.add_argument("--delay", type=int, default=0, help="milliseconds that a batch may wait for more")
     options = parser.parse_args(argv)
     folder, port = Path(os.environ["BENCH_RUN"]), int(os.environ["PORT"])
     prepare = model_repository if options.v2 else model_store
-    lines = prepare(folder, os.environ["PEER_WORKLOAD"], options.delay)
+    lines = prepare(folder, os.environ["PEER_WORKLOAD"], options.delay, options.workers)
     apis = ("inference", "management", "metrics")
     lines += [f"{api}_address=http://127.0.0.1:{port + number}" for number, api in enumerate(apis)]
-    lines += [f"http_server={options.http_server}", f"affinity={options.affinity}"]
+    lines += [f"http_server={options.http_server}", f"affinity={options.affinity}", f"front_ends={options.front_ends}"]
     config = folder / "config.properties"
     config.write_text("\n".join(lines) + "\n")
     command = [sys.executable, "-m", "jitney.server.cli", "serve", "--config", str(config)]

@@ -85,6 +85,7 @@ class Dispatcher:
         self._armed = inf  # the timer wakes up by itself at this instant at the latest
         self._timer: threading.Thread | None = None
         self._closed = False
+        self.brisk = False  # whether a batch takes less time than reading the requests of the next one; see `gather`
         self._wake = self.wake  # one object, so that it is found among those that are postponed
 
     # Any thread
@@ -100,7 +101,7 @@ class Dispatcher:
             if self._tickets and self._free() <= len(self._batcher):
                 raise NoWorkers(f"model '{self._name}' has no idle worker, and takes no request that would have to wait")
             self._batcher.submit(item)
-            step = _NOTHING if postpone(self._wake) else self._poll()
+            step = _NOTHING if postpone(self._wake, self.brisk) else self._poll()
         if step is not _NOTHING:
             self._carry_out(step)
 

@@ -31,6 +31,7 @@ class Outbox:
         self._sums: dict[int, int] = {}  # answers counted since the last frame, by status
         self._backlog = bytearray()
         self._wake = threading.Condition()
+        self._soon = self.flush  # one object, so that it is found among those that are postponed
         self._sleeps, self._closed = False, False
         self._thread = threading.Thread(target=self._run, name=f"{name}-write", daemon=True)
 
@@ -47,7 +48,7 @@ class Outbox:
             self._messages.append(data)
             if not urgent and self._sleeps:
                 self._wake.notify()
-        if urgent and not gather.postpone(self.flush):
+        if urgent and not gather.postpone(self._soon, brisk=True):
             self.flush()
 
     def count(self, status: int) -> None:

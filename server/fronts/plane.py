@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from ...backends.base import Request, Response
@@ -70,7 +70,7 @@ class RemoteDataPlane:
             epoch = None  # another deployment answers, which the scheduler knows
         else:
             codec = known.codec
-            decoded = replace(request, tensors=codec.decode(request.parts, request.headers), parts=[])
+            decoded = Request(request.id, codec.decode(request.parts, request.headers), [], request.headers)
             decoded.rows = validate(codec.expects(decoded.tensors), decoded)
             call.request, call.encode = decoded, codec.encoder(request.parts)
         self._link.submit(call, wish, epoch)

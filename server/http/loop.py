@@ -25,6 +25,11 @@ from ..batching import gather
 
 log = logging.getLogger(__name__)
 
+#: Sockets that are read, and answers that are sent, before it is looked again who has something to read; workers go first.
+PORTION = 24
+#: Sockets that are read at most before what was read is let go, though there is more.
+GATHERED = 256
+
 
 class Sockets(dict[int, Any]):
     """waitress' map of open sockets, which its objects enter and leave by themselves; the poll list follows it."""
@@ -73,6 +78,8 @@ class Loop:
         self._waking = threading.Lock()  # no byte goes to a descriptor that is somebody else's by then
         self._stopping = self._closed = False
         self._ident = 0  # of the loop's thread
+        self._gathers = False  # requests, until `_answers` are sent, and until so many sockets are read or all have been
+        self._answers = self._reads = 0
         self._watched: dict[int, tuple[Callable[[], bool], Callable[[], None]]] = {}
 
     # -- any thread --------------------------------------------------------------------------------------------------------
@@ -137,18 +144,33 @@ class Loop:
             self._let_go(fd)
 
     def _round(self, timeout: float | None) -> None:
-        ready = self._poll.poll(0 if self._posted else timeout)
+        ready = self._poll.poll(0 if self._posted or self._gathers else timeout, PORTION)
         self._awake = True
-        if len(ready) > 1:
+        if len(ready) > 1 and self._watched:
+            ready.sort(key=self._is_connection)
+        if not self._gathers and (len(ready) > 1 or self._posted):
+            self._gathers, self._answers, self._reads = True, len(self._posted), GATHERED
             gather.begin()
         try:
             for fd, events in ready:
                 self._serve(fd, events)
+            gather.pause()
+            self._work_off()
         finally:
-            gather.end()
-        for _ in range(len(self._posted)):  # what is posted meanwhile comes after the sockets' next turn
+            self._reads = self._reads - PORTION if len(ready) == PORTION else 0
+            if self._gathers and self._answers <= 0 >= self._reads:
+                self._gathers = False
+                gather.end()
+            self._awake = False
+
+    def _is_connection(self, event: tuple[int, int]) -> bool:
+        return event[0] not in self._watched
+
+    def _work_off(self) -> None:
+        """Some of what is posted; what is posted meanwhile comes after the sockets' next turn."""
+        for _ in range(min(len(self._posted), PORTION)):
+            self._answers -= 1
             self._posted.popleft()()
-        self._awake = False
 
     def _serve(self, fd: int, events: int) -> None:
         if fd == self._wake_fd:

@@ -198,6 +198,8 @@ class TorchServeMetrics:
 
     def from_handler(self, metric: Mapping[str, Any]) -> None:
         """Takes a metric that a handler emitted: name, value, unit, type, dimensions, request_ids."""
+        if self.mode == "log" and not _model_log.isEnabledFor(logging.INFO):
+            return
         name, labels = str(metric["name"]), {str(k): str(v) for k, v in metric["dimensions"].items()}
         labels = {**labels, "Hostname": self.hostname}
         if name not in self._declared:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -48,22 +48,26 @@ class Batch:
         self.cancelled: set[int] = set()
         requests: list[msgspec.Raw] = []
         for call in self.calls:
-            if not call.done and (raw := _encode(call)) is not None:
+            if not call.done and (raw := call.message or _encode(call)) is not None:
                 self.live.append(call)
                 requests.append(raw)
         self.message = Execute(number, requests)
         self.rows = sum(call.request.rows for call in self.live)
 
-    def answers(self, results: Results, fetch: Fetch) -> Iterator[tuple[int, Response]]:
+    def answers(self, results: Results, fetch: Fetch) -> Iterable[tuple[int, Response]]:
         """The message's responses with their index, their bytes copied out of the worker's memory, to where the call wants them.
 
-        ValueError where the worker speaks of a request that it does not have.
+        Each is read when its turn comes. ValueError, at once, where the worker speaks of a request that it does not have.
         """
         if results.batch != self.number:
             raise ValueError(f"answers of batch {results.batch} while batch {self.number} runs")
-        for index, raw in results.responses:
+        for index, _ in results.responses:
             if not 0 <= index < len(self.live):
                 raise ValueError(f"an answer to request {index} of a batch of {len(self.live)}")
+        return self._decoded(results, fetch)
+
+    def _decoded(self, results: Results, fetch: Fetch) -> Iterator[tuple[int, Response]]:
+        for index, raw in results.responses:
             try:
                 message = _RESPONSE.decode(raw)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -86,9 +90,17 @@ class Batch:
         return BatchReport(self.calls, self.rows, times, worker, True)
 
 
-def _encode(call: Call) -> msgspec.Raw | None:
+def encoded(call: Call) -> msgspec.Raw:
+    """The request as its worker gets it. InvalidRequest where it cannot be encoded."""
     try:
         return msgspec.Raw(_ENCODER.encode(wire.request_to_wire(call.request, call.slots)))
     except (TypeError, ValueError, OverflowError) as error:
-        call.fail(InvalidRequest(f"the request cannot be handed to a worker: {error}"))
+        raise InvalidRequest(f"the request cannot be handed to a worker: {error}") from None
+
+
+def _encode(call: Call) -> msgspec.Raw | None:
+    try:
+        return encoded(call)
+    except InvalidRequest as error:
+        call.fail(error)
         return None

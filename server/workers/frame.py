@@ -146,7 +146,7 @@ class FrameReader:
 class Channel(FrameReader):
     """Sends and receives messages over a connected stream socket.
 
-    Any thread may `send`; only one may `receive`. Closing belongs to the owner of the socket.
+    Any thread may `send` and `hold`; only one may `receive` at a time. Closing belongs to the owner of the socket.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -154,6 +154,11 @@ class Channel(FrameReader):
         self._sending = threading.Lock()
         self._encoder = msgspec.msgpack.Encoder()
         self._out = bytearray()
+        self._held = 0  # bytes at the start of _out that are to be sent with the next message
+
+    def fileno(self) -> int:
+        """The socket's descriptor, to wait on."""
+        return self._socket.fileno()
 
     # ---- any thread
 
@@ -164,15 +169,27 @@ class Channel(FrameReader):
         OSError if the peer is gone or, where the socket has a send timeout, does not read.
         """
         with self._sending:
-            self._encoder.encode_into(message, self._out, HEADER.size)
-            length = len(self._out) - HEADER.size
-            if length > MAX_PAYLOAD:
-                self._out = bytearray()
-                raise BadFrame(f"{type(message).__name__} of {length} bytes is over the limit of {MAX_PAYLOAD}")
-            HEADER.pack_into(self._out, 0, length, _KIND_OF[type(message)])
+            self._append(message)
+            self._held = 0
             self._socket.sendall(self._out)
 
-    # ---- the one receiving thread
+    def hold(self, message: Message) -> None:
+        """Keeps a message, to send it in front of the next one, which must be about to follow. Errors as `send`'s."""
+        with self._sending:
+            self._append(message)
+            self._held = len(self._out)
+
+    def _append(self, message: Message) -> None:
+        """Writes a frame behind those that are held."""
+        start = self._held + HEADER.size
+        self._encoder.encode_into(message, self._out, start)
+        length = len(self._out) - start
+        if length > MAX_PAYLOAD:
+            self._out = self._out[: self._held]
+            raise BadFrame(f"{type(message).__name__} of {length} bytes is over the limit of {MAX_PAYLOAD}")
+        HEADER.pack_into(self._out, self._held, length, _KIND_OF[type(message)])
+
+    # ---- the thread that receives
 
     def receive(self) -> Message:
         """Waits for the next message. PeerClosed at the end, BadFrame where the bytes make no sense."""

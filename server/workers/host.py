@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import queue
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -29,17 +29,22 @@ def _check(model: str, message: WireRequest) -> None:
 
 
 class FrameHost(Host):
-    """Sends each call with a number of its own; the receiving thread hands the replies to whoever waits for that number."""
+    """Sends each call with a number of its own; whoever receives hands the replies to the one that waits for it."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self.on_call: Callable[[], None] = lambda: None  # the model begins to wait for replies
         self._numbers = itertools.count(1)
         self._waiting: dict[int, Replies] = {}
 
     # ---- any thread of the backend
 
-    def emit(self, kind: str, payload: Mapping[str, Any]) -> None:
-        self._channel.send(Event(kind, dict(payload)))
+    def emit(self, kind: str, payload: Mapping[str, Any], held: bool = False) -> None:
+        event = Event(kind, dict(payload))
+        if held:
+            self._channel.hold(event)
+        else:
+            self._channel.send(event)
 
     def infer(self, model: str, version: str, request: Request, timeout_s: float | None = None) -> Iterator[Response]:
         """TypeError for a request whose id, outputs or parameters are of other types than the server reads."""
@@ -67,7 +72,12 @@ class FrameHost(Host):
         except BaseException:
             self._waiting.pop(number, None)
             raise
+        self.on_call()
         return number, replies
+
+    def waiting(self) -> bool:
+        """Whether the model waits for a reply."""
+        return bool(self._waiting)
 
     def _responses(self, number: int, replies: Replies) -> Iterator[Response]:
         ended = False
@@ -84,7 +94,7 @@ class FrameHost(Host):
             if not ended:
                 self._channel.send(HostCancel(number))
 
-    # ---- receiving thread
+    # ---- whichever thread receives
 
     def deliver(self, reply: HostReply) -> None:
         """Hands over a reply; dropped where nobody waits any more."""

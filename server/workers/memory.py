@@ -22,11 +22,13 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 def flat(data: Buffer) -> memoryview:
     """`data` as a one-dimensional view of bytes; a copy only where it is not contiguous. TypeError if it is no buffer."""
     view = memoryview(data)
+    if view.ndim == 1 and view.format == "B" and view.c_contiguous:
+        return view
     if view.nbytes == 0:
         return memoryview(b"")
     if not view.c_contiguous:
         view = memoryview(view.tobytes())
-    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+    return view.cast("B")
 
 
 def copy(target: memoryview, source: memoryview) -> None:

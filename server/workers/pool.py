@@ -309,10 +309,12 @@ class Pool:
         batch = worker.batch
         if batch is None:
             raise ValueError("answers without a batch")
-        answers = list(batch.answers(results, child.fetch))
+        answers = batch.answers(results, child.fetch)
         if results.done:
-            child.trim()
             self._times(batch, results)
+            if results.placed:  # its memory is copied out first: the next batch's answers will be written there
+                answers = list(answers)
+                child.trim()
             self._release(worker, batch)
         else:
             with self._lock:

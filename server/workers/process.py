@@ -1,8 +1,8 @@
 """A worker process: `python -m jitney.server.workers.process`, started by `child.Child` and by nobody else.
 
-    main thread       load the model, then execute batch after batch        blocks on the inbox
-    receiving thread  messages: batches to the inbox, replies to their      blocks on the socket
-                      waiters, cancellations to the running batch
+    main thread      load the model, then receive and execute batch after batch     blocks on the socket
+    watching thread  receives while the main thread is busy (`inbox`): replies to   blocks on the socket
+                     their waiters, cancellations to the running batch
 
 It ends when it is told to stop, when the server's end of the socket closes, and when the server dies without a word. SIGINT
 and SIGTERM, which a terminal or a service manager sends to all processes at once, are left to the server: it drains first.
@@ -17,11 +17,9 @@ import gc
 import importlib
 import logging
 import os
-import queue
 import signal
 import socket
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -32,8 +30,9 @@ from ..repository.config import ModelConfig
 from . import exits
 from .frame import BadFrame, Channel, PeerClosed
 from .host import FrameHost
+from .inbox import Inbox
 from .memory import Region
-from .messages import Cancel, Execute, HostReply, Load, Loaded, Stop
+from .messages import Cancel, Execute, HostReply, Load, Loaded, Message
 from .running import RunningBatch, is_out_of_memory
 
 _PR_SET_PDEATHSIG = 1
@@ -59,7 +58,8 @@ class Worker:
     def __init__(self, channel: Channel, arena_fd: int, reply_fd: int) -> None:
         self._channel, self._arena_fd, self._reply_fd = channel, arena_fd, reply_fd
         self._host = FrameHost(channel)
-        self._inbox: queue.SimpleQueue[Execute | Stop] = queue.SimpleQueue()
+        self._inbox = Inbox(channel, self._dispatch, self._host.waiting)
+        self._host.on_call = self._inbox.expect
         self._batches: dict[int, RunningBatch] = {}
         self._early_cancels: set[tuple[int, int]] = set()
 
@@ -73,7 +73,7 @@ class Worker:
         arena, reply = Region(self._arena_fd, message.arena_bytes), Region(self._reply_fd, message.reply_bytes)
         arena.close_fd()
         reply.close_fd()
-        threading.Thread(target=self._receive, name="jitney-receive", daemon=True).start()
+        self._inbox.start()
         try:
             backend = load(message, self._host)
         except BaseException as error:  # noqa: BLE001 - also SystemExit: a script's sys.exit() is a failure to load
@@ -104,26 +104,16 @@ class Worker:
                 self._cancel(*self._early_cancels.pop())
             batch.run(backend)
 
-    # ---- receiving thread
+    # ---- whichever thread receives
 
-    def _receive(self) -> None:
-        try:
-            while True:
-                message = self._channel.receive()
-                if isinstance(message, Execute | Stop):
-                    self._inbox.put(message)
-                elif isinstance(message, HostReply):
-                    self._host.deliver(message)
-                elif isinstance(message, Cancel):
-                    self._early_cancels.add((message.batch, message.index))
-                    self._cancel(message.batch, message.index)
-                else:
-                    raise BadFrame(f"{type(message).__name__} is not for a worker")
-        except PeerClosed:
-            os._exit(exits.PARENT_GONE)  # the main thread may be deep in a model: nothing less would end it
-        except BadFrame as error:
-            print(f"worker cannot go on: {error}", file=sys.stderr, flush=True)  # noqa: T201 - the server logs it
-            os._exit(exits.PROTOCOL)
+    def _dispatch(self, message: Message) -> None:
+        if isinstance(message, HostReply):
+            self._host.deliver(message)
+        elif isinstance(message, Cancel):
+            self._early_cancels.add((message.batch, message.index))
+            self._cancel(message.batch, message.index)
+        else:
+            raise BadFrame(f"{type(message).__name__} is not for a worker")
 
     def _cancel(self, batch: int, index: int) -> None:
         running = self._batches.get(batch)

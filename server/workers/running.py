@@ -14,7 +14,7 @@ from ...backends.tensor import Buffer
 from ..errors import ModelFailed
 from . import wire
 from .frame import Channel
-from .memory import Region, flat
+from .memory import Region
 from .messages import Data, Execute, Results, WireRequest
 
 #: Answers up to this size travel in the frame: cheaper than two copies through shared memory.
@@ -98,9 +98,12 @@ class RunningBatch:
             raise lost
 
     def _requests(self) -> list[Request]:
-        requests = [wire.request_from_wire(_REQUEST.decode(raw), self._fetch) for raw in self._message.requests]
-        for index, request in enumerate(requests):
-            request.is_cancelled = partial(self._cancelled.__contains__, index)
+        is_cancelled = self._cancelled.__contains__
+        requests = []
+        for index, raw in enumerate(self._message.requests):
+            request = wire.request_from_wire(_REQUEST.decode(raw), self._fetch)
+            request.is_cancelled = partial(is_cancelled, index)
+            requests.append(request)
         return requests
 
     def _fetch(self, data: Data, into: memoryview | None = None) -> Buffer:
@@ -115,12 +118,9 @@ class RunningBatch:
         """`backends.base.Respond`. IndexError or RuntimeError for an answer that belongs to no open request."""
         started = time.perf_counter_ns()
         with self._lock:
-            if not isinstance(index, int) or not 0 <= index < len(self._message.requests):
-                raise IndexError(f"answer to request {index!r} of a batch of {len(self._message.requests)}")
-            if index in self._refused:
-                return  # it was ended for an answer that could not be sent; the model need not know
-            if index not in self._open:
-                raise RuntimeError(f"request {index} of the batch had its final response already")
+            if not isinstance(index, int) or index not in self._open:
+                self._turn_away(index)
+                return
             final = self._collect(index, response)
             if final:
                 self._open.discard(index)
@@ -148,6 +148,14 @@ class RunningBatch:
             self._open.clear()
         self._flush()
 
+    def _turn_away(self, index: object) -> None:
+        """An answer that belongs to no open request."""
+        total = len(self._message.requests)
+        if not isinstance(index, int) or not 0 <= index < total:
+            raise IndexError(f"answer to request {index!r} of a batch of {total}")
+        if index not in self._refused:  # else it was ended for an answer that could not be sent; the model need not know
+            raise RuntimeError(f"request {index} of the batch had its final response already")
+
     def _collect(self, index: int, response: Response) -> bool:
         """Encodes one answer, or in its place the reason why that is impossible; returns whether it was final."""
         final = response.final or response.error is not None
@@ -165,14 +173,12 @@ class RunningBatch:
         return final
 
     def _place(self, data: Buffer) -> Data:
-        return self._put(flat(data), INLINE)
+        return data if len(data) <= INLINE and self._collected_bytes < INLINE_TOTAL else self._put(data)
 
     def _place_streamed(self, data: Buffer) -> Data:
-        return self._put(flat(data), INLINE_STREAM)
+        return data if len(data) <= INLINE_STREAM and self._collected_bytes < INLINE_TOTAL else self._put(data)
 
-    def _put(self, data: memoryview, inline: int) -> Data:
-        if len(data) <= inline and self._collected_bytes < INLINE_TOTAL:
-            return data
+    def _put(self, data: Buffer) -> Data:
         offset = self._reply_end
         self._reply.write(offset, data)
         self._reply_end = -(-(offset + len(data)) // _ALIGNMENT) * _ALIGNMENT

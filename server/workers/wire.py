@@ -76,8 +76,8 @@ def _place(slot: object) -> Data:
 def request_from_wire(wire: WireRequest, fetch: Fetch) -> Request:
     return Request(
         wire.id,
-        [Tensor(t.name, t.datatype, t.shape, fetch(t.data)) for t in wire.tensors],
-        [Part(p.name, fetch(p.data), p.content_type) for p in wire.parts],
+        [Tensor(t.name, t.datatype, t.shape, fetch(t.data)) for t in wire.tensors] if wire.tensors else [],
+        [Part(p.name, fetch(p.data), p.content_type) for p in wire.parts] if wire.parts else [],
         wire.headers,
         wire.parameters,
         wire.outputs,
@@ -86,21 +86,22 @@ def request_from_wire(wire: WireRequest, fetch: Fetch) -> Request:
 
 
 def response_to_wire(response: Response, place: Place) -> WireResponse:
-    """TypeError or ValueError if the model made something that cannot be sent."""
+    """TypeError or ValueError if the model made something that cannot be sent. `place` gets bytes, or a flat view of them."""
+    body = response.body
     return WireResponse(
-        [_tensor_to_wire(tensor, place) for tensor in response.tensors],
-        None if response.body is None else place(response.body),
+        [_tensor_to_wire(tensor, place) for tensor in response.tensors] if response.tensors else [],
+        None if body is None else place(body if type(body) is bytes else flat(body)),
         response.status,
         response.reason,
-        dict(response.headers),
-        dict(response.parameters),
+        dict(response.headers) if response.headers else {},
+        dict(response.parameters) if response.parameters else {},
         response.error,
         response.final,
     )
 
 
 def _tensor_to_wire(tensor: Tensor, place: Place) -> WireTensor:
-    shape = tuple(int(size) for size in tensor.shape)
+    shape = tuple(map(int, tensor.shape))
     data = flat(tensor.data)
     wanted = expected_bytes(tensor.datatype, shape)
     if wanted is not None and wanted != len(data):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 from PIL import Image
 
 from jitney.backends.base import Backend, Part, Request
@@ -144,7 +145,7 @@ def test_only_the_codec_may_send_bytes(tmp_path: Path) -> None:
     assert validate(codec.expects([tensor]), Request(tensors=[tensor])) == 1
     with pytest.raises(InvalidTensor, match="data-type is 'UINT8', but model 'm' expects 'FP32'"):
         validate(target, Request(tensors=[tensor]))
-    short = replace(tensor, data=tensor.data[:-1])
+    short = structs.replace(tensor, data=tensor.data[:-1])
     with pytest.raises(InvalidTensor, match="byte size mismatch"):
         validate(codec.expects([short]), Request(tensors=[short]))
 

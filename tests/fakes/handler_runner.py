@@ -94,7 +94,7 @@ def _main() -> None:
     found: dict[str, Any] = {"batches": [], "metrics": [], "error": ""}
 
     class Host:
-        def emit(self, kind: str, payload: dict[str, Any]) -> None:
+        def emit(self, kind: str, payload: dict[str, Any], held: bool = False) -> None:
             found["metrics"].append({"kind": kind, **payload})
 
     config = ModelConfig(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 #: Sends one intermediate answer for each request of the batch: (answers, message, code).
@@ -13,11 +14,21 @@ Send = Callable[[Sequence[Any], str, int], None]
 class RequestProcessor:
     """One request: its headers, and the status and headers of its answer."""
 
-    def __init__(self, request_header: Mapping[str, Any]) -> None:
-        self._request_header = dict(request_header)
-        self._status_code = 200
-        self._reason_phrase: str | None = None
+    _status_code = 200
+    _reason_phrase: str | None = None
+
+    def __init__(self, request_header: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> None:
+        """The headers, or what makes them when they are first asked for: most handlers never do."""
+        self._source = request_header
         self._response_header: dict[str, str] = {}
+
+    @cached_property
+    def _request_header(self) -> dict[str, Any]:
+        return dict(self._source() if callable(self._source) else self._source)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles hold the headers themselves, not what makes them."""
+        return {"_source": self._request_header, **{name: value for name, value in vars(self).items() if name != "_source"}}
 
     def get_request_property(self, key: str) -> Any:
         return self._request_header.get(key)

@@ -84,3 +84,48 @@ def test_other_threads_do_not_gather(site: Site) -> None:
     other.join()
     assert site.sizes == [1]
     gather.end()
+
+
+def test_a_pause_is_the_turn_of_quick_models_only(site: Site) -> None:
+    quick = Site()
+    quick.dispatcher.brisk = True
+    gather.begin()
+    for both in (site, quick):
+        both.submit(3)
+    gather.pause()
+    assert (site.sizes, quick.sizes) == ([], [3])
+    quick.workers = 2
+    for both in (site, quick):
+        both.submit(2)
+    gather.pause()
+    assert (site.sizes, quick.sizes) == ([], [3, 2])
+    gather.end()
+    assert (site.sizes, quick.sizes) == ([5], [3, 2])
+
+
+def test_the_end_is_the_turn_of_quick_models_too(site: Site) -> None:
+    site.dispatcher.brisk = True
+    gather.begin()
+    site.submit(3)
+    gather.end()
+    assert site.sizes == [3]
+
+
+def test_a_pause_where_nothing_is_gathered_changes_nothing(site: Site) -> None:
+    gather.pause()
+    site.submit(1)
+    assert site.sizes == [1]
+
+
+def test_gathering_goes_on_after_a_pause_that_fails() -> None:
+    def fail() -> None:
+        raise RuntimeError("a defect")
+
+    gather.begin()
+    gather.postpone(fail, brisk=True)
+    with pytest.raises(RuntimeError):
+        gather.pause()
+    later: list[str] = []
+    assert gather.postpone(lambda: later.append("now"))
+    gather.end()
+    assert later == ["now"]

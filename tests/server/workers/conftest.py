@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -13,7 +14,9 @@ import pytest
 
 from jitney.backends.base import Part, Request
 from jitney.backends.tensor import Tensor
+from jitney.server import reactor
 from jitney.server.call import Call
+from jitney.server.http.loop import Loop
 from jitney.server.repository.config import ModelConfig
 from jitney.server.workers.arena import Arena
 from jitney.server.workers.pool import Pool
@@ -98,6 +101,24 @@ class Bench:
 def descriptors():
     gc.collect()
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.fixture(params=["reader", "reactor"])
+def reading(request):
+    """Who reads what workers send: a thread for each, or all of it the loop of a listener, to which they lend their sockets."""
+    if request.param == "reader":
+        yield
+        return
+    loop = Loop("test")
+    idle = SimpleNamespace(active_channels={}, maintenance=lambda now: None)
+    thread = threading.Thread(target=loop.run, args=(idle, 1.0), name="test-loop")
+    thread.start()
+    reactor.offer(loop)
+    yield
+    reactor.withdraw(loop)
+    loop.stop()
+    thread.join(LIMIT_S)
+    loop.close()
 
 
 @pytest.fixture

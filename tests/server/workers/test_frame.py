@@ -179,6 +179,35 @@ def test_after_a_refused_message_the_channel_is_as_before(pair):
     assert Channel(pair[1]).receive().kind == "fine"
 
 
+def test_held_messages_arrive_in_front_of_the_next_one_and_not_before(pair):
+    sender, receiver = Channel(pair[0]), Channel(pair[1])
+    sender.send(Event("before", {"data": bytes(1000)}))
+    sender.hold(Event("first", {}))
+    sender.hold(Event("second", {"data": bytes(2000)}))
+    assert receiver.receive().kind == "before"
+    pair[1].setblocking(False)
+    with pytest.raises(BlockingIOError):
+        pair[1].recv(1)
+    pair[1].setblocking(True)
+    sender.send(Cancel(1, 2))
+    sender.send(Cancel(1, 3))
+    received = [receiver.receive() for _ in range(4)]
+    assert [getattr(message, "kind", None) for message in received] == ["first", "second", None, None]
+    assert received[2:] == [Cancel(1, 2), Cancel(1, 3)]
+
+
+@pytest.mark.parametrize("refused", [Event("x", {"data": object()}), Event("x", {"data": bytes(MAX_PAYLOAD)})])
+def test_a_refused_message_leaves_those_that_are_held(pair, refused):
+    sender, receiver = Channel(pair[0]), Channel(pair[1])
+    sender.hold(Event("held", {}))
+    for attempt in (sender.hold, sender.send):
+        with pytest.raises((TypeError, BadFrame)):
+            attempt(refused)
+    sender.send(Cancel(1, 2))
+    assert receiver.receive() == Event("held", {})
+    assert receiver.receive() == Cancel(1, 2)
+
+
 def test_unknown_kinds_and_wrong_payloads_are_named(pair):
     pair[0].sendall(struct.pack("<IB", 0, len(KINDS)))
     with pytest.raises(BadFrame, match="unknown kind"):
@@ -266,6 +295,15 @@ def test_a_long_message_is_left_to_whoever_may_wait(pair):
     assert receiver.take() is None
     assert plain(receiver.receive()) == plain(long)
     sending.join()
+
+
+def test_what_was_read_with_another_message_is_known_to_be_here(pair):
+    sender, receiver = Channel(pair[0]), Channel(pair[1])
+    sender.hold(MESSAGES[-1])
+    sender.send(MESSAGES[2])
+    assert not receiver.holds_frame
+    assert plain(receiver.receive()) == plain(MESSAGES[-1]) and receiver.holds_frame
+    assert plain(receiver.receive()) == plain(MESSAGES[2]) and not receiver.holds_frame
 
 
 def test_an_end_and_nonsense_are_noticed_without_waiting(pair):

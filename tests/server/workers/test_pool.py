@@ -18,6 +18,8 @@ from jitney.server.workers.roster import State
 
 from .conftest import LIMIT_S, call_to, eventually
 
+pytestmark = pytest.mark.usefixtures("reading")
+
 
 def failure(call):
     with pytest.raises(ModelFailed) as caught:

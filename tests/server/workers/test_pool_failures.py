@@ -14,6 +14,8 @@ from jitney.server.workers.roster import State
 
 from .conftest import LIMIT_S, call_to, eventually
 
+pytestmark = pytest.mark.usefixtures("reading")
+
 
 def error_of(call, kind=WorkerDied):
     with pytest.raises(kind) as caught:

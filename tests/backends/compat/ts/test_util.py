@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import types
 
 import pytest
@@ -103,6 +105,33 @@ def test_context_members():
     with context._only(1):
         assert (context.get_request_id(0), len(context.request_processor)) == ("b", 1)
     assert len(context.request_processor) == 2
+
+
+def test_headers_are_made_when_a_handler_asks_for_them():
+    made = []
+    processor = RequestProcessor(lambda: made.append(1) or {"a": "b"})
+    assert processor.get_response_status_code() == 200
+    assert made == []
+    assert processor.get_request_property("a") == "b"
+    processor.get_request_properties()["c"] = "d"
+    assert (processor.get_request_properties(), made) == ({"a": "b", "c": "d"}, [1])
+
+
+def test_a_processor_can_be_copied_and_pickled():
+    processor = RequestProcessor(lambda: {"a": "b"})
+    processor.report_status(404, "Gone")
+    processor.add_response_property("k", "v")
+    for twin in (copy.deepcopy(processor), pickle.loads(pickle.dumps(processor))):
+        twin.add_response_property("k", "w")
+        assert twin.get_request_properties() == {"a": "b"}
+        assert (twin.get_response_status_code(), twin.get_response_status_phrase()) == (404, "Gone")
+    assert processor.get_response_headers() == {"k": "v"}
+
+
+def test_a_processor_keeps_headers_of_its_own():
+    given = {"a": "b"}
+    RequestProcessor(given).get_request_properties()["c"] = "d"
+    assert given == {"a": "b"}
 
 
 def test_streaming_needs_a_running_batch():

@@ -1,0 +1,148 @@
+"""`RunningBatch` over a socketpair, without a process: what a backend gets and what is sent for its answers."""
+
+import socket
+
+import msgspec
+import numpy as np
+import pytest
+
+from jitney.backends.base import Failure, Response
+from jitney.backends.tensor import Tensor
+from jitney.server.workers.frame import Channel
+from jitney.server.workers.host import FrameHost
+from jitney.server.workers.memory import Region
+from jitney.server.workers.messages import Event, Execute, Results, WirePart, WireRequest, WireResponse
+from jitney.server.workers.running import INLINE, RunningBatch
+
+RESPONSE = msgspec.msgpack.Decoder(WireResponse)
+
+
+class Runner:
+    """A backend whose `execute` is a function of the test, and the server's end of its socket."""
+
+    durations = (0, 0, 0)
+
+    def __init__(self):
+        self.ours, self.theirs = socket.socketpair()
+        self.arena, self.reply = Region.create("arena", 1 << 16), Region.create("reply", 1 << 20)
+
+    def batch(self, *requests, decoupled=False):
+        raw = [msgspec.Raw(msgspec.msgpack.encode(request)) for request in requests]
+        return RunningBatch(Execute(7, raw), Channel(self.theirs), self.arena, self.reply, decoupled)
+
+    def run(self, batch, execute):
+        """The message that ended the batch, and its answers by index."""
+        self.execute = execute
+        batch.run(self)
+        results = Channel(self.ours).receive()
+        assert isinstance(results, Results)
+        return results, {index: RESPONSE.decode(raw) for index, raw in results.responses}
+
+    def close(self):
+        for each in (self.ours, self.theirs, self.arena, self.reply):
+            each.close()
+
+
+@pytest.fixture
+def runner():
+    made = Runner()
+    yield made
+    made.close()
+
+
+def request(data=b"x", **fields):
+    named = {"id": "a", "tensors": [], "parts": [WirePart("body", "t/p", data)], "headers": {}, "parameters": {}}
+    return WireRequest(**{**named, "outputs": (), "rows": 1, **fields})
+
+
+def answer_all(requests, respond):
+    for index in range(len(requests)):
+        respond(index, Response(body=b"%d" % index))
+
+
+def test_requests_arrive_whole_and_know_whether_they_are_cancelled(runner):
+    runner.arena.write(64, b"in shared memory")
+    batch = runner.batch(request(b"inline", headers={"h": "v"}), request((64, 16), parts=[WirePart("p", "", (64, 16))]))
+    seen = []
+
+    def execute(requests, respond):
+        batch.cancel(1)
+        seen.extend((bytes(part.data), dict(r.headers), r.is_cancelled()) for r in requests for part in r.parts)
+        answer_all(requests, respond)
+
+    results, answers = runner.run(batch, execute)
+    assert seen == [(b"inline", {"h": "v"}, False), (b"in shared memory", {}, True)]
+    assert (results.batch, results.done, sorted(answers)) == (7, True, [0, 1])
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda data: np.frombuffer(data, np.uint8)])
+@pytest.mark.parametrize("size", [0, 1, INLINE, INLINE + 1])
+def test_bodies_of_every_kind_and_size(runner, kind, size):
+    body = bytes(n % 251 for n in range(size))
+    _, answers = runner.run(runner.batch(request()), lambda requests, respond: respond(0, Response(body=kind(body))))
+    sent = answers[0].body
+    assert isinstance(sent, tuple) == (size > INLINE)
+    assert (bytes(runner.reply.read(*sent)) if isinstance(sent, tuple) else bytes(sent)) == body
+
+
+def test_an_answer_carries_all_that_was_set(runner):
+    response = Response([], b"b", 418, "Teapot", {"a": "1"}, {"p": 2})
+    _, answers = runner.run(runner.batch(request()), lambda requests, respond: respond(0, response))
+    assert answers[0] == WireResponse([], bytearray(b"b"), 418, "Teapot", {"a": "1"}, {"p": 2}, None, True)
+
+
+def test_what_was_held_is_sent_with_the_answers(runner):
+    batch = runner.batch(request())
+    host = FrameHost(batch._channel)
+
+    def execute(requests, respond):
+        host.emit("metric", {"n": 1}, held=True)
+        answer_all(requests, respond)
+
+    runner.execute = execute
+    batch.run(runner)
+    server = Channel(runner.ours)
+    assert server.receive() == Event("metric", {"n": 1})
+    assert server.receive().done
+
+
+@pytest.mark.parametrize("index", [-1, 2, "0", None, 0.0, np.int64(0)])
+def test_an_answer_to_a_request_that_is_not_there(runner, index):
+    batch = runner.batch(request(), request())
+    with pytest.raises(IndexError, match="of a batch of 2"):
+        batch.respond(index, Response())
+
+
+def test_a_second_answer_is_refused_unless_the_first_could_not_be_sent(runner):
+    def execute(requests, respond):
+        respond(0, Response(headers={"x": object()}))
+        respond(0, Response(body=b"too late"))
+        respond(1, Response(body=b"first"))
+        with pytest.raises(RuntimeError, match="request 1 of the batch had its final response already"):
+            respond(1, Response(body=b"second"))
+
+    _, answers = runner.run(runner.batch(request(), request()), execute)
+    assert "cannot be sent" in answers[0].error.message
+    assert bytes(answers[1].body) == b"first"
+
+
+def test_what_is_left_open_fails_alone(runner):
+    results, answers = runner.run(
+        runner.batch(request(), request()), lambda requests, respond: respond(1, Response(error=Failure("mine")))
+    )
+    assert results.done
+    assert answers[0].error.message == "the model answered 1 of 2 requests"
+    assert answers[1].error.message == "mine"
+
+
+def test_tensors_are_taken_before_respond_returns(runner):
+    array = np.arange(4, dtype=np.float32)
+
+    def execute(requests, respond):
+        respond(0, Response([Tensor.from_numpy("y", array)]))
+        array[:] = -1
+
+    _, answers = runner.run(runner.batch(request()), execute)
+    (tensor,) = answers[0].tensors
+    assert (tensor.name, tensor.datatype, tensor.shape) == ("y", "FP32", (4,))
+    assert np.frombuffer(tensor.data, np.float32).tolist() == [0, 1, 2, 3]
