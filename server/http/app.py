@@ -252,7 +252,11 @@ def _front_ends(
         tokens.on_renewed = lambda: counters.changed("keys")
     app, express = build(ports, services, admission, regions)
     quick = Quickness(services.dataplane)
-    inner = InnerListener(app, address, quick=quick, express=express, **listener_options(ports, settings))
+    try:
+        inner = InnerListener(app, address, quick=quick, express=express, **listener_options(ports, settings))
+    except BaseException:
+        counters.close()
+        raise
     office = Office(services.dataplane, services.metrics, tokens, regions, counters)
     fronts = FrontEnds(Post(settings, office, inner, pem), settings.front_ends)
     services.metrics.collect = fronts.collect

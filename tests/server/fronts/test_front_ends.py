@@ -20,8 +20,10 @@ import tritonclient.http as tritonclient
 from jitney.server.addresses import parse_address
 from jitney.server.dataplane import DataPlane
 from jitney.server.errors import InvalidConfig
+from jitney.server.http.app import Services, Web
 from jitney.server.http.tokens import Tokens
-from jitney.tests.fakes.fronts import House, house, plane_of
+from jitney.server.metrics import Metrics
+from jitney.tests.fakes.fronts import House, figures, house, plane_of, settings, settled
 from jitney.tests.fakes.plane import doubling
 from jitney.tests.fakes.raw_http import Connection
 from jitney.tools.served import wait_until
@@ -376,6 +378,11 @@ def test_tls_with_one_certificate_for_all(plane: DataPlane) -> None:
 
 
 def test_what_cannot_be_had_ends_the_start_and_is_named(plane: DataPlane, several: House) -> None:
+    before = figures()
+    for port in ("inference", "management", "metrics"):
+        with pytest.raises(InvalidConfig, match=rf"{port}_address=.*is already in use"):
+            Web(Services(plane, plane, Metrics(), settings(**{f"{port}_address": several.inference}), None))
+    assert settled(before), (before, figures())
     with pytest.raises(InvalidConfig, match="http_server=granian speaks no TLS"), house(
         plane, http_server="granian", inference_address=parse_address("https://127.0.0.1:0")
     ):  # fmt: skip
