@@ -124,6 +124,22 @@ def test_what_a_dead_front_end_had_asked_never_runs(several: House) -> None:
     several.wait_idle()
 
 
+def test_a_front_end_that_stands_still_holds_up_nobody_else(several: House) -> None:
+    still = several.fronts.pids()[0]
+    os.kill(still, signal.SIGSTOP)
+    try:
+        for _ in range(20):
+            began = time.monotonic()
+            assert several.ask("POST", "/predictions/capitals", b"x").body == b"X"
+            assert several.ask("GET", "/ping").status == 200
+            assert time.monotonic() - began < 1.0
+        assert several.ask("GET", "/metrics", port="metrics").status == 200
+    finally:
+        os.kill(still, signal.SIGCONT)
+    assert still in several.fronts.pids()
+    several.wait_idle()
+
+
 def test_a_front_end_that_writes_nonsense_is_replaced(several: House) -> None:
     child = several.children[0]
     child.desk._handle = lambda message: (_ for _ in ()).throw(ValueError("nonsense"))  # type: ignore[method-assign]
