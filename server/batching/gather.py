@@ -11,8 +11,9 @@ quick that it could have answered the first requests while the thread reads the 
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 Queues = dict[Callable[[], None], None]
 
@@ -63,3 +64,20 @@ def end() -> None:
 def _wake(queues: Queues) -> None:
     for wake in queues:
         wake()
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """What is submitted inside leaves together, at the end of this or of what this thread gathers anyway."""
+    if postpone(_nothing):
+        yield
+        return
+    begin()
+    try:
+        yield
+    finally:
+        end()
+
+
+def _nothing() -> None:
+    """Postponed to learn whether this thread gathers."""

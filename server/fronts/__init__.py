@@ -11,11 +11,12 @@ HTTP, byte for byte, to a listener inside the scheduler (`relay`, `inner`), whic
 
     scheduler   supervisor.FrontEnds   one listener to the outside: starts, replaces and ends the processes
                 child.FrontChild       one process as the scheduler sees it
-                desk.Desk              what one process asks for
+                desk.Desk, books       what one process asks for, counts and logs
                 inner.InnerListener    answers what is relayed
     front end   process                its main function
+                accepting              the listener, which shares the connections with the others
                 link.Link              its end of the socket
                 plane, remote          what the routes work with: data plane, metrics, keys, regions, places
                 relay.Doorway          tells what is relayed, and relays it
-    both        messages, wire, outbox, counters
+    both        messages, wire, failures, outbox, reading, counters, adopting
 """

@@ -22,6 +22,7 @@ from ..workers.arena import Arena
 from ..workers.environment import module_command
 from ..workers.frame import BadFrame, FrameReader, PeerClosed
 from ..workers.memory import Region
+from .counters import GONE
 from .desk import Desk, Office
 from .inner import InnerListener
 from .messages import UPWARD, Drain, Flush, Hello
@@ -211,6 +212,7 @@ class FrontChild:
             self.kill()
             self._process.wait()
         self._post.office.counters.set_waiting(self.index + 1, 0)
+        self._post.office.counters.set_connections(self.index, GONE)
         for event in list(self._flushed.values()):
             event.set()
         with contextlib.suppress(OSError):

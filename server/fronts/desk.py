@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...backends.base import Request, Response
-from ..call import Call, Times
+from ..batching import gather
+from ..call import Call
 from ..errors import Cancelled, Draining, JitneyError, Unavailable
 from ..http.kserve.shm import Regions
 from ..http.tokens import Tokens
@@ -24,7 +24,7 @@ from ..repository.config import ModelConfig
 from ..workers.arena import Arena, Slot
 from ..workers.frame import BadFrame
 from ..workers.memory import Region
-from . import wire
+from . import books, wire
 from .counters import Counters
 from .failures import error_to_wire
 from .messages import (
@@ -46,7 +46,6 @@ from .messages import (
     Upward,
 )
 from .outbox import Outbox
-from .reading import gathering
 
 if TYPE_CHECKING:
     from ..dataplane import DataPlane
@@ -102,7 +101,7 @@ class Desk:
 
     def take(self, messages: list[Upward]) -> None:
         """Does what a frame says. ValueError where it makes no sense: then the front end cannot be trusted any more."""
-        with gathering():
+        with gather.together():
             for message in messages:
                 self._handle(message)
 
@@ -117,9 +116,9 @@ class Desk:
             case Ask():
                 self._tell(message)
             case Counted() | Requested() | Answered():
-                self._count(message)
+                books.count(self._office.metrics.torchserve, message)
             case Logged():
-                _log(message)
+                books.write(message)
             case Flushed():
                 self._on_flushed(message.number)
             case Ready():
@@ -215,16 +214,6 @@ class Desk:
                     region.key, region.offset, region.byte_size, region.fd, file.st_dev, file.st_ino
                 )  # fmt: skip
 
-    def _count(self, message: Counted | Requested | Answered) -> None:
-        metrics = self._office.metrics.torchserve
-        if isinstance(message, Counted):
-            for _ in range(message.count):
-                metrics.responded(message.status)
-        elif isinstance(message, Requested):
-            metrics.requested(message.model, message.version)
-        else:
-            metrics.answered(message.model, message.version, _times_of(message))
-
     # -- any thread --------------------------------------------------------------------------------------------------------
 
     def _send(self, box: Box) -> None:
@@ -284,34 +273,3 @@ class Desk:
 def _times_for(call: Call) -> FrontTimes:
     times = call.times
     return FrontTimes(times.dispatched, times.compute_input, times.compute_infer, times.compute_output)
-
-
-def _times_of(message: Answered) -> Times:
-    """The request's times as if it had been answered now: later by as long as the message took."""
-    shift, known = max(0, time.monotonic_ns() - message.now), message.times
-    return Times(
-        message.arrived + shift,
-        known.dispatched + shift if known.dispatched else 0,
-        message.answered + shift,
-        known.compute_input,
-        known.compute_infer,
-        known.compute_output,
-    )
-
-
-def _log(message: Logged) -> None:
-    logger = logging.getLogger(message.logger)
-    if not logger.isEnabledFor(message.level):
-        return
-    record = logging.makeLogRecord(
-        {
-            "name": message.logger,
-            "levelno": message.level,
-            "levelname": logging.getLevelName(message.level),
-            "msg": message.text,
-            "threadName": message.thread,
-            "created": message.created,
-            "msecs": (message.created - int(message.created)) * 1000,
-        }
-    )
-    logger.handle(record)

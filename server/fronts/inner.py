@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
-from .. import reactor
 from ..addresses import Address
 from ..http.express import Express
 from ..http.front import Quick, Refuse
-from ..http.listeners import Listener, open_socket
+from ..http.listeners import open_socket
+from .adopting import AdoptingListener
 
 
-class InnerListener(Listener):
-    """Opens the listening socket for the front ends, and never accepts from it. `adopt` brings the connections."""
+class InnerListener(AdoptingListener):
+    """Opens the listening socket for the front ends, and never accepts from it."""
 
     def __init__(
         self, app: Callable[..., Any], address: Address, *, name: str, threads: int, max_body: int, refuse: Refuse,
@@ -34,24 +33,6 @@ class InnerListener(Listener):
     def fd(self) -> int:
         """The listening socket's descriptor."""
         return self._sock.fileno()
-
-    def start(self) -> None:
-        """Begins to answer what is adopted; returns at once."""
-        self._dispatcher.set_thread_count(self.threads)
-        self._thread.start()
-        reactor.offer(self._loop)
-
-    def adopt(self, sock: socket.socket, peer: tuple[str, str]) -> None:
-        """Answers on this connection, which speaks for `peer`. Any thread."""
-        server = self._server
-
-        def enter() -> None:
-            if server.draining:
-                sock.close()
-            else:
-                server.channel_class(server, sock, peer, server.adj, map=server._map)
-
-        self._loop.post(enter)
 
     def stop_listening(self) -> None:
         """Lets go of the listening socket; what is adopted goes on to be answered, and more of it may come."""

@@ -16,6 +16,7 @@ import msgspec
 from ...backends.base import Request
 from ...backends.tensor import Buffer
 from .. import affinity
+from ..batching import gather
 from ..call import Call
 from ..errors import InvalidRequest, JitneyError, Unavailable
 from ..workers.arena import Arena, Slot
@@ -25,7 +26,7 @@ from . import wire
 from .failures import error_from_wire
 from .messages import DOWNWARD, Answer, Ask, Cancel, Downward, Drain, Flush, Flushed, Freed, FrontTimes, Stale, Submit, Told
 from .outbox import Outbox
-from .reading import Reading, gathering
+from .reading import Reading
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ class Link:
     # -- whoever reads -----------------------------------------------------------------------------------------------------
 
     def _take(self, payload: bytes | bytearray) -> None:
-        with gathering():
+        with gather.together():
             for message in DOWNWARD.decode(payload):
                 self._handle(message)
 

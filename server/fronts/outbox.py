@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 
 from ..batching import gather
-from .messages import FULL_FRAME, Downward, Upward, encode, pack
+from .messages import FULL_FRAME, Counted, Downward, Upward, encode, pack
 
 #: How long a message that is not urgent waits for others.
 PATIENCE_S = 0.05
@@ -28,8 +28,10 @@ class Outbox:
     def __init__(self, sock: socket.socket, name: str, on_stuck: Callable[[], None]) -> None:
         self._socket, self._on_stuck = sock, on_stuck
         self._messages: list[bytes] = []
+        self._sums: dict[int, int] = {}  # answers counted since the last frame, by status
         self._backlog = bytearray()
         self._wake = threading.Condition()
+        self._soon = self.flush  # one object, so that it is found among those that are postponed
         self._sleeps, self._closed = False, False
         self._thread = threading.Thread(target=self._run, name=f"{name}-write", daemon=True)
 
@@ -46,8 +48,15 @@ class Outbox:
             self._messages.append(data)
             if not urgent and self._sleeps:
                 self._wake.notify()
-        if urgent and not gather.postpone(self.flush):
+        if urgent and not gather.postpone(self._soon, brisk=True):
             self.flush()
+
+    def count(self, status: int) -> None:
+        """Has one more answer with this status counted by the next frame, which is not urgent."""
+        with self._wake:
+            if not self._sums and self._sleeps:
+                self._wake.notify()
+            self._sums[status] = self._sums.get(status, 0) + 1
 
     def flush(self) -> None:
         """Sends what has been put, as far as that is possible without waiting."""
@@ -69,6 +78,9 @@ class Outbox:
     # -- with the lock -----------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
+        if self._sums:
+            self._messages[:0] = [encode(Counted(status, count)) for status, count in self._sums.items()]
+            self._sums.clear()
         while self._messages and not self._closed:
             frame = self._next_frame()
             sent = 0 if self._backlog else self._send(frame)
@@ -122,7 +134,7 @@ class Outbox:
         """Sleeps until there is something to be done; false at the end."""
         with self._wake:
             while not self._closed and not self._backlog:
-                if self._messages:
+                if self._messages or self._sums:
                     self._wake.wait(PATIENCE_S)
                     self._flush()
                     continue

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from .. import affinity, garbage
 from ..http.admission import Admission
-from ..http.app import AnyListener, Services, build, open_listener
+from ..http.app import AnyListener, Services, build, listener_options, open_listener
 from ..http.certificates import server_context
 from ..http.quick import Quickness
 from ..workers import exits
@@ -32,6 +32,7 @@ from ..workers.arena import Arena
 from ..workers.frame import BadFrame, FrameReader, PeerClosed
 from ..workers.memory import Region
 from ..workers.process import die_with, leave_signals_to_the_server
+from .accepting import AcceptingListener
 from .counters import NBYTES, Counters
 from .link import Link
 from .messages import DOWNWARD, Hello, Ready
@@ -107,8 +108,12 @@ class FrontEnd:
         doorway: Any = Doorway(app, self._door, settings.http_threads)
         address = settings.inference_address
         tls = server_context(settings, hello.pem) if address.tls else None
-        return open_listener(
-            doorway, address, ports, settings, tls, FrontQuickness(plane), express, sock=self._listening
+        quick = FrontQuickness(plane)
+        if settings.http_server == "granian":  # which accepts as it likes
+            return open_listener(doorway, address, ports, settings, tls, quick, express, sock=self._listening)
+        return AcceptingListener(
+            doorway, address, tls=tls, quick=quick, express=express, sock=self._listening, counters=counters,
+            index=hello.index, **listener_options(ports, settings),
         )  # fmt: skip
 
 

@@ -11,10 +11,9 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from .. import reactor
-from ..batching import gather
 from ..workers.frame import FrameReader
 
 #: How long a waiting thread relies on another one's reading before it looks again.
@@ -81,20 +80,3 @@ class Reading:
             return False
         finally:
             self._turn.release()
-
-
-@contextlib.contextmanager
-def gathering() -> Iterator[None]:
-    """What is submitted and sent inside leaves together, unless this thread gathers anyway."""
-    if gather.postpone(_nothing):
-        yield
-        return
-    gather.begin()
-    try:
-        yield
-    finally:
-        gather.end()
-
-
-def _nothing() -> None:
-    """What is postponed to learn whether anything can be."""

@@ -14,7 +14,7 @@ from ..http.kserve.shm import Region, Regions
 from ..http.tokens import Key, Kind, bearer
 from .counters import Counters
 from .link import Link
-from .messages import Answered, Counted, FrontTimes, Logged, RegionFile, Requested
+from .messages import Answered, FrontTimes, Logged, RegionFile, Requested
 from .outbox import Outbox
 
 
@@ -29,7 +29,7 @@ class RemoteTorchServeMetrics:
         """The values are not here, so `Ledger` is to call what follows."""
 
     def responded(self, status: int) -> None:
-        self._outbox.put(Counted(status, 1), urgent=False)
+        self._outbox.count(status)
 
     def requested(self, model: str, version: str | None) -> None:
         self._outbox.put(Requested(model, version), urgent=False)

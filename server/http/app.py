@@ -219,10 +219,10 @@ def open_listener(
 ) -> AnyListener:
     """A listener of the kind that the settings name, on `sock` where it has that in common with others."""
     kind = GranianListener if settings.http_server == "granian" else Listener
-    return kind(app, address, tls=tls, quick=quick, express=express, sock=sock, **_listener_options(ports, settings))
+    return kind(app, address, tls=tls, quick=quick, express=express, sock=sock, **listener_options(ports, settings))
 
 
-def _listener_options(ports: Collection[Port], settings: Settings) -> dict[str, Any]:
+def listener_options(ports: Collection[Port], settings: Settings) -> dict[str, Any]:
     """What the listeners of these ports have in common, whatever their kind."""
     threads = (settings.http_threads + RESERVE) * ("inference" in ports)
     threads += MANAGEMENT_THREADS * ("management" in ports) + METRICS_THREADS * ("metrics" in ports)
@@ -252,7 +252,11 @@ def _front_ends(
         tokens.on_renewed = lambda: counters.changed("keys")
     app, express = build(ports, services, admission, regions)
     quick = Quickness(services.dataplane)
-    inner = InnerListener(app, address, quick=quick, express=express, **_listener_options(ports, settings))
+    try:
+        inner = InnerListener(app, address, quick=quick, express=express, **listener_options(ports, settings))
+    except BaseException:
+        counters.close()
+        raise
     office = Office(services.dataplane, services.metrics, tokens, regions, counters)
     fronts = FrontEnds(Post(settings, office, inner, pem), settings.front_ends)
     services.metrics.collect = fronts.collect

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from ...backends.base import Instance
 from ...backends.tensor import Buffer
 from .. import affinity, reactor
+from ..batching import gather
 from ..errors import Draining, JitneyError, WorkerDied
 from ..repository.config import ModelConfig
 from . import exits
@@ -211,7 +212,7 @@ class Child:
         affinity.share_core()
         try:
             while True:
-                self._on_message(self, self._left_over or self._channel.receive())
+                self._handle(self._left_over or self._channel.receive())
                 self._left_over = None
                 if self.loaded and not self._channel.holds_frame:  # the reactor would not see it in the socket
                     self._lend()
@@ -245,13 +246,17 @@ class Child:
                 if isinstance(message, Results) and message.placed > _LIGHT:
                     self._left_over = message
                     return False
-                self._on_message(self, message)
+                self._handle(message)
         except Exception as error:  # noqa: BLE001 - raised again in the reading thread
             self._failure = error
             return False
         return not self._channel.is_long
 
     # ---- the reading thread
+
+    def _handle(self, message: Message) -> None:
+        with gather.together():  # a batch's answers leave for their front end in one piece
+            self._on_message(self, message)
 
     def _end(self) -> None:
         """Kills the process, where no thread is there to bury it."""

@@ -121,6 +121,8 @@ REQUESTS: dict[str, tuple[str, str, bytes | None, dict[str, str]]] = {
     "index": ("POST", "/v2/repository/index", b"{}", {}),
     "index, broken": ("POST", "/v2/repository/index", b"{", {}),
     "generate": ("POST", "/v2/models/m/generate", b'{"x": [[1.0, 2.0]]}', {}),
+    "generate, streamed": ("POST", "/v2/models/m/generate_stream", b'{"x": [[1.0, 2.0]]}', {}),
+    "legacy, streamed": ("POST", "/words/predict", b"one two three", {}),
     "legacy": ("POST", "/capitals/predict?data=query", b"", {}),
     "SageMaker": ("POST", "/models/capitals/invoke", b"sage", {}),
     "invocations": ("POST", "/invocations?model_name=capitals", b"maker", {}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -19,8 +20,10 @@ import tritonclient.http as tritonclient
 from jitney.server.addresses import parse_address
 from jitney.server.dataplane import DataPlane
 from jitney.server.errors import InvalidConfig
+from jitney.server.http.app import Services, Web
 from jitney.server.http.tokens import Tokens
-from jitney.tests.fakes.fronts import House, house, plane_of
+from jitney.server.metrics import Metrics
+from jitney.tests.fakes.fronts import House, figures, house, plane_of, settings, settled
 from jitney.tests.fakes.plane import doubling
 from jitney.tests.fakes.raw_http import Connection
 from jitney.tools.served import wait_until
@@ -41,6 +44,28 @@ def test_each_front_end_is_a_process_of_its_own_and_all_of_them_answer(several: 
         assert {future.result().status for future in asking} == {200}
     assert min(held) > 0, held
     several.wait_idle()
+
+
+def test_kept_connections_are_shared_out(plane: DataPlane) -> None:
+    """Also those that come at once, which whoever is awake could take alone."""
+    with house(plane, front_ends=3) as opened, contextlib.ExitStack() as stack:
+        counters = opened.fronts._post.office.counters
+        for _ in range(2):
+            for connection in [stack.enter_context(Connection(opened.inference)) for _ in range(15)]:
+                connection.send(b"GET /ping HTTP/1.1\r\n\r\n")
+                assert connection.read().status == 200
+        shares = list(counters._connections)
+        assert sum(shares) == pytest.approx(30, abs=3) and max(shares) - min(shares) <= 4, shares
+        victim = opened.fronts.pids()[0]
+        os.kill(victim, 9)
+        wait_until(lambda: victim not in opened.fronts.pids(), PATIENCE, "the death")
+        wait_until(lambda: len(opened.fronts.pids()) == 3, PATIENCE, "another front end")
+        for _ in range(12):
+            connection = stack.enter_context(Connection(opened.inference))
+            connection.send(b"GET /ping HTTP/1.1\r\n\r\n")
+            assert connection.read().status == 200
+        shares = list(counters._connections)
+        assert max(shares) - min(shares) <= 4, shares
 
 
 def test_an_idle_front_end_costs_nothing(several: House) -> None:
@@ -329,7 +354,9 @@ def test_a_unix_socket(plane: DataPlane, tmp_path: Path, server: str, monkeypatc
         assert opened.inference == address
         assert opened.ask("POST", "/predictions/capitals", b"x").body == b"X"
         assert opened.ask("GET", "/ping").status == 200
-        os.kill(opened.fronts.pids()[0], 9)
+        victim = opened.fronts.pids()[0]
+        os.kill(victim, 9)
+        wait_until(lambda: victim not in opened.fronts.pids(), PATIENCE, "the death")
         wait_until(lambda: len(opened.fronts.pids()) == 2, PATIENCE, "another front end")
         assert opened.ask("POST", "/predictions/capitals", b"x").body == b"X"
     assert not Path("inference.sock").exists()
@@ -351,6 +378,11 @@ def test_tls_with_one_certificate_for_all(plane: DataPlane) -> None:
 
 
 def test_what_cannot_be_had_ends_the_start_and_is_named(plane: DataPlane, several: House) -> None:
+    before = figures()
+    for port in ("inference", "management", "metrics"):
+        with pytest.raises(InvalidConfig, match=rf"{port}_address=.*is already in use"):
+            Web(Services(plane, plane, Metrics(), settings(**{f"{port}_address": several.inference}), None))
+    assert settled(before), (before, figures())
     with pytest.raises(InvalidConfig, match="http_server=granian speaks no TLS"), house(
         plane, http_server="granian", inference_address=parse_address("https://127.0.0.1:0")
     ):  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 
 from jitney.server.batching import gather
 from jitney.server.fronts import outbox as module
-from jitney.server.fronts.messages import MAX_MESSAGE, UPWARD, Cancel, Requested, Upward, encode
+from jitney.server.fronts.messages import MAX_MESSAGE, UPWARD, Cancel, Counted, Requested, Upward, encode
 from jitney.server.fronts.outbox import Outbox
 from jitney.server.workers.frame import BadFrame, FrameReader, PeerClosed
 
@@ -69,6 +69,15 @@ def test_what_is_not_urgent_waits_for_company_but_not_for_ever(pair: Pair) -> No
     assert pair.frame() == [Requested("m", None), Cancel(1)]
     pair.outbox.put(Requested("m", "1"), urgent=False)
     assert pair.frame() == [Requested("m", "1")]
+
+
+def test_what_is_counted_goes_with_the_next_frame_or_soon(pair: Pair) -> None:
+    for status in (200, 404, 200, 200):
+        pair.outbox.count(status)
+    pair.outbox.put(Cancel(1))
+    assert pair.frame() == [Counted(200, 3), Counted(404, 1), Cancel(1)]
+    pair.outbox.count(200)
+    assert pair.frame() == [Counted(200, 1)]
 
 
 def test_nobody_waits_for_a_full_socket_and_everything_arrives_in_order(pair: Pair) -> None:
