@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
 import numpy as np
 
 from ..backends import factory
@@ -105,7 +106,7 @@ class Measured:
         self._backend, self._sample = backend, sample
 
     def batch(self, rows: int) -> list[Request]:
-        return [replace(self._sample[n % len(self._sample)], id=str(n)) for n in range(rows)]
+        return [msgspec.structs.replace(self._sample[n % len(self._sample)], id=str(n)) for n in range(rows)]
 
     def run(self, requests: Sequence[Request]) -> list[list[Tensor]]:
         """The answers of one batch, which are valid until the next; RuntimeError where a request fails."""
