@@ -15,7 +15,7 @@ import orjson
 
 from ..backends.base import Request, Response
 from .call import Call, Target
-from .deployment import Deployment, MakeRequest, OnAnswer, State, WorkerDeployment
+from .deployment import Deployment, MakeRequest, OnAnswer, State
 from .errors import (
     Draining,
     JitneyError,
@@ -31,6 +31,7 @@ from .registry import IndexEntry, Registry, version_order
 from .repository.config import ModelConfig
 from .statistics import ModelStatistics
 from .validation import validate
+from .worker_deployment import WorkerDeployment
 from .workers.arena import Arena
 from .workers.pool import WorkerStatus
 
@@ -91,14 +92,22 @@ class DataPlane:
         try:
             return submit(deployment)
         except Draining:
-            successor = self.registry.deployment(model, version)
-            if successor is deployment:
-                raise
-            return submit(successor)
+            return submit(self._successor(deployment, model, version))
+
+    def _successor(self, deployment: Deployment, model: str, version: str | None) -> Deployment:
+        """What serves in place of a deployment that has just said that it is stopping; raises that again where nothing does."""
+        successor = self.registry.deployment(model, version)
+        if successor is deployment:
+            raise Draining(f"model '{model}' is stopping and accepts no new requests")
+        return successor
 
     def predict(self, model: str, version: str | None, request: Request, on_answer: OnAnswer | None = None) -> Call:
         """Queues a TorchServe-style request: as it is for a handler, through the model's codec (in this thread) otherwise."""
-        return self._on_serving(model, version, lambda deployment: self._predict(deployment, request, on_answer))
+        deployment = self.registry.deployment(model, version)
+        try:
+            return self._predict(deployment, request, on_answer)
+        except Draining:
+            return self._predict(self._successor(deployment, model, version), request, on_answer)
 
     def _predict(self, deployment: Deployment, request: Request, on_answer: OnAnswer | None) -> Call:
         if deployment.config.backend == "handler":

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from .deployment import Options, State, WorkerDeployment
+from .deployment import Options, State
 from .errors import (
     AlreadyRegistered,
     DefaultVersionInUse,
@@ -28,6 +28,7 @@ from .registry import Registry
 from .repository.config import ModelConfig
 from .repository.store import ModelStore
 from .snapshots import Registered
+from .worker_deployment import WorkerDeployment
 
 log = logging.getLogger(__name__)
 

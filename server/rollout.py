@@ -11,13 +11,14 @@ import dataclasses
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from .deployment import Deployment, Options, State, WorkerDeployment
+from .deployment import Deployment, Options, State
 from .ensemble import EnsembleDeployment, Models
 from .errors import Draining, JitneyError, LoadFailed, ModelNotFound
 from .registry import Registry
 from .repository.config import InstanceGroup, ModelConfig
 from .repository.stamps import version_stamp
 from .sequences import SequenceDeployment
+from .worker_deployment import WorkerDeployment
 from .workers import cores, placement
 
 #: Seconds that a replaced or unloaded version may take to answer what it had accepted.

@@ -13,11 +13,12 @@ from .batching.dispatch import Queue
 from .batching.item import Batch, Item
 from .batching.sequence import SequenceBatch, SequenceBatcher, SequenceItem
 from .call import Call
-from .deployment import Options, WorkerDeployment
+from .deployment import Options
 from .errors import InvalidRequest, WorkerDied
 from .ordering import OrderedAnswers
 from .repository.config import ModelConfig
 from .repository.stateful import SequenceSpec
+from .worker_deployment import WorkerDeployment
 from .workers.pool import BatchReport, Seat
 
 #: Triton's request flags, as the parameter `triton_flags` has them.

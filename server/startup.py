@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from .deployment import WorkerDeployment
 from .errors import InvalidConfig, JitneyError
 from .management import Management
 from .modelcontrol import ModelControl, Report
 from .registration import Registration
 from .settings import Settings
 from .snapshots import Registered, missing_archives, restored
+from .worker_deployment import WorkerDeployment
 
 log = logging.getLogger(__name__)
 

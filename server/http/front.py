@@ -15,18 +15,17 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Container
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from waitress import wasyncore
 from waitress.channel import ClientDisconnected, HTTPChannel
-from waitress.server import TcpWSGIServer, UnixWSGIServer
 from waitress.utilities import Error, InternalServerError, logger
 
-from .express import Express
-from .loop import Loop
 from .parser import Head, RequestParser
-from .tasks import AppTask, Errand, HeadWriter, KnownTask, RefusalTask
+from .tasks import AppTask, Errand, HeadWriter, RefusalTask
 from .travel import LIGHT_BYTES, Traveller
+
+if TYPE_CHECKING:
+    from .servers import Server
 
 #: Seconds that a client may be silent within a request or while it does not read its answer, and between requests.
 STALLED_SECONDS = 60
@@ -35,9 +34,6 @@ IDLE_SECONDS = 600
 #: would reset it, and the client might lose the answer.
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 16 << 20
-#: Bytes that are asked for where a request begins. What is asked for is allocated first, and above 128 KiB by the system, which
-#: takes longer than all else that a small request costs here; the rest of a long one is read in larger pieces.
-FIRST_BYTES = 64 << 10
 
 #: Whether a request's work before its model is so short that the loop's thread does it itself: (path,
 #: names of headers in upper case with underscores, bytes of the body).
@@ -137,15 +133,6 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
         """
         return bool(request.error and request.error.code in (413, 417) and not request.chunked)
 
-    def read_plainly(self) -> None:
-        """Reads; the loop is told only where it has to wait for something else than before, which is more input."""
-        try:
-            self.handle_read()
-        except Exception:  # noqa: BLE001 - a defect here ends this connection, and no other
-            self.handle_error()
-        if self.total_outbufs_len or len(self.requests) > 1 or self.will_close or self.close_when_flushed:
-            self.server.loop.look(self)
-
     def handle_read(self) -> None:
         if self._linger_until:
             self._read_on()
@@ -153,49 +140,6 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
             super().handle_read()
         else:
             self._read_request()
-
-    def _read_request(self) -> None:
-        """Reads where a request begins; one that comes as a whole, with a head that was seen before, takes the short way."""
-        try:
-            data = self.socket.recv(FIRST_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            self.handle_close()
-            return
-        if not data:
-            self.handle_close()
-            return
-        self.last_activity = time.time()
-        end = data.find(b"\r\n\r\n") + 4
-        head = self.adj.heads.get(data[:end])
-        if head is None or head.length != len(data) - end or not self._serve_known(head, data, end):
-            self.received(data)
-
-    def _serve_known(self, head: Head, data: bytes, end: int) -> bool:
-        """Serves a request by the short way, or by its shortcut; false where there is none."""
-        express = self.server.express
-        if express is None or self.will_close or self.close_when_flushed:
-            return False
-        if not head.routed and head.environ is not None:
-            head.route, head.routed = express.route(head), True
-        shortcut = head.shortcut
-        if shortcut is not None and shortcut.is_quick() and self.set_out(head, shortcut, data[end:]):
-            return True
-        quick = self.server.quick
-        if head.route is None or quick is None or not quick(head.path, head.headers, head.length):
-            return False
-        self._serve_shortly(head, bytearray(memoryview(data)[end:]))
-        return True
-
-    def _serve_shortly(self, head: Head, body: bytearray) -> None:
-        task = KnownTask(self, head, body)
-        self.requests.append(head)
-        self._guard(task, task.serve)
-        if task.later.claimed and not task.close_on_finish:
-            task.has_returned()
-        else:
-            self._go_on(task)
 
     def _read_on(self) -> None:
         """Reads and drops what comes after the end."""
@@ -356,44 +300,3 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
         self.gone = callback
         if not self.connected:
             callback()
-
-
-class Server(TcpWSGIServer):  # type: ignore[misc]
-    """One listening socket. `draining`: every answer closes its connection, and new ones are refused."""
-
-    channel_class = Channel
-    draining = False
-    refuse: Refuse
-    loop: Loop
-    quick: Quick | None = None
-    express: Express | None = None
-
-    def maintenance(self, now: float) -> None:
-        for channel in list(self.active_channels.values()):
-            if channel.overdue(now):
-                channel.will_close = True
-
-    def drain(self) -> None:
-        """Closes the listening socket and idle connections; the others close with their next answer. Loop's thread only."""
-        self.draining, self.accepting = True, False
-        self.del_channel()
-        self.socket.close()
-        for channel in list(self.active_channels.values()):
-            if not channel.requests and channel.request is None and not channel.total_outbufs_len:
-                channel.handle_close()
-
-    def close(self) -> None:
-        self.trigger.close()
-        for channel in list(self.active_channels.values()):
-            channel.handle_close()
-        wasyncore.dispatcher.close(self)
-
-
-class UnixServer(Server, UnixWSGIServer):  # type: ignore[misc]
-    """The same on a Unix socket."""
-
-    getsockname = UnixWSGIServer.getsockname
-    fix_addr = UnixWSGIServer.fix_addr
-
-    def set_socket_options(self, conn: socket.socket) -> None:
-        """TCP's options have no meaning here."""

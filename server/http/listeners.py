@@ -32,8 +32,9 @@ from .. import reactor
 from ..addresses import Address
 from ..errors import InvalidConfig
 from .express import Express
-from .front import Quick, Refuse, Server, UnixServer
+from .front import Quick, Refuse
 from .loop import Loop
+from .servers import Server, UnixServer
 from .tasks import Dispatcher
 from .tls import TlsServer
 

@@ -15,7 +15,8 @@ import threading
 import time
 from typing import Any
 
-from .front import LINGER_BYTES, Channel, Server
+from .front import LINGER_BYTES, Channel
+from .servers import Server
 
 log = logging.getLogger(__name__)
 

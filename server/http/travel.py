@@ -16,6 +16,9 @@ from .express import Plain, Shortcut, Trip, Unusual
 from .parser import Head
 from .tasks import Errand, KnownTask, date_of
 
+#: Bytes that are asked for where a request begins. What is asked for is allocated first, and above 128 KiB by the system, which
+#: takes longer than all else that a small request costs here; the rest of a long one is read in larger pieces.
+FIRST_BYTES = 64 << 10
 #: Answers up to this size are rendered and sent by the loop's thread.
 LIGHT_BYTES = 64 << 10
 
@@ -55,15 +58,78 @@ def written(plain: Plain, close: bool, version: str) -> bytes:
 class Traveller:
     """What a connection does with requests whose heads have a shortcut."""
 
+    # What the other part of a connection has.
     server: Any
+    socket: Any
+    adj: Any
     requests: list[Any]
     connected: bool
+    will_close: bool
+    close_when_flushed: bool
     total_outbufs_len: int
+    last_activity: float
     gone: Callable[[], object] | None
+    handle_read: Callable[[], None]
+    handle_close: Callable[[], None]
+    handle_error: Callable[[], None]
+    received: Callable[[bytes], bool]
     write_soon: Callable[[bytes], int]
+    _send_now: Callable[[bytes], int]
     _guard: Callable[..., None]
     _go_on: Callable[..., None]
     _conclude_first: Callable[[bool], None]
+
+    def read_plainly(self) -> None:
+        """Reads; the loop is told only where it has to wait for something else than before, which is more input."""
+        try:
+            self.handle_read()
+        except Exception:  # noqa: BLE001 - a defect here ends this connection, and no other
+            self.handle_error()
+        if self.total_outbufs_len or len(self.requests) > 1 or self.will_close or self.close_when_flushed:
+            self.server.loop.look(self)
+
+    def _read_request(self) -> None:
+        """Reads where a request begins; one that comes as a whole, with a head that was seen before, takes the short way."""
+        try:
+            data = self.socket.recv(FIRST_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.handle_close()
+            return
+        if not data:
+            self.handle_close()
+            return
+        self.last_activity = time.time()
+        end = data.find(b"\r\n\r\n") + 4
+        head = self.adj.heads.get(data[:end])
+        if head is None or head.length != len(data) - end or not self._serve_known(head, data, end):
+            self.received(data)
+
+    def _serve_known(self, head: Head, data: bytes, end: int) -> bool:
+        """Serves a request by the short way, or by its shortcut; false where there is none."""
+        express = self.server.express
+        if express is None or self.will_close or self.close_when_flushed:
+            return False
+        if not head.routed and head.environ is not None:
+            head.route, head.routed = express.route(head), True
+        shortcut = head.shortcut
+        if shortcut is not None and shortcut.is_quick() and self.set_out(head, shortcut, data[end:]):
+            return True
+        quick = self.server.quick
+        if head.route is None or quick is None or not quick(head.path, head.headers, head.length):
+            return False
+        self._serve_shortly(head, bytearray(memoryview(data)[end:]))
+        return True
+
+    def _serve_shortly(self, head: Head, body: bytearray) -> None:
+        task = KnownTask(self, head, body)
+        self.requests.append(head)
+        self._guard(task, task.serve)
+        if task.later.claimed and not task.close_on_finish:
+            task.has_returned()
+        else:
+            self._go_on(task)
 
     def set_out(self, head: Head, shortcut: Shortcut, body: bytes) -> bool:
         """Begins a trip; false where this request has to take the long way."""
@@ -111,7 +177,10 @@ class Traveller:
             return
         close = self.server.draining or not trip.head.keeps_open
         try:
-            self.write_soon(written(plain, close, trip.head.version))
+            data = written(plain, close, trip.head.version)
+            sent = self._send_now(data)  # nobody else writes: this is the connection's only request
+            if sent < len(data):
+                self.write_soon(data[sent:])
         except ClientDisconnected:
             close = True
         self._come_to_rest(trip, shortcut, close)

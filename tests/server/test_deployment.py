@@ -16,7 +16,7 @@ from jitney.backends.base import Request, Response
 from jitney.backends.tensor import Tensor
 from jitney.server.call import Call, Target
 from jitney.server.dataplane import DataPlane
-from jitney.server.deployment import MakeRequest, OnAnswer, Options, WorkerDeployment
+from jitney.server.deployment import MakeRequest, OnAnswer, Options
 from jitney.server.ensemble import EnsembleDeployment
 from jitney.server.errors import (
     BatchTooWide,
@@ -34,6 +34,7 @@ from jitney.server.errors import (
     WorkerDied,
 )
 from jitney.server.repository.config import ModelConfig, TensorSpec
+from jitney.server.worker_deployment import WorkerDeployment
 from jitney.tests.fakes.plane import doubling, first, loaded, rows, sizes
 from jitney.tools.served import wait_until
 

@@ -18,10 +18,11 @@ from jitney.backends.tensor import Buffer, Tensor
 from jitney.server.cache import ResponseCache
 from jitney.server.call import Call, Target
 from jitney.server.dataplane import DataPlane
-from jitney.server.deployment import MakeRequest, OnAnswer, Options, WorkerDeployment
+from jitney.server.deployment import MakeRequest, OnAnswer, Options
 from jitney.server.ensemble import Run, Step
 from jitney.server.errors import Cancelled, Draining, JitneyError, ModelFailed
 from jitney.server.repository.config import ModelConfig, TensorSpec
+from jitney.server.worker_deployment import WorkerDeployment
 from jitney.server.workers.arena import INLINE, Arena
 from jitney.server.workers.memory import Region
 from jitney.tests.fakes.plane import loaded

