@@ -24,6 +24,13 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += times
         self.sum += value * times
 
+    def observe_all(self, values: Sequence[float]) -> None:
+        """Counts each value once."""
+        counts, bounds = self.counts, self.bounds
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        self.sum += sum(values)
+
     def cumulative(self) -> Iterator[tuple[float, int]]:
         """(upper bound, how many values are at most that), infinity last."""
         return zip((*self.bounds, float("inf")), accumulate(self.counts), strict=True)

@@ -172,7 +172,7 @@ class Statistics:
 
     def _count_requests(self, calls: Sequence[Call]) -> None:
         now, count, rows, whole, queued = self._now, 0, 0, 0, 0
-        compute = [0, 0, 0]
+        compute, waits = [0, 0, 0], []
         for call in calls:
             times = call.times
             if call.error is not None and not _reported_by_model(call.error):
@@ -185,10 +185,11 @@ class Statistics:
             compute[0] += times.compute_input
             compute[1] += times.compute_infer
             compute[2] += times.compute_output
-            now.queue_seconds.observe(waited / 1e9)
+            waits.append(waited / 1e9)
         now.inference_count += rows
         now.success.add(whole, count)
         now.queue.add(queued, count)
+        now.queue_seconds.observe_all(waits)
         for duration, ns in zip((now.compute_input, now.compute_infer, now.compute_output), compute, strict=True):
             duration.add(ns, count)
 

@@ -194,7 +194,8 @@ class WorkerDeployment(Deployment):
         target: Target | None = None,
         encode: Encode | None = None,
     ) -> Call:
-        self.refuse_if_hopeless()
+        if self._closing or self.state is State.UNAVAILABLE or not self.pool.promising:
+            self.refuse_if_hopeless()
         call = Call(request, self.config, on_answer=on_answer)
         call.encode = encode
         if self._cache is None:  # which would keep the outputs for longer than the target's memory lasts
@@ -288,7 +289,9 @@ class WorkerDeployment(Deployment):
 
     def _batch_done(self, report: BatchReport) -> None:
         for call in report.calls:
-            self._free(call)
+            call.withdraw = call.message = None
+            if call.slots:
+                self._free(call)
         self.statistics.batch(report)
         self.dispatcher.brisk = report.ok and sum(report.durations) < BRISK_NS
 

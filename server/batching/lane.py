@@ -48,10 +48,10 @@ class Lane:
         taken: list[Item] = []
         for rank in self.ranks():
             queue = self.queues[rank]
-            while queue and len(taken) < count:
-                taken.append(queue.popitem(last=False)[0])
-            if queue:
+            if len(taken) + len(queue) > count:
+                taken += [queue.popitem(last=False)[0] for _ in range(count - len(taken))]
                 break
+            taken += queue
             del self.queues[rank]
         return taken
 

@@ -169,8 +169,8 @@ class Levels:
         self._default = batching.default_priority_level if self._count else 0
         if self._count and not 1 <= self._default <= self._count:
             raise ValueError(f"default_priority_level must be between 1 and {self._count}, got {self._default}")
-        self._policies = dict(batching.priority_queue_policy) if self._count else {}
-        for level in self._policies:
+        self.policies = dict(batching.priority_queue_policy) if self._count else {}
+        for level in self.policies:
             if not 1 <= level <= self._count:
                 raise ValueError(f"priority_queue_policy must name levels between 1 and {self._count}, got {level}")
         self._default_policy = batching.default_queue_policy
@@ -180,4 +180,4 @@ class Levels:
         return priority if 1 <= priority <= self._count else self._default
 
     def policy(self, level: int) -> QueuePolicy:
-        return self._policies.get(level, self._default_policy)
+        return self.policies.get(level, self._default_policy)

@@ -52,6 +52,8 @@ class Batcher:
         self._expiring: dict[int, Item] = {}
         self._expiries: list[tuple[float, int]] = []  # (expires, number of the item)
         self._held: Counter[int] = Counter()  # waiting items of each level
+        self._limits = {level: policy.max_queue_size for level, policy in self._levels.policies.items()}
+        self._limit = self._levels.policy(0).max_queue_size
         self._stamp = 0
         self._count = 0
         self._rows = 0
@@ -91,7 +93,7 @@ class Batcher:
         if item.rows > self._policy.max_rows > 0:
             raise BatchTooWide(self._name, item.rows, self._policy.max_rows)
         level = self._levels.level(item.priority)
-        limit = self._levels.policy(level).max_queue_size
+        limit = self._limits.get(level, self._limit)
         if limit and self._held[level] >= limit:
             raise QueueFull("Exceeds maximum queue size")
         self._stamp += 1
@@ -181,7 +183,12 @@ class Batcher:
         count, rows, reason = walk.cut(now)
         items = lane.take(count)
         for item in items:
-            self._leave(item)
+            item.lane = None
+            self._held[item.rank >> 1] -= 1
+            if item.expires is not None:
+                self._expiring.pop(item.number, None)
+        self._count -= count
+        self._rows -= rows
         self._disturb(lane)
         return Batch(items, rows, reason)
 

@@ -47,12 +47,13 @@ class Batch:
         self.live: list[Call] = []
         self.cancelled: set[int] = set()
         requests: list[msgspec.Raw] = []
+        self.rows = 0
         for call in self.calls:
             if not call.done and (raw := call.message or _encode(call)) is not None:
                 self.live.append(call)
+                self.rows += call.request.rows
                 requests.append(raw)
         self.message = Execute(number, requests)
-        self.rows = sum(call.request.rows for call in self.live)
 
     def answers(self, results: Results, fetch: Fetch) -> Iterable[tuple[int, Response]]:
         """The message's responses with their index, their bytes copied out of the worker's memory, to where the call wants them.
@@ -76,6 +77,10 @@ class Batch:
                 continue
             call = self.live[index]
             yield index, wire.response_from_wire(message, fetch, None if call.done else call.target)
+
+    def is_answered(self) -> bool:
+        """Whether every call has its final answer."""
+        return not [call for call in self.live if not call.done]
 
     def fail(self, error: JitneyError) -> None:
         """Ends the calls that are not over."""

@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ...backends.base import Response
 from ..call import Call
 from ..errors import Draining, JitneyError, LoadFailed, NoWorkers, WorkerDied
 from ..repository.config import ModelConfig
@@ -152,7 +151,17 @@ class Pool:
 
     def hopeless(self) -> bool:
         """Whether no worker will be idle again unless the pool is scaled: there is none, or all gave up. Takes no lock."""
-        return not self._roster.idle and all(worker.state is State.FAILED for worker in self._roster.members)
+        if self._roster.idle:
+            return False
+        for worker in self._roster.members:  # noqa: SIM110 - for every request: a generator costs three times as much
+            if worker.state is not State.FAILED:
+                return False
+        return True
+
+    @property
+    def promising(self) -> bool:
+        """Whether there are workers, and none of them could not load lately. Takes no lock."""
+        return self._supervisor.failure is None and bool(self._roster.members)
 
     def target(self) -> int:
         """Workers that should be there. Takes no lock."""
@@ -320,19 +329,14 @@ class Pool:
             with self._lock:
                 self._roster.progress(worker, time.monotonic())
         for index, response in answers:
-            self._answer(child, batch, index, response)
+            if response.error is not None and response.error.detail:
+                self._log.error("%s: %s\n%s", child.name, response.error.message, response.error.detail)
+            if not batch.live[index].answer(response) and not response.final:
+                self._withdraw(child, batch, index)
         if results.done:
-            if not all(call.done for call in batch.live):
+            if not batch.is_answered():
                 batch.fail(JitneyError(f"worker '{child.name}' left the request without an answer"))
             self._report(batch.report(child.name, results))
-
-    def _answer(self, child: Child, batch: Batch, index: int, response: Response) -> None:
-        if response.error is not None and response.error.detail:
-            self._log.error("%s: %s\n%s", child.name, response.error.message, response.error.detail)
-        call = batch.live[index]
-        taken = call.answer(response)
-        if not taken and not response.final:
-            self._withdraw(child, batch, index)
 
     def _times(self, batch: Batch, results: Results) -> None:
         before, model, after = results.input_ns, results.infer_ns, results.output_ns
