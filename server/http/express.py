@@ -49,7 +49,8 @@ class Block:
 
     def __init__(self, status: str, pairs: Sequence[tuple[str, str]], announce: bool) -> None:
         self.status, self.pairs, self.announce = status, list(pairs), announce
-        self.text = f"HTTP/1.1 {status}\r\n" + "".join([f"{name}: {value}\r\n" for name, value in self.pairs])
+        lines = [f"{name}: {value}\r\n" for name, value in self.pairs]
+        self.text = f"HTTP/1.1 {status}\r\n{''.join(lines)}".encode("latin-1")
 
     @classmethod
     def of(cls, req: LightRequest, resp: LightResponse, without: str = "") -> Block:

@@ -6,6 +6,7 @@ thread of the pool renders and sends, and answers of several parts.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,14 @@ from .tasks import Errand, KnownTask, date_of
 FIRST_BYTES = 64 << 10
 #: Answers up to this size are rendered and sent by the loop's thread.
 LIGHT_BYTES = 64 << 10
+
+
+_CLOSE, _KEEP = b"connection: close\r\n", b"connection: keep-alive\r\n"
+
+
+@functools.lru_cache(2)
+def _date(second: int) -> bytes:
+    return date_of(second).encode()
 
 
 class KnownTrip(Trip):
@@ -47,12 +56,10 @@ class KnownTrip(Trip):
 def written(plain: Plain, close: bool, version: str) -> bytes:
     """A usual answer as it is sent; the connection ends with it, or goes on."""
     block, own, body = plain
-    line = f"{own[0]}: {own[1]}\r\n" if own is not None else ""
-    says = "close" if close else "keep-alive" if block.announce or version == "1.0" else ""
-    connection = f"connection: {says}\r\n" if says else ""
-    date = date_of(int(time.time()))
-    head = f"{block.text}{line}content-length: {len(body)}\r\n{connection}date: {date}\r\n\r\n"
-    return head.encode("latin-1") + body
+    line = f"{own[0]}: {own[1]}\r\n".encode("latin-1") if own is not None else b""
+    says = _CLOSE if close else _KEEP if block.announce or version == "1.0" else b""
+    date = _date(int(time.time()))
+    return b"%b%bcontent-length: %d\r\n%bdate: %b\r\n\r\n%b" % (block.text, line, len(body), says, date, body)
 
 
 class Traveller:
