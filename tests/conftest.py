@@ -13,7 +13,7 @@ TIMED = (
     "server/fronts/",
     "server/http/",
     "server/test_cli.py",
-    "server/test_deployment.py",
+    "server/test_worker_deployment.py",
     "server/test_ensemble.py",
     "server/test_kills.py",
     "server/test_main_job.py",

@@ -87,7 +87,10 @@ def http_request(url: str, body: bytes, headers: dict[str, str]) -> tuple[tuple[
 
 
 def run(url: str, body: bytes, headers: dict[str, str], connections: int, seconds: float, warmup: float) -> Result:
-    """Loads `url` for `warmup` + `seconds`; only what was asked after the warm-up and answered in time counts."""
+    """Loads `url` for `warmup` + `seconds`; what is answered after the warm-up and in time counts, whenever it was asked.
+
+    (Were it to be asked in that time too, a turn of every connection would be missing from the rate.)
+    """
     address, request = http_request(url, body, headers)
     selector = selectors.DefaultSelector()
     for _ in range(connections):
@@ -108,7 +111,7 @@ def run(url: str, body: bytes, headers: dict[str, str], connections: int, second
             if status is None:
                 continue
             now = time.perf_counter()
-            if connection.began >= started:
+            if now >= started:
                 latencies.append(now - connection.began)
                 statuses[status] += 1
             if status == "closed":
