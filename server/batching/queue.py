@@ -182,7 +182,7 @@ class Batcher:
         walk = lane.walk or lane.rewalk(self._policy)
         count, rows, reason = walk.cut(now)
         items = lane.take(count)
-        for item in items:
+        for item in items:  # `_leave` for all of them at once
             item.lane = None
             self._held[item.rank >> 1] -= 1
             if item.expires is not None:

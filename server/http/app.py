@@ -61,9 +61,9 @@ log = logging.getLogger(__name__)
 App = falcon.App[falcon.Request, falcon.Response]
 AnyListener = Listener | GranianListener
 
-#: Threads beyond those that may wait for models: to refuse, to answer pings, to describe.
 #: KServe's resources that wait for a model.
 WAITING = (Infer, Generate, GenerateStream)
+#: Threads beyond those that may wait for models: to refuse, to answer pings, to describe.
 RESERVE = 8
 MANAGEMENT_THREADS, METRICS_THREADS = 8, 2
 

@@ -252,11 +252,13 @@ class Child:
             return False
         return not self._channel.is_long
 
-    # ---- the reading thread
+    # ---- whoever reads
 
     def _handle(self, message: Message) -> None:
         with gather.together():  # a batch's answers leave for their front end in one piece
             self._on_message(self, message)
+
+    # ---- the reading thread
 
     def _end(self) -> None:
         """Kills the process, where no thread is there to bury it."""

@@ -90,9 +90,8 @@ class Inbox:
 
     def _watch(self) -> None:
         poll, idle = select.poll(), False
-        poll.register(
-            self._channel.fileno(), select.POLLRDHUP
-        )  # data wakes the main thread alone, the end wakes this one too
+        # Data wakes the main thread alone, the end of the server wakes this one too.
+        poll.register(self._channel.fileno(), select.POLLRDHUP)
         poll.register(self._bell, select.POLLIN)
         while True:
             if self._reader is _WATCH:

@@ -12,7 +12,7 @@ from ....backends.base import Part, Response
 from ...call import Call
 from ...errors import JitneyError, ModelFailed, Unsupported
 from ...repository.config import ModelConfig
-from ..later import wait_for
+from ..later import later_of, wait_for
 from ..wsgi import on_disconnect
 from .compression import choose, compress, decompress
 from .headers import ForwardedHeaders
@@ -20,7 +20,7 @@ from .reply import Reply, render
 from .request import InferRequest, Reader, as_json, header_length, read_raw
 from .resource import JSON, Resource, answers_errors, guarded, read_body, version_of
 from .shm import Regions
-from .shortcut import HEADER_LENGTH, InferShortcut
+from .shortcut import HEADER_LENGTH, InferShortcut, take_place
 
 if TYPE_CHECKING:
     from ...dataplane import DataPlane
@@ -62,6 +62,8 @@ class Infer(Resource):
 
     @answers_errors
     def on_post(self, req: falcon.Request, resp: falcon.Response, model: str, version: str | None = None) -> None:
+        if self._admission is not None and later_of(req) is not None:
+            take_place(self._admission, req)  # the short way does not pass the application's middleware
         version = version_of(version)
         config = self.dataplane.config(model, version)
         if config.backend == "handler" and self._infer_with_handler is not None:

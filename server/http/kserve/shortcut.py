@@ -27,6 +27,14 @@ class ServerFull(Unavailable):
     """The server, and not the model's queue, holds as much as it may."""
 
 
+def take_place(admission: Admission, req: Any) -> None:
+    """A place among those that wait, until the answer is out, unless the request has one. Raises ServerFull."""
+    try:
+        admission.queue(req)
+    except QueueFull as error:
+        raise ServerFull(str(error)) from None
+
+
 @dataclass(slots=True)
 class Asked:
     """A trip's note: its request as it was read, and the id that the texts of errors name."""

@@ -139,10 +139,12 @@ def test_decoupled_models_take_the_usual_way(site: Any, trips: list[str]) -> Non
     let_go(site)
 
 
-def test_a_full_server_says_so_alike(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    request = infer(entry("x", [1, 2], "FP32", data=[1, 2]))
+@pytest.mark.parametrize("headers", [(), ("Accept-Encoding: gzip",)], ids=["shortcut", "no shortcut"])
+def test_a_full_server_says_so_alike(site: Any, monkeypatch: pytest.MonkeyPatch, headers: tuple[str, ...]) -> None:
+    request = infer(entry("x", [1, 2], "FP32", data=[1, 2]), b"", *headers)
     assert same(site, request).status == 200
     monkeypatch.setattr(site.web.admission.waiting, "limit", 0)
     monkeypatch.setattr(site.web.admission.threads, "limit", 0)
     answer = same(site, request)
     assert answer.status == 503 and b"which is all it may hold" in answer.body
+    let_go(site)
