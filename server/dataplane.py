@@ -7,7 +7,7 @@ in `management` (TorchServe's verbs) and `modelcontrol` (Triton's).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,11 @@ class DataPlane:
         self.strict_readiness = strict_readiness
         self.started = False
         self.stopping = False
+
+    @property
+    def state(self) -> int:
+        """A number that is another one whenever it has changed which models are served, or how."""
+        return self.registry.state
 
     # -- inference -------------------------------------------------------------------------------------------------------
 
@@ -136,11 +141,6 @@ class DataPlane:
             return self.registry.deployment(model, version).arena
         except JitneyError:
             return None
-
-    def answer(self, call: Call, timeout: float | None = None) -> Iterator[Response]:
-        """Yields a call's responses with their `body` set, the final one last; `timeout` seconds apply to each."""
-        for response in call.stream(timeout):
-            yield call.encode(response) if call.encode is not None else response
 
     def customized_metadata(self, model: str, version: str | None) -> Any:
         """What the model's handler says of itself (`describe_handle`): a JSON object, or {} where it is none."""

@@ -27,6 +27,14 @@ class InvalidRequest(JitneyError):
     """The client's request cannot be understood or does not fit the model."""
 
 
+class Unauthorized(JitneyError):
+    """The request does not carry the token that it needs."""
+
+
+class Restricted(JitneyError):
+    """The request does not carry the header that its group of routes needs."""
+
+
 class InvalidTensor(InvalidRequest):
     """A tensor of the request has a wrong name, datatype, shape or byte count.
 

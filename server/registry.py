@@ -55,6 +55,7 @@ class Registry:
         self._records: Mapping[str, Record] = {}
         self._lock = threading.Lock()
         self.on_change: Callable[[], None] = lambda: None  # called before whoever changed something hears of it
+        self.state = 0  # changes with every change
 
     # -- reading ---------------------------------------------------------------------------------------------------------
 
@@ -105,6 +106,7 @@ class Registry:
             if record is not None:
                 records[model] = record
             self._records = records
+            self.state += 1
             self.on_change()
 
     def put(self, deployment: Deployment, *, default: bool = False) -> Deployment | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container
 from dataclasses import replace
 from typing import Any
 
 from ..addresses import Address
-from ..http.express import Express
-from ..http.front import Quick, Refuse
+from ..http.front import Refuse
 from ..http.listeners import open_socket
+from ..http.plan import PlanTable
 from .adopting import AdoptingListener
 
 
@@ -19,12 +19,12 @@ class InnerListener(AdoptingListener):
 
     def __init__(
         self, app: Callable[..., Any], address: Address, *, name: str, threads: int, max_body: int, refuse: Refuse,
-        setting: str, ports: Collection[str], quick: Quick | None, express: Express | None,
+        setting: str, ports: Collection[str], plans: PlanTable | None, inline: Container[str],
     ) -> None:  # fmt: skip
         sock = open_socket(address, setting)
         super().__init__(
             app, replace(address, scheme="http") if address.tls else address, name=name, threads=threads, max_body=max_body,
-            refuse=refuse, setting=setting, ports=ports, quick=quick, express=express, sock=sock,
+            refuse=refuse, setting=setting, ports=ports, plans=plans, inline=inline, sock=sock,
         )  # fmt: skip
         self._owns_path = bool(address.path)
         self._server.adj.url_scheme = "https" if address.tls else "http"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -43,6 +43,11 @@ class RemoteDataPlane:
         self._link, self._counters = link, counters
         self._known: tuple[int, dict[tuple[str, str | None], Known | JitneyError]] = (0, {})
 
+    @property
+    def state(self) -> int:
+        """As the registry of the scheduler has it."""
+        return self._counters.epoch("models")
+
     def config(self, model: str, version: str | None = None) -> ModelConfig:
         """The configuration of a served version."""
         return self._find(model, version).config
@@ -75,11 +80,6 @@ class RemoteDataPlane:
             call.request, call.encode = decoded, codec.encoder(request.parts)
         self._link.submit(call, wish, epoch)
         return call
-
-    def answer(self, call: Call, timeout: float | None = None) -> Iterator[Response]:
-        """Yields a call's responses with their `body` set, the final one last; `timeout` seconds apply to each."""
-        for response in call.stream(timeout):
-            yield call.encode(response) if call.encode is not None else response
 
     def _find(self, model: str, version: str | None) -> Known:
         epoch, known = self._known

@@ -19,7 +19,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from .. import garbage
@@ -27,7 +27,6 @@ from ..http.admission import Admission
 from ..http.app import Services, build, listener_options
 from ..http.certificates import server_context
 from ..http.listeners import Listener
-from ..http.quick import Quickness
 from ..workers import exits
 from ..workers.arena import Arena
 from ..workers.frame import BadFrame, FrameReader, PeerClosed
@@ -51,16 +50,6 @@ if TYPE_CHECKING:
 #: How long the last words may take.
 _LAST_S = 2.0
 _FDS = ("fd", "door-fd", "request-fd", "reply-fd", "counters-fd", "listen-fd")
-
-
-class FrontQuickness:
-    """`front.Quick`: what is relayed takes a thread, and of the rest what takes one with one front end too."""
-
-    def __init__(self, plane: DataPlane) -> None:
-        self._quickness = Quickness(plane)
-
-    def __call__(self, path: str, headers: Container[str], length: int) -> bool:
-        return is_served(path) and self._quickness(path, headers, length)
 
 
 class FrontEnd:
@@ -104,13 +93,12 @@ class FrontEnd:
         services = Services(plane, cast("Control", plane), metrics, settings, keys)
         admission = Admission(settings.http_threads, settings.max_waiting)
         admission.waiting = SharedPlaces(settings.max_waiting, counters, hello.index + 1)
-        app, express = build(ports, services, admission, RemoteRegions(link, counters))
+        app, plans = build(ports, services, admission, RemoteRegions(link, counters), is_served)
         doorway: Any = Doorway(app, self._door, settings.http_threads)
         address = settings.inference_address
         tls = server_context(settings, hello.pem) if address.tls else None
-        quick = FrontQuickness(plane)
         return AcceptingListener(
-            doorway, address, tls=tls, quick=quick, express=express, sock=self._listening, counters=counters,
+            doorway, address, tls=tls, plans=plans, sock=self._listening, counters=counters,
             index=hello.index, **listener_options(ports, settings),
         )  # fmt: skip
 

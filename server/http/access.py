@@ -6,16 +6,17 @@ unknown path included; what needs no token is listed, everything else does.
 
 from __future__ import annotations
 
+import hmac
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 import falcon
 
-from ..errors import JitneyError
-from .later import later_of
-from .torchserve.errors import InvalidKey
+from ..errors import JitneyError, Restricted, Unauthorized
+from ..restrictions import group_of
+from .kserve.resource import set_error
 from .torchserve.routing import Exchange, answer, refuse_bad_escapes
 
 if TYPE_CHECKING:
@@ -58,73 +59,90 @@ def _is_management(path: str) -> bool:
     return segments[0] in ("workflows", "token")
 
 
+class Guard:
+    """What requests of one route must carry. `kind`: which key, None for none. `group`: the header, and its value, or None."""
+
+    def __init__(self, tokens: Tokens | None, kind: Kind | None, group: tuple[str, str] | None, escapes: bool) -> None:
+        self._tokens, self._kind, self._group, self._escapes = tokens, kind, group, escapes
+
+    def check(self, header: Callable[[str], str | None], target: str) -> None:
+        """Raises Unauthorized, BadEscape or Restricted; `header` gives a header by its lower-case name."""
+        if (
+            self._kind is not None
+            and self._tokens is not None
+            and not self._tokens.allows(self._kind, header("authorization"))
+        ):
+            raise Unauthorized(_DENIED)
+        if self._escapes and "%" in target:
+            refuse_bad_escapes(target)
+        if self._group is not None:
+            name, value = self._group
+            if not hmac.compare_digest((header(name.lower()) or "").encode(), value.encode()):
+                raise Restricted(f"This API is restricted, expecting header '{name}'")
+
+
 class Access:
     """Falcon middleware of one listener; `ports` are the APIs that it carries."""
 
     def __init__(self, ports: Collection[str], settings: Settings, metrics: Metrics, tokens: Tokens | None) -> None:
         self.ports, self.metrics, self.tokens = frozenset(ports), metrics, tokens
-        self._cors = {
-            name: value
+        self._restrictions = settings.http_restricted_api
+        self._cors = [
+            (name, value)
             for name, value in (
                 ("access-control-allow-origin", settings.cors_allowed_origin),
                 ("access-control-allow-methods", settings.cors_allowed_methods),
                 ("access-control-allow-headers", settings.cors_allowed_headers),
             )
             if value
-        }
+        ]
+
+    def guard(self, method: str, path: str) -> Guard:
+        """What requests for this percent-decoded path, without trailing slashes, must carry."""
+        kind = None
+        if self.tokens is not None and not (
+            self.ports == {"management"} and path == "/token"
+        ):  # asks for the API key itself
+            kind = needed(method, path, self.ports)
+        group = self._restrictions.get(group_of(method, path) or "") if self._restrictions else None
+        return Guard(self.tokens, kind, group, escapes=not is_kserve(path))
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Normalises the path, then lets through or refuses."""
         req.context.began = time.monotonic()
-        kserve = is_kserve(req.path)
-        if not kserve:
-            req.path = req.path.rstrip("/") or "/"
+        req.path = normal_path(req.path)
         try:
-            self._authorize(req)
-            if not kserve:
-                refuse_bad_escapes(req.env.get("REQUEST_URI", ""))
+            self.guard(req.method, req.path).check(req.get_header, req.env.get("REQUEST_URI", ""))
         except JitneyError as error:
-            _refuse(req, resp, error, kserve)
+            _refuse(req, resp, error)
             resp.complete = True
-
-    def _authorize(self, req: falcon.Request) -> None:
-        if self.tokens is None:
-            return
-        if self.ports == {"management"} and req.path == "/token":
-            return  # asks for the API key itself
-        kind = needed(req.method, req.path, self.ports)
-        if kind is not None and not self.tokens.allows(kind, req.get_header("Authorization")):
-            raise InvalidKey(_DENIED)
 
     def process_response(self, req: falcon.Request, resp: falcon.Response, resource: object, succeeded: bool) -> None:
         """Adds CORS headers, counts the answer and writes its line into the access log, when there is one."""
-        later = later_of(req)
-        if later is not None and later.claimed and not later.concluding:
-            later.seal(lambda: self.process_response(req, resp, resource, succeeded))
-            return
-        self.allow_origins(resp)
-        for callback in getattr(req.context, "at_end", ()):
-            callback()
-        self.passed(req, resp.status_code, getattr(req.context, "began", 0.0))
-
-    def allow_origins(self, resp: falcon.Response) -> None:
-        """Adds CORS headers, where they are configured, to those that the answer has."""
-        for name, value in self._cors.items():
+        for name, value in self._cors:
             if resp.get_header(name) is None:
                 resp.set_header(name, value)
-
-    def passed(self, req: falcon.Request, status: int, began: float) -> None:
-        """Counts an answer and logs it; `began` in monotonic seconds."""
-        self.metrics.torchserve.responded(status)
+        for callback in getattr(req.context, "at_end", ()):
+            callback()
+        if getattr(req.context, "is_counted", False):
+            return
+        self.metrics.torchserve.responded(resp.status_code)
         if self.logs:
-            self.log(req, status, began)
+            peer = f"{req.env.get('REMOTE_ADDR', '')}:{req.env.get('REMOTE_PORT', '')}"
+            uri = req.env.get("REQUEST_URI") or req.relative_uri
+            line = f"{req.method} {uri} {req.env.get('SERVER_PROTOCOL', 'HTTP/1.1')}"
+            self.log(peer, line, resp.status_code, getattr(req.context, "began", 0.0))
 
-    def log(self, req: falcon.Request, status: int, began: float, peer: str = "") -> None:
-        """Writes an answer's line into the access log."""
-        milliseconds = int((time.monotonic() - began) * 1000)
-        peer = peer or f"{req.env.get('REMOTE_ADDR', '')}:{req.env.get('REMOTE_PORT', '')}"
-        uri = req.env.get("REQUEST_URI") or req.relative_uri
-        access_log.info('/%s "%s %s %s" %s %d', peer, req.method, uri, _protocol(req), status, milliseconds)
+    def with_origins(self, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Adds CORS headers, where they are configured, to those that a reply has."""
+        if not self._cors:
+            return pairs
+        given = {name.lower() for name, _ in pairs}
+        return [*pairs, *((name, value) for name, value in self._cors if name not in given)]
+
+    def log(self, peer: str, line: str, status: int, began: float) -> None:
+        """Writes an answer's line into the access log; `line` is the request's, `began` in monotonic seconds."""
+        access_log.info('/%s "%s" %s %d', peer, line, status, int((time.monotonic() - began) * 1000))
 
     @property
     def logs(self) -> bool:
@@ -132,14 +150,15 @@ class Access:
         return access_log.isEnabledFor(logging.INFO)
 
 
-def _protocol(req: falcon.Request) -> str:
-    return str(req.env.get("SERVER_PROTOCOL", "HTTP/1.1"))
+def normal_path(path: str) -> str:
+    """A path as routes and rules see it: TorchServe's without trailing slashes."""
+    return path if is_kserve(path) else path.rstrip("/") or "/"
 
 
-def _refuse(req: falcon.Request, resp: falcon.Response, error: JitneyError, kserve: bool) -> None:
+def _refuse(req: falcon.Request, resp: falcon.Response, error: JitneyError) -> None:
     """Answers in the dialect of the path."""
-    if kserve:
-        resp.status, resp.content_type, resp.media = falcon.HTTP_400, "application/json", {"error": str(error)}
+    if is_kserve(req.path):
+        set_error(req, resp, error)
         return
 
     def fail(exchange: Exchange) -> None:

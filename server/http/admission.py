@@ -1,14 +1,13 @@
 """`Admission`: how many requests may wait for their models at once.
 
 Where a request waits in a thread, what may wait is kept below the number of threads, so that some thread is always left to say
-at once that the server is full, or healthy. Where it waits without one (`later`), it costs a connection and memory: these
+at once that the server is full, or healthy. Where it waits without one (`plan`), it costs a connection and memory: these
 are bounded too, far below what a listener can hold.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 import falcon
 
@@ -39,7 +38,7 @@ class Places:
 
 
 class Admission:
-    """`hold(req)` takes a thread's place until the request's answer is complete, `queue(req)` one of those without a thread."""
+    """`threads` are the places of requests that keep a thread while they wait or stream, `waiting` those of all others."""
 
     def __init__(self, threads: int, waiting: int) -> None:
         self.threads, self.waiting = Places(threads), Places(waiting)
@@ -50,21 +49,6 @@ class Admission:
         return self.threads.taken + self.waiting.taken
 
     def hold(self, req: falcon.Request) -> None:
-        """For a request that keeps its thread while it waits, or streams. Raises QueueFull.
-
-        Two dialects may share in one request: it takes one place.
-        """
-        _take(req, "holds_thread", self.threads)
-
-    def queue(self, req: falcon.Request) -> None:
-        """For a request whose thread goes on with others. Raises QueueFull."""
-        _take(req, "is_queued", self.waiting)
-
-
-def _take(req: falcon.Request, mark: str, places: Places) -> None:
-    if getattr(req.context, mark, False):
-        return
-    places.enter()
-    setattr(req.context, mark, True)
-    leave: Callable[[], None] = places.leave
-    at_end(req, leave)
+        """Takes a thread's place until the request's answer is complete. Raises QueueFull."""
+        self.threads.enter()
+        at_end(req, self.threads.leave)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,17 +26,17 @@ from . import kserve, torchserve
 from .access import Access, is_kserve
 from .admission import Admission
 from .certificates import made_certificate, server_context
-from .express import Express
+from .inline import ALIVE
 from .kserve.generate import Generate, GenerateStream
-from .kserve.infer import Infer
 from .kserve.shm import Regions
-from .later import later_of
 from .listeners import Listener
 from .metrics import add_metrics
-from .quick import Quickness
-from .restricted import Restricted
+from .plan import PlanTable
+from .plan_finder import PlanFinder
 from .torchserve.errors import Problem
+from .torchserve.inference import add_inference
 from .torchserve.oip import add_open_inference
+from .torchserve.predict_plan import Inference
 from .torchserve.render import new_request_id, seal, to_json
 from .torchserve.routing import Routes
 
@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 App = falcon.App[falcon.Request, falcon.Response]
 
 #: KServe's resources that wait for a model.
-WAITING = (Infer, Generate, GenerateStream)
+WAITING = (Generate, GenerateStream)
 #: Threads beyond those that may wait for models: to refuse, to answer pings, to describe.
 RESERVE = 8
 MANAGEMENT_THREADS, METRICS_THREADS = 8, 2
@@ -79,28 +79,29 @@ def build_app(ports: Collection[Port], services: Services, admission: Admission)
 
 
 def build(
-    ports: Collection[Port], services: Services, admission: Admission, regions: Regions | None = None
-) -> tuple[App, Express | None]:
-    """The application, and the short way into it where nobody has to be refused."""
+    ports: Collection[Port],
+    services: Services,
+    admission: Admission,
+    regions: Regions | None = None,
+    serves: Callable[[str], bool] = lambda path: True,
+) -> tuple[App, PlanTable | None]:
+    """The application, and the plans of those of its routes that have any, on the paths that `serves` tells."""
     settings, metrics, dataplane = services.settings, services.metrics, services.dataplane
     access = Access(ports, settings, metrics, services.tokens)
     middleware: list[Any] = [access, KServeAdmission(admission)]
-    if settings.http_restricted_api:
-        middleware.insert(1, Restricted(settings.http_restricted_api))
     app = falcon.App(middleware=middleware)
     app.resp_options.default_media_type = None  # type: ignore[assignment]
     app.set_error_serializer(_serialize)
     routes = Routes(app)
     torchserve.add_common(routes, next(port for port in ("inference", "management", "metrics") if port in ports))
     for port in ports:
-        handlers = torchserve.infer_with_handler(dataplane, admission, metrics, settings)
         kserve.add_routes(
             app,
             dataplane,
             settings,
             port,
             forward=settings.http_header_forward_pattern,
-            infer_with_handler=handlers,
+            access=access,
             admission=admission,
             regions=regions,
         )
@@ -109,11 +110,12 @@ def build(
     if "management" in ports:
         torchserve.add_management(routes, dataplane, services.control, settings, services.tokens)
     if "inference" in ports:
-        torchserve.add_inference(routes, dataplane, admission, metrics, settings)
+        add_inference(routes, Inference(dataplane, access, admission, settings.max_response_size))
         if settings.ts_open_inference_protocol:
             add_open_inference(app, dataplane)
-    everybody = services.tokens is None and not settings.http_restricted_api
-    return app, Express(app, access) if everybody and "inference" in ports else None
+    if "inference" not in ports:
+        return app, None
+    return app, PlanTable(PlanFinder(app, access, serves), lambda: dataplane.state)
 
 
 class KServeAdmission:
@@ -125,10 +127,7 @@ class KServeAdmission:
     def process_resource(self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]) -> None:
         if isinstance(resource, WAITING):
             try:
-                if later_of(req) is None or not isinstance(resource, Infer):
-                    self.admission.hold(req)
-                else:
-                    self.admission.queue(req)
+                self.admission.hold(req)
             except QueueFull as error:
                 resp.status, resp.content_type = falcon.HTTP_503, "application/json"
                 resp.data, resp.complete = orjson.dumps({"error": str(error)}), True
@@ -150,10 +149,9 @@ class Web:
                 if "inference" in ports and settings.front_ends > 1:
                     self.listeners.append(_front_ends(address, ports, services, self.admission, pem))
                     continue
-                app, express = build(ports, services, self.admission)
-                quick = Quickness(services.dataplane) if "inference" in ports else None
+                app, plans = build(ports, services, self.admission)
                 self.listeners.append(
-                    Listener(app, address, tls=tls, quick=quick, express=express, **listener_options(ports, settings))
+                    Listener(app, address, tls=tls, plans=plans, inline=ALIVE, **listener_options(ports, settings))
                 )
         except BaseException:
             self.close(0)
@@ -228,10 +226,9 @@ def _front_ends(
     regions.on_change = lambda: counters.changed("regions")
     if tokens is not None:
         tokens.on_renewed = lambda: counters.changed("keys")
-    app, express = build(ports, services, admission, regions)
-    quick = Quickness(services.dataplane)
+    app, plans = build(ports, services, admission, regions)
     try:
-        inner = InnerListener(app, address, quick=quick, express=express, **listener_options(ports, settings))
+        inner = InnerListener(app, address, plans=plans, inline=ALIVE, **listener_options(ports, settings))
     except BaseException:
         counters.close()
         raise

@@ -5,7 +5,6 @@ What the application may say to the front, and what it is told, stands in the WS
     jitney.headers          (name, value) of the request's headers in the client's spelling and order
     jitney.on_disconnect    function(callback): the loop's thread calls back once if the client goes away before the answer
     jitney.at_end           list to which callbacks may be added: the thread calls them when the answer is out, or given up
-    jitney.later            a `later.Later`: the application may return before it has the answer
     jitney.connection       set by the application: "keep-alive" is announced, "close" is announced and done
     jitney.spelling         set by the application: lower-case header name -> how to write it
 """
@@ -14,15 +13,15 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.utilities import Error, InternalServerError, logger
 
-from .parser import Head, RequestParser
-from .tasks import AppTask, Errand, HeadWriter, RefusalTask
-from .travel import LIGHT_BYTES, Traveller
+from .parser import Request, whole_request
+from .runner import PlanRunner
+from .tasks import AppTask, HeadWriter, RefusalTask
 
 if TYPE_CHECKING:
     from .servers import Server
@@ -35,35 +34,32 @@ IDLE_SECONDS = 600
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 16 << 20
 
-#: Whether a request's work before its model is so short that the loop's thread does it itself: (path,
-#: names of headers in upper case with underscores, bytes of the body).
-Quick = Callable[[str, Container[str], int], bool]
+#: Bytes that are asked for where a request begins. What is asked for is allocated first, and above 128 KiB by the system, which
+#: takes longer than all else that a small request costs here; the rest of a long one is read in larger pieces.
+FIRST_BYTES = 64 << 10
 #: Renders what the front itself refuses: (path, error) -> (status line, headers, body).
 Refuse = Callable[[str, Error], tuple[str, list[tuple[str, str]], bytes]]
 
 
-class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
+class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
     """One connection: tells when the client goes away, drops refused bodies, lingers after an early answer.
 
-    A request is served by a thread of the pool, or by the loop's where that takes no time; see `service`. An answer that comes
-    later is sent by the loop's thread.
+    Inference requests are answered by their plans (`runner`), all others by the application, in a thread of the pool.
     """
 
     reads_plainly = True  # whether input is all that an event without output can mean
     task_class = AppTask
     error_task_class = RefusalTask
-    parser_class = RequestParser
 
     server: Server
-    request: RequestParser | None
-    requests: list[RequestParser | Head]
+    request: Request | None
+    requests: list[Request]
     current_outbuf_count: int
     sent_continue: bool
     will_close: bool
     close_when_flushed: bool
     last_activity: float
-    gone: Callable[[], None] | None = None
-    _at_once = False  # whether this thread is to serve the request that it has just read
+    gone: Callable[[], object] | None = None
     _drop = 0  # bytes of a refused body that are still to come
     _untrusted = False  # whether what comes next may be a body or a request
     _lingers = False  # whether more than the answered request may be on its way
@@ -77,6 +73,7 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
     # -- the loop's thread -----------------------------------------------------------------------------------------------
 
     def received(self, data: bytes) -> bool:
+        fresh = False
         with self.requests_lock:
             if self.will_close or self.close_when_flushed:
                 return False
@@ -88,16 +85,17 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
                 self._drop -= dropped
                 data = data[dropped:]
                 if data:
+                    waiting = len(self.requests)
                     data = data[self._feed(data) :]
-        if self._at_once:
-            self._at_once = False
-            self.service()
+                    fresh = fresh or (not waiting and len(self.requests) == 1)
+        if fresh:
+            self.begin_first()
         return True
 
     def _feed(self, data: bytes) -> int:
         """Gives data to the current request and returns how much of it is used up."""
-        request = self.request = self.request or self.parser_class(self.adj)
-        used: int = request.received(data)
+        request = self.request = self.request or Request(self.adj)
+        used = request.received(data)
         if request.expect_continue and request.headers_finished and not self.requests and not self.sent_continue:
             self.send_continue()
         if not request.completed:
@@ -106,32 +104,37 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
         if request.empty:
             return used
         self.requests.append(request)
-        if len(self.requests) == 1:
-            self._at_once = request.error is not None or self._is_quick(request)
-            if not self._at_once:
-                self.server.add_task(self)
         if request.error is None:
             return used
         if self.survives(request):
-            self._untrusted = "EXPECT" in request.headers and used == len(data)
-            self._drop = 0 if self._untrusted else request.content_length
+            head = request.head
+            self._untrusted = head is not None and "expect" in head.fields and used == len(data)
+            self._drop = 0 if self._untrusted or head is None else head.length
             return used
         self._lingers = True
         return len(data)  # where the next request would begin is unknown
 
-    def _is_quick(self, request: RequestParser) -> bool:
-        quick = self.server.quick
-        if request.command == "HEAD":  # waits for its model where it is served
-            return False
-        return quick is not None and quick(str(request.path), request.headers, len(request.body_rcv or ()))
+    def begin_first(self) -> None:
+        """Begins with the request that is to be answered next: by its plan, or as a task for the application."""
+        request = self.requests[0]
+        head, plans = request.head, self.server.plans
+        if request.error is not None or head is None:
+            self.service()
+        elif plans is not None and (plan := plans.find(head.line)) is not None:
+            self.run_plan(plan, head, request.body)
+        elif head.line.path in self.server.inline and head.line.command != "HEAD" and not request.body:
+            self.service()
+        else:
+            self.server.add_task(self)
 
-    def survives(self, request: RequestParser) -> bool:
+    def survives(self, request: Request) -> bool:
         """Whether the connection goes on after this refused request: only if it is known where its body ends.
 
         A client that waits for `100 Continue` may send the refused body after all or may not (`_untrusted`): the answer
         leaves the connection open (TorchServe), and whatever comes next closes it.
         """
-        return bool(request.error and request.error.code in (413, 417) and not request.chunked)
+        known = request.head is not None and not request.head.chunked
+        return bool(known and request.error and request.error.code in (413, 417))
 
     def handle_read(self) -> None:
         if self._linger_until:
@@ -140,6 +143,35 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
             super().handle_read()
         else:
             self._read_request()
+
+    def read_plainly(self) -> None:
+        """Reads; the loop is told only where it has to wait for something else than before, which is more input."""
+        try:
+            self.handle_read()
+        except Exception:  # noqa: BLE001 - a defect here ends this connection, and no other
+            self.handle_error()
+        if self.total_outbufs_len or len(self.requests) > 1 or self.will_close or self.close_when_flushed:
+            self.server.loop.look(self)
+
+    def _read_request(self) -> None:
+        """Reads where a request begins; one that comes as a whole, which is most of them, needs no receiver."""
+        try:
+            data = self.socket.recv(FIRST_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.handle_close()
+            return
+        if not data:
+            self.handle_close()
+            return
+        self.last_activity = time.time()
+        request = None if self.will_close or self.close_when_flushed else whole_request(self.adj, data)
+        if request is None:
+            self.received(data)
+            return
+        self.requests.append(request)
+        self.begin_first()
 
     def _read_on(self) -> None:
         """Reads and drops what comes after the end."""
@@ -183,42 +215,16 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
         idle = self.request is None and not self.total_outbufs_len
         return self.last_activity < now - (IDLE_SECONDS if idle else STALLED_SECONDS)
 
-    def proceed(self, task: AppTask) -> None:
-        """Sends an answer that came later, once the application has returned and the model has answered."""
-        if not (task.returned and task.woken) or task.proceeds:
-            return
-        task.proceeds = True
-        if task.later.size() <= LIGHT_BYTES and not self.total_outbufs_len:
-            self._conclude(task)
-        else:
-            self.server.task_dispatcher.add_task(Errand(lambda: self._conclude(task)))
-
     # -- a thread of the pool, or the loop's -----------------------------------------------------------------------------
 
     def service(self) -> None:
-        """Has the first request answered, or at least read by the application."""
+        """Has the first request answered by the application, or refused."""
         request = self.requests[0]
         task: HeadWriter = (self.error_task_class if request.error else self.task_class)(self, request)
         self._guard(task, task.service)
-        if isinstance(task, AppTask) and task.later.claimed and not task.close_on_finish:
-            self.server.loop.do(task.has_returned)
-        else:
-            self._end(task)
-
-    def _conclude(self, task: AppTask) -> None:
-        self._guard(task, task.conclude)
-        self._go_on(task)
-
-    def _go_on(self, task: AppTask) -> None:
-        """The head of an answer was made: the stream behind it follows, or nothing."""
-        if task.streams and not task.close_on_finish:
-            self.server.task_dispatcher.add_task(Errand(lambda: self._stream(task)))
-        else:
-            self._end(task)
-
-    def _stream(self, task: AppTask) -> None:
-        self._guard(task, task.stream)
-        self._end(task)
+        if isinstance(task, AppTask):
+            task.over()
+        self.conclude_first(task.close_on_finish)
 
     def _guard(self, task: HeadWriter, work: Callable[[], None]) -> None:
         """Does a task's work. What it raises ends the connection, after a plain 500 where nothing was sent yet."""
@@ -232,24 +238,16 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
             logger.exception("Exception while serving %s", task.request.path)
             task.close_on_finish = True
             if not task.wrote_header and not isinstance(task, RefusalTask):
-                failed = self.parser_class(self.adj)
-                failed.version, failed.path = task.request.version, task.request.path
+                failed = Request(self.adj, task.request.head)
                 failed.error = InternalServerError("The server encountered an unexpected internal server error")
                 refusal = self.error_task_class(self, failed)
                 self._guard(refusal, refusal.service)
 
-    def _end(self, task: HeadWriter) -> None:
-        """The first request is answered, or given up: its thread goes on to the next one, or the connection ends."""
-        if isinstance(task, AppTask):
-            task.over()
-        self._conclude_first(task.close_on_finish)
-
-    def _conclude_first(self, close: bool) -> None:
+    def conclude_first(self, close: bool) -> None:
+        """The first request is answered, or given up: it is the next one's turn, or the connection ends."""
         with self.requests_lock:
             if close:
                 self.close_when_flushed = True
-                for request in self.requests:
-                    request.close()
                 self.requests = []
             else:
                 self._next()
@@ -260,11 +258,11 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
     def _next(self) -> None:
         if self.current_outbuf_count > 0:  # the next answer gets a buffer of its own, so that this one's can go
             self.current_outbuf_count = self.adj.outbuf_high_watermark
-        self.requests.pop(0).close()
+        self.requests.pop(0)
         if not self.connected:
             return
         if self.requests:
-            self.server.add_task(self)
+            self.server.loop.post(self.begin_first)
         elif self.request and self.request.expect_continue and self.request.headers_finished and not self.sent_continue:
             self.send_continue()
 

@@ -21,7 +21,7 @@ import ssl
 import stat
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,9 @@ from waitress.adjustments import Adjustments
 from .. import reactor
 from ..addresses import Address
 from ..errors import InvalidConfig
-from .express import Express
-from .front import Quick, Refuse
+from .front import Refuse
 from .loop import Loop
+from .plan import PlanTable
 from .servers import Server, UnixServer
 from .tasks import Dispatcher
 from .tls import TlsServer
@@ -98,15 +98,15 @@ class Listener:
     refuse    renders what never reaches the application: malformed HTTP, bodies too large
     setting   the key of config.properties that errors name;  ports: the APIs that it carries
     tls       what an https address speaks
-    quick     tells the requests that the loop's thread serves itself, without a thread of the pool; default none
-    express   knows a short way into the application for some of those; default none
+    plans     answers the requests that have a plan, without the application; default none
+    inline    paths of the application that the loop's thread serves itself, without a thread of the pool; default none
     sock      the listening socket where others listen on it too; default one of its own at `address`
     """
 
     def __init__(
         self, app: Callable[..., Any], address: Address, *, name: str, threads: int, max_body: int, refuse: Refuse,
-        setting: str = "", ports: Collection[str] = (), tls: ssl.SSLContext | None = None, quick: Quick | None = None,
-        express: Express | None = None, sock: socket.socket | None = None,
+        setting: str = "", ports: Collection[str] = (), tls: ssl.SSLContext | None = None, plans: PlanTable | None = None,
+        inline: Container[str] = (), sock: socket.socket | None = None,
     ) -> None:  # fmt: skip
         if address.tls and tls is None:
             raise InvalidConfig(f"{setting or name}={address}: expected a TLS context")
@@ -118,7 +118,7 @@ class Listener:
         self._dispatcher = Dispatcher(name)
         self._server = _server(app, self._sock, self._loop, self._dispatcher, max_body, tls if address.tls else None)
         self._server.refuse = refuse
-        self._server.quick, self._server.express = quick, express
+        self._server.plans, self._server.inline = plans, inline
         self._thread = threading.Thread(
             target=self._loop.run, args=(self._server, CLEANUP_SECONDS), name=f"http-{name}", daemon=True
         )
@@ -192,7 +192,6 @@ def _server(
         backlog=1024,
         clear_untrusted_proxy_headers=False,  # no proxy header is believed, and handlers see what clients sent
     )
-    adjustments.heads = {}
     kind = TlsServer if tls else UnixServer if sock.family == socket.AF_UNIX else Server
     info = (sock.family, sock.type, sock.proto, sock.getsockname())
     server = kind(app, loop.sockets, False, sock, dispatcher=dispatcher, adj=adjustments, bind_socket=False, sockinfo=info)

@@ -1,4 +1,4 @@
-"""HTTP requests as waitress parses them, with what it leaves out: the client's spelling of header names, and no ambiguity.
+"""HTTP requests, read strictly: the request line by waitress' grammar, headers by llhttp (`httptools`), bodies by `receiver`.
 
 A request whose end two programs could see in different places is refused, since the one in front of us may see it elsewhere
 (request smuggling): both lengths at once, several of one kind, a transfer coding in HTTP/1.0, anything but plain `chunked`,
@@ -7,47 +7,93 @@ folded lines.
 
 from __future__ import annotations
 
-from typing import Any
+import io
 
+import httptools
 from waitress.adjustments import Adjustments
-from waitress.parser import HTTPRequestParser, ParsingError, get_header_lines
-from waitress.utilities import Error
+from waitress.parser import ParsingError, TransferEncodingNotImplemented, crack_first_line, split_uri
+from waitress.utilities import (
+    BadRequest,
+    Error,
+    RequestEntityTooLarge,
+    RequestHeaderFieldsTooLarge,
+    ServerNotImplemented,
+)
 
-from .express import Route, Shortcut
-from .receiver import ChunkedReceiver, FixedReceiver, Receiver
+from .receiver import BodyStream, ChunkedReceiver, FixedReceiver, Receiver
 
-#: Heads of requests that are kept in parsed form: how many in one listener, and the bytes of the longest.
-MAX_KEPT, MAX_KEPT_BYTES = 512, 4096
-#: What belongs to a single request, and not to its head.
-_OWN = frozenset({"adj", "body_rcv", "completed", "head", "header_plus"})
+#: Request lines, and names of headers, that are kept in parsed form: clients repeat them, whatever else differs.
+MAX_LINES, MAX_NAMES = 1024, 1024
+#: What llhttp reads in place of the request line, which is parsed here.
+_LINE = b"POST / HTTP/1.1\r\n"
+_END = b"\r\n\r\n"
+_ONE_CODING = "only one Transfer-Encoding, 'chunked', is understood"
 
 
-class Head:
-    """A parsed head, read by all requests that have the same bytes: nobody changes what is in it.
+class ExpectationFailed(Error):  # type: ignore[misc]
+    """The client expects something that is not `100-continue`."""
 
-    It stands in for the parser of a request that takes the short way (`express`).
+    code = 417
+    reason = "Expectation Failed"
 
-    state    the parser's attributes
-    environ  what they are in WSGI, None until the first request has gone through
-    route    the short way, None where there is none; only known once `routed`; `shortcut` likewise
+
+class RequestLine:
+    """A parsed request line; requests that begin with the same bytes share it.
+
+    target   as sent
+    route    command and target without the query: what a route is found by
+    path     percent-decoded bytes as latin-1 (WSGI's form), without scheme and host, slashes at its beginning made one
+    version  "1.1", "1.0", or what else was sent; "" for none
     """
 
-    error = None
+    __slots__ = ("command", "path", "query", "route", "target", "version")
 
-    def __init__(self, state: dict[str, Any]) -> None:
-        self.state = state
-        self.environ: dict[str, Any] | None = None
-        self.route: Route | None = None
-        self.routed = False
-        self.shortcut: Shortcut | None = None
-        self.command, self.path, self.version = str(state["command"]), str(state["path"]), str(state["version"])
-        self.headers: dict[str, str] = state["headers"]
-        self.raw_headers: list[tuple[str, str]] = state["raw_headers"]
-        self.length = int(state["content_length"])
-        self.keeps_open = keeps_open(self.version, self.headers.get("CONNECTION"))
+    def __init__(self, line: bytes) -> None:
+        if b"\r" in line or b"\n" in line:
+            raise ParsingError("Bare CR or LF found in HTTP message")
+        command, target, version = crack_first_line(line.rstrip())
+        if not command:
+            raise ParsingError("Start line is invalid")
+        self.command, self.target, self.version = (part.decode("latin-1") for part in (command, target, version))
+        self.route = f"{self.command} {self.target.partition('?')[0]}"
+        _, _, path, self.query, _ = split_uri(target)
+        self.path: str = "/" + path.lstrip("/") if path.startswith("/") else path
 
-    def close(self) -> None:
-        """Nothing to release."""
+
+class RequestHead:
+    """What came before the body.
+
+    pairs       headers as (name, value), in the client's spelling and order
+    fields      the same by lower-case name; values of repeated ones joined by ", "; names with underscores left out, since in
+                WSGI they could be taken for others
+    length      bytes of the body by Content-Length, 0 where there is none
+    """
+
+    __slots__ = ("chunked", "fields", "keeps_open", "length", "line", "pairs")
+
+    def __init__(self, line: RequestLine, pairs: list[tuple[str, str]], fields: dict[str, str]) -> None:
+        self.line, self.pairs, self.fields = line, pairs, fields
+        self.chunked = False
+        self.length = 0
+        self.keeps_open = keeps_open(line.version, fields.get("connection"))
+        if "transfer-encoding" in fields:
+            self._read_coding(fields.pop("transfer-encoding"))
+        elif length := fields.get("content-length"):
+            self.length = int(length)
+
+    def _read_coding(self, coding: str) -> None:
+        if self.line.version != "1.1":
+            raise ParsingError("Transfer-Encoding needs HTTP/1.1")
+        if "," in coding:
+            raise ParsingError(_ONE_CODING)
+        if coding.lower() != "chunked":
+            raise TransferEncodingNotImplemented("Transfer-Encoding requested is not supported.")
+        self.chunked = True
+
+    @property
+    def expectation(self) -> str:
+        """What the client waits for before it sends the body, in lower case; "" for nothing."""
+        return self.fields.get("expect", "").lower() if self.line.version == "1.1" else ""
 
 
 def keeps_open(version: str, wish: str | None) -> bool:
@@ -58,102 +104,224 @@ def keeps_open(version: str, wish: str | None) -> bool:
     return "close" not in tokens if version == "1.1" else "keep-alive" in tokens
 
 
-class ExpectationFailed(Error):  # type: ignore[misc]
-    """The client expects something that is not `100-continue`."""
-
-    code = 417
-    reason = "Expectation Failed"
+_lines: dict[bytes, RequestLine] = {}
+_names: dict[bytes, tuple[str, str]] = {}
 
 
-class RequestParser(HTTPRequestParser):  # type: ignore[misc]
-    """One request. `raw_headers` are (name, value) as sent."""
+class _Headers:
+    """What llhttp calls back."""
 
-    body_rcv: Receiver | None
-    completed: bool
-    error: Error | None
-    expect_continue: bool
-    chunked: bool
+    __slots__ = ("raw",)
 
-    def __init__(self, adj: Adjustments) -> None:
-        super().__init__(adj)
-        self.raw_headers: list[tuple[str, str]] = []
-        self.head: Head | None = None
+    def __init__(self) -> None:
+        self.raw: list[tuple[bytes, bytes]] = []
 
-    @property
-    def limit(self) -> int:
-        return int(self.adj.max_request_body_size) - 1
-
-    def received(self, data: bytes) -> int:
-        """Takes what belongs to this request and returns how many bytes that was."""
-        if self.body_rcv is None or self.completed:
-            if not self.header_plus and (end := data.find(b"\r\n\r\n") + 4) > 3:
-                head = self.adj.heads.get(data[:end])
-                if head is not None:
-                    return end + self._adopt(head, memoryview(data)[end:])
-            consumed: int = super().received(data)
-            if self.error or self.completed:
-                self.expect_continue = False  # the answer follows at once
-            return consumed
-        consumed = self.body_rcv.received(data)
-        self.error = self.body_rcv.error
-        self.completed = self.body_rcv.completed or self.error is not None
-        if self.completed and self.chunked:
-            self.headers["CONTENT_LENGTH"] = str(len(self.body_rcv))
-        return consumed
-
-    def _adopt(self, head: Head, rest: memoryview) -> int:
-        """Takes a head that was parsed before, and what is there of the body; returns how much of it."""
-        self.__dict__.update(head.state)
-        self.head, self.headers_finished = head, True
-        if not self.content_length:
-            self.completed = True
-            return 0
-        self.body_rcv = FixedReceiver(self.content_length)
-        used = self.body_rcv.received(rest)
-        self.completed = self.body_rcv.completed
-        return used
-
-    def _remember(self, header_plus: bytes) -> None:
-        """Keeps a parsed head for the requests that begin with the same bytes, which is most of them."""
-        usual = not (self.error or self.chunked or self.expect_continue) and self.content_length <= self.limit
-        if usual and len(header_plus) <= MAX_KEPT_BYTES:
-            if len(self.adj.heads) >= MAX_KEPT:
-                self.adj.heads.clear()
-            state = {name: value for name, value in vars(self).items() if name not in _OWN}
-            self.head = self.adj.heads[header_plus] = Head(state)
-
-    def parse_header(self, header_plus: bytes) -> None:
-        if b"\r\n " in header_plus or b"\r\n\t" in header_plus:
-            raise ParsingError("a header line is folded")
-        lines = get_header_lines(header_plus.partition(b"\r\n")[2])
-        self.raw_headers = [_split(line) for line in lines]
-        lengths, encodings = self._values("content-length"), self._values("transfer-encoding")
-        _refuse_ambiguity(lengths, encodings)
-        super().parse_header(header_plus)
-        if encodings and self.version != "1.1":
-            raise ParsingError("Transfer-Encoding needs HTTP/1.1")
-        if self.chunked:
-            self.body_rcv = ChunkedReceiver(self.limit)
-        elif self.content_length > 0:
-            self.body_rcv = FixedReceiver(self.content_length)
-        if self.version == "1.1" and self._values("expect") and not self.expect_continue:
-            self.error = ExpectationFailed("only 'Expect: 100-continue' is understood")
-            self.completed = True
-        self._remember(header_plus)
-
-    def _values(self, name: str) -> list[str]:
-        return [value for key, value in self.raw_headers if key.lower() == name]
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.raw.append((name, value))
 
 
-def _split(line: bytes) -> tuple[str, str]:
-    name, _, value = line.partition(b":")
-    return name.decode("latin-1"), value.strip(b" \t").decode("latin-1")
+def parse_head(data: bytes) -> RequestHead:
+    """Reads a head that ends with an empty line.
+
+    ParsingError for what is malformed or ambiguous, TransferEncodingNotImplemented for codings other than chunked.
+    """
+    end = data.index(b"\r\n")
+    line = _line(data[:end])
+    headers = _Headers()
+    try:
+        httptools.HttpRequestParser(headers).feed_data(_LINE + data[end + 2 :])
+    except httptools.HttpParserUpgrade:
+        pass  # nothing is upgraded: the request is served as it is
+    except httptools.HttpParserError as error:
+        _refuse(data, str(error))
+    pairs: list[tuple[str, str]] = []
+    fields: dict[str, str] = {}
+    for raw_name, raw_value in headers.raw:
+        name, key = _names.get(raw_name) or _name(raw_name)
+        value = raw_value.decode("latin-1").strip(" \t")
+        pairs.append((name, value))
+        if "_" not in key:
+            fields[key] = f"{fields[key]}, {value}" if key in fields else value
+    return RequestHead(line, pairs, fields)
 
 
-def _refuse_ambiguity(lengths: list[str], encodings: list[str]) -> None:
-    if lengths and encodings:
+def _line(raw: bytes) -> RequestLine:
+    found = _lines.get(raw)
+    if found is None:
+        if len(_lines) >= MAX_LINES:
+            _lines.clear()
+        found = _lines[raw] = RequestLine(raw)
+    return found
+
+
+def _name(raw: bytes) -> tuple[str, str]:
+    """A header's name as sent and in lower case."""
+    if len(_names) >= MAX_NAMES:
+        _names.clear()
+    name = raw.decode("latin-1")
+    found = _names[raw] = name, name.lower()
+    return found
+
+
+def _refuse(data: bytes, reason: str) -> None:
+    """Says what is wrong with headers that llhttp refused; where that is the body's framing, in terms of it."""
+    if b"\r\n " in data or b"\r\n\t" in data:
+        raise ParsingError("a header line is folded")
+    names: dict[bytes, list[bytes]] = {}
+    for line in data.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        names.setdefault(name.strip().lower(), []).append(value)
+    lengths, codings = names.get(b"content-length", []), names.get(b"transfer-encoding", [])
+    if lengths and codings:
         raise ParsingError("Content-Length and Transfer-Encoding exclude each other")
     if len(lengths) > 1:
         raise ParsingError("Content-Length was sent more than once")
-    if len(encodings) > 1 or any("," in encoding for encoding in encodings):
-        raise ParsingError("only one Transfer-Encoding, 'chunked', is understood")
+    if len(codings) > 1 or any(b"," in coding for coding in codings):
+        raise ParsingError(_ONE_CODING)
+    if codings and "Transfer-Encoding" in reason:
+        raise TransferEncodingNotImplemented("Transfer-Encoding requested is not supported.")
+    raise ParsingError(f"the headers are malformed: {reason}")
+
+
+class Request:
+    """One request as it arrives. The attributes from `command` on are what waitress' tasks ask of a parser.
+
+    head      None until the head is there, or where it was malformed
+    body      what has arrived of the body
+    error     why the request is refused; nothing of it is consumed after that
+    empty     blank lines, and no request
+    """
+
+    def __init__(self, adj: Adjustments, head: RequestHead | None = None, body: bytes = b"") -> None:
+        """A request of which nothing has arrived yet, or with `head` a whole one."""
+        self._adj, self.head = adj, head
+        self._receiver: Receiver | None = None
+        self._body, self._partial = body, b""
+        self.completed = head is not None
+        self.empty = self.expect_continue = False
+        self.error: Error | None = None
+
+    @property
+    def body(self) -> bytes | bytearray:
+        return self._body if self._receiver is None else self._receiver.body
+
+    @property
+    def _limit(self) -> int:
+        return int(self._adj.max_request_body_size) - 1
+
+    def received(self, data: bytes) -> int:
+        """Takes what belongs to this request and returns how many bytes that was."""
+        if self.completed:
+            return 0
+        if self._receiver is None:
+            return self._receive_head(data)
+        taken = self._receiver.received(data)
+        self.error = self._receiver.error
+        self.completed = self._receiver.completed or self.error is not None
+        return taken
+
+    def _receive_head(self, data: bytes) -> int:
+        whole, before = self._partial + data, len(self._partial)
+        end = whole.find(_END, max(0, before - len(_END))) + len(_END)
+        limit = self._adj.max_request_header_size
+        if max(end, len(whole) * (end < len(_END))) >= limit:
+            self._fail(RequestHeaderFieldsTooLarge(f"exceeds max_header of {limit}"))
+            return len(data)
+        if end < len(_END):
+            self._partial = whole
+            return len(data)
+        self._partial = b""
+        head = whole[:end].lstrip()  # clients may send an empty line after a request (RFC 9112, 2.2)
+        if head:
+            self._begin(head)
+        else:
+            self.empty = self.completed = True
+        return end - before
+
+    def _begin(self, data: bytes) -> None:
+        try:
+            head = self.head = parse_head(data)
+        except ParsingError as error:
+            self._fail(BadRequest(str(error)))
+        except TransferEncodingNotImplemented as error:
+            self._fail(ServerNotImplemented(str(error)))
+        else:
+            self._expect_body(head)
+
+    def _expect_body(self, head: RequestHead) -> None:
+        """Gets ready for the body that the head announces, and refuses one that is too long."""
+        self.expect_continue = head.expectation == "100-continue"
+        if head.expectation and not self.expect_continue:
+            self._fail(ExpectationFailed("only 'Expect: 100-continue' is understood"))
+        elif head.length > self._limit:
+            self._fail(RequestEntityTooLarge(f"exceeds max_body of {self._adj.max_request_body_size}"))
+        elif head.chunked:
+            self._receiver = ChunkedReceiver(self._limit)
+        elif head.length:
+            self._receiver = FixedReceiver(head.length)
+        else:
+            self.completed = True
+            self.expect_continue = False
+
+    def _fail(self, error: Error) -> None:
+        self.error, self.completed, self.expect_continue = error, True, False
+
+    # -- for waitress ------------------------------------------------------------------------------------------------------
+
+    @property
+    def command(self) -> str:
+        return self.head.line.command if self.head is not None else ""
+
+    @property
+    def path(self) -> str:
+        return self.head.line.path if self.head is not None else ""
+
+    @property
+    def version(self) -> str:
+        return self.head.line.version if self.head is not None else "1.0"
+
+    @property
+    def query(self) -> str:
+        return self.head.line.query if self.head is not None else ""
+
+    @property
+    def request_uri(self) -> str:
+        return self.head.line.target if self.head is not None else ""
+
+    @property
+    def url_scheme(self) -> str:
+        return str(self._adj.url_scheme)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """By WSGI's names without HTTP_; a chunked body's length is told as if it had been announced."""
+        if self.head is None:
+            return {}
+        headers = {name.upper().replace("-", "_"): value for name, value in self.head.fields.items()}
+        if self.head.chunked:
+            headers["CONTENT_LENGTH"] = str(len(self.body))
+        return headers
+
+    @property
+    def headers_finished(self) -> bool:
+        return self.head is not None or self.error is not None
+
+    def get_body_stream(self) -> io.RawIOBase:
+        return BodyStream(self.body)
+
+    def close(self) -> None:
+        """Nothing to release: views of the body may outlive the request."""
+
+
+def whole_request(adj: Adjustments, data: bytes) -> Request | None:
+    """The one request that this data is; None where it is more or less than that, or may have to be refused."""
+    end = data.find(_END) + len(_END)
+    if end < len(_END) or end >= adj.max_request_header_size or data[0] <= 32:
+        return None
+    try:
+        head = parse_head(data[:end])
+    except (ParsingError, TransferEncodingNotImplemented):
+        return None
+    if head.chunked or head.length != len(data) - end or "expect" in head.fields or head.length >= adj.max_request_body_size:
+        return None
+    return Request(adj, head, data[end:])

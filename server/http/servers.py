@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Container
 
 from waitress import wasyncore
 from waitress.server import TcpWSGIServer, UnixWSGIServer
 
-from .express import Express
-from .front import Channel, Quick, Refuse
+from .front import Channel, Refuse
 from .loop import Loop
+from .plan import PlanTable
 
 
 class Server(TcpWSGIServer):  # type: ignore[misc]
@@ -19,8 +20,8 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
     draining = False
     refuse: Refuse
     loop: Loop
-    quick: Quick | None = None
-    express: Express | None = None
+    plans: PlanTable | None = None
+    inline: Container[str] = ()
 
     def maintenance(self, now: float) -> None:
         for channel in list(self.active_channels.values()):

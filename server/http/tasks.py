@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from waitress.task import ErrorTask, Task, ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import build_http_date
 
-from .express import LightRequest, LightResponse, Shortcut, Trip
-from .later import Later, collect
-from .parser import Head, keeps_open
-from .receiver import BodyStream
+from .parser import keeps_open
 
 
 class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
@@ -32,8 +29,6 @@ class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
             self.queue_cv.notify()
 
 
-#: What a request does not share with others that have the same head.
-OWN = frozenset({"REMOTE_ADDR", "REMOTE_HOST", "REMOTE_PORT", "wsgi.input", "waitress.client_disconnected"})
 _LINE = "\r\n"
 
 
@@ -42,7 +37,7 @@ def date_of(second: int) -> str:
     return str(build_http_date(second))
 
 
-class Errand:
+class Job:
     """Anything that a thread of the pool is to do."""
 
     def __init__(self, service: Callable[[], None]) -> None:
@@ -109,81 +104,18 @@ class HeadWriter(Task):  # type: ignore[misc]
 
 
 class AppTask(HeadWriter, WSGITask):  # type: ignore[misc]
-    """One request for the application, with jitney's keys in its environ.
-
-    `later` is claimed where the application returned without the answer. Then `conclude` follows `service`, and after either
-    of them `over`, each on whatever thread the channel chooses.
-    """
-
-    complete: bool
+    """One request for the application, with jitney's keys in its environ."""
 
     def __init__(self, channel: Any, request: Any) -> None:
         super().__init__(channel, request)
         self.at_end: list[Callable[[], None]] = []
-        self.later = Later(self._ready)
-        self.streams = False
-        self.returned = self.woken = self.proceeds = False  # the loop's thread alone knows them
 
     def get_environment(self) -> dict[str, Any]:
-        if self.environ is None:
-            self.environ = self._fresh()
-            self._add_own(self.environ)
-        return self.environ
-
-    def _add_own(self, environ: dict[str, Any]) -> None:
-        environ["jitney.headers"] = self.request.raw_headers
+        environ: dict[str, Any] = super().get_environment()
+        environ["jitney.headers"] = self.request.head.pairs
         environ["jitney.on_disconnect"] = self.channel.on_disconnect
         environ["jitney.at_end"] = self.at_end
-        environ["jitney.later"] = self.later
-
-    def _fresh(self) -> dict[str, Any]:
-        """WSGI's environ. All but the connection's part is the same for all requests with the same head."""
-        head = self.request.head
-        if head is None or head.environ is None:
-            environ: dict[str, Any] = super().get_environment()
-            if head is not None:
-                head.environ = {name: value for name, value in environ.items() if name not in OWN}
-            return environ
-        environ = self._per_connection(head.environ.copy())
-        environ["wsgi.input"] = self.request.get_body_stream()
         return environ
-
-    def _per_connection(self, environ: dict[str, Any]) -> dict[str, Any]:
-        host, port = self.channel.addr[:2]
-        environ["REMOTE_ADDR"] = environ["REMOTE_HOST"] = host
-        environ["REMOTE_PORT"] = str(port)
-        return environ
-
-    def finish(self) -> None:
-        if not self.later.claimed or self.later.concluding:
-            super().finish()
-
-    def conclude(self) -> None:
-        """Sends the answer that came later, unless it is a stream, for which `stream` is to be called."""
-        self._send(*self.later.conclude())
-
-    def _send(self, status: str, headers: list[tuple[str, str]], body: Iterable[bytes]) -> None:
-        self.status, self.response_headers = status, headers
-        self.complete, self.content_length = True, None
-        if isinstance(body, list):
-            data = b"".join(body)
-            self.content_length = len(data)
-            self.write(data)
-            super().finish()
-        else:
-            self.streams, self._body = True, body
-
-    def stream(self) -> None:
-        """Sends the chunks of an answer as they come; blocks."""
-        body = self._body
-        try:
-            for chunk in body:
-                if chunk:
-                    self.write(chunk)
-            super().finish()
-        finally:
-            if hasattr(body, "close"):
-                body.close()
 
     def over(self) -> None:
         """The answer is out, or given up."""
@@ -191,50 +123,6 @@ class AppTask(HeadWriter, WSGITask):  # type: ignore[misc]
         for callback in self.at_end:
             callback()
         self.at_end.clear()
-        self.later.forget()
-
-    def has_returned(self) -> None:
-        """The loop's thread: `service` is over, and the answer is still to come."""
-        self.returned = True
-        self.channel.proceed(self)
-
-    def _ready(self) -> None:
-        self.channel.server.loop.post(self._wake)
-
-    def _wake(self) -> None:
-        self.woken = True
-        self.channel.proceed(self)
-
-
-class KnownTask(AppTask):
-    """A request whose head has a short way to its route; its body is there as a whole. The loop's thread alone serves it."""
-
-    def __init__(self, channel: Any, head: Head, body: bytes | bytearray) -> None:
-        super().__init__(channel, head)
-        self._body_in = body
-
-    def serve(self) -> None:
-        """Has the route render the answer, or claim that it comes later."""
-        resp = LightResponse()
-        self.request.route(self._light_request(), resp)
-        if not self.later.claimed:
-            self._send(*collect(resp))
-
-    def respond(self, trip: Trip, shortcut: Shortcut, error: Exception | None) -> None:
-        """Has the route render what its shortcut leaves to it."""
-        req, resp = self._light_request(), LightResponse()
-        del req.env["jitney.later"]
-        req.context.began = trip.began
-        shortcut.respond(trip, req, resp, error)
-        self._send(*collect(resp))
-
-    def _light_request(self) -> LightRequest:
-        self.start()
-        head = self.request
-        environ = self.environ = self._per_connection(head.environ.copy())
-        environ["wsgi.input"] = BodyStream(self._body_in)
-        self._add_own(environ)
-        return LightRequest(environ, head.length)
 
 
 class RefusalTask(HeadWriter, ErrorTask):  # type: ignore[misc]

@@ -10,6 +10,7 @@ import numpy as np
 
 from jitney.backends.base import Request, Response
 from jitney.backends.tensor import Tensor
+from jitney.server.call import Call
 from jitney.server.dataplane import DataPlane
 from jitney.server.deployment import Options
 from jitney.server.modelcontrol import ModelControl
@@ -93,3 +94,9 @@ def first(response: Response) -> list[float]:
 def sizes(plane: DataPlane, model: str) -> dict[int, int]:
     """Executions by batch size, as the statistics count them."""
     return {size: entry.compute_infer.count for size, entry in plane.statistics(model)[0].batches.items()}
+
+
+def answers(call: Call, timeout: float) -> Iterator[Response]:
+    """A call's responses as its dialect renders them, the final one last; `timeout` seconds apply to each."""
+    for response in call.stream(timeout):
+        yield call.encode(response) if call.encode is not None else response

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import falcon
@@ -19,12 +18,12 @@ from jitney.backends.tensor import Tensor
 from jitney.server.addresses import Address
 from jitney.server.dataplane import DataPlane
 from jitney.server.deployment import Options
-from jitney.server.http.kserve import add_routes
 from jitney.server.http.listeners import Listener
 from jitney.server.modelcontrol import ModelControl
 from jitney.server.registry import Registry
 from jitney.server.repository.triton import TritonRepository
 from jitney.server.scripting import Scripting
+from jitney.tests.fakes.kserve_app import kserve_app
 
 LIMIT_S = 30.0
 LIMIT_BYTES = 1 << 20
@@ -85,8 +84,7 @@ def serving(folder: Path, *names: str) -> Iterator[Serving]:
     repository = TritonRepository([folder])
     options = Options(host=Scripting(dataplane), on_event=lambda deployment, kind, payload: events.append((kind, payload)))
     dataplane.modelcontrol = ModelControl(dataplane.registry, repository, dataplane, options, "explicit")
-    app: falcon.App[falcon.Request, falcon.Response] = falcon.App()
-    add_routes(app, dataplane, SimpleNamespace(max_request_size=LIMIT_BYTES), "inference")  # type: ignore[arg-type]
+    app = kserve_app(dataplane, LIMIT_BYTES)
     failed: list[str] = []
     try:
         if names:

@@ -5,7 +5,7 @@ Dialects run against it over real HTTP. `run` gets the request and yields respon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,8 +77,9 @@ class FakeTorchServe:
                 call.fail(error)
         return call
 
-    def answer(self, call: Call, timeout: float | None = None) -> Iterator[Response]:
-        return call.stream(timeout)
+    @property
+    def state(self) -> int:
+        return 0
 
     def live(self) -> bool:
         return True

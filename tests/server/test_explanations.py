@@ -16,7 +16,7 @@ from jitney.server.registration import Registration
 from jitney.server.registry import Registry
 from jitney.server.repository.store import ModelStore
 from jitney.server.settings import Settings
-from jitney.tests.fakes.plane import doubling, loaded
+from jitney.tests.fakes.plane import answers, doubling, loaded
 from jitney.tools.archiver import ModelArchiverConfig, generate_model_archive
 
 torch = pytest.importorskip("torch")
@@ -49,7 +49,7 @@ def plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def ask(plane: DataPlane, image: bytes, explain: str) -> Any:
     call = plane.predict("net", None, Request(parts=[Part("data", image)], headers={"explain": explain}))
-    return json.loads(bytes(next(plane.answer(call, 60)).body or b""))
+    return json.loads(bytes(next(answers(call, 60)).body or b""))
 
 
 def test_predictions_and_explanations_of_one_archive(plane: DataPlane, image: bytes) -> None:

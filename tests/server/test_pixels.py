@@ -14,6 +14,7 @@ from jitney.backends.base import Part, Request
 from jitney.backends.codecs.transforms import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from jitney.backends.tensor import Tensor
 from jitney.server.errors import InvalidTensor
+from jitney.tests.fakes.plane import answers
 from jitney.tests.fakes.serving import LIMIT_S, serving, write_model
 
 CONFIG = """backend: "pytorch" runtime: "model.py" max_batch_size: 8
@@ -47,7 +48,7 @@ def test_a_batch_of_both_gives_each_its_own_answer(tmp_path: Path, image: Image.
         for array in floats:
             calls.append(plane.infer("seer", None, Request(tensors=[Tensor.from_numpy("x", array)])))
             calls.append(plane.predict("seer", None, Request(parts=[Part("body", png.getvalue())])))
-        asked = [next(iter(plane.answer(call, LIMIT_S))) for call in calls]
+        asked = [next(iter(answers(call, LIMIT_S))) for call in calls]
         (statistics,) = plane.statistics("seer")
         for array, response in zip(floats, asked[::2], strict=True):
             np.testing.assert_array_equal(response.tensors[0].numpy(), array.reshape(1, -1))

@@ -11,13 +11,14 @@ import falcon
 
 from . import control, generate, infer, memory, metadata, settings, statistics
 from .headers import ForwardedHeaders
-from .infer import InferWithHandler
+from .infer_plan import Inferring
 from .resource import Resource, not_found
 from .shm import Regions
 
 if TYPE_CHECKING:
     from ...dataplane import DataPlane
     from ...settings import Settings
+    from ..access import Access
     from ..admission import Admission
 
 _MODEL = "/v2/models/{model}"
@@ -31,15 +32,14 @@ def add_routes(
     port: Literal["inference", "management", "metrics"],
     *,
     forward: str = "",
-    infer_with_handler: InferWithHandler | None = None,
-    admission: Admission | None = None,
+    access: Access,
+    admission: Admission,
     regions: Regions | None = None,
 ) -> None:
     """Adds this dialect's routes; all of them belong to the inference port.
 
-    `forward`: headers whose names match become parameters of requests. `infer_with_handler` answers for models that are
-    TorchServe handlers, which take no tensors. Without `admission` there is no shortcut (`http.express`). `regions`: the
-    system shared memory, where others know it too.
+    `forward`: headers whose names match become parameters of requests. `regions`: the system shared memory, where others know
+    it too.
     """
     if port != "inference":
         return
@@ -53,7 +53,8 @@ def add_routes(
     app.add_route(f"{_MODEL}/trace/setting", settings.Trace(dataplane, traces, limit))
     app.add_route("/v2/logging", settings.Logging(settings.LogSettings(), limit))
     headers = ForwardedHeaders(forward)
-    for path, resource in _of_models(dataplane, regions, limit, headers, infer_with_handler, admission).items():
+    inferring = Inferring(dataplane, access, admission, regions, limit, headers, server_settings.max_response_size)
+    for path, resource in _of_models(inferring).items():
         app.add_route(_MODEL + path, resource)
         app.add_route(f"{_MODEL}/versions/{{version}}{path}", resource)
     for path, resource in _of_the_repository(dataplane, limit).items():
@@ -64,20 +65,14 @@ def add_routes(
     app.add_sink(not_found, r"/v2(?:/|$)")  # a sink that is added later goes before it
 
 
-def _of_models(
-    dataplane: DataPlane,
-    regions: Regions,
-    limit: int,
-    headers: ForwardedHeaders,
-    infer_with_handler: InferWithHandler | None,
-    admission: Admission | None,
-) -> dict[str, Resource]:
+def _of_models(inferring: Inferring) -> dict[str, Resource]:
+    dataplane, limit, headers = inferring.dataplane, inferring.limit, inferring.headers
     return {
         "": metadata.ModelMetadata(dataplane),
         "/ready": metadata.ModelReady(dataplane),
         "/config": metadata.Config(dataplane),
         "/stats": statistics.Statistics(dataplane),
-        "/infer": infer.Infer(dataplane, regions, limit, headers, infer_with_handler, admission),
+        "/infer": infer.Infer(inferring),
         "/generate": generate.Generate(dataplane, limit, headers),
         "/generate_stream": generate.GenerateStream(dataplane, limit, headers),
     }

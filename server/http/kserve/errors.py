@@ -53,6 +53,10 @@ def _identifies(error: errors.JitneyError) -> bool:
 
 def _describe(error: errors.JitneyError) -> tuple[int, str]:
     match error:
+        case errors.Unauthorized():
+            return 400, str(error)
+        case errors.Restricted():
+            return 403, str(error)
         case errors.PayloadTooLarge():
             return 413, str(error)
         case errors.BatchTooWide(model=model, max_rows=max_rows):

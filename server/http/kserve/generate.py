@@ -18,7 +18,7 @@ from .errors import describe
 from .headers import ForwardedHeaders
 from .parameters import custom, own
 from .parameters import read as read_parameters
-from .resource import Resource, answers_errors, read_body, refuse_coding, responses, set_json, version_of
+from .resource import Resource, answers_errors, read_body, refuse_coding, responses, sent_headers, set_json, version_of
 from .tensors import from_json, to_json
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class _Generating(Resource):
         config = self._dataplane.config(model, version)
         refuse_coding(req)
         request = read(config, parse(read_body(req, self._limit)))
-        request.parameters = {**request.parameters, **self._headers.of(req)}
+        request.parameters = {**request.parameters, **self._headers.of(sent_headers(req))}
         req.context.request_id = request.id
         call = self._dataplane.infer(model, version, request)
         return call.config or config, call

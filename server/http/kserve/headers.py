@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-
-import falcon
+from collections.abc import Iterable
 
 from ....backends.base import Parameter
 from .parameters import custom
@@ -16,9 +15,11 @@ class ForwardedHeaders:
     def __init__(self, pattern: str) -> None:
         self._pattern = re.compile(pattern, re.IGNORECASE) if pattern else None
 
-    def of(self, req: falcon.Request) -> dict[str, Parameter]:
-        """The matching headers as string parameters, named as the client spelled them; InvalidRequest for reserved names."""
+    def of(self, pairs: Iterable[tuple[str, str]]) -> dict[str, Parameter]:
+        """Those of a request's headers that match, as string parameters, named as the client spelled them.
+
+        InvalidRequest for reserved names.
+        """
         if self._pattern is None:
             return {}
-        sent: list[tuple[str, str]] = req.env.get("jitney.headers") or [(n.title(), v) for n, v in req.headers.items()]
-        return {name: custom(name, value) for name, value in sent if self._pattern.search(name)}
+        return {name: custom(name, value) for name, value in pairs if self._pattern.search(name)}

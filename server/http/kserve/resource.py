@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 Responder = Callable[..., None]
 
 JSON = "application/json"
+HEADER_LENGTH = "Inference-Header-Content-Length"
 #: Triton's versions are integers; an archive's are any text, in practice this.
 _ARCHIVES_VERSION = re.compile(r"\d+\.[\w.+-]{1,64}", re.ASCII)
 
@@ -39,14 +40,6 @@ def answers_errors(responder: Responder) -> Responder:
     return respond
 
 
-def guarded(req: falcon.Request, resp: falcon.Response, finish: Callable[[], None]) -> None:
-    """The same for what is rendered after the responder has returned."""
-    try:
-        finish()
-    except Exception as error:  # noqa: BLE001 - every accepted request is answered
-        set_failure(req, resp, error)
-
-
 def set_failure(req: falcon.Request, resp: falcon.Response, error: Exception) -> None:
     if isinstance(error, JitneyError):
         set_error(req, resp, error)
@@ -61,6 +54,10 @@ def set_error(req: falcon.Request, resp: falcon.Response, error: JitneyError) ->
     set_json(resp, {"error": text}, status)
     if isinstance(error, UnsupportedEncoding):
         resp.set_header("Accept-Encoding", "gzip, deflate")
+
+
+def status_line(status: int) -> str:
+    return str(falcon.code_to_http_status(status))
 
 
 def set_json(resp: falcon.Response, document: Any, status: int = 200) -> None:
@@ -136,3 +133,9 @@ def responses(call: Call, req: falcon.Request) -> Iterator[Response]:
         yield from call.stream()
     finally:
         call.cancel()
+
+
+def sent_headers(req: falcon.Request) -> list[tuple[str, str]]:
+    """Names and values in the client's spelling, where the server tells it."""
+    sent: list[tuple[str, str]] | None = req.env.get("jitney.headers")
+    return sent if sent is not None else [(name.title(), value) for name, value in req.headers.items()]

@@ -3,51 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import falcon
 from waitress.utilities import Error
 
-from ....backends.base import Part
 from . import openapi
 from .errors import Problem
-from .inference import Inference
 from .management import Control, Management
 from .render import ENVELOPE, new_request_id, send_json, status_line, to_json
-from .routing import Exchange, Handler, Routes, answer, not_allowed, not_found
+from .routing import Exchange, Handler, Routes, not_allowed, not_found
 
 if TYPE_CHECKING:
     from ...dataplane import DataPlane
-    from ...metrics import Metrics
     from ...settings import Settings
-    from ..admission import Admission
     from ..tokens import Tokens
 
 log = logging.getLogger(__name__)
 
 Port = Literal["inference", "management", "metrics"]
 
-__all__ = ["add_common", "add_inference", "add_management", "infer_with_handler", "refuse"]
-
-
-def add_inference(routes: Routes, dataplane: DataPlane, admission: Admission, metrics: Metrics, settings: Settings) -> None:
-    """Adds the inference port's routes."""
-    Inference(dataplane, admission, metrics, settings.max_response_size).add_to(routes)
-
-
-def infer_with_handler(
-    dataplane: DataPlane, admission: Admission, metrics: Metrics, settings: Settings
-) -> Callable[[falcon.Request, falcon.Response, str, str | None, list[Part] | None], None]:
-    """What answers KServe's `infer` where the model is a handler: it gets the body (or `parts` in its place) as it is, and its
-    answer goes out as it is. Errors have TorchServe's form, with the text under `error` too, as KServe's clients expect it.
-    """
-    inference = Inference(dataplane, admission, metrics, settings.max_response_size)
-
-    def infer(req: falcon.Request, resp: falcon.Response, model: str, version: str | None, parts: list[Part] | None) -> None:
-        answer(Exchange(req, resp, kserve=True), lambda exchange: inference.infer(exchange, model, version, parts))
-
-    return infer
+__all__ = ["add_common", "add_management", "refuse"]
 
 
 def add_management(

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 import falcon
 
 from ....backends.base import Part
 from ...errors import InvalidRequest
-from ..wsgi import body_of
 from .multipart import parse_form, parse_multipart
+
+if TYPE_CHECKING:
+    from ..parser import RequestHead
 
 FORM = "application/x-www-form-urlencoded"
 MAX_QUERY_FIELDS = 1000
 
 
-def read_parts(req: falcon.Request) -> list[Part]:
+def read_parts(body: bytes | bytearray | memoryview, content_type: str) -> list[Part]:
     """One part per form field, or the whole body under the name `body`, with its content type without parameters."""
-    body = body_of(req)
-    content_type = req.content_type or ""
     mime = content_type.partition(";")[0].strip()
     if mime.lower() == "multipart/form-data":
         _, options = falcon.parse_header(content_type)
@@ -30,15 +30,15 @@ def read_parts(req: falcon.Request) -> list[Part]:
     return [Part("body", body, mime)]
 
 
-def _searchable(body: memoryview) -> bytearray | bytes:
-    whole = body.obj
+def _searchable(body: bytes | bytearray | memoryview) -> bytearray | bytes:
+    whole = body.obj if isinstance(body, memoryview) else body
     return whole if isinstance(whole, bytearray | bytes) and len(whole) == len(body) else bytes(body)
 
 
-def query(req: falcon.Request) -> dict[str, str]:
+def query(text: str) -> dict[str, str]:
     """The query's parameters; of repeated ones the first counts (TorchServe)."""
     try:
-        pairs = parse_qsl(req.query_string, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
     except ValueError:
         raise InvalidRequest(f"the query has more than {MAX_QUERY_FIELDS} parameters") from None
     found: dict[str, str] = {}
@@ -47,25 +47,18 @@ def query(req: falcon.Request) -> dict[str, str]:
     return found
 
 
-def query_parts(req: falcon.Request) -> list[Part]:
-    return [Part(name, value.encode()) for name, value in query(req).items()]
+def query_parts(text: str) -> list[Part]:
+    return [Part(name, value.encode()) for name, value in query(text).items()]
 
 
-def client_headers(req: falcon.Request) -> dict[str, str]:
+def client_headers(head: RequestHead, nbytes: int) -> dict[str, str]:
     """The request's headers in the client's spelling, the last of repeated ones (TorchServe).
 
-    Where the client sent no length, TorchServe's handlers see one in lower case: 0, or that of a chunked body.
+    Where the client sent no length, TorchServe's handlers see one in lower case: 0, or that of a chunked body of `nbytes`.
     """
-    raw: list[tuple[str, str]] | None = req.env.get("jitney.headers")
-    headers = dict(raw) if raw is not None else {name.title(): value for name, value in req.headers.items()}
-    names = {name.lower() for name in headers}
-    if "transfer-encoding" in names:
+    headers = dict(head.pairs)
+    if head.chunked:
         headers = {name: value for name, value in headers.items() if name.lower() != "transfer-encoding"}
-    if "content-length" not in names:
-        headers["content-length"] = str(req.content_length or 0)
+    if "content-length" not in head.fields:
+        headers["content-length"] = str(nbytes)
     return headers
-
-
-def with_route(headers: dict[str, str], extra: Mapping[str, str]) -> dict[str, str]:
-    """Adds what the route says (`url_path`, `explain`); it counts more than the client's headers of these names."""
-    return {**headers, **extra}

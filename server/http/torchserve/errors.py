@@ -26,7 +26,9 @@ from ...errors import (
     NoWorkers,
     PayloadTooLarge,
     QueueFull,
+    Restricted,
     SaveFailed,
+    Unauthorized,
     Unavailable,
     Unsupported,
     UrlRefused,
@@ -35,6 +37,19 @@ from ...errors import (
     WorkerTimeout,
 )
 
+#: Carries the reason of an error where TorchServe's text, which scripts compare, has no place for it.
+REASON = "x-jitney-reason"
+MAX_REASON = 1000
+WITH_REASONS = (
+    ModelFailed,
+    WorkerDied,
+    LoadFailed,
+    NoWorkers,
+    InvalidArchive,
+    DependencyInstallFailed,
+    DownloadFailed,
+    SaveFailed,
+)
 #: How a process that the system killed ends, as Python and as shells report it: usually for want of memory.
 KILLED = (-9, 137)
 _ARCHIVE_TEXTS = {
@@ -58,10 +73,6 @@ class MethodNotAllowed(JitneyError):
 
 class BadEscape(JitneyError):
     """A `%` in the path or the query is not followed by two hexadecimal digits."""
-
-
-class InvalidKey(JitneyError):
-    """The request does not carry the token that it needs."""
 
 
 class RequestTimeout(JitneyError):
@@ -105,10 +116,12 @@ def _request(error: JitneyError) -> Problem | None:
             return Problem(405, "MethodNotAllowedException", text)
         case BadEscape():
             return Problem(403, "IllegalArgumentException", str(error))
-        case InvalidKey():
+        case Unauthorized():
             return Problem(400, "InvalidKeyException", str(error))
         case RequestTimeout():
             return Problem(408, "RequestTimeoutException", str(error))
+        case Restricted():
+            return Problem(403, "ForbiddenException", str(error))
         case PayloadTooLarge():
             return Problem(413, "BadRequestException", str(error))
         case InvalidParameter(value=None):
@@ -212,3 +225,11 @@ def no_worker(target: Target) -> str:
     named = f'Model "{target.model}" Version {target.version}"' if target.version else f'Model "{target.model}"'
     text = f"{named} has no worker to serve {target.verb} request. Please use scale workers API to add workers."
     return text + (_SEQUENCE_HINT if target.verb == "inference" else "")
+
+
+def reason_of(error: Exception, told: str) -> str:
+    """What TorchServe's text leaves out, in one line that a header can carry; "" where it says all."""
+    if not isinstance(error, WITH_REASONS):
+        return ""
+    reason = " ".join((getattr(error, "reason", "") or str(error)).split())[:MAX_REASON]
+    return "" if reason in told else reason.encode("latin-1", "replace").decode("latin-1")

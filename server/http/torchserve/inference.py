@@ -1,179 +1,55 @@
 """TorchServe's inference routes: ping, predictions, explanations, KServe v1, SageMaker's and the legacy ones.
 
-No route looks at the method, except OPTIONS, which describes. A request waits without a thread where the front can do that, and
-in the thread that reads it where it cannot; when its client goes away its call is cancelled.
+No route looks at the method, except OPTIONS, which describes. What waits for a model is a plan (`predict_plan`).
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ....backends.base import Part, Request, Response
-from ...call import Call
-from ...errors import Cancelled, InvalidParameter, JitneyError, ModelNotFound, VersionNotFound, WorkerDied
-from ..later import later_of, wait_for
-from ..wsgi import at_end, on_disconnect
+from ..plan import RoutePlan
 from . import openapi
-from .body import client_headers, query, query_parts, read_parts, with_route
-from .errors import Target
-from .render import send_json, send_prediction, send_status
+from .predict_plan import Inference, InvocationPlan, PredictPlan
+from .render import send_json, send_status
 from .routing import MODEL, VERSION, Exchange, Routes
-from .shortcut import PredictionShortcut
 
 if TYPE_CHECKING:
     from ...dataplane import DataPlane
-    from ...metrics import Metrics
-    from ..access import Access
-    from ..admission import Admission
-    from ..express import Shortcut
 
-log = logging.getLogger(__name__)
-
-REST = r"(?P<rest>.*)"
+_REST = r"(?P<rest>.*)"
 
 
-@dataclass(frozen=True)
-class Inference:
-    """The handlers of the inference port."""
-
-    dataplane: DataPlane
-    admission: Admission
-    metrics: Metrics
-    max_response: int
-
-    def add_to(self, routes: Routes) -> None:
-        routes.add(rf"/{MODEL}(?:/{VERSION})?/predict", self.legacy)
-        routes.add(rf"/models/{MODEL}/invoke", self.legacy)
-        routes.add(r"/invocations", self.invocations)
-        routes.add(rf"/v2/models/{MODEL}/explain", self.explanations)
-        routes.add(rf"/v1/models/{MODEL}:predict", self.predictions)
-        routes.add(rf"/v1/models/{MODEL}:explain", self.explanations)
-        routes.add(rf"/predictions/{MODEL}(?:/{VERSION}(?:/{REST})?)?", self.predictions, self.shortcut)
-        routes.add(rf"/explanations/{MODEL}(?:/{VERSION}(?:/{REST})?)?", self.explanations)
-        routes.add(r"/ping(?:/.*)?", self.ping)
-
-    def ping(self, exchange: Exchange, **_: Any) -> None:
-        healthy = self.dataplane.healthy()
-        send_status(exchange.resp, "Healthy" if healthy else "Unhealthy", 200 if healthy else 500)
-
-    def predictions(self, exchange: Exchange, model: str, version: str | None = None, rest: str | None = None) -> None:
-        if exchange.req.method == "OPTIONS":
-            self._describe(exchange, model, version)
-        else:
-            self._predict(exchange, model, version, {"url_path": rest or "", "explain": "False"})
-
-    def shortcut(
-        self, req: Any, access: Access, model: str, version: str | None = None, rest: str | None = None
-    ) -> Shortcut | None:
-        """The shortcut of `predictions` for requests with the head of `req`."""
-        return None if rest else PredictionShortcut(self, access, req, model, version)
-
-    def infer(self, exchange: Exchange, model: str, version: str | None, parts: list[Part] | None) -> None:
-        """KServe's `infer`; `parts` stand for a body that had to be decoded before a handler could read it."""
-        self._predict(exchange, model, version, {"url_path": "", "explain": "False"}, parts=parts)
-
-    def explanations(self, exchange: Exchange, model: str, version: str | None = None, rest: str | None = None) -> None:
-        if exchange.req.method == "OPTIONS":
-            self._describe(exchange, model, version)
-        else:
-            self._predict(exchange, model, version, {"url_path": rest or "", "explain": "True"})
-
-    def legacy(self, exchange: Exchange, model: str, version: str | None = None) -> None:
-        """`/{m}/predict` and SageMaker's `/models/{m}/invoke`: the query's parameters are inputs too."""
-        if exchange.req.method == "OPTIONS":
-            self._describe(exchange, model, version)
-        else:
-            self._predict(exchange, model, version, {}, query_parts(exchange.req))
-
-    def invocations(self, exchange: Exchange) -> None:
-        """SageMaker: the model is in the query, or is the only one loaded at start, or a field of the body."""
-        parts = read_parts(exchange.req)
-        model = query(exchange.req).get("model_name") or self._only_model() or _field(parts, "model_name")
-        if not model:
-            raise InvalidParameter("model_name", None, "the name of a model")
-        self._predict(exchange, model, None, {}, query_parts(exchange.req), parts)
-
-    def _only_model(self) -> str | None:
-        started = [name for name, _ in self.dataplane.models() if self.dataplane.config(name, None).loaded_at_startup]
-        return started[0] if len(started) == 1 else None
-
-    def _describe(self, exchange: Exchange, model: str, version: str | None) -> None:
-        self.dataplane.config(model, version)
-        send_json(exchange.resp, openapi.prediction(model))
-
-    def _predict(
-        self,
-        exchange: Exchange,
-        model: str,
-        version: str | None,
-        route: dict[str, str],
-        more: list[Part] | None = None,
-        parts: list[Part] | None = None,
-    ) -> None:
-        exchange.target = Target(model, version)
-        parts = read_parts(exchange.req) if parts is None else parts
-        headers = with_route(client_headers(exchange.req), route)
-        request = Request(id=exchange.id, parts=[*parts, *(more or [])], headers=headers)
-        if later_of(exchange.req) is None:
-            self.admission.hold(exchange.req)
-        else:
-            self.admission.queue(exchange.req)
-        call = self._submit(model, version, request)
-        on_disconnect(exchange.req, call.cancel)
-        at_end(exchange.req, call.cancel)
-        finish = partial(self.answer, exchange, model, version, call)
-        wait_for(exchange.req, exchange.resp, call, finish, exchange.guard, whole=False)
-
-    def answer(self, exchange: Exchange, model: str, version: str | None, call: Call) -> None:
-        """Renders what the model answers: one response, or a stream of them."""
-        answers = self.dataplane.answer(call)
-        first = self._checked(next(answers), model)
-        send_prediction(exchange.req, exchange.resp, first)
-        if first.final:
-            exchange.resp.data = bytes(first.body or b"")
-            self.metrics.torchserve.answered(model, version, call.times)
-        else:
-            self.admission.hold(exchange.req)  # a stream needs a thread, where none waited for the answer until now
-            exchange.resp.set_header("ts_stream_next", "true")
-            exchange.resp.stream = _stream(first, answers)
-
-    def _checked(self, response: Response, model: str) -> Response:
-        """TorchServe's worker dies of an answer that is too large; here it lives, and the client is told the same."""
-        size = len(response.body or b"")
-        if size > self.max_response:
-            log.error("model '%s' answered with %d bytes, more than max_response_size=%d", model, size, self.max_response)
-            raise WorkerDied(f"the answer has {size} bytes, more than max_response_size={self.max_response}")
-        return response
-
-    def _submit(self, model: str, version: str | None, request: Request) -> Call:
-        """Queues the request and counts it, also where it is refused, unless no such model exists."""
-        try:
-            call = self.dataplane.predict(model, version, request)
-        except (ModelNotFound, VersionNotFound):
-            raise
-        except JitneyError:
-            self.metrics.torchserve.requested(model, version)
-            raise
-        self.metrics.torchserve.requested(model, version)
-        return call
+def add_inference(routes: Routes, inference: Inference) -> None:
+    """Adds the inference port's routes."""
+    plane = inference.dataplane
+    predictions, explanations = partial(_plan, inference, "False"), partial(_plan, inference, "True")
+    legacy, describe = partial(_legacy, inference), partial(_describe, plane)
+    routes.add_plan(rf"/{MODEL}(?:/{VERSION})?/predict", legacy, describe)
+    routes.add_plan(rf"/models/{MODEL}/invoke", legacy, describe)
+    routes.add_plan(r"/invocations", partial(InvocationPlan, inference), describe)
+    routes.add_plan(rf"/v2/models/{MODEL}/explain", explanations, describe)
+    routes.add_plan(rf"/v1/models/{MODEL}:predict", predictions, describe)
+    routes.add_plan(rf"/v1/models/{MODEL}:explain", explanations, describe)
+    for name, make in (("predictions", predictions), ("explanations", explanations)):
+        routes.add_plan(rf"/{name}/{MODEL}(?:/{VERSION}(?:/{_REST})?)?", make, describe)
+    routes.add(r"/ping(?:/.*)?", partial(_ping, plane))
 
 
-def _stream(first: Response, rest: Iterator[Response]) -> Iterator[bytes]:
-    """The chunks of a streamed answer; an error after the first cuts the connection, so that no client takes it for the end."""
-    yield bytes(first.body or b"")
-    try:
-        for response in rest:
-            yield bytes(response.body or b"")
-    except Cancelled:
-        return  # nobody reads
-    except JitneyError as error:
-        log.error("a streamed answer ended early: %s", error)
-        raise
+def _ping(plane: DataPlane, exchange: Exchange, **_: Any) -> None:
+    healthy = plane.healthy()
+    send_status(exchange.resp, "Healthy" if healthy else "Unhealthy", 200 if healthy else 500)
 
 
-def _field(parts: list[Part], name: str) -> str | None:
-    return next((bytes(part.data).decode("utf-8", "replace") for part in parts if part.name == name), None)
+def _plan(inference: Inference, explain: str, model: str, version: str | None = None, rest: str | None = None) -> RoutePlan:
+    return PredictPlan(inference, model, version, {"url_path": rest or "", "explain": explain})
+
+
+def _legacy(inference: Inference, model: str, version: str | None = None) -> RoutePlan:
+    """`/{m}/predict` and SageMaker's `/models/{m}/invoke`: the query's parameters are inputs too."""
+    return PredictPlan(inference, model, version, {}, queries=True)
+
+
+def _describe(plane: DataPlane, exchange: Exchange, model: str = "", version: str | None = None, **_: Any) -> None:
+    plane.config(model, version)
+    send_json(exchange.resp, openapi.prediction(model))

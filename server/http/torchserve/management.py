@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ...errors import InvalidRequest
+from ...errors import InvalidRequest, Unauthorized
 from . import openapi
 from .body import query
 from .describe import description
-from .errors import InvalidKey, MethodNotAllowed, Target
+from .errors import MethodNotAllowed, Target
 from .parameters import boolean, integer, registration
 from .render import send_json, send_status
 from .routing import MODEL, VERSION, Exchange, Routes
@@ -91,11 +91,11 @@ class Management:
 
     def token(self, exchange: Exchange) -> None:
         """A new key for `?type=`; the answer is a lone newline, the key stands in the key file (TorchServe)."""
-        kind = query(exchange.req).get("type")
+        kind = query(exchange.req.query_string).get("type")
         authorization = exchange.req.get_header("Authorization")
         if self.tokens is None or not self.tokens.renew(kind, authorization):
             text = "Token Authentication failed. Token either incorrect, expired, or not provided correctly"
-            raise InvalidKey(text)
+            raise Unauthorized(text)
         exchange.resp.content_type = "application/json"
         exchange.resp.data = b"\n"
 
@@ -115,7 +115,7 @@ class Management:
     # -- one verb each ---------------------------------------------------------------------------------------------------
 
     def _list(self, exchange: Exchange) -> None:
-        given = query(exchange.req)
+        given = query(exchange.req.query_string)
         limit, start = integer(given, "limit", PAGE), max(0, integer(given, "next_page_token", 0))
         limit = limit if 0 <= limit <= PAGE else PAGE
         models = self.dataplane.models()
@@ -138,13 +138,13 @@ class Management:
 
     def _describe(self, exchange: Exchange, model: str, version: str | None) -> None:
         documents = [description(found) for found in self.dataplane.describe(model, version)]
-        if version != "all" and boolean(query(exchange.req), "customized", False):
+        if version != "all" and boolean(query(exchange.req.query_string), "customized", False):
             exchange.target = Target(model, version, "describe")
             documents[0]["customizedMetadata"] = self.dataplane.customized_metadata(model, version)
         send_json(exchange.resp, documents)
 
     def _scale(self, exchange: Exchange, model: str, version: str | None) -> None:
-        given = query(exchange.req)
+        given = query(exchange.req.query_string)
         version = version or given.get("model_version") or None
         exchange.target = Target(model, version)
         least = integer(given, "min_worker", 1)

@@ -54,7 +54,7 @@ def _part(header: bytes, data: memoryview) -> Part:
     return Part(options["name"], data, content_type)
 
 
-def parse_form(body: bytes | memoryview) -> list[Part]:
+def parse_form(body: bytes | bytearray | memoryview) -> list[Part]:
     """The fields of an urlencoded body. A bare word is an empty field, and none at all at the end (`curl -d word`)."""
     fields, pieces = {}, bytes(body).split(b"&")
     if len(pieces) > MAX_FIELDS:

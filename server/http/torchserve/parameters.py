@@ -40,7 +40,7 @@ def boolean(parameters: Mapping[str, str], name: str, default: bool) -> bool:
 def registration(req: falcon.Request) -> Registration:
     """What POST /models asks for. With a JSON content type the body counts and the query does not."""
     mime = (req.content_type or "").partition(";")[0].strip().lower()
-    spec = _from_json(bytes(body_of(req))) if mime == "application/json" else _from_query(query(req))
+    spec = _from_json(bytes(body_of(req))) if mime == "application/json" else _from_query(query(req.query_string))
     if spec.runtime is not None and spec.runtime not in RUNTIMES:
         raise InvalidParameter("runtime", spec.runtime, f"one of {', '.join(RUNTIMES)}")
     return spec

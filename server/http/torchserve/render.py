@@ -6,7 +6,7 @@ import itertools
 import random
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import falcon
@@ -14,6 +14,11 @@ import orjson
 
 from ....backends.base import Response
 from ...errors import ModelFailed
+from ..plan import Reply, ReplyHead
+from .errors import REASON, Target, problem, reason_of
+
+#: Adds CORS headers to those that a reply has.
+WithOrigins = Callable[[list[tuple[str, str]]], list[tuple[str, str]]]
 
 #: On every answer (TorchServe); handlers cannot change them.
 ENVELOPE = {
@@ -22,6 +27,8 @@ ENVELOPE = {
     "expires": "Thu, 01 Jan 1970 00:00:00 UTC",
 }
 _SPELLING = {"pragma": "Pragma", "cache-control": "Cache-Control", "expires": "Expires"}
+#: The same as it is written.
+ENVELOPE_PAIRS = tuple((_SPELLING[name], value) for name, value in ENVELOPE.items())
 _OWN = frozenset(
     {*ENVELOPE, "x-request-id", "content-length", "date"}
     | {"connection", "transfer-encoding", "keep-alive", "te", "trailers", "upgrade"}
@@ -72,30 +79,41 @@ def seal(req: falcon.Request, resp: falcon.Response, request_id: str) -> None:
     req.env["jitney.connection"] = "keep-alive" if resp.status_code < 400 else "close"
 
 
-def send_prediction(req: falcon.Request, resp: falcon.Response, response: Response) -> None:
-    """The head of a model's answer: its status, phrase and headers; no content type unless the model set one."""
+def prediction_head(response: Response) -> tuple[str, list[tuple[str, str]]]:
+    """Status line and headers of a model's answer: its status, phrase and headers; no content type unless the model set one."""
     if not 200 <= response.status <= 599:
         raise ModelFailed(f"the handler set status {response.status}, expected 200 to 599", "BAD_OUTPUT")
     if "\r" in response.reason or "\n" in response.reason:
         raise ModelFailed("the handler set a reason phrase with a line break", "BAD_OUTPUT")
     phrase = response.reason.encode("latin-1", "replace").decode("latin-1")
-    resp.status = f"{response.status} {phrase}"
-    _copy_headers(req, resp, response.headers)
+    return f"{response.status} {phrase}", _headers(response.headers)
 
 
-def _copy_headers(req: falcon.Request, resp: falcon.Response, headers: Mapping[str, str]) -> None:
-    """Copies a handler's headers, in its spelling, except those that belong to the envelope and to the connection."""
-    spelling = req.env.setdefault("jitney.spelling", {})
+def _headers(headers: Mapping[str, str]) -> list[tuple[str, str]]:
+    """A handler's headers, in its spelling, except those that belong to the envelope and to the connection.
+
+    Of names that differ in case only the last counts.
+    """
+    found: dict[str, tuple[str, str]] = {}
     for name, value in headers.items():
         if name.lower() in _OWN:
             continue
         if not _TOKEN.fullmatch(name) or not _is_sendable(value):
             raise ModelFailed(f"the handler set a header that cannot be sent: {name!r}: {value!r}", "BAD_OUTPUT")
-        spelling[name.lower()] = name
-        if name.lower() == "set-cookie":
-            resp.append_header(name, value)
-        else:
-            resp.set_header(name, value)
+        found[name.lower()] = name, value
+    return list(found.values())
+
+
+def problem_reply(
+    error: Exception, target: Target, request_id: str, with_origins: WithOrigins, *, kserve: bool = False
+) -> Reply:
+    """TorchServe's ErrorResponse. `kserve`: its text stands under `error` too, where clients of KServe v2 look for it."""
+    found = problem(error, target)
+    document = found._asdict() | ({"error": found.message} if kserve else {})
+    reason = reason_of(error, found.message)
+    pairs = [("content-type", "application/json"), *([(REASON, reason)] if reason else []), *ENVELOPE_PAIRS]
+    head = ReplyHead(status_line(found.code), with_origins(pairs), "close" if found.code >= 400 else "keep-alive")
+    return Reply(head, (("x-request-id", request_id),), to_json(document))
 
 
 def _is_sendable(value: str) -> bool:

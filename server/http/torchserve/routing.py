@@ -9,24 +9,17 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import falcon
 
-from ...errors import (
-    DependencyInstallFailed,
-    DownloadFailed,
-    InvalidArchive,
-    JitneyError,
-    LoadFailed,
-    ModelFailed,
-    NoWorkers,
-    SaveFailed,
-    WorkerDied,
-)
-from ..later import Finish, later_of
-from .errors import BadEscape, MethodNotAllowed, ResourceNotFound, Target, problem
+from ...errors import JitneyError
+from ..falcon_plan import run_plan
+from .errors import REASON, BadEscape, MethodNotAllowed, ResourceNotFound, Target, problem, reason_of
 from .render import new_request_id, seal, send_json
+
+if TYPE_CHECKING:
+    from ..plan import RoutePlan
 
 log = logging.getLogger(__name__)
 
@@ -34,37 +27,17 @@ log = logging.getLogger(__name__)
 MODEL, VERSION = r"(?P<model>[^/]*)", r"(?P<version>[^/]+)"
 
 
-#: Carries the reason of an error where TorchServe's text, which scripts compare, has no place for it.
-REASON = "x-jitney-reason"
-MAX_REASON = 1000
-WITH_REASONS = (
-    ModelFailed,
-    WorkerDied,
-    LoadFailed,
-    NoWorkers,
-    InvalidArchive,
-    DependencyInstallFailed,
-    DownloadFailed,
-    SaveFailed,
-)
 #: Answers one exchange. Named groups of its pattern are keyword arguments, None where they did not take part.
 Handler = Callable[..., None]
 
 
 class Exchange:
-    """One request and its answer. `target` is what error texts name; handlers set it.
+    """One request and its answer. `target` is what error texts name; handlers set it."""
 
-    `kserve`: the text of an error stands under `error` too, where clients of KServe v2 look for it.
-    """
-
-    def __init__(self, req: falcon.Request, resp: falcon.Response, *, kserve: bool = False) -> None:
-        self.req, self.resp, self.kserve = req, resp, kserve
+    def __init__(self, req: falcon.Request, resp: falcon.Response) -> None:
+        self.req, self.resp = req, resp
         self.id = new_request_id()
         self.target = Target()
-
-    def guard(self, finish: Finish) -> None:
-        """Runs what is rendered after the handler has returned, and answers with what that raises."""
-        answer(self, lambda _: finish())
 
 
 class Routes:
@@ -74,21 +47,31 @@ class Routes:
         self.app = app
         self.patterns: list[str] = []
 
-    def add(self, pattern: str, handler: Handler, shortcut: Callable[..., Any] | None = None) -> None:
-        """Lets `handler` answer every method on paths that match `pattern` as a whole.
+    def add(self, pattern: str, handler: Handler) -> None:
+        """Lets `handler` answer every method on paths that match `pattern` as a whole."""
+        self._add(pattern, lambda req, resp, **segments: answer(Exchange(req, resp), lambda e: handler(e, **segments)))
 
-        `shortcut` makes an `express.Shortcut` for POST requests with one head, or None.
+    def add_plan(self, pattern: str, make: Callable[..., RoutePlan], describe: Handler) -> None:
+        """Lets plans answer on paths that match `pattern`, and `describe` where the method is OPTIONS.
+
+        `make` gets the named groups of the pattern, as a `Handler` does.
         """
+
+        def sink(req: falcon.Request, resp: falcon.Response, **segments: Any) -> None:
+            if req.method == "OPTIONS":
+                answer(Exchange(req, resp), lambda exchange: describe(exchange, **segments))
+            else:
+                run_plan(make(**segments), req, resp)
+
+        def plan(method: str, **segments: Any) -> RoutePlan | None:
+            return None if method == "OPTIONS" else make(**segments)
+
+        sink.plan = plan  # type: ignore[attr-defined]
+        self._add(pattern, sink)
+
+    def _add(self, pattern: str, sink: Callable[..., None]) -> None:
         self.patterns.append(pattern)
-        self.app.add_sink(_sink(handler, shortcut), re.compile(rf"(?:{pattern})\Z", re.DOTALL))
-
-
-def _sink(handler: Handler, shortcut: Callable[..., Any] | None) -> Callable[..., None]:
-    def sink(req: falcon.Request, resp: falcon.Response, **segments: Any) -> None:
-        answer(Exchange(req, resp), lambda exchange: handler(exchange, **segments))
-
-    sink.shortcut = shortcut  # type: ignore[attr-defined]
-    return sink
+        self.app.add_sink(sink, re.compile(rf"(?:{pattern})\Z", re.DOTALL))
 
 
 def answer(exchange: Exchange, handle: Callable[[Exchange], None]) -> None:
@@ -99,9 +82,7 @@ def answer(exchange: Exchange, handle: Callable[[Exchange], None]) -> None:
         if not isinstance(error, JitneyError):
             log.exception("%s %s failed", exchange.req.method, exchange.req.path)
         send_problem(exchange, error)
-    later = later_of(exchange.req)
-    if later is None or not later.claimed or later.concluding:
-        seal(exchange.req, exchange.resp, exchange.id)
+    seal(exchange.req, exchange.resp, exchange.id)
 
 
 def send_problem(exchange: Exchange, error: Exception) -> None:
@@ -109,17 +90,9 @@ def send_problem(exchange: Exchange, error: Exception) -> None:
     found = problem(error, exchange.target)
     exchange.resp.stream = None
     exchange.req.env.pop("jitney.spelling", None)
-    if reason := _reason(error, found.message):
+    if reason := reason_of(error, found.message):
         exchange.resp.set_header(REASON, reason)
-    send_json(exchange.resp, found._asdict() | ({"error": found.message} if exchange.kserve else {}), found.code)
-
-
-def _reason(error: Exception, told: str) -> str:
-    """What TorchServe's text leaves out, in one line that a header can carry; "" where it says all."""
-    if not isinstance(error, WITH_REASONS):
-        return ""
-    reason = " ".join((getattr(error, "reason", "") or str(error)).split())[:MAX_REASON]
-    return "" if reason in told else reason.encode("latin-1", "replace").decode("latin-1")
+    send_json(exchange.resp, found._asdict(), found.code)
 
 
 def not_found(exchange: Exchange, **segments: Any) -> None:

@@ -30,6 +30,7 @@ from jitney.server.repository.config import ModelConfig, TensorSpec
 from jitney.server.workers.arena import Arena
 from jitney.server.workers.frame import FrameReader, PeerClosed
 from jitney.server.workers.memory import Region
+from jitney.tests.fakes.plane import answers
 from jitney.tools.served import wait_until
 
 LIMIT = 10.0
@@ -244,7 +245,7 @@ def test_what_was_prepared_for_another_state_of_the_models_is_prepared_again(sit
     predicted = site.plane.predict("m", None, Request(parts=[Part("body", b"[[1, 2]]", "application/json")]))
     there = site.call(1, later)
     there.answer(response())
-    assert [bytes(answer.body or b"") for answer in site.plane.answer(predicted, LIMIT)] == [b"[[0.0,1.0]]"]
+    assert [bytes(answer.body or b"") for answer in answers(predicted, LIMIT)] == [b"[[0.0,1.0]]"]
     assert (site.link.open, site.desk.open, site.requests.used) == (0, 0, 0)
 
 

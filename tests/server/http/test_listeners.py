@@ -13,7 +13,6 @@ import pytest
 from jitney.server.addresses import Address, parse_address
 from jitney.server.errors import InvalidConfig
 from jitney.server.http.listeners import AddressInUse, Listener
-from jitney.server.http.parser import MAX_KEPT
 from jitney.server.http.receiver import MAX_CHUNKS
 from jitney.tests.fakes.raw_http import Connection, ask
 
@@ -401,10 +400,3 @@ def test_a_known_head_may_come_in_pieces_and_with_company(site: Site, connection
     connection.send(b"ef" + head + b"ghi" + head + b"jkl")
     assert [connection.read().body for _ in range(3)] == [b"len 3"] * 3
     assert site.seen == [b"abc", b"def", b"ghi", b"jkl"]
-
-
-def test_many_different_heads_are_not_all_kept(listener: Any, connection: Connection) -> None:
-    for number in range(MAX_KEPT + 10):
-        connection.send(b"GET / HTTP/1.1\r\nX-Number: %d\r\n\r\n" % number)
-        assert connection.read().body == b"len 0"
-    assert len(listener._server.adj.heads) <= MAX_KEPT

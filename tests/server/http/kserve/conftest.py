@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import falcon
@@ -16,10 +15,10 @@ from jitney.backends.base import Request, Response
 from jitney.backends.tensor import NUMPY_DTYPES, Tensor
 from jitney.server.addresses import Address
 from jitney.server.errors import ModelFailed
-from jitney.server.http.kserve import add_routes
 from jitney.server.http.listeners import Listener
 from jitney.server.repository.config import ModelConfig, TensorSpec
 from jitney.tests.fakes.dataplane import FakeDataPlane, identity
+from jitney.tests.fakes.kserve_app import kserve_app
 
 LIMIT = 1 << 20
 LABELS = ("plane", "car", "", "cat")
@@ -80,10 +79,7 @@ def dataplane() -> FakeDataPlane:
 
 @pytest.fixture
 def app(dataplane: FakeDataPlane) -> falcon.App[falcon.Request, falcon.Response]:
-    app: falcon.App[falcon.Request, falcon.Response] = falcon.App()
-    settings = SimpleNamespace(max_request_size=LIMIT)
-    add_routes(app, dataplane, settings, "inference")  # type: ignore[arg-type]
-    return app
+    return kserve_app(dataplane, LIMIT)
 
 
 @pytest.fixture

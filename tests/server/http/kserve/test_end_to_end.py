@@ -6,10 +6,8 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import falcon
 import numpy as np
 import pytest
 import tritonclient.http as triton
@@ -18,11 +16,11 @@ from tritonclient.utils import InferenceServerException
 from jitney.server.addresses import Address
 from jitney.server.dataplane import DataPlane
 from jitney.server.deployment import Options
-from jitney.server.http.kserve import add_routes
 from jitney.server.http.listeners import Listener
 from jitney.server.modelcontrol import ModelControl
 from jitney.server.registry import Registry
 from jitney.server.repository.triton import TritonRepository
+from jitney.tests.fakes.kserve_app import kserve_app
 
 CONFIG: dict[str, Any] = {
     "name": "doubler",
@@ -66,8 +64,7 @@ def remote(tmp_path: Path) -> Iterator[triton.InferenceServerClient]:
     plane = DataPlane(Registry())
     repository = TritonRepository([tmp_path])
     plane.modelcontrol = ModelControl(plane.registry, repository, plane, Options(), "explicit")
-    app: falcon.App[falcon.Request, falcon.Response] = falcon.App()
-    add_routes(app, plane, SimpleNamespace(max_request_size=1 << 20), "inference")  # type: ignore[arg-type]
+    app = kserve_app(plane, 1 << 20)
     address = Address("http", "127.0.0.1", 0)
     listener = Listener(app, address, name="e2e", threads=16, max_body=1 << 20, refuse=lambda path, error: ("500", [], b""))
     listener.start()

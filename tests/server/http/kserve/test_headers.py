@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import falcon
@@ -12,18 +11,15 @@ import pytest
 
 from jitney.backends.base import Request
 from jitney.server.call import Call
-from jitney.server.http.kserve import add_routes
 from jitney.tests.fakes.dataplane import FakeDataPlane
+from jitney.tests.fakes.kserve_app import kserve_app
 from jitney.tests.server.http.kserve.messages import entry, post
 
 BODY = {"inputs": [entry("INPUT0", [1, 1], "FP32", data=[1])], "parameters": {"own": 1}}
 
 
 def client_of(dataplane: FakeDataPlane, forward: str = "") -> falcon.testing.TestClient:
-    app: falcon.App[falcon.Request, falcon.Response] = falcon.App()
-    settings: Any = SimpleNamespace(max_request_size=1 << 20)
-    add_routes(app, dataplane, settings, "inference", forward=forward)  # type: ignore[arg-type]
-    return falcon.testing.TestClient(app)
+    return falcon.testing.TestClient(kserve_app(dataplane, 1 << 20, forward))
 
 
 def test_headers_that_match_are_parameters(dataplane: FakeDataPlane) -> None:

@@ -81,5 +81,5 @@ def test_nothing_is_there_on_the_other_ports() -> None:
 
     app: falcon.App[falcon.Request, falcon.Response] = falcon.App()
     for port in ("management", "metrics"):
-        add_routes(app, None, None, port)  # type: ignore[arg-type]
+        add_routes(app, None, None, port, access=None, admission=None)  # type: ignore[arg-type]
     assert falcon.testing.TestClient(app).simulate_get("/v2/health/live").status_code == 404

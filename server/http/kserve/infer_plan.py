@@ -1,0 +1,214 @@
+"""The plan of `POST /v2/models/M[/versions/V]/infer`, for models that take tensors and for TorchServe's handlers.
+
+Checks in Triton's order: model, transaction policy, compression, header length, JSON, inputs, outputs, the model's fit.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ....backends.base import Part, Response
+from ...errors import JitneyError, ModelFailed, PayloadTooLarge, QueueFull, Unavailable, Unsupported
+from ...repository.config import ModelConfig
+from ..inline import MAX_OPAQUE, MAX_PARSED
+from ..plan import InFlightRequest, RoutePlan
+from ..plan import Reply as HttpReply
+from ..plan import ReplyHead as HttpHead
+from ..torchserve.predict_plan import Inference, PredictPlan
+from .compression import choose, compress, decompress
+from .documents import dump
+from .errors import UnsupportedEncoding, describe
+from .headers import ForwardedHeaders
+from .reply import render
+from .request import InferRequest, Reader, as_json, header_length, read_raw
+from .resource import HEADER_LENGTH, JSON, status_line, version_of
+from .shm import Regions
+
+if TYPE_CHECKING:
+    from ...dataplane import DataPlane
+    from ..access import Access
+    from ..admission import Admission
+    from ..parser import RequestHead
+
+log = logging.getLogger(__name__)
+
+_INTERNAL = "internal error, see the server's log"
+
+
+class ServerFull(Unavailable):
+    """The server, and not the model's queue, holds as much as it may."""
+
+
+@dataclass(frozen=True)
+class Inferring:
+    """What the plans of one listener work with.
+
+    limit    bytes of the largest body, compressed or not
+    regions  the system shared memory that clients registered
+    """
+
+    dataplane: DataPlane
+    access: Access
+    admission: Admission
+    regions: Regions
+    limit: int
+    headers: ForwardedHeaders
+    max_response: int
+
+    def plan(self, model: str, version: str | None) -> RoutePlan:
+        """The plan for a model by what it is now: tensors, or a handler that reads the body itself."""
+        try:
+            version = version_of(version)
+            handler = self.dataplane.config(model, version).backend == "handler"
+        except JitneyError:
+            handler = False  # its plan raises the same
+        return HandlerPlan(self, model, version) if handler else InferPlan(self, model, version)
+
+
+@dataclass(slots=True)
+class Asked:
+    """A flight's note: the id that the texts of errors name, the request as it was read, and the coding of its answer."""
+
+    config: ModelConfig
+    id: str = ""
+    infer: InferRequest | None = None
+    encoding: str = ""
+
+
+class InferPlan(RoutePlan):
+    """For models that take tensors."""
+
+    def __init__(self, services: Inferring, model: str, version: str | None) -> None:
+        super().__init__(services.access, services.admission)
+        self._services, self._model, self._version = services, model, version
+        self._heads = {
+            (binary, encoding): HttpHead("200 OK", services.access.with_origins(_headers(binary, encoding)))
+            for binary in (False, True)
+            for encoding in ("", "gzip", "deflate")
+        }
+
+    def runs_inline(self, head: RequestHead, nbytes: int) -> bool:
+        if "content-encoding" in head.fields:
+            return False
+        return nbytes <= (MAX_OPAQUE if HEADER_LENGTH.lower() in head.fields else MAX_PARSED)
+
+    def renders_inline(self, flight: InFlightRequest) -> bool:
+        return not flight.note.encoding
+
+    # -- the request -------------------------------------------------------------------------------------------------------
+
+    def begin(self, flight: InFlightRequest) -> None:
+        services = self._services
+        try:
+            self.admit(flight)
+        except QueueFull as error:
+            raise ServerFull(str(error)) from None
+        version = version_of(self._version)
+        config = services.dataplane.config(self._model, version)
+        if config.decoupled:
+            raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
+        asked = flight.note = Asked(config, encoding=choose(flight.head.fields.get("accept-encoding")))
+        infer = asked.infer = self._read(flight, asked)
+        if forwarded := services.headers.of(flight.head.pairs):
+            infer.request.parameters = {**infer.request.parameters, **forwarded}
+        given = infer.parameters
+        flight.call = services.dataplane.infer(
+            self._model, version, infer.request,
+            priority=given.priority, timeout_us=given.timeout_us, on_answer=flight.answered,
+        )  # fmt: skip
+
+    def _read(self, flight: InFlightRequest, asked: Asked) -> InferRequest:
+        body, length = read_body(flight, self._services.limit)
+        if length == 0:
+            return read_raw(asked.config, body)
+        reader = Reader(asked.config.name, body, length, self._services.regions)
+        asked.id = reader.id
+        return reader.read()
+
+    # -- the answer --------------------------------------------------------------------------------------------------------
+
+    def render(self, flight: InFlightRequest) -> HttpReply:
+        asked: Asked = flight.note
+        call, infer = flight.call, asked.infer
+        if call is None or infer is None:
+            raise RuntimeError("the request was not queued")
+        config = call.config or asked.config
+        reply = render(config, config.version, infer, _only(flight))
+        body = compress(reply.body, asked.encoding) if asked.encoding else reply.body
+        self.passed(flight, 200)
+        head = self._heads[reply.header_length is not None, asked.encoding]
+        return HttpReply(head, () if reply.header_length is None else ((HEADER_LENGTH, str(reply.header_length)),), body)
+
+    def refuse(self, flight: InFlightRequest, error: Exception) -> HttpReply:
+        asked: Asked | None = flight.note
+        pairs = [("content-type", JSON)]
+        if isinstance(error, JitneyError):
+            status, text = describe(error, asked.id if asked is not None else "")
+            if isinstance(error, UnsupportedEncoding):
+                pairs.append(("Accept-Encoding", "gzip, deflate"))
+        else:
+            line = flight.head.line
+            log.error("%s %s failed", line.command, line.path, exc_info=error)
+            status, text = 500, _INTERNAL
+        self.passed(flight, status)
+        return HttpReply(HttpHead(status_line(status), self.access.with_origins(pairs)), (), dump({"error": text}))
+
+
+class HandlerPlan(PredictPlan):
+    """For TorchServe's handlers: one gets the body as it is, and its answer goes out as it is.
+
+    Errors have TorchServe's form, with the text under `error` too, as KServe's clients expect it.
+    """
+
+    def __init__(self, services: Inferring, model: str, version: str | None) -> None:
+        inference = Inference(services.dataplane, services.access, services.admission, services.max_response)
+        super().__init__(inference, model, version, {"url_path": "", "explain": "False"}, kserve=True)
+        self._regions, self._limit = services.regions, services.limit
+
+    def runs_inline(self, head: RequestHead, nbytes: int) -> bool:
+        plain = "content-encoding" not in head.fields and HEADER_LENGTH.lower() not in head.fields
+        return plain and super().runs_inline(head, nbytes)
+
+    def read(self, flight: InFlightRequest) -> list[Part]:
+        """A compressed or binary request becomes the plain JSON that handlers read."""
+        fields = flight.head.fields
+        if not fields.get("content-encoding") and HEADER_LENGTH.lower() not in fields:
+            return super().read(flight)
+        body, size = read_body(flight, self._limit)
+        if size:
+            body = as_json(Reader(self.model, body, size, self._regions).read())
+        return [Part("body", body, JSON if size != 0 else fields.get("content-type", ""))]
+
+
+def read_body(flight: InFlightRequest, limit: int) -> tuple[bytes | memoryview, int | None]:
+    """The body as it was before compression, and how much of it is JSON (`header_length`)."""
+    if len(flight.body) > limit:
+        raise PayloadTooLarge(
+            f"request size of {len(flight.body)} bytes exceeds the maximum allowed input size of {limit} bytes. Use "
+            "max_request_size to increase the limit."
+        )
+    fields = flight.head.fields
+    body = decompress(memoryview(flight.body), fields.get("content-encoding"), limit)
+    return body, header_length(fields.get(HEADER_LENGTH.lower()), len(body))
+
+
+def _headers(binary: bool, encoding: str) -> list[tuple[str, str]]:
+    pairs = [("content-type", "application/octet-stream" if binary else JSON)]
+    return [*pairs, ("Content-Encoding", encoding)] if encoding else pairs
+
+
+def _only(flight: InFlightRequest) -> Response:
+    """The response of a model that gives one; a final one without outputs may follow it."""
+    answers: Iterator[Response] = flight.responses()
+    found: Response | None = None
+    for response in answers:
+        if found is not None and found.tensors and response.tensors:
+            raise ModelFailed("the model gave more than one response to a request", "BAD_OUTPUT")
+        if found is None or response.tensors:
+            found = response
+    if found is None:
+        raise ModelFailed("the model gave no response", "BAD_OUTPUT")
+    return found

@@ -1,0 +1,208 @@
+"""The plans of TorchServe's inference routes: predictions, explanations, KServe v1, SageMaker's and the legacy ones.
+
+A plan's note in a flight is its `Asked`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ....backends.base import Part, Request, Response
+from ...errors import Cancelled, InvalidParameter, JitneyError, ModelNotFound, VersionNotFound, WorkerDied
+from ...metrics.ledger import Ledger
+from ..inline import predicts_inline
+from ..plan import MAX_HEADS, InFlightRequest, Reply, ReplyHead, RoutePlan
+from .body import client_headers, query, query_parts, read_parts
+from .errors import Target
+from .render import ENVELOPE_PAIRS, new_request_id, prediction_head, problem_reply
+
+if TYPE_CHECKING:
+    from ...dataplane import DataPlane
+    from ...metrics import Metrics
+    from ..access import Access
+    from ..admission import Admission
+    from ..parser import RequestHead
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What the plans of one listener work with. `max_response`: bytes of the largest answer."""
+
+    dataplane: DataPlane
+    access: Access
+    admission: Admission
+    max_response: int
+
+    @property
+    def metrics(self) -> Metrics:
+        return self.access.metrics
+
+
+@dataclass(slots=True)
+class Asked:
+    """The id that TorchServe gives a request, and what the request names."""
+
+    target: Target
+    id: str = field(default_factory=new_request_id)
+
+
+class PredictPlan(RoutePlan):
+    """Predictions or explanations of one model.
+
+    version  as the path names it, None where it does not
+    route    what handlers are told of the route, as if it were headers
+    queries  whether the query's parameters are inputs
+    kserve   whether the text of an error stands under `error` too, where clients of KServe v2 look for it
+    """
+
+    streams = True
+
+    def __init__(
+        self, inference: Inference, model: str, version: str | None, route: Mapping[str, str], *, queries: bool = False,
+        kserve: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(inference.access, inference.admission)
+        self.inference, self.model, self.version = inference, model, version
+        self._route, self._queries, self._kserve = dict(route), queries, kserve
+        self._heads: dict[tuple[object, ...], ReplyHead] = {}
+        self._ledger: Ledger | None = None
+
+    def runs_inline(self, head: RequestHead, nbytes: int) -> bool:
+        return predicts_inline(self.inference.dataplane, self.model, self.version, nbytes)
+
+    # -- the request -------------------------------------------------------------------------------------------------------
+
+    def begin(self, flight: InFlightRequest) -> None:
+        asked = flight.note = Asked(Target(self.model, self.version))
+        head = flight.head
+        parts = self.read(flight)
+        if self._queries:
+            parts += query_parts(head.line.query)
+        headers = client_headers(head, len(flight.body))
+        headers.update(self._route)
+        self.admit(flight)
+        self._submit(flight, asked, Request(asked.id, [], parts, headers))
+
+    def read(self, flight: InFlightRequest) -> list[Part]:
+        """The parts of the body."""
+        return read_parts(flight.body, flight.head.fields.get("content-type", ""))
+
+    def _submit(self, flight: InFlightRequest, asked: Asked, request: Request) -> None:
+        """Queues the request and counts it, also where it is refused, unless no such model exists."""
+        model, version = asked.target.model, asked.target.version
+        try:
+            flight.call = self.inference.dataplane.predict(model, version, request, on_answer=flight.answered)
+        except (ModelNotFound, VersionNotFound):
+            raise
+        except JitneyError:
+            self.inference.metrics.torchserve.requested(model, version)
+            raise
+        self._counts(asked.target).requested()
+
+    def _counts(self, target: Target) -> Ledger:
+        """Made with the first request that a model took: a name that nothing has is not to be remembered."""
+        if self._ledger is None:
+            self._ledger = Ledger(self.inference.metrics.torchserve, target.model, target.version)
+        return self._ledger
+
+    # -- the answer --------------------------------------------------------------------------------------------------------
+
+    def render(self, flight: InFlightRequest) -> Reply:
+        """One response, or a stream of them."""
+        asked: Asked = flight.note
+        answers = self._answers(flight)
+        first = next(answers)
+        body = bytes(first.body or b"")
+        self._check_size(len(body), asked.target.model)
+        own = (("x-request-id", asked.id),)
+        if first.final:
+            head = self._head(first)
+            if flight.call is not None and head.code < 400:
+                self._counts(asked.target).answered(flight.call.times)
+                self.log(flight, head.code)
+            else:
+                self.passed(flight, head.code)
+            return Reply(head, own, body)
+        self.keep_thread(flight)
+        head = self._head(first, ("ts_stream_next", "true"))
+        self.passed(flight, head.code)
+        return Reply(head, own, stream=_stream(body, answers))
+
+    def _answers(self, flight: InFlightRequest) -> Iterator[Response]:
+        encode = flight.call.encode if flight.call is not None else None
+        return flight.responses() if encode is None else map(encode, flight.responses())
+
+    def _check_size(self, size: int, model: str) -> None:
+        """TorchServe's worker dies of an answer that is too large; here it lives, and the client is told the same."""
+        limit = self.inference.max_response
+        if size > limit:
+            log.error("model '%s' answered with %d bytes, more than max_response_size=%d", model, size, limit)
+            raise WorkerDied(f"the answer has {size} bytes, more than max_response_size={limit}")
+
+    def _head(self, response: Response, *more: tuple[str, str]) -> ReplyHead:
+        key = (response.status, response.reason, more, *response.headers.items())
+        head = self._heads.get(key)
+        if head is None:
+            status, pairs = prediction_head(response)
+            pairs = self.access.with_origins([*pairs, *more, *ENVELOPE_PAIRS])
+            head = ReplyHead(status, pairs, "keep-alive" if response.status < 400 else "close")
+            if len(self._heads) < MAX_HEADS:
+                self._heads[key] = head
+        return head
+
+    def refuse(self, flight: InFlightRequest, error: Exception) -> Reply:
+        asked: Asked = flight.note or Asked(Target(self.model, self.version))
+        line = flight.head.line
+        if not isinstance(error, JitneyError):
+            log.error("%s %s failed", line.command, line.path, exc_info=error)
+        reply = problem_reply(error, asked.target, asked.id, self.access.with_origins, kserve=self._kserve)
+        self.passed(flight, reply.head.code)
+        return reply
+
+
+class InvocationPlan(PredictPlan):
+    """SageMaker's `/invocations`: the model is in the query, or is the only one loaded at start, or a field of the body."""
+
+    def __init__(self, inference: Inference) -> None:
+        super().__init__(inference, "", None, {}, queries=True)
+
+    def runs_inline(self, head: RequestHead, nbytes: int) -> bool:
+        return False
+
+    def read(self, flight: InFlightRequest) -> list[Part]:
+        parts = super().read(flight)
+        model = query(flight.head.line.query).get("model_name") or self._only_model() or _field(parts, "model_name")
+        if not model:
+            raise InvalidParameter("model_name", None, "the name of a model")
+        flight.note.target = Target(model, None)
+        return parts
+
+    def _only_model(self) -> str | None:
+        plane = self.inference.dataplane
+        started = [name for name, _ in plane.models() if plane.config(name, None).loaded_at_startup]
+        return started[0] if len(started) == 1 else None
+
+    def _counts(self, target: Target) -> Ledger:
+        return Ledger(self.inference.metrics.torchserve, target.model, target.version)
+
+
+def _stream(first: bytes, rest: Iterator[Response]) -> Iterator[bytes]:
+    """The chunks of a streamed answer; an error after the first cuts the connection, so that no client takes it for the end."""
+    yield first
+    try:
+        for response in rest:
+            yield bytes(response.body or b"")
+    except Cancelled:
+        return  # nobody reads
+    except JitneyError as error:
+        log.error("a streamed answer ended early: %s", error)
+        raise
+
+
+def _field(parts: list[Part], name: str) -> str | None:
+    return next((bytes(part.data).decode("utf-8", "replace") for part in parts if part.name == name), None)

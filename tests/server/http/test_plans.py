@@ -1,0 +1,295 @@
+"""Requests that have a plan: the same answer however the request arrives, and whatever else its head holds."""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jitney.backends.base import Request, Response
+from jitney.server.errors import InvalidRequest, ModelFailed, QueueFull
+from jitney.server.http.parser import RequestLine
+from jitney.server.http.plan import PlanTable
+from jitney.server.http.tokens import Tokens
+from jitney.tests.fakes.raw_http import Answer, Connection
+
+_EACH_TIME = ("x-request-id", "date")
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each request whether it was answered by a plan."""
+    seen: list[bool] = []
+    find = PlanTable.find
+
+    def found(table: PlanTable, line: Any) -> Any:
+        plan = find(table, line)
+        seen.append(plan is not None)
+        return plan
+
+    monkeypatch.setattr(PlanTable, "find", found)
+    return seen
+
+
+def same(site: Any, request: bytes) -> Answer:
+    """The answer that is given twice on one connection, with a header of its own each time, in two packets, and elsewhere."""
+    end = request.index(b"\r\n\r\n")
+    unique = [request[:end] + b"\r\ntraceparent: 00-%032d-1-01" % number + request[end:] for number in range(2)]
+    answers = []
+    connection = Connection(site.address("inference"))
+    for pieces in ([request], [unique[0]], [unique[1]], [request[: end + 2], request[end + 2 :]]):
+        for piece in pieces:
+            connection.send(piece)
+        answers.append(connection.read())
+        if answers[-1].header("connection") == "close":
+            assert connection.closed()
+            connection.sock.close()
+            connection = Connection(site.address("inference"))
+    connection.sock.close()
+    with Connection(site.address("inference")) as other:
+        other.send(request)
+        answers.append(other.read())
+    seen = [(a.status, a.reason, sorted(h for h in a.headers if h[0].lower() not in _EACH_TIME), a.body) for a in answers]
+    assert seen[1:] == seen[:1] * 4
+    return answers[0]
+
+
+def post(path: str, body: bytes = b"", *headers: str) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: test", *headers, f"Content-Length: {len(body)}", "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def test_predictions_have_a_plan(open_site: Any, planned: list[bool]) -> None:
+    site = open_site()
+    assert same(site, post("/predictions/echo", b"abc", "Content-Type: text/plain")).body == b"abc"
+    assert planned == [True] * 5
+    assert site.metrics.scrape(["Requests2XX"]).count(b"} 5.0") == 1
+
+
+def test_what_handlers_see_is_the_same(open_site: Any, planned: list[bool]) -> None:
+    def show(request: Request) -> list[Response]:
+        parts = [(part.name, bytes(part.data).decode(), part.content_type) for part in request.parts]
+        told = {name: value for name, value in request.headers.items() if name != "traceparent"}
+        return [Response(body=json.dumps([parts, told]).encode(), headers={"X-MiXed": "a", "Set-Cookie": "b"})]
+
+    site = open_site()
+    site.plane.add("show", show)
+    part = b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+    form = part % (b"a", b"1") + part % (b"b", b"2") + b"--x--\r\n"
+    answer = same(site, post("/predictions/show/1.0?q=1", form, "x-aB: c", "Content-Type: multipart/form-data; boundary=x"))
+    parts, headers = json.loads(answer.body)
+    assert [part[:2] for part in parts] == [["a", "1"], ["b", "2"]] and headers["x-aB"] == "c"
+    assert ("X-MiXed", "a") in answer.headers and ("Set-Cookie", "b") in answer.headers
+    assert all(planned)
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [QueueFull("full"), InvalidRequest("bad"), ModelFailed("boom"), ModelFailed("x", "BAD_OUTPUT"), ValueError("defect")],
+)
+def test_errors_are_the_same(open_site: Any, planned: list[bool], problem: Exception) -> None:
+    site = open_site()
+    site.plane.refusal = problem
+    assert same(site, post("/predictions/echo", b"abc")).status >= 400
+    assert all(planned)
+
+
+@pytest.mark.parametrize(
+    "path", ["/predictions/nobody", "/predictions/echo/9.9", "/v2/models/nobody/infer", "/predictions/echo/"]
+)
+def test_unknown_models_and_versions_are_the_same(open_site: Any, planned: list[bool], path: str) -> None:
+    same(open_site(), post(path, b"abc"))
+    assert all(planned)
+
+
+def test_models_that_answer_late_and_fail_late_are_the_same(open_site: Any) -> None:
+    site = open_site()
+
+    def fail(_: Request) -> list[Response]:
+        raise ModelFailed("late", status=507)
+
+    site.plane.add("fail", fail)
+    assert same(site, post("/predictions/fail", b"abc")).status == 507
+    site.plane.add("teapot", lambda _: [Response(body=b"pot", status=418, reason="Short and stout")])
+    assert same(site, post("/predictions/teapot", b"abc")).reason == "Short and stout"
+    site.plane.add("nothing", lambda _: [Response(status=204)])
+    with Connection(site.address("inference")) as connection:
+        for _ in range(3):
+            connection.send(post("/predictions/nothing", b"abc"))
+            assert connection.read().status == 204
+
+
+def test_streams_are_the_same(open_site: Any, planned: list[bool]) -> None:
+    site = open_site()
+    site.plane.add("stream", lambda _: [Response(body=b"one", final=False), Response(body=b"two")])
+    assert same(site, post("/predictions/stream", b"abc")).chunks == [b"one", b"two"]
+    assert all(planned)
+
+
+def test_cross_origin_headers_are_the_same(open_site: Any) -> None:
+    site = open_site(cors_allowed_origin="http://a")
+    assert same(site, post("/predictions/echo", b"abc")).header("access-control-allow-origin") == "http://a"
+
+
+def test_a_client_s_wish_to_close_is_honoured(open_site: Any) -> None:
+    assert same(open_site(), post("/predictions/echo", b"abc", "Connection: close")).header("connection") == "close"
+
+
+@pytest.mark.parametrize("command", ["GET", "PUT", "BREW", "DELETE"])
+def test_any_method_predicts(open_site: Any, planned: list[bool], command: str) -> None:
+    request = post("/predictions/echo", b"abc").replace(b"POST", command.encode())
+    assert same(open_site(), request).body == b"abc"
+    assert all(planned)
+
+
+def test_head_is_answered_without_a_body(open_site: Any, planned: list[bool]) -> None:
+    with Connection(open_site().address("inference")) as connection:
+        for _ in range(2):
+            connection.send(b"HEAD /predictions/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
+            head = connection._until(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 ") and b"content-length: 3" in head
+    assert all(planned)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/explanations/echo",
+        "/v1/models/echo:predict",
+        "/v1/models/echo:explain",
+        "/echo/predict",
+        "/models/echo/invoke",
+        "/invocations?model_name=echo",
+        "/v2/models/echo/infer",
+        "/v2/models/echo/explain",
+        "/predictions/echo/1.0/and/more?a=%20b",
+        "//predictions/echo",
+    ],
+)
+def test_every_route_that_waits_for_a_model_has_a_plan(open_site: Any, planned: list[bool], path: str) -> None:
+    assert same(open_site(), post(path, b"abc", "Content-Type: text/plain")).body == b"abc"
+    assert all(planned)
+
+
+@pytest.mark.parametrize(
+    "request_line", [b"OPTIONS /predictions/echo", b"POST /ping", b"POST /models", b"GET /v2/models/echo/infer"]
+)
+def test_other_requests_are_the_application_s(open_site: Any, planned: list[bool], request_line: bytes) -> None:
+    same(open_site(), request_line + b" HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+    assert not any(planned)
+
+
+def test_where_tokens_are_asked_for_plans_ask_for_them(open_site: Any, planned: list[bool], tmp_path: Path) -> None:
+    tokens = Tokens(tmp_path / "key_file.json", 60)
+    site = open_site(tokens=tokens)
+    assert same(site, post("/predictions/echo", b"abc")).status == 400
+    right = f"Authorization: Bearer {tokens.keys['inference'].text}"
+    assert same(site, post("/predictions/echo", b"abc", right)).body == b"abc"
+    wrong = f"Authorization: Bearer {tokens.keys['management'].text}"
+    refused = same(site, post("/v2/models/echo/infer", b"abc", wrong))
+    assert refused.status == 400 and "Token Authorization failed" in json.loads(refused.body)["error"]
+    assert all(planned)
+
+
+def test_a_restricted_group_asks_for_its_header(open_site: Any, planned: list[bool]) -> None:
+    site = open_site(http_restricted_api={"inference": ("X-Key", "secret")})
+    assert same(site, post("/predictions/echo", b"abc")).status == 403
+    assert "X-Key" in json.loads(same(site, post("/v2/models/echo/infer", b"abc", "x-key: other")).body)["error"]
+    assert same(site, post("/predictions/echo", b"abc", "x-key: secret")).body == b"abc"
+    assert all(planned)
+
+
+def test_a_bad_escape_in_the_query_is_refused(open_site: Any, planned: list[bool]) -> None:
+    site = open_site()
+    assert same(site, post("/predictions/echo?a=1", b"abc")).status == 200
+    assert same(site, post("/predictions/echo?a=%zz", b"abc")).status == 403
+    assert all(planned)
+
+
+def test_http_1_0_ends_the_connection_unless_it_is_to_be_kept(open_site: Any) -> None:
+    site = open_site()
+    old = post("/predictions/echo", b"abc").replace(b"HTTP/1.1", b"HTTP/1.0")
+    assert same(site, old).header("connection") == "close"
+    kept = same(site, old.replace(b"Host: test", b"Host: test\r\nConnection: keep-alive"))
+    assert kept.header("connection") == "keep-alive"
+    site.plane.add("stream", lambda _: [Response(body=b"one", final=False), Response(body=b"two")])
+    with Connection(site.address("inference")) as connection:
+        connection.send(post("/predictions/stream").replace(b"HTTP/1.1", b"HTTP/1.0"))
+        while connection._fill():
+            pass
+        assert connection.buffer.endswith(b"\r\n\r\nonetwo")
+
+
+def test_a_chunked_body_is_read_as_a_whole(open_site: Any, planned: list[bool]) -> None:
+    chunked = (
+        b"POST /predictions/echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"
+    )
+    assert same(open_site(), chunked).body == b"abc"
+    assert all(planned)
+
+
+def test_a_plan_ends_with_the_state_for_which_it_was_made() -> None:
+    made: list[str] = []
+    state = 1
+    table = PlanTable(lambda line: made.append(line.route), lambda: state)
+    line = RequestLine(b"POST /predictions/m?a=1 HTTP/1.1")
+    assert [table.find(line), table.find(line)] == [None, None]
+    table.find(RequestLine(b"POST /predictions/m?a=2 HTTP/1.1"))
+    assert made == ["POST /predictions/m"]
+    state = 2
+    table.find(line)
+    assert made == ["POST /predictions/m"] * 2
+
+
+def test_requests_that_arrive_together_are_answered_in_order(open_site: Any) -> None:
+    site = open_site()
+    request = post("/predictions/echo", b"abcdef")
+    same(site, request)
+    with Connection(site.address("inference")) as connection:
+        connection.send(request[:-3])
+        connection.send(request[-3:])
+        assert connection.read().body == b"abcdef"
+        connection.send(request + request)
+        assert [connection.read().body for _ in range(2)] == [b"abcdef"] * 2
+
+
+def test_a_client_that_goes_away_withdraws_its_call(open_site: Any) -> None:
+    site = open_site()
+    same(site, post("/predictions/echo", b"abc"))
+    site.plane.add("stuck", None)
+    request = post("/predictions/stuck", b"abc")
+    for number in range(1, 4):
+        with Connection(site.address("inference")) as connection:
+            connection.send(request)
+            while len(site.plane.calls) < number + 5:
+                pass
+        call = site.plane.calls[-1]
+        deadline = time.monotonic() + 5
+        while call.error is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert "went away" in str(call.error)
+
+
+def test_a_request_leaves_no_garbage(open_site: Any, planned: list[bool]) -> None:
+    """Cycles would keep bodies in memory until the collector comes."""
+    site = open_site()
+    request = post("/predictions/echo", b"abc")
+    same(site, request)
+    with Connection(site.address("inference")) as connection:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(50):
+                connection.send(request)
+                connection.read()
+            site.plane.calls.clear()
+            connection.send(request)  # the thread of the loop has let go of the requests before this one
+            connection.read()
+            found = gc.collect()
+        finally:
+            gc.enable()
+    assert found < 50
