@@ -88,6 +88,16 @@ def test_a_tensor_with_nothing_but_the_batch_axis_is_reshaped(folder: Folder) ->
     assert model.inputs == (TensorSpec("a", "FP32", (1,), reshape=()),)
 
 
+def test_a_scalar_has_one_element_and_no_batch_axis(folder: Folder) -> None:
+    model = read(folder, onnx_model({"a": (), "c": ("n", 3)}, {"b": ()}), None)
+    assert model.inputs == (TensorSpec("a", "FP32", (1,)), TensorSpec("c", "FP32", (-1, 3)))
+    assert (model.outputs, model.max_batch_size) == ((TensorSpec("b", "FP32", (1,)),), 0)
+    model = read(folder, onnx_model({"a": ()}, {"b": ()}), 'input [ { name: "a" } ]')
+    assert (model.inputs[0].dims, model.outputs[0].dims) == ((1,), (1,))
+    with pytest.raises(InvalidConfig, match="model does not support batching"):
+        read(folder, onnx_model({"a": ()}, {"b": ()}), "max_batch_size: 8")
+
+
 def test_a_complete_configuration_is_not_looked_into(folder: Folder) -> None:
     assert read(folder, b"no model at all", f'backend: "onnxruntime"{TENSORS}').inputs[0].name == "x"
 
