@@ -22,6 +22,7 @@ from .batch import Array, BadInput, BadOutput, TensorBackend
 from .onnx_binding import Binding
 from .onnx_options import SHRINKAGE, binds, plain_providers, providers, run_options, session_options, uses_graphs
 from .options import CannotLoad
+from .shape_check import check_datatype, check_shape
 from .tensor import datatype_of
 
 if TYPE_CHECKING:
@@ -154,32 +155,11 @@ def _check(model: ModelConfig, specs: Sequence[TensorSpec], found: Sequence[Any]
         if spec.name not in known:
             raise CannotLoad(f"unexpected inference {side} '{spec.name}', allowed {side}s are: {', '.join(known)}")
         datatype = DATATYPES.get(known[spec.name].type)
-        if datatype != spec.datatype:
-            theirs = datatype or known[spec.name].type
-            raise CannotLoad(f"{side} '{spec.name}' of model '{model.name}' is {theirs}, but configured as {spec.datatype}")
+        check_datatype(model, spec, side, datatype or known[spec.name].type)
         shape = known[spec.name].shape
         if shape == [] and (side == "output" or _shows_scalar(model, spec)):
             continue  # a scalar, or an output of a rank that the file does not tell: its answers are looked at
-        _check_shape(model, spec, shape)
-
-
-def _check_shape(model: ModelConfig, spec: TensorSpec, symbolic: Sequence[Any] | None) -> None:
-    if symbolic is None:  # rank unknown to the model too
-        return
-    shape = [size if isinstance(size, int) else -1 for size in symbolic]
-    declared = [*([-1] if model.batches else []), *(spec.dims if spec.reshape is None else spec.reshape)]
-    fits = len(shape) == len(declared) and all(
-        -1 in pair or pair[0] == pair[1] for pair in zip(shape, declared, strict=True)
-    )
-    if fits and not (model.max_batch_size > 1 and shape[0] not in (-1,)):
-        return
-    note = (
-        " (an initial batch dimension because max_batch_size > 0 followed by the configured shape)" if model.batches else ""
-    )
-    raise CannotLoad(
-        f"model '{model.name}', tensor '{spec.name}': the model expects {len(shape)} dimensions (shape {shape}) "
-        f"but the model configuration specifies {len(declared)} dimensions{note}, making complete shape {declared}"
-    )
+        check_shape(model, spec, shape)
 
 
 def error_text(error: Exception) -> str:

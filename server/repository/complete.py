@@ -2,7 +2,7 @@
 
 The server imports no framework, so a short-lived process looks into the model:
 
-    python -m jitney.backends.inspect FILE --kind onnx|torchscript
+    python -m jitney.backends.inspect FILE --kind onnx|torchscript|exported
         prints {"inputs": [{"name", "datatype", "shape"}], "outputs": [...]}: KServe datatypes, complete shapes with -1 for sizes
         that may differ; `datatype` empty and `shape` null where the file does not tell.
     python -m jitney.backends.autocomplete VERSION_DIRECTORY MODEL_FILE
@@ -33,7 +33,7 @@ from .pbtxt import Message, Source, parse_config_json, schema, to_json
 log = logging.getLogger(__name__)
 
 INSPECT_TIMEOUT_S = 120.0
-KINDS = {"onnxruntime": "onnx", "torchscript": "torchscript"}
+KINDS = {"onnxruntime": "onnx", "torchscript": "torchscript", "exported": "exported"}
 _PACKAGE = (__package__ or "").rsplit(".", 2)[0]
 _MAX_REASON = 4000
 
