@@ -76,14 +76,14 @@ class ExportedBackend(TorchBackend):
     def _paired(self, model: ModelConfig, program: pt2.Program) -> list[tuple[TensorSpec, pt2.Value]]:
         """Each tensor of the configuration with the program's, as far as they can be matched before a run."""
         if isinstance(self.arguments, dict):
-            inputs = [(spec, program.input(self.arguments[spec.name])) for spec in model.inputs]
+            found = {spec.name: program.input(self.arguments[spec.name]) for spec in model.inputs}
         else:
-            order = self.arguments or []
-            inputs = [(model.input(name), value) for name, value in zip(order, program.inputs, strict=False)]
+            found = dict(zip(self.arguments or (), program.inputs, strict=False))
+        inputs = [(spec, found.get(spec.name)) for spec in model.inputs]
         by_name = {value.name: value for value in program.outputs}
         places = self.positions or list(range(len(model.outputs)))
         outputs = [
             (spec, by_name.get(spec.name) or (program.outputs[place] if place < len(program.outputs) else None))
             for spec, place in zip(model.outputs, places, strict=True)
         ]
-        return [(spec, value) for spec, value in (*inputs, *outputs) if spec is not None and value is not None]
+        return [(spec, value) for spec, value in (*inputs, *outputs) if value is not None]

@@ -159,8 +159,8 @@ def _value(name: str, found: Any, limits: Mapping[str, Any]) -> Value:
         return Value(name)
     shape = tuple(size if isinstance(size, int) else -1 for size in found.shape)
     limit = limits.get(str(found.shape[0])) if shape and shape[0] == -1 else None
-    bounded = limit is not None and str(limit.upper).isdecimal()
-    return Value(name, DATATYPES.get(found.dtype, str(found.dtype)), shape, int(limit.upper) if bounded else None)
+    most = str(getattr(limit, "upper", ""))  # "int_oo" where there is no bound
+    return Value(name, DATATYPES.get(found.dtype, str(found.dtype)), shape, int(most) if most.isdecimal() else None)
 
 
 def _load_package(path: Path, device: torch.device) -> Program:
