@@ -127,7 +127,7 @@ class ModelConfig:
 
     name: str
     version: str
-    backend: Literal["eager", "torchscript", "onnxruntime", "python", "handler", "ensemble"]
+    backend: Literal["eager", "torchscript", "exported", "onnxruntime", "python", "handler", "ensemble"]
     platform: str = ""
     directory: str = ""
     version_directory: str = ""

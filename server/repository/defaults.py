@@ -6,18 +6,24 @@ The rules are Triton's (core, model_config_utils.cc): the defaults show in the c
 from __future__ import annotations
 
 import logging
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InvalidConfig
-from .checks import PLATFORM_OF
+from .checks import PLATFORM_OF, PT2_PLATFORM
 from .names import relative_path
 from .pbtxt import Message, Source, schema
 
 log = logging.getLogger(__name__)
 
+#: Of a package of AOTInductor, a program of torch.export, and one of torch before 2.8.
+_PT2_MEMBER = re.compile(r"/data/aotinductor/|/models/\w+\.json$|(^|/)serialized_exported_program\.json$")
+
 DEFAULT_FILENAME = {"onnxruntime": "model.onnx", "pytorch": "model.pt", "python": "model.py"}
+#: Of the PyTorch backend: what torch.export saved or AOTInductor compiled.
+PT2_FILENAME = "model.pt2"
 SEQUENCE_IDLE_US = 1_000_000
 #: Triton starts two instances of these on the CPU when the count is not given.
 TWO_INSTANCES_ON_CPU = frozenset({"onnxruntime"})
@@ -34,7 +40,15 @@ def fill_backend(config: Message, version_directory: Path) -> None:
     if config.backend in PLATFORM_OF and not config.platform:
         config.platform = PLATFORM_OF[config.backend]
     if not config.default_model_filename and config.runtime != "model.py":
-        config.default_model_filename = DEFAULT_FILENAME.get(config.backend, "")
+        config.default_model_filename = _default_filename(config, version_directory)
+
+
+def _default_filename(config: Message, version_directory: Path) -> str:
+    usual = DEFAULT_FILENAME.get(config.backend, "")
+    if config.backend != "pytorch":
+        return usual
+    only_pt2 = (version_directory / PT2_FILENAME).is_file() and not (version_directory / usual).exists()
+    return PT2_FILENAME if only_pt2 or config.platform == PT2_PLATFORM else usual
 
 
 def _deduced_backend(config: Message, version_directory: Path) -> str:
@@ -46,26 +60,34 @@ def _deduced_backend(config: Message, version_directory: Path) -> str:
             return backend
         if not config.platform and not config.default_model_filename and (version_directory / filename).exists():
             return backend
-    return ""
+    return "pytorch" if _is_pt2(config, version_directory) else ""
+
+
+def _is_pt2(config: Message, version_directory: Path) -> bool:
+    """Whether a configuration without a backend means a `.pt2` file."""
+    named = config.platform or config.default_model_filename
+    return named in (PT2_PLATFORM, PT2_FILENAME) if named else (version_directory / PT2_FILENAME).is_file()
 
 
 def backend_of(config: Message, version_directory: Path, source: Source) -> str:
-    """The backend in this server's vocabulary: eager, torchscript, onnxruntime, python or ensemble.
+    """The backend in this server's vocabulary: eager, torchscript, exported, onnxruntime, python or ensemble.
 
     Raises InvalidConfig for one that is not offered. `pytorch` is eager where `runtime` says "model.py", or where the version
-    has a model.py and no TorchScript archive under the model's file name.
+    has a model.py and no TorchScript archive or `.pt2` program under the model's file name.
     """
     if config.platform == "ensemble":
         return "ensemble"
     if config.backend == "pytorch":
-        return "eager" if _is_eager(config, version_directory) else "torchscript"
+        if _is_eager(config, version_directory):
+            return "eager"
+        return "exported" if is_exported(version_directory / config.default_model_filename) else "torchscript"
     if config.backend in ("onnxruntime", "python"):
         return str(config.backend)
     offered = "pytorch, onnxruntime, python or platform 'ensemble'"
     if not config.backend and not config.platform:
         raise source.error(
             f"must specify 'platform' or 'backend' for '{config.name}': there is no "
-            f"{', '.join(DEFAULT_FILENAME.values())} in {version_directory}"
+            f"{', '.join((*DEFAULT_FILENAME.values(), PT2_FILENAME))} in {version_directory}"
         )
     text = f"unexpected platform type '{config.platform}' for {config.name}, expected backend {offered}"
     if config.backend:
@@ -77,7 +99,7 @@ def _is_eager(config: Message, version_directory: Path) -> bool:
     if config.runtime == "model.py" or config.default_model_filename.endswith(".py"):
         return True
     weights = version_directory / (config.default_model_filename or DEFAULT_FILENAME["pytorch"])
-    return (version_directory / "model.py").is_file() and not is_torchscript(weights)
+    return (version_directory / "model.py").is_file() and not (is_torchscript(weights) or is_exported(weights))
 
 
 def is_torchscript(path: Path) -> bool:
@@ -85,6 +107,17 @@ def is_torchscript(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def is_exported(path: Path) -> bool:
+    """A `.pt2` file, or a zip of another name with what such a file has inside."""
+    if path.suffix == ".pt2":
+        return True
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(_PT2_MEMBER.search(name) for name in archive.namelist())
     except (OSError, zipfile.BadZipFile):
         return False
 

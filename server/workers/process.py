@@ -157,6 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--name", required=True, help="the instance's name, for `ps`")
     options = parser.parse_args(arguments)
+    sys.argv = [""]  # as in Triton: a model's argparse must not find these flags
     die_with(options.parent)
     leave_signals_to_the_server()
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")

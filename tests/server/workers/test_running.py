@@ -1,6 +1,7 @@
 """`RunningBatch` over a socketpair, without a process: what a backend gets and what is sent for its answers."""
 
 import socket
+import threading
 
 import msgspec
 import numpy as np
@@ -12,7 +13,7 @@ from jitney.server.workers.frame import Channel
 from jitney.server.workers.host import FrameHost
 from jitney.server.workers.memory import Region
 from jitney.server.workers.messages import Event, Execute, Results, WirePart, WireRequest, WireResponse
-from jitney.server.workers.running import INLINE, RunningBatch
+from jitney.server.workers.running import INLINE, LARGEST, RunningBatch
 
 RESPONSE = msgspec.msgpack.Decoder(WireResponse)
 
@@ -146,3 +147,22 @@ def test_tensors_are_taken_before_respond_returns(runner):
     (tensor,) = answers[0].tensors
     assert (tensor.name, tensor.datatype, tensor.shape) == ("y", "FP32", (4,))
     assert np.frombuffer(tensor.data, np.float32).tolist() == [0, 1, 2, 3]
+
+
+def test_answers_that_are_too_much_for_one_message_travel_in_several(runner):
+    """Parameters and error texts go with the message whatever their size: the worker must not end over them."""
+    text = "x" * (40 << 20)
+    received = []
+    reader = threading.Thread(target=lambda: received.extend(Channel(runner.ours).receive() for _ in range(2)))
+    reader.start()
+    runner.execute = lambda requests, respond: [respond(index, Response(parameters={"k": text})) for index in range(2)]
+    runner.batch(request(), request()).run(runner)
+    reader.join()
+    assert [(results.done, [index for index, _ in results.responses]) for results in received] == [(False, [0]), (True, [1])]
+
+
+@pytest.mark.parametrize("answer", [Response(parameters={"k": "x" * LARGEST}), Response(error=Failure("x" * LARGEST))])
+def test_an_answer_that_no_message_holds_is_an_error(runner, answer):
+    _, answers = runner.run(runner.batch(request()), lambda requests, respond: respond(0, answer))
+    assert answers[0].error is not None
+    assert "at most" in answers[0].error.message
