@@ -10,7 +10,7 @@ import pytest
 from jitney.backends.compat.ts.context import Context, RequestProcessor
 from jitney.backends.compat.ts.handler_utils.micro_batching import MicroBatching
 from jitney.backends.compat.ts.metrics import sink
-from jitney.backends.compat.ts.metrics.metric_cache_abstract import MetricCacheAbstract
+from jitney.backends.compat.ts.metrics.metrics_store import MetricsStore
 
 
 class Steps:
@@ -58,7 +58,7 @@ def sent(monkeypatch):
 
 @pytest.fixture
 def context(sent):
-    return Context("m", "", None, 8, None, "", metrics=MetricCacheAbstract("m"))
+    return Context("m", "", None, 8, None, "", metrics=MetricsStore({}, "m"))
 
 
 @pytest.fixture
