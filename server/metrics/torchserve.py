@@ -197,7 +197,9 @@ class TorchServeMetrics:
         """Whether Prometheus takes these names; a log takes any."""
         if not self._scraped(name) or (_NAME.fullmatch(name) and all(map(_LABEL.fullmatch, labels))):
             return True
-        logger.error("metric '%s' with the dimensions %s cannot be exported: expected letters, digits, _", name, list(labels))
+        logger.error(
+            "metric '%s' with the dimensions %s cannot be exported: expected letters, digits, _", name, list(labels)
+        )
         return False
 
     def _declare(self, declaration: Declaration) -> None:

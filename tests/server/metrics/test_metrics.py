@@ -183,7 +183,9 @@ def test_dimensions_that_a_handler_names_itself_are_exported(mode: str, caplog: 
     with caplog.at_level(logging.INFO):
         metrics.event("m", "1", {**handler_metric("mine", 2), "dimensions": own})
         metrics.event("m", "1", {**handler_metric("mine", 2), "dimensions": {**own, "More": "1"}})
-        metrics.event("m", "1", {**handler_metric("HandlerTime", 2, "GAUGE"), "dimensions": {"Level": "x", "ModelName": "y"}})
+        metrics.event(
+            "m", "1", {**handler_metric("HandlerTime", 2, "GAUGE"), "dimensions": {"Level": "x", "ModelName": "y"}}
+        )
     assert "metric 'mine' was not updated: its dimensions are" in caplog.text
     host = metrics.torchserve.hostname
     if mode == "prometheus":

@@ -43,7 +43,7 @@ class MetricsCacheYamlImpl(MetricCacheAbstract):
         """Declares the metrics; an error names the file and what does not fit."""
         document = self._document
         if not isinstance(document, dict) or "model_metrics" not in document:
-            raise MetricsCacheKeyError(f"{self.config_file_path}: expected a mapping with the key 'model_metrics'")
+            raise MetricsCacheKeyError(f"{self.config_file_path}: expected a mapping 'model_metrics'")
         declared = document["model_metrics"]
         if not isinstance(declared, dict) or not declared:
             raise MetricsCacheValueError(f"{self.config_file_path}: model_metrics declares nothing")

@@ -21,7 +21,9 @@ class MetricsStore:
         self.request_ids = request_ids
         self.model_name = model_name
 
-    def add_counter(self, name: str, value: float, idx: int | None = None, dimensions: list[Dimension] | None = None) -> None:
+    def add_counter(
+        self, name: str, value: float, idx: int | None = None, dimensions: list[Dimension] | None = None
+    ) -> None:
         self._add(name, value, "count", self._ids(idx), dimensions, "counter")
 
     def add_time(
@@ -48,7 +50,9 @@ class MetricsStore:
             raise ValueError(f"the unit of size metric '{name}' is '{unit}'; expected one of {', '.join(SIZE_UNITS)}")
         self._add(name, value, unit, self._ids(idx), dimensions)
 
-    def add_percent(self, name: str, value: float, idx: int | None = None, dimensions: list[Dimension] | None = None) -> None:
+    def add_percent(
+        self, name: str, value: float, idx: int | None = None, dimensions: list[Dimension] | None = None
+    ) -> None:
         self._add(name, value, "percent", self._ids(idx), dimensions)
 
     def add_error(self, name: str, value: Any, dimensions: list[Dimension] | None = None) -> None:

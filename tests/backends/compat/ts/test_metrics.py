@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import os
-from pathlib import Path
 
 import pytest
 
@@ -27,8 +26,7 @@ from jitney.backends.compat.ts.metrics.metric_type_enum import MetricTypes
 from jitney.backends.compat.ts.metrics.metrics_store import MetricsStore
 from jitney.backends.compat.ts.metrics.process_memory_metric import check_process_mem_usage, get_cpu_usage
 from jitney.backends.compat.ts.service import emit_metrics
-
-DEFAULTS = Path(sink.__file__).parents[1] / "configs/metrics.yaml"
+from jitney.tests.fakes.handler_metrics import made_metrics
 
 
 @pytest.fixture
@@ -40,11 +38,7 @@ def sent(monkeypatch):
 
 @pytest.fixture
 def metrics(sent):
-    cache = MetricsCacheYamlImpl(str(DEFAULTS))
-    cache.initialize_cache()
-    cache.model_name = "net"
-    cache.set_request_ids({0: "a", 1: "b"})
-    return cache
+    return made_metrics("net", {0: "a", 1: "b"})
 
 
 def test_all_kinds(metrics, sent):
@@ -109,7 +103,7 @@ def test_declared_metrics(metrics, sent, caplog):
         metric.add_or_update(1, wrong)
     metric.add_or_update("many", ["x", "y"])
     assert len(sent) == 2 and caplog.text.count("metric 'd' was not updated by") == 4
-    with pytest.raises(MetricsCacheKeyError, match="^no counter named 'd' was declared$"):
+    with pytest.raises(MetricsCacheKeyError, match=r"^no counter named 'd' was declared$"):
         metrics.get_metric("d")
     with pytest.raises(MetricsCacheTypeError):
         metrics.get_metric(5)

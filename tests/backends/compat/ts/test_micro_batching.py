@@ -10,7 +10,7 @@ import pytest
 from jitney.backends.compat.ts.context import Context, RequestProcessor
 from jitney.backends.compat.ts.handler_utils.micro_batching import MicroBatching
 from jitney.backends.compat.ts.metrics import sink
-from jitney.backends.compat.ts.metrics.metrics_store import MetricsStore
+from jitney.tests.fakes.handler_metrics import made_metrics
 
 
 class Steps:
@@ -58,7 +58,7 @@ def sent(monkeypatch):
 
 @pytest.fixture
 def context(sent):
-    return Context("m", "", None, 8, None, "", metrics=MetricsStore({}, "m"))
+    return Context("m", "", None, 8, None, "", metrics=made_metrics("m"))
 
 
 @pytest.fixture
