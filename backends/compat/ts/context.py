@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -59,6 +60,9 @@ class RequestProcessor:
 class Context:
     """Lives as long as the worker; handlers may hang attributes of their own on it. Requests change with every batch."""
 
+    metrics: Any = None
+    request_processor: Any = None  # [RequestProcessor], one for each request of the batch
+
     def __init__(
         self,
         model_name: str,
@@ -82,14 +86,14 @@ class Context:
             "limit_max_image_pixels": limit_max_image_pixels,
         }
         self.request_ids: dict[int, str] | None = None
-        self.request_processor: list[RequestProcessor] = [RequestProcessor({})]
+        self.request_processor = [RequestProcessor({})]
         self.metrics = metrics
         self.model_yaml_config = {} if model_yaml_config is None else model_yaml_config
         self.stopping_criteria: Any = None
         self.cl_socket: Any = None  # TorchServe's socket to its front end; jitney streams through `_send`
-        self.header_key_sequence_id = "ts_request_sequence_id"
-        self.header_key_sequence_start = "ts_request_sequence_start"
-        self.header_key_sequence_end = "ts_request_sequence_end"
+        self.header_key_sequence_id = os.environ.get("TS_REQUEST_SEQUENCE_ID", "ts_request_sequence_id")
+        self.header_key_sequence_start = os.environ.get("TS_REQUEST_SEQUENCE_START", "ts_request_sequence_start")
+        self.header_key_sequence_end = os.environ.get("TS_REQUEST_SEQUENCE_END", "ts_request_sequence_end")
         self._send: Send | None = None
 
     @property

@@ -7,6 +7,7 @@ handler returns one element for each output; outputs are named as the inputs, by
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -14,7 +15,12 @@ import numpy as np
 
 from jitney.backends.tensor import datatype_of
 
+from .base import BaseEnvelope
 from .single import SingleEnvelope
+
+__all__ = ["BaseEnvelope", "KServev2Envelope"]
+
+logger = logging.getLogger(__name__)
 
 
 class KServev2Envelope(SingleEnvelope):
@@ -37,6 +43,7 @@ class KServev2Envelope(SingleEnvelope):
             raise ValueError('expected a list "inputs" of objects with name, shape, datatype and data')
         rows = [_unfolded(entry) for entry in inputs]
         self._names = [entry["name"] for entry in inputs]
+        logger.debug("the handler gets the inputs %s", self._names)
         self._id = _request_id(body.get("id"))
         self.context.input_names = list(self._names)
         vars(self.context).pop("input_request_id", None)
