@@ -169,9 +169,14 @@ class BaseHandler(ABC):  # noqa: B024 - abstract methods are for subclasses to a
         """`handle`'s work under torch's profiler (ENABLE_TORCH_PROFILER); returns the output and the profiler."""
         return profiling.profiled(
             lambda run: self._answer(data, lambda step, value: run(step, getattr(self, step), value)),
-            str(self.context.model_name),
+            self._model_name(),
             self.profiler_args,
         )
+
+    def _model_name(self) -> str:
+        """The manifest's, else the name of registration; "" in a context that has neither, such as a test's."""
+        manifest = self.manifest or self.context.manifest or {}
+        return str(manifest.get("model", {}).get("modelName") or getattr(self.context, "model_name", ""))
 
     # -- descriptions and explanations -----------------------------------------------------------------------------------
 
