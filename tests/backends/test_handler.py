@@ -171,7 +171,7 @@ class TestEntryPoints:
             ("x = 1", "my_handler", "ValueError: Expected only one class in custom service code"),
             ("class A: pass", "my_handler", "ValueError: handler 'my_handler': class A has no method handle"),
             ("", "no_such_handler", "ImportError: {dir} holds no no_such_handler.py, and there is no built-in handler"),
-            ("", "vllm_handler", "ImportError: the built-in handler 'vllm_handler' is not offered"),
+            ("", "vllm_handler", "ImportError: ts.torch_handler.vllm_handler is not offered: it drives"),
             ("import nonsense_module", "my_handler", "ModuleNotFoundError: No module named 'nonsense_module'"),
             ("x = (", "my_handler.py", "SyntaxError"),
         ],
@@ -406,6 +406,11 @@ def test_kservev2_outputs(handler, returned, datatype, data):
     request = json_body({"inputs": [{"name": "code", "shape": [1], "datatype": "BYTES", "data": [returned]}]})
     (answer,) = handler(OUTPUTS, [request], envelope="kservev2").bodies()
     assert answer["outputs"] == [{"name": "code", "datatype": datatype, "data": data, "shape": [len(data)]}]
+
+
+def test_kservev2_outputs_take_the_inputs_names(handler):
+    request = json_body({"inputs": [{"name": "code", "shape": [1], "datatype": "BYTES", "data": ["[1, 2]"]}]})
+    assert handler(OUTPUTS, [request], envelope="kservev2").bodies() == ["Prediction failed"]
 
 
 @pytest.mark.parametrize(

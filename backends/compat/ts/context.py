@@ -61,7 +61,6 @@ class Context:
     """Lives as long as the worker; handlers may hang attributes of their own on it. Requests change with every batch."""
 
     metrics: Any = None
-    request_processor: Any = None  # [RequestProcessor], one for each request of the batch
 
     def __init__(
         self,
@@ -86,7 +85,7 @@ class Context:
             "limit_max_image_pixels": limit_max_image_pixels,
         }
         self.request_ids: dict[int, str] | None = None
-        self.request_processor = [RequestProcessor({})]
+        self._request_processor: list[RequestProcessor] = [RequestProcessor({})]
         self.metrics = metrics
         self.model_yaml_config = {} if model_yaml_config is None else model_yaml_config
         self.stopping_criteria: Any = None
@@ -100,16 +99,25 @@ class Context:
     def system_properties(self) -> dict[str, Any]:
         return self._system_properties
 
+    @property
+    def request_processor(self) -> list[RequestProcessor]:
+        """One for each request of the batch."""
+        return self._request_processor
+
+    @request_processor.setter
+    def request_processor(self, processors: list[RequestProcessor]) -> None:
+        self._request_processor = processors
+
     # -- requests --------------------------------------------------------------------------------------------------------
 
     def get_request_id(self, idx: int = 0) -> str | None:
         return (self.request_ids or {}).get(idx)
 
     def get_request_header(self, idx: int, key: str) -> Any:
-        return self.request_processor[idx].get_request_property(key)
+        return self._request_processor[idx].get_request_property(key)
 
     def get_all_request_header(self, idx: int) -> dict[str, Any]:
-        return self.request_processor[idx].get_request_properties()
+        return self._request_processor[idx].get_request_properties()
 
     def get_sequence_id(self, idx: int) -> str:
         return self.get_request_header(idx, self.header_key_sequence_id) or ""
@@ -131,21 +139,21 @@ class Context:
         self.set_response_header(idx, "content-type", value)
 
     def get_response_content_type(self, idx: int) -> str | None:
-        return self.request_processor[idx].get_response_header("content-type")
+        return self._request_processor[idx].get_response_header("content-type")
 
     def set_response_header(self, idx: int, key: str, value: str) -> None:
-        self.request_processor[idx].add_response_property(key, value)
+        self._request_processor[idx].add_response_property(key, value)
 
     def get_response_headers(self, idx: int) -> dict[str, str]:
-        return self.request_processor[idx].get_response_headers()
+        return self._request_processor[idx].get_response_headers()
 
     def set_response_status(self, code: int = 200, phrase: str | None = "", idx: int = 0) -> None:
-        self.request_processor[idx].report_status(code, phrase)
+        self._request_processor[idx].report_status(code, phrase)
 
     def set_all_response_status(self, code: int = 200, phrase: str | None = "") -> None:
-        for processor in self.request_processor:
+        for processor in self._request_processor:
             processor.report_status(code, phrase)
 
     def get_response_status(self, idx: int) -> tuple[int, str | None]:
-        processor = self.request_processor[idx]
+        processor = self._request_processor[idx]
         return processor.get_response_status_code(), processor.get_response_status_phrase()

@@ -9,19 +9,19 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 _WORKER = (
-    "is TorchServe's worker process, and jitney starts workers of its own: run `jitney --start`, or call a handler from a "
+    "is not offered: it is TorchServe's worker, and jitney starts workers of its own. Run `jitney --start`, or call a handler from a "
     "program with ts.model_loader.ModelLoaderFactory.get_model_loader().load(…)"
 )
 _DALI = (
-    "runs pipelines of NVIDIA DALI, which are not offered: use the built-in handler image_classifier, whose images are "
+    "is not offered: it runs pipelines of NVIDIA DALI. Use the built-in handler image_classifier, whose images are "
     "decoded before the batch, or run nvidia.dali in a handler of your own"
 )
 _PIPPY = (
-    "splits a model over several processes with PiPPy, which is discontinued, and a model runs in one process here: use "
+    "is not offered: it splits a model over processes with PiPPy, which is discontinued; here a model runs in one. Use "
     "device_map of transformers or accelerate in a handler of your own"
 )
 _TEST = (
-    "is one of TorchServe's own tests: for a context without a server take MockContext from "
+    "is not offered: it is one of TorchServe's own tests. For a context without a server take MockContext from "
     "ts.torch_handler.unit_tests.test_utils.mock_context"
 )
 _TESTS = ("conftest", "base_handler", "envelopes", "image_classifier", "image_segmenter", "mnist_kf", "object_detector")
@@ -30,13 +30,13 @@ _TESTS = ("conftest", "base_handler", "envelopes", "image_classifier", "image_se
 REASONS = {
     "async_service": _WORKER,
     "model_service_worker": _WORKER,
-    "llm_launcher": "makes an archive around TorchServe's vLLM and TensorRT-LLM handlers, which are not offered: bring a handler "
-    "of your own, and make its archive with `jitney archive`",
-    "torch_handler.vllm_handler": "drives vLLM's OpenAI server, whose classes change with its releases, for routes that this "
-    "server does not have: call vllm.AsyncLLMEngine in a handler of your own, and stream its text with "
+    "llm_launcher": "is not offered: it makes archives of TorchServe's vLLM and TensorRT-LLM handlers. Bring a handler of your "
+    "own, and make its archive with `jitney archive`",
+    "torch_handler.vllm_handler": "is not offered: it drives vLLM's OpenAI server, whose classes change with its releases, "
+    "for routes that this server does not have. Call vllm.AsyncLLMEngine in a handler of your own, and stream its text with "
     "ts.handler_utils.utils.send_intermediate_predict_response",
-    "torch_handler.trt_llm_handler": "drives TensorRT-LLM's first high-level API: call tensorrt_llm.LLM in a handler of your "
-    "own, and stream its text with ts.handler_utils.utils.send_intermediate_predict_response",
+    "torch_handler.trt_llm_handler": "is not offered: it drives TensorRT-LLM's first high-level API. Call tensorrt_llm.LLM in "
+    "a handler of your own, and stream its text with ts.handler_utils.utils.send_intermediate_predict_response",
     "torch_handler.dali_handler": _DALI,
     "torch_handler.dali_image_classifier": _DALI,
     "handler_utils.preprocess.dali": _DALI,

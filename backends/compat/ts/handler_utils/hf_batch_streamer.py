@@ -50,25 +50,28 @@ class _Row:
     """One text: tokens go in, and what is certain of the text comes out after each step."""
 
     def __init__(self, tokenizer: Any, skip_prompt: bool, timeout: float | None, decode_kwargs: dict[str, Any]) -> None:
-        self._decode = lambda tokens: str(tokenizer.decode(tokens, **decode_kwargs))
+        self._tokenizer, self._decode_kwargs = tokenizer, decode_kwargs
         self._skip_prompt, self._skip_next, self._timeout = skip_prompt, skip_prompt, timeout
         self._tokens: list[int] = []  # of the current line
         self._shown = 0  # characters of the current line that were given out
         self._texts: queue.Queue[str | None] = queue.Queue()  # None ends it
+
+    def _text(self) -> str:
+        return str(self._tokenizer.decode(self._tokens, **self._decode_kwargs))
 
     def put(self, tokens: list[int]) -> None:
         if self._skip_next:
             self._skip_next = False
             return
         self._tokens += tokens
-        text = self._decode(self._tokens)
+        text = self._text()
         self._texts.put(text[self._shown : _certain(text)])
         self._shown = max(self._shown, _certain(text))
         if text.endswith("\n"):
             self._tokens, self._shown = [], 0
 
     def end(self) -> None:
-        rest = self._decode(self._tokens)[self._shown :] if self._tokens else ""
+        rest = self._text()[self._shown :] if self._tokens else ""
         self._tokens, self._shown, self._skip_next = [], 0, self._skip_prompt
         self._texts.put(rest)
         self._texts.put(None)

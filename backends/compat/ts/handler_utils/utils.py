@@ -31,7 +31,8 @@ def send_intermediate_predict_response(
     `ret` holds one element for each request, in the forms that a handler may return. A `code` other than 200 ends the
     requests with an error of that status and `message`.
     """
-    send, socket = getattr(context, "_send", None), getattr(context, "cl_socket", None)
+    send: Any = getattr(context, "_send", None)
+    socket: Any = getattr(context, "cl_socket", None)
     if send is None and socket is None:
         raise RuntimeError("intermediate responses can be sent while a batch is being handled only, with its context")
     if len(ret) != len(req_id_map):

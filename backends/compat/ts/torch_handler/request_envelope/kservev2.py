@@ -54,7 +54,9 @@ class KServev2Envelope(SingleEnvelope):
     def format_output(self, data: Any) -> Any:
         """Model and version are the manifest's, whatever name the model was registered with."""
         model = (self.context.manifest or {}).get("model", {})
-        outputs = [_output(self._names[index : index + 1], value) for index, value in enumerate(data)]
+        if len(data) > len(self._names):
+            raise ValueError(f"the handler returned {len(data)} outputs, and only {len(self._names)} inputs can name them")
+        outputs = [_output(name, value) for name, value in zip(self._names, data, strict=False)]
         response = {
             "id": self._id if self._id is not None else self.context.get_request_id(0),
             "model_name": model.get("modelName", getattr(self.context, "model_name", None)),
@@ -85,14 +87,14 @@ def _unfolded(entry: dict[str, Any]) -> dict[str, Any]:
     return {**entry, "data": np.array(entry["data"]).reshape(tuple(entry["shape"])).tolist()}
 
 
-def _output(names: list[str], value: Any) -> dict[str, Any]:
+def _output(name: str, value: Any) -> dict[str, Any]:
     """One output, flattened to one dimension. Text, objects and None are BYTES, their values JSON's own."""
     array = _array(value).reshape(-1)
     kind = array.dtype.kind
     if kind not in "biufOU":
         raise TypeError(f"an output of {type(value).__name__} has the dtype {array.dtype}, which has no datatype")
     return {
-        "name": names[0] if names else "",
+        "name": name,
         "datatype": "BYTES" if kind in "OU" else datatype_of(array.dtype),
         "data": array.tolist(),
         "shape": [array.size],
