@@ -9,8 +9,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 _WORKER = (
-    "is not offered: it is TorchServe's worker, and jitney starts workers of its own. Run `jitney --start`, or call a handler from a "
-    "program with ts.model_loader.ModelLoaderFactory.get_model_loader().load(…)"
+    "is not offered: it is TorchServe's worker, and jitney starts workers of its own. Run `jitney --start`, or call "
+    "a handler from a program with ts.model_loader.ModelLoaderFactory.get_model_loader().load(…)"
 )
 _DALI = (
     "is not offered: it runs pipelines of NVIDIA DALI. Use the built-in handler image_classifier, whose images are "

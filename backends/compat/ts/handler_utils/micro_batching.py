@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -57,11 +58,9 @@ class MicroBatching:
 
     def __call__(self, data: list[Any], context: Any) -> Any:
         """A BaseHandler's `handle` in pieces; descriptions, explanations and what the profiler watches are not split."""
-        from ..torch_handler import profiling
-
         start = time.perf_counter()
         self.handler.context = context
-        if profiling.wanted():
+        if os.environ.get("ENABLE_TORCH_PROFILER"):
             output, _ = self.handler._infer_with_profiler(data=data)
         elif self.handler._is_describe():
             output = [self.handler.describe_handle()]
