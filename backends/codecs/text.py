@@ -51,7 +51,7 @@ def remove_html_tags(text: str) -> str:
 
 
 def expand_contractions(text: str) -> str:
-    """ "Won't" to "Will not", "they've" to "they have"; a possessive 's stays."""
+    """Opens contractions: "Won't" to "Will not", "they've" to "they have"; a possessive 's stays."""
     return _CONTRACTED.sub(lambda match: _with_case(match[0]), text.replace("’", "'"))
 
 

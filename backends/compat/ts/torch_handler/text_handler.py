@@ -88,8 +88,8 @@ class TextHandler(BaseHandler, ABC):
         return [token.replace("\u0120", "") for token in input_tokens]
 
     def summarize_attributions(self, attributions: Any) -> Any:
-        """Attributions as shares (softmax over the last dimension but for a third one, torch's implicit choice, which
-        TorchServe leaves to it), scaled by the norm of their sums."""
+        """Attributions as shares, scaled by the norm of their sums. TorchServe names no dimension for the softmax; this is
+        the one that torch takes then."""
         shares = functional.softmax(attributions, dim=0 if attributions.dim() in (0, 1, 3) else 1)
         return shares / torch.norm(shares.sum(dim=-1))
 
