@@ -37,7 +37,7 @@ setup(
     package_data={
         "jitney": ["py.typed"],
         "jitney.server": ["**/*.yaml", "**/*.json"],
-        "jitney.backends": ["**/*.yaml"],
+        "jitney.backends": ["**/*.yaml", "**/version.txt"],
     },
     install_requires=BASE,
     extras_require={

@@ -20,15 +20,17 @@ from jitney.tests.fakes.plane import doubling
 from jitney.tools.archiver import ModelArchiverConfig, generate_model_archive
 from jitney.tools.served import Server, serving
 
-#: Says what it got; with the envelope `kservev2` it doubles its inputs, which then are arrays.
+#: Says what it got; with the envelope `kservev2` it doubles its inputs.
 HANDLER = """
+import numpy as np
+
 class Handler:
     def initialize(self, context):
         pass
 
     def handle(self, data, context):
-        if hasattr(data[0], "dtype"):
-            return [2 * array for array in data]
+        if hasattr(context, "input_names"):
+            return [np.multiply(2, row["data"]) for row in data]
         answers = []
         for index, row in enumerate(data):
             if row.get("body") == {"fail": True}:

@@ -176,6 +176,35 @@ def test_handlers_metrics_need_a_declaration_or_auto_detection() -> None:
     assert value(text, "mine", **labels) == 5 and value(text, "spread_bucket", le="0.5", **labels) == 1
 
 
+@pytest.mark.parametrize("mode", ["prometheus", "log"])
+def test_dimensions_that_a_handler_names_itself_are_exported(mode: str, caplog: pytest.LogCaptureFixture) -> None:
+    metrics = Metrics(mode=mode, system=False, auto_detect=True)
+    own = {"ModelName": "other", "Level": "Stage", "Hostname": "elsewhere", "Step": "1"}
+    with caplog.at_level(logging.INFO):
+        metrics.event("m", "1", {**handler_metric("mine", 2), "dimensions": own})
+        metrics.event("m", "1", {**handler_metric("mine", 2), "dimensions": {**own, "More": "1"}})
+        metrics.event(
+            "m", "1", {**handler_metric("HandlerTime", 2, "GAUGE"), "dimensions": {"Level": "x", "ModelName": "y"}}
+        )
+    assert "metric 'mine' was not updated: its dimensions are" in caplog.text
+    host = metrics.torchserve.hostname
+    if mode == "prometheus":
+        assert value(metrics.scrape(), "mine", **own) == 2
+        assert value(metrics.scrape(), "HandlerTime", Level="x", ModelName="y", Hostname=host) == 2
+    else:
+        lines = [record.getMessage() for record in caplog.records if record.name == "jitney.model_metrics"]
+        assert lines[0].startswith(f"mine.ms:2.0|#ModelName:other,Level:Stage,Hostname:elsewhere,Step:1|#hostname:{host},")
+        assert lines[1].startswith("HandlerTime.ms:2.0|#ModelName:y,Level:x|#hostname:")
+
+
+def test_names_that_prometheus_does_not_take_are_not_declared(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = Metrics(system=False, auto_detect=True)
+    metrics.event("m", "1", handler_metric("my metric", 2))
+    metrics.event("m", "1", {**handler_metric("mine", 2), "dimensions": {"a-b": "1"}})
+    assert b"mine" not in metrics.scrape() and b"my metric" not in metrics.scrape()
+    assert caplog.text.count("cannot be exported") == 2
+
+
 def test_metrics_yaml_replaces_the_declarations(tmp_path: Path) -> None:
     path = tmp_path / "metrics.yaml"
     path.write_text(
