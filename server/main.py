@@ -57,6 +57,8 @@ def run(settings: Settings, *, torchserve: bool = False) -> int:
     logs.configure(folder, Path(settings.metrics_location), settings.log_config)
     for note in settings.notes:
         log.info("%s", note)
+    for warning in settings.warnings:
+        log.warning("%s", warning)
     try:
         with _signals() as received:
             return Server(settings).serve(received)

@@ -76,7 +76,7 @@ def _start(options: argparse.Namespace, arguments: list[str]) -> int:
         print("TorchServe is already running, please use torchserve --stop to stop TorchServe.", file=sys.stderr)
         print(f"Its process is {running.pid}, by {pid_file()}.", file=sys.stderr)
         return 1
-    settings = Settings.load(_flags(options), os.environ)
+    settings = Settings.load(_flags(options), os.environ, strict=False)
     problems = start_problems(settings) + access_problems(settings)
     if problems:
         print("\n".join(problems), file=sys.stderr)

@@ -96,7 +96,7 @@ def test_what_is_missing(folder: Path, arguments: tuple[str, ...], text: str) ->
     assert not pid_file(folder).exists()
 
 
-def test_an_unknown_setting_is_named_with_the_nearest(folder: Path) -> None:
+def test_an_unknown_setting_close_to_one_that_guards_access_ends_the_start(folder: Path) -> None:
     (folder / "config.properties").write_text("inference_adress=http://127.0.0.1:8080\n")
     done = run(folder, "--model-store", "store", "--foreground")
     assert done.returncode == 1
