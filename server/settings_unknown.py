@@ -37,8 +37,8 @@ _WORDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("ssl", "tls", "https", "certificate", "cert"), ("certificate_file",)),
     **dict.fromkeys(("key", "keystore", "truststore", "password", "passwd", "pass", "passphrase", "secret"), _KEYS),
 }
-_ALLOWING = frozenset("allow allowed allowlist whitelist block blocked blocklist blacklist deny denied denylist".split())
-_CONTROLLING = frozenset("model management control admin".split())
+_ALLOWING = {"allow", "allowed", "allowlist", "whitelist", "block", "blocked", "blocklist", "blacklist", "deny", "denied"}
+_CONTROLLING = {"model", "management", "control", "admin"}
 
 
 def nearest(name: str) -> str:

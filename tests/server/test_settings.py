@@ -157,7 +157,7 @@ def test_unknown_names_of_the_environment(tmp_path):
     assert warning.startswith("environment: TS_NUM_WORKERS has no effect") and "default_workers_per_model" in warning
     assert load(tmp_path, "", TS_NUM_WORKERS="3", TS_ALLOWED_URL="x").warnings == ()  # TorchServe's names count with it only
     assert "JITNEY_HTTP_THREAD" in load(tmp_path, "", JITNEY_HTTP_THREAD="3").warnings[0]
-    with pytest.raises(InvalidConfig, match="environment: unknown setting 'TS_DISABLE_TOKEN_AUTH'.*token_authorization"):
+    with pytest.raises(InvalidConfig, match=r"environment: unknown setting 'TS_DISABLE_TOKEN_AUTH'.*token_authorization"):
         load(tmp_path, text, TS_DISABLE_TOKEN_AUTH="false")
     with pytest.raises(InvalidConfig, match="environment: unknown setting 'JITNEY_TOKENS'"):
         load(tmp_path, "", JITNEY_TOKENS="12345678")
