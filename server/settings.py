@@ -137,6 +137,11 @@ class Settings:
         return self.inference_address.is_local and self.management_address.is_local
 
     @property
+    def replaces_triton(self) -> bool:
+        """Whether it is tritonserver whose place is taken: models come from repositories only."""
+        return bool(self.model_repository) and not self.model_store
+
+    @property
     def token_auth(self) -> bool:
         """Whether requests need a token: as said; unsaid, where a token was given, or where other machines can come in."""
         if self.disable_token_authorization is not None:
