@@ -178,6 +178,16 @@ def access_problems(settings: Settings) -> list[str]:
     return problems
 
 
+def without_grpc(settings: Settings, *, torchserve: bool) -> str:
+    """What the log says of the ports where people look for gRPC: TorchServe's as configured, or Triton's."""
+    ports = ["8001"]
+    if torchserve:
+        ports = [
+            settings.live.get(f"grpc_{api}_port", port) for api, port in (("inference", "7070"), ("management", "7071"))
+        ]
+    return f"nothing listens on {' and '.join(ports)}: gRPC is not served, HTTP is"
+
+
 def start_problems(settings: Settings) -> list[str]:
     """What is missing before models can be served, in the words of `torchserve`."""
     problems = []

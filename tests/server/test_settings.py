@@ -4,7 +4,7 @@ import pytest
 
 from jitney.server.addresses import parse_address
 from jitney.server.errors import InvalidConfig
-from jitney.server.settings import Settings, access_problems, start_problems
+from jitney.server.settings import Settings, access_problems, start_problems, without_grpc
 from jitney.server.settings_keys import KEYS, ts_env
 from jitney.server.settings_unknown import GUARDS, guard_near
 
@@ -86,6 +86,13 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(tmp_path):
         load(tmp_path, "job_que_size=2\n")
     with pytest.raises(InvalidConfig, match="command line: unknown setting 'nonsense'"):
         load(tmp_path, "", {"nonsense": 1})
+
+
+def test_where_people_look_for_grpc_the_log_says_that_nothing_listens(tmp_path):
+    assert without_grpc(load(tmp_path), torchserve=True) == "nothing listens on 7070 and 7071: gRPC is not served, HTTP is"
+    settings = load(tmp_path, "grpc_inference_port=17070\n")
+    assert without_grpc(settings, torchserve=True).startswith("nothing listens on 17070 and 7071:")
+    assert without_grpc(settings, torchserve=False).startswith("nothing listens on 8001:")
 
 
 def lenient(tmp_path, text, **environ):
