@@ -50,11 +50,9 @@ def _excess(rounds: Sequence[Sample], over: float) -> str:
         "the way to the worker and back",
         "slower batches in the worker",
     )
-    spent = [0.0] * len(names)
-    for position in range(len(names)):
-        spent[position] = _middle(_over(sample)[position] for sample in rounds)
+    spent = [_middle(_over(sample)[position] for sample in rounds) for position in range(len(names))]
     most = max(range(len(names)), key=spent.__getitem__)
-    return f"; of the {over:.2f} ms over theory, most ({max(0.0, spent[most]):.2f} ms) goes into {names[most]}"
+    return f"; of the {over:.2f} ms over theory, most ({min(over, max(0.0, spent[most])):.2f} ms) goes into {names[most]}"
 
 
 def _over(sample: Sample) -> tuple[float, float, float, float, float]:
