@@ -65,8 +65,9 @@ def start(
     enable_model_api: bool = False,
     *,
     timeout: float = 300.0,
-) -> queue.Queue[str]:
-    """Starts a server, ending one that runs, and returns when it has started: a queue of the lines that it prints.
+) -> queue.Queue[str | None]:
+    """Starts a server, ending one that runs, and returns when it has started: a queue of the lines that it prints, with None
+    behind the last one.
 
     `snapshot_file` is its config.properties or a snapshot. NotStarted after `timeout` seconds, or where it ended.
     """
@@ -90,7 +91,7 @@ def start(
     if not output.settled.wait(timeout):
         stop()
     if not output.started:
-        raise NotStarted("the server did not start; it printed:\n" + "".join(output.lines.queue))
+        raise NotStarted("the server did not start; it printed:\n" + "".join(line for line in output.lines.queue if line))
     return output.lines
 
 
@@ -98,7 +99,7 @@ class _Output:
     """What the server prints, read on a thread until the detached process, which inherits the pipe, ends."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.lines: queue.Queue[str] = queue.Queue()
+        self.lines: queue.Queue[str | None] = queue.Queue()
         self.started = False
         self.settled = threading.Event()  # started, or ended before
         threading.Thread(target=self._read, args=(process,), name="server-output", daemon=True).start()
@@ -110,6 +111,7 @@ class _Output:
                 for line in stdout:
                     self._take(line)
         process.wait()
+        self.lines.put(None)
         self.settled.set()
 
     def _take(self, line: str) -> None:

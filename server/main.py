@@ -34,7 +34,7 @@ from .registry import Registry
 from .repository.store import ModelStore
 from .repository.triton import TritonRepository
 from .scripting import Scripting
-from .settings import Settings, access_problems, start_problems
+from .settings import Settings, access_problems, start_problems, without_grpc
 from .startup import Begun, Planned, planned, preload, register, settle
 from .workers.roster import number_from
 
@@ -56,6 +56,9 @@ def run(settings: Settings, *, torchserve: bool = False) -> int:
     logs.configure(folder, Path(settings.metrics_location), settings.log_config)
     for note in settings.notes:
         log.info("%s", note)
+    log.info("%s", without_grpc(settings, torchserve=torchserve))
+    for warning in settings.warnings:
+        log.warning("%s", warning)
     try:
         with _signals() as received:
             return Server(settings).serve(received)

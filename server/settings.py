@@ -1,7 +1,8 @@
 """`Settings`: everything the operator decided, from flags, the environment, `config.properties` and defaults, in that order.
 
 `JITNEY_<KEY>` sets any key. TorchServe's `TS_<KEY>` count where the file says `enable_envvars_config=true`, as there (which
-lets them win over flags too; here the flag that was typed wins). A key that nobody knows is refused with the nearest known one.
+lets them win over flags too; here the flag that was typed wins). `settings_unknown` says what becomes of names that no setting
+has.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Settings:
     http_restricted_api  group of routes -> header and value that its requests need
     source            the file that was read, "" if none
     live              the properties in effect, as snapshots record them
-    notes             sentences for the log: keys that have no meaning here, names that were not understood
+    notes             sentences for the log: keys that have no meaning here
+    warnings          the same of names that no setting has
     """
 
     inference_address: Address
@@ -118,17 +120,26 @@ class Settings:
     source: str = ""
     live: Mapping[str, str] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, flags: Mapping[str, Any], environ: Mapping[str, str], cwd: str | Path = ".") -> Settings:
+    def load(
+        cls, flags: Mapping[str, Any], environ: Mapping[str, str], cwd: str | Path = ".", *, strict: bool = True
+    ) -> Settings:
         """Reads all sources. A flag of None or False was not given. InvalidConfig names source, key, value and what was
-        expected."""
-        return cls(**collect(flags, environ, Path(cwd).absolute()))
+        expected. Unless `strict`, unknown keys of the file are warned of, as long as they cannot stand for one that guards
+        access."""
+        return cls(**collect(flags, environ, Path(cwd).absolute(), strict=strict))
 
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the inference and management APIs."""
         return self.inference_address.is_local and self.management_address.is_local
+
+    @property
+    def replaces_triton(self) -> bool:
+        """Whether it is tritonserver whose place is taken: models come from repositories only."""
+        return bool(self.model_repository) and not self.model_store
 
     @property
     def token_auth(self) -> bool:
@@ -165,6 +176,16 @@ def access_problems(settings: Settings) -> list[str]:
                 "environment, or start with --disable-token-auth where something else guards the port"
             )
     return problems
+
+
+def without_grpc(settings: Settings, *, torchserve: bool) -> str:
+    """What the log says of the ports where people look for gRPC: TorchServe's as configured, or Triton's."""
+    ports = ["8001"]
+    if torchserve:
+        ports = [
+            settings.live.get(f"grpc_{api}_port", port) for api, port in (("inference", "7070"), ("management", "7071"))
+        ]
+    return f"nothing listens on {' and '.join(ports)}: gRPC is not served, HTTP is"
 
 
 def start_problems(settings: Settings) -> list[str]:

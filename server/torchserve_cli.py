@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ TORCHSERVE_VERSION = "0.12.0"
 #: Set for the detached process, which is the same command once more.
 ATTACHED = "_JITNEY_ATTACHED"
 STOP_SECONDS = 60
+POLL_SECONDS = 0.05
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,7 +78,7 @@ def _start(options: argparse.Namespace, arguments: list[str]) -> int:
         print("TorchServe is already running, please use torchserve --stop to stop TorchServe.", file=sys.stderr)
         print(f"Its process is {running.pid}, by {pid_file()}.", file=sys.stderr)
         return 1
-    settings = Settings.load(_flags(options), os.environ)
+    settings = Settings.load(_flags(options), os.environ, strict=False)
     problems = start_problems(settings) + access_problems(settings)
     if problems:
         print("\n".join(problems), file=sys.stderr)
@@ -129,6 +131,19 @@ def _forget(pid: int) -> None:
         pass
 
 
+def _ends(process: psutil.Process, deadline: float) -> bool:
+    """Waits for the end of a process that is no child of this one. In containers nobody may take note of it: then its entry
+    stays, as a zombie's."""
+    while time.monotonic() < deadline:
+        try:
+            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(POLL_SECONDS)
+    return False
+
+
 def _stop(foreground: bool) -> int:
     process = _running()
     if process is None:
@@ -136,12 +151,9 @@ def _stop(foreground: bool) -> int:
         return 0
     folder = Path(process.cwd())
     process.terminate()
-    if foreground:
-        try:
-            process.wait(STOP_SECONDS)
-        except psutil.TimeoutExpired:
-            print(f"TorchServe is still answering requests after {STOP_SECONDS} s.", file=sys.stderr)
-            return 1
+    if foreground and not _ends(process, time.monotonic() + STOP_SECONDS):
+        print(f"TorchServe is still answering requests after {STOP_SECONDS} s.", file=sys.stderr)
+        return 1
     _forget(process.pid)
     (folder / "key_file.json").unlink(missing_ok=True)
     print("TorchServe has stopped.")

@@ -63,6 +63,7 @@ class Access:
 
     def __init__(self, ports: Collection[str], settings: Settings, metrics: Metrics, tokens: Tokens | None) -> None:
         self.ports, self.metrics, self.tokens = frozenset(ports), metrics, tokens
+        self._like_torchserve = settings.ts_open_inference_protocol  # then /v2 takes trailing slashes as all paths do
         self._cors = {
             name: value
             for name, value in (
@@ -77,7 +78,7 @@ class Access:
         """Normalises the path, then lets through or refuses."""
         req.context.began = time.monotonic()
         kserve = is_kserve(req.path)
-        if not kserve:
+        if not kserve or self._like_torchserve:
             req.path = req.path.rstrip("/") or "/"
         try:
             self._authorize(req)

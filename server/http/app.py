@@ -104,8 +104,10 @@ def build(
             admission=admission,
             regions=regions,
         )
-    if "metrics" in ports:
-        add_metrics(routes, metrics)
+    if "metrics" in ports or (settings.enable_metrics_api and {"inference", "management"} <= set(ports)):
+        add_metrics(routes, metrics, only_get=settings.replaces_triton)  # TorchServe's shared port has it beside their own
+    if "inference" in ports:
+        torchserve.add_kserve_v1(routes, dataplane)
     if "management" in ports:
         torchserve.add_management(routes, dataplane, services.control, settings, services.tokens)
     if "inference" in ports:

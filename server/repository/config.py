@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+#: Seconds that nothing keeps to: the limit where TorchServe's timeouts are 0 or less.
+AT_ONCE = 1e-9
 Kind = Literal["KIND_AUTO", "KIND_CPU", "KIND_GPU", "KIND_MODEL"]
 
 
@@ -115,8 +117,8 @@ class ModelConfig:
     version_directory the folder with the version's own files; for an archive the folder it was unpacked to
     filename          the model file, relative to `version_directory` (Triton's default_model_filename)
     max_batch_size    rows a batch may hold; 0 = the model has no batch axis, `dims` are complete shapes
-    response_timeout_s  a worker that holds a batch for longer is replaced; 0 = no limit
-    startup_timeout_s   a worker that has not loaded by then is ended; 0 = no limit
+    response_timeout_s  a worker that holds a batch for longer is replaced; 0 = no limit, AT_ONCE = no answer is in time
+    startup_timeout_s   a worker that has not loaded by then is ended; 0 = no limit, AT_ONCE = none loads in time
     config_json       the `GET …/config` document (Triton's ModelConfig as JSON, proto field names)
     environment       variables that the workers get beside the server's
     withheld_environment  names of the server's variables that they do not get, a regular expression for the whole name

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from ..call import Call
 from ..errors import Draining, JitneyError, LoadFailed, NoWorkers, WorkerDied
-from ..repository.config import ModelConfig
+from ..repository.config import AT_ONCE, ModelConfig
 from . import cores, placement
 from .arena import Arena
 from .batch import Batch, BatchReport
@@ -318,6 +318,8 @@ class Pool:
         batch = worker.batch
         if batch is None:
             raise ValueError("answers without a batch")
+        if self.config.response_timeout_s == AT_ONCE:
+            return  # whatever comes is too late: the supervising thread is about to replace the worker
         answers = batch.answers(results, child.fetch)
         if results.done:
             self._times(batch, results)

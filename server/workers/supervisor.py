@@ -183,10 +183,11 @@ class Supervisor:
                 late = worker.batch is not None and worker.alarm is None  # else it answered a moment ago
             if not late:
                 return
-            text = f"worker '{child.name}' of model '{config.name}' did not answer within {config.response_timeout_s:g} s"
+            limit = round(config.response_timeout_s, 3)
+            text = f"worker '{child.name}' of model '{config.name}' did not answer within {limit:g} s"
             child.kill(WorkerTimeout(text, 137))
         elif alarm is Alarm.LOADING:
-            child.kill(JitneyError(f"not loaded within {config.startup_timeout_s:g} s"))
+            child.kill(JitneyError(f"not loaded within {round(config.startup_timeout_s, 3):g} s"))
         else:
             log.warning("worker '%s' did not end when it was asked to, and is killed", child.name)
             child.kill()

@@ -38,6 +38,7 @@ class FakeTorchServe:
     scaled: list[tuple[str, str | None, int, int, bool]] = field(default_factory=list)
     refusal: Exception | None = None
     is_healthy: bool = True
+    loading: set[str] = field(default_factory=set)
     running: int | None = None
     metadata: Any = None
 
@@ -85,6 +86,9 @@ class FakeTorchServe:
 
     def ready(self) -> bool:
         return True
+
+    def model_ready(self, model: str, version: str | None = None) -> bool:
+        return model in self.served and model not in self.loading
 
     def healthy(self) -> bool:
         return self.is_healthy

@@ -1,6 +1,8 @@
 """`torchserve`'s command line with real processes: detaching, the pid file, stopping, and what goes wrong before a start."""
 
+import ctypes
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +66,33 @@ def test_start_detaches_and_stop_ends(folder: Path) -> None:
     assert not pid_file(folder).exists()
 
 
+@pytest.fixture
+def orphans_stay() -> Iterator[None]:
+    """Detached processes become children of this one, which takes no note of their ends: as in a container without an init."""
+    prctl, subreaper = ctypes.CDLL(None, use_errno=True).prctl, 36
+    assert prctl(subreaper, 1, 0, 0, 0) == 0
+    yield
+    prctl(subreaper, 0, 0, 0, 0)
+
+
+@pytest.mark.usefixtures("orphans_stay")
+def test_stop_does_not_wait_for_somebody_to_take_note_of_the_end(folder: Path) -> None:
+    text, _ = properties()
+    (folder / "config.properties").write_text(text)
+    with (folder / "output").open("w") as output:
+        command = [*COMMAND, "--start", "--model-store", "store", "--ncs"]
+        subprocess.run(command, cwd=folder, env=environment(folder), stdout=output, stderr=output, timeout=60, check=True)
+    process = psutil.Process(int(pid_file(folder).read_text()))
+    wait_until(lambda: "Model server started.\n" in (folder / "output").read_text(), 60, "the start")
+    stopped = run(folder, "--stop", "--foreground")
+    try:
+        assert (stopped.returncode, stopped.stdout) == (0, "TorchServe has stopped.\n")
+        assert process.status() == psutil.STATUS_ZOMBIE
+    finally:
+        os.waitpid(process.pid, 0)
+    assert not pid_file(folder).exists()
+
+
 def test_stop_without_a_server(folder: Path) -> None:
     stopped = run(folder, "--stop")
     assert (stopped.returncode, stopped.stdout) == (0, "TorchServe is not currently running.\n")
@@ -96,7 +125,7 @@ def test_what_is_missing(folder: Path, arguments: tuple[str, ...], text: str) ->
     assert not pid_file(folder).exists()
 
 
-def test_an_unknown_setting_is_named_with_the_nearest(folder: Path) -> None:
+def test_an_unknown_setting_close_to_one_that_guards_access_ends_the_start(folder: Path) -> None:
     (folder / "config.properties").write_text("inference_adress=http://127.0.0.1:8080\n")
     done = run(folder, "--model-store", "store", "--foreground")
     assert done.returncode == 1
@@ -144,6 +173,8 @@ def test_the_launcher(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert ask(addresses["inference"], "POST", "/predictions/shouts", b"abc").status == 404
     finally:
         launcher.stop()
+    while lines.get(timeout=30) is not None:
+        pass  # TorchServe's queue ends with None too
     with pytest.raises(OSError):
         launcher.register_model("shouts", "capitals.mar", management=management)
 

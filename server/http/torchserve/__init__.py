@@ -16,6 +16,7 @@ from .inference import Inference
 from .management import Control, Management
 from .render import ENVELOPE, new_request_id, send_json, status_line, to_json
 from .routing import Exchange, Handler, Routes, answer, not_allowed, not_found
+from .v1 import ModelsV1
 
 if TYPE_CHECKING:
     from ...dataplane import DataPlane
@@ -28,12 +29,17 @@ log = logging.getLogger(__name__)
 
 Port = Literal["inference", "management", "metrics"]
 
-__all__ = ["add_common", "add_inference", "add_management", "infer_with_handler", "refuse"]
+__all__ = ["add_common", "add_inference", "add_kserve_v1", "add_management", "infer_with_handler", "refuse"]
 
 
 def add_inference(routes: Routes, dataplane: DataPlane, admission: Admission, metrics: Metrics, settings: Settings) -> None:
     """Adds the inference port's routes."""
     Inference(dataplane, admission, metrics, settings.max_response_size).add_to(routes)
+
+
+def add_kserve_v1(routes: Routes, dataplane: DataPlane) -> None:
+    """Adds KServe v1's list and readiness of models to the inference port. To be called before `add_management`."""
+    ModelsV1(dataplane).add_to(routes)
 
 
 def infer_with_handler(

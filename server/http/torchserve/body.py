@@ -37,18 +37,22 @@ def _searchable(body: memoryview) -> bytearray | bytes:
 
 def query(req: falcon.Request) -> dict[str, str]:
     """The query's parameters; of repeated ones the first counts (TorchServe)."""
-    try:
-        pairs = parse_qsl(req.query_string, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
-    except ValueError:
-        raise InvalidRequest(f"the query has more than {MAX_QUERY_FIELDS} parameters") from None
     found: dict[str, str] = {}
-    for name, value in pairs:
+    for name, value in _pairs(req):
         found.setdefault(name, value)
     return found
 
 
+def _pairs(req: falcon.Request) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(req.query_string, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
+    except ValueError:
+        raise InvalidRequest(f"the query has more than {MAX_QUERY_FIELDS} parameters") from None
+
+
 def query_parts(req: falcon.Request) -> list[Part]:
-    return [Part(name, value.encode()) for name, value in query(req).items()]
+    """The query's parameters as inputs, every one: of repeated ones the last counts, as it does in a body (TorchServe)."""
+    return [Part(name, value.encode()) for name, value in _pairs(req)]
 
 
 def client_headers(req: falcon.Request) -> dict[str, str]:

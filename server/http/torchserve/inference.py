@@ -49,9 +49,9 @@ class Inference:
         routes.add(rf"/{MODEL}(?:/{VERSION})?/predict", self.legacy)
         routes.add(rf"/models/{MODEL}/invoke", self.legacy)
         routes.add(r"/invocations", self.invocations)
-        routes.add(rf"/v2/models/{MODEL}/explain", self.explanations)
-        routes.add(rf"/v1/models/{MODEL}:predict", self.predictions)
-        routes.add(rf"/v1/models/{MODEL}:explain", self.explanations)
+        routes.add(rf"/v2/models/{MODEL}/explain", self.kserve_explain)
+        routes.add(rf"/v1/models/{MODEL}:predict", self.kserve_predict)
+        routes.add(rf"/v1/models/{MODEL}:explain", self.kserve_explain)
         routes.add(rf"/predictions/{MODEL}(?:/{VERSION}(?:/{REST})?)?", self.predictions, self.shortcut)
         routes.add(rf"/explanations/{MODEL}(?:/{VERSION}(?:/{REST})?)?", self.explanations)
         routes.add(r"/ping(?:/.*)?", self.ping)
@@ -74,7 +74,20 @@ class Inference:
 
     def infer(self, exchange: Exchange, model: str, version: str | None, parts: list[Part] | None) -> None:
         """KServe's `infer`; `parts` stand for a body that had to be decoded before a handler could read it."""
-        self._predict(exchange, model, version, {"url_path": "", "explain": "False"}, parts=parts)
+        self._predict(exchange, model, version, {"explain": "False"}, parts=parts)
+
+    def kserve_predict(self, exchange: Exchange, model: str) -> None:
+        """KServe's routes know no path behind the model, so their handlers see no `url_path` (TorchServe)."""
+        if exchange.req.method == "OPTIONS":
+            self._describe(exchange, model, None)
+        else:
+            self._predict(exchange, model, None, {"explain": "False"})
+
+    def kserve_explain(self, exchange: Exchange, model: str) -> None:
+        if exchange.req.method == "OPTIONS":
+            self._describe(exchange, model, None)
+        else:
+            self._predict(exchange, model, None, {"explain": "True"})
 
     def explanations(self, exchange: Exchange, model: str, version: str | None = None, rest: str | None = None) -> None:
         if exchange.req.method == "OPTIONS":
@@ -83,7 +96,7 @@ class Inference:
             self._predict(exchange, model, version, {"url_path": rest or "", "explain": "True"})
 
     def legacy(self, exchange: Exchange, model: str, version: str | None = None) -> None:
-        """`/{m}/predict` and SageMaker's `/models/{m}/invoke`: the query's parameters are inputs too."""
+        """`/{m}/predict` and SageMaker's `/models/{m}/invoke`: the query's parameters are inputs too, before the body's."""
         if exchange.req.method == "OPTIONS":
             self._describe(exchange, model, version)
         else:
@@ -117,7 +130,7 @@ class Inference:
         exchange.target = Target(model, version)
         parts = read_parts(exchange.req) if parts is None else parts
         headers = with_route(client_headers(exchange.req), route)
-        request = Request(id=exchange.id, parts=[*parts, *(more or [])], headers=headers)
+        request = Request(id=exchange.id, parts=[*(more or []), *parts], headers=headers)
         if later_of(exchange.req) is None:
             self.admission.hold(exchange.req)
         else:

@@ -126,6 +126,8 @@ INFERENCE = (
     "/echo/predict",
     "/v1/models/echo:predict",
     "/v1/models/echo:explain",
+    "/v1/models",
+    "/v1/models/echo",
     "/v2/models/echo/explain",
     "/v2",
     "/v2/health/ready",

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from jitney.server.errors import Draining, LoadFailed, ModelFailed, NoWorkers, WorkerDied, WorkerTimeout
+from jitney.server.repository.config import AT_ONCE
 from jitney.server.workers.roster import State
 
 from .conftest import LIMIT_S, call_to, eventually
@@ -115,6 +116,15 @@ def test_a_worker_that_hangs_is_replaced_after_the_response_timeout(bench, tmp_p
     assert not psutil.pid_exists(pid)
     eventually(b.pool.idle)
     assert b.ask().final
+
+
+def test_no_answer_is_in_time_for_a_limit_of_0(bench):
+    b = bench(response_timeout_s=AT_ONCE).up()
+    for _ in range(2):
+        (pid,) = b.pids()
+        (call,) = b.send(call_to())
+        assert "did not answer within 0 s" in str(error_of(call, WorkerTimeout))
+        eventually(lambda pid=pid: b.pids() not in ([], [pid]) and b.pool.idle())
 
 
 def test_each_streamed_answer_restarts_the_response_timeout(bench):
@@ -230,6 +240,13 @@ def test_loading_has_a_limit(bench):
     b = bench("endless", startup_timeout_s=0.8)
     b.pool.start(1)
     with pytest.raises(LoadFailed, match=r"not loaded within 0\.8 s"):
+        b.pool.wait_ready(LIMIT_S)
+
+
+def test_no_model_is_loaded_within_0_seconds(bench):
+    b = bench(startup_timeout_s=AT_ONCE)
+    b.pool.start(1)
+    with pytest.raises(LoadFailed, match="not loaded within 0 s"):
         b.pool.wait_ready(LIMIT_S)
 
 

@@ -99,7 +99,16 @@ def test_any_method_pings(site: Any, method: str, path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/PING", "/nope", "/a/b/c/d/e/f", "/predictions", "/predictions/", "/models", "/models/echo/other", "/v1/models/echo"],
+    [
+        "/PING",
+        "/nope",
+        "/a/b/c/d/e/f",
+        "/predictions",
+        "/predictions/",
+        "/models",
+        "/models/echo/other",
+        "/v1/models/echo/x",
+    ],
 )
 def test_unknown_paths_are_404(site: Any, path: str) -> None:
     expected = (404, "ResourceNotFoundException", "Requested resource is not found, please refer to API document.")
@@ -126,13 +135,13 @@ def test_versions_and_names_that_do_not_exist(site: Any) -> None:
         ("/predictions/echo/1.0/a/b%20c", {"url_path": "a/b c", "explain": "False"}),
         ("/explanations/echo", {"url_path": "", "explain": "True"}),
         ("/explanations/echo/1.0", {"url_path": "", "explain": "True"}),
-        ("/v1/models/echo:predict", {"url_path": "", "explain": "False"}),
-        ("/v1/models/echo:explain", {"url_path": "", "explain": "True"}),
-        ("/v2/models/echo/explain", {"url_path": "", "explain": "True"}),
+        ("/v1/models/echo:predict", {"explain": "False"}),
+        ("/v1/models/echo:explain", {"explain": "True"}),
+        ("/v2/models/echo/infer", {"explain": "False"}),
+        ("/v2/models/echo/explain", {"explain": "True"}),
         ("/echo/predict", {}),
         ("/echo/1.0/predict", {}),
         ("/models/echo/invoke", {}),
-        ("/invocations?model_name=echo", {}),
     ],
 )
 def test_each_way_to_a_model(site: Any, path: str, extra: dict[str, str]) -> None:
@@ -140,11 +149,26 @@ def test_each_way_to_a_model(site: Any, path: str, extra: dict[str, str]) -> Non
     assert seen(site).headers == {"Host": "test", "Content-Length": "1", "Content-Type": BIN["Content_Type"], **extra}
 
 
+def test_invocations_have_no_headers_of_their_own(site: Any) -> None:
+    site.ask("inference", "POST", "/invocations?model_name=echo", b"x", **BIN)
+    assert set(seen(site).headers) == {"Host", "Content-Length", "Content-Type"}
+    assert fields(site) == [("model_name", b"echo", ""), ("body", b"x", BIN["Content_Type"])]
+
+
 def test_the_query_is_an_input_on_the_old_paths_only(site: Any) -> None:
     site.ask("inference", "GET", "/predictions/echo?a=1&b=two")
     assert fields(site) == [("body", b"", "")]
     site.ask("inference", "GET", "/echo/predict?a=1&b=t%20o&a=3")
-    assert fields(site) == [("body", b"", ""), ("a", b"1", ""), ("b", b"t o", "")]
+    assert fields(site) == [("a", b"1", ""), ("b", b"t o", ""), ("a", b"3", ""), ("body", b"", "")]
+
+
+@pytest.mark.parametrize("path", ["/echo/predict?a=1&b=2", "/echo/1.0/predict?a=1&b=2", "/models/echo/invoke?a=1&b=2"])
+def test_the_query_s_inputs_come_before_the_body_s(site: Any, path: str) -> None:
+    form = {"Content_Type": "application/x-www-form-urlencoded"}
+    site.ask("inference", "POST", path, b"zz=3&a=4", **form)
+    assert fields(site) == [("a", b"1", ""), ("b", b"2", ""), ("zz", b"3", ""), ("a", b"4", "")]
+    site.ask("inference", "POST", "/invocations?b=2&model_name=echo", b"zz=3", **form)
+    assert [name for name, *_ in fields(site)] == ["b", "model_name", "zz"]
 
 
 def test_invocations_find_their_model(site: Any) -> None:
