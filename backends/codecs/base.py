@@ -64,7 +64,8 @@ def main_part(parts: Sequence[Part], or_where: str = "") -> Part:
     if "data" in named or "body" in named:
         raise InvalidRequest("the request's body is empty")
     found = ", ".join(f"'{name}'" for name in named) or "none"
-    hint = "" if named else "; curl -d sends a form, use -T FILE or -H 'Content-Type: application/json'"
+    files = any(part.content_type for part in parts)
+    hint = "" if files else "; curl -d sends a form, use -T FILE or -H 'Content-Type: application/json'"
     raise InvalidRequest(
         f"expected the input as the request's body or in a form field named 'data'{or_where}, found fields: {found}{hint}"
     )

@@ -62,6 +62,8 @@ class JsonCodec(Codec):
 
     def _fields(self, parts: Sequence[Part]) -> dict[str, Part] | None:
         """Form fields by the inputs that they are for; None where one part carries the whole request."""
+        if len(parts) == 1 and parts[0].name in _WHOLE:
+            return None
         main, names = self._inputs.main, {part.name for part in parts}
         known = {name for name in names if self.config.input(name) is not None}
         others, whole = names - known - {*_WHOLE, _CHOSEN}, names & set(_WHOLE)
@@ -69,7 +71,7 @@ class JsonCodec(Codec):
             return {main.name: parts[0]}  # the only file of a form, whatever the field is called
         if others and (known or whole):
             raise InvalidRequest(f"unexpected field '{min(others)}'; model '{self.config.name}' has {self._inputs.names}")
-        if not known or (names == whole and (len(names) == 1 or known != names)):
+        if not known or (names == whole and known != names):
             return None
         found: dict[str, Part] = {}
         for part in parts:
@@ -84,16 +86,18 @@ class JsonCodec(Codec):
         return found
 
     def _field(self, spec: TensorSpec, part: Part) -> Tensor:
-        value = self._document(spec, part, f"field '{part.name}'")
-        return self._inputs.raw(spec, part.data) if value is None else self._inputs.tensor(spec, value[0])
+        """A field of its own: JSON, or for a BYTES input as it comes unless its content type says that it is JSON."""
+        if spec.datatype == "BYTES" and not is_json(part):
+            return self._inputs.raw(spec, part.data)
+        return self._inputs.tensor(spec, load_json(part.data, f"field '{part.name}'"))
 
-    def _document(self, spec: TensorSpec, part: Part, what: str) -> tuple[Any] | None:
-        """A part's JSON value; None where it is for a BYTES input as it comes.
+    def _document(self, spec: TensorSpec, part: Part) -> tuple[Any] | None:
+        """A whole body's JSON value; None where it is for a BYTES input as it comes.
 
         The content type decides. Where the client named none, a list or an object is JSON, and all else is not.
         """
         if spec.datatype != "BYTES" or is_json(part):
-            return (load_json(part.data, what, "" if is_json(part) else self._hint()),)
+            return (load_json(part.data, hint="" if is_json(part) else self._hint()),)
         if part.content_type or bytes(memoryview(part.data)[:64]).lstrip()[:1] not in (b"[", b"{"):
             return None
         try:
@@ -113,7 +117,7 @@ class JsonCodec(Codec):
         main, inputs = self._inputs.main, self._inputs
         if main is None:
             body = load_json(part.data, hint="" if is_json(part) else self._hint())
-        elif (document := self._document(main, part, "the request's body")) is not None:
+        elif (document := self._document(main, part)) is not None:
             (body,) = document
         else:
             return inputs.complete([inputs.raw(main, part.data)]), self.encode

@@ -157,6 +157,7 @@ class TestDecode:
             [Part("image", b"\xff", "image/jpeg"), Part("times", b"3")],
             [Part("data", b"\xff", "image/jpeg"), Part("times", b"3")],
             [Part("times", b"3"), Part("body", b"\xff", "")],
+            [Part("times", b"3"), Part("image", b'{"b64": "/w=="}', "application/json")],
             [Part("image", b"\xff"), Part("times", b"3"), Part("model_name", b"m"), Part("body", b"")],
         ],
     )
@@ -164,6 +165,10 @@ class TestDecode:
         target = codec(TensorSpec("image", "BYTES", (1,)), TensorSpec("times", "INT32", (1,), optional=True))
         found = {tensor.name: tensor.numpy().tolist() for tensor in target.decode(parts, {})}
         assert found == {"image": [[b"\xff"]], "times": [[3]]}
+
+    def test_a_field_of_bytes_is_not_looked_into(self):
+        tensors = PAIR.decode([Part("text", b'["a"]'), Part("times", b"3")], {})
+        assert [tensor.numpy().tolist() for tensor in tensors] == [[[b'["a"]']], [[3]]]
 
     def test_the_only_file_of_a_form_whatever_its_name(self):
         (tensor,) = TEXT.decode([Part("file", b"\xff", "image/jpeg")], {})
