@@ -50,7 +50,7 @@ TABLE = """
 | `arena_extend_strategy` | onnxruntime | 0 | GPU: 0 next power of two, 1 same as requested |
 | `do_copy_in_default_stream` | onnxruntime | 1 | GPU: 0 copies on streams of their own |
 | `session.*` | onnxruntime | ONNX Runtime's | any session configuration entry; spinning of idle threads is off unless set here |
-| `codec` | all | json | what TorchServe's routes decode: image_classifier, image_segmenter, object_detector, … |
+| `codec` | all | json | what TorchServe's routes decode ([predictions.md](predictions.md)): image_classifier, …, or codec.py |
 | `image_mode` | image codecs | RGB | RGB or L |
 | `resize`, `crop` | image codecs | 256, 224 | "256" or "height,width"; 0 = off (object_detector: off) |
 | `mean`, `std` | image codecs | ImageNet's | one number or one for each channel (object_detector: 0 and 1) |

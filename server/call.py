@@ -15,6 +15,8 @@ from ..backends.base import Request, Response
 from .errors import Cancelled, JitneyError, ModelFailed
 from .repository.config import ModelConfig
 
+#: What an answer counts for whose encoding may take any time, where small ones are rendered at once.
+HEAVY = 1 << 62
 #: Where an output tensor's bytes shall be copied to, by its name and size; None = to memory of their own.
 Target = Callable[[str, int], memoryview | None]
 
@@ -38,6 +40,16 @@ def size(answer: Response | JitneyError) -> int:
     if isinstance(answer, JitneyError):
         return 0
     return len(answer.body or b"") + (sum([tensor.nbytes for tensor in answer.tensors]) if answer.tensors else 0)
+
+
+class SlowEncode:
+    """A `Call.encode` that runs code of the user's: never on the thread of all connections."""
+
+    def __init__(self, encode: Callable[[Response], Response]) -> None:
+        self._encode = encode
+
+    def __call__(self, response: Response) -> Response:
+        return self._encode(response)
 
 
 class Mailbox:
@@ -146,6 +158,10 @@ class Call:
     def delivered_bytes(self) -> int:
         """Their tensors' and bodies' size."""
         return self.mailbox.nbytes() if self.mailbox is not None else 0
+
+    def weight(self, nbytes: int) -> int:
+        """What an answer of `nbytes` counts for when it is decided which thread renders it."""
+        return HEAVY if isinstance(self.encode, SlowEncode) else nbytes
 
     @property
     def _box(self) -> Mailbox:

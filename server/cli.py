@@ -13,11 +13,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from . import torchserve_cli
 from .errors import InvalidConfig
+from .repository.strays import holds_archives
 
 #: Options of tritonserver that change nothing here, with the reason that is printed once.
 _GRPC = (
@@ -70,10 +72,16 @@ def switch(text: str) -> bool:
 def serve_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jitney serve",
-        description="Serve a model repository. Options have tritonserver's names and meaning.",
+        description="Serve model repositories, TorchServe archives, or both. Options have tritonserver's names and meaning.",
     )
     add = parser.add_argument
-    add("--model-repository", "--model-store", action="append", metavar="DIR", help="folder with models; repeatable")
+    add("--model-repository", action="append", metavar="DIR", help="folder with models; repeatable")
+    add(
+        "--model-store",
+        action="append",
+        metavar="DIR",
+        help="folder with TorchServe archives, all of which are loaded unless load_models or --load-model says otherwise",
+    )
     add("--config", "--ts-config", dest="ts_config", metavar="FILE", help="config.properties")
     add(
         "--models",
@@ -129,6 +137,7 @@ def serve_flags(arguments: Sequence[str]) -> dict[str, Any]:
             print(f"{option} has no effect: {NO_MEANING[option]}", file=sys.stderr)
     flags: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     flags.update(_addresses(flags))
+    flags.update(_folders(flags.pop("model_repository", []), flags.pop("model_store", [])))
     if (load := flags.get("load_model")) is not None:
         flags["load_model"] = [name for value in load for name in value.split(",")]
     if (config := flags.get("backend_config")) is not None:
@@ -141,6 +150,19 @@ def serve_flags(arguments: Sequence[str]) -> dict[str, Any]:
         if name in flags:
             flags[name] = "true" if flags[name] else "false"
     return flags | {"no_config_snapshots": True}
+
+
+def _folders(repositories: list[str], stores: list[str]) -> dict[str, Any]:
+    """What `--model-repository` and `--model-store` name, as settings.
+
+    tritonserver has both words for a repository. So a folder is a store of archives where it holds some, or where a repository
+    is named beside it.
+    """
+    archives = [folder for folder in stores if repositories or holds_archives(Path(folder))]
+    if len(archives) > 1:
+        raise InvalidConfig(f"expected one --model-store, got {' and '.join(archives)}")
+    named = repositories + [folder for folder in stores if folder not in archives]
+    return ({"model_repository": named} if named else {}) | ({"model_store": archives[0]} if archives else {})
 
 
 def _addresses(flags: dict[str, Any]) -> dict[str, str]:
@@ -160,13 +182,14 @@ def _addresses(flags: dict[str, Any]) -> dict[str, str]:
 def serve(arguments: Sequence[str]) -> int:
     from .main import run
     from .settings import Settings
+    from .startup import with_archives
 
     flags = serve_flags(arguments)
     flags.setdefault("exit_on_error", "false")
     settings = Settings.load(flags, os.environ)
     if not settings.model_repository and not settings.model_store:
-        raise InvalidConfig("jitney serve needs a folder of models: --model-repository DIR")
-    return run(settings)
+        raise InvalidConfig("jitney serve needs a folder of models: --model-repository DIR or --model-store DIR")
+    return run(with_archives(settings) if "model_store" in flags else settings)
 
 
 def archive(arguments: Sequence[str]) -> int:

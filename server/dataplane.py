@@ -116,9 +116,10 @@ class DataPlane:
             return deployment.explainer().submit(request, on_answer=on_answer)
         deployment.refuse_if_hopeless()  # before decoding costs anything
         codec = deployment.codec
-        decoded = Request(request.id, codec.decode(request.parts, request.headers), [], request.headers)
-        decoded.rows = validate(codec.expects(decoded.tensors), decoded)
-        return deployment.submit(decoded, on_answer=on_answer, encode=codec.encoder(request.parts))
+        tensors, encode = codec.read(request.parts, request.headers)
+        decoded = Request(request.id, tensors, [], request.headers)
+        decoded.rows = validate(codec.expects(tensors), decoded)
+        return deployment.submit(decoded, on_answer=on_answer, encode=encode)
 
     def step(self, model: str, version: str | None, make: MakeRequest, on_answer: OnAnswer, target: Target) -> Call:
         """Queues one step of an ensemble, made for whoever takes it; its answers are given to `on_answer`."""

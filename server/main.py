@@ -35,7 +35,7 @@ from .repository.store import ModelStore
 from .repository.triton import TritonRepository
 from .scripting import Scripting
 from .settings import Settings, access_problems, start_problems, without_grpc
-from .startup import Begun, Planned, planned, preload, register, settle
+from .startup import Begun, Planned, planned, preload, register, settle, tell_strays
 from .workers.roster import number_from
 
 log = logging.getLogger(__name__)
@@ -175,6 +175,7 @@ class Server:
     def _load(self, web: Web, plan: Sequence[Planned], received: queue.SimpleQueue[int]) -> None:
         """Loads the models, reporting each; then the server is started. Runs beside the main thread, which takes signals."""
         try:
+            tell_strays(self.settings)
             begun = register(self.management, plan, self._report)
             self._open(web)
             self._wait(begun)

@@ -109,6 +109,7 @@ class Rollout:
     def _deployment(self, config: ModelConfig) -> Deployment:
         if config.backend == "ensemble":
             ensemble = EnsembleDeployment(config, self.models)
+            ensemble.load_codec()
             ensemble.stamp = version_stamp(config)
             return ensemble
         workers = placement.declared(config, cores.gpus())
@@ -116,6 +117,7 @@ class Rollout:
         deployment = kind(config, self.options)
         deployment.stamp = version_stamp(config)
         try:
+            deployment.load_codec()
             deployment.start(workers)
         except BaseException:
             deployment.close(0.0)

@@ -201,10 +201,13 @@ def _read(raw: Mapping[str, _Value]) -> dict[str, Any]:
 
 
 def _complete(values: dict[str, Any], cwd: Path) -> None:
-    """What depends on other keys: absolute paths, and TorchServe's limits where it is TorchServe that is replaced."""
+    """What depends on other keys: absolute paths, and TorchServe's limits where it is TorchServe that is replaced.
+
+    A store beside a repository does not lower the limits of the repository's models.
+    """
     like_torchserve = bool(values.get("model_store")) or not values["model_repository"]
     for name in ("max_request_size", "max_response_size"):
-        values.setdefault(name, TORCHSERVE_MAX_BYTES if like_torchserve else MAX_BYTES)
+        values.setdefault(name, MAX_BYTES if values["model_repository"] else TORCHSERVE_MAX_BYTES)
     values.setdefault("exit_on_error", not like_torchserve)  # TorchServe starts without a model that fails, Triton does not
     values.setdefault("metrics_mode", "log" if like_torchserve else "prometheus")
     for name in PATHS:

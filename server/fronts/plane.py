@@ -70,9 +70,9 @@ class RemoteDataPlane:
             epoch = None  # another deployment answers, which the scheduler knows
         else:
             codec = known.codec
-            decoded = Request(request.id, codec.decode(request.parts, request.headers), [], request.headers)
-            decoded.rows = validate(codec.expects(decoded.tensors), decoded)
-            call.request, call.encode = decoded, codec.encoder(request.parts)
+            tensors, call.encode = codec.read(request.parts, request.headers)
+            call.request = Request(request.id, tensors, [], request.headers)
+            call.request.rows = validate(codec.expects(tensors), call.request)
         self._link.submit(call, wish, epoch)
         return call
 

@@ -1,7 +1,8 @@
-"""What happens to every request before and after its route, whatever its dialect: who may pass, CORS, counting, access log.
+"""What happens to every request before and after its route, whatever its dialect: CORS, who may pass, counting, access log.
 
 The middleware is the one place that asks for tokens. It runs before routing, so that nothing is answered without passing it, an
-unknown path included; what needs no token is listed, everything else does.
+unknown path included; what needs no token is listed, everything else does. Only preflights are answered before that: browsers
+send them without keys.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import falcon
 
 from ..errors import JitneyError
+from .cors import Cors
 from .later import later_of
 from .torchserve.errors import InvalidKey
 from .torchserve.routing import Exchange, answer, refuse_bad_escapes
@@ -64,22 +66,16 @@ class Access:
     def __init__(self, ports: Collection[str], settings: Settings, metrics: Metrics, tokens: Tokens | None) -> None:
         self.ports, self.metrics, self.tokens = frozenset(ports), metrics, tokens
         self._like_torchserve = settings.ts_open_inference_protocol  # then /v2 takes trailing slashes as all paths do
-        self._cors = {
-            name: value
-            for name, value in (
-                ("access-control-allow-origin", settings.cors_allowed_origin),
-                ("access-control-allow-methods", settings.cors_allowed_methods),
-                ("access-control-allow-headers", settings.cors_allowed_headers),
-            )
-            if value
-        }
+        self._cors = Cors(settings)
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Normalises the path, then lets through or refuses."""
+        """Normalises the path, answers preflights, then lets through or refuses."""
         req.context.began = time.monotonic()
         kserve = is_kserve(req.path)
         if not kserve or self._like_torchserve:
             req.path = req.path.rstrip("/") or "/"
+        if self._cors.answer_preflight(req, resp):
+            return
         try:
             self._authorize(req)
             if not kserve:
@@ -103,16 +99,14 @@ class Access:
         if later is not None and later.claimed and not later.concluding:
             later.seal(lambda: self.process_response(req, resp, resource, succeeded))
             return
-        self.allow_origins(resp)
+        self.allow_origins(req, resp)
         for callback in getattr(req.context, "at_end", ()):
             callback()
         self.passed(req, resp.status_code, getattr(req.context, "began", 0.0))
 
-    def allow_origins(self, resp: falcon.Response) -> None:
+    def allow_origins(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Adds CORS headers, where they are configured, to those that the answer has."""
-        for name, value in self._cors.items():
-            if resp.get_header(name) is None:
-                resp.set_header(name, value)
+        self._cors.add(req, resp)
 
     def passed(self, req: falcon.Request, status: int, began: float) -> None:
         """Counts an answer and logs it; `began` in monotonic seconds."""

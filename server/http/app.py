@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import falcon
@@ -26,6 +27,7 @@ from . import kserve, torchserve
 from .access import Access, is_kserve
 from .admission import Admission
 from .certificates import made_certificate, server_context
+from .cors import Cors
 from .express import Express
 from .kserve.generate import Generate, GenerateStream
 from .kserve.infer import Infer
@@ -215,7 +217,7 @@ def listener_options(ports: Collection[Port], settings: Settings) -> dict[str, A
         "setting": f"{next(iter(ports))}_address",
         "threads": threads,
         "max_body": settings.max_request_size,
-        "refuse": _refuse,
+        "refuse": partial(_refuse, Cors(settings)),
     }
 
 
@@ -243,12 +245,14 @@ def _front_ends(
     return fronts
 
 
-def _refuse(path: str, error: Error) -> tuple[str, list[tuple[str, str]], bytes]:
+def _refuse(cors: Cors, path: str, error: Error) -> tuple[str, list[tuple[str, str]], bytes]:
     """What never reaches a route, in the dialect of its path where there is one."""
+    allowed = list(cors.headers(None).items())
     if not is_kserve(path):
-        return torchserve.refuse(path, error)
+        status, headers, body = torchserve.refuse(path, error)
+        return status, [*headers, *allowed], body
     body = orjson.dumps({"error": str(error.body)})
-    return falcon.code_to_http_status(error.code), [("content-type", "application/json")], body
+    return falcon.code_to_http_status(error.code), [("content-type", "application/json"), *allowed], body
 
 
 _TYPES = {404: "ResourceNotFoundException", 405: "MethodNotAllowedException"}

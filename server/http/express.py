@@ -105,8 +105,9 @@ class Trip:
         raise NotImplementedError
 
     def size(self) -> int:
-        """Bytes of the model's answer that is to be rendered."""
-        return 0 if self.answer is None else size(self.answer)
+        """Bytes of the model's answer that is to be rendered; more where rendering it may take long."""
+        nbytes = 0 if self.answer is None else size(self.answer)
+        return nbytes if self.call is None else self.call.weight(nbytes)
 
     def unpack(self) -> Call:
         """The call, whose answers are then in its mailbox, as a route expects them."""

@@ -50,8 +50,8 @@ class Later:
         return self._wake
 
     def size(self) -> int:
-        """Bytes of the model's answer that is there to be rendered."""
-        return self._call.delivered_bytes if self._call is not None else 0
+        """Bytes of the model's answer that is there to be rendered; more where rendering it may take long."""
+        return self._call.weight(self._call.delivered_bytes) if self._call is not None else 0
 
     def seal(self, seal: Finish) -> None:
         """`seal` is what the application does with every answer at last: count it, log it."""

@@ -170,6 +170,11 @@ class ModelConfig:
         """Whether tensors of this model carry a leading batch axis that `dims` leave out."""
         return self.max_batch_size > 0
 
+    @property
+    def is_archive(self) -> bool:
+        """Whether it came from TorchServe's world, whose answers its clients know to the letter."""
+        return self.backend == "handler" or self.handler is not None
+
     def input(self, name: str) -> TensorSpec | None:
         return next((spec for spec in self.inputs if spec.name == name), None)
 

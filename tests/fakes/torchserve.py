@@ -43,7 +43,7 @@ class FakeTorchServe:
     metadata: Any = None
 
     def add(self, name: str, run: Run | None, version: str = "1.0", **values: Any) -> None:
-        config = ModelConfig(name=name, version=version, backend="handler", url=f"{name}.mar", **values)
+        config = ModelConfig(name=name, version=version, url=f"{name}.mar", **{"backend": "handler", **values})
         self.served.setdefault(name, {})[version] = Archive(config, run)
         self.defaults.setdefault(name, version)
 

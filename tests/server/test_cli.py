@@ -107,3 +107,36 @@ def test_values_that_are_refused(tmp_path: Path, argument: str, complaint: str) 
 def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["sreve"]) == 2
     assert "unknown command 'sreve'" in capsys.readouterr().err
+
+
+class TestFolders:
+    """`--model-store` is TorchServe's word for a folder of archives, and tritonserver's second word for a repository."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Path:
+        (tmp_path / "store").mkdir()
+        (tmp_path / "store" / "a.mar").touch()
+        return tmp_path / "store"
+
+    @pytest.fixture
+    def models(self, tmp_path: Path) -> Path:
+        (tmp_path / "models" / "m" / "1").mkdir(parents=True)
+        return tmp_path / "models"
+
+    def test_a_store_beside_a_repository(self, tmp_path: Path, models: Path) -> None:
+        found = settings(models, "--model-store", str(tmp_path))
+        assert (found.model_repository, found.model_store) == ((str(models),), str(tmp_path))
+
+    def test_a_store_alone_is_what_lies_in_it(self, store: Path, models: Path) -> None:
+        def alone(*folders: Path) -> Settings:
+            flags = [word for folder in folders for word in ("--model-store", str(folder))]
+            return Settings.load(cli.serve_flags(flags), {}, store.parent)
+
+        assert (alone(store).model_repository, alone(store).model_store) == ((), str(store))
+        assert (alone(models).model_repository, alone(models).model_store) == ((str(models),), None)
+        both = alone(models, store)
+        assert (both.model_repository, both.model_store) == ((str(models),), str(store))
+
+    def test_one_store_at_most(self, tmp_path: Path, store: Path) -> None:
+        with pytest.raises(InvalidConfig, match="expected one --model-store"):
+            settings(tmp_path, "--model-store", str(store), "--model-store", str(tmp_path))

@@ -248,7 +248,9 @@ def test_limits_follow_what_is_replaced(tmp_path):
     assert load(tmp_path, flags={"model_repository": ["r"]}).metrics_mode == "prometheus"
     assert load(tmp_path, flags={"model_repository": ["r"]}).exit_on_error
     assert not load(tmp_path, flags={"model_store": "s"}).exit_on_error
-    assert load(tmp_path, flags={"model_repository": ["r"], "model_store": "s"}).max_request_size == 6553500
+    assert load(tmp_path, flags={"model_store": "s"}).max_request_size == 6553500
+    # A store beside a repository does not lower what the repository's models may get.
+    assert load(tmp_path, flags={"model_repository": ["r"], "model_store": "s"}).max_request_size == 64 * 1024 * 1024
     assert load(tmp_path, flags={"model_repository": ["r", "/q"]}).model_repository == (str(tmp_path / "r"), "/q")
 
 

@@ -68,7 +68,7 @@ class InferShortcut:
     def _block(self, reply: Reply) -> Block:
         req, resp = light(self._req.env, 0)
         self._infer.send(req, resp, reply)
-        self._access.allow_origins(resp)
+        self._access.allow_origins(req, resp)
         return Block.of(req, resp, without=HEADER_LENGTH.lower())
 
     def is_quick(self) -> bool:

@@ -10,15 +10,19 @@ import falcon
 from ....backends.base import Part
 from ...errors import InvalidRequest
 from ..wsgi import body_of
-from .multipart import parse_form, parse_multipart
+from .multipart import is_form, parse_form, parse_multipart
 
 FORM = "application/x-www-form-urlencoded"
 MAX_QUERY_FIELDS = 1000
 
 
-def read_parts(req: falcon.Request) -> list[Part]:
-    """One part per form field, or the whole body under the name `body`, with its content type without parameters."""
-    body = body_of(req)
+def read_parts(req: falcon.Request, body: memoryview | None = None, *, believes: bool = True) -> list[Part]:
+    """One part per form field, or the whole body under the name `body`, with its content type without parameters.
+
+    `body`: what has been read before. `believes` false: a body that is labelled as an urlencoded form and cannot be one is
+    a body without a content type.
+    """
+    body = body_of(req) if body is None else body
     content_type = req.content_type or ""
     mime = content_type.partition(";")[0].strip()
     if mime.lower() == "multipart/form-data":
@@ -26,8 +30,12 @@ def read_parts(req: falcon.Request) -> list[Part]:
         if boundary := options.get("boundary"):
             return parse_multipart(_searchable(body), boundary)
     if mime.lower() == FORM:
-        return parse_form(body)
+        return parse_form(body) if believes or not len(body) or is_form(body) else [Part("body", body)]
     return [Part("body", body, mime)]
+
+
+def is_urlencoded(req: falcon.Request) -> bool:
+    return (req.content_type or "").partition(";")[0].strip().lower() == FORM
 
 
 def _searchable(body: memoryview) -> bytearray | bytes:

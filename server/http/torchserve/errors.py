@@ -95,6 +95,18 @@ def problem(error: Exception, target: Target = NO_TARGET) -> Problem:
     return Problem(500, "InternalServerException", "The server met an unforeseen error; its log says more")
 
 
+def with_reason(found: Problem, error: Exception) -> Problem:
+    """The same with what was wrong in its text: for models of a repository, whose users know no text of TorchServe's."""
+    match error:
+        case NoWorkers() | QueueFull():
+            return found._replace(message=str(error))
+        case ModelFailed() | WorkerDied():
+            reason = (getattr(error, "reason", "") or str(error)).strip()
+            if reason and reason not in found.message:
+                return found._replace(message=f"{found.message.rstrip('.')}: {reason}")
+    return found
+
+
 def _request(error: JitneyError) -> Problem | None:
     match error:
         case ResourceNotFound():

@@ -16,15 +16,17 @@ from ....backends.base import Part, Request, Response
 from ...call import Call
 from ...errors import Cancelled, InvalidParameter, JitneyError, ModelNotFound, VersionNotFound, WorkerDied
 from ..later import later_of, wait_for
-from ..wsgi import at_end, on_disconnect
+from ..wsgi import at_end, body_of, on_disconnect
 from . import openapi
-from .body import client_headers, query, query_parts, read_parts, with_route
+from .body import client_headers, is_urlencoded, query, query_parts, read_parts, with_route
 from .errors import Target
 from .render import send_json, send_prediction, send_status
 from .routing import MODEL, VERSION, Exchange, Routes
 from .shortcut import PredictionShortcut
 
 if TYPE_CHECKING:
+    import falcon
+
     from ...dataplane import DataPlane
     from ...metrics import Metrics
     from ..access import Access
@@ -77,7 +79,11 @@ class Inference:
         self._predict(exchange, model, version, {"explain": "False"}, parts=parts)
 
     def kserve_predict(self, exchange: Exchange, model: str) -> None:
-        """KServe's routes know no path behind the model, so their handlers see no `url_path` (TorchServe)."""
+        """KServe's routes know no path behind the model, so their handlers see no `url_path` (TorchServe).
+
+        For models of a repository the text of an error stands where clients of KServe look for it.
+        """
+        exchange.kserve = not self.is_archive(model, None)
         if exchange.req.method == "OPTIONS":
             self._describe(exchange, model, None)
         else:
@@ -104,11 +110,29 @@ class Inference:
 
     def invocations(self, exchange: Exchange) -> None:
         """SageMaker: the model is in the query, or is the only one loaded at start, or a field of the body."""
-        parts = read_parts(exchange.req)
-        model = query(exchange.req).get("model_name") or self._only_model() or _field(parts, "model_name")
+        body = body_of(exchange.req)
+        fields = read_parts(exchange.req, body)
+        model = query(exchange.req).get("model_name") or self._only_model() or _field(fields, "model_name")
         if not model:
             raise InvalidParameter("model_name", None, "the name of a model")
+        parts = self.parts(exchange.req, model, None, body)
         self._predict(exchange, model, None, {}, query_parts(exchange.req), parts)
+
+    def parts(self, req: falcon.Request, model: str, version: str | None, body: memoryview | None = None) -> list[Part]:
+        """The request's parts as this model gets them: a handler what TorchServe would give it, a codec what was meant."""
+        return read_parts(req, body, believes=not is_urlencoded(req) or self.is_archive(model, version))
+
+    def is_archive(self, model: str, version: str | None) -> bool:
+        """Whether TorchServe's clients know this model's answers to the letter; so too where there is no such model."""
+        try:
+            return self.dataplane.config(model, version).is_archive
+        except JitneyError:
+            return True
+
+    def aim(self, exchange: Exchange, model: str, version: str | None) -> None:
+        """Says whom the request is for, which error texts name."""
+        exchange.target = Target(model, version)
+        exchange.hides_reasons = partial(self.is_archive, model, version)
 
     def _only_model(self) -> str | None:
         started = [name for name, _ in self.dataplane.models() if self.dataplane.config(name, None).loaded_at_startup]
@@ -127,8 +151,8 @@ class Inference:
         more: list[Part] | None = None,
         parts: list[Part] | None = None,
     ) -> None:
-        exchange.target = Target(model, version)
-        parts = read_parts(exchange.req) if parts is None else parts
+        self.aim(exchange, model, version)
+        parts = self.parts(exchange.req, model, version) if parts is None else parts
         headers = with_route(client_headers(exchange.req), route)
         request = Request(id=exchange.id, parts=[*(more or []), *parts], headers=headers)
         if later_of(exchange.req) is None:

@@ -22,10 +22,11 @@ from ...errors import (
     ModelFailed,
     NoWorkers,
     SaveFailed,
+    UrlRefused,
     WorkerDied,
 )
 from ..later import Finish, later_of
-from .errors import BadEscape, MethodNotAllowed, ResourceNotFound, Target, problem
+from .errors import BadEscape, MethodNotAllowed, ResourceNotFound, Target, problem, with_reason
 from .render import new_request_id, seal, send_json
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ WITH_REASONS = (
     DependencyInstallFailed,
     DownloadFailed,
     SaveFailed,
+    UrlRefused,
 )
 #: Answers one exchange. Named groups of its pattern are keyword arguments, None where they did not take part.
 Handler = Callable[..., None]
@@ -54,13 +56,15 @@ Handler = Callable[..., None]
 class Exchange:
     """One request and its answer. `target` is what error texts name; handlers set it.
 
-    `kserve`: the text of an error stands under `error` too, where clients of KServe v2 look for it.
+    `kserve`: the text of an error stands under `error` too, where clients of KServe look for it. `hides_reasons` is asked when
+    something went wrong: whether the body has TorchServe's text alone, which scripts compare.
     """
 
     def __init__(self, req: falcon.Request, resp: falcon.Response, *, kserve: bool = False) -> None:
         self.req, self.resp, self.kserve = req, resp, kserve
         self.id = new_request_id()
         self.target = Target()
+        self.hides_reasons: Callable[[], bool] = lambda: True
 
     def guard(self, finish: Finish) -> None:
         """Runs what is rendered after the handler has returned, and answers with what that raises."""
@@ -111,6 +115,8 @@ def send_problem(exchange: Exchange, error: Exception) -> None:
     exchange.req.env.pop("jitney.spelling", None)
     if reason := _reason(error, found.message):
         exchange.resp.set_header(REASON, reason)
+    if not exchange.hides_reasons():
+        found = with_reason(found, error)
     send_json(exchange.resp, found._asdict() | ({"error": found.message} if exchange.kserve else {}), found.code)
 
 

@@ -11,8 +11,7 @@ from ...metrics.ledger import Ledger
 from ..express import Block, Plain, Trip, Unusual, light
 from ..quick import predicts_quickly
 from ..receiver import BodyStream
-from .body import FORM, client_headers, read_parts, with_route
-from .errors import Target
+from .body import FORM, client_headers, with_route
 from .render import new_request_id, seal, send_prediction
 from .routing import Exchange, answer
 
@@ -63,7 +62,7 @@ class PredictionShortcut:
 
     def _fields(self, trip: Trip) -> list[Part]:
         req, _ = light({**self._req.env, "wsgi.input": BodyStream(trip.body)}, self._length)
-        return read_parts(req)
+        return self._inference.parts(req, self._model, self._version)
 
     def _counts(self) -> Ledger:
         """Made with the first request that a model took: a name that nothing has is not to be remembered."""
@@ -111,12 +110,13 @@ class PredictionShortcut:
             raise Unusual
         send_prediction(req, resp, response)
         seal(req, resp, "")
-        self._access.allow_origins(resp)
+        self._access.allow_origins(req, resp)
         return Block.of(req, resp, without="x-request-id")
 
     def respond(self, trip: Trip, req: Any, resp: Any, error: Exception | None) -> None:
         exchange = Exchange(req, resp)
-        exchange.id, exchange.target = trip.note or exchange.id, Target(self._model, self._version)
+        exchange.id = trip.note or exchange.id
+        self._inference.aim(exchange, self._model, self._version)
         if error is None:
             finish = partial(self._inference.answer, exchange, self._model, self._version, trip.unpack())
             answer(exchange, lambda _: finish())

@@ -256,6 +256,67 @@ def test_cors_headers_are_on_every_answer(open_site: Any) -> None:
         assert headers["access-control-allow-methods"] == "GET, POST" and headers["access-control-allow-headers"] == "X-A"
 
 
+CORS = {"cors_allowed_origin": "https://a.example", "cors_allowed_methods": "GET, POST", "cors_allowed_headers": "X-A"}
+PREFLIGHT = {"Origin": "https://a.example", "Access_Control_Request_Method": "POST"}
+
+
+@pytest.mark.parametrize(
+    ("port", "paths"), [("inference", INFERENCE), ("management", MANAGEMENT), ("metrics", ("/metrics",))]
+)
+def test_a_preflight_is_answered_on_every_path_without_a_token(
+    open_site: Any, tokens: Tokens, port: str, paths: tuple[str, ...]
+) -> None:
+    restricted = {"inference": ("x-key", "a"), "model-repository": ("x-key", "a")}
+    site = open_site(tokens, **CORS, http_restricted_api=restricted)
+    for path in paths:
+        answer = site.ask(port, "OPTIONS", path, **PREFLIGHT, Access_Control_Request_Headers="x-a")
+        assert (answer.status, answer.body) == (204, b""), path
+        assert answer.header("access-control-allow-origin") == "https://a.example"
+        assert answer.header("access-control-allow-methods") == "GET, POST"
+        assert answer.header("access-control-allow-headers") == "X-A"
+    assert site.plane.calls == []
+
+
+def test_a_preflight_where_only_the_origin_is_set(open_site: Any) -> None:
+    site = open_site(cors_allowed_origin="*")
+    answer = site.ask("inference", "OPTIONS", "/v2/models/echo/infer", **PREFLIGHT)
+    assert answer.status == 204 and answer.header("access-control-allow-origin") == "*"
+    assert "POST" in (answer.header("access-control-allow-methods") or "")
+    assert "content-type" in (answer.header("access-control-allow-headers") or "")
+    assert site.ask("inference", "POST", "/predictions/echo", b"x").header("access-control-allow-methods") is None
+
+
+@pytest.mark.parametrize("headers", [{}, {"Origin": "https://a.example"}, {"Access_Control_Request_Method": "POST"}])
+def test_other_options_requests_are_the_dialects(open_site: Any, headers: dict[str, str]) -> None:
+    site = open_site(**CORS)
+    described = site.ask("inference", "OPTIONS", "/predictions/echo", **headers)
+    assert described.status == 200 and b"paths" in described.body
+    assert site.ask("inference", "OPTIONS", "/v2/models/echo/infer", **headers).status == 405
+
+
+def test_without_an_allowed_origin_there_is_no_preflight(site: Any) -> None:
+    answer = site.ask("inference", "OPTIONS", "/v2/models/echo/infer", **PREFLIGHT)
+    assert answer.status == 405 and answer.header("access-control-allow-origin") is None
+
+
+def test_of_several_origins_the_page_s_own_is_allowed(open_site: Any) -> None:
+    site = open_site(cors_allowed_origin="https://a.example, https://b.example")
+    for origin, allowed in (
+        ("https://b.example", "https://b.example"), ("https://a.example", "https://a.example"), ("https://c.example", None)
+    ):  # fmt: skip
+        for method, path in (("OPTIONS", "/v2"), ("POST", "/predictions/echo"), ("POST", "/predictions/echo")):
+            answer = site.ask("inference", method, path, b"", Origin=origin, Access_Control_Request_Method="POST")
+            assert answer.header("access-control-allow-origin") == allowed
+            assert answer.header("vary") == "Origin"
+
+
+def test_a_page_can_read_why_its_request_never_reached_a_route(open_site: Any) -> None:
+    site = open_site(**CORS, max_request_size=10)
+    for path in ("/predictions/echo", "/v2/models/echo/infer"):
+        answer = site.ask("inference", "POST", path, b"x" * 100, Origin="https://a.example")
+        assert answer.status == 413 and answer.header("access-control-allow-origin") == "https://a.example"
+
+
 def test_each_answer_is_a_line_of_the_access_log(site: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "jitney.access"), Connection(site.address("inference")) as connection:
         host, port = connection.sock.getsockname()

@@ -463,3 +463,85 @@ def wait_for(condition: Any, seconds: float = 5.0) -> None:
             return
         deadline.wait(0.005)
     raise AssertionError("it did not come to pass in time")
+
+
+# -- models of a repository ----------------------------------------------------------------------------------------------------
+
+FORM_TYPE = {"Content_Type": "application/x-www-form-urlencoded"}
+
+
+@pytest.fixture
+def of_a_repository(site: Any) -> Any:
+    site.plane.add("python", lambda request: [Response(body=b"ok")], backend="python")
+    return site
+
+
+@pytest.mark.parametrize("path", ["/predictions/python", "/predictions/python/1.0", "/v1/models/python:predict"])
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"text": "a=b"}', [("body", b'{"text": "a=b"}', "")]),
+        (b"[[1, 2]]", [("body", b"[[1, 2]]", "")]),
+        (b"a sentence", [("body", b"a sentence", "")]),
+        (b"\xff\xd8=\x00&", [("body", b"\xff\xd8=\x00&", "")]),
+        (b"\xff=1", [("body", b"\xff=1", "")]),
+        (b"text=hi+there&n=3", [("text", b"hi there", ""), ("n", b"3", "")]),
+        ("text=é".encode(), [("text", "é".encode(), "")]),
+        (b"", []),
+    ],
+)
+def test_what_is_no_form_is_a_body_whatever_its_label(
+    of_a_repository: Any, path: str, body: bytes, expected: list[tuple[str, bytes, str]]
+) -> None:
+    for _ in range(2):  # the second one may take the shortcut
+        assert of_a_repository.ask("inference", "POST", path, body, **FORM_TYPE).status == 200
+        assert fields(of_a_repository) == expected
+
+
+def test_handlers_get_forms_as_torchserve_s_do(site: Any) -> None:
+    site.ask("inference", "POST", "/predictions/echo", b'{"text": "a=b"}', **FORM_TYPE)
+    assert fields(site) == [('{"text": "a', b'b"}', "")]
+
+
+def test_invocations_of_a_model_of_a_repository(of_a_repository: Any) -> None:
+    of_a_repository.ask("inference", "POST", "/invocations?model_name=python", b"a sentence", **FORM_TYPE)
+    assert fields(of_a_repository) == [("body", b"a sentence", ""), ("model_name", b"python", "")]
+
+
+@pytest.mark.parametrize(
+    ("problem", "status", "text"),
+    [
+        (ModelFailed("ValueError: no such thing"), 503, "Prediction failed: ValueError: no such thing"),
+        (ModelFailed("Prediction failed", reason="KeyError: 'k'"), 503, "Prediction failed: KeyError: 'k'"),
+        (ModelFailed("my own words", by_model=True), 503, "my own words"),
+        (WorkerDied("the worker ended with status 3", 3), 500, "Worker died: the worker ended with status 3"),
+        (WorkerDied("killed", -9), 507, "Worker died: killed"),
+        (NoWorkers("model 'python' has no workers"), 503, "model 'python' has no workers"),
+        (QueueFull("Exceeds maximum queue size"), 503, "Exceeds maximum queue size"),
+    ],
+)
+def test_errors_say_what_was_wrong(of_a_repository: Any, problem: Exception, status: int, text: str) -> None:
+    of_a_repository.plane.refusal = problem
+    for _ in range(2):
+        answer = of_a_repository.ask("inference", "POST", "/predictions/python", b"x")
+        assert (answer.status, json.loads(answer.body)["message"]) == (status, text)
+        archive = of_a_repository.ask("inference", "POST", "/predictions/echo", b"x")
+        assert archive.status == status and (text not in json.loads(archive.body)["message"] or text == "my own words")
+
+
+def test_errors_that_come_later_say_it_too(of_a_repository: Any) -> None:
+    def fail(_: Request) -> Iterable[Response]:
+        raise ModelFailed("ValueError: late")
+
+    of_a_repository.plane.add("late", fail, backend="python")
+    for _ in range(2):
+        answer = of_a_repository.ask("inference", "POST", "/predictions/late", b"x")
+        assert json.loads(answer.body)["message"] == "Prediction failed: ValueError: late"
+
+
+def test_kserve_v1_has_the_error_where_its_clients_look(of_a_repository: Any) -> None:
+    of_a_repository.plane.refusal = ModelFailed("ValueError: x")
+    answer = of_a_repository.ask("inference", "POST", "/v1/models/python:predict", b"x")
+    assert json.loads(answer.body)["error"] == "Prediction failed: ValueError: x"
+    archive = of_a_repository.ask("inference", "POST", "/v1/models/echo:predict", b"x")
+    assert "error" not in json.loads(archive.body)
