@@ -81,7 +81,8 @@ def providers(model: ModelConfig, instance: Instance) -> list[tuple[str, dict[st
     for item in [*wanted, *(accelerators.get("cpu_execution_accelerator") or [])]:
         if item not in wanted or item.get("name") != "cuda":
             raise CannotLoad(
-                f"unknown Execution Accelerator '{item.get('name')}' is requested; this server knows: cuda (GPU)"
+                f"unknown Execution Accelerator '{item.get('name')}' is requested; this server knows: cuda (GPU). "
+                "Delete the entry: ONNX Runtime's own kernels run the model"
             )
     if instance.gpu is None:
         return [cpu]

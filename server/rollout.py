@@ -16,6 +16,7 @@ from .ensemble import EnsembleDeployment, Models
 from .errors import Draining, JitneyError, LoadFailed, ModelNotFound
 from .registry import Registry
 from .repository.config import InstanceGroup, ModelConfig
+from .repository.layout import check_file
 from .repository.stamps import version_stamp
 from .sequences import SequenceDeployment
 from .worker_deployment import WorkerDeployment
@@ -110,12 +111,15 @@ class Rollout:
         if config.backend == "ensemble":
             ensemble = EnsembleDeployment(config, self.models)
             ensemble.stamp = version_stamp(config)
+            _ = ensemble.codec  # see below
             return ensemble
+        check_file(config)
         workers = placement.declared(config, cores.gpus())
         kind = WorkerDeployment if config.sequence is None else SequenceDeployment
         deployment = kind(config, self.options)
         deployment.stamp = version_stamp(config)
         try:
+            _ = deployment.codec  # one that cannot work fails the load, not each request
             deployment.start(workers)
         except BaseException:
             deployment.close(0.0)

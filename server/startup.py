@@ -47,6 +47,8 @@ def preload(control: ModelControl, settings: Settings, report: Report) -> None:
     names: list[str] | None = [name for name in settings.load_model if name != "*"]
     if "*" in settings.load_model or (not names and settings.model_control_mode != "explicit"):
         names = None
+    for sentence in control.repository.loose_ends():
+        log.warning("%s", sentence)
     control.load_all(names, report)
     if settings.model_control_mode == "poll":
         control.poll(settings.repository_poll_secs)

@@ -244,7 +244,7 @@ def _front_ends(
     if settings.http_server == "granian":
         refuse_tls(address, "inference_address")
         require_granian()
-    counters, regions = Counters.create(settings.front_ends), Regions()
+    counters, regions = Counters.create(settings.front_ends), Regions(settings.allow_client_shm)
     admission.waiting = SharedPlaces(settings.max_waiting, counters, 0)
     services.dataplane.registry.on_change = lambda: counters.changed("models")
     regions.on_change = lambda: counters.changed("regions")

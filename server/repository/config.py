@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+#: What to write for a model that need not have a GPU.
+CPU_TOO = "write kind: KIND_AUTO (a GPU where there is one, else the CPU) or KIND_CPU"
+
 Kind = Literal["KIND_AUTO", "KIND_CPU", "KIND_GPU", "KIND_MODEL"]
 
 
