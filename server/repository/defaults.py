@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import InvalidConfig
 from .checks import PLATFORM_OF
 from .config import CPU_TOO
-from .foreign import of_files, of_names
+from .foreign import OWN, of_files, of_names
 from .layout import listing
 from .names import relative_path
 from .pbtxt import Message, Source, schema
@@ -70,7 +70,7 @@ def backend_of(config: Message, version_directory: Path, source: Source) -> str:
         raise source.error(_no_backend(config, version_directory))
     foreign = of_names(config.backend, config.platform)
     offered = "pytorch, onnxruntime, python or platform 'ensemble'"
-    way_out = f"; {config.name} is {foreign.what}: {foreign.way_out}" if foreign else ""
+    way_out = f"; {config.name} is {foreign.what}: {foreign.way_out}" if foreign else f"; {OWN}"
     text = f"unexpected platform type '{config.platform}' for {config.name}, expected backend {offered}{way_out}"
     if config.backend:
         text = f"backend '{config.backend}' of {config.name} is not offered, expected {offered}{way_out}"

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 _PYTHON = 'in a Python model (backend: "python")'
-_ONNX = "export the model to ONNX and serve that as model.onnx"
+#: For a backend that is none of Triton's.
+OWN = f"write what it computes {_PYTHON}"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ FORMATS = (
     _format(
         "a TensorRT plan",
         "a plan runs on one kind of GPU only, with one version of TensorRT: serve the ONNX file that it was built from as "
-        f"model.onnx, {_ONNX} again, or run the plan yourself {_PYTHON}",
+        f"model.onnx (or export the model to ONNX anew), or run the plan yourself {_PYTHON}",
         "tensorrt tensorrt_plan",
         "model.plan model.engine model.trt",
     ),
@@ -62,7 +63,7 @@ FORMATS = (
     ),
     _format(
         "an OpenVINO model",
-        f"{_ONNX} from the framework it was made with, or call openvino {_PYTHON}",
+        f"export it to ONNX from the framework it was made with and serve that as model.onnx, or call openvino {_PYTHON}",
         "openvino",
         "model.xml",
     ),
@@ -91,7 +92,12 @@ FORMATS = (
         "fil rapids",
         "xgboost.json xgboost.ubj xgboost.model checkpoint.tl model.txt",
     ),
-    _format("a Caffe2 NetDef", f"{_ONNX}, or run it {_PYTHON}", "caffe2 caffe2_netdef", "model.netdef init_model.netdef"),
+    _format(
+        "a Caffe2 NetDef",
+        f"export it to ONNX and serve that as model.onnx, or run it {_PYTHON}",
+        "caffe2 caffe2_netdef",
+        "model.netdef init_model.netdef",
+    ),
     _format("a Paddle model", f"convert it with paddle2onnx and serve that as model.onnx, or run it {_PYTHON}", "paddle"),
     _format(
         "a pickled Python object",
@@ -101,7 +107,7 @@ FORMATS = (
     ),
     _format(
         "a backend of your own in C++",
-        f"write what it computes {_PYTHON}",
+        OWN,
         "custom identity square repeat",
         "libcustom.so",
     ),

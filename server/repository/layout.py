@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import InvalidConfig
@@ -27,10 +28,13 @@ def is_version(directory: Path) -> bool:
 
 def is_model(directory: Path) -> bool:
     """Whether a folder looks like a model's: it holds a configuration, or a numbered folder with a model's file."""
-    return any(
-        (path.name == CONFIG_FILE and path.is_file()) or (path.name.isdecimal() and path.is_dir() and is_version(path))
-        for path in entries(directory)
-    )
+    found = entries(directory)
+    configured = any(path.name == CONFIG_FILE and path.is_file() for path in found)
+    return configured or any(is_model_file(each.name) for path in _numbered(found) for each in entries(path))
+
+
+def _numbered(paths: Iterable[Path]) -> list[Path]:
+    return [path for path in paths if path.name.isdecimal() and path.is_dir()]
 
 
 def entries(directory: Path) -> list[Path]:
@@ -52,11 +56,11 @@ def listing(directory: Path) -> str:
 
 def check_level(repository: Path) -> None:
     """InvalidConfig where a folder is not a repository but a model's or a version's, one or two levels below one."""
-    if any(is_model(path) for path in entries(repository) if path.is_dir()):
+    if any(is_model(path) or _numbered(entries(path)) for path in entries(repository) if path.is_dir()):
         return
     if is_model(repository):
         kind, right = "model", repository.parent
-    elif is_version(repository):
+    elif repository.name.isdecimal() and is_version(repository):
         kind, right = "version", repository.parent.parent
     else:
         return
