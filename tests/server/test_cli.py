@@ -74,7 +74,7 @@ def test_flags_without_meaning_say_so_once(tmp_path: Path, capsys: pytest.Captur
     ]
 
 
-#: Every option of `tritonserver --help` from 2.51 to 2.73.
+#: The options of `tritonserver --help`, from 2.51 on, with the deprecated ones.
 TRITONSERVER = """
 allow-client-shm allow-cpu-metrics allow-gpu-metrics allow-grpc allow-http allow-metrics allow-sagemaker allow-vertex-ai
 backend-config backend-directory buffer-manager-thread-count cache-config cache-directory cuda-memory-pool-byte-size
