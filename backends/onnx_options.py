@@ -88,7 +88,8 @@ def providers(model: ModelConfig, instance: Instance) -> list[tuple[str, dict[st
         return [cpu]
     if _CUDA not in ort.get_available_providers():
         raise CannotLoad(
-            "this instance is placed on a GPU, but the installed onnxruntime has no CUDA provider (onnxruntime-gpu)"
+            "this instance is placed on a GPU, but the installed onnxruntime has no CUDA provider; install onnxruntime-gpu with: "
+            "pip install 'jitney[gpu]', or write kind: KIND_CPU"
         )
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # CUDA and cuDNN from the nvidia wheels, beside or without torch

@@ -70,7 +70,7 @@ class Run:
     def __init__(self, config: ModelConfig, steps: tuple[Step, ...], call: Call, models: Models) -> None:
         self.config, self.call, self.models = config, call, models
         self.wanted = call.request.outputs or tuple(spec.name for spec in config.outputs)
-        self.waiting = needed(steps, self.wanted)
+        self.waiting = needed(steps, self.wanted) if call.request.outputs else list(steps)
         self.unsent = list(self.waiting)  # those whose models have not yet taken their tensors
         self.running = 0
         self.over = False
@@ -115,8 +115,7 @@ class Run:
             if tensor is not None:
                 tensor.data = self._data(name, tensor.data, step, deployment)
                 tensors.append(tensor)
-        if deployment.config.batches:
-            started.rows = next((tensor.shape[0] for tensor in tensors if tensor.shape), 1)
+        started.rows = next((t.shape[0] for t in tensors if t.shape), 1) if deployment.config.batches else 0
         said = (self.tensors[name].membership for name in step.inputs.values())
         started.membership = next((found for found in said if found is not None), self.membership)
         parameters = started.membership.for_request(source.parameters)
