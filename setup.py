@@ -45,7 +45,6 @@ setup(
         "onnx": ["onnxruntime>=1.20"],
         "gpu": ["onnxruntime-gpu[cuda,cudnn]>=1.20", "torch>=2.10", "safetensors>=0.4"],
         "tls": ["cryptography>=42"],
-        "fast": ["granian>=2.0"],
         "client": ["tritonclient[http]>=2.50"],
     },
     entry_points={"console_scripts": ["jitney = jitney.server.cli:main"]},

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from . import affinity, garbage, logs
+from . import garbage, logs
 from .cache import ResponseCache
 from .dataplane import DataPlane
 from .deployment import Deployment, Options
@@ -53,7 +53,6 @@ def run(settings: Settings, *, torchserve: bool = False) -> int:
     if problems:
         raise InvalidConfig("; ".join(problems))
     folder = Path(settings.log_location) if torchserve else None
-    affinity.configure(settings.affinity)
     logs.configure(folder, Path(settings.metrics_location), settings.log_config)
     for note in settings.notes:
         log.info("%s", note)

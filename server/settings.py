@@ -88,11 +88,9 @@ class Settings:
     initial_worker_port: int = 9000
     enable_envvars_config: bool = False
     model_repository: tuple[str, ...] = ()
-    http_server: str = "waitress"
     http_threads: int = 128
     max_waiting: int = 2048
     front_ends: int = 1
-    affinity: str = "none"
     allow_private_urls: bool = False
     shape_change: str = "lane"
     fast_path: bool = True

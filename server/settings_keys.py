@@ -265,11 +265,9 @@ SNAPSHOT_FACTS = ("tsConfigFile", "version", "python")
 
 JITNEY: dict[str, Key] = {
     "model_repository": Key(words, ""),
-    "http_server": Key(choice("waitress", "granian"), "waitress"),
     "http_threads": Key(integer(1, 4096), "128"),
     "max_waiting": Key(integer(1, 1_000_000), "2048"),
     "front_ends": Key(integer(1, 256), "1"),
-    "affinity": Key(choice("none", "auto"), "none"),
     "allow_private_urls": Key(switch, "false"),
     "shape_change": Key(choice("lane", "flush"), "lane"),
     "fast_path": Key(switch, "true"),
@@ -299,8 +297,15 @@ TRITON: dict[str, Key] = {
     "http_restricted_api": Key(restrictions.parse, ""),
 }
 
+#: Keys that earlier versions of jitney knew.
+RETIRED: dict[str, str] = {
+    "http_server": "there is one HTTP server, on waitress",
+    "affinity": "it made no difference that could be measured; use taskset or a cpuset to bind the server to cores",
+}
+
 KEYS: dict[str, Key] = {
     **TORCHSERVE,
+    **{name: Key(text, ts_env="", meaningless=reason) for name, reason in RETIRED.items()},
     **{name: Key(text, meaningless=reason) for name, reason in NO_MEANING.items()},
     **{name: Key(text, ts_env="", meaningless="-") for name in SNAPSHOT_FACTS},
     **{name: Key(key.read, key.default, ts_env="") for name, key in {**JITNEY, **TRITON}.items()},

@@ -98,8 +98,6 @@ def main(argv: list[str] | None = None) -> None:
         prog="python -m jitney.tools.bench_subject", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--v2", action="store_true", help="a model repository, for peer subject-v2")
-    parser.add_argument("--http-server", default="waitress", choices=["waitress", "granian"])
-    parser.add_argument("--affinity", default="none", choices=["none", "auto"])
     parser.add_argument("--workers", type=int, default=1, help="worker processes of the model")
     parser.add_argument("--front-ends", type=int, default=1)
     parser.add_argument("--delay", type=int, default=0, help="milliseconds that a batch may wait for more")
@@ -109,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
     lines = prepare(folder, os.environ["PEER_WORKLOAD"], options.delay, options.workers)
     apis = ("inference", "management", "metrics")
     lines += [f"{api}_address=http://127.0.0.1:{port + number}" for number, api in enumerate(apis)]
-    lines += [f"http_server={options.http_server}", f"affinity={options.affinity}", f"front_ends={options.front_ends}"]
+    lines += [f"front_ends={options.front_ends}"]
     config = folder / "config.properties"
     config.write_text("\n".join(lines) + "\n")
     command = [sys.executable, "-m", "jitney.server.cli", "serve", "--config", str(config)]

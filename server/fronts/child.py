@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import msgspec
 
-from .. import affinity
 from ..settings import Settings
 from ..workers import exits
 from ..workers.arena import Arena
@@ -177,7 +176,6 @@ class FrontChild:
         self.desk.take(UPWARD.decode(payload))
 
     def _read(self) -> None:
-        affinity.share_core()
         try:
             self._reading.run()
         except PeerClosed:

@@ -15,7 +15,6 @@ import msgspec
 
 from ...backends.base import Request
 from ...backends.tensor import Buffer
-from .. import affinity
 from ..batching import gather
 from ..call import Call
 from ..errors import InvalidRequest, JitneyError, Unavailable
@@ -136,7 +135,6 @@ class Link:
     # -- the reading thread ------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        affinity.share_core()
         try:
             self._reading.run()
         except PeerClosed:

@@ -22,10 +22,11 @@ import traceback
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from .. import affinity, garbage
+from .. import garbage
 from ..http.admission import Admission
-from ..http.app import AnyListener, Services, build, listener_options, open_listener
+from ..http.app import Services, build, listener_options
 from ..http.certificates import server_context
+from ..http.listeners import Listener
 from ..http.quick import Quickness
 from ..workers import exits
 from ..workers.arena import Arena
@@ -72,7 +73,6 @@ class FrontEnd:
             raise BadFrame("the first message must be Hello")
         hello = self.hello = first
         self._door = door
-        affinity.configure(hello.settings.affinity, hello.index + 1)
         self._listening = socket.socket(fileno=fds["listen-fd"])
         self._drains: queue.SimpleQueue[float] = queue.SimpleQueue()
         self.outbox = Outbox(sock, "front", lambda: _end(exits.PARENT_GONE))
@@ -95,7 +95,7 @@ class FrontEnd:
         self.outbox.close(_LAST_S)
         return exits.STOPPED
 
-    def _listener(self) -> AnyListener:
+    def _listener(self) -> Listener:
         hello, link, counters = self.hello, self._link, self._counters
         settings, ports = hello.settings, hello.ports
         plane = cast("DataPlane", RemoteDataPlane(link, counters))  # all that the routes use which are served here
@@ -110,8 +110,6 @@ class FrontEnd:
         address = settings.inference_address
         tls = server_context(settings, hello.pem) if address.tls else None
         quick = FrontQuickness(plane)
-        if settings.http_server == "granian":  # which accepts as it likes
-            return open_listener(doorway, address, ports, settings, tls, quick, express, sock=self._listening)
         return AcceptingListener(
             doorway, address, tls=tls, quick=quick, express=express, sock=self._listening, counters=counters,
             index=hello.index, **listener_options(ports, settings),

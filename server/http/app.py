@@ -27,8 +27,6 @@ from .access import Access, is_kserve
 from .admission import Admission
 from .certificates import made_certificate, server_context
 from .express import Express
-from .front import Quick
-from .granian_listener import GranianListener, refuse_tls, require_granian
 from .kserve.generate import Generate, GenerateStream
 from .kserve.infer import Infer
 from .kserve.shm import Regions
@@ -43,9 +41,6 @@ from .torchserve.render import new_request_id, seal, to_json
 from .torchserve.routing import Routes
 
 if TYPE_CHECKING:
-    import socket
-    import ssl
-
     from waitress.utilities import Error
 
     from ..addresses import Address
@@ -59,7 +54,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 App = falcon.App[falcon.Request, falcon.Response]
-AnyListener = Listener | GranianListener
 
 #: KServe's resources that wait for a model.
 WAITING = (Infer, Generate, GenerateStream)
@@ -146,7 +140,7 @@ class Web:
     def __init__(self, services: Services) -> None:
         settings = services.settings
         self.admission = Admission(settings.http_threads, settings.max_waiting)
-        self.listeners: list[AnyListener | FrontEnds] = []
+        self.listeners: list[Listener | FrontEnds] = []
         try:
             by_address = _by_address(settings)
             secure = any(address.tls for address, _ in by_address)
@@ -158,7 +152,9 @@ class Web:
                     continue
                 app, express = build(ports, services, self.admission)
                 quick = Quickness(services.dataplane) if "inference" in ports else None
-                self.listeners.append(open_listener(app, address, ports, settings, tls, quick, express))
+                self.listeners.append(
+                    Listener(app, address, tls=tls, quick=quick, express=express, **listener_options(ports, settings))
+                )
         except BaseException:
             self.close(0)
             raise
@@ -207,21 +203,6 @@ def _by_address(settings: Settings) -> list[tuple[Address, list[Port]]]:
     return found
 
 
-def open_listener(
-    app: App,
-    address: Address,
-    ports: Collection[Port],
-    settings: Settings,
-    tls: ssl.SSLContext | None,
-    quick: Quick | None,
-    express: Express | None,
-    sock: socket.socket | None = None,
-) -> AnyListener:
-    """A listener of the kind that the settings name, on `sock` where it has that in common with others."""
-    kind = GranianListener if settings.http_server == "granian" else Listener
-    return kind(app, address, tls=tls, quick=quick, express=express, sock=sock, **listener_options(ports, settings))
-
-
 def listener_options(ports: Collection[Port], settings: Settings) -> dict[str, Any]:
     """What the listeners of these ports have in common, whatever their kind."""
     threads = (settings.http_threads + RESERVE) * ("inference" in ports)
@@ -241,9 +222,6 @@ def _front_ends(
 ) -> FrontEnds:
     """Several processes that answer the inference address, and the application for what they relay."""
     settings, tokens = services.settings, services.tokens
-    if settings.http_server == "granian":
-        refuse_tls(address, "inference_address")
-        require_granian()
     counters, regions = Counters.create(settings.front_ends), Regions(settings.allow_client_shm)
     admission.waiting = SharedPlaces(settings.max_waiting, counters, 0)
     services.dataplane.registry.on_change = lambda: counters.changed("models")

@@ -20,7 +20,6 @@ from typing import Any
 
 from waitress import wasyncore
 
-from .. import affinity
 from ..batching import gather
 
 log = logging.getLogger(__name__)
@@ -126,7 +125,6 @@ class Loop:
 
     def run(self, server: Any, every: float) -> None:
         """Serves until `stop`. While anybody is connected, `server.maintenance` is called every so many seconds."""
-        affinity.share_core()
         self._ident = threading.get_ident()
         due = time.monotonic() + every
         while not self._stopping:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from ...backends.base import Instance
 from ...backends.tensor import Buffer
-from .. import affinity, reactor
+from .. import reactor
 from ..batching import gather
 from ..errors import Draining, JitneyError, WorkerDied
 from ..repository.config import ModelConfig
@@ -209,7 +209,6 @@ class Child:
             self._reply_end = 0
 
     def _read(self) -> None:
-        affinity.share_core()
         try:
             while True:
                 self._handle(self._left_over or self._channel.receive())

@@ -94,6 +94,12 @@ def test_keys_without_meaning_are_noted_once(tmp_path):
     assert any(note.startswith("number_of_netty_threads=32 has no effect") for note in settings.notes)
 
 
+@pytest.mark.parametrize("line", ["http_server=granian", "http_server=waitress", "affinity=auto"])
+def test_keys_of_earlier_versions_are_taken_and_said_to_have_no_effect(tmp_path, line):
+    (note,) = load(tmp_path, line + "\n").notes
+    assert note.startswith(f"{line} has no effect: ")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -106,7 +112,6 @@ def test_keys_without_meaning_are_noted_once(tmp_path):
         ("inference_address=ftp://h:1", "expected http://host:port"),
         ("inference_address=http://h:99999", "a port from 0 to 65535"),
         ("inference_address=unix:", "path of 1 to 107 bytes"),
-        ("http_server=apache", "expected one of waitress, granian"),
         ("allowed_urls=https://(", "expected regular expressions"),
         ("models={", "models is '{': expected a JSON object"),
         ('models={"m":{"1.0":{"batchSize":"many"}}}', "expected int for batchSize of 'm, 1.0', got \"many\""),

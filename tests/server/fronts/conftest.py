@@ -78,15 +78,7 @@ ensemble_scheduling { step [
         yield plane
 
 
-@pytest.fixture(params=["waitress", "granian"], scope="module")
-def server(request: pytest.FixtureRequest) -> str:
-    """The value of `http_server`."""
-    if request.param == "granian":
-        pytest.importorskip("granian", reason="granian is not installed: the fast front is not tested")
-    return str(request.param)
-
-
 @pytest.fixture(scope="module")
-def several(plane: DataPlane, server: str) -> Iterator[House]:
-    with house(plane, http_server=server, max_request_size=30_000_000) as opened:
+def several(plane: DataPlane) -> Iterator[House]:
+    with house(plane, max_request_size=30_000_000) as opened:
         yield opened

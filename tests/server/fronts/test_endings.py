@@ -76,11 +76,11 @@ class Clients:
             thread.join()
 
 
-def test_front_ends_are_killed_under_load(plane: DataPlane, server: str) -> None:
-    with house(plane, http_server=server):
+def test_front_ends_are_killed_under_load(plane: DataPlane) -> None:
+    with house(plane):
         pass  # whatever is made once in a process is there before the figures are taken
     before = figures()
-    with house(plane, http_server=server, front_ends=3) as opened:
+    with house(plane, front_ends=3) as opened:
         clients = Clients(opened, 4)
         try:
             for turn in range(3):
@@ -166,8 +166,8 @@ def test_front_ends_that_cannot_start_are_tried_again_ever_later(
     assert settled(before), (before, figures())
 
 
-def test_draining_answers_what_was_accepted_and_refuses_the_rest(plane: DataPlane, server: str) -> None:
-    with house(plane, http_server=server) as opened, ThreadPoolExecutor(16) as clients:
+def test_draining_answers_what_was_accepted_and_refuses_the_rest(plane: DataPlane) -> None:
+    with house(plane) as opened, ThreadPoolExecutor(16) as clients:
         pids, address = opened.fronts.pids(), opened.inference
         idle = Connection(address)
         idle.send(b"GET /ping HTTP/1.1\r\n\r\n")
@@ -209,10 +209,10 @@ def front_ends(server: subprocess.Popen[str]) -> list[psutil.Process]:
     return [child for child in children if any("fronts.process" in word for word in child.cmdline())]
 
 
-def test_sigterm_to_all_processes_at_once_drains(tmp_path: Path, server: str) -> None:
+def test_sigterm_to_all_processes_at_once_drains(tmp_path: Path) -> None:
     """As a terminal or a service manager sends it."""
     doubling(tmp_path / "models", "slow", "dynamic_batching { }", seconds=0.5)
-    properties = f"front_ends=2\nhttp_server={server}\n"
+    properties = "front_ends=2\n"
     with serving(tmp_path / "models", properties=properties) as started, ThreadPoolExecutor(12) as clients:
         fronts = front_ends(started.process)
         assert len(fronts) == 2

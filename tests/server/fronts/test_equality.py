@@ -19,8 +19,8 @@ JSON = {"Content_Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def one(plane: DataPlane, server: str) -> Iterator[House]:
-    with house(plane, http_server=server, front_ends=1, max_request_size=30_000_000) as opened:
+def one(plane: DataPlane) -> Iterator[House]:
+    with house(plane, front_ends=1, max_request_size=30_000_000) as opened:
         yield opened
 
 

@@ -12,8 +12,6 @@ import pytest
 
 from jitney.server.addresses import Address, parse_address
 from jitney.server.http.app import Services, Web
-from jitney.server.http.granian_listener import GranianListener
-from jitney.server.http.listeners import Listener
 from jitney.server.http.tokens import Tokens
 from jitney.server.metrics import Metrics
 from jitney.server.settings import Settings
@@ -47,28 +45,15 @@ class Site:
 Open = Callable[..., Site]
 
 
-@pytest.fixture(params=["waitress", "granian"])
-def front(request: pytest.FixtureRequest) -> str:
-    """The value of `http_server`: what uses it runs over both fronts."""
-    if request.param == "granian":
-        pytest.importorskip("granian", reason="granian is not installed: the fast front is not tested")
-    return str(request.param)
-
-
 @pytest.fixture
-def listener_class(front: str) -> type[Listener] | type[GranianListener]:
-    return GranianListener if front == "granian" else Listener
-
-
-@pytest.fixture
-def open_site(front: str) -> Iterator[Open]:
+def open_site() -> Iterator[Open]:
     """Opens sites, and checks at the end that they leave no thread."""
     before, webs = set(threading.enumerate()), []
 
     def build(tokens: Tokens | None = None, mode: str = "prometheus", **values: Any) -> Site:
         plane, metrics = FakeTorchServe(), Metrics(mode=mode)
         plane.add("echo", echo)
-        services = Services(cast(Any, plane), plane, metrics, settings(**{"http_server": front, **values}), tokens)
+        services = Services(cast(Any, plane), plane, metrics, settings(**values), tokens)
         web = Web(services)
         webs.append((web, plane))
         web.start()

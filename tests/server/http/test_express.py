@@ -15,9 +15,6 @@ from jitney.server.errors import InvalidRequest, ModelFailed, QueueFull
 from jitney.server.http.express import Express
 from jitney.server.http.tokens import Tokens
 from jitney.tests.fakes.raw_http import Answer, Connection
-from jitney.tests.server.http.fronts import waitress_only
-
-pytestmark = pytest.mark.usefixtures("front")
 
 _EACH_TIME = ("x-request-id", "date")
 
@@ -75,7 +72,6 @@ def test_predictions_take_the_short_way(open_site: Any, ways: Ways) -> None:
     assert site.metrics.scrape(["Requests2XX"]).count(b"} 4.0") == 1
 
 
-@waitress_only
 def test_what_handlers_see_is_the_same(open_site: Any, ways: Ways) -> None:
     def show(request: Request) -> list[Response]:
         parts = [(part.name, bytes(part.data).decode(), part.content_type) for part in request.parts]
@@ -113,7 +109,6 @@ def test_unknown_models_and_versions_are_the_same(open_site: Any, ways: Ways, pa
     assert ways.short == 1
 
 
-@waitress_only
 def test_models_that_answer_late_and_fail_late_are_the_same(open_site: Any) -> None:
     site = open_site()
 

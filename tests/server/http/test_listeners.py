@@ -12,11 +12,10 @@ import pytest
 
 from jitney.server.addresses import Address, parse_address
 from jitney.server.errors import InvalidConfig
-from jitney.server.http.listeners import AddressInUse
+from jitney.server.http.listeners import AddressInUse, Listener
 from jitney.server.http.parser import MAX_KEPT
 from jitney.server.http.receiver import MAX_CHUNKS
 from jitney.tests.fakes.raw_http import Connection, ask
-from jitney.tests.server.http.fronts import waitress_only
 
 ANY_PORT = parse_address("http://127.0.0.1:0")
 MAX_BODY = 1000
@@ -69,9 +68,9 @@ def site() -> Site:
 
 
 @pytest.fixture
-def listener(site: Site, listener_class: Any) -> Iterator[Any]:
+def listener(site: Site) -> Iterator[Any]:
     before = set(threading.enumerate())
-    listener = listener_class(site, ANY_PORT, name="inference", threads=3, max_body=MAX_BODY, refuse=refuse)
+    listener = Listener(site, ANY_PORT, name="inference", threads=3, max_body=MAX_BODY, refuse=refuse)
     listener.start()
     yield listener
     site.release.set()
@@ -88,7 +87,6 @@ def connection(listener: Any) -> Iterator[Connection]:
         yield connection
 
 
-@waitress_only
 def test_the_client_s_spelling_of_headers_reaches_the_application(connection: Connection) -> None:
     connection.send(b"GET /headers HTTP/1.1\r\nHOst: a\r\nx-Foo_bar:  1 \r\nX-Twice: a\r\nX-Twice: b\r\n\r\n")
     assert connection.read().body == b"[('HOst', 'a'), ('x-Foo_bar', '1'), ('X-Twice', 'a'), ('X-Twice', 'b')]"
@@ -101,7 +99,6 @@ def test_pipelined_requests_are_answered_in_order(connection: Connection) -> Non
     assert [connection.read().body for _ in range(3)] == [b"len 3", b"len 1", b"len 0"]
 
 
-@waitress_only
 @pytest.mark.parametrize(
     "head",
     [
@@ -180,7 +177,6 @@ def test_a_million_chunks_cost_little_and_are_refused(listener: Any, connection:
     assert ask(listener.address, "GET", "/").status == 200
 
 
-@waitress_only
 def test_a_body_over_the_limit_is_refused_at_once_and_dropped(site: Site, connection: Connection) -> None:
     connection.send(b"POST / HTTP/1.1\r\nContent-Length: 100000\r\n\r\n")
     answer = connection.read()
@@ -216,7 +212,6 @@ def test_expect_continue_without_a_body_is_answered(connection: Connection) -> N
     assert connection.read().status == 200
 
 
-@waitress_only
 def test_expect_continue_with_too_much_is_refused_and_nothing_after_it_is_trusted(
     site: Site, connection: Connection
 ) -> None:
@@ -227,7 +222,6 @@ def test_expect_continue_with_too_much_is_refused_and_nothing_after_it_is_truste
     assert connection.closed() and site.seen == []
 
 
-@waitress_only
 def test_an_unknown_expectation_is_417(site: Site, connection: Connection) -> None:
     connection.send(b"POST / HTTP/1.1\r\nContent-Length: 3\r\nExpect: tea\r\n\r\nabcGET / HTTP/1.1\r\n\r\n")
     assert connection.read().status == 417
@@ -337,9 +331,8 @@ def test_draining_answers_what_was_accepted_and_refuses_the_rest(site: Site, lis
     assert time.monotonic() - began < 2
 
 
-@waitress_only
-def test_closing_does_not_wait_longer_than_it_may(site: Site, listener_class: Any) -> None:
-    listener = listener_class(site, ANY_PORT, name="inference", threads=1, max_body=10, refuse=refuse)
+def test_closing_does_not_wait_longer_than_it_may(site: Site) -> None:
+    listener = Listener(site, ANY_PORT, name="inference", threads=1, max_body=10, refuse=refuse)
     listener.start()
     with Connection(listener.address) as busy:
         busy.send(b"GET /wait HTTP/1.1\r\n\r\n")
@@ -353,34 +346,34 @@ def test_closing_does_not_wait_longer_than_it_may(site: Site, listener_class: An
     site.release.set()
 
 
-def test_a_busy_port_is_named_with_its_setting(listener: Any, site: Site, listener_class: Any) -> None:
+def test_a_busy_port_is_named_with_its_setting(listener: Any, site: Site) -> None:
     with pytest.raises(AddressInUse, match=rf"inference_address=http://127.0.0.1:{listener.address.port}.*already in use"):
-        listener_class(site, listener.address, name="inference", threads=1, max_body=1, refuse=refuse)
+        Listener(site, listener.address, name="inference", threads=1, max_body=1, refuse=refuse)
 
 
-def test_an_address_of_another_machine_is_refused(site: Site, listener_class: Any) -> None:
+def test_an_address_of_another_machine_is_refused(site: Site) -> None:
     with pytest.raises(AddressInUse, match=r"metrics_address=http://192\.0\.2\.1:1: .*cannot be used"):
-        listener_class(site, Address("http", "192.0.2.1", 1), name="metrics", threads=1, max_body=1, refuse=refuse)
+        Listener(site, Address("http", "192.0.2.1", 1), name="metrics", threads=1, max_body=1, refuse=refuse)
 
 
-def test_a_front_without_tls_says_so(site: Site, listener_class: Any) -> None:
+def test_a_front_without_tls_says_so(site: Site) -> None:
     with pytest.raises(InvalidConfig, match="TLS"):
-        listener_class(site, Address("https", "127.0.0.1", 0), name="inference", threads=1, max_body=1, refuse=refuse)
+        Listener(site, Address("https", "127.0.0.1", 0), name="inference", threads=1, max_body=1, refuse=refuse)
 
 
-def test_unix_sockets(site: Site, listener_class: Any, tmp_path: Path) -> None:
+def test_unix_sockets(site: Site, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     stale = socket.socket(socket.AF_UNIX)
     stale.bind(str(path))
     stale.close()
     address = Address("unix", path=str(path))
-    listener = listener_class(site, address, name="inference", threads=1, max_body=10, refuse=refuse)
+    listener = Listener(site, address, name="inference", threads=1, max_body=10, refuse=refuse)
     listener.start()
     try:
         assert path.stat().st_mode & 0o777 == 0o600
         assert ask(address, "POST", "/", b"abc").body == b"len 3"
         with pytest.raises(AddressInUse):
-            listener_class(site, address, name="inference", threads=1, max_body=10, refuse=refuse)
+            Listener(site, address, name="inference", threads=1, max_body=10, refuse=refuse)
         assert ask(address, "POST", "/", b"abc").body == b"len 3"
     finally:
         listener.close(5)
@@ -410,7 +403,6 @@ def test_a_known_head_may_come_in_pieces_and_with_company(site: Site, connection
     assert site.seen == [b"abc", b"def", b"ghi", b"jkl"]
 
 
-@waitress_only
 def test_many_different_heads_are_not_all_kept(listener: Any, connection: Connection) -> None:
     for number in range(MAX_KEPT + 10):
         connection.send(b"GET / HTTP/1.1\r\nX-Number: %d\r\n\r\n" % number)

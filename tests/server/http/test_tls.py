@@ -25,9 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from jitney.server.addresses import Address, parse_address
 from jitney.server.errors import InvalidConfig
 from jitney.tests.fakes.raw_http import Connection
-from jitney.tests.server.http.fronts import waitress_only
 
-pytestmark = [pytest.mark.usefixtures("front"), waitress_only]
 HTTPS = parse_address("https://127.0.0.1:0")
 SETTINGS = {"inference_address": HTTPS, "max_request_size": 50_000_000, "max_response_size": 50_000_000}
 

@@ -17,6 +17,7 @@ from jitney.backends.tensor import NUMPY_DTYPES, Tensor
 from jitney.server.addresses import Address
 from jitney.server.errors import ModelFailed
 from jitney.server.http.kserve import add_routes
+from jitney.server.http.listeners import Listener
 from jitney.server.repository.config import ModelConfig, TensorSpec
 from jitney.tests.fakes.dataplane import FakeDataPlane, identity
 
@@ -96,10 +97,10 @@ def _refuse(path: str, error: Any) -> tuple[str, list[tuple[str, str]], bytes]:
 
 
 @pytest.fixture
-def server(app: falcon.App[falcon.Request, falcon.Response], listener_class: Any) -> Iterator[str]:
+def server(app: falcon.App[falcon.Request, falcon.Response]) -> Iterator[str]:
     """HOST:PORT of the same app behind a real listener."""
     address = Address("http", "127.0.0.1", 0)
-    listener = listener_class(app, address, name="kserve", threads=8, max_body=LIMIT, refuse=_refuse)
+    listener = Listener(app, address, name="kserve", threads=8, max_body=LIMIT, refuse=_refuse)
     listener.start()
     yield f"127.0.0.1:{listener.address.port}"
     listener.close(5)

@@ -19,6 +19,7 @@ from jitney.server.addresses import Address
 from jitney.server.dataplane import DataPlane
 from jitney.server.deployment import Options
 from jitney.server.http.kserve import add_routes
+from jitney.server.http.listeners import Listener
 from jitney.server.modelcontrol import ModelControl
 from jitney.server.registry import Registry
 from jitney.server.repository.triton import TritonRepository
@@ -57,7 +58,7 @@ instance_group [ { kind: KIND_CPU } ]
 
 
 @pytest.fixture
-def remote(tmp_path: Path, listener_class: Any) -> Iterator[triton.InferenceServerClient]:
+def remote(tmp_path: Path) -> Iterator[triton.InferenceServerClient]:
     folder = tmp_path / "doubler" / "1"
     folder.mkdir(parents=True)
     (folder / "model.py").write_text(MODEL.replace("FACTOR", "2"))
@@ -68,9 +69,7 @@ def remote(tmp_path: Path, listener_class: Any) -> Iterator[triton.InferenceServ
     app: falcon.App[falcon.Request, falcon.Response] = falcon.App()
     add_routes(app, plane, SimpleNamespace(max_request_size=1 << 20, server_id="triton", allow_client_shm=True), "inference")  # type: ignore[arg-type]
     address = Address("http", "127.0.0.1", 0)
-    listener = listener_class(
-        app, address, name="e2e", threads=16, max_body=1 << 20, refuse=lambda path, error: ("500", [], b"")
-    )
+    listener = Listener(app, address, name="e2e", threads=16, max_body=1 << 20, refuse=lambda path, error: ("500", [], b""))
     listener.start()
     try:
         with contextlib.closing(triton.InferenceServerClient(f"127.0.0.1:{listener.address.port}", concurrency=8)) as client:

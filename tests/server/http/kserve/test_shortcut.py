@@ -18,7 +18,6 @@ from jitney.tests.fakes.dataplane import FakeDataPlane
 from jitney.tests.server.http.kserve.messages import entry
 from jitney.tests.server.http.test_express import post, same
 
-pytestmark = pytest.mark.usefixtures("front")
 IN, OUT = (TensorSpec("x", "FP32", (2,)),), (TensorSpec("y", "FP32", (2,)),)
 
 

@@ -21,7 +21,6 @@ from jitney.server.errors import (
     WorkerTimeout,
 )
 from jitney.tests.fakes.raw_http import Answer, Connection
-from jitney.tests.server.http.fronts import waitress_only
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 BIN = {"Content_Type": "application/octet-stream"}
@@ -46,7 +45,6 @@ def fields(site: Any) -> list[tuple[str, bytes, str]]:
 # -- the envelope --------------------------------------------------------------------------------------------------------
 
 
-@waitress_only
 def test_a_prediction_is_sent_bare_in_torchserve_s_envelope(site: Any) -> None:
     answer = site.ask("inference", "POST", "/predictions/echo", b"raw", **BIN)
     assert (answer.status, answer.reason, answer.body) == (200, "", b"raw")
@@ -160,7 +158,6 @@ def test_invocations_find_their_model(site: Any) -> None:
     assert site.ask("inference", "POST", "/invocations", b"x").body == b"the only one"
 
 
-@waitress_only
 @pytest.mark.parametrize(
     ("path", "text"),
     [
@@ -173,14 +170,12 @@ def test_bad_escapes_are_403(site: Any, path: str, text: str) -> None:
     assert error(site.ask("inference", "GET", path)) == (403, "IllegalArgumentException", text)
 
 
-@waitress_only
 def test_malformed_http_is_answered_in_torchserve_s_form(site: Any) -> None:
     with Connection(site.address("inference")) as connection:
         connection.send(b"garbage\r\n\r\n")
         assert error(connection.read()) == (400, "BadRequestException", "Invalid HTTP message.")
 
 
-@waitress_only
 def test_a_body_over_max_request_size_is_a_bare_413(open_site: Any) -> None:
     site = open_site(max_request_size=1000)
     assert site.ask("inference", "POST", "/predictions/echo", b"x" * 1000).status == 200
@@ -233,7 +228,6 @@ def test_a_chunked_body_shows_its_length(site: Any) -> None:
     assert seen(site).headers["content-length"] == "3"
 
 
-@waitress_only
 def test_headers_keep_the_client_s_spelling(site: Any) -> None:
     with Connection(site.address("inference")) as connection:
         connection.send(
@@ -247,7 +241,6 @@ def test_headers_keep_the_client_s_spelling(site: Any) -> None:
 # -- answers -------------------------------------------------------------------------------------------------------------
 
 
-@waitress_only
 def test_a_handler_s_status_phrase_and_headers_are_sent(site: Any) -> None:
     own = {"X-Mine": "1", "content-type": "text/csv", "x-request-id": "fake", "Connection": "upgrade", "Pragma": "x"}
     site.plane.add("set", lambda _: [Response(body=b"body", status=201, reason="Made it", headers=own)])
@@ -258,7 +251,6 @@ def test_a_handler_s_status_phrase_and_headers_are_sent(site: Any) -> None:
     assert headers["connection"] == "keep-alive" and UUID.fullmatch(headers["x-request-id"])
 
 
-@waitress_only
 def test_a_handler_s_error_status_keeps_its_body_and_closes(site: Any) -> None:
     site.plane.add("set", lambda _: [Response(body=b"teapot", status=418, reason="")])
     answer = site.ask("inference", "POST", "/predictions/set")
@@ -387,7 +379,6 @@ def test_streams_hold_threads_and_are_bounded(site: Any) -> None:
     wait_for(lambda: site.web.admission.held == 0)
 
 
-@waitress_only
 def test_a_stream_is_sent_chunk_by_chunk(site: Any) -> None:
     site.plane.add("stream", None)
     with Connection(site.address("inference")) as connection:
@@ -406,7 +397,6 @@ def test_a_stream_is_sent_chunk_by_chunk(site: Any) -> None:
     wait_for(lambda: site.web.admission.held == 0)
 
 
-@waitress_only
 def test_a_stream_that_fails_is_cut_off(site: Any, caplog: pytest.LogCaptureFixture) -> None:
     site.plane.add("stream", None)
     with Connection(site.address("inference")) as connection:
