@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .extras import explain
 from .python import load_module
 
 
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> int:
         with contextlib.redirect_stdout(sys.stderr):
             completed = json.dumps(complete(document, Path(arguments[0]).resolve(), *arguments[1:]))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the model's own code may raise anything
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
+        print(explain(error), file=sys.stderr)  # noqa: T201
         return 1
     sys.stdout.write(completed)
     return 0

@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .extras import explain
+
 Description = dict[str, list[dict[str, Any]]]
 Tells = tuple[str, list[int] | None]
 NOTHING: Tells = ("", None)
@@ -115,6 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description = describe(options.file, options.kind)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{error}\n")
+        return 1
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"{explain(error)}\n")
         return 1
     sys.stdout.write(json.dumps(description) + "\n")
     return 0

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +33,27 @@ _GRPC = (
 NO_MEANING = {
     **{f"--{name}": "gRPC is not served" for name in _GRPC},
     **{f"--{name}": "SageMaker's routes share the inference port" for name in ("allow-sagemaker", "sagemaker-port")},
+    **{
+        f"--sagemaker-{name}": "SageMaker's routes have no port of their own" for name in ("safe-port-range", "thread-count")
+    },
     **{f"--{name}": "Vertex AI's routes are not served" for name in ("allow-vertex-ai", "vertex-ai-port")},
+    **{f"--vertex-ai-{name}": "Vertex AI's routes are not served" for name in ("thread-count", "default-model")},
     "--host-policy": "set CPU affinity outside of the server",
     "--model-load-gpu-limit": "the framework decides how much of a GPU it takes",
     "--enable-peer-access": "GPUs do not exchange tensors",
     "--metrics-config": "all metrics are shown",
-    "--allow-metrics": "metrics are always served; see enable_metrics_api",
     "--allow-http": "HTTP is always served",
     "--allow-gpu-metrics": "GPU metrics need no switch",
     "--allow-cpu-metrics": "CPU metrics need no switch",
     "--metrics-interval-ms": "metrics are read when they are asked for",
     "--http-thread-count": "use http_threads in config.properties",
     "--model-load-thread-count": "models load four at a time",
+    "--model-load-retry-count": "a load that fails is not tried again by itself",
+    "--model-namespacing": "model names are unique over all repositories",
     "--buffer-manager-thread-count": "there is no such pool here",
     "--pinned-memory-pool-byte-size": "pinned memory belongs to each worker",
     "--cuda-memory-pool-byte-size": "CUDA memory belongs to each worker",
+    "--cuda-virtual-address-size": "CUDA memory belongs to each worker",
     "--min-supported-compute-capability": "the framework decides",
     "--backend-directory": "backends are Python modules",
     "--repoagent-directory": "repository agents are not supported",
@@ -56,11 +62,25 @@ NO_MEANING = {
     **{f"--log-{name}": "POST /v2/logging changes what is logged" for name in ("verbose", "info", "warning", "error")},
     "--log-format": "lines have Python's format",
     "--log-file": "redirect the output",
-    "--trace-config": "tracing is off",
-    "--rate-limit": "there is no rate limiter",
+    **{f"--trace-{name}": "nothing is traced" for name in ("config", "file", "level", "rate", "count", "log-frequency")},
+    "--rate-limit": "there is no rate limiter; instance_group.count bounds what runs at once",
+    "--rate-limit-resource": "there is no rate limiter; instance_group.count bounds what runs at once",
     "--reuse-http-port": "one process owns each port",
-    "--id": "the server's name is jitney",
 }
+#: Options of newer versions of tritonserver that begin so change nothing either, whatever they are called.
+NO_MEANING_PREFIXES = {
+    "--grpc-": "gRPC is not served",
+    "--sagemaker-": "SageMaker's routes share the inference port",
+    "--vertex-ai-": "Vertex AI's routes are not served",
+    "--trace-": "nothing is traced",
+}
+
+
+def without_meaning(arguments: Sequence[str]) -> dict[str, str]:
+    """tritonserver's options that change nothing here, with the reason; those in `arguments` that only their beginning tells."""
+    options = [argument.split("=")[0] for argument in arguments]
+    newer = {option: why for option in options for start, why in NO_MEANING_PREFIXES.items() if option.startswith(start)}
+    return newer | NO_MEANING
 
 
 def switch(text: str) -> bool:
@@ -69,7 +89,7 @@ def switch(text: str) -> bool:
     return text.lower() in ("true", "1")
 
 
-def serve_parser() -> argparse.ArgumentParser:
+def serve_parser(no_meaning: Iterable[str] = NO_MEANING) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jitney serve",
         description="Serve model repositories, TorchServe archives, or both. Options have tritonserver's names and meaning.",
@@ -100,6 +120,7 @@ def serve_parser() -> argparse.ArgumentParser:
     add("--backend-config", action="append", metavar="BACKEND,KEY=VALUE", help="e.g. onnxruntime,default-max-batch-size=8")
     add("--response-cache-byte-size", type=int, metavar="BYTES", help="the same as --cache-config=local,size=BYTES")
     add("--cache-config", metavar="local,size=BYTES", help="size of the response cache")
+    add("--id", dest="server_id", metavar="NAME", help="what GET /v2 calls the server (triton)")
     add("--http-address", metavar="HOST", help="address of the inference port (127.0.0.1)")
     add("--http-port", type=int, metavar="PORT", help="inference port (8080)")
     add("--management-port", type=int, metavar="PORT", help="management port (8081)")
@@ -115,6 +136,8 @@ def serve_parser() -> argparse.ArgumentParser:
         metavar="API,…:HEADER=VALUE",
         help="routes that need a header, e.g. model-repository,statistics:admin-key=secret; repeatable",
     )
+    add("--allow-client-shm", type=switch, metavar="BOOL", help="clients may register shared memory (true)")
+    add("--allow-metrics", dest="enable_metrics_api", type=switch, metavar="BOOL", help="serve the metrics port (true)")
     add("--exit-timeout-secs", type=int, metavar="N", help="seconds that accepted requests may take at the end (30)")
     add(
         "--shape-change",
@@ -123,18 +146,19 @@ def serve_parser() -> argparse.ArgumentParser:
     )
     add("--log-config", metavar="FILE", help="logging configuration: Python's dictConfig as JSON or YAML")
     add("--disable-token-auth", action="store_true", help="serve non-loopback addresses without tokens")
-    for option in NO_MEANING:
+    for option in no_meaning:
         add(option, dest="no_meaning", action="append", nargs="?", const=option, help=argparse.SUPPRESS)
     return parser
 
 
 def serve_flags(arguments: Sequence[str]) -> dict[str, Any]:
     """The flags of `jitney serve` as `Settings.load` takes them; says once what has no meaning here."""
-    given = vars(serve_parser().parse_args(list(arguments)))
+    no_meaning = without_meaning(arguments)
+    given = vars(serve_parser(no_meaning).parse_args(list(arguments)))
     given.pop("no_meaning")
     for option in dict.fromkeys(argument.split("=")[0] for argument in arguments):
-        if option in NO_MEANING:
-            print(f"{option} has no effect: {NO_MEANING[option]}", file=sys.stderr)
+        if option in no_meaning:
+            print(f"{option} has no effect: {no_meaning[option]}", file=sys.stderr)
     flags: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     flags.update(_addresses(flags))
     flags.update(_folders(flags.pop("model_repository", []), flags.pop("model_store", [])))
@@ -146,7 +170,7 @@ def serve_flags(arguments: Sequence[str]) -> dict[str, Any]:
         flags.setdefault("cache_config", f"local,size={size}")
     if (restricted := flags.get("http_restricted_api")) is not None:
         flags["http_restricted_api"] = " ".join(restricted)
-    for name in ("strict_readiness", "exit_on_error"):
+    for name in ("strict_readiness", "exit_on_error", "allow_client_shm", "enable_metrics_api"):
         if name in flags:
             flags[name] = "true" if flags[name] else "false"
     return flags | {"no_config_snapshots": True}

@@ -274,7 +274,9 @@ class DataPlane:
 
     def _modelcontrol(self) -> ModelControl:
         if self.modelcontrol is None:
-            raise Unavailable("no model repository is served; start with --model-repository")
+            raise Unavailable(
+                "no model repository is served; start with --model-repository DIR --model-control-mode=explicit"
+            )
         return self.modelcontrol
 
     # -- the end ---------------------------------------------------------------------------------------------------------

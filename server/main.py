@@ -104,6 +104,7 @@ class Server:
         self.settings = settings
         number_from(settings.initial_worker_port)
         self.registry = Registry()
+        cache = ResponseCache(settings.cache_config) if settings.cache_config else None
         self.metrics = Metrics(
             self.registry.deployments,
             mode=settings.metrics_mode,
@@ -111,13 +112,14 @@ class Server:
             auto_detect=settings.model_metrics_auto_detect,
             system=not settings.disable_system_metrics,
             interval=settings.metric_time_interval,
+            cache=cache,
         )
         self.dataplane = DataPlane(self.registry, strict_readiness=settings.strict_readiness)
         options = Options(
             shape_change=settings.shape_change,
             host=Scripting(self.dataplane),
             on_event=self._event,
-            cache=ResponseCache(settings.cache_config) if settings.cache_config else None,
+            cache=cache,
         )
         self.store = ModelStore(settings)
         self.journal = Journal(settings, self.registry)

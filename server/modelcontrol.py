@@ -100,7 +100,10 @@ class ModelControl:
 
     def _refuse_unless_explicit(self) -> None:
         if self.mode != "explicit":
-            raise ControlDisabled("explicit model load / unload is not allowed if polling is enabled")
+            raise ControlDisabled(
+                f"explicit model load / unload is not allowed if polling is enabled: the control mode is '{self.mode}'; to load "
+                "and unload models over the API, start the server with --model-control-mode=explicit"
+            )
 
     def poll(self, seconds: float) -> None:
         """Starts the thread that rescans the folders every `seconds` (control mode "poll")."""

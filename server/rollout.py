@@ -16,6 +16,7 @@ from .ensemble import EnsembleDeployment, Models
 from .errors import Draining, JitneyError, LoadFailed, ModelNotFound
 from .registry import Registry
 from .repository.config import InstanceGroup, ModelConfig
+from .repository.layout import check_file
 from .repository.stamps import version_stamp
 from .sequences import SequenceDeployment
 from .worker_deployment import WorkerDeployment
@@ -112,6 +113,7 @@ class Rollout:
             ensemble.load_codec()
             ensemble.stamp = version_stamp(config)
             return ensemble
+        check_file(config)
         workers = placement.declared(config, cores.gpus())
         kind = WorkerDeployment if config.sequence is None else SequenceDeployment
         deployment = kind(config, self.options)

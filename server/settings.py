@@ -37,6 +37,8 @@ class Settings:
     cache_config      bytes of the response cache, 0 = none
     http_header_forward_pattern  regular expression: matching headers become parameters of KServe requests, "" = none
     http_restricted_api  group of routes -> header and value that its requests need
+    server_id         what GET /v2 calls the server (tritonserver's --id)
+    allow_client_shm  whether clients may register shared memory
     source            the file that was read, "" if none
     live              the properties in effect, as snapshots record them
     notes             sentences for the log: keys that have no meaning here
@@ -112,6 +114,8 @@ class Settings:
     http_header_forward_pattern: str = ""
     http_restricted_api: Restrictions = field(default_factory=dict)
     model_config_name: str = ""
+    server_id: str = "triton"
+    allow_client_shm: bool = True
     log_config: str = ""
     log_location: str = "logs"
     metrics_location: str = "logs"

@@ -291,6 +291,8 @@ TRITON: dict[str, Key] = {
     "backend_config": Key(backend_config, ""),
     "cache_config": Key(cache_config, ""),
     "model_config_name": Key(text, ""),
+    "server_id": Key(text, "triton"),
+    "allow_client_shm": Key(switch, "true"),
     "http_header_forward_pattern": Key(pattern, ""),
     "http_restricted_api": Key(restrictions.parse, ""),
 }

@@ -49,6 +49,8 @@ def preload(control: ModelControl, settings: Settings, report: Report) -> None:
     names: list[str] | None = [name for name in settings.load_model if name not in elsewhere]
     if "*" in settings.load_model or not (settings.load_model or settings.model_control_mode == "explicit"):
         names = None
+    for sentence in control.repository.loose_ends() if settings.model_control_mode != "explicit" else ():
+        log.warning("%s", sentence)
     control.load_all(names, report)
     if settings.model_control_mode == "poll":
         control.poll(settings.repository_poll_secs)

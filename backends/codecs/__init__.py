@@ -49,8 +49,8 @@ def is_built_in(name: str) -> bool:
 def pixels_of(config: ModelConfig) -> Pixels | None:
     """What a worker of this model has to normalise, by the same rule as the codec in the server.
 
-    A model whose configuration does not fit its codec serves tensors all the same; only one that asks for normalisation in the
-    worker is refused.
+    The server does not load a model whose configuration does not fit its codec; elsewhere (`jitney bench`) it may serve tensors
+    all the same, unless it asks for normalisation in the worker.
     """
     codec = CODECS.get(config.codec)
     if codec is None or not issubclass(codec, ImageCodec):

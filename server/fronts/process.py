@@ -104,7 +104,8 @@ class FrontEnd:
         services = Services(plane, cast("Control", plane), metrics, settings, keys)
         admission = Admission(settings.http_threads, settings.max_waiting)
         admission.waiting = SharedPlaces(settings.max_waiting, counters, hello.index + 1)
-        app, express = build(ports, services, admission, RemoteRegions(link, counters))
+        regions = RemoteRegions(link, counters, settings.allow_client_shm)
+        app, express = build(ports, services, admission, regions)
         doorway: Any = Doorway(app, self._door, settings.http_threads)
         address = settings.inference_address
         tls = server_context(settings, hello.pem) if address.tls else None

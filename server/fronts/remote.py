@@ -67,8 +67,8 @@ class RemoteTokens:
 class RemoteRegions(Regions):
     """The scheduler's registered regions, opened here when they are first used."""
 
-    def __init__(self, link: Link, counters: Counters) -> None:
-        super().__init__()
+    def __init__(self, link: Link, counters: Counters, allowed: bool = True) -> None:
+        super().__init__(allowed)
         self._link, self._counters = link, counters
         self._epoch = -1
 

@@ -226,7 +226,7 @@ def _front_ends(
 ) -> FrontEnds:
     """Several processes that answer the inference address, and the application for what they relay."""
     settings, tokens = services.settings, services.tokens
-    counters, regions = Counters.create(settings.front_ends), Regions()
+    counters, regions = Counters.create(settings.front_ends), Regions(settings.allow_client_shm)
     admission.waiting = SharedPlaces(settings.max_waiting, counters, 0)
     services.dataplane.registry.on_change = lambda: counters.changed("models")
     regions.on_change = lambda: counters.changed("regions")

@@ -20,6 +20,10 @@ class SystemFigures:
         self._values: list[tuple[str, float]] = []
         psutil.cpu_percent(None)  # the first call only begins to measure
 
+    def utilization(self) -> float:
+        """How busy all cores are, from 0 to 1."""
+        return dict(self.read())["CPUUtilization"] / 100
+
     def read(self) -> Iterator[tuple[str, float]]:
         """(name, value) in the units of TorchServe's metrics."""
         if time.monotonic() - self._read_at >= self._max_age:

@@ -27,6 +27,7 @@ from typing import Any
 
 from ..errors import InvalidConfig
 from ..workers.environment import module_command, own_python
+from .layout import listing
 from .names import relative_path
 from .pbtxt import Message, Source, parse_config_json, schema, to_json
 
@@ -84,7 +85,7 @@ class Completer:
     def _signature(self, path: Path, kind: str, model: str, source: Source) -> Signature:
         stamp = _stamp(path)
         if stamp is None:
-            raise source.error(f"unable to find '{path}' for model '{model}'")
+            raise source.error(f"unable to find '{path}' for model '{model}' in a folder {listing(path.parent)}")
         with self._lock:
             known = self._signatures.get((kind, str(path)))
         if known is not None and known[0] == stamp:

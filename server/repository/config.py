@@ -12,6 +12,9 @@ from typing import Any, Literal
 
 #: Seconds that nothing keeps to: the limit where TorchServe's timeouts are 0 or less.
 AT_ONCE = 1e-9
+#: What to write for a model that need not have a GPU.
+CPU_TOO = "write kind: KIND_AUTO (a GPU where there is one, else the CPU) or KIND_CPU"
+
 Kind = Literal["KIND_AUTO", "KIND_CPU", "KIND_GPU", "KIND_MODEL"]
 
 

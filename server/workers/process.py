@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from ...backends.base import Backend, DeviceLost
+from ...backends.extras import explain
 from ..errors import JitneyError
 from ..repository.config import ModelConfig
 from . import exits
@@ -91,7 +92,7 @@ class Worker:
         return exits.STOPPED
 
     def _refuse(self, error: BaseException) -> None:
-        reason = str(error) if isinstance(error, JitneyError) else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, JitneyError) else explain(error)
         detail = "".join(traceback.format_exception(error))
         self._channel.send(Loaded(reason or type(error).__name__, detail, is_out_of_memory(error)))
 

@@ -86,7 +86,9 @@ def serving(folder: Path, *names: str) -> Iterator[Serving]:
     options = Options(host=Scripting(dataplane), on_event=lambda deployment, kind, payload: events.append((kind, payload)))
     dataplane.modelcontrol = ModelControl(dataplane.registry, repository, dataplane, options, "explicit")
     app: falcon.App[falcon.Request, falcon.Response] = falcon.App()
-    add_routes(app, dataplane, SimpleNamespace(max_request_size=LIMIT_BYTES), "inference")  # type: ignore[arg-type]
+    add_routes(
+        app, dataplane, SimpleNamespace(max_request_size=LIMIT_BYTES, server_id="triton", allow_client_shm=True), "inference"
+    )  # type: ignore[arg-type]
     failed: list[str] = []
     try:
         if names:

@@ -74,10 +74,61 @@ def test_flags_without_meaning_say_so_once(tmp_path: Path, capsys: pytest.Captur
     ]
 
 
+#: The options of `tritonserver --help`, from 2.51 on, with the deprecated ones.
+TRITONSERVER = """
+allow-client-shm allow-cpu-metrics allow-gpu-metrics allow-grpc allow-http allow-metrics allow-sagemaker allow-vertex-ai
+backend-config backend-directory buffer-manager-thread-count cache-config cache-directory cuda-memory-pool-byte-size
+cuda-virtual-address-size disable-auto-complete-config enable-peer-access exit-on-error exit-timeout-secs grpc-address
+grpc-header-forward-pattern grpc-http2-max-ping-strikes grpc-http2-max-pings-without-data
+grpc-http2-min-recv-ping-interval-without-data grpc-infer-allocation-pool-size grpc-infer-response-compression-level
+grpc-infer-thread-count grpc-keepalive-permit-without-calls grpc-keepalive-time grpc-keepalive-timeout
+grpc-max-connection-age grpc-max-connection-age-grace grpc-max-response-pool-size grpc-port grpc-restricted-protocol
+grpc-root-cert grpc-server-cert grpc-server-key grpc-use-ssl grpc-use-ssl-mutual host-policy http-address
+http-header-forward-pattern http-max-input-size http-port http-restricted-api http-thread-count id load-model log-error
+log-file log-format log-info log-verbose log-warning metrics-address metrics-config metrics-interval-ms metrics-port
+min-supported-compute-capability model-config-name model-control-mode model-load-gpu-limit model-load-retry-count
+model-load-thread-count model-namespacing model-repository model-store pinned-memory-pool-byte-size rate-limit
+rate-limit-resource repoagent-directory repository-poll-secs response-cache-byte-size reuse-grpc-port reuse-http-port
+sagemaker-port sagemaker-safe-port-range sagemaker-thread-count strict-model-config strict-readiness trace-config
+trace-count trace-file trace-level trace-log-frequency trace-rate vertex-ai-default-model vertex-ai-port
+vertex-ai-thread-count
+"""
+
+
+def test_every_option_of_tritonserver_is_taken() -> None:
+    known = {option for action in cli.serve_parser()._actions for option in action.option_strings}
+    assert [name for name in TRITONSERVER.split() if f"--{name}" not in known] == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--rate-limit=off", "--rate-limit-resource=R1:10:0", "--rate-limit-resource=R2:5"),
+        ("--trace-file", "/tmp/trace.json", "--trace-level=OFF", "--trace-rate", "100", "--trace-log-frequency=0"),
+        ("--model-namespacing=true", "--model-load-retry-count=3", "--cuda-virtual-address-size=0:1"),
+        ("--sagemaker-safe-port-range=1-2", "--vertex-ai-default-model", "m", "--grpc-option-of-next-year=1"),
+    ],
+)
+def test_options_without_meaning_are_taken_with_a_word(
+    tmp_path: Path, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert settings(tmp_path, *arguments).model_repository == (str(tmp_path),)
+    told = [line.split(" has no effect: ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert told == list(dict.fromkeys(argument.split("=")[0] for argument in arguments if argument.startswith("--")))
+
+
+def test_options_that_have_a_meaning_since_they_guard_or_name_something(tmp_path: Path) -> None:
+    found = settings(tmp_path, "--id=mine", "--allow-client-shm=false", "--allow-metrics=false")
+    assert (found.server_id, found.allow_client_shm, found.enable_metrics_api) == ("mine", False, False)
+    found = settings(tmp_path)
+    assert (found.server_id, found.allow_client_shm, found.enable_metrics_api) == ("triton", True, True)
+
+
 @pytest.mark.parametrize(
     ("argument", "complaint"),
     [
-        ("--model-namespacing=true", "unrecognized arguments: --model-namespacing=true"),
+        ("--model-namespace=true", "unrecognized arguments: --model-namespace=true"),
+        ("--allow-client-shm=perhaps", "expected true or false"),
         ("--strict-readiness=maybe", "expected true or false"),
         ("--model-control-mode=sometimes", "invalid choice: 'sometimes'"),
         ("--http-port=many", "invalid int value: 'many'"),

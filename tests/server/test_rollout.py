@@ -176,6 +176,37 @@ def test_a_first_load_that_fails_in_part_serves_the_rest(model: Path) -> None:
         assert index(plane) == [("m", "1", "READY"), ("m", "2", "UNAVAILABLE")]
 
 
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"codec": "image_clasifier"}, "unknown codec 'image_clasifier'; expected one of image_classifier, "),
+        ({"codec": "image_classifier", "resize": "big"}, "parameter 'resize' is 'big'; expected "),
+        ({"codec": "image_classifier"}, "codec 'image_classifier' makes tensors of "),
+    ],
+)
+def test_a_codec_that_cannot_work_fails_the_load(model: Path, parameters: dict[str, str], reason: str) -> None:
+    with loaded(model.parent) as plane:
+        assert ask(plane) == [2.0]
+        lines = [f'parameters {{ key: "{key}" value {{ string_value: "{text}" }} }}' for key, text in parameters.items()]
+        config = model / "config.pbtxt"
+        config.write_text("\n".join([config.read_text(), *lines]))
+        with pytest.raises(InvalidConfig, match=reason):
+            plane.load("m")
+        assert ask(plane) == [2.0]
+        plane.unload("m")
+        with pytest.raises(InvalidConfig, match=reason):
+            plane.load("m")
+        assert not plane.model_ready("m")
+
+
+def test_a_model_without_its_file_is_refused_before_a_worker_starts(model: Path) -> None:
+    (model / "1" / "model.py").rename(model / "1" / "modle.py")
+    with loaded(model.parent) as plane:
+        (found,) = plane.index()
+    assert found.state == "UNAVAILABLE"
+    assert found.reason.startswith("unable to find '") and found.reason.endswith("in a folder which holds modle.py")
+
+
 def test_a_model_that_nobody_has_leaves_no_trace(model: Path) -> None:
     with loaded(model.parent) as plane:
         with pytest.raises(ModelNotFound):

@@ -1,5 +1,6 @@
 """What is counted and how it is written down, read back by prometheus_client's own parser."""
 
+import dataclasses
 import logging
 import threading
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from jitney.backends.base import Request, Response
+from jitney.backends.tensor import Tensor
+from jitney.server.cache import ResponseCache
 from jitney.server.call import Call
 from jitney.server.errors import InvalidConfig, ModelFailed, QueueFull
 from jitney.server.histogram import Histogram
@@ -132,8 +135,39 @@ def test_triton_s_counters() -> None:
     assert failures == {"REJECTED": 0, "CANCELED": 0, "BACKEND": 1, "OTHER": 0}
     assert value(text, "nv_inference_pending_request_count", **of) == 7
     assert b"nv_cache" not in text
+
+
+def test_cached_models_have_cache_counters_from_the_start() -> None:
+    version, of = Version(), {"model": "m", "version": "3"}
+    version.config = dataclasses.replace(version.config, response_cache=True)
+    assert value(Metrics(lambda: [version]).scrape(), "nv_cache_num_hits_per_model", **of) == 0
     version.statistics.cache_miss(5000)
     assert value(Metrics(lambda: [version]).scrape(), "nv_cache_num_misses_per_model", **of) == 1
+
+
+def test_triton_s_families_of_the_server() -> None:
+    cache = ResponseCache(4096)
+    cache.put(b"a", Response([Tensor("y", "UINT8", (512,), bytes(512))]))
+    for key in (b"a", b"a", b"b"):
+        cache.get(key)
+    text = Metrics(cache=cache).scrape()
+    found = {name: number for (name, labels), number in samples(text).items() if name.startswith("nv_") and not labels}
+    assert 0 <= found["nv_cpu_utilization"] <= 1
+    assert 0 < found["nv_cpu_memory_used_bytes"] < found["nv_cpu_memory_total_bytes"]
+    assert found["nv_pinned_memory_pool_total_bytes"] == found["nv_pinned_memory_pool_used_bytes"] == 0
+    assert (found["nv_cache_num_hits"], found["nv_cache_num_misses"], found["nv_cache_num_lookups"]) == (2, 1, 3)
+    assert (found["nv_cache_num_entries"], found["nv_cache_util"], found["nv_cache_num_evictions"]) == (1, 0.25, 0)
+    assert found["nv_cache_lookup_duration"] >= 0 and found["nv_cache_insertion_duration"] >= 0
+    assert cache.lookup_ns > 0 and cache.insertion_ns > 0
+    without = Metrics(system=False).scrape()
+    assert b"nv_cache" not in without and b"nv_cpu" not in without
+
+
+def test_every_family_that_ends_in_total_is_a_counter() -> None:
+    lines = Metrics(lambda: [Version()]).scrape().decode().splitlines()
+    kinds = dict(line.split()[2:4] for line in lines if line.startswith("# TYPE"))
+    assert kinds["process_cpu_seconds_total"] == "counter" and kinds["process_open_fds"] == "gauge"
+    assert {kind for name, kind in kinds.items() if name.endswith("_total")} == {"counter"}
 
 
 REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")

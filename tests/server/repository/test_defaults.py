@@ -133,11 +133,26 @@ def test_groups_get_name_kind_count_and_gpus(
         (
             [],
             "instance_group [ { kind: KIND_GPU } ]",
-            "of model m has kind KIND_GPU but no GPUs are available",
+            "of model m has kind KIND_GPU but no GPUs are available; write kind: KIND_AUTO (a GPU where there is one, "
+            "else the CPU) or KIND_CPU",
         ),
-        ([0], "instance_group [ { kind: KIND_CPU gpus: 0 } ]", "has kind KIND_CPU but specifies one or more GPUs"),
+        (
+            [0],
+            "instance_group [ { kind: KIND_CPU gpus: 0 } ]",
+            "has kind KIND_CPU but specifies one or more GPUs; leave 'gpus' out, or write KIND_GPU",
+        ),
+        ([], "instance_group [ { gpus: 0 } ]", "specifies one or more GPUs; leave 'gpus' out: this machine has no GPU"),
         ([0], "instance_group [ { kind: KIND_MODEL gpus: 0 } ]", "has kind KIND_MODEL but specifies one or more GPUs"),
-        ([0], "instance_group [ { kind: KIND_GPU gpus: 3 } ]", "specifies invalid or unsupported gpu id 3"),
+        (
+            [0],
+            "instance_group [ { kind: KIND_GPU gpus: 3 } ]",
+            "specifies invalid or unsupported gpu id 3. GPUs that are available: 0; ",
+        ),
+        (
+            [],
+            "instance_group [ { kind: KIND_GPU gpus: 0 } ]",
+            "GPUs that are available: none; leave 'gpus' out, or write kind: KIND_AUTO",
+        ),
         ([], "instance_group [ { profile: 'p' } ]", "specifies profile field which is only supported for TensorRT models"),
     ],
 )

@@ -81,7 +81,7 @@ def dataplane() -> FakeDataPlane:
 @pytest.fixture
 def app(dataplane: FakeDataPlane) -> falcon.App[falcon.Request, falcon.Response]:
     app: falcon.App[falcon.Request, falcon.Response] = falcon.App()
-    settings = SimpleNamespace(max_request_size=LIMIT)
+    settings = SimpleNamespace(max_request_size=LIMIT, server_id="triton", allow_client_shm=True)
     add_routes(app, dataplane, settings, "inference")  # type: ignore[arg-type]
     return app
 

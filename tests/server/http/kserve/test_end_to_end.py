@@ -67,7 +67,7 @@ def remote(tmp_path: Path) -> Iterator[triton.InferenceServerClient]:
     repository = TritonRepository([tmp_path])
     plane.modelcontrol = ModelControl(plane.registry, repository, plane, Options(), "explicit")
     app: falcon.App[falcon.Request, falcon.Response] = falcon.App()
-    add_routes(app, plane, SimpleNamespace(max_request_size=1 << 20), "inference")  # type: ignore[arg-type]
+    add_routes(app, plane, SimpleNamespace(max_request_size=1 << 20, server_id="triton", allow_client_shm=True), "inference")  # type: ignore[arg-type]
     address = Address("http", "127.0.0.1", 0)
     listener = Listener(app, address, name="e2e", threads=16, max_body=1 << 20, refuse=lambda path, error: ("500", [], b""))
     listener.start()

@@ -21,7 +21,7 @@ BODY = {"inputs": [entry("INPUT0", [1, 1], "FP32", data=[1])], "parameters": {"o
 
 def client_of(dataplane: FakeDataPlane, forward: str = "") -> falcon.testing.TestClient:
     app: falcon.App[falcon.Request, falcon.Response] = falcon.App()
-    settings: Any = SimpleNamespace(max_request_size=1 << 20)
+    settings: Any = SimpleNamespace(max_request_size=1 << 20, server_id="triton", allow_client_shm=True)
     add_routes(app, dataplane, settings, "inference", forward=forward)  # type: ignore[arg-type]
     return falcon.testing.TestClient(app)
 
