@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import __version__
-from . import torchserve_cli
-from .errors import InvalidConfig
+from . import threads, torchserve_cli
+from .errors import InvalidConfig, TooFewThreads
 
 #: Options of tritonserver that change nothing here, with the reason that is printed once.
 _GRPC = (
@@ -144,9 +144,11 @@ def serve_flags(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _addresses(flags: dict[str, Any]) -> dict[str, str]:
-    """`--http-address`, `--http-port` and their like as addresses of config.properties, where any was given."""
-    host = flags.pop("http_address", None)
-    metrics_host = flags.pop("metrics_address", None) or host
+    """`--http-address`, `--http-port` and their like as addresses of config.properties, where any was given.
+
+    `--http-address` opens the inference port alone: metrics need no token, and management is for this machine.
+    """
+    host, metrics_host = flags.pop("http_address", None), flags.pop("metrics_address", None)
     ports = {name: flags.pop(f"{name}_port", None) for name in ("http", "management", "metrics")}
     found = {}
     for name, at, port in (("http", host, 8080), ("management", None, 8081), ("metrics", metrics_host, 8082)):
@@ -158,7 +160,8 @@ def _addresses(flags: dict[str, Any]) -> dict[str, str]:
 
 
 def serve(arguments: Sequence[str]) -> int:
-    from .main import run
+    with threads.one_for_blas():
+        from .main import run
     from .settings import Settings
 
     flags = serve_flags(arguments)
@@ -203,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"jitney: unknown command '{arguments[0]}', expected {known} or torchserve's flags", file=sys.stderr)
             return 2
         return torchserve_cli.main(arguments)
-    except InvalidConfig as error:
+    except (InvalidConfig, TooFewThreads) as error:
         print(f"jitney: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from .. import __version__
+from . import threads
 
 #: The TorchServe release whose behaviour the compatible routes follow.
 TORCHSERVE_VERSION = "0.12.0"
@@ -82,8 +83,8 @@ def _start(options: argparse.Namespace, arguments: list[str]) -> int:
         print("\n".join(problems), file=sys.stderr)
         return 1
     if options.foreground or attached:
-        from .main import run
-
+        with threads.one_for_blas():
+            from .main import run
         if not attached:
             pid_file().write_text(str(os.getpid()))
         try:

@@ -7,6 +7,7 @@ unknown path included; what needs no token is listed, everything else does.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import falcon
 
 from ..errors import JitneyError
+from ..restrictions import group_of
 from .later import later_of
 from .torchserve.errors import InvalidKey
 from .torchserve.routing import Exchange, answer, refuse_bad_escapes
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 access_log = logging.getLogger("jitney.access")
 
+_V1_READY = re.compile(r"/v1/models/[^/:]+")
 _DENIED = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
 
 
@@ -49,6 +52,14 @@ def needed(method: str, path: str, ports: Collection[str]) -> Kind | None:
     return "inference"
 
 
+def is_probe(method: str, path: str) -> bool:
+    """Whether a request asks how the server or a model is, as load balancers and Kubernetes do, which send no secrets.
+
+    These are the routes of the restricted group "health", and KServe v1's readiness of a model.
+    """
+    return group_of(method, path) == "health" or (method in ("GET", "HEAD") and _V1_READY.fullmatch(path) is not None)
+
+
 def _is_management(path: str) -> bool:
     segments = path.split("/")[1:]
     if segments[0] == "models":
@@ -63,6 +74,7 @@ class Access:
 
     def __init__(self, ports: Collection[str], settings: Settings, metrics: Metrics, tokens: Tokens | None) -> None:
         self.ports, self.metrics, self.tokens = frozenset(ports), metrics, tokens
+        self._open_to_probes = bool(settings.token)  # keys of key_file.json guard `/ping` too (TorchServe)
         self._cors = {
             name: value
             for name, value in (
@@ -92,6 +104,8 @@ class Access:
             return
         if self.ports == {"management"} and req.path == "/token":
             return  # asks for the API key itself
+        if self._open_to_probes and is_probe(req.method, req.path):
+            return
         kind = needed(req.method, req.path, self.ports)
         if kind is not None and not self.tokens.allows(kind, req.get_header("Authorization")):
             raise InvalidKey(_DENIED)
