@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from . import garbage, logs, threads
+from . import garbage, logs, signals, threads
 from .cache import ResponseCache
 from .dataplane import DataPlane
 from .deployment import Deployment, Options
@@ -36,6 +34,7 @@ from .repository.store import ModelStore
 from .repository.triton import TritonRepository
 from .scripting import Scripting
 from .settings import Settings, access_problems, start_problems
+from .signals import Signals
 from .startup import Begun, Planned, chosen, planned, preload, register, settle
 from .workers.roster import number_from
 
@@ -44,8 +43,6 @@ log = logging.getLogger(__name__)
 STARTED = "Model server started."
 #: Seconds between the end of draining and giving up on threads that should have ended.
 LAST_SECONDS = 5.0
-#: What ends the server in good order. SIGHUP comes when a terminal closes, twice as a rule, and from service managers.
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: Names of models that the line about what loads holds at most.
 NAMED = 20
 #: A signal that comes later than this after the first ends the server without draining.
@@ -62,39 +59,16 @@ def run(settings: Settings, *, torchserve: bool = False) -> int:
     for note in settings.notes:
         log.info("%s", note)
     try:
-        with _signals() as received:
+        with signals.received() as received:
             return Server(settings).serve(received)
     finally:
         logs.close()
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[queue.SimpleQueue[int]]:
-    """The signals of ENDING as a queue: handlers only enqueue, the main thread decides.
-
-    A SIGHUP that whoever started the server ignores stays ignored: that is what `nohup` means.
-    """
-    received: queue.SimpleQueue[int] = queue.SimpleQueue()
-
-    def enqueue(number: int, _: FrameType | None) -> None:
-        received.put(number)
-
-    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
-    previous = {number: signal.signal(number, enqueue) for number in ENDING if number not in ignored}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _again(received: queue.SimpleQueue[int], began: float) -> bool:
+def _again(received: Signals, began: float) -> bool:
     """Whether somebody insists: launchers often send the same signal twice at once, people do so after a while."""
-    try:
-        number = received.get_nowait()
-    except queue.Empty:
-        return False
-    return number != signal.SIGHUP and time.monotonic() - began > INSISTING_SECONDS
+    number = received.get_nowait()
+    return number not in (None, signal.SIGHUP) and time.monotonic() - began > INSISTING_SECONDS
 
 
 def _say(line: str) -> None:
@@ -148,7 +122,7 @@ class Server:
         self._opened = False
         self._opening = threading.Lock()
 
-    def serve(self, received: queue.SimpleQueue[int]) -> int:
+    def serve(self, received: Signals) -> int:
         """From opening the ports to the last worker's end. Raises what made it impossible to answer, as TooFewThreads."""
         plan, names = planned(self.settings), chosen(self.dataplane.modelcontrol, self.settings)
         self._tokens = self._make_tokens()
@@ -195,7 +169,7 @@ class Server:
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         _say(f"Loading {', '.join(names[:NAMED])}{more}." if names else "No model is loaded at the start.")
 
-    def _load(self, web: Web, plan: Sequence[Planned], names: Sequence[str], received: queue.SimpleQueue[int]) -> None:
+    def _load(self, web: Web, plan: Sequence[Planned], names: Sequence[str], received: Signals) -> None:
         """Loads the models, reporting each; then the server is started. Runs beside the main thread, which takes signals."""
         try:
             begun = register(self.management, plan, self._report)
@@ -254,7 +228,7 @@ class Server:
 
     # -- end -------------------------------------------------------------------------------------------------------------
 
-    def _end(self, web: Web, received: queue.SimpleQueue[int]) -> None:
+    def _end(self, web: Web, received: Signals) -> None:
         with self._opening:
             self.dataplane.stopping = True
         self.management.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 import urllib3
 
 from jitney.server import main
+from jitney.server.signals import Signals
 from jitney.tests.fakes.plane import doubling
 from jitney.tools.served import Server, free_port, serving, taken, wait_until
 
@@ -204,12 +204,13 @@ def test_a_signal_to_all_its_processes_lets_it_answer_what_it_has_accepted(tmp_p
 
 
 def test_a_hangup_never_insists() -> None:
-    received: queue.SimpleQueue[int] = queue.SimpleQueue()
+    received = Signals()
     long_ago = time.monotonic() - 60
     for number, insists in ((signal.SIGHUP, False), (signal.SIGTERM, True), (signal.SIGINT, True)):
         received.put(number)
         assert main._again(received, long_ago) is insists
     assert not main._again(received, long_ago)
+    received.close()
 
 
 def test_nohup_is_respected(tmp_path: Path) -> None:
