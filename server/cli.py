@@ -1,5 +1,6 @@
 """The `jitney` command.
 
+jitney demo                                serves a small model that comes with jitney, and shows what a client sends and gets
 jitney serve --model-repository DIR …      tritonserver's flags: serve a model repository in the foreground
 jitney --start --model-store DIR …         torchserve's flags: start (detached), --stop, --version
 jitney archive …                           torch-model-archiver's flags: make a model archive
@@ -13,6 +14,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from .. import __version__
@@ -190,15 +192,30 @@ def tune(arguments: Sequence[str]) -> int:
     return tune.main(list(arguments))
 
 
-COMMANDS = {"serve": serve, "archive": archive, "bench": bench, "tune": tune}
+def demo(arguments: Sequence[str]) -> int:
+    from ..tools import first_steps
+
+    return first_steps.main(list(arguments))
+
+
+def _require_working_directory() -> None:
+    """InvalidConfig where the folder that the command was typed in has been deleted: paths mean nothing there."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise InvalidConfig(f"the working directory cannot be used: {error.strerror}; change into one that exists") from None
+
+
+COMMANDS = {"demo": demo, "serve": serve, "archive": archive, "bench": bench, "tune": tune}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if arguments and arguments[0] in COMMANDS:
+            _require_working_directory()
             return COMMANDS[arguments[0]](arguments[1:])
-        if arguments in (["help"], ["--help"], ["-h"]):
+        if arguments in ([], ["help"], ["--help"], ["-h"]):
             print((__doc__ or "").strip() + f"\n\nEach takes --help. jitney {__version__}")
             return 0
         if arguments and not arguments[0].startswith("-"):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .addresses import Address
+from .errors import InvalidConfig
 from .restrictions import Restrictions
 from .settings_keys import MAX_BYTES
 from .settings_sources import collect
@@ -123,7 +124,7 @@ class Settings:
     def load(cls, flags: Mapping[str, Any], environ: Mapping[str, str], cwd: str | Path = ".") -> Settings:
         """Reads all sources. A flag of None or False was not given. InvalidConfig names source, key, value and what was
         expected."""
-        return cls(**collect(flags, environ, Path(cwd).absolute()))
+        return cls(**collect(flags, environ, _absolute(cwd)))
 
     @property
     def is_local(self) -> bool:
@@ -145,6 +146,13 @@ class Settings:
     @property
     def snapshot_folder(self) -> Path:
         return Path(self.log_location) / "config"
+
+
+def _absolute(cwd: str | Path) -> Path:
+    try:
+        return Path(cwd).absolute()
+    except OSError as error:
+        raise InvalidConfig(f"the working directory cannot be used: {error.strerror}; change into one that exists") from None
 
 
 def access_problems(settings: Settings) -> list[str]:
