@@ -38,6 +38,7 @@ setup(
         "jitney": ["py.typed"],
         "jitney.server": ["**/*.yaml", "**/*.json"],
         "jitney.backends": ["**/*.yaml", "**/version.txt"],
+        "jitney.tools": ["starter/**/*"],
     },
     install_requires=BASE,
     extras_require={

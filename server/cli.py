@@ -1,5 +1,6 @@
 """The `jitney` command.
 
+jitney demo                                serves a small model that comes with jitney, and shows what a client sends and gets
 jitney serve --model-repository DIR …      tritonserver's flags: serve a model repository in the foreground
 jitney --start --model-store DIR …         torchserve's flags: start (detached), --stop, --version
 jitney archive …                           torch-model-archiver's flags: make a model archive
@@ -17,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from . import torchserve_cli
-from .errors import InvalidConfig
+from . import threads, torchserve_cli
+from .errors import InvalidConfig, TooFewThreads
 from .repository.strays import holds_archives
 
 #: Options of tritonserver that change nothing here, with the reason that is printed once.
@@ -190,9 +191,11 @@ def _folders(repositories: list[str], stores: list[str]) -> dict[str, Any]:
 
 
 def _addresses(flags: dict[str, Any]) -> dict[str, str]:
-    """`--http-address`, `--http-port` and their like as addresses of config.properties, where any was given."""
-    host = flags.pop("http_address", None)
-    metrics_host = flags.pop("metrics_address", None) or host
+    """`--http-address`, `--http-port` and their like as addresses of config.properties, where any was given.
+
+    `--http-address` opens the inference port alone: metrics need no token, and management is for this machine.
+    """
+    host, metrics_host = flags.pop("http_address", None), flags.pop("metrics_address", None)
     ports = {name: flags.pop(f"{name}_port", None) for name in ("http", "management", "metrics")}
     found = {}
     for name, at, port in (("http", host, 8080), ("management", None, 8081), ("metrics", metrics_host, 8082)):
@@ -204,7 +207,8 @@ def _addresses(flags: dict[str, Any]) -> dict[str, str]:
 
 
 def serve(arguments: Sequence[str]) -> int:
-    from .main import run
+    with threads.one_for_blas():
+        from .main import run
     from .settings import Settings
     from .startup import with_archives
 
@@ -234,15 +238,30 @@ def tune(arguments: Sequence[str]) -> int:
     return tune.main(list(arguments))
 
 
-COMMANDS = {"serve": serve, "archive": archive, "bench": bench, "tune": tune}
+def demo(arguments: Sequence[str]) -> int:
+    from ..tools import first_steps
+
+    return first_steps.main(list(arguments))
+
+
+def _require_working_directory() -> None:
+    """InvalidConfig where the folder that the command was typed in has been deleted: paths mean nothing there."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise InvalidConfig(f"the working directory cannot be used: {error.strerror}; change into one that exists") from None
+
+
+COMMANDS = {"demo": demo, "serve": serve, "archive": archive, "bench": bench, "tune": tune}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if arguments and arguments[0] in COMMANDS:
+            _require_working_directory()
             return COMMANDS[arguments[0]](arguments[1:])
-        if arguments in (["help"], ["--help"], ["-h"]):
+        if arguments in ([], ["help"], ["--help"], ["-h"]):
             print((__doc__ or "").strip() + f"\n\nEach takes --help. jitney {__version__}")
             return 0
         if arguments and not arguments[0].startswith("-"):
@@ -250,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"jitney: unknown command '{arguments[0]}', expected {known} or torchserve's flags", file=sys.stderr)
             return 2
         return torchserve_cli.main(arguments)
-    except InvalidConfig as error:
+    except (InvalidConfig, TooFewThreads) as error:
         print(f"jitney: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -218,6 +218,10 @@ class DefaultVersionInUse(JitneyError):
         self.model = model
 
 
+class TooFewThreads(JitneyError):
+    """The system gives this process no further thread; `threads` writes the text."""
+
+
 class LoadFailed(JitneyError):
     """The model's workers could not load it; the text carries the worker's reason. `model`, `version`: "" where unknown."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .addresses import Address
+from .errors import InvalidConfig
 from .restrictions import Restrictions
 from .settings_keys import MAX_BYTES
 from .settings_sources import collect
@@ -133,7 +134,7 @@ class Settings:
         """Reads all sources. A flag of None or False was not given. InvalidConfig names source, key, value and what was
         expected. Unless `strict`, unknown keys of the file are warned of, as long as they cannot stand for one that guards
         access."""
-        return cls(**collect(flags, environ, Path(cwd).absolute(), strict=strict))
+        return cls(**collect(flags, environ, _absolute(cwd), strict=strict))
 
     @property
     def is_local(self) -> bool:
@@ -160,6 +161,13 @@ class Settings:
     @property
     def snapshot_folder(self) -> Path:
         return Path(self.log_location) / "config"
+
+
+def _absolute(cwd: str | Path) -> Path:
+    try:
+        return Path(cwd).absolute()
+    except OSError as error:
+        raise InvalidConfig(f"the working directory cannot be used: {error.strerror}; change into one that exists") from None
 
 
 def access_problems(settings: Settings) -> list[str]:

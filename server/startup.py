@@ -33,6 +33,11 @@ class Planned:
     registration: Registration
     restored: Registered | None = None
 
+    @property
+    def name(self) -> str:
+        """What the operator calls it: the model's name where one is given, else the archive."""
+        return self.registration.model_name or self.registration.url
+
 
 @dataclass(frozen=True)
 class Begun:
@@ -42,13 +47,25 @@ class Begun:
     began: float
 
 
-def preload(control: ModelControl, settings: Settings, report: Report) -> None:
-    """Loads what the control mode asks for: everything, or in mode "explicit" only `--load-model`; "*" is everything."""
-    loaded = settings.load_models.split(",")
-    elsewhere = {name for name, file in _only_in_store(settings).items() if file in loaded}
-    names: list[str] | None = [name for name in settings.load_model if name not in elsewhere]
-    if "*" in settings.load_model or not (settings.load_model or settings.model_control_mode == "explicit"):
-        names = None
+def chosen(control: ModelControl | None, settings: Settings) -> list[str]:
+    """The repository's models that the control mode asks for: all, or in mode "explicit" only `--load-model`; "*" is all.
+
+    InvalidConfig where a repository cannot be read.
+    """
+    if control is None:
+        return []
+    if "*" not in settings.load_model and (settings.load_model or settings.model_control_mode == "explicit"):
+        loaded = settings.load_models.split(",")
+        elsewhere = {name for name, file in _only_in_store(settings).items() if file in loaded}
+        return [name for name in settings.load_model if name not in elsewhere]
+    try:
+        return control.names()
+    except OSError as error:
+        raise InvalidConfig(f"--model-repository: '{error.filename}' cannot be read: {error.strerror}") from None
+
+
+def preload(control: ModelControl, names: Sequence[str], settings: Settings, report: Report) -> None:
+    """Loads the `chosen` models, and looks for changes from then on in the control mode "poll"."""
     for sentence in control.repository.loose_ends() if settings.model_control_mode != "explicit" else ():
         log.warning("%s", sentence)
     control.load_all(names, report)
@@ -133,7 +150,7 @@ def register(management: Management, plan: Sequence[Planned], report: Report) ->
             begun.append(Begun(management.begin(item.registration, item.restored), began))
         except JitneyError as error:
             version = item.restored.version if item.restored else ""
-            report(item.registration.model_name or item.registration.url, version, str(error), time.monotonic() - began)
+            report(item.name, version, str(error), time.monotonic() - began)
     return begun
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import msgspec
 
 from ..settings import Settings
+from ..threads import BLAS_THREADS
 from ..workers import exits
 from ..workers.arena import Arena
 from ..workers.environment import module_command
@@ -97,9 +98,10 @@ class FrontChild:
             "listen-fd": self._post.inner.fd,
         }
         command = [*module_command(None, f"{__package__}.process"), f"--parent={os.getpid()}", f"--name={self.name}"]
+        inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
         return subprocess.Popen(
             [*command, *(f"--{name}={fd}" for name, fd in fds.items())],
-            env={name: value for name, value in os.environ.items() if name not in _SECRETS},
+            env={BLAS_THREADS: "1", **inherited},
             pass_fds=list(fds.values()),
             stdin=subprocess.DEVNULL,
             stdout=2,  # what the server prints is for whoever started it, and not ours to add to

@@ -6,7 +6,7 @@
     listener          the same as with one front end: a loop, a pool of threads
 
 It ends when it is told to drain, when the scheduler's end of the socket closes, and when the scheduler dies without a word.
-SIGINT and SIGTERM, which a terminal or a service manager sends to all processes at once, are left to the scheduler.
+SIGINT, SIGTERM and SIGHUP, which a terminal or a service manager sends to all processes at once, are left to the scheduler.
 """
 
 from __future__ import annotations

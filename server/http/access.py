@@ -8,6 +8,7 @@ send them without keys.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import falcon
 
 from ..errors import JitneyError
+from ..restrictions import group_of
 from .cors import Cors
 from .later import later_of
 from .torchserve.errors import InvalidKey
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 access_log = logging.getLogger("jitney.access")
 
+_V1_READY = re.compile(r"/v1/models/[^/:]+")
 _DENIED = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
 
 
@@ -51,6 +54,14 @@ def needed(method: str, path: str, ports: Collection[str]) -> Kind | None:
     return "inference"
 
 
+def is_probe(method: str, path: str) -> bool:
+    """Whether a request asks how the server or a model is, as load balancers and Kubernetes do, which send no secrets.
+
+    These are the routes of the restricted group "health", and KServe v1's readiness of a model.
+    """
+    return group_of(method, path) == "health" or (method in ("GET", "HEAD") and _V1_READY.fullmatch(path) is not None)
+
+
 def _is_management(path: str) -> bool:
     segments = path.split("/")[1:]
     if segments[0] == "models":
@@ -66,6 +77,7 @@ class Access:
     def __init__(self, ports: Collection[str], settings: Settings, metrics: Metrics, tokens: Tokens | None) -> None:
         self.ports, self.metrics, self.tokens = frozenset(ports), metrics, tokens
         self._like_torchserve = settings.ts_open_inference_protocol  # then /v2 takes trailing slashes as all paths do
+        self._open_to_probes = bool(settings.token)  # keys of key_file.json guard `/ping` too (TorchServe)
         self._cors = Cors(settings)
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -89,6 +101,8 @@ class Access:
             return
         if self.ports == {"management"} and req.path == "/token":
             return  # asks for the API key itself
+        if self._open_to_probes and is_probe(req.method, req.path):
+            return
         kind = needed(req.method, req.path, self.ports)
         if kind is not None and not self.tokens.allows(kind, req.get_header("Authorization")):
             raise InvalidKey(_DENIED)

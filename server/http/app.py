@@ -37,6 +37,7 @@ from .listeners import Listener
 from .metrics import add_metrics
 from .quick import Quickness
 from .restricted import Restricted
+from .torchserve import Port
 from .torchserve.errors import Problem
 from .torchserve.oip import add_open_inference
 from .torchserve.render import new_request_id, seal, to_json
@@ -50,13 +51,13 @@ if TYPE_CHECKING:
     from ..metrics import Metrics
     from ..settings import Settings
     from .tokens import Tokens
-    from .torchserve import Port
     from .torchserve.management import Control
 
 log = logging.getLogger(__name__)
 
 App = falcon.App[falcon.Request, falcon.Response]
 
+PORTS: tuple[Port, ...] = ("inference", "management", "metrics")
 #: KServe's resources that wait for a model.
 WAITING = (Infer, Generate, GenerateStream)
 #: Threads beyond those that may wait for models: to refuse, to answer pings, to describe.
@@ -93,7 +94,7 @@ def build(
     app.resp_options.default_media_type = None  # type: ignore[assignment]
     app.set_error_serializer(_serialize)
     routes = Routes(app)
-    torchserve.add_common(routes, next(port for port in ("inference", "management", "metrics") if port in ports))
+    torchserve.add_common(routes, next(port for port in PORTS if port in ports))
     for port in ports:
         handlers = torchserve.infer_with_handler(dataplane, admission, metrics, settings)
         kserve.add_routes(
@@ -183,6 +184,10 @@ class Web:
         deadline = time.monotonic() + timeout
         for listener in self.listeners:
             listener.close(max(0.0, deadline - time.monotonic()))
+
+    def addresses(self) -> list[tuple[str, Address]]:
+        """Each port that is served with where it listens."""
+        return [(port, self.address(port)) for port in PORTS if any(port in listener.ports for listener in self.listeners)]
 
     def address(self, port: Port) -> Address:
         """Where a port listens in fact (0 asked for any free one)."""

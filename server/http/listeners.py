@@ -5,8 +5,8 @@
     stop_accepting()                            refuses new connections, closes idle ones; accepted requests go on
     close(timeout)                              waits for accepted requests, then ends everything
 
-A listener has a thread of its own for all socket I/O, and a pool of threads for the application. Any front that has these four
-verbs may stand in its place.
+A listener has a thread of its own for all socket I/O, and a pool of threads for the application, which grows as they are needed.
+Any front that has these four verbs may stand in its place.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 
 from waitress.adjustments import Adjustments
 
-from .. import reactor
+from .. import reactor, threads
 from ..addresses import Address
 from ..errors import InvalidConfig
 from .express import Express
@@ -131,11 +131,11 @@ class Listener:
         return replace(self._requested, port=int(self._server.effective_port))
 
     def start(self) -> None:
-        """Begins to answer; returns at once."""
-        self._dispatcher.set_thread_count(self.threads)
+        """Begins to answer; returns at once. TooFewThreads where the system has no thread left."""
+        self._dispatcher.start(self.threads)
         self._server.accept_connections()
         self._loop.touch(self._server)
-        self._thread.start()
+        threads.start(self._thread, f"listener '{self.name}'")
         if "inference" in self.ports:
             reactor.offer(self._loop)
 

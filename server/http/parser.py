@@ -15,6 +15,7 @@ from waitress.utilities import Error
 
 from .express import Route, Shortcut
 from .receiver import ChunkedReceiver, FixedReceiver, Receiver
+from .rules import decoded, host_problem, path_of
 
 #: Heads of requests that are kept in parsed form: how many in one listener, and the bytes of the longest.
 MAX_KEPT, MAX_KEPT_BYTES = 512, 4096
@@ -130,6 +131,10 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
         lengths, encodings = self._values("content-length"), self._values("transfer-encoding")
         _refuse_ambiguity(lengths, encodings)
         super().parse_header(header_plus)
+        if problem := host_problem(str(self.version), self._values("host")):
+            raise ParsingError(problem)
+        if "%2f" in (uri := str(self.request_uri)).lower():
+            self.path = decoded(path_of(uri))
         if encodings and self.version != "1.1":
             raise ParsingError("Transfer-Encoding needs HTTP/1.1")
         if self.chunked:

@@ -21,6 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from ..errors import InvalidConfig
+
 Kind = Literal["inference", "management"]
 KINDS: tuple[Kind, ...] = ("management", "inference")
 #: TorchServe's keys have 6 random bytes, which is few; 24 cost nothing.
@@ -45,7 +47,7 @@ class Tokens:
     """Who may do what. Thread-safe."""
 
     def __init__(self, path: Path | None, minutes: float, *, fixed: str = "", now: Callable[[], float] = time.time) -> None:
-        """`path` is the key file to write; with a `fixed` token there is none. Keys expire after `minutes`."""
+        """`path` is the key file, which `publish` writes; with a `fixed` token there is none. Keys expire after `minutes`."""
         if not fixed and path is None:
             raise ValueError("expected a key file or a fixed token")
         self.path, self._seconds, self._now = path, minutes * 60, now
@@ -54,7 +56,19 @@ class Tokens:
         self.on_renewed: Callable[[], None] = lambda: None  # called before whoever renewed a key hears of it
         self._keys: dict[Kind, Key] = {kind: Key(fixed) if fixed else self._fresh() for kind in KINDS}
         self._api = None if fixed else Key(secrets.token_urlsafe(KEY_BYTES))
-        self._write()
+
+    def publish(self) -> None:
+        """Writes the key file: once the server has its ports, so that a start in vain leaves another server's file alone.
+
+        InvalidConfig where it cannot be written.
+        """
+        try:
+            self._write()
+        except OSError as error:
+            raise InvalidConfig(
+                f"the keys cannot be written into '{self.path}': {error.strerror}; start in a folder that can be written to, "
+                "or set JITNEY_TOKEN"
+            ) from None
 
     def _fresh(self) -> Key:
         return Key(secrets.token_urlsafe(KEY_BYTES), self._now() + self._seconds)
@@ -79,9 +93,15 @@ class Tokens:
         return True
 
     def remove_file(self) -> None:
-        """Deletes the key file, when the server ends."""
-        if self.path is not None and not self._fixed:
-            self.path.unlink(missing_ok=True)
+        """Deletes the key file, when the server ends; one that another server has written since stays."""
+        if self.path is None or self._api is None:
+            return
+        try:
+            mine = json.loads(self.path.read_text())["API"]["key"] == self._api.text
+            if mine:
+                self.path.unlink()
+        except (OSError, ValueError, LookupError, TypeError):  # it is gone, or nobody's key file
+            return
 
     def _write(self) -> None:
         if self.path is None or self._api is None:

@@ -4,8 +4,8 @@
     watching thread  receives while the main thread is busy (`inbox`): replies to   blocks on the socket
                      their waiters, cancellations to the running batch
 
-It ends when it is told to stop, when the server's end of the socket closes, and when the server dies without a word. SIGINT
-and SIGTERM, which a terminal or a service manager sends to all processes at once, are left to the server: it drains first.
+It ends when it is told to stop, when the server's end of the socket closes, and when the server dies without a word. SIGINT,
+SIGTERM and SIGHUP, which a terminal or a service manager sends to all processes at once, are left to the server: it drains first.
 """
 
 from __future__ import annotations
@@ -133,8 +133,8 @@ def die_with(parent: int) -> None:
 
 
 def leave_signals_to_the_server() -> None:
-    """SIGINT and SIGTERM do nothing here."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """SIGINT, SIGTERM and SIGHUP do nothing here."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
         # Processes that the model forks get the usual behaviour back, so that `terminate()` works on them.
         os.register_at_fork(after_in_child=lambda number=number: signal.signal(number, signal.SIG_DFL))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from ...backends.base import Instance
+from .. import threads
 from ..errors import Draining, JitneyError, LoadFailed, WorkerTimeout
 from ..repository.config import ModelConfig
 from .arena import Arena
@@ -65,14 +66,17 @@ class Supervisor:
     # ---- any thread
 
     def resize(self, count: int, places: Sequence[Instance]) -> None:
-        """Begins to start workers at `places[n]`, or lets the last ones go; Draining after `close`."""
+        """Begins to start workers at `places[n]`, or lets the last ones go; Draining after `close`.
+
+        TooFewThreads where the system has no thread left for the model.
+        """
         with self.lock:
             if self.closing:
                 raise Draining(f"model '{self._config.name}' is stopping")
             if self._thread is None and count:
                 name = f"jitney-{self._config.name}-supervisor"
                 thread = threading.Thread(target=self._supervise, name=name, daemon=True)
-                thread.start()  # RuntimeError where the system has no thread left
+                threads.start(thread, f"model '{self._config.name}'")
                 self._thread = thread
             dismissed = self._resize(count, places)
         for worker in dismissed:

@@ -46,7 +46,7 @@ def test_a_command_of_tritonserver(tmp_path: Path) -> None:
     assert found.backend_config["onnxruntime"] == {"default-max-batch-size": "8"}
     assert (found.cache_config, found.max_request_size) == (4096, 1000)
     assert str(found.inference_address) == "http://127.0.0.2:8000"
-    assert str(found.metrics_address) == "http://127.0.0.2:8002"
+    assert str(found.metrics_address) == "http://127.0.0.1:8002"
     assert str(found.management_address) == "http://127.0.0.1:8081"
     assert found.http_header_forward_pattern == "x-.*"
     assert found.http_restricted_api == {"health": ("a", "1"), "metadata": ("a", "1"), "trace": ("b", "2")}
@@ -57,6 +57,16 @@ def test_defaults(tmp_path: Path) -> None:
     assert (found.model_control_mode, found.load_model, found.strict_readiness) == ("none", (), True)
     assert str(found.inference_address) == "http://127.0.0.1:8080"
     assert (found.http_header_forward_pattern, found.http_restricted_api, found.cache_config) == ("", {}, 0)
+
+
+def test_an_address_of_the_inference_port_opens_no_other(tmp_path: Path) -> None:
+    found = settings(tmp_path, "--http-address=127.0.0.2")
+    assert [str(found.inference_address), str(found.management_address), str(found.metrics_address)] == [
+        "http://127.0.0.2:8080",
+        "http://127.0.0.1:8081",
+        "http://127.0.0.1:8082",
+    ]
+    assert str(settings(tmp_path, "--metrics-address=127.0.0.2").metrics_address) == "http://127.0.0.2:8082"
 
 
 def test_the_older_flag_of_the_cache_and_any_free_port(tmp_path: Path) -> None:

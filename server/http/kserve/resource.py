@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import falcon
+import falcon.constants
 
 from ....backends.base import Response
 from ...call import Call
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 Responder = Callable[..., None]
 
 JSON = "application/json"
+#: All that Falcon knows: what a route leaves to Falcon is refused with an `Allow` that names the refusals too.
+METHODS: tuple[str, ...] = tuple(falcon.constants.COMBINED_METHODS)
 #: Triton's versions are integers; an archive's are any text, in practice this.
 _ARCHIVES_VERSION = re.compile(r"\d+\.[\w.+-]{1,64}", re.ASCII)
 
@@ -69,11 +72,22 @@ def set_json(resp: falcon.Response, document: Any, status: int = 200) -> None:
     resp.data = dump(document)
 
 
+def _responder(method: str) -> str:
+    """The name that Falcon gives to the function for a method."""
+    return f"on_{method.lower()}"
+
+
 class Resource:
-    """A route; methods that a subclass does not define are answered with 405."""
+    """A route; methods that a subclass does not define are answered with 405, and `Allow` names those that it does."""
 
     def _refuse(self, req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
         set_json(resp, {"error": "Method Not Allowed"}, 405)
+        resp.set_header("Allow", ", ".join(self.allowed()))
+
+    @classmethod
+    def allowed(cls) -> list[str]:
+        """The methods that this route answers."""
+        return [method for method in METHODS if getattr(cls, _responder(method)) is not Resource._refuse]
 
     on_get: Responder = _refuse
     on_post: Responder = _refuse
@@ -84,6 +98,11 @@ class Resource:
     on_options: Responder = _refuse
     on_trace: Responder = _refuse
     on_connect: Responder = _refuse
+
+
+for _method in METHODS:
+    if not hasattr(Resource, _responder(_method)):
+        setattr(Resource, _responder(_method), Resource._refuse)
 
 
 def not_found(req: falcon.Request, resp: falcon.Response, **_: Any) -> None:

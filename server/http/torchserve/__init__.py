@@ -11,11 +11,11 @@ from waitress.utilities import Error
 
 from ....backends.base import Part
 from . import openapi
-from .errors import Problem
+from .errors import MethodNotAllowed, Problem
 from .inference import Inference
 from .management import Control, Management
 from .render import ENVELOPE, new_request_id, send_json, status_line, to_json
-from .routing import Exchange, Handler, Routes, answer, not_allowed, not_found
+from .routing import Exchange, Handler, Routes, answer, not_found
 from .v1 import ModelsV1
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ def add_common(routes: Routes, port: Port) -> None:
     )
 
     def root(exchange: Exchange, **_: Any) -> None:
-        (describe if exchange.req.method == "OPTIONS" else not_allowed)(exchange)
+        if exchange.req.method != "OPTIONS":
+            raise MethodNotAllowed("OPTIONS")
+        describe(exchange)
 
     routes.add(r"/*", root)
     routes.add(r"/api-description", describe)

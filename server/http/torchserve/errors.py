@@ -53,7 +53,14 @@ class ResourceNotFound(JitneyError):
 
 
 class MethodNotAllowed(JitneyError):
-    """The path exists and does not answer this method, or the server's configuration does not allow it."""
+    """The path exists and does not answer this method, or the server's configuration does not allow it.
+
+    `allowed` are the methods that it answers, for the header `Allow` that the standard asks for.
+    """
+
+    def __init__(self, *allowed: str) -> None:
+        super().__init__(f"expected one of {', '.join(allowed)}")
+        self.allowed = allowed
 
 
 class BadEscape(JitneyError):

@@ -113,6 +113,8 @@ def send_problem(exchange: Exchange, error: Exception) -> None:
     found = problem(error, exchange.target)
     exchange.resp.stream = None
     exchange.req.env.pop("jitney.spelling", None)
+    if isinstance(error, MethodNotAllowed):
+        exchange.resp.set_header("Allow", ", ".join(error.allowed))
     if reason := _reason(error, found.message):
         exchange.resp.set_header(REASON, reason)
     if not exchange.hides_reasons():
@@ -130,10 +132,6 @@ def _reason(error: Exception, told: str) -> str:
 
 def not_found(exchange: Exchange, **segments: Any) -> None:
     raise ResourceNotFound
-
-
-def not_allowed(exchange: Exchange, **segments: Any) -> None:
-    raise MethodNotAllowed
 
 
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")

@@ -108,7 +108,7 @@ def test_what_a_dead_front_end_had_asked_never_runs(several: House) -> None:
     body = infer()
     connections = [Connection(several.inference) for _ in range(12)]
     for connection in connections:
-        connection.send(b"POST /v2/models/slow/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        connection.send(b"POST /v2/models/slow/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     wait_until(lambda: several.open_requests() == 12, PATIENCE, "all requests")
     executed = deployment.statistics.snapshot().inference_count
     pids = several.fronts.pids()
@@ -170,7 +170,7 @@ def test_draining_answers_what_was_accepted_and_refuses_the_rest(plane: DataPlan
     with house(plane) as opened, ThreadPoolExecutor(16) as clients:
         pids, address = opened.fronts.pids(), opened.inference
         idle = Connection(address)
-        idle.send(b"GET /ping HTTP/1.1\r\n\r\n")
+        idle.send(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
         assert idle.read().status == 200
         paths = ["/v2/models/slow/infer", "/v2/models/slow/generate"] * 4
         bodies = {"/v2/models/slow/infer": infer(), "/v2/models/slow/generate": b'{"x": [[1.0, 2.0]]}'}
@@ -191,7 +191,8 @@ def test_draining_answers_what_was_accepted_and_refuses_the_rest(plane: DataPlan
 def test_front_ends_that_do_not_end_in_time_are_killed(plane: DataPlane) -> None:
     with house(plane) as opened, Connection(opened.inference) as connection:
         pids = opened.fronts.pids()
-        connection.send(b"POST /predictions/words HTTP/1.1\r\nContent-Length: 34\r\n\r\nearly wait wait wait wait wait end")
+        head = b"POST /predictions/words HTTP/1.1\r\nHost: x\r\nContent-Length: 34\r\n\r\n"
+        connection.send(head + b"early wait wait wait wait wait end")
         connection._until(b"early")
         began = time.monotonic()
         opened.web.close(0.3)

@@ -10,6 +10,7 @@ from typing import Any
 import falcon.inspect
 import pytest
 
+from jitney.server.errors import InvalidConfig
 from jitney.server.http.access import needed
 from jitney.server.http.app import build_app
 from jitney.server.http.tokens import Tokens
@@ -33,7 +34,9 @@ def clock() -> Clock:
 
 @pytest.fixture
 def tokens(tmp_path: Path, clock: Clock) -> Tokens:
-    return Tokens(tmp_path / "key_file.json", 60, now=clock)
+    made = Tokens(tmp_path / "key_file.json", 60, now=clock)
+    made.publish()
+    return made
 
 
 def keys(tokens: Tokens) -> dict[str, str]:
@@ -54,6 +57,26 @@ def test_the_key_file_has_torchserve_s_form_and_is_private(tokens: Tokens) -> No
     assert list(tokens.path.parent.iterdir()) == [tokens.path]
     tokens.remove_file()
     assert not tokens.path.exists()
+    tokens.remove_file()
+
+
+def test_a_key_file_that_another_server_has_written_since_stays(tokens: Tokens) -> None:
+    assert tokens.path is not None
+    other = Tokens(tokens.path, 60)
+    tokens.remove_file()
+    other.publish()
+    tokens.remove_file()
+    assert json.loads(tokens.path.read_text())["API"]
+    tokens.path.write_text("no JSON")
+    other.remove_file()
+    assert tokens.path.exists()
+
+
+def test_a_server_that_has_not_its_ports_yet_writes_no_keys(tmp_path: Path) -> None:
+    Tokens(tmp_path / "key_file.json", 60)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InvalidConfig, match=r"the keys cannot be written into .*nosuch.*JITNEY_TOKEN"):
+        Tokens(tmp_path / "nosuch" / "key_file.json", 60).publish()
 
 
 @pytest.mark.parametrize(
@@ -171,6 +194,40 @@ def test_no_route_answers_without_a_token_however_it_is_spelled(
                 assert DENIED in answer.body.decode(), (method, spelling)
         wrong = site.ask(port, "GET", path, Authorization=f"Bearer {other}")
         assert wrong.status == 400 or path.startswith("/v2/repository"), path
+    assert site.plane.calls == [] and site.plane.registered == [] and site.plane.scaled == []
+
+
+PROBES = (
+    "/ping",
+    "/ping/",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/v2/models/echo/ready",
+    "/v2/models/echo/versions/1/ready",
+)
+
+
+@pytest.mark.parametrize("path", PROBES)
+def test_probes_need_no_token_where_the_token_is_the_operator_s(open_site: Any, tokens: Tokens, path: str) -> None:
+    """Those who probe send no secrets. TorchServe's keys guard `/ping` as they do there."""
+    fixed = "a-long-secret"
+    site = open_site(Tokens(None, 60, fixed=fixed), token=fixed)
+    bare, known = site.ask("inference", "GET", path), site.ask("inference", "GET", path, Authorization=f"Bearer {fixed}")
+    assert (bare.status, bare.body) == (known.status, known.body) and DENIED not in bare.body.decode()
+    assert bare.status == 200 or path.startswith("/v2/models")
+    assert DENIED in open_site(tokens).ask("inference", "GET", path).body.decode()
+
+
+def test_nothing_but_probes_is_open_without_the_operator_s_token(open_site: Any) -> None:
+    fixed = "a-long-secret"
+    site = open_site(Tokens(None, 60, fixed=fixed), token=fixed)
+    for port, paths in (("inference", INFERENCE), ("management", MANAGEMENT)):
+        for path in set(paths) - {*PROBES, "/v1/models/echo"}:
+            for spelling in spelled(path):
+                assert DENIED in site.ask(port, "POST", spelling, b"{}").body.decode(), spelling
+    assert DENIED in site.ask("inference", "POST", "/ping/predict:predict").body.decode()
+    assert DENIED in site.ask("management", "PUT", "/v1/models/echo").body.decode()
+    assert site.ask("management", "GET", "/v1/models/echo").status == 200
     assert site.plane.calls == [] and site.plane.registered == [] and site.plane.scaled == []
 
 
@@ -320,7 +377,7 @@ def test_a_page_can_read_why_its_request_never_reached_a_route(open_site: Any) -
 def test_each_answer_is_a_line_of_the_access_log(site: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "jitney.access"), Connection(site.address("inference")) as connection:
         host, port = connection.sock.getsockname()
-        connection.send(b"POST /predictions/no?a=b HTTP/1.1\r\n\r\n")
+        connection.send(b"POST /predictions/no?a=b HTTP/1.1\r\nHost: x\r\n\r\n")
         connection.read()
     (record,) = [r for r in caplog.records if r.name == "jitney.access"]
     text, milliseconds = record.getMessage().rsplit(" ", 1)

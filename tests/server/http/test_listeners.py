@@ -94,7 +94,8 @@ def test_the_client_s_spelling_of_headers_reaches_the_application(connection: Co
 
 def test_pipelined_requests_are_answered_in_order(connection: Connection) -> None:
     connection.send(
-        b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcPOST / HTTP/1.1\r\nContent-Length: 1\r\n\r\nxGET / HTTP/1.1\r\n\r\n"
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabcPOST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n"
+        b"xGET / HTTP/1.1\r\nHost: x\r\n\r\n"
     )
     assert [connection.read().body for _ in range(3)] == [b"len 3", b"len 1", b"len 0"]
 
@@ -143,21 +144,22 @@ def test_garbage_is_refused(connection: Connection) -> None:
 
 
 def test_headers_have_a_limit(connection: Connection) -> None:
-    connection.send(b"GET / HTTP/1.1\r\nX: " + b"a" * 70_000 + b"\r\n\r\n")
+    connection.send(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 70_000 + b"\r\n\r\n")
     assert connection.read().status == 431
     assert connection.closed()
 
 
 def test_chunked_bodies_arrive_whole_up_to_the_limit(connection: Connection) -> None:
     wire = b"".join(b"a\r\n0123456789\r\n" for _ in range(MAX_BODY // 10)) + b"0\r\n\r\n"
-    connection.send(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + wire + b"GET / HTTP/1.1\r\n\r\n")
+    connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + wire)
+    connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     assert connection.read().body == b"len %d" % MAX_BODY
     assert connection.read().body == b"len 0"
 
 
 def test_a_chunked_body_over_the_limit_is_413_and_closes(site: Site, connection: Connection) -> None:
     wire = b"3e9\r\n" + b"x" * 1001 + b"\r\n0\r\n\r\n"
-    connection.send(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + wire)
+    connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + wire)
     answer = connection.read()
     assert answer.status == 413 and answer.header("connection") == "close"
     assert connection.closed() and site.seen == []
@@ -165,7 +167,7 @@ def test_a_chunked_body_over_the_limit_is_413_and_closes(site: Site, connection:
 
 def test_a_million_chunks_cost_little_and_are_refused(listener: Any, connection: Connection) -> None:
     began = time.monotonic()
-    connection.send(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+    connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
     try:
         for _ in range(100):
             connection.send(b"1\r\nx\r\n" * 10_000)
@@ -178,52 +180,53 @@ def test_a_million_chunks_cost_little_and_are_refused(listener: Any, connection:
 
 
 def test_a_body_over_the_limit_is_refused_at_once_and_dropped(site: Site, connection: Connection) -> None:
-    connection.send(b"POST / HTTP/1.1\r\nContent-Length: 100000\r\n\r\n")
+    connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
     answer = connection.read()
     assert answer.status == 413 and answer.header("connection") is None
-    connection.send(
-        b"GET /smuggled HTTP/1.1\r\n\r\n".ljust(100_000, b"x") + b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\nok"
-    )
+    connection.send(b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n".ljust(100_000, b"x"))
+    connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nok")
     assert connection.read().body == b"len 2"
     assert site.seen == [b"ok"]
 
 
 def test_a_refused_body_with_connection_close_closes(connection: Connection) -> None:
-    connection.send(b"POST / HTTP/1.1\r\nConnection: close\r\nContent-Length: 1001\r\n\r\n" + b"x" * 1001)
+    connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1001\r\n\r\n" + b"x" * 1001)
     answer = connection.read()
     assert answer.status == 413 and answer.header("connection") == "close"
     assert connection.closed()
 
 
 def test_a_body_of_the_limit_is_taken(connection: Connection) -> None:
-    connection.send(b"POST / HTTP/1.1\r\nContent-Length: 1000\r\n\r\n" + b"x" * 1000)
+    connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + b"x" * 1000)
     assert connection.read().body == b"len 1000"
 
 
 def test_expect_continue_is_answered_before_the_body(connection: Connection) -> None:
-    connection.send(b"POST / HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+    connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
     assert connection.read().status == 100
     connection.send(b"abc")
     assert connection.read().body == b"len 3"
 
 
 def test_expect_continue_without_a_body_is_answered(connection: Connection) -> None:
-    connection.send(b"GET / HTTP/1.1\r\nExpect: 100-continue\r\n\r\n")
+    connection.send(b"GET / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\r\n")
     assert connection.read().status == 200
 
 
 def test_expect_continue_with_too_much_is_refused_and_nothing_after_it_is_trusted(
     site: Site, connection: Connection
 ) -> None:
-    connection.send(b"POST / HTTP/1.1\r\nContent-Length: 1001\r\nExpect: 100-continue\r\n\r\n")
+    connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\nExpect: 100-continue\r\n\r\n")
     assert connection.read().status == 413
     assert not connection.closed(within=0.1)
-    connection.send(b"GET /body-or-request HTTP/1.1\r\n\r\n")
+    connection.send(b"GET /body-or-request HTTP/1.1\r\nHost: x\r\n\r\n")
     assert connection.closed() and site.seen == []
 
 
 def test_an_unknown_expectation_is_417(site: Site, connection: Connection) -> None:
-    connection.send(b"POST / HTTP/1.1\r\nContent-Length: 3\r\nExpect: tea\r\n\r\nabcGET / HTTP/1.1\r\n\r\n")
+    connection.send(
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: tea\r\n\r\nabcGET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    )
     assert connection.read().status == 417
     assert connection.read().body == b"len 0"
     assert site.seen == [b""]
@@ -232,7 +235,7 @@ def test_an_unknown_expectation_is_417(site: Site, connection: Connection) -> No
 def test_slow_clients_hold_no_thread(listener: Any) -> None:
     slow = [Connection(listener.address) for _ in range(listener.threads * 3)]
     for connection in slow:
-        connection.send(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc")
+        connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
     assert ask(listener.address, "GET", "/").status == 200
     for connection in slow:
         connection.send(b"defghij")
@@ -242,13 +245,13 @@ def test_slow_clients_hold_no_thread(listener: Any) -> None:
 
 
 def test_chunks_of_a_stream_leave_at_once_and_the_connection_goes_on(site: Site, connection: Connection) -> None:
-    connection.send(b"GET /stream HTTP/1.1\r\n\r\n")
+    connection.send(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
     head = connection._until(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 ") and b"chunked" in head
     assert connection._until(b"\r\n") == b"5" and connection._exactly(7) == b"first\r\n"
     site.release.set()
     assert connection._until(b"0\r\n\r\n") == b"6\r\nsecond\r\n"
-    connection.send(b"GET / HTTP/1.1\r\n\r\n")
+    connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     assert connection.read().body == b"len 0"
 
 
@@ -263,7 +266,7 @@ def test_a_stream_for_http_1_0_ends_with_the_connection(site: Site, connection: 
 
 def test_the_application_is_told_when_its_client_goes_away(site: Site, listener: Any) -> None:
     with Connection(listener.address) as connection:
-        connection.send(b"GET /wait HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
         assert site.entered.acquire(timeout=5)
     assert site.gone.wait(5)
     site.release.set()
@@ -273,7 +276,7 @@ def test_the_application_is_told_when_its_client_goes_away(site: Site, listener:
 def test_an_answered_request_is_not_told_of_a_later_end(site: Site, listener: Any) -> None:
     site.release.set()
     with Connection(listener.address) as connection:
-        connection.send(b"GET /wait HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n")
         connection.read()
         connection.read()
         assert site.ended.acquire(timeout=5) and site.ended.acquire(timeout=5)
@@ -285,13 +288,13 @@ def test_a_failing_application_gives_500_and_closes(
     site: Site, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.CRITICAL, logger="waitress"):
-        connection.send(b"GET /crash HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /crash HTTP/1.1\r\nHost: x\r\n\r\n")
         assert connection.read().status == 500
     assert connection.closed()
 
 
 def test_the_application_can_close_the_connection(connection: Connection) -> None:
-    connection.send(b"GET /error HTTP/1.1\r\n\r\n")
+    connection.send(b"GET /error HTTP/1.1\r\nHost: x\r\n\r\n")
     assert connection.read().header("connection") == "close"
     assert connection.closed()
 
@@ -299,9 +302,9 @@ def test_the_application_can_close_the_connection(connection: Connection) -> Non
 @pytest.mark.parametrize(
     ("request_head", "closes"),
     [
-        (b"GET / HTTP/1.1\r\n", False),
-        (b"GET / HTTP/1.1\r\nConnection: close\r\n", True),
-        (b"GET / HTTP/1.1\r\nConnection: Keep-Alive, Close\r\n", True),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n", False),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", True),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Keep-Alive, Close\r\n", True),
         (b"GET / HTTP/1.0\r\n", True),
         (b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n", False),
     ],
@@ -314,9 +317,9 @@ def test_the_client_s_wish_for_the_connection_is_honoured(connection: Connection
 
 def test_draining_answers_what_was_accepted_and_refuses_the_rest(site: Site, listener: Any) -> None:
     with Connection(listener.address) as idle, Connection(listener.address) as busy:
-        idle.send(b"GET / HTTP/1.1\r\n\r\n")
+        idle.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         idle.read()
-        busy.send(b"GET /wait HTTP/1.1\r\n\r\n")
+        busy.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
         assert site.entered.acquire(timeout=5)
         listener.stop_accepting()
         assert idle.closed()
@@ -335,7 +338,7 @@ def test_closing_does_not_wait_longer_than_it_may(site: Site) -> None:
     listener = Listener(site, ANY_PORT, name="inference", threads=1, max_body=10, refuse=refuse)
     listener.start()
     with Connection(listener.address) as busy:
-        busy.send(b"GET /wait HTTP/1.1\r\n\r\n")
+        busy.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
         assert site.entered.acquire(timeout=5)
         began = time.monotonic()
         with pytest.MonkeyPatch.context() as patch:
@@ -381,17 +384,17 @@ def test_unix_sockets(site: Site, tmp_path: Path) -> None:
 
 
 def test_requests_with_equal_heads_share_nothing_but_the_head(site: Site, listener: Any) -> None:
-    head = b"POST /headers HTTP/1.1\r\nX-A: b\r\nContent-Length: 3\r\n\r\n"
+    head = b"POST /headers HTTP/1.1\r\nHost: x\r\nX-A: b\r\nContent-Length: 3\r\n\r\n"
     for _ in range(2):  # also on a connection of its own, which has another port
         with Connection(listener.address) as connection:
             for body in (b"abc", b"def"):
                 connection.send(head + body)
-                assert connection.read().body == b"[('X-A', 'b'), ('Content-Length', '3')]"
+                assert connection.read().body == b"[('Host', 'x'), ('X-A', 'b'), ('Content-Length', '3')]"
     assert site.seen == [b"abc", b"def"] * 2
 
 
 def test_a_known_head_may_come_in_pieces_and_with_company(site: Site, connection: Connection) -> None:
-    head = b"POST / HTTP/1.1\r\nX-A: c\r\nContent-Length: 3\r\n\r\n"
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nX-A: c\r\nContent-Length: 3\r\n\r\n"
     connection.send(head + b"abc")
     assert connection.read().body == b"len 3"
     connection.send(head[:20])
@@ -405,6 +408,6 @@ def test_a_known_head_may_come_in_pieces_and_with_company(site: Site, connection
 
 def test_many_different_heads_are_not_all_kept(listener: Any, connection: Connection) -> None:
     for number in range(MAX_KEPT + 10):
-        connection.send(b"GET / HTTP/1.1\r\nX-Number: %d\r\n\r\n" % number)
+        connection.send(b"GET / HTTP/1.1\r\nHost: x\r\nX-Number: %d\r\n\r\n" % number)
         assert connection.read().body == b"len 0"
     assert len(listener._server.adj.heads) <= MAX_KEPT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import falcon.inspect
 import falcon.testing
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from jitney.tests.fakes.dataplane import FakeDataPlane
 from jitney.tests.server.http.kserve.messages import binary, entry, floats, post, split
 
 Client = falcon.testing.TestClient
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 ONE = entry("INPUT0", [1, 3], "FP32", data=[1.5, -2, 0.1])
 
 
@@ -333,9 +335,25 @@ def test_a_body_over_the_limit_is_413(client: Client) -> None:
 # -- methods and paths ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
+@pytest.mark.filterwarnings("ignore:Unknown REQUEST_METHOD")
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "PROPFIND"])
 def test_other_methods_are_405(client: Client, method: str) -> None:
     assert error(client.simulate_request(method, "/v2/models/identity/infer"), 405) == "Method Not Allowed"
+
+
+@pytest.mark.filterwarnings("ignore:Unknown REQUEST_METHOD")
+def test_a_refused_method_is_told_those_that_the_route_answers(client: Client) -> None:
+    """RFC 9110, section 15.5.6. All routes are walked; what `Allow` names is answered, and nothing else is."""
+    templates = [route.path for route in falcon.inspect.inspect_routes(client.app)]
+    assert "/v2/models/{model}/infer" in templates and len(templates) > 30
+    for template in templates:
+        path = template.replace("{model}", "identity").replace("{version}", "1")
+        answers = {method: client.simulate_request(method, path) for method in METHODS}
+        refused = {method: answer for method, answer in answers.items() if answer.status_code == 405}
+        allowed = set(answers) - set(refused)
+        assert allowed and "PROPFIND" in refused, template
+        for answer in refused.values():
+            assert set(answer.headers["allow"].split(", ")) == allowed, template
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_ping_is_pretty_json(site: Any) -> None:
 
 def test_an_error_closes_the_connection(site: Any) -> None:
     with Connection(site.address("inference")) as connection:
-        connection.send(b"GET /predictions/nosuch HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /predictions/nosuch HTTP/1.1\r\nHost: x\r\n\r\n")
         answer = connection.read()
         assert answer.header("connection") == "close" and connection.closed()
     assert error(answer) == (404, "ModelNotFoundException", "Model not found: nosuch")
@@ -247,7 +247,9 @@ def test_without_a_body_handlers_see_an_empty_one(site: Any) -> None:
 
 def test_a_chunked_body_shows_its_length(site: Any) -> None:
     with Connection(site.address("inference")) as connection:
-        connection.send(b"POST /predictions/echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+        connection.send(
+            b"POST /predictions/echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+        )
         assert connection.read().body == b"abc"
     assert seen(site).headers["content-length"] == "3"
 
@@ -255,7 +257,8 @@ def test_a_chunked_body_shows_its_length(site: Any) -> None:
 def test_headers_keep_the_client_s_spelling(site: Any) -> None:
     with Connection(site.address("inference")) as connection:
         connection.send(
-            b"GET /predictions/echo HTTP/1.1\r\nx-MiXed: 1\r\nts_request_sequence_id: s\r\nx-MiXed: 2\r\nurl_path: x\r\n\r\n"
+            b"GET /predictions/echo HTTP/1.1\r\nHost: x\r\nx-MiXed: 1\r\nts_request_sequence_id: s\r\nx-MiXed: 2\r\n"
+            b"url_path: x\r\n\r\n"
         )
         connection.read()
     given = seen(site).headers
@@ -358,7 +361,7 @@ def test_a_call_is_cancelled_when_its_client_goes_away(site: Any) -> None:
     site.plane.add("forever", None)
     withdrawn = threading.Event()
     with Connection(site.address("inference")) as connection:
-        connection.send(b"GET /predictions/forever HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /predictions/forever HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_for(lambda: site.plane.calls)
         site.plane.calls[0].withdraw = withdrawn.set
     assert withdrawn.wait(5)
@@ -369,7 +372,7 @@ def test_requests_that_wait_for_models_hold_no_thread(site: Any) -> None:
     site.plane.add("forever", None)
     waiting = [Connection(site.address("inference")) for _ in range(100)]
     for connection in waiting:
-        connection.send(b"GET /predictions/forever HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /predictions/forever HTTP/1.1\r\nHost: x\r\n\r\n")
     wait_for(lambda: len(site.plane.calls) == len(waiting))
     assert site.ask("inference", "POST", "/predictions/echo", b"x").body == b"x"
     assert site.ask("inference", "GET", "/ping").status == 200
@@ -385,7 +388,7 @@ def test_streams_hold_threads_and_are_bounded(site: Any) -> None:
     limit = site.web.admission.threads.limit
     streams = [Connection(site.address("inference")) for _ in range(limit + 1)]
     for number, connection in enumerate(streams, 1):
-        connection.send(b"GET /predictions/stream HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /predictions/stream HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_for(lambda number=number: len(site.plane.calls) == number)
     for call in site.plane.calls[:limit]:
         call.answer(Response(body=b"one", final=False))
@@ -406,7 +409,7 @@ def test_streams_hold_threads_and_are_bounded(site: Any) -> None:
 def test_a_stream_is_sent_chunk_by_chunk(site: Any) -> None:
     site.plane.add("stream", None)
     with Connection(site.address("inference")) as connection:
-        connection.send(b"GET /predictions/stream HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /predictions/stream HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_for(lambda: site.plane.calls)
         (call,) = site.plane.calls
         call.answer(Response(body=b"one", final=False, headers={"X-A": "b"}))
@@ -416,7 +419,7 @@ def test_a_stream_is_sent_chunk_by_chunk(site: Any) -> None:
         call.answer(Response(body=b"", final=False))
         call.answer(Response(body=b"two"))
         assert connection._until(b"0\r\n\r\n") == b"3\r\ntwo\r\n"
-        connection.send(b"GET /ping HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
         assert connection.read().status == 200
     wait_for(lambda: site.web.admission.held == 0)
 
@@ -424,7 +427,7 @@ def test_a_stream_is_sent_chunk_by_chunk(site: Any) -> None:
 def test_a_stream_that_fails_is_cut_off(site: Any, caplog: pytest.LogCaptureFixture) -> None:
     site.plane.add("stream", None)
     with Connection(site.address("inference")) as connection:
-        connection.send(b"GET /predictions/stream HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /predictions/stream HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_for(lambda: site.plane.calls)
         (call,) = site.plane.calls
         call.answer(Response(body=b"one", final=False))
@@ -438,7 +441,7 @@ def test_a_stream_that_fails_is_cut_off(site: Any, caplog: pytest.LogCaptureFixt
 def test_a_streaming_call_is_cancelled_when_its_client_goes_away(site: Any) -> None:
     site.plane.add("stream", None)
     with Connection(site.address("inference")) as connection:
-        connection.send(b"GET /predictions/stream HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /predictions/stream HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_for(lambda: site.plane.calls)
         (call,) = site.plane.calls
         call.answer(Response(body=b"one", final=False))
@@ -449,7 +452,7 @@ def test_a_streaming_call_is_cancelled_when_its_client_goes_away(site: Any) -> N
 def test_a_head_that_waits_for_its_model_keeps_nobody_else_waiting(site: Any) -> None:
     site.plane.add("never", None)
     with Connection(site.address("inference")) as connection:
-        connection.send(b"HEAD /predictions/never HTTP/1.1\r\n\r\n")
+        connection.send(b"HEAD /predictions/never HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_for(lambda: site.plane.calls)
         assert site.ask("inference", "GET", "/ping").status == 200
         site.plane.calls[0].answer(Response(body=b"at last"))
