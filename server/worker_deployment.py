@@ -334,6 +334,10 @@ class WorkerDeployment(Deployment):
     def ready(self) -> bool:
         return self.state is State.READY and self.pool.ready() > 0
 
+    @property
+    def stranded(self) -> bool:
+        return self.pool.target() > 0 and self.pool.ready() == 0
+
     def queued(self) -> int:
         return self.dispatcher.pending()
 
