@@ -78,6 +78,8 @@ class Run:
         self.tensors = {tensor.name: tensor for tensor in call.request.tensors}
         self.wanted = call.request.outputs or tuple(spec.name for spec in config.outputs)
         self.placed: dict[str, tuple[Arena, memoryview]] = {}
+        self.parts: list[Call] = []
+        call.parts = self.parts
 
     def advance(self) -> None:
         """Starts every step whose tensors exist; answers the call when nothing is left to run."""
@@ -96,7 +98,7 @@ class Run:
     def _start(self, step: Step) -> None:
         make, answered, place = partial(self._request, step), partial(self._answered, step), partial(self._place, step)
         try:
-            self.models.step(step.model, step.version, make, answered, place)
+            part = self.models.step(step.model, step.version, make, answered, place)
         except JitneyError as error:
             self._answered(step, error)
         except Exception as error:  # nobody else would answer the call
@@ -105,6 +107,8 @@ class Run:
         else:
             with self.lock:
                 self.unsent.remove(step)
+                self.parts.append(part)
+                self._forget_done()
 
     def _request(self, step: Step, deployment: Deployment) -> Request:
         source = self.call.request
@@ -154,10 +158,15 @@ class Run:
             again = given.keys() & self.tensors.keys()
             self.tensors |= {name: _renamed(tensor, name) for name, tensor in given.items()}
             self.running -= int(answer.final)
+            self._forget_done()
         if again:
             self._fail(Unsupported(f"model '{step.model}' gave more than one response, which an ensemble cannot pass on"))
         if answer.final:
             self.advance()
+
+    def _forget_done(self) -> None:
+        """Lets go of the steps' calls that are over, and of their tensors; with the lock held."""
+        self.parts[:] = [part for part in self.parts if not part.done]
 
     def _fail(self, error: JitneyError) -> None:
         self.call.fail(error.within(f"in ensemble '{self.config.name}', "))

@@ -45,6 +45,14 @@ class Rollout:
         for deployment in loading:
             deployment.close(0.0, reason="the server is stopping")
 
+    def give_up(self, model: str) -> list[str]:
+        """Ends the versions of a model that are just being loaded, whose load then fails; returns them."""
+        with self._lock:
+            loading = [deployment for deployment in self._loading if deployment.config.name == model]
+        for deployment in loading:
+            deployment.close(0.0, reason="it was unloaded before it was ready")
+        return [deployment.config.version for deployment in loading]
+
     def serving(self, model: str) -> Mapping[str, Deployment]:
         try:
             return self.registry.record(model).serving
@@ -130,9 +138,10 @@ class Rollout:
             try:
                 deployment.wait_ready()
             except JitneyError as error:
-                failures[config.version] = str(error)
+                given_up = isinstance(error, Draining) and deployment.reason
+                failures[config.version] = f"given up: {deployment.reason}" if given_up else str(error)
                 deployment.close(0.0)
-                self._note_failure(config, str(error))
+                self._note_failure(config, failures[config.version])
             settled(config.version, failures.get(config.version))
         return failures
 
