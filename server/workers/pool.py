@@ -144,10 +144,10 @@ class Pool:
 
     def no_workers(self) -> NoWorkers:
         """What a request is told that no worker will take, with the reason where there is one."""
-        name, failure = self.config.name, self.failure
-        if failure is None or not self.target():
-            return NoWorkers(f"model '{name}' has no workers")
-        return NoWorkers(f"model '{name}' has no healthy worker: {failure}")
+        if not self.target():
+            return NoWorkers(f"model '{self.config.name}' has no workers")
+        why = self.failure or next((worker.error for worker in self._roster.members if worker.error), "all were given up")
+        return NoWorkers(f"model '{self.config.name}' has no healthy worker: {why}")
 
     # ---- figures
 

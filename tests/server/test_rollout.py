@@ -195,6 +195,32 @@ def test_unloading_gives_up_what_is_loading(model: Path) -> None:
         assert [entry.reason for entry in plane.index()] == ["unloaded"]
 
 
+def test_unloading_gives_up_workers_that_are_being_added(model: Path) -> None:
+    hold = model.parent / "hold"
+    wait = f"import os, time\nwhile os.path.exists({str(hold)!r}): time.sleep(0.01)\n"
+    (model / "1" / "model.py").write_text(wait + DOUBLING)
+    with loaded(model.parent) as plane:
+        told: list[str] = []
+
+        def load() -> None:
+            try:
+                plane.load("m")
+            except LoadFailed as error:
+                told.append(str(error))
+
+        hold.touch()
+        rewrite(model, "count: 1", "count: 2")
+        loading = threading.Thread(target=load)
+        loading.start()
+        children = psutil.Process().children
+        wait_until(lambda: len(children()) == 2, PATIENCE, "the second worker")
+        assert ask(plane) == [2.0]
+        plane.unload("m")
+        loading.join(PATIENCE)
+        assert "given up: it was unloaded before it was ready" in told[0]
+        wait_until(lambda: not children(), PATIENCE, "the end of all workers")
+
+
 def test_more_instances_than_the_machine_can_hold_are_refused_and_none_is_started(model: Path) -> None:
     with loaded(model.parent) as plane:
         before = processes(plane)
