@@ -114,12 +114,13 @@ class Call:
     target      where outputs are copied to; asked by the worker's reader, which copies before it answers. The memory must last
                 until the final answer: such a call is not cancelled
     message     the request as its worker gets it, where it was encoded before it left the queue
+    parts       the calls of an ensemble's steps, those that are over perhaps among them; None where it is no ensemble's
     mailbox     where answers wait for `result`; with `on_answer` there is none until somebody brings one
     """
 
     __slots__ = (
-        "_pending", "batch_rows", "config", "deadline", "encode", "error", "mailbox", "message", "on_answer", "request",
-        "slots", "target", "times", "withdraw",
+        "_pending", "batch_rows", "config", "deadline", "encode", "error", "mailbox", "message", "on_answer", "parts",
+        "request", "slots", "target", "times", "withdraw",
     )  # fmt: skip
 
     def __init__(
@@ -141,6 +142,7 @@ class Call:
         self.withdraw: Callable[[], None] | None = None
         self.target: Target | None = None
         self.message: msgspec.Raw | None = None
+        self.parts: list[Call] | None = None
         self.mailbox = Mailbox() if on_answer is None else None
         self._pending: list[None] = [None]
 
@@ -148,6 +150,13 @@ class Call:
     def done(self) -> bool:
         """Whether it has its final answer, delivered or on its way."""
         return not self._pending
+
+    @property
+    def underway(self) -> bool:
+        """Whether a worker has it, or a part of it where it is an ensemble's: its end is then that worker's matter."""
+        if self.done:
+            return False
+        return bool(self.times.dispatched) if self.parts is None else any(part.underway for part in self.parts)
 
     @property
     def delivered(self) -> int:
@@ -207,9 +216,9 @@ class Call:
         self._hand_on(error, final=True)
         return True
 
-    def cancel(self) -> bool:
-        """Ends the call because nobody waits any more; one that still waits for a worker never runs."""
-        if not self.fail(Cancelled("the client went away")):
+    def cancel(self, error: JitneyError | None = None) -> bool:
+        """Ends the call because nobody waits any more, or for the reason given; one that waits for a worker never runs."""
+        if not self.fail(error or Cancelled("the client went away")):
             return False
         withdraw = self.withdraw  # another thread may be taking it away, now that the call is over
         if withdraw is not None:

@@ -163,11 +163,16 @@ class DataPlane:
         return not self.stopping
 
     def ready(self) -> bool:
-        """Whether requests should be sent here: started, not draining and, if readiness is strict, every model ready."""
+        """Whether requests should be sent here: started, not draining and, if readiness is strict, every model ready.
+
+        A version whose workers have all died is not ready until one has loaded the model again. One that was unloaded, or
+        scaled to no workers, is no reason to send requests elsewhere.
+        """
         if not self.started or self.stopping:
             return False
-        return not self.strict_readiness or all(
-            (entry.state == State.READY or entry.reason == "unloaded") for entry in self.registry.index()
+        return not self.strict_readiness or (
+            all(entry.state == State.READY or entry.reason == "unloaded" for entry in self.registry.index())
+            and not any(deployment.stranded for deployment in self.registry.deployments())
         )
 
     def model_ready(self, model: str, version: str | None = None) -> bool:

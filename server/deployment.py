@@ -84,6 +84,11 @@ class Deployment(ABC):
     def ready(self) -> bool:
         """Whether a request would be executed now."""
 
+    @property
+    def stranded(self) -> bool:
+        """Whether it should have workers and none of them can answer; not where it was scaled to none."""
+        return False
+
     @abstractmethod
     def refuse_if_hopeless(self) -> None:
         """Raises where a request could not be answered: stopping, not loaded, no workers, or none that gets up again."""

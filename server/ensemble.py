@@ -78,6 +78,8 @@ class Run:
         self.membership = Membership.of_request(call.request)
         self.tensors = entering(config, call.request)
         self.placed: dict[str, tuple[Arena, memoryview]] = {}
+        self.parts: list[Call] = []
+        call.parts = self.parts
 
     def advance(self) -> None:
         """Starts every step whose tensors exist or are known to be left out; answers the call when nothing is left to run."""
@@ -97,7 +99,7 @@ class Run:
         step = started.step
         make, answered, place = partial(self._request, started), partial(self._answered, started), partial(self._place, step)
         try:
-            self.models.step(step.model, step.version, make, answered, place)
+            part = self.models.step(step.model, step.version, make, answered, place)
         except JitneyError as error:
             self._answered(started, error)
         except Exception as error:  # nobody else would answer the call
@@ -106,6 +108,8 @@ class Run:
         else:
             with self.lock:
                 self.unsent.remove(step)
+                self.parts.append(part)
+                self._forget_done()
 
     def _request(self, started: _Started, deployment: Deployment) -> Request:
         """The step's request; an input that was left out is left out here too, whose model says whether it may be (Triton)."""
@@ -166,6 +170,7 @@ class Run:
                 absent = [name for name in step.outputs.values() if name not in self.tensors]
                 self.tensors |= {name: Flowing(None, started.rows, started.membership) for name in absent}
             self.running -= int(answer.final)
+            self._forget_done()
         if again:
             self._fail(Unsupported(f"model '{step.model}' gave more than one response, which an ensemble cannot pass on"))
         if answer.final:
@@ -180,6 +185,10 @@ class Run:
             for tensor in answer.tensors
             if tensor.name in names
         }
+
+    def _forget_done(self) -> None:
+        """Lets go of the steps' calls that are over, and of their tensors; with the lock held."""
+        self.parts[:] = [part for part in self.parts if not part.done]
 
     def _fail(self, error: JitneyError) -> None:
         self.call.fail(error.within(f"in ensemble '{self.config.name}', "))

@@ -30,6 +30,7 @@ from .management import Management
 from .metrics import Metrics
 from .modelcontrol import ModelControl
 from .registry import Registry
+from .repository.limits import Limits
 from .repository.store import ModelStore
 from .repository.triton import TritonRepository
 from .scripting import Scripting
@@ -117,6 +118,7 @@ class Server:
                 auto_complete=not settings.disable_auto_complete_config,
                 backend_config=settings.backend_config,
                 config_name=settings.model_config_name,
+                limits=Limits(max(0, settings.default_response_timeout), max(0, settings.repository_startup_timeout)),
             )
             self.dataplane.modelcontrol = ModelControl(
                 self.registry, self.repository, self.dataplane, options, settings.model_control_mode

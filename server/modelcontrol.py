@@ -233,10 +233,13 @@ class ModelControl:
     def _unload(self, model: str) -> None:
         if model not in self.registry.names():
             return
+        given_up = self._rollout.give_up(model)  # whoever loads it holds the lock until then
         with self._lock(model):
             self._fingerprints.pop(model, None)
             self._asked.discard(model)
             taken = [self.registry.take(model, version) for version in self._serving(model)]
+            for version in given_up:
+                self.registry.note(model, version, State.UNAVAILABLE, "unloaded")
             remove_files = self.repository.release(model)
         close_aside([deployment for deployment in taken if deployment is not None], remove_files)
 

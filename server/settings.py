@@ -27,6 +27,8 @@ MIN_TOKEN = 8
 class Settings:
     """The server's settings. Times in seconds unless the name says otherwise; paths are absolute, "" or None = not given.
 
+    default_response_timeout, default_startup_timeout  of archives that say nothing; the first also of repository models
+    repository_startup_timeout  default_startup_timeout where it was given, else longer: repositories hold large models too
     disable_token_authorization, enable_model_api   None = not said: see `token_auth` and `model_api`
     number_of_gpu     None = all that there are
     models            `models={…}`: name -> version -> the entry's values
@@ -57,6 +59,7 @@ class Settings:
     default_workers_per_model: int = 0
     default_response_timeout: int = 120
     default_startup_timeout: int = 120
+    repository_startup_timeout: int = 1200
     unregister_model_timeout: int = 120
     job_queue_size: int = 100
     number_of_gpu: int | None = None

@@ -31,6 +31,8 @@ FLAG_COMMANDS = {
 #: Variables with the settings' prefixes that are read elsewhere, or by TorchServe's workers and tests only.
 OTHER_TS_NAMES = {"TS_CONFIG_FILE", "TS_BENCHMARK", *(f"TS_REQUEST_SEQUENCE_{part}" for part in ("ID", "START", "END"))}
 OTHER_JITNEY_NAMES = {"JITNEY_TOKEN", "JITNEY_CONFORMANCE", "JITNEY_SLOW_TESTS"}
+#: Seconds that a model of a repository may take to load where nobody says how long.
+REPOSITORY_STARTUP_S = 1200
 PATHS = ("model_store", "workflow_store", "metrics_config", "keystore", "certificate_file", "private_key_file", "log_config")
 
 
@@ -54,6 +56,8 @@ def collect(flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path, *, 
     raw |= _from_flags(flags)
     values = _read(raw)
     notes += [f"{key}={raw[key].text} has no effect: {KEYS[key].meaningless}" for key in raw if _meaningless(key)]
+    said = "default_startup_timeout" in raw
+    values["repository_startup_timeout"] = values["default_startup_timeout"] if said else REPOSITORY_STARTUP_S
     values["log_config"] = str(flags.get("log_config") or "")
     _complete(values, cwd)
     return values | {

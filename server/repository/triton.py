@@ -35,6 +35,7 @@ from .defaults import (
 from .devices import framework_uses_gpus
 from .fields import check_fields
 from .layout import CONFIG_FILE, check_level, loose_ends, missing_version
+from .limits import NO_LIMITS, Limits, limited
 from .names import inside, is_safe_name, safe_name
 from .pbtxt import Message, Source, parse_config, parse_config_json, schema
 from .stamps import stamps
@@ -58,8 +59,12 @@ class TritonRepository:
         backend_config: Mapping[str, Mapping[str, str]] | None = None,
         config_name: str = "",
         gpus: Sequence[int] | None = None,
+        limits: Limits = NO_LIMITS,
     ) -> None:
-        """`backend_config`: backend -> key -> value, "" for all of them. `gpus`: the ids to place models on, None = ask."""
+        """`backend_config`: backend -> key -> value, "" for all of them. `gpus`: the ids to place models on, None = ask.
+
+        `limits`: for models that say nothing of their own.
+        """
         self._paths = [Path(path).absolute() for path in paths]
         for path in self._paths:
             if not path.is_dir():
@@ -68,6 +73,7 @@ class TritonRepository:
         self._config_name = safe_name(config_name, InvalidConfig) if config_name else ""
         self._completer = Completer(backend_config or {}) if auto_complete else None
         self._gpus = None if gpus is None else list(gpus)
+        self._limits = limits
         self._uploads: dict[str, list[tempfile.TemporaryDirectory[str]]] = {}
         self._lock = threading.Lock()
 
@@ -198,7 +204,8 @@ class TritonRepository:
         gpus = self._visible_gpus()
         fill_instance_groups(config, gpus, automatic=framework_uses_gpus(backend))
         check_instance_groups(config, gpus, source)
-        return to_model_config(config, backend, model_filename(config, backend), version_directory, source)
+        converted = to_model_config(config, backend, model_filename(config, backend), version_directory, source)
+        return limited(converted, self._limits, source)
 
     def _visible_gpus(self) -> list[int]:
         if self._gpus is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import socket
@@ -11,6 +12,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+
+import psutil
 
 from ...backends.base import Instance
 from ...backends.tensor import Buffer
@@ -87,6 +90,7 @@ class Child:
         self.name, self._model = instance.name, config.name
         self.started = time.time()
         self.loaded, self.load_seconds = False, 0.0
+        self.heard = -math.inf  # monotonic seconds when the server last answered a question of its model (`hosting`)
         self.cause: JitneyError | None = None
         self.refusal: Loaded | None = None
         self._on_message, self._on_exit = on_message, on_exit
@@ -171,6 +175,14 @@ class Child:
         with self._killing:
             self.cause = self.cause or cause
             self._process.kill()  # no-op once it was waited for
+
+    @property
+    def frozen(self) -> bool:
+        """Whether a signal (SIGSTOP) has stopped it: it will neither answer nor end by itself."""
+        try:
+            return bool(psutil.Process(self.pid).status() == psutil.STATUS_STOPPED)
+        except psutil.Error:  # it has ended
+            return False
 
     @property
     def exit_code(self) -> int | None:

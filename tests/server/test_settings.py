@@ -24,6 +24,13 @@ def test_defaults_are_torchserves(tmp_path):
     assert settings.source == "" and settings.notes == ()
 
 
+def test_a_repository_s_models_may_take_longer_to_load_unless_somebody_says_how_long(tmp_path):
+    settings = load(tmp_path)
+    assert (settings.default_startup_timeout, settings.repository_startup_timeout) == (120, 1200)
+    settings = load(tmp_path, "default_startup_timeout=7\n")
+    assert (settings.default_startup_timeout, settings.repository_startup_timeout) == (7, 7)
+
+
 def test_every_key_with_a_meaning_is_a_field_and_has_a_default_that_reads():
     names = set(Settings.__dataclass_fields__)
     assert {name for name, key in KEYS.items() if not key.meaningless} <= names

@@ -223,6 +223,45 @@ def test_workers_that_give_up_leave_nobody_waiting(tmp_path: Path) -> None:
             deployment.close(0)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_who_came_before_a_failure_to_load_was_known_hears_of_it_at_once(tmp_path: Path, workers: int) -> None:
+    doubling(tmp_path, "broken")
+    with loaded(tmp_path) as plane:
+        config = plane.config("broken")
+    wait = f"import os, time\nwhile not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)\n"
+    (tmp_path / "broken" / "1" / "model.py").write_text(wait + "import a_package_nobody_has\n")
+    deployment = WorkerDeployment(config, Options())
+    try:
+        deployment.start(workers, retry=True)
+        waiting = [deployment.submit(rows(float(i))) for i in range(3)]
+        (tmp_path / "go").touch()
+        for call in waiting:
+            with pytest.raises(NoWorkers, match="a_package_nobody_has"):
+                call.result(PATIENCE)
+        with pytest.raises(NoWorkers, match="a_package_nobody_has"):
+            deployment.submit(rows(3.0))
+        assert not deployment.queued()
+        assert deployment.arena.slots == 0
+    finally:
+        deployment.close(0)
+
+
+def test_who_waits_for_a_model_that_does_not_finish_loading_hears_of_it_when_its_time_is_over(tmp_path: Path) -> None:
+    doubling(tmp_path, "endless")
+    with loaded(tmp_path) as plane:
+        config = replace(plane.config("endless"), startup_timeout_s=1.0)
+    (tmp_path / "endless" / "1" / "model.py").write_text("import threading\nthreading.Event().wait()\n")
+    deployment = WorkerDeployment(config, Options())
+    try:
+        deployment.start(1, retry=True)
+        with pytest.raises(NoWorkers, match=r"not loaded within 1 s .startup_timeout"):
+            deployment.submit(rows(1.0)).result(PATIENCE)
+        with pytest.raises(NoWorkers, match="not loaded within 1 s"):  # though the next attempt is under way
+            deployment.submit(rows(2.0))
+    finally:
+        deployment.close(0)
+
+
 def test_an_answer_that_nobody_can_take_costs_the_others_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     doubling(tmp_path, "eight", DELAY)
 

@@ -13,7 +13,8 @@ import falcon.constants
 
 from ....backends.base import Response
 from ...call import Call
-from ...errors import InvalidRequest, JitneyError, PayloadTooLarge
+from ...errors import InvalidRequest, JitneyError, ModelNotReady, PayloadTooLarge
+from ..reasons import REASON, in_one_line
 from ..wsgi import body_of, on_disconnect
 from .documents import dump
 from .errors import RouteNotFound, UnsupportedEncoding, describe
@@ -62,6 +63,8 @@ def set_error(req: falcon.Request, resp: falcon.Response, error: JitneyError) ->
     """Answers with an error; `req.context.request_id` is put before the texts that name it."""
     status, text = describe(error, getattr(req.context, "request_id", ""))
     set_json(resp, {"error": text}, status)
+    if isinstance(error, ModelNotReady) and error.reason:
+        resp.set_header(REASON, in_one_line(error.reason))
     if isinstance(error, UnsupportedEncoding):
         resp.set_header("Accept-Encoding", "gzip, deflate")
 

@@ -26,6 +26,7 @@ from ...errors import (
     WorkerDied,
 )
 from ..later import Finish, later_of
+from ..reasons import REASON, in_one_line
 from .errors import BadEscape, MethodNotAllowed, ResourceNotFound, Target, problem, with_reason
 from .render import new_request_id, seal, send_json
 
@@ -35,9 +36,7 @@ log = logging.getLogger(__name__)
 MODEL, VERSION = r"(?P<model>[^/]*)", r"(?P<version>[^/]+)"
 
 
-#: Carries the reason of an error where TorchServe's text, which scripts compare, has no place for it.
-REASON = "x-jitney-reason"
-MAX_REASON = 1000
+#: Errors whose reason TorchServe's text leaves out.
 WITH_REASONS = (
     ModelFailed,
     WorkerDied,
@@ -126,8 +125,8 @@ def _reason(error: Exception, told: str) -> str:
     """What TorchServe's text leaves out, in one line that a header can carry; "" where it says all."""
     if not isinstance(error, WITH_REASONS):
         return ""
-    reason = " ".join((getattr(error, "reason", "") or str(error)).split())[:MAX_REASON]
-    return "" if reason in told else reason.encode("latin-1", "replace").decode("latin-1")
+    reason = getattr(error, "reason", "") or str(error)
+    return "" if " ".join(reason.split()) in told else in_one_line(reason)
 
 
 def not_found(exchange: Exchange, **segments: Any) -> None:

@@ -12,7 +12,16 @@ import pytest
 
 from jitney.backends.base import Response
 from jitney.backends.tensor import NUMPY_DTYPES, pack_bytes
-from jitney.server.errors import Cancelled, JitneyError, ModelFailed, NoWorkers, QueueFull, QueueTimeout, WorkerDied
+from jitney.server.errors import (
+    Cancelled,
+    JitneyError,
+    ModelFailed,
+    ModelNotReady,
+    NoWorkers,
+    QueueFull,
+    QueueTimeout,
+    WorkerDied,
+)
 from jitney.server.http.kserve.errors import describe
 from jitney.tests.fakes.dataplane import FakeDataPlane
 from jitney.tests.server.http.kserve.messages import binary, entry, floats, post, split
@@ -368,6 +377,20 @@ def test_other_prefixes_are_left_to_others(client: Client) -> None:
 
 
 # -- the table of errors ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("version", "status"), [(None, 404), ("1", 503)])
+def test_why_a_model_is_not_ready_stands_in_a_header(
+    client: Client, dataplane: FakeDataPlane, monkeypatch: pytest.MonkeyPatch, version: str | None, status: int
+) -> None:
+    def refuse(model: str, version: str | None = None) -> None:
+        raise ModelNotReady(model, version, "no such\nweights: ä€")
+
+    monkeypatch.setattr(dataplane, "config", refuse)
+    path = "identity" if version is None else f"identity/versions/{version}"
+    reply = post(client, path, {"inputs": [ONE]})
+    assert "identity" in error(reply, status)
+    assert reply.headers["x-jitney-reason"] == "no such weights: ä?"
 
 
 @pytest.mark.parametrize(
