@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import falcon
 import orjson
 
+from .. import holding
 from ..errors import QueueFull
 from ..fronts.child import Post
 from ..fronts.counters import Counters
@@ -35,6 +36,7 @@ from .listeners import Listener
 from .metrics import add_metrics
 from .quick import Quickness
 from .restricted import Restricted
+from .retry import RETRY_AFTER, SECONDS
 from .torchserve.errors import Problem
 from .torchserve.oip import add_open_inference
 from .torchserve.render import new_request_id, seal, to_json
@@ -131,6 +133,7 @@ class KServeAdmission:
                     self.admission.queue(req)
             except QueueFull as error:
                 resp.status, resp.content_type = falcon.HTTP_503, "application/json"
+                resp.set_header(RETRY_AFTER, SECONDS)
                 resp.data, resp.complete = orjson.dumps({"error": str(error)}), True
 
 
@@ -139,6 +142,7 @@ class Web:
 
     def __init__(self, services: Services) -> None:
         settings = services.settings
+        holding.limit(settings)
         self.admission = Admission(settings.http_threads, settings.max_waiting)
         self.listeners: list[Listener | FrontEnds] = []
         try:
@@ -244,9 +248,11 @@ def _front_ends(
 def _refuse(path: str, error: Error) -> tuple[str, list[tuple[str, str]], bytes]:
     """What never reaches a route, in the dialect of its path where there is one."""
     if not is_kserve(path):
-        return torchserve.refuse(path, error)
-    body = orjson.dumps({"error": str(error.body)})
-    return falcon.code_to_http_status(error.code), [("content-type", "application/json")], body
+        status, headers, body = torchserve.refuse(path, error)
+    else:
+        status, headers = falcon.code_to_http_status(error.code), [("content-type", "application/json")]
+        body = orjson.dumps({"error": str(error.body)})
+    return status, headers + [(RETRY_AFTER, SECONDS)] * (error.code == 503), body
 
 
 _TYPES = {404: "ResourceNotFoundException", 405: "MethodNotAllowedException"}

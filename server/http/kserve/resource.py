@@ -13,6 +13,7 @@ import falcon
 from ....backends.base import Response
 from ...call import Call
 from ...errors import InvalidRequest, JitneyError, PayloadTooLarge
+from ..retry import RETRY_AFTER, SECONDS, is_temporary
 from ..wsgi import body_of, on_disconnect
 from .documents import dump
 from .errors import RouteNotFound, UnsupportedEncoding, describe
@@ -59,6 +60,8 @@ def set_error(req: falcon.Request, resp: falcon.Response, error: JitneyError) ->
     """Answers with an error; `req.context.request_id` is put before the texts that name it."""
     status, text = describe(error, getattr(req.context, "request_id", ""))
     set_json(resp, {"error": text}, status)
+    if status == 503 and is_temporary(error):
+        resp.set_header(RETRY_AFTER, SECONDS)
     if isinstance(error, UnsupportedEncoding):
         resp.set_header("Accept-Encoding", "gzip, deflate")
 

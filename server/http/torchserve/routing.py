@@ -25,6 +25,7 @@ from ...errors import (
     WorkerDied,
 )
 from ..later import Finish, later_of
+from ..retry import RETRY_AFTER, SECONDS, is_temporary
 from .errors import BadEscape, MethodNotAllowed, ResourceNotFound, Target, problem
 from .render import new_request_id, seal, send_json
 
@@ -111,6 +112,8 @@ def send_problem(exchange: Exchange, error: Exception) -> None:
     exchange.req.env.pop("jitney.spelling", None)
     if reason := _reason(error, found.message):
         exchange.resp.set_header(REASON, reason)
+    if found.code == 503 and is_temporary(error):
+        exchange.resp.set_header(RETRY_AFTER, SECONDS)
     send_json(exchange.resp, found._asdict() | ({"error": found.message} if exchange.kserve else {}), found.code)
 
 
