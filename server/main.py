@@ -138,6 +138,7 @@ class Server:
 
     def serve(self, received: queue.SimpleQueue[int]) -> int:
         """From opening the ports to the last worker's end."""
+        garbage.return_large_memory()
         plan = planned(self.settings)
         web = Web(Services(self.dataplane, self.dataplane, self.metrics, self.settings, self._tokens()))
         try:
