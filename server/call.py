@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from ..backends.base import Request, Response
+from . import holding
 from .errors import Cancelled, JitneyError, ModelFailed
 from .repository.config import ModelConfig
 
@@ -58,16 +59,22 @@ class Mailbox:
     `queue.SimpleQueue.get(timeout)` can wait for ever in CPython 3.11 when the deadline passes between two of its retries.
     """
 
-    __slots__ = ("_answers", "_filled", "watcher")
+    __slots__ = ("_answers", "_filled", "_unread", "watcher")
 
     def __init__(self) -> None:
         self.watcher: Callable[[], None] | None = None
         self._answers: deque[Response | JitneyError] = deque()
+        self._unread = holding.Pile()
         self._filled = threading.Lock()  # held while nothing has arrived since the last look
         self._filled.acquire()
 
     def __len__(self) -> int:
         return len(self._answers)
+
+    @property
+    def is_too_much(self) -> bool:
+        """Whether so much of a stream waits here, and in the whole process, that no more of it may come."""
+        return self._unread.is_too_much
 
     def nbytes(self) -> int:
         """Bytes of tensors and bodies of the answers that wait."""
@@ -75,6 +82,8 @@ class Mailbox:
 
     def put(self, answer: Response | JitneyError) -> None:
         """Any thread, one at a time for each call."""
+        if isinstance(answer, Response) and not answer.final:
+            self._unread.put(size(answer))
         self._answers.append(answer)
         try:
             self._filled.release()
@@ -89,9 +98,13 @@ class Mailbox:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             try:
-                return self._answers.popleft()
+                answer = self._answers.popleft()
             except IndexError:
                 pass
+            else:
+                if isinstance(answer, Response) and not answer.final:
+                    self._unread.take(size(answer))
+                return answer
             remaining = -1 if deadline is None else max(0.0, deadline - time.monotonic())
             if not self._filled.acquire(timeout=remaining):
                 raise TimeoutError(f"no answer within {timeout:g} s")
@@ -185,8 +198,12 @@ class Call:
             return self.fail(ModelFailed(failure.message, failure.code, failure.status, failure.by_model, reason))
         if response.final and not self._finish():
             return False
-        if not response.final and self.done:
-            return False
+        if not response.final:
+            if self.done:
+                return False
+            if self.mailbox is not None and self.mailbox.is_too_much:
+                self.fail(holding.process.refusal())
+                return False
         self._hand_on(response, response.final)
         return True
 

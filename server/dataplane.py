@@ -87,6 +87,10 @@ class DataPlane:
 
         return self._on_serving(model, version, submit)
 
+    def refuse_if_full(self, model: str, version: str | None) -> None:
+        """Raises QueueFull where the model's queue would refuse any request: for requests that are costly to read."""
+        self.registry.deployment(model, version).refuse_if_full()
+
     def _on_serving(self, model: str, version: str | None, submit: Callable[[Deployment], Call]) -> Call:
         deployment = self.registry.deployment(model, version)
         try:
@@ -115,6 +119,7 @@ class DataPlane:
         if request.headers.get("explain") == "True" and isinstance(deployment, WorkerDeployment):
             return deployment.explainer().submit(request, on_answer=on_answer)
         deployment.refuse_if_hopeless()  # before decoding costs anything
+        deployment.refuse_if_full()
         codec = deployment.codec
         tensors, encode = codec.read(request.parts, request.headers)
         decoded = Request(request.id, tensors, [], request.headers)

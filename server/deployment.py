@@ -93,6 +93,9 @@ class Deployment(ABC):
     def refuse_if_hopeless(self) -> None:
         """Raises where a request could not be answered: stopping, not loaded, no workers, or none that gets up again."""
 
+    def refuse_if_full(self, priority: int | None = None) -> None:  # noqa: B027 - nothing to be full without a queue
+        """Raises QueueFull where `submit` would, as far as that can be told without the request (None: any priority)."""
+
     @abstractmethod
     def submit(
         self,

@@ -86,6 +86,10 @@ class QueueFull(Unavailable):
     """The model's queue, or the front end's share of threads, holds as many requests as it may."""
 
 
+class HoldsTooMuch(Unavailable):
+    """All connections together have the server hold as much data as it may."""
+
+
 class NoWorkers(Unavailable):
     """The model is registered and has no worker (scaled to 0, or all of them gave up)."""
 

@@ -131,6 +131,7 @@ class Server:
 
     def serve(self, received: Signals) -> int:
         """From opening the ports to the last worker's end. Raises what made it impossible to answer, as TooFewThreads."""
+        garbage.return_large_memory()
         plan, names = planned(self.settings), chosen(self.dataplane.modelcontrol, self.settings)
         self._tokens = self._make_tokens()
         web = Web(Services(self.dataplane, self.dataplane, self.metrics, self.settings, self._tokens))

@@ -35,6 +35,7 @@ class Settings:
     model_snapshot    the `model_snapshot` document to restore, which then replaces `load_models`
     write_snapshots   whether to write snapshots (not with --ncs)
     http_threads      requests that may wait in threads of the inference listener; max_waiting: those that wait without one
+    max_held_bytes    of bodies and unread answers that all connections together may have the server hold
     front_ends        processes that answer the inference address; 1 = the main process itself. http_threads is of each of them
     backend_config    tritonserver's: backend ("" = all) -> key -> value
     cache_config      bytes of the response cache, 0 = none
@@ -96,6 +97,7 @@ class Settings:
     model_repository: tuple[str, ...] = ()
     http_threads: int = 128
     max_waiting: int = 2048
+    max_held_bytes: int = 1 << 30
     front_ends: int = 1
     allow_private_urls: bool = False
     shape_change: str = "lane"

@@ -24,7 +24,16 @@ from .batching.queue import Batcher
 from .cache import ResponseCache, cache_key
 from .call import Call, Target
 from .deployment import Deployment, OnAnswer, Options, State
-from .errors import Cancelled, Draining, JitneyError, LoadFailed, ModelNotReady, QueueTimeout, Unsupported
+from .errors import (
+    Cancelled,
+    Draining,
+    JitneyError,
+    LoadFailed,
+    ModelNotReady,
+    QueueFull,
+    QueueTimeout,
+    Unsupported,
+)
 from .ordering import OrderedAnswers
 from .repository.config import ModelConfig
 from .workers.arena import Arena
@@ -195,6 +204,8 @@ class WorkerDeployment(Deployment):
     ) -> Call:
         if self._closing or self.state is State.UNAVAILABLE or not self.pool.promising:
             self.refuse_if_hopeless()
+        if self._cache is None and not request.rows > self.config.max_batch_size > 0:  # which is another error
+            self.refuse_if_full(priority)
         call = Call(request, self.config, on_answer=on_answer)
         call.encode = encode
         if self._cache is None:  # which would keep the outputs for longer than the target's memory lasts
@@ -227,6 +238,15 @@ class WorkerDeployment(Deployment):
             raise ModelNotReady(self.config.name, self.config.version, self.reason)
         if self.pool.hopeless():
             raise self.pool.no_workers()
+
+    def refuse_if_full(self, priority: int | None = None) -> None:
+        if self._cache is not None:
+            return  # it may have the answer
+        try:
+            self.dispatcher.refuse_if_full(priority)
+        except QueueFull as error:
+            self.statistics.refused(error)
+            raise
 
     def _deadline(self, arrived: float, priority: int, timeout_us: int) -> float | None:
         """When waiting in the queue ends: the queue policy's rule, or TorchServe's client timeout if that is sooner."""

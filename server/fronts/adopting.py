@@ -31,7 +31,7 @@ class AdoptingListener(Listener):
             if server.draining:
                 sock.close()
             else:
-                server.channel_class(server, sock, peer, server.adj, map=server._map)
+                server.welcome(sock, peer)
 
         self._loop.post(enter)
 

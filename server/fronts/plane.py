@@ -58,6 +58,9 @@ class RemoteDataPlane:
         self._link.submit(call, Wish("infer", model, version, request, priority, timeout_us), known.epoch)
         return call
 
+    def refuse_if_full(self, model: str, version: str | None) -> None:
+        """The scheduler alone knows its queues: it refuses when it gets the request."""
+
     def predict(self, model: str, version: str | None, request: Request, on_answer: OnAnswer | None = None) -> Call:
         """Sends a TorchServe-style request: as it is for a handler, through the model's codec (in this thread) otherwise."""
         known = self._find(model, version)

@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from .. import garbage
+from .. import garbage, holding
 from ..http.admission import Admission
 from ..http.app import Services, build, listener_options
 from ..http.certificates import server_context
@@ -73,6 +73,8 @@ class FrontEnd:
             raise BadFrame("the first message must be Hello")
         hello = self.hello = first
         self._door = door
+        garbage.return_large_memory()
+        holding.limit(hello.settings)
         self._listening = socket.socket(fileno=fds["listen-fd"])
         self._drains: queue.SimpleQueue[float] = queue.SimpleQueue()
         self.outbox = Outbox(sock, "front", lambda: _end(exits.PARENT_GONE))

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 
+from ..batching.gather import refused
 from ..call import Times
 from ..errors import InvalidRequest, QueueFull, Unavailable
 from ..http.admission import Places
@@ -114,6 +115,7 @@ class SharedPlaces(Places):
     def enter(self) -> None:
         with self._lock:
             if self._counters.waiting() >= self.limit:
+                refused()
                 raise QueueFull(f"the server answers {self.limit} requests already, which is all it may hold")
             self._set(self.taken + 1)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import falcon
 import orjson
 
+from .. import holding
 from ..errors import QueueFull
 from ..fronts.child import Post
 from ..fronts.counters import Counters
@@ -37,6 +38,7 @@ from .listeners import Listener
 from .metrics import add_metrics
 from .quick import Quickness
 from .restricted import Restricted
+from .retry import RETRY_AFTER, SECONDS
 from .torchserve import Port
 from .torchserve.errors import Problem
 from .torchserve.oip import add_open_inference
@@ -136,6 +138,7 @@ class KServeAdmission:
                     self.admission.queue(req)
             except QueueFull as error:
                 resp.status, resp.content_type = falcon.HTTP_503, "application/json"
+                resp.set_header(RETRY_AFTER, SECONDS)
                 resp.data, resp.complete = orjson.dumps({"error": str(error)}), True
 
 
@@ -144,6 +147,7 @@ class Web:
 
     def __init__(self, services: Services) -> None:
         settings = services.settings
+        holding.limit(settings)
         self.admission = Admission(settings.http_threads, settings.max_waiting)
         self.listeners: list[Listener | FrontEnds] = []
         try:
@@ -255,9 +259,10 @@ def _refuse(cors: Cors, path: str, error: Error) -> tuple[str, list[tuple[str, s
     allowed = list(cors.headers(None).items())
     if not is_kserve(path):
         status, headers, body = torchserve.refuse(path, error)
-        return status, [*headers, *allowed], body
-    body = orjson.dumps({"error": str(error.body)})
-    return falcon.code_to_http_status(error.code), [("content-type", "application/json"), *allowed], body
+    else:
+        status, headers = falcon.code_to_http_status(error.code), [("content-type", "application/json")]
+        body = orjson.dumps({"error": str(error.body)})
+    return status, [*headers, *allowed, *[(RETRY_AFTER, SECONDS)] * (error.code == 503)], body
 
 
 _TYPES = {404: "ResourceNotFoundException", 405: "MethodNotAllowedException"}

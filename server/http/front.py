@@ -17,9 +17,11 @@ import time
 from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, Any
 
+from waitress.buffers import OverflowableBuffer
 from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.utilities import Error, InternalServerError, logger
 
+from ..holding import COUNTED, Unsent
 from .parser import Head, RequestParser
 from .tasks import AppTask, Errand, HeadWriter, RefusalTask
 from .travel import LIGHT_BYTES, Traveller
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 #: Seconds that a client may be silent within a request or while it does not read its answer, and between requests.
 STALLED_SECONDS = 60
 IDLE_SECONDS = 600
+#: STALLED_SECONDS where the server may hold no more data.
+PRESSED_SECONDS = 10
 #: Seconds and bytes that are still read and dropped after an answer that ended the connection early: closing at once
 #: would reset it, and the client might lose the answer.
 LINGER_SECONDS = 2.0
@@ -58,6 +62,8 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
     request: RequestParser | None
     requests: list[RequestParser | Head]
     current_outbuf_count: int
+    outbufs: list[Any]
+    total_outbufs_len: int
     sent_continue: bool
     will_close: bool
     close_when_flushed: bool
@@ -170,18 +176,29 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
 
     def handle_close(self) -> None:
         super().handle_close()
+        if self.request is not None:
+            self.request.close()  # and what there is of its body
         gone, self.gone = self.gone, None
         if gone is not None:
             gone()
 
-    def overdue(self, now: float) -> bool:
-        """Whether this connection has been silent for too long (`now` in seconds since the epoch)."""
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of a request or an answer is under way."""
+        return not self.requests and self.request is None and not self.total_outbufs_len
+
+    def overdue(self, now: float, pressed: bool = False) -> bool:
+        """Whether this connection has been silent for too long (`now` in seconds since the epoch).
+
+        pressed  all connections together hold as much as they may: who does not go on reading or sending is given up sooner
+        """
         if self._linger_until:
             return time.monotonic() > self._linger_until
         if self.requests and not self.total_outbufs_len:
             return False  # an answer is being made
         idle = self.request is None and not self.total_outbufs_len
-        return self.last_activity < now - (IDLE_SECONDS if idle else STALLED_SECONDS)
+        stalled = PRESSED_SECONDS if pressed else STALLED_SECONDS
+        return self.last_activity < now - (IDLE_SECONDS if idle else stalled)
 
     def proceed(self, task: AppTask) -> None:
         """Sends an answer that came later, once the application has returned and the model has answered."""
@@ -270,18 +287,32 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
 
     def write_soon(self, data: Any) -> int:
         """Sends at once what the socket takes; the loop sends the rest. May wait where much is to be sent already."""
+        sent = 0
         if isinstance(data, bytes) and not self.total_outbufs_len:
             with self.outbuf_lock:
                 sent = self._send_now(data)
-            if sent < len(data):
-                super().write_soon(data[sent:])
-        else:
+        if not isinstance(data, bytes):
             super().write_soon(data)
+        elif sent < len(data):
+            self._keep(memoryview(data)[sent:])
         if self.writable():
             self.server.loop.touch(self)
         return len(data)
 
-    def _send_now(self, data: bytes) -> int:
+    def _keep(self, rest: memoryview) -> None:
+        """Leaves the rest to the loop. A long one is sent from where it is: it may be as large as all else of its request."""
+        if len(rest) <= COUNTED:
+            super().write_soon(bytes(rest))
+            return
+        with self.outbuf_lock:
+            self._flush_outbufs_below_high_watermark()
+            if not self.connected:
+                raise ClientDisconnected
+            self.outbufs += [Unsent(rest), OverflowableBuffer(self.adj.outbuf_overflow)]
+            self.current_outbuf_count = 0
+            self.total_outbufs_len += len(rest)
+
+    def _send_now(self, data: bytes | memoryview) -> int:
         if not self.connected:
             raise ClientDisconnected
         if self.total_outbufs_len:  # another thread was faster: nothing is overtaken

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import math
 import resource
 import socket
 import ssl
@@ -186,6 +185,8 @@ def _server(
         connection_limit=_connection_limit(),
         recv_bytes=262144,  # 5 MB bodies: 2.6 times as many as with 8 KiB
         outbuf_overflow=1 << 26,
+        outbuf_high_watermark=1
+        << 20,  # of a stream that its client does not read; with 16 MiB a crowd of them filled the memory
         channel_request_lookahead=1,  # go on reading while an answer is made: that is how a client's end is noticed
         max_request_header_size=MAX_HEADER_BYTES,
         max_request_body_size=max_body + 1,  # waitress refuses from this size on
@@ -199,7 +200,6 @@ def _server(
     if isinstance(server, TlsServer) and tls:
         server.context = tls
     server.loop = loop
-    server.next_channel_cleanup = math.inf  # the loop looks after that
     return server
 
 

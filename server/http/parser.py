@@ -111,7 +111,8 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
             return 0
         self.body_rcv = FixedReceiver(self.content_length)
         used = self.body_rcv.received(rest)
-        self.completed = self.body_rcv.completed
+        self.error = self.body_rcv.error
+        self.completed = self.body_rcv.completed or self.error is not None
         return used
 
     def _remember(self, header_plus: bytes) -> None:

@@ -51,6 +51,31 @@ class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
     def start_new_thread(self, target: Callable[[int], None], thread_no: int) -> None:
         threading.Thread(target=target, name=f"http-{self.name}-{thread_no}", args=(thread_no,), daemon=True).start()
 
+    def handler_thread(self, thread_no: int) -> None:
+        """Works until it is told to stop. Between two tasks it refers to neither: an answer would live as long as it is idle."""
+        while self._work(thread_no):
+            pass
+
+    def _work(self, thread_no: int) -> bool:
+        """Does one task; false where the thread is to end."""
+        with self.lock:
+            while not self.queue and not self.stop_count:
+                self.active_count -= 1
+                self.queue_cv.wait()
+                self.active_count += 1
+            if self.stop_count:
+                self.active_count -= 1
+                self.stop_count -= 1
+                self.threads.discard(thread_no)
+                self.thread_exit_cv.notify()
+                return False
+            task = self.queue.popleft()
+        try:
+            task.service()
+        except BaseException:
+            log.exception("listener '%s': a task failed", self.name)
+        return True
+
     def add_task(self, task: Any) -> None:
         with self.lock:
             self.queue.append(task)

@@ -53,13 +53,13 @@ class KnownTrip(Trip):
         return f"{host}:{port}"
 
 
-def written(plain: Plain, close: bool, version: str) -> bytes:
-    """A usual answer as it is sent; the connection ends with it, or goes on."""
+def head_of(plain: Plain, close: bool, version: str) -> bytes:
+    """The head of a usual answer as it is sent; the connection ends with it, or goes on."""
     block, own, body = plain
     line = f"{own[0]}: {own[1]}\r\n".encode("latin-1") if own is not None else b""
     says = _CLOSE if close else _KEEP if block.announce or version == "1.0" else b""
     date = _date(int(time.time()))
-    return b"%b%bcontent-length: %d\r\n%bdate: %b\r\n\r\n%b" % (block.text, line, len(body), says, date, body)
+    return b"%b%bcontent-length: %d\r\n%bdate: %b\r\n\r\n" % (block.text, line, len(body), says, date)
 
 
 class Traveller:
@@ -184,13 +184,22 @@ class Traveller:
             return
         close = self.server.draining or not trip.head.keeps_open
         try:
-            data = written(plain, close, trip.head.version)
-            sent = self._send_now(data)  # nobody else writes: this is the connection's only request
-            if sent < len(data):
-                self.write_soon(data[sent:])
+            self._write(plain, close, trip.head.version)
         except ClientDisconnected:
             close = True
         self._come_to_rest(trip, shortcut, close)
+
+    def _write(self, plain: Plain, close: bool, version: str) -> None:
+        """Sends a usual answer, in one packet where it is not long. Nobody else writes: this is the only request."""
+        head, body = head_of(plain, close, version), plain.body
+        if len(body) > LIGHT_BYTES:
+            self.write_soon(head)
+            self.write_soon(body)
+            return
+        data = head + body
+        sent = self._send_now(data)
+        if sent < len(data):
+            self.write_soon(data[sent:])
 
     def _come_to_rest(self, trip: KnownTrip, shortcut: Shortcut, close: bool) -> None:
         self.gone = None

@@ -17,7 +17,7 @@ import psutil
 
 from ...backends.base import Instance
 from ...backends.tensor import Buffer
-from .. import reactor
+from .. import holding, reactor
 from ..batching import gather
 from ..errors import Draining, JitneyError, WorkerDied
 from ..repository.config import ModelConfig
@@ -208,10 +208,15 @@ class Child:
     # ---- reading thread
 
     def fetch(self, data: Data, into: memoryview | None = None) -> Buffer:
-        """The bytes of an answer, copied out of the reply memory. ValueError where they are not inside."""
+        """The bytes of an answer, copied out of the reply memory.
+
+        ValueError where they are not inside, HoldsTooMuch where the server has no room for them.
+        """
         if not isinstance(data, tuple):
             return data
         self._reply_end = max(self._reply_end, sum(data))
+        if into is None and data[1] > holding.COUNTED:
+            into = holding.memory(data[1])
         return self._reply.read(*data, into)
 
     def trim(self) -> None:

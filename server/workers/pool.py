@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..call import Call
-from ..errors import Draining, JitneyError, LoadFailed, NoWorkers, WorkerDied
+from ..errors import Draining, HoldsTooMuch, JitneyError, LoadFailed, NoWorkers, WorkerDied
 from ..repository.config import AT_ONCE, ModelConfig
 from . import capacity, cores, placement
 from .arena import Arena
@@ -342,6 +342,10 @@ class Pool:
             with self._lock:
                 self._roster.progress(worker, time.monotonic())
         for index, response in answers:
+            if isinstance(response, HoldsTooMuch):
+                if batch.live[index].fail(response) and not results.done:
+                    self._withdraw(child, batch, index)
+                continue
             if response.error is not None and response.error.detail:
                 self._log.error("%s: %s\n%s", child.name, response.error.message, response.error.detail)
             if not batch.live[index].answer(response) and not response.final:

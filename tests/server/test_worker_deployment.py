@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jitney.backends.base import Request, Response
+from jitney.backends.base import Part, Request, Response
 from jitney.backends.tensor import Tensor
 from jitney.server.call import Call, Target
 from jitney.server.dataplane import DataPlane
@@ -133,6 +133,34 @@ def test_a_full_queue_refuses_at_once(plane: DataPlane) -> None:
         while True:
             calls.append(plane.infer("slow", None, rows(1.0)))
     assert 3 <= len(calls) <= 4  # one batch on its way, two that wait
+    for call in calls:
+        call.result(PATIENCE)
+
+
+def test_a_full_queue_refuses_before_a_request_is_decoded(plane: DataPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployment = plane.registry.deployment("slow", None)
+    decoded: list[object] = []
+    usual = deployment.codec.decode
+    monkeypatch.setattr(deployment.codec, "decode", lambda *arguments: decoded.append(arguments) or usual(*arguments))
+    before = deployment.statistics.snapshot().fail.count
+    calls = [plane.infer("slow", None, rows(1.0)) for _ in range(3)]
+    for _ in range(2):
+        with pytest.raises(QueueFull):
+            plane.predict("slow", None, Request(parts=[Part("body", b"[[1, 2]]", "application/json")]))
+    with pytest.raises(QueueFull):
+        plane.refuse_if_full("slow", None)
+    assert not decoded and deployment.statistics.snapshot().fail.count == before + 3
+    for call in calls:
+        call.result(PATIENCE)
+    taken = plane.predict("slow", None, Request(parts=[Part("body", b"[[1, 2]]", "application/json")]))
+    taken.result(PATIENCE)
+    assert len(decoded) == 1
+
+
+def test_a_request_that_is_too_wide_is_told_so_by_a_full_queue_too(plane: DataPlane) -> None:
+    calls = [plane.infer("slow", None, rows(1.0)) for _ in range(3)]
+    with pytest.raises(BatchTooWide):
+        plane.infer("slow", None, rows(*range(9)))
     for call in calls:
         call.result(PATIENCE)
 

@@ -13,6 +13,7 @@ from ....backends.tensor import Tensor
 from ...call import Call
 from ...errors import InvalidRequest, JitneyError
 from ...repository.config import ModelConfig, TensorSpec
+from ..retry import RETRY_AFTER, SECONDS, is_temporary
 from .documents import Document, dump, parse
 from .errors import describe
 from .headers import ForwardedHeaders
@@ -71,6 +72,8 @@ class GenerateStream(_Generating):
         events = _events(config, call, req)
         status, first = next(events, (200, b""))
         resp.status = status
+        if status == 503 and call.error is not None and is_temporary(call.error):
+            resp.set_header(RETRY_AFTER, SECONDS)
         resp.content_type = "text/event-stream; charset=utf-8"
         resp.stream = _Stream(first, events)
 

@@ -13,6 +13,7 @@ from ...call import Call
 from ...errors import JitneyError, ModelFailed, Unsupported
 from ...repository.config import ModelConfig
 from ..later import later_of, wait_for
+from ..quick import MAX_PARSED
 from ..wsgi import on_disconnect
 from .compression import choose, compress, decompress
 from .headers import ForwardedHeaders
@@ -71,6 +72,8 @@ class Infer(Resource):
             return
         if config.decoupled:
             raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
+        if (req.content_length or 0) > MAX_PARSED:  # before reading costs anything
+            self.dataplane.refuse_if_full(model, version)
         asked = self._read(req, config)
         asked.request.parameters = {**asked.request.parameters, **self._headers.of(req)}
         call = self._submit(model, version, asked)

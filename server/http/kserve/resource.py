@@ -15,6 +15,7 @@ from ....backends.base import Response
 from ...call import Call
 from ...errors import InvalidRequest, JitneyError, ModelNotReady, PayloadTooLarge
 from ..reasons import REASON, in_one_line
+from ..retry import RETRY_AFTER, SECONDS, is_temporary
 from ..wsgi import body_of, on_disconnect
 from .documents import dump
 from .errors import RouteNotFound, UnsupportedEncoding, describe
@@ -65,6 +66,8 @@ def set_error(req: falcon.Request, resp: falcon.Response, error: JitneyError) ->
     set_json(resp, {"error": text}, status)
     if isinstance(error, ModelNotReady) and error.reason:
         resp.set_header(REASON, in_one_line(error.reason))
+    if status == 503 and is_temporary(error):
+        resp.set_header(RETRY_AFTER, SECONDS)
     if isinstance(error, UnsupportedEncoding):
         resp.set_header("Accept-Encoding", "gzip, deflate")
 

@@ -93,8 +93,9 @@ def refuse(path: str, error: Error) -> tuple[str, list[tuple[str, str]], bytes]:
     """
     if error.code in (413, 417):
         return status_line(error.code), [], b""
-    log.info("refused a malformed request: %s", error.body)
+    log.info("refused a request: %s", error.body)
     text = "Invalid HTTP message." if error.code == 400 else str(error.body)
-    body = to_json(Problem(error.code, "BadRequestException", text)._asdict())
+    kind = "ServiceUnavailableException" if error.code == 503 else "BadRequestException"
+    body = to_json(Problem(error.code, kind, text)._asdict())
     headers = [("content-type", "application/json"), ("x-request-id", new_request_id()), *ENVELOPE.items()]
     return falcon.code_to_http_status(error.code), headers, body

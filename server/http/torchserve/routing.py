@@ -27,6 +27,7 @@ from ...errors import (
 )
 from ..later import Finish, later_of
 from ..reasons import REASON, in_one_line
+from ..retry import RETRY_AFTER, SECONDS, is_temporary
 from .errors import BadEscape, MethodNotAllowed, ResourceNotFound, Target, problem, with_reason
 from .render import new_request_id, seal, send_json
 
@@ -116,6 +117,8 @@ def send_problem(exchange: Exchange, error: Exception) -> None:
         exchange.resp.set_header("Allow", ", ".join(error.allowed))
     if reason := _reason(error, found.message):
         exchange.resp.set_header(REASON, reason)
+    if found.code == 503 and is_temporary(error):
+        exchange.resp.set_header(RETRY_AFTER, SECONDS)
     if not exchange.hides_reasons():
         found = with_reason(found, error)
     send_json(exchange.resp, found._asdict() | ({"error": found.message} if exchange.kserve else {}), found.code)

@@ -1,17 +1,23 @@
 """Listeners over real sockets: framing that could be read in two ways, refused bodies, clients that go away, draining."""
 
+import errno
 import logging
+import resource
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jitney.server import holding
 from jitney.server.addresses import Address, parse_address
 from jitney.server.errors import InvalidConfig
+from jitney.server.holding import COUNTED, Holdings
+from jitney.server.http import servers
 from jitney.server.http.listeners import AddressInUse, Listener
 from jitney.server.http.parser import MAX_KEPT
 from jitney.server.http.receiver import MAX_CHUNKS
@@ -19,6 +25,9 @@ from jitney.tests.fakes.raw_http import Connection, ask
 
 ANY_PORT = parse_address("http://127.0.0.1:0")
 MAX_BODY = 1000
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+#: More than the buffers of a connection take.
+LARGE = 16 << 20
 
 
 class Site:
@@ -411,3 +420,186 @@ def test_many_different_heads_are_not_all_kept(listener: Any, connection: Connec
         connection.send(b"GET / HTTP/1.1\r\nHost: x\r\nX-Number: %d\r\n\r\n" % number)
         assert connection.read().body == b"len 0"
     assert len(listener._server.adj.heads) <= MAX_KEPT
+
+
+# -- as many connections as there may be -----------------------------------------------------------------------------------
+
+
+def test_a_port_goes_on_after_its_connection_limit(listener: Any) -> None:
+    listener._server.adj.connection_limit = 3
+    kept = [Connection(listener.address) for _ in range(3)]
+    for connection in kept:
+        connection.send(GET)
+        assert connection.read().status == 200
+    waiting = Connection(listener.address, timeout=0.3)
+    waiting.send(GET)
+    with pytest.raises(TimeoutError):
+        waiting.read()
+    for connection in kept:
+        connection.sock.close()  # all of them: nobody is connected
+    waiting.sock.settimeout(5)
+    assert waiting.read().status == 200
+    waiting.sock.close()
+    with Connection(listener.address) as later:
+        later.send(GET)
+        assert later.read().status == 200
+
+
+def test_who_waits_gets_the_place_of_who_has_been_idle_for_the_longest_time(
+    site: Site, listener: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "SPARE_SECONDS", 0.0)
+    monkeypatch.setattr(servers, "ROOM_SECONDS", 60.0)
+    listener._server.adj.connection_limit = 3
+    with Connection(listener.address) as busy, Connection(listener.address) as first, Connection(listener.address) as second:
+        busy.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert site.entered.acquire(timeout=5)
+        for idle in (first, second):
+            idle.send(GET)
+            assert idle.read().status == 200
+        with Connection(listener.address) as waiting:
+            waiting.send(GET)
+            assert waiting.read().status == 200
+        assert first.closed()
+        second.send(GET)
+        assert second.read().status == 200
+        site.release.set()
+        assert busy.read().status == 200
+
+
+def test_a_process_without_descriptors_goes_on_when_it_has_some(listener: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with Connection(listener.address) as before, Connection(listener.address) as waiting:
+        before.send(GET)
+        assert before.read().status == 200
+        waiting.send(GET)
+        assert waiting.read().status == 200
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        late = socket.socket()
+        late.settimeout(0.3)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (late.fileno() + 1, hard))
+        try:
+            late.connect((listener.address.host, listener.address.port))
+            late.sendall(GET)
+            with pytest.raises(TimeoutError):
+                late.recv(1)
+            before.send(GET)
+            assert before.read().status == 200
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        late.settimeout(5)
+        assert late.recv(12) == b"HTTP/1.1 200"
+        late.close()
+    assert len([r for r in caplog.records if "no connection can be accepted" in r.getMessage()]) == 1
+
+
+def test_a_connection_that_cannot_be_served_does_not_close_the_port(
+    listener: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    usual = listener._server.channel_class
+
+    def fail(*_: Any, **__: Any) -> None:
+        monkeypatch.setattr(listener._server, "channel_class", usual)
+        raise OSError(errno.ENOSPC, "no space left for another descriptor to watch")
+
+    monkeypatch.setattr(listener._server, "channel_class", fail)
+    with Connection(listener.address) as lost:
+        assert lost.closed()
+    with Connection(listener.address) as connection:
+        connection.send(GET)
+        assert connection.read().status == 200
+    assert "a connection cannot be served" in caplog.text
+
+
+# -- what all connections hold ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def holdings(monkeypatch: pytest.MonkeyPatch) -> Holdings:
+    """What this process holds, as good as nothing, with room for a little more than one large piece."""
+    fresh = Holdings(LARGE + LARGE // 2)
+    monkeypatch.setattr(holding, "process", fresh)
+    return fresh
+
+
+def test_an_answer_that_nobody_reads_is_held_once_and_goes_with_its_client(holdings: Holdings) -> None:
+    body = bytes(LARGE)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [("content-length", str(LARGE))])
+        return [body]
+
+    listener = Listener(app, ANY_PORT, name="inference", threads=1, max_body=MAX_BODY, refuse=refuse)
+    listener.start()
+    try:
+        with Connection(listener.address) as connection:
+            connection.send(GET)
+            assert eventually(lambda: LARGE // 2 < holdings.held <= LARGE)
+            (channel,) = listener._server.active_channels.values()
+            assert any(buffer.get(1).obj is body for buffer in channel.outbufs if isinstance(buffer, holding.Unsent))
+            head = connection.sock.recv(4096)
+            left = LARGE - len(head.partition(b"\r\n\r\n")[2])
+            while left:
+                left -= len(connection.sock.recv(left))
+            assert eventually(lambda: holdings.held == 0)
+            connection.send(GET)
+            assert eventually(lambda: holdings.held > 0)
+        assert eventually(lambda: holdings.held == 0)
+    finally:
+        listener.close(5)
+
+
+def test_a_body_that_there_is_no_room_for_is_refused_with_503(site: Site, holdings: Holdings) -> None:
+    listener = Listener(site, ANY_PORT, name="inference", threads=1, max_body=4 * LARGE, refuse=refuse)
+    listener.start()
+    head = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n"
+    try:
+        with (
+            Connection(listener.address) as slow,
+            Connection(listener.address) as other,
+            Connection(listener.address) as third,
+        ):
+            slow.send(head % LARGE + bytes(LARGE - 1))
+            assert eventually(lambda: holdings.held == LARGE - 1)
+            other.send(head % (2 * LARGE) + bytes(COUNTED))
+            answer = other.read()
+            assert answer.status == 503 and b"max_held_bytes" in answer.body
+            assert other.closed()
+            third.send(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % LARGE + bytes(LARGE))
+            assert third.read().status == 503
+        with Connection(listener.address) as small:
+            small.send(head % 3 + b"abc")
+            assert small.read().body == b"len 3"
+            assert eventually(lambda: holdings.held == 0)
+            small.send(head % LARGE + bytes(LARGE))
+            assert small.read().body == b"len %d" % LARGE
+    finally:
+        listener.close(5)
+
+
+def test_an_idle_thread_keeps_nothing_of_its_last_task(site: Site) -> None:
+    class Task:
+        def __init__(self, done: threading.Event) -> None:
+            self.done = done
+
+        def service(self) -> None:
+            self.done.set()
+
+    listener = Listener(site, ANY_PORT, name="inference", threads=1, max_body=MAX_BODY, refuse=refuse)
+    listener.start()
+    try:
+        done = threading.Event()
+        task = Task(done)
+        gone = weakref.ref(task)
+        listener._dispatcher.add_task(task)
+        del task
+        assert done.wait(5)
+        assert eventually(lambda: gone() is None)
+    finally:
+        listener.close(5)
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 5
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return holds()

@@ -23,6 +23,7 @@ from jitney.server.errors import (
     WorkerDied,
 )
 from jitney.server.http.kserve.errors import describe
+from jitney.server.http.quick import MAX_PARSED
 from jitney.tests.fakes.dataplane import FakeDataPlane
 from jitney.tests.server.http.kserve.messages import binary, entry, floats, post, split
 
@@ -326,7 +327,28 @@ def test_overload_is_503(client: Client, dataplane: FakeDataPlane, problem: Exce
         raise problem
 
     dataplane.served["identity"]["1"].run = refuse  # type: ignore[assignment]
-    assert error(post(client, IDENTITY, {"id": "5", "inputs": [ONE]}), 503) == text
+    answer = post(client, IDENTITY, {"id": "5", "inputs": [ONE]})
+    assert error(answer, 503) == text and answer.headers["retry-after"] == "1"
+
+
+def test_a_refusal_that_lasts_names_no_time_to_try_again(client: Client, dataplane: FakeDataPlane) -> None:
+    def fail(request: object) -> None:
+        raise ModelFailed("the model's own", "UNAVAILABLE")
+
+    dataplane.served["identity"]["1"].run = fail  # type: ignore[assignment]
+    answer = post(client, IDENTITY, {"inputs": [ONE]})
+    assert error(answer, 503) and "retry-after" not in answer.headers
+
+
+def test_a_full_queue_refuses_long_json_before_it_is_read(
+    client: Client, dataplane: FakeDataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(model: str, version: str | None) -> None:
+        raise QueueFull("Exceeds maximum queue size")
+
+    monkeypatch.setattr(dataplane, "refuse_if_full", refuse)
+    assert error(post(client, IDENTITY, b" " * MAX_PARSED + b"not even JSON"), 503).endswith("Exceeds maximum queue size")
+    assert "JSON" in error(post(client, IDENTITY, b"not even JSON"), 400)
 
 
 def test_an_unforeseen_error_shows_nothing_of_the_inside(client: Client, dataplane: FakeDataPlane) -> None:

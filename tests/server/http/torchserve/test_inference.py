@@ -17,6 +17,7 @@ from jitney.server.errors import (
     NoWorkers,
     QueueFull,
     QueueTimeout,
+    Unavailable,
     WorkerDied,
     WorkerTimeout,
 )
@@ -334,9 +335,12 @@ def test_errors_of_models_and_workers(site: Any, path: str, raised: JitneyError,
         yield
 
     site.plane.add("echo", run)
-    assert error(site.ask("inference", "POST", f"/predictions/{path}", b"x")) == expected
+    asked = ("inference", "POST", f"/predictions/{path}", b"x")
+    late = site.ask(*asked)
     site.plane.refusal = raised
-    assert error(site.ask("inference", "POST", f"/predictions/{path}", b"x")) == expected
+    for answer in (late, site.ask(*asked)):
+        assert error(answer) == expected
+        assert answer.header("retry-after") == ("1" if isinstance(raised, Unavailable) else None)
 
 
 def test_a_model_that_is_not_ready_says_why(site: Any) -> None:
