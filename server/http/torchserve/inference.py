@@ -111,8 +111,8 @@ class Inference:
     def invocations(self, exchange: Exchange) -> None:
         """SageMaker: the model is in the query, or is the only one loaded at start, or a field of the body."""
         body = body_of(exchange.req)
-        fields = read_parts(exchange.req, body)
-        model = query(exchange.req).get("model_name") or self._only_model() or _field(fields, "model_name")
+        model = query(exchange.req).get("model_name") or self._only_model()
+        model = model or _field(read_parts(exchange.req, body), "model_name")
         if not model:
             raise InvalidParameter("model_name", None, "the name of a model")
         parts = self.parts(exchange.req, model, None, body)
