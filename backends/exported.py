@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import gc
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import pt2
 from .base import Instance
 from .options import CannotLoad
-from .shape_check import check_datatype, check_shape
+from .shape_check import check_datatype, check_shape, shows_scalar, with_scalars
 from .torch_batch import TorchBackend
 
 if TYPE_CHECKING:
@@ -42,7 +43,10 @@ class ExportedBackend(TorchBackend):
             self.copies_single = True  # whether it writes into its inputs, nothing tells
             if model.max_batch_size > 1 and not self.sizes:
                 self.sizes = (2,)  # AOTInductor takes a size that may differ to be at least 2
-        self._check(model, program)
+        pairs = self._paired(model, program)
+        scalars = {spec.name for spec, value in pairs if value.shape == ()}
+        self.model = with_scalars(model, scalars, scalars)
+        self._check(model, program, pairs)
 
     def open_module(self, model: ModelConfig) -> pt2.Program:
         return pt2.load(Path(model.version_directory) / (model.filename or "model.pt2"), self.device)
@@ -54,19 +58,20 @@ class ExportedBackend(TorchBackend):
         self.module = None
         gc.collect()  # a package's files go with it
 
-    def _check(self, model: ModelConfig, program: pt2.Program) -> None:
+    def _check(self, model: ModelConfig, program: pt2.Program, pairs: Sequence[tuple[TensorSpec, pt2.Value]]) -> None:
         """Names, types, shapes and the batch axis of the configuration against the program's own."""
         most = len(program.inputs)
         least = 0 if program.is_compiled else most  # a package does not tell which of its arguments are fixed values
         if not least <= len(model.inputs) <= most:
             theirs, ours = (", ".join(each.name for each in those) for those in (program.inputs, model.inputs))
             raise CannotLoad(f"model '{model.name}' takes the inputs {theirs}; its configuration names {ours}")
-        for spec, value in self._paired(model, program):
+        for spec, value in pairs:
             if value.shape is None:
                 continue
             side = "output" if model.output(spec.name) is spec else "input"
             check_datatype(model, spec, side, value.datatype)
-            check_shape(model, spec, value.shape)
+            if value.shape or not shows_scalar(model, spec):
+                check_shape(model, spec, value.shape)
             if model.batches and value.most is not None and value.most < model.max_batch_size:
                 raise CannotLoad(
                     f"model '{model.name}' was exported for at most {value.most} rows ({side} '{spec.name}'), but max_batch_size "

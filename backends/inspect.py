@@ -90,7 +90,8 @@ def describe_exported(path: Path) -> Description:
     program = pt2.load(path, torch.device(pt2.compiled_for(path) or "cpu"))
 
     def entry(value: pt2.Value) -> dict[str, Any]:
-        return {"name": value.name, "datatype": value.datatype, "shape": value.shape and list(value.shape)}
+        shape = None if value.shape is None else list(value.shape)
+        return {"name": value.name, "datatype": value.datatype, "shape": shape}
 
     return {"inputs": [entry(each) for each in program.inputs], "outputs": [entry(each) for each in program.outputs]}
 

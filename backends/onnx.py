@@ -22,7 +22,7 @@ from .batch import Array, BadInput, BadOutput, TensorBackend
 from .onnx_binding import Binding
 from .onnx_options import SHRINKAGE, binds, plain_providers, providers, run_options, session_options, uses_graphs
 from .options import CannotLoad
-from .shape_check import check_datatype, check_shape
+from .shape_check import check_datatype, check_shape, shows_scalar, with_scalars
 from .tensor import datatype_of
 
 if TYPE_CHECKING:
@@ -62,9 +62,11 @@ class OnnxBackend(TensorBackend):
         except Exception as error:
             raise CannotLoad(f"{path} cannot be loaded: {error_text(error)}") from error
         check_against(model, self.session)
-        self.model = with_scalars(model, self.session)
+        inputs = [*self.session.get_inputs(), *self.session.get_overridable_initializers()]
+        untold = _scalars(self.session.get_outputs())
+        self.model = with_scalars(model, _scalars(inputs), untold)
         self._names = [spec.name for spec in model.outputs]
-        self._untold = [each.name for each in self.session.get_outputs() if each.shape == [] and each.name in self._names]
+        self._untold = [name for name in self._names if name in untold]
         self._run_options = run_options(model.parameters)
         self.binding = self._bind(model, instance) if binds(model, self._on_gpu) else None
 
@@ -132,21 +134,9 @@ def check_against(model: ModelConfig, session: Any) -> None:
         raise CannotLoad(f"model '{model.name}' needs input {', '.join(missing)}, which its configuration does not name")
 
 
-def with_scalars(model: ModelConfig, session: Any) -> ModelConfig:
-    """`model` with the tensors reshaped that clients see as [1], because a tensor has dims, and that are scalars in the model."""
-
-    def shown(specs: Sequence[TensorSpec], found: Sequence[Any]) -> tuple[TensorSpec, ...]:
-        scalars = {item.name for item in found if item.shape == []}
-        return tuple(
-            replace(spec, reshape=()) if spec.name in scalars and _shows_scalar(model, spec) else spec for spec in specs
-        )
-
-    inputs = [*session.get_inputs(), *session.get_overridable_initializers()]
-    return replace(model, inputs=shown(model.inputs, inputs), outputs=shown(model.outputs, session.get_outputs()))
-
-
-def _shows_scalar(model: ModelConfig, spec: TensorSpec) -> bool:
-    return not model.batches and spec.reshape is None and spec.dims == (1,)
+def _scalars(found: Sequence[Any]) -> set[str]:
+    """Names of what ONNX Runtime shows without any size: scalars, and outputs of a rank that the file does not tell."""
+    return {item.name for item in found if item.shape == []}
 
 
 def _check(model: ModelConfig, specs: Sequence[TensorSpec], found: Sequence[Any], side: str) -> None:
@@ -157,7 +147,7 @@ def _check(model: ModelConfig, specs: Sequence[TensorSpec], found: Sequence[Any]
         datatype = DATATYPES.get(known[spec.name].type)
         check_datatype(model, spec, side, datatype or known[spec.name].type)
         shape = known[spec.name].shape
-        if shape == [] and (side == "output" or _shows_scalar(model, spec)):
+        if shape == [] and (side == "output" or shows_scalar(model, spec)):
             continue  # a scalar, or an output of a rank that the file does not tell: its answers are looked at
         check_shape(model, spec, shape)
 

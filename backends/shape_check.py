@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .options import CannotLoad
@@ -38,3 +39,18 @@ def check_shape(model: ModelConfig, spec: TensorSpec, symbolic: Sequence[Any] | 
         f"model '{model.name}', tensor '{spec.name}': the model expects {len(shape)} dimensions (shape {shape}) "
         f"but the model configuration specifies {len(declared)} dimensions{note}, making complete shape {declared}"
     )
+
+
+def shows_scalar(model: ModelConfig, spec: TensorSpec) -> bool:
+    """Whether clients may see a scalar of the model as this tensor: one element, because a tensor has dims."""
+    return not model.batches and spec.reshape is None and spec.dims == (1,)
+
+
+def with_scalars(model: ModelConfig, inputs: Collection[str], outputs: Collection[str]) -> ModelConfig:
+    """`model`, whose tensors of these names have the shape [] inside where clients see [1]."""
+
+    def reshaped(specs: Sequence[TensorSpec], names: Collection[str]) -> tuple[TensorSpec, ...]:
+        shown = (spec.name in names and shows_scalar(model, spec) for spec in specs)
+        return tuple(replace(spec, reshape=()) if is_scalar else spec for spec, is_scalar in zip(specs, shown, strict=True))
+
+    return replace(model, inputs=reshaped(model.inputs, inputs), outputs=reshaped(model.outputs, outputs))

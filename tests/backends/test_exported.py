@@ -140,6 +140,16 @@ def test_what_the_configuration_says_is_compared_with_the_program(tmp_path: Path
         loaded(replace(model, outputs=model.outputs[:1]))
 
 
+def test_a_scalar_is_one_element_to_clients(tmp_path: Path) -> None:
+    export(Typed(), tmp_path / "model.pt2", torch.tensor(1.0))
+    assert [each["shape"] for each in describe(tmp_path / "model.pt2", "exported")["inputs"]] == [[]]
+    backend = loaded(config(tmp_path, "exported", [spec("input", 1)], [spec("y", 1)], rows=0))
+    (answer,) = answers(backend, [request(input=np.array([2.5], np.float32))])
+    assert arrays(answer)["y"].tolist() == [2.5]
+    with pytest.raises(CannotLoad, match="the model expects 0 dimensions"):
+        loaded(config(tmp_path, "exported", [spec("input", 3)], [spec("y", 1)], rows=0))
+
+
 def test_a_fixed_first_size_is_no_batch_axis(tmp_path: Path) -> None:
     save_linear(tmp_path, rows=None)
     with pytest.raises(CannotLoad, match="an initial batch dimension because max_batch_size > 0"):

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from jitney.backends.base import Failure, Response
+from jitney.backends.base import Failure, Request, Response
 from jitney.backends.tensor import Tensor
 from jitney.server.workers.frame import Channel
 from jitney.server.workers.host import FrameHost
@@ -166,3 +166,27 @@ def test_an_answer_that_no_message_holds_is_an_error(runner, answer):
     _, answers = runner.run(runner.batch(request()), lambda requests, respond: respond(0, answer))
     assert answers[0].error is not None
     assert "at most" in answers[0].error.message
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda host: host.infer(b"model", "", Request()),
+        lambda host: host.infer("model", 1, Request()),
+        lambda host: host.infer("model", "", Request(tensors=[Tensor(b"name", "FP32", (1,), bytes(4))])),
+        lambda host: host.infer("model", "", Request(tensors=[Tensor("name", "FP32", (1.5,), bytes(4))])),
+        lambda host: host.infer("model", "", Request(parameters={"k": [1]})),
+        lambda host: host.infer("model", "", Request(outputs=(b"out",))),
+        lambda host: host.infer("model", "", Request(), timeout_s="soon"),
+        lambda host: host.control("load", b"model", {}),
+        lambda host: host.control("load", None, {}),
+    ],
+)
+def test_a_call_that_the_server_could_not_read_is_not_sent(runner, ask):
+    """The server would end the worker for it."""
+    host = FrameHost(Channel(runner.theirs))
+    with pytest.raises(TypeError, match="cannot be sent"):
+        ask(host)
+    assert not host.waiting()
+    runner.theirs.close()
+    assert runner.ours.recv(1) == b""
