@@ -9,6 +9,8 @@ Threads: `post` and `touch` are for any thread, everything else is for the loop'
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import logging
 import os
 import select
@@ -80,6 +82,8 @@ class Loop:
         self._gathers = False  # requests, until `_answers` are sent, and until so many sockets are read or all have been
         self._answers = self._reads = 0
         self._watched: dict[int, tuple[Callable[[], bool], Callable[[], None]]] = {}
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []  # a heap; the number keeps equal instants apart
+        self._numbers = itertools.count()
 
     # -- any thread --------------------------------------------------------------------------------------------------------
 
@@ -123,13 +127,23 @@ class Loop:
 
     # -- the loop's thread -------------------------------------------------------------------------------------------------
 
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Has `call` called after so many seconds, if the loop still runs then. Not to be taken back: it asks what holds then."""
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._numbers), call))
+
+    def _ring(self) -> None:
+        while self._timers and self._timers[0][0] <= time.monotonic():
+            heapq.heappop(self._timers)[2]()
+
     def run(self, server: Any, every: float) -> None:
         """Serves until `stop`. While anybody is connected, `server.maintenance` is called every so many seconds."""
         self._ident = threading.get_ident()
         due = time.monotonic() + every
         while not self._stopping:
             try:
-                self._round(max(0.0, due - time.monotonic()) if server.active_channels else None)
+                wake = min([due] * bool(server.active_channels) + [timer[0] for timer in self._timers[:1]], default=None)
+                self._round(None if wake is None else max(0.0, wake - time.monotonic()))
+                self._ring()
                 if time.monotonic() >= due:
                     due = time.monotonic() + every
                     server.maintenance(time.time())
