@@ -34,6 +34,9 @@ STALLED_SECONDS = 60
 IDLE_SECONDS = 600
 #: STALLED_SECONDS where the server may hold no more data.
 PRESSED_SECONDS = 10
+#: Seconds that an answer may take to begin after the client has ended its side of the connection. Whether it only sends nothing
+#: more, or has gone, cannot be told from what it sends: closing looks the same until something is sent to it.
+HALF_CLOSED_SECONDS = 1.0
 #: Seconds and bytes that are still read and dropped after an answer that ended the connection early: closing at once
 #: would reset it, and the client might lose the answer.
 LINGER_SECONDS = 2.0
@@ -75,6 +78,8 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
     _lingers = False  # whether more than the answered request may be on its way
     _lingered = 0
     _linger_until = 0.0
+    _half_closed = False  # whether the client has ended its side while it waits for answers
+    _begun = False  # whether something of the first request's answer was sent
 
     def __init__(self, server: Server, sock: socket.socket, addr: Any, adj: Any, map: dict[int, Any]) -> None:  # noqa: A002
         super().__init__(server, sock, addr, adj, map=map)
@@ -143,9 +148,41 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
         if self._linger_until:
             self._read_on()
         elif self.request is not None or self.requests or self._drop or self._untrusted:
-            super().handle_read()
+            self._read_more()
         else:
             self._read_request()
+
+    def _read_more(self) -> None:
+        """Reads within a request, or while an answer is made."""
+        try:
+            data = self.socket.recv(self.adj.recv_bytes)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.handle_close()
+            return
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        """What was read; nothing is the end of what the client sends."""
+        if data:
+            self.last_activity = time.time()
+            self.received(data)
+        elif self.requests and self.request is None:
+            self._end_of_input()
+        else:
+            self.handle_close()
+
+    def _end_of_input(self) -> None:
+        """The client sends nothing more after whole requests: their answers are sent, unless it turns out to have gone."""
+        self._half_closed = True
+        self.server.loop.look(self)
+        self.server.loop.later(HALF_CLOSED_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        """Takes a client that has ended its side for gone, where no answer has begun: sending one would have shown it."""
+        if self.connected and self.requests and not self._begun:
+            self.handle_close()
 
     def _read_on(self) -> None:
         """Reads and drops what comes after the end."""
@@ -157,7 +194,7 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
             self.will_close = True
 
     def readable(self) -> bool:
-        return bool(self._linger_until) or bool(super().readable())
+        return bool(self._linger_until) or (not self._half_closed and bool(super().readable()))
 
     def handle_write(self) -> None:
         if self._lingers and self.close_when_flushed and not self.total_outbufs_len:
@@ -263,6 +300,8 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
 
     def _conclude_first(self, close: bool) -> None:
         with self.requests_lock:
+            self._begun = False
+            close = close or (self._half_closed and len(self.requests) == 1)
             if close:
                 self.close_when_flushed = True
                 for request in self.requests:
@@ -315,6 +354,7 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
     def _send_now(self, data: bytes | memoryview) -> int:
         if not self.connected:
             raise ClientDisconnected
+        self._begun = True
         if self.total_outbufs_len:  # another thread was faster: nothing is overtaken
             return 0
         try:

@@ -10,6 +10,8 @@ Threads: `post` and `touch` are for any thread, everything else is for the loop'
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import logging
 import os
 import select
@@ -98,6 +100,8 @@ class Loop:
         self._resting.register(self._workers, select.EPOLLIN)
         self._resting.register(self._wake_fd, select.EPOLLIN)
         self._watched: dict[int, tuple[Callable[[], bool], Callable[[], None]]] = {}
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []  # a heap; the number keeps equal instants apart
+        self._numbers = itertools.count()
 
     # -- any thread --------------------------------------------------------------------------------------------------------
 
@@ -141,6 +145,14 @@ class Loop:
 
     # -- the loop's thread -------------------------------------------------------------------------------------------------
 
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Has `call` called after so many seconds, if the loop still runs then. Not to be taken back: it asks what holds then."""
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._numbers), call))
+
+    def _ring(self) -> None:
+        while self._timers and self._timers[0][0] <= time.monotonic():
+            heapq.heappop(self._timers)[2]()
+
     def run(self, server: Any, every: float) -> None:
         """Serves until `stop`. While anybody is connected, `server.maintenance` is called every so many seconds."""
         self._ident = threading.get_ident()
@@ -148,6 +160,7 @@ class Loop:
         while not self._stopping:
             try:
                 self._round(self._patience(server, due))
+                self._ring()
                 if server.holds_off:
                     server.make_room()
                     self.look(server)
@@ -166,7 +179,8 @@ class Loop:
         """Seconds for which the loop may sleep, None without limit: nobody is connected, and whoever connects wakes it."""
         if server.holds_off:
             return HOLD_OFF_S
-        return max(0.0, due - time.monotonic()) if server.active_channels else None
+        instants = [due] * bool(server.active_channels) + [timer[0] for timer in self._timers[:1]]
+        return max(0.0, min(instants) - time.monotonic()) if instants else None
 
     def _round(self, timeout: float | None) -> None:
         ready = self._poll.poll(0 if self._posted or self._gathers else timeout, PORTION)

@@ -18,6 +18,7 @@ from jitney.server.addresses import Address, parse_address
 from jitney.server.errors import InvalidConfig
 from jitney.server.holding import COUNTED, Holdings
 from jitney.server.http import servers
+from jitney.server.http.front import HALF_CLOSED_SECONDS
 from jitney.server.http.listeners import AddressInUse, Listener
 from jitney.server.http.parser import MAX_KEPT
 from jitney.server.http.receiver import MAX_CHUNKS
@@ -603,3 +604,59 @@ def eventually(holds: Callable[[], bool]) -> bool:
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.01)
     return holds()
+
+
+# -- clients that end their side first -------------------------------------------------------------------------------------
+
+
+def test_a_client_that_sends_nothing_more_gets_all_its_answers(site: Site, listener: Any) -> None:
+    with Connection(listener.address) as connection:
+        connection.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sock.shutdown(socket.SHUT_WR)
+        assert site.entered.acquire(timeout=5)
+        assert not site.gone.wait(0.1)
+        site.release.set()
+        assert [connection.read().body, connection.read().body] == [b"len 0"] * 2
+        assert connection.closed()
+    assert not site.gone.is_set()
+
+
+def test_one_whose_answer_does_not_begin_is_taken_for_gone(site: Site, listener: Any) -> None:
+    began = time.monotonic()
+    with Connection(listener.address) as connection:
+        connection.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sock.shutdown(socket.SHUT_WR)
+        assert connection.closed()
+    assert site.gone.is_set() and time.monotonic() - began >= HALF_CLOSED_SECONDS
+
+
+def test_an_answer_that_has_begun_is_sent_to_its_end(site: Site, listener: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jitney.server.http.front.HALF_CLOSED_SECONDS", 0.05)
+    with Connection(listener.address) as connection:
+        connection.send(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection._until(b"first\r\n")
+        connection.sock.shutdown(socket.SHUT_WR)
+        assert not connection.closed(0.3)
+        site.release.set()
+        assert connection._until(b"0\r\n\r\n") == b"6\r\nsecond\r\n"
+        assert connection.closed()
+
+
+def test_a_request_that_is_cut_short_is_not_waited_for(site: Site, listener: Any) -> None:
+    with Connection(listener.address) as connection:
+        connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabc")
+        connection.sock.shutdown(socket.SHUT_WR)
+        assert connection.closed()
+    assert site.seen == []
+
+
+def test_waiting_for_a_half_closed_client_costs_no_turns_of_the_loop(site: Site, listener: Any) -> None:
+    with Connection(listener.address) as connection:
+        connection.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert site.entered.acquire(timeout=5)
+        connection.sock.shutdown(socket.SHUT_WR)
+        before = time.process_time()
+        time.sleep(0.5)
+        assert time.process_time() - before < 0.2
+        site.release.set()
+        assert connection.read().status == 200
