@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from ..backends.base import Parameter, Request, Response
@@ -124,7 +125,10 @@ def _shaped(tensor: Tensor, rows: int, spec: TensorSpec | None, *, inward: bool)
     if spec is None or spec.reshape is None:
         return tensor
     here, there = (spec.dims, spec.reshape) if inward else (spec.reshape, spec.dims)
-    return Tensor(tensor.name, tensor.datatype, reshaped(tensor.shape, int(rows != 0), here, there), tensor.data)
+    shape = reshaped(tensor.shape, int(rows != 0), here, there)
+    if prod(shape) != prod(tensor.shape):  # a step made another shape than the ensemble declares: it is shown
+        return tensor
+    return Tensor(tensor.name, tensor.datatype, shape, tensor.data)
 
 
 def needed(steps: Sequence[Step], wanted: Collection[str]) -> list[Step]:

@@ -171,7 +171,7 @@ class ModelControl:
             raise
         except ModelNotFound as error:
             self._asked.discard(model)
-            settled("", str(error))
+            settled("", f"{error}; the model repository has: {', '.join(self.names()) or 'no models'}")
             raise
         except (JitneyError, OSError) as error:
             if not self._serving(model):

@@ -63,6 +63,9 @@ def test_an_ensembles_own_reshape_is_applied_on_both_ways() -> None:
     answered = leaving(config, "X", found, 2)
     assert answered is not None
     assert answered.shape == (2, 6)
+    other = leaving(config, "X", Flowing(tensor(2, 5), 2), 2)
+    assert other is not None
+    assert other.shape == (2, 5), "what does not fit stays as its step made it"
     assert reshaped((5, 7, 2), 1, (-1, 2), (2, -1)) == (5, 2, 7)
 
 

@@ -1,5 +1,6 @@
 """What is counted and how it is written down, read back by prometheus_client's own parser."""
 
+import collections
 import dataclasses
 import logging
 import threading
@@ -16,6 +17,7 @@ from jitney.server.call import Call
 from jitney.server.errors import InvalidConfig, ModelFailed, QueueFull
 from jitney.server.histogram import Histogram
 from jitney.server.metrics import Metrics
+from jitney.server.metrics.system import SystemFigures
 from jitney.server.metrics.text import Family, render
 from jitney.server.repository.config import ModelConfig
 from jitney.server.statistics import Statistics
@@ -194,6 +196,20 @@ def test_the_machine_s_figures() -> None:
     assert value(text, "MemoryUsed", **host) > 0 and value(text, "DiskAvailable", **host) > 0
     assert 0 <= value(text, "CPUUtilization", **host) <= 100
     assert value(text, "process_open_fds") > 0
+
+
+def test_cpu_utilization_is_the_same_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scrapes come from many threads; psutil's own percentage would be 0 in each one's first."""
+    Times = collections.namedtuple("Times", "user nice system idle iowait guest")
+    given = iter([Times(100, 0, 50, 800, 50, 10), Times(106, 0, 52, 810, 52, 12)])
+    monkeypatch.setattr("jitney.server.metrics.system.psutil.cpu_times", lambda: next(given))
+    figures, seen = SystemFigures(), list[float]()
+    threads = [threading.Thread(target=lambda: seen.append(figures.utilization())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [0.4, 0.4]  # 8 of 20 seconds: the guests' are among the users'
 
 
 def test_handlers_metrics_need_a_declaration_or_auto_detection() -> None:
