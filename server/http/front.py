@@ -34,8 +34,8 @@ STALLED_SECONDS = 60
 IDLE_SECONDS = 600
 #: STALLED_SECONDS where the server may hold no more data.
 PRESSED_SECONDS = 10
-#: Seconds that an answer may take to begin after the client has ended its side of the connection. Whether it only sends nothing
-#: more, or has gone, cannot be told from what it sends: closing looks the same until something is sent to it.
+#: Seconds without anything being sent after which a client that has ended its side of the connection counts as gone. Whether it
+#: only sends nothing more, or has closed, cannot be told from what it sends: that shows when something is sent to it.
 HALF_CLOSED_SECONDS = 1.0
 #: Seconds and bytes that are still read and dropped after an answer that ended the connection early: closing at once
 #: would reset it, and the client might lose the answer.
@@ -79,7 +79,7 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
     _lingered = 0
     _linger_until = 0.0
     _half_closed = False  # whether the client has ended its side while it waits for answers
-    _begun = False  # whether something of the first request's answer was sent
+    _sent = False  # whether something was sent to it since it was last asked
 
     def __init__(self, server: Server, sock: socket.socket, addr: Any, adj: Any, map: dict[int, Any]) -> None:  # noqa: A002
         super().__init__(server, sock, addr, adj, map=map)
@@ -175,13 +175,18 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
 
     def _end_of_input(self) -> None:
         """The client sends nothing more after whole requests: their answers are sent, unless it turns out to have gone."""
-        self._half_closed = True
+        self._half_closed, self._sent = True, False
         self.server.loop.look(self)
         self.server.loop.later(HALF_CLOSED_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
-        """Takes a client that has ended its side for gone, where no answer has begun: sending one would have shown it."""
-        if self.connected and self.requests and not self._begun:
+        """Takes a client that has ended its side for gone, unless something is being sent: that would have shown it."""
+        if not self.connected or not self.requests:
+            return
+        if self._sent or self.total_outbufs_len:
+            self._sent = False
+            self.server.loop.later(HALF_CLOSED_SECONDS, self._give_up)
+        else:
             self.handle_close()
 
     def _read_on(self) -> None:
@@ -300,7 +305,6 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
 
     def _conclude_first(self, close: bool) -> None:
         with self.requests_lock:
-            self._begun = False
             close = close or (self._half_closed and len(self.requests) == 1)
             if close:
                 self.close_when_flushed = True
@@ -354,7 +358,7 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
     def _send_now(self, data: bytes | memoryview) -> int:
         if not self.connected:
             raise ClientDisconnected
-        self._begun = True
+        self._sent = True
         if self.total_outbufs_len:  # another thread was faster: nothing is overtaken
             return 0
         try:

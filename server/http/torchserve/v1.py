@@ -51,5 +51,4 @@ class ModelsV1:
 def _only_get(exchange: Exchange) -> None:
     exchange.kserve = True
     if exchange.req.method != "GET":
-        exchange.resp.set_header("allow", "GET")
-        raise MethodNotAllowed
+        raise MethodNotAllowed("GET")

@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import re
+import socket
+import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import shared_memory
@@ -142,7 +144,7 @@ def test_access_lines_and_errors_of_front_ends_are_in_the_servers_log(
         with Connection(opened.inference) as connection:
             host, port = connection.sock.getsockname()
             for line in (served, relayed):
-                connection.send(f"{line}\r\nContent-Length: 0\r\n\r\n".encode())
+                connection.send(f"{line}\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
                 assert connection.read().status == 200
         connection = Connection(opened.inference)
         connection.send(b"no HTTP\r\n\r\n")
@@ -173,7 +175,8 @@ def test_a_client_that_goes_away_takes_its_request_with_it(several: House) -> No
         head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         connection.send(head % (path, len(content)) + content)
     wait_until(lambda: deployment.queued() == 3, PATIENCE, "three requests in the queue")
-    for connection in waiting:
+    for connection in waiting:  # with a reset, which leaves no doubt that nobody reads any more
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.sock.close()
     wait_until(lambda: deployment.queued() == 0, 0.4, "the end of what nobody waits for")
     assert first.read().status == 200

@@ -512,7 +512,7 @@ def test_handlers_get_forms_as_torchserve_s_do(site: Any) -> None:
 
 def test_invocations_of_a_model_of_a_repository(of_a_repository: Any) -> None:
     of_a_repository.ask("inference", "POST", "/invocations?model_name=python", b"a sentence", **FORM_TYPE)
-    assert fields(of_a_repository) == [("body", b"a sentence", ""), ("model_name", b"python", "")]
+    assert fields(of_a_repository) == [("model_name", b"python", ""), ("body", b"a sentence", "")]
 
 
 @pytest.mark.parametrize(

@@ -31,5 +31,5 @@ def test_trailing_slashes_are_nothing_there(open_site: Any, path: str, slashes: 
 
 
 def test_without_the_setting_it_is_triton_s(site: Any) -> None:
-    assert asked(site, "GET", "/v2")[1]["name"] == "jitney"
+    assert asked(site, "GET", "/v2")[1]["name"] == "triton"
     assert asked(site, "GET", "/v2/health/live") == (200, None)
