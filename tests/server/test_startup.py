@@ -9,7 +9,7 @@ import pytest
 
 from jitney.server.errors import InvalidConfig
 from jitney.server.settings import Settings
-from jitney.server.startup import archives, planned, preload, tell_strays, with_archives
+from jitney.server.startup import archives, chosen, planned, tell_strays, with_archives
 
 
 @pytest.fixture
@@ -66,12 +66,10 @@ def test_a_snapshot_of_archives_that_the_store_lacks_is_refused(store: Path) -> 
 
 
 class Control:
-    """Keeps what the repository was asked to load."""
+    """A repository with one model."""
 
-    asked: list[str] | None = None
-
-    def load_all(self, names: list[str] | None, report: Any) -> None:
-        self.asked = names
+    def names(self) -> list[str]:
+        return ["echo"]
 
 
 @pytest.fixture
@@ -98,9 +96,8 @@ def test_both_kinds_are_loaded_by_the_same_words(
     store: Path, models: Path, flags: dict[str, Any], archives_wanted: str, models_wanted: list[str] | None
 ) -> None:
     found = with_archives(settings(store, model_repository=[str(models)], **flags))
-    control = Control()
-    preload(control, found, lambda *_: None)  # type: ignore[arg-type]
-    assert (found.load_models, control.asked) == (archives_wanted, models_wanted)
+    wanted = chosen(Control(), found)  # type: ignore[arg-type]
+    assert (found.load_models, wanted) == (archives_wanted, ["echo"] if models_wanted is None else models_wanted)
 
 
 @pytest.mark.parametrize(

@@ -552,7 +552,7 @@ def test_an_answer_that_nobody_reads_is_held_once_and_goes_with_its_client(holdi
 def test_a_body_that_there_is_no_room_for_is_refused_with_503(site: Site, holdings: Holdings) -> None:
     listener = Listener(site, ANY_PORT, name="inference", threads=1, max_body=4 * LARGE, refuse=refuse)
     listener.start()
-    head = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
     try:
         with (
             Connection(listener.address) as slow,
@@ -565,7 +565,7 @@ def test_a_body_that_there_is_no_room_for_is_refused_with_503(site: Site, holdin
             answer = other.read()
             assert answer.status == 503 and b"max_held_bytes" in answer.body
             assert other.closed()
-            third.send(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % LARGE + bytes(LARGE))
+            third.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % LARGE + bytes(LARGE))
             assert third.read().status == 503
         with Connection(listener.address) as small:
             small.send(head % 3 + b"abc")
