@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from .. import garbage
+from .. import garbage, threads
 from ..errors import JitneyError
 from ..http.admission import Admission
 from ..http.app import Services, build, listener_options
@@ -87,7 +87,8 @@ class FrontEnd:
 
     def serve(self) -> int:
         """Answers until told to end; returns the exit code."""
-        self._link.start()
+        with threads.needed("a front end"):
+            self._link.start()
         listener = self._listener()
         listener.start()
         garbage.spare_collector()
