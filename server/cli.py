@@ -19,7 +19,7 @@ from typing import Any
 
 from .. import __version__
 from . import threads, torchserve_cli
-from .errors import InvalidConfig, TooFewThreads
+from .errors import InvalidConfig, NothingAnswers
 from .repository.strays import holds_archives
 
 #: Options of tritonserver that change nothing here, with the reason that is printed once.
@@ -269,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"jitney: unknown command '{arguments[0]}', expected {known} or torchserve's flags", file=sys.stderr)
             return 2
         return torchserve_cli.main(arguments)
-    except (InvalidConfig, TooFewThreads) as error:
+    except (InvalidConfig, NothingAnswers) as error:
         print(f"jitney: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

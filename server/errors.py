@@ -222,7 +222,11 @@ class DefaultVersionInUse(JitneyError):
         self.model = model
 
 
-class TooFewThreads(JitneyError):
+class NothingAnswers(JitneyError):
+    """The server cannot do what it was started for: none of its requests would be answered."""
+
+
+class TooFewThreads(NothingAnswers):
     """The system gives this process no further thread; `threads` writes the text."""
 
 

@@ -22,7 +22,7 @@ from . import garbage, logs, signals, threads
 from .cache import ResponseCache
 from .dataplane import DataPlane
 from .deployment import Deployment, Options
-from .errors import InvalidConfig, TooFewThreads
+from .errors import InvalidConfig, NothingAnswers, TooFewThreads
 from .http.app import Services, Web
 from .http.tokens import Tokens
 from .journal import Journal
@@ -130,7 +130,7 @@ class Server:
         self._opening = threading.Lock()
 
     def serve(self, received: Signals) -> int:
-        """From opening the ports to the last worker's end. Raises what made it impossible to answer, as TooFewThreads."""
+        """From opening the ports to the last worker's end. Raises what made it impossible to answer, as NothingAnswers."""
         garbage.return_large_memory()
         plan, names = planned(self.settings), chosen(self.dataplane.modelcontrol, self.settings)
         self._tokens = self._make_tokens()
@@ -186,7 +186,7 @@ class Server:
             self._wait(begun, names)
             web.wait_started()
         except Exception as error:
-            if isinstance(error, TooFewThreads) or not self._opened:
+            if isinstance(error, NothingAnswers) or not self._opened:
                 self._cannot_serve = error
                 received.put(0)
                 return

@@ -13,6 +13,7 @@ import threading
 import time
 from typing import Any
 
+from .. import threads
 from .adopting import AdoptingListener
 from .counters import Counters
 
@@ -35,7 +36,7 @@ class AcceptingListener(AdoptingListener):
     def start(self) -> None:
         """Begins to answer; returns at once."""
         super().start()
-        self._acceptor.start()
+        threads.start(self._acceptor, f"listener '{self.name}'")
 
     def stop_accepting(self) -> None:
         """Refuses new connections and closes idle ones. Requests that were accepted are answered."""

@@ -22,7 +22,8 @@ import traceback
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from .. import garbage, holding
+from .. import garbage, holding, threads
+from ..errors import JitneyError
 from ..http.admission import Admission
 from ..http.app import Services, build, listener_options
 from ..http.certificates import server_context
@@ -88,7 +89,8 @@ class FrontEnd:
 
     def serve(self) -> int:
         """Answers until told to end; returns the exit code."""
-        self._link.start()
+        with threads.needed("a front end"):
+            self._link.start()
         listener = self._listener()
         listener.start()
         garbage.spare_collector()
@@ -158,6 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = FrontEnd(socket.socket(fileno=fds["fd"]), socket.socket(fileno=fds["door-fd"]), fds).serve()
     except (PeerClosed, ConnectionError):
         code = exits.PARENT_GONE
+    except JitneyError as error:
+        print(f"a front end cannot start: {error}", file=sys.stderr, flush=True)  # noqa: T201 - nobody is left to log it
+        code = exits.CRASHED
     except BaseException:  # noqa: BLE001 - a defect: whoever started the server sees it
         traceback.print_exc()
         code = exits.CRASHED

@@ -5,8 +5,8 @@
     stop_accepting()                            refuses new connections, closes idle ones; accepted requests go on
     close(timeout)                              waits for accepted requests, then ends everything
 
-A listener has a thread of its own for all socket I/O, and a pool of threads for the application, which grows as they are needed.
-Any front that has these four verbs may stand in its place.
+A listener has a thread of its own for all socket I/O, and a pool of threads for the application, which start as
+they are needed. Any front that has these four verbs may stand in its place.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from ..errors import InvalidConfig
+from ..errors import InvalidConfig, Unavailable
 
 Kind = Literal["inference", "management"]
 KINDS: tuple[Kind, ...] = ("management", "inference")
@@ -83,12 +83,20 @@ class Tokens:
         return self._keys[kind].matches(bearer(authorization), self._now())
 
     def renew(self, kind: str | None, authorization: str | None) -> bool:
-        """Replaces the key of this kind where the header carries the API key; False where it does not, or there is no such."""
+        """Replaces the key of this kind where the header carries the API key; False where it does not, or there is no such.
+
+        Unavailable where the key file cannot be written; the old key goes on to count then.
+        """
         if self._api is None or kind not in KINDS or not self._api.matches(bearer(authorization), self._now()):
             return False
         with self._lock:
-            self._keys = {**self._keys, kind: self._fresh()}
-            self._write()
+            before = self._keys
+            self._keys = {**before, kind: self._fresh()}
+            try:
+                self.publish()
+            except InvalidConfig as error:
+                self._keys = before
+                raise Unavailable(str(error)) from None
             self.on_renewed()
         return True
 

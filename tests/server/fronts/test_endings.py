@@ -18,6 +18,7 @@ import pytest
 import urllib3
 
 from jitney.server.dataplane import DataPlane
+from jitney.server.errors import NothingAnswers
 from jitney.server.fronts import supervisor
 from jitney.tests.fakes.fronts import House, figures, house, settled
 from jitney.tests.fakes.plane import doubling
@@ -155,12 +156,13 @@ def test_front_ends_that_cannot_start_are_tried_again_ever_later(
     monkeypatch.setattr(supervisor, "DELAYS", (0.0, 0.05, 0.2, 30.0))
     monkeypatch.setattr(supervisor.FrontChild, "_start", lambda *_: (_ for _ in ()).throw(OSError("no more processes")))
     before = figures()
-    with house(plane) as opened:
+    with house(plane, answers=False) as opened:
         assert opened.fronts.pids() == []
+        with pytest.raises(NothingAnswers, match=r"none of the 2 front ends answers after 0\.5 s"):
+            opened.web.wait_started()  # which ends a server that starts; one that runs goes on trying
         wait_until(
             lambda: caplog.text.count("front end 0 cannot be started: no more processes") == 4, PATIENCE, "four tries"
         )
-        assert "0 of 2 front ends answer after 0.5 s" in caplog.text
         assert opened.ask("GET", "/metrics", port="metrics").status == 200
         monkeypatch.undo()
     assert settled(before), (before, figures())

@@ -10,7 +10,7 @@ from typing import Any
 import falcon.inspect
 import pytest
 
-from jitney.server.errors import InvalidConfig
+from jitney.server.errors import InvalidConfig, Unavailable
 from jitney.server.http.access import needed
 from jitney.server.http.app import build_app
 from jitney.server.http.tokens import Tokens
@@ -114,6 +114,15 @@ def test_keys_expire_and_are_renewed_by_the_api_key(tokens: Tokens, clock: Clock
     new = keys(tokens)
     assert new["inference"] != old["inference"] and new["management"] == old["management"] and new["API"] == old["API"]
     assert tokens.allows("inference", f"Bearer {new['inference']}")
+
+
+def test_a_key_that_cannot_be_written_is_not_renewed(tokens: Tokens, tmp_path: Path) -> None:
+    old = keys(tokens)
+    assert tokens.path is not None
+    tokens.path = tmp_path / "gone" / "key_file.json"
+    with pytest.raises(Unavailable, match="the keys cannot be written into"):
+        tokens.renew("inference", f"Bearer {old['API']}")
+    assert tokens.allows("inference", f"Bearer {old['inference']}")
 
 
 def test_a_fixed_token_opens_both_and_writes_nothing(tmp_path: Path) -> None:
