@@ -314,6 +314,7 @@ class Channel(Traveller, HTTPChannel):  # type: ignore[misc]
             else:
                 self._next()
         self.last_activity = time.time()
+        self.server.loop.finished += 1
         if close or self.requests or self.total_outbufs_len or self.will_close:  # else the loop waits for the right thing
             self.server.loop.touch(self)
 

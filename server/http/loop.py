@@ -95,7 +95,8 @@ class Loop:
         self._gathers = False  # requests, until `_answers` are sent, and until so many sockets are read or all have been
         self._answers = self._reads = 0
         self._gathers_until = 0.0  # at the latest
-        self._owed = 0.0  # seconds of rest
+        self._busy, self._refused = 0.0, 0  # seconds of work and refusals since the last rest
+        self.finished = 0  # requests that were answered or given up in that time
         self._resting = select.epoll()
         self._resting.register(self._workers, select.EPOLLIN)
         self._resting.register(self._wake_fd, select.EPOLLIN)
@@ -203,8 +204,12 @@ class Loop:
                 self._gathers = False
                 gather.end()
             self._awake = False
-        if refusals := gather.take_refusals():
-            self._rest((time.monotonic() - begun) * min(1.0, refusals / max(1, len(ready))))
+        self._busy += time.monotonic() - begun
+        self._refused += gather.take_refusals()
+        if self._refused:
+            self._rest(self._busy * self._refused / max(self._refused, self.finished))
+        elif self._busy > REST_S:
+            self._busy, self.finished = 0.0, 0
 
     def _rest(self, spent: float) -> None:
         """Rests after so many seconds of refusals, until a worker answers or a thread has something to do here.
@@ -212,11 +217,11 @@ class Loop:
         Clients that ask again at once would keep this thread busy without end, on a core that the models may need: an answer
         that is served counts more than how soon another request hears that there is no room.
         """
-        self._owed += spent * REST_SHARE
-        if self._owed < 0.001 or self._posted or self._gathers:  # the system measures such times in milliseconds
+        rest = spent * REST_SHARE
+        if rest < 0.001 or self._posted or self._gathers:  # the system measures such times in milliseconds
             return
-        self._resting.poll(min(self._owed, REST_S), 1)
-        self._owed = 0.0
+        self._resting.poll(min(rest, REST_S), 1)
+        self._busy, self._refused, self.finished = 0.0, 0, 0
 
     def _begin_to_gather(self) -> None:
         self._gathers, self._answers, self._reads = True, len(self._posted), GATHERED

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 #: A connection between two requests that has been silent for so long is closed where another one has no place.
 SPARE_SECONDS = 5.0
 #: How often places are made, and the part of all connections that may be closed for it each time.
-ROOM_SECONDS, ROOM_PART = 1.0, 32
+ROOM_SECONDS, ROOM_PART = 1.0, 4
 #: How often the same trouble with accepting is logged.
 LOG_SECONDS = 60.0
 

@@ -93,7 +93,7 @@ def refuse(path: str, error: Error) -> tuple[str, list[tuple[str, str]], bytes]:
     """
     if error.code in (413, 417):
         return status_line(error.code), [], b""
-    log.info("refused a request: %s", error.body)
+    log.info("refused a %s: %s", "body" if error.code == 503 else "malformed request", error.body)
     text = "Invalid HTTP message." if error.code == 400 else str(error.body)
     kind = "ServiceUnavailableException" if error.code == 503 else "BadRequestException"
     body = to_json(Problem(error.code, kind, text)._asdict())

@@ -154,6 +154,7 @@ def test_a_lane_that_is_not_full_is_still_gathered_for(site: Site) -> None:
 
 def test_a_queue_is_full_only_when_what_was_gathered_for_it_cannot_leave() -> None:
     site = Site(workers=2, queue=3)
+    gather.take_refusals()  # of other tests
     gather.begin()
     site.submit(3)
     assert site.sizes == []
