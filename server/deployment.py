@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from ..backends.base import Request, Response
-from ..backends.codecs import Codec, is_built_in
+from ..backends.codecs import Codec
 from ..backends.codecs import create as create_codec
 from ..backends.codecs.base import Encode
 from .cache import ResponseCache
@@ -72,12 +72,8 @@ class Deployment(ABC):
         return create_codec(self.config)
 
     def load_codec(self) -> None:
-        """Makes a codec of the user's own now; InvalidConfig where it cannot be used, or where no codec has this name.
-
-        A built-in codec that does not fit the model says so to whoever asks for it: such a model serves tensors all the same.
-        """
-        if not is_built_in(self.config.codec):
-            _ = self.codec
+        """Makes the codec now; InvalidConfig where it cannot be used, or where no codec has this name."""
+        _ = self.codec
 
     @property
     @abstractmethod

@@ -15,6 +15,7 @@ import pytest
 
 from jitney.backends.base import Request, Response
 from jitney.backends.tensor import Buffer, Tensor
+from jitney.server import holding
 from jitney.server.cache import ResponseCache
 from jitney.server.call import Call, Target
 from jitney.server.dataplane import DataPlane
@@ -25,7 +26,6 @@ from jitney.server.errors import Cancelled, Draining, JitneyError, ModelFailed
 from jitney.server.repository.config import ModelConfig, TensorSpec
 from jitney.server.worker_deployment import WorkerDeployment
 from jitney.server.workers.arena import INLINE, Arena
-from jitney.server.workers.memory import Region
 from jitney.tests.fakes.plane import loaded
 from jitney.tools.served import wait_until
 
@@ -155,19 +155,18 @@ class Copies:
 
 @pytest.fixture
 def copies(monkeypatch: pytest.MonkeyPatch) -> Copies:
-    found, put, read = Copies(), Arena.put, Region.read
+    found, put, memory = Copies(), Arena.put, holding.memory
 
     def counted_put(arena: Arena, *buffers: Buffer) -> Any:
         found.put.extend(memoryview(buffer).nbytes for buffer in buffers)
         return put(arena, *buffers)
 
-    def counted_read(region: Region, offset: int, nbytes: int, into: memoryview | None = None) -> Buffer:
-        if into is None:
-            found.private.append(nbytes)
-        return read(region, offset, nbytes, into)
+    def counted_memory(nbytes: int) -> memoryview:
+        found.private.append(nbytes)
+        return memory(nbytes)
 
     monkeypatch.setattr(Arena, "put", counted_put)
-    monkeypatch.setattr(Region, "read", counted_read)
+    monkeypatch.setattr(holding, "memory", counted_memory)
     return found
 
 

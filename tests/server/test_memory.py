@@ -149,7 +149,9 @@ def test_answers_that_nobody_reads_are_bounded_together(folder: Path, monkeypatc
         url, body = f"http://{address}/v2/models/large/infer", _ask(MANY)
         host, _, port = address.partition(":")
         with socket.create_connection((host, int(port)), PATIENCE) as silent:
-            silent.sendall(b"POST /v2/models/large/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            silent.sendall(
+                b"POST /v2/models/large/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+            )
             assert _held(lambda held: MANY // 2 < held <= MANY + 1000)  # its tensor has gone, the body waits
             refused = http.request("POST", url, body=body)
             assert refused.status == 503 and refused.headers["retry-after"] == "1"

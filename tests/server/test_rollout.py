@@ -265,7 +265,7 @@ def test_a_first_load_that_fails_in_part_serves_the_rest(model: Path) -> None:
 @pytest.mark.parametrize(
     ("parameters", "reason"),
     [
-        ({"codec": "image_clasifier"}, "unknown codec 'image_clasifier'; expected one of image_classifier, "),
+        ({"codec": "image_clasifier"}, "unknown codec 'image_clasifier', did you mean 'image_classifier'; expected one of "),
         ({"codec": "image_classifier", "resize": "big"}, "parameter 'resize' is 'big'; expected "),
         ({"codec": "image_classifier"}, "codec 'image_classifier' makes tensors of "),
     ],

@@ -140,8 +140,8 @@ def test_a_full_queue_refuses_at_once(plane: DataPlane) -> None:
 def test_a_full_queue_refuses_before_a_request_is_decoded(plane: DataPlane, monkeypatch: pytest.MonkeyPatch) -> None:
     deployment = plane.registry.deployment("slow", None)
     decoded: list[object] = []
-    usual = deployment.codec.decode
-    monkeypatch.setattr(deployment.codec, "decode", lambda *arguments: decoded.append(arguments) or usual(*arguments))
+    usual = deployment.codec.read
+    monkeypatch.setattr(deployment.codec, "read", lambda *arguments: decoded.append(arguments) or usual(*arguments))
     before = deployment.statistics.snapshot().fail.count
     calls = [plane.infer("slow", None, rows(1.0)) for _ in range(3)]
     for _ in range(2):
