@@ -12,6 +12,7 @@ FOLDERS = ["backends", "backends.*", "server", "server.*", "tools", "tools.*"]
 BASE = [
     "falcon>=4.0",
     "grpcio>=1.60",  # tritonclient's generated config schema imports it
+    "httptools>=0.6.4",
     "msgspec>=0.19",
     "numpy>=1.26",
     "orjson>=3.10",
@@ -37,7 +38,8 @@ setup(
     package_data={
         "jitney": ["py.typed"],
         "jitney.server": ["**/*.yaml", "**/*.json"],
-        "jitney.backends": ["**/*.yaml"],
+        "jitney.backends": ["**/*.yaml", "**/version.txt"],
+        "jitney.tools": ["starter/**/*"],
     },
     install_requires=BASE,
     extras_require={

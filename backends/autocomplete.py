@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .extras import explain
 from .python import load_module
 
 
@@ -37,13 +38,14 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m jitney.backends.autocomplete VERSION_DIRECTORY [FILE]", file=sys.stderr)  # noqa: T201
         return 2
     document = json.load(sys.stdin)
+    sys.argv = [""]  # as in a worker
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            completed = complete(document, Path(arguments[0]).resolve(), *arguments[1:])
-    except Exception as error:  # noqa: BLE001 - the model's own code may raise anything
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
+            completed = json.dumps(complete(document, Path(arguments[0]).resolve(), *arguments[1:]))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the model's own code may raise anything
+        print(explain(error), file=sys.stderr)  # noqa: T201
         return 1
-    json.dump(completed, sys.stdout)
+    sys.stdout.write(completed)
     return 0
 
 

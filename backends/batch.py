@@ -25,7 +25,7 @@ from .input_check import InputCheck, brackets, is_pixels
 from .options import CannotLoad, padded_sizes
 from .parameters import tell_unread
 from .stacking import Array, BadInput, BatchBuffers, Key, aligned, split
-from .tensor import Tensor
+from .tensor import Tensor, reshaped
 from .warmup import warm_up
 
 if TYPE_CHECKING:
@@ -210,10 +210,7 @@ class TensorBackend(Backend):
         if spec is None or spec.reshape is None:
             return values
         here, there = (spec.dims, spec.reshape) if inward else (spec.reshape, spec.dims)
-        lead = values.shape[: int(self.model.batches)]
-        trailing = values.shape[len(lead) :]
-        sizes = iter([size for size, dim in zip(trailing, here, strict=False) if dim == -1])
-        target = (*lead, *(next(sizes, 1) if dim == -1 else dim for dim in there))
+        target = reshaped(values.shape, int(self.model.batches), here, there)
         if prod(target) != values.size:
             raise BadOutput(
                 f"tensor '{spec.name}' of shape {brackets(values.shape)} cannot be reshaped to {brackets(target)}"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 BACKENDS: dict[str, tuple[str, str]] = {
     "eager": ("eager", "EagerBackend"),
     "torchscript": ("torchscript", "TorchScriptBackend"),
+    "exported": ("exported", "ExportedBackend"),
     "onnxruntime": ("onnx", "OnnxBackend"),
     "python": ("python", "PythonBackend"),
     "handler": ("handler", "HandlerBackend"),

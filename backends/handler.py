@@ -30,7 +30,7 @@ from PIL import Image
 
 from . import handler_data as data
 from .base import Backend, DeviceLost, Failure, Instance, Request, Respond, Response
-from .handler_loader import find_entry, find_envelope, prepare_imports
+from .handler_loader import COMPAT, find_entry, find_envelope, prepare_imports
 
 if TYPE_CHECKING:
     from ..server.repository.config import HandlerSpec, ModelConfig
@@ -241,12 +241,11 @@ def _retries(yaml: Mapping[str, Any]) -> bool:
 
 
 def _metrics(name: str, spec: HandlerSpec) -> Any:
-    """`context.metrics` with what metrics.yaml declares, or the two metrics that every handler has."""
-    cache = importlib.import_module("ts.metrics.metric_cache_yaml_impl").MetricsCacheYamlImpl(spec.metrics_config, name)
-    if spec.metrics_config:
-        cache.initialize_cache()
-        return cache
-    gauge = importlib.import_module("ts.metrics.metric_type_enum").MetricTypes.GAUGE
-    for metric in ("HandlerTime", "PredictionTime"):
-        cache.add_metric_to_cache(metric, "ms", ["ModelName", "Level"], gauge)
+    """`context.metrics` with what metrics.yaml declares, or what `ts` declares itself. While the handler loads there is no
+    request; like TorchServe's loader this gives its metrics an id of their own."""
+    path = spec.metrics_config or str(COMPAT / "ts/configs/metrics.yaml")
+    cache = importlib.import_module("ts.metrics.metric_cache_yaml_impl").MetricsCacheYamlImpl(path)
+    cache.initialize_cache()
+    cache.model_name = name
+    cache.set_request_ids(str(uuid.uuid4()))
     return cache

@@ -15,7 +15,6 @@ from typing import Any
 COMPAT = Path(__file__).parent / "compat"
 BUILT_IN = "ts.torch_handler"
 ENVELOPES = ("body", "json", "kserve", "kservev2")
-_NOT_OFFERED = ("dali_image_classifier", "dali_handler", "vllm_handler", "trt_llm_handler")
 
 Handle = Callable[[Any, Any], Any]
 
@@ -108,8 +107,6 @@ def _import(directory: Path, source: str) -> ModuleType:
     for path in (directory / f"{stem}.py", directory / source):
         if path.suffix == ".py" and path.is_file():
             return import_file(path)
-    if stem in _NOT_OFFERED:
-        raise ImportError(f"the built-in handler '{stem}' is not offered; bring a handler of your own")
     if stem not in sys.stdlib_module_names and _exists(stem):
         return importlib.import_module(stem)
     name = f"{BUILT_IN}.{stem}"

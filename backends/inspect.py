@@ -1,13 +1,14 @@
 """What a model file says of its inputs and outputs, as JSON on stdout.
 
-    python -m jitney.backends.inspect FILE --kind onnx|torchscript
+    python -m jitney.backends.inspect FILE --kind onnx|torchscript|exported
 
     {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3, 224, 224]}], "outputs": [...]}
 
 A size that the file leaves open is -1. TorchScript files declare argument names only; the rest is inferred
-(`infer_shapes`), and where it cannot be, `datatype` is "" and `shape` null. Their outputs are called `OUTPUT__0`,
-`OUTPUT__1`, … The server runs this in a process of its own, so that it never imports torch or onnxruntime. Exit code 1
-and a sentence on stderr where the file cannot be read.
+(`infer_shapes`), and where it cannot be, `datatype` is "" and `shape` null, as for packages of AOTInductor. Outputs of
+TorchScript and `.pt2` files are called `OUTPUT__0`, `OUTPUT__1`, …, or by their keys where a program returns a dict. The
+server runs this in a process of its own, so that it never imports torch or onnxruntime. Exit code 1 and a sentence on stderr
+where the file cannot be read.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from .extras import explain
 
 Description = dict[str, list[dict[str, Any]]]
 Tells = tuple[str, list[int] | None]
@@ -25,8 +28,8 @@ NOTHING: Tells = ("", None)
 
 
 def describe(path: Path, kind: str) -> Description:
-    """The inputs and outputs of the model in `path`; `kind` is "onnx" or "torchscript"."""
-    return describe_onnx(path) if kind == "onnx" else describe_torchscript(path)
+    """The inputs and outputs of the model in `path`; `kind` is one of `KINDS`."""
+    return KINDS[kind](path)
 
 
 def describe_onnx(path: Path) -> Description:
@@ -78,6 +81,28 @@ def describe_torchscript(path: Path) -> Description:
     }
 
 
+def describe_exported(path: Path) -> Description:
+    """Reads a torch.export program; of an AOTInductor package, which tells neither types nor shapes, the names."""
+    import torch
+
+    from . import pt2
+
+    program = pt2.load(path, torch.device(pt2.compiled_for(path) or "cpu"))
+
+    def entry(value: pt2.Value) -> dict[str, Any]:
+        shape = None if value.shape is None else list(value.shape)
+        return {"name": value.name, "datatype": value.datatype, "shape": shape}
+
+    return {"inputs": [entry(each) for each in program.inputs], "outputs": [entry(each) for each in program.outputs]}
+
+
+KINDS: dict[str, Callable[[Path], Description]] = {
+    "onnx": describe_onnx,
+    "torchscript": describe_torchscript,
+    "exported": describe_exported,
+}
+
+
 def _output_count(module: Any) -> int:
     """How many tensors forward() returns: the elements of a tuple, else one."""
     returned = module.forward.schema.returns[0].type
@@ -87,12 +112,15 @@ def _output_count(module: Any) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jitney.backends.inspect", description="Describe a model file as JSON.")
     parser.add_argument("file", type=Path)
-    parser.add_argument("--kind", required=True, choices=["onnx", "torchscript"])
+    parser.add_argument("--kind", required=True, choices=sorted(KINDS))
     options = parser.parse_args(arguments)
     try:
         description = describe(options.file, options.kind)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{error}\n")
+        return 1
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"{explain(error)}\n")
         return 1
     sys.stdout.write(json.dumps(description) + "\n")
     return 0

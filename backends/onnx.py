@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from . import onnx_pixels
@@ -21,6 +22,7 @@ from .batch import Array, BadInput, BadOutput, TensorBackend
 from .onnx_binding import Binding
 from .onnx_options import SHRINKAGE, binds, plain_providers, providers, run_options, session_options, uses_graphs
 from .options import CannotLoad
+from .shape_check import check_datatype, check_shape, shows_scalar, with_scalars
 from .tensor import datatype_of
 
 if TYPE_CHECKING:
@@ -60,7 +62,11 @@ class OnnxBackend(TensorBackend):
         except Exception as error:
             raise CannotLoad(f"{path} cannot be loaded: {error_text(error)}") from error
         check_against(model, self.session)
+        inputs = [*self.session.get_inputs(), *self.session.get_overridable_initializers()]
+        untold = _scalars(self.session.get_outputs())
+        self.model = with_scalars(model, _scalars(inputs), untold)
         self._names = [spec.name for spec in model.outputs]
+        self._untold = [name for name in self._names if name in untold]
         self._run_options = run_options(model.parameters)
         self.binding = self._bind(model, instance) if binds(model, self._on_gpu) else None
 
@@ -82,10 +88,14 @@ class OnnxBackend(TensorBackend):
 
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         if self.binding is not None:
-            return self.binding.run(inputs, capture=self.loading)
-        feed = {name: self._fed(name, array) for name, array in inputs.items()}
-        outputs = self.session.run(self._names, feed, self._run_options)
-        return {name: _output(self.model, name, values) for name, values in zip(self._names, outputs, strict=True)}
+            outputs = self.binding.run(inputs, capture=self.loading)
+        else:
+            feed = {name: self._fed(name, array) for name, array in inputs.items()}
+            found = self.session.run(self._names, feed, self._run_options)
+            outputs = {name: _output(self.model, name, values) for name, values in zip(self._names, found, strict=True)}
+        for name in self._untold:
+            _check_rank(self.model, name, outputs[name].values)
+        return outputs
 
     def _fed(self, name: str, array: Array) -> Any:
         if array.datatype == "BYTES":
@@ -124,35 +134,22 @@ def check_against(model: ModelConfig, session: Any) -> None:
         raise CannotLoad(f"model '{model.name}' needs input {', '.join(missing)}, which its configuration does not name")
 
 
+def _scalars(found: Sequence[Any]) -> set[str]:
+    """Names of what ONNX Runtime shows without any size: scalars, and outputs of a rank that the file does not tell."""
+    return {item.name for item in found if item.shape == []}
+
+
 def _check(model: ModelConfig, specs: Sequence[TensorSpec], found: Sequence[Any], side: str) -> None:
     known = {item.name: item for item in found}
     for spec in specs:
         if spec.name not in known:
             raise CannotLoad(f"unexpected inference {side} '{spec.name}', allowed {side}s are: {', '.join(known)}")
         datatype = DATATYPES.get(known[spec.name].type)
-        if datatype != spec.datatype:
-            theirs = datatype or known[spec.name].type
-            raise CannotLoad(f"{side} '{spec.name}' of model '{model.name}' is {theirs}, but configured as {spec.datatype}")
-        _check_shape(model, spec, known[spec.name].shape)
-
-
-def _check_shape(model: ModelConfig, spec: TensorSpec, symbolic: Sequence[Any] | None) -> None:
-    if symbolic is None:  # rank unknown to the model too
-        return
-    shape = [size if isinstance(size, int) else -1 for size in symbolic]
-    declared = [*([-1] if model.batches else []), *(spec.dims if spec.reshape is None else spec.reshape)]
-    fits = len(shape) == len(declared) and all(
-        -1 in pair or pair[0] == pair[1] for pair in zip(shape, declared, strict=True)
-    )
-    if fits and not (model.max_batch_size > 1 and shape[0] not in (-1,)):
-        return
-    note = (
-        " (an initial batch dimension because max_batch_size > 0 followed by the configured shape)" if model.batches else ""
-    )
-    raise CannotLoad(
-        f"model '{model.name}', tensor '{spec.name}': the model expects {len(shape)} dimensions (shape {shape}) "
-        f"but the model configuration specifies {len(declared)} dimensions{note}, making complete shape {declared}"
-    )
+        check_datatype(model, spec, side, datatype or known[spec.name].type)
+        shape = known[spec.name].shape
+        if shape == [] and (side == "output" or shows_scalar(model, spec)):
+            continue  # a scalar, or an output of a rank that the file does not tell: its answers are looked at
+        check_shape(model, spec, shape)
 
 
 def error_text(error: Exception) -> str:
@@ -175,3 +172,16 @@ def _output(model: ModelConfig, name: str, values: Any) -> Array:
     if not isinstance(values, np.ndarray):
         raise BadOutput(f"output '{name}' of model '{model.name}' is a {type(values).__name__}, expected a tensor")
     return Array(datatype_of(values.dtype), values)
+
+
+def _check_rank(model: ModelConfig, name: str, values: npt.NDArray[Any]) -> None:
+    """Only answers tell the rank of some outputs. BadOutput where it is another than the configuration's."""
+    spec = model.output(name)
+    if spec is None or (spec.reshape == () and not model.batches):
+        return
+    shape = spec.dims if spec.reshape is None else spec.reshape
+    if values.ndim != len(shape) + model.batches:
+        raise BadOutput(
+            f"output '{name}' of model '{model.name}' has shape {list(values.shape)}, "
+            f"but the model configuration says dims {list(shape)}{' behind the batch axis' if model.batches else ''}"
+        )

@@ -107,7 +107,7 @@ class Binding:
             if self._is_pixels(name, array):
                 self._normalize(array, into=fixed.inputs[name])
             else:
-                fixed.inputs[name].update_inplace(np.ascontiguousarray(array.values))
+                fixed.inputs[name].update_inplace(_contiguous(array.values))
         self._session.run_with_iobinding(fixed.binding, fixed.options)
         return self._answers(fixed.outputs)
 
@@ -116,7 +116,7 @@ class Binding:
     def _value(self, name: str, array: Array) -> Any:
         if self._is_pixels(name, array):
             return self._normalize(array)
-        values = np.ascontiguousarray(array.values)
+        values = _contiguous(array.values)
         if array.datatype == "BF16":
             return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(values, _BFLOAT16)
         return ort.OrtValue.ortvalue_from_numpy(values, *self._device)
@@ -153,6 +153,11 @@ class Binding:
             if value:
                 options.add_run_config_entry(key, value)
         return options
+
+
+def _contiguous(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """numpy's own makes a scalar a vector."""
+    return np.ascontiguousarray(values).reshape(values.shape)
 
 
 def _numpy(datatype: str) -> Any:

@@ -81,13 +81,15 @@ def providers(model: ModelConfig, instance: Instance) -> list[tuple[str, dict[st
     for item in [*wanted, *(accelerators.get("cpu_execution_accelerator") or [])]:
         if item not in wanted or item.get("name") != "cuda":
             raise CannotLoad(
-                f"unknown Execution Accelerator '{item.get('name')}' is requested; this server knows: cuda (GPU)"
+                f"unknown Execution Accelerator '{item.get('name')}' is requested; this server knows: cuda (GPU). "
+                "Delete the entry: ONNX Runtime's own kernels run the model"
             )
     if instance.gpu is None:
         return [cpu]
     if _CUDA not in ort.get_available_providers():
         raise CannotLoad(
-            "this instance is placed on a GPU, but the installed onnxruntime has no CUDA provider (onnxruntime-gpu)"
+            "this instance is placed on a GPU, but the installed onnxruntime has no CUDA provider; install onnxruntime-gpu with: "
+            "pip install 'jitney[gpu]', or write kind: KIND_CPU"
         )
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # CUDA and cuDNN from the nvidia wheels, beside or without torch

@@ -26,8 +26,8 @@ TABLE = """
 | `INFERENCE_MODE` | torch | true | false: `no_grad` instead, for models that refuse inference tensors |
 | `INTRA_OP_THREAD_COUNT`, `NUM_THREADS` | torch | share of the cores | threads of one operator |
 | `INTER_OP_THREAD_COUNT`, `NUM_INTEROP_THREADS` | torch | 1 | operators side by side |
-| `channels_last` | torch | false | 4-D weights and inputs in NHWC order |
-| `autocast` | torch | off | bf16, fp16: what torch deems safe runs in that precision; outputs stay as declared |
+| `channels_last` | eager, torchscript | false | 4-D weights and inputs in NHWC order |
+| `autocast` | eager, torchscript | off | bf16, fp16: what torch deems safe runs in that precision; outputs stay as declared |
 | `overlap_copies` | torch | true | GPU: rows are copied on a stream of their own while the batch is being stacked |
 | `cudnn_benchmark` | torch | false | GPU: cuDNN measures its algorithms for each shape; best with fixed `batch_sizes` |
 | `DISABLE_CUDNN` | torch | false | run without cuDNN |
@@ -50,7 +50,7 @@ TABLE = """
 | `arena_extend_strategy` | onnxruntime | 0 | GPU: 0 next power of two, 1 same as requested |
 | `do_copy_in_default_stream` | onnxruntime | 1 | GPU: 0 copies on streams of their own |
 | `session.*` | onnxruntime | ONNX Runtime's | any session configuration entry; spinning of idle threads is off unless set here |
-| `codec` | all | json | what TorchServe's routes decode: image_classifier, image_segmenter, object_detector, … |
+| `codec` | all | json | what TorchServe's routes decode ([predictions.md](predictions.md)): image_classifier, …, or codec.py |
 | `image_mode` | image codecs | RGB | RGB or L |
 | `resize`, `crop` | image codecs | 256, 224 | "256" or "height,width"; 0 = off (object_detector: off) |
 | `mean`, `std` | image codecs | ImageNet's | one number or one for each channel (object_detector: 0 and 1) |
@@ -60,8 +60,8 @@ TABLE = """
 """.strip()
 
 GROUPS = {
-    "all": ("eager", "torchscript", "onnxruntime"),
-    "torch": ("eager", "torchscript"),
+    "all": ("eager", "torchscript", "exported", "onnxruntime"),
+    "torch": ("eager", "torchscript", "exported"),
     "image codecs": ("image_classifier", "image_segmenter", "object_detector"),
 }
 _log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def readers() -> dict[str, tuple[str, ...]]:
     for line in TABLE.splitlines()[2:]:
         names, group, *_ = (cell.strip() for cell in line.strip("|").split(" | "))
         for name in names.split(", "):
-            found[name.strip("` ")] = GROUPS.get(group, (group,))
+            found[name.strip("` ")] = GROUPS.get(group, tuple(group.split(", ")))
     return found
 
 

@@ -81,7 +81,7 @@ class PythonBackend(Backend):
         given: list[Any] = []  # held until they are answered: a request that the model lets go counts as dropped
         try:
             self._answer(answers, self._run(requests, answers, given))
-        except Exception as error:  # noqa: BLE001 - the model's own code may raise anything
+        except BaseException as error:  # noqa: BLE001 - the model's own code may raise anything, and call sys.exit()
             self._fail(answers, _described(error), traceback.format_exc())
         given.clear()
         if not self.config.decoupled:

@@ -7,7 +7,7 @@ Open Inference Protocol's binary extension does: a uint32 length, then the bytes
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -83,6 +83,13 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
 def expected_bytes(datatype: str, shape: tuple[int, ...]) -> int | None:
     """Bytes that a tensor of this datatype and shape has; None for BYTES, whose elements differ in length."""
     return None if datatype == "BYTES" else prod(shape) * NUMPY_DTYPES[datatype].itemsize
+
+
+def reshaped(shape: Sequence[int], lead: int, here: Sequence[int], there: Sequence[int]) -> tuple[int, ...]:
+    """A shape that fits the dims `here` as one that fits `there` (Triton's `reshape`): -1 stand for the same sizes, in order.
+    The first `lead` sizes, a batch axis, stay. The number of elements may differ where `shape` does not fit."""
+    sizes = iter([size for size, dim in zip(shape[lead:], here, strict=False) if dim == -1])
+    return (*shape[:lead], *(next(sizes, 1) if dim == -1 else dim for dim in there))
 
 
 def pack_bytes(elements: Iterable[bytes | str]) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections import OrderedDict
 
 from ..backends.base import Request, Response
@@ -17,12 +18,17 @@ ENTRY_OVERHEAD = 512
 
 
 class ResponseCache:
-    """Answers of all models with `response_cache { enable: true }`. Thread-safe. `limit` in bytes."""
+    """Answers of all models with `response_cache { enable: true }`. Thread-safe. `limit` in bytes.
+
+    hits, misses                look-ups by how they ended
+    lookup_ns, insertion_ns     nanoseconds that look-ups and insertions took in all
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
-        self.evictions = 0
+        self.evictions = self.hits = self.misses = 0
+        self.lookup_ns = self.insertion_ns = 0
         self._lock = threading.Lock()
         self._entries: OrderedDict[bytes, tuple[Response, int]] = OrderedDict()
 
@@ -30,18 +36,23 @@ class ResponseCache:
         return len(self._entries)
 
     def get(self, key: bytes) -> Response | None:
+        began = time.monotonic_ns()
         with self._lock:
             found = self._entries.get(key)
             if found is None:
-                return None
-            self._entries.move_to_end(key)
-            return found[0]
+                self.misses += 1
+            else:
+                self.hits += 1
+                self._entries.move_to_end(key)
+            self.lookup_ns += time.monotonic_ns() - began
+        return found[0] if found is not None else None
 
     def put(self, key: bytes, response: Response) -> bool:
         """Keeps a final, successful answer; False where it alone is over the limit."""
         size = ENTRY_OVERHEAD + sum(tensor.nbytes for tensor in response.tensors)
         if size > self.limit:
             return False
+        began = time.monotonic_ns()
         with self._lock:
             if (old := self._entries.pop(key, None)) is not None:
                 self.used -= old[1]
@@ -51,6 +62,7 @@ class ResponseCache:
                 _, (_, freed) = self._entries.popitem(last=False)
                 self.used -= freed
                 self.evictions += 1
+            self.insertion_ns += time.monotonic_ns() - began
         return True
 
     def forget_all(self) -> None:

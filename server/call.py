@@ -12,9 +12,12 @@ from dataclasses import dataclass
 import msgspec
 
 from ..backends.base import Request, Response
+from . import holding
 from .errors import Cancelled, JitneyError, ModelFailed
 from .repository.config import ModelConfig
 
+#: What an answer counts for whose encoding may take any time, where small ones are rendered at once.
+HEAVY = 1 << 62
 #: Where an output tensor's bytes shall be copied to, by its name and size; None = to memory of their own.
 Target = Callable[[str, int], memoryview | None]
 
@@ -40,22 +43,38 @@ def size(answer: Response | JitneyError) -> int:
     return len(answer.body or b"") + (sum([tensor.nbytes for tensor in answer.tensors]) if answer.tensors else 0)
 
 
+class SlowEncode:
+    """A `Call.encode` that runs code of the user's: never on the thread of all connections."""
+
+    def __init__(self, encode: Callable[[Response], Response]) -> None:
+        self._encode = encode
+
+    def __call__(self, response: Response) -> Response:
+        return self._encode(response)
+
+
 class Mailbox:
     """Answers on their way to the one thread that waits for them; cheaper than a queue, and exact about time.
 
     `queue.SimpleQueue.get(timeout)` can wait for ever in CPython 3.11 when the deadline passes between two of its retries.
     """
 
-    __slots__ = ("_answers", "_filled", "watcher")
+    __slots__ = ("_answers", "_filled", "_unread", "watcher")
 
     def __init__(self) -> None:
         self.watcher: Callable[[], None] | None = None
         self._answers: deque[Response | JitneyError] = deque()
+        self._unread = holding.Pile()
         self._filled = threading.Lock()  # held while nothing has arrived since the last look
         self._filled.acquire()
 
     def __len__(self) -> int:
         return len(self._answers)
+
+    @property
+    def is_too_much(self) -> bool:
+        """Whether so much of a stream waits here, and in the whole process, that no more of it may come."""
+        return self._unread.is_too_much
 
     def nbytes(self) -> int:
         """Bytes of tensors and bodies of the answers that wait."""
@@ -63,6 +82,8 @@ class Mailbox:
 
     def put(self, answer: Response | JitneyError) -> None:
         """Any thread, one at a time for each call."""
+        if isinstance(answer, Response) and not answer.final:
+            self._unread.put(size(answer))
         self._answers.append(answer)
         try:
             self._filled.release()
@@ -77,9 +98,13 @@ class Mailbox:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             try:
-                return self._answers.popleft()
+                answer = self._answers.popleft()
             except IndexError:
                 pass
+            else:
+                if isinstance(answer, Response) and not answer.final:
+                    self._unread.take(size(answer))
+                return answer
             remaining = -1 if deadline is None else max(0.0, deadline - time.monotonic())
             if not self._filled.acquire(timeout=remaining):
                 raise TimeoutError(f"no answer within {timeout:g} s")
@@ -102,12 +127,13 @@ class Call:
     target      where outputs are copied to; asked by the worker's reader, which copies before it answers. The memory must last
                 until the final answer: such a call is not cancelled
     message     the request as its worker gets it, where it was encoded before it left the queue
+    parts       the calls of an ensemble's steps, those that are over perhaps among them; None where it is no ensemble's
     mailbox     where answers wait for `result`; with `on_answer` there is none until somebody brings one
     """
 
     __slots__ = (
-        "_pending", "batch_rows", "config", "deadline", "encode", "error", "mailbox", "message", "on_answer", "request",
-        "slots", "target", "times", "withdraw",
+        "_pending", "batch_rows", "config", "deadline", "encode", "error", "mailbox", "message", "on_answer", "parts",
+        "request", "slots", "target", "times", "withdraw",
     )  # fmt: skip
 
     def __init__(
@@ -129,6 +155,7 @@ class Call:
         self.withdraw: Callable[[], None] | None = None
         self.target: Target | None = None
         self.message: msgspec.Raw | None = None
+        self.parts: list[Call] | None = None
         self.mailbox = Mailbox() if on_answer is None else None
         self._pending: list[None] = [None]
 
@@ -136,6 +163,13 @@ class Call:
     def done(self) -> bool:
         """Whether it has its final answer, delivered or on its way."""
         return not self._pending
+
+    @property
+    def underway(self) -> bool:
+        """Whether a worker has it, or a part of it where it is an ensemble's: its end is then that worker's matter."""
+        if self.done:
+            return False
+        return bool(self.times.dispatched) if self.parts is None else any(part.underway for part in self.parts)
 
     @property
     def delivered(self) -> int:
@@ -146,6 +180,10 @@ class Call:
     def delivered_bytes(self) -> int:
         """Their tensors' and bodies' size."""
         return self.mailbox.nbytes() if self.mailbox is not None else 0
+
+    def weight(self, nbytes: int) -> int:
+        """What an answer of `nbytes` counts for when it is decided which thread renders it."""
+        return HEAVY if isinstance(self.encode, SlowEncode) else nbytes
 
     @property
     def _box(self) -> Mailbox:
@@ -160,8 +198,12 @@ class Call:
             return self.fail(ModelFailed(failure.message, failure.code, failure.status, failure.by_model, reason))
         if response.final and not self._finish():
             return False
-        if not response.final and self.done:
-            return False
+        if not response.final:
+            if self.done:
+                return False
+            if self.mailbox is not None and self.mailbox.is_too_much:
+                self.fail(holding.process.refusal())
+                return False
         self._hand_on(response, response.final)
         return True
 
@@ -191,9 +233,9 @@ class Call:
         self._hand_on(error, final=True)
         return True
 
-    def cancel(self) -> bool:
-        """Ends the call because nobody waits any more; one that still waits for a worker never runs."""
-        if not self.fail(Cancelled("the client went away")):
+    def cancel(self, error: JitneyError | None = None) -> bool:
+        """Ends the call because nobody waits any more, or for the reason given; one that waits for a worker never runs."""
+        if not self.fail(error or Cancelled("the client went away")):
             return False
         withdraw = self.withdraw  # another thread may be taking it away, now that the call is over
         if withdraw is not None:

@@ -1,5 +1,6 @@
 """The `jitney` command.
 
+jitney demo                                serves a small model that comes with jitney, and shows what a client sends and gets
 jitney serve --model-repository DIR …      tritonserver's flags: serve a model repository in the foreground
 jitney --start --model-store DIR …         torchserve's flags: start (detached), --stop, --version
 jitney archive …                           torch-model-archiver's flags: make a model archive
@@ -12,12 +13,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from . import torchserve_cli
-from .errors import InvalidConfig
+from . import threads, torchserve_cli
+from .errors import InvalidConfig, NothingAnswers
+from .repository.strays import holds_archives
 
 #: Options of tritonserver that change nothing here, with the reason that is printed once.
 _GRPC = (
@@ -31,21 +34,27 @@ _GRPC = (
 NO_MEANING = {
     **{f"--{name}": "gRPC is not served" for name in _GRPC},
     **{f"--{name}": "SageMaker's routes share the inference port" for name in ("allow-sagemaker", "sagemaker-port")},
+    **{
+        f"--sagemaker-{name}": "SageMaker's routes have no port of their own" for name in ("safe-port-range", "thread-count")
+    },
     **{f"--{name}": "Vertex AI's routes are not served" for name in ("allow-vertex-ai", "vertex-ai-port")},
+    **{f"--vertex-ai-{name}": "Vertex AI's routes are not served" for name in ("thread-count", "default-model")},
     "--host-policy": "set CPU affinity outside of the server",
     "--model-load-gpu-limit": "the framework decides how much of a GPU it takes",
     "--enable-peer-access": "GPUs do not exchange tensors",
     "--metrics-config": "all metrics are shown",
-    "--allow-metrics": "metrics are always served; see enable_metrics_api",
     "--allow-http": "HTTP is always served",
     "--allow-gpu-metrics": "GPU metrics need no switch",
     "--allow-cpu-metrics": "CPU metrics need no switch",
     "--metrics-interval-ms": "metrics are read when they are asked for",
     "--http-thread-count": "use http_threads in config.properties",
     "--model-load-thread-count": "models load four at a time",
+    "--model-load-retry-count": "a load that fails is not tried again by itself",
+    "--model-namespacing": "model names are unique over all repositories",
     "--buffer-manager-thread-count": "there is no such pool here",
     "--pinned-memory-pool-byte-size": "pinned memory belongs to each worker",
     "--cuda-memory-pool-byte-size": "CUDA memory belongs to each worker",
+    "--cuda-virtual-address-size": "CUDA memory belongs to each worker",
     "--min-supported-compute-capability": "the framework decides",
     "--backend-directory": "backends are Python modules",
     "--repoagent-directory": "repository agents are not supported",
@@ -54,11 +63,25 @@ NO_MEANING = {
     **{f"--log-{name}": "POST /v2/logging changes what is logged" for name in ("verbose", "info", "warning", "error")},
     "--log-format": "lines have Python's format",
     "--log-file": "redirect the output",
-    "--trace-config": "tracing is off",
-    "--rate-limit": "there is no rate limiter",
+    **{f"--trace-{name}": "nothing is traced" for name in ("config", "file", "level", "rate", "count", "log-frequency")},
+    "--rate-limit": "there is no rate limiter; instance_group.count bounds what runs at once",
+    "--rate-limit-resource": "there is no rate limiter; instance_group.count bounds what runs at once",
     "--reuse-http-port": "one process owns each port",
-    "--id": "the server's name is jitney",
 }
+#: Options of newer versions of tritonserver that begin so change nothing either, whatever they are called.
+NO_MEANING_PREFIXES = {
+    "--grpc-": "gRPC is not served",
+    "--sagemaker-": "SageMaker's routes share the inference port",
+    "--vertex-ai-": "Vertex AI's routes are not served",
+    "--trace-": "nothing is traced",
+}
+
+
+def without_meaning(arguments: Sequence[str]) -> dict[str, str]:
+    """tritonserver's options that change nothing here, with the reason; those in `arguments` that only their beginning tells."""
+    options = [argument.split("=")[0] for argument in arguments]
+    newer = {option: why for option in options for start, why in NO_MEANING_PREFIXES.items() if option.startswith(start)}
+    return newer | NO_MEANING
 
 
 def switch(text: str) -> bool:
@@ -67,13 +90,19 @@ def switch(text: str) -> bool:
     return text.lower() in ("true", "1")
 
 
-def serve_parser() -> argparse.ArgumentParser:
+def serve_parser(no_meaning: Iterable[str] = NO_MEANING) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jitney serve",
-        description="Serve a model repository. Options have tritonserver's names and meaning.",
+        description="Serve model repositories, TorchServe archives, or both. Options have tritonserver's names and meaning.",
     )
     add = parser.add_argument
-    add("--model-repository", "--model-store", action="append", metavar="DIR", help="folder with models; repeatable")
+    add("--model-repository", action="append", metavar="DIR", help="folder with models; repeatable")
+    add(
+        "--model-store",
+        action="append",
+        metavar="DIR",
+        help="folder with TorchServe archives, all of which are loaded unless load_models or --load-model says otherwise",
+    )
     add("--config", "--ts-config", dest="ts_config", metavar="FILE", help="config.properties")
     add(
         "--models",
@@ -92,6 +121,7 @@ def serve_parser() -> argparse.ArgumentParser:
     add("--backend-config", action="append", metavar="BACKEND,KEY=VALUE", help="e.g. onnxruntime,default-max-batch-size=8")
     add("--response-cache-byte-size", type=int, metavar="BYTES", help="the same as --cache-config=local,size=BYTES")
     add("--cache-config", metavar="local,size=BYTES", help="size of the response cache")
+    add("--id", dest="server_id", metavar="NAME", help="what GET /v2 calls the server (triton)")
     add("--http-address", metavar="HOST", help="address of the inference port (127.0.0.1)")
     add("--http-port", type=int, metavar="PORT", help="inference port (8080)")
     add("--management-port", type=int, metavar="PORT", help="management port (8081)")
@@ -107,6 +137,8 @@ def serve_parser() -> argparse.ArgumentParser:
         metavar="API,…:HEADER=VALUE",
         help="routes that need a header, e.g. model-repository,statistics:admin-key=secret; repeatable",
     )
+    add("--allow-client-shm", type=switch, metavar="BOOL", help="clients may register shared memory (true)")
+    add("--allow-metrics", dest="enable_metrics_api", type=switch, metavar="BOOL", help="serve the metrics port (true)")
     add("--exit-timeout-secs", type=int, metavar="N", help="seconds that accepted requests may take at the end (30)")
     add(
         "--shape-change",
@@ -115,20 +147,22 @@ def serve_parser() -> argparse.ArgumentParser:
     )
     add("--log-config", metavar="FILE", help="logging configuration: Python's dictConfig as JSON or YAML")
     add("--disable-token-auth", action="store_true", help="serve non-loopback addresses without tokens")
-    for option in NO_MEANING:
+    for option in no_meaning:
         add(option, dest="no_meaning", action="append", nargs="?", const=option, help=argparse.SUPPRESS)
     return parser
 
 
 def serve_flags(arguments: Sequence[str]) -> dict[str, Any]:
     """The flags of `jitney serve` as `Settings.load` takes them; says once what has no meaning here."""
-    given = vars(serve_parser().parse_args(list(arguments)))
+    no_meaning = without_meaning(arguments)
+    given = vars(serve_parser(no_meaning).parse_args(list(arguments)))
     given.pop("no_meaning")
     for option in dict.fromkeys(argument.split("=")[0] for argument in arguments):
-        if option in NO_MEANING:
-            print(f"{option} has no effect: {NO_MEANING[option]}", file=sys.stderr)
+        if option in no_meaning:
+            print(f"{option} has no effect: {no_meaning[option]}", file=sys.stderr)
     flags: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     flags.update(_addresses(flags))
+    flags.update(_folders(flags.pop("model_repository", []), flags.pop("model_store", [])))
     if (load := flags.get("load_model")) is not None:
         flags["load_model"] = [name for value in load for name in value.split(",")]
     if (config := flags.get("backend_config")) is not None:
@@ -137,16 +171,31 @@ def serve_flags(arguments: Sequence[str]) -> dict[str, Any]:
         flags.setdefault("cache_config", f"local,size={size}")
     if (restricted := flags.get("http_restricted_api")) is not None:
         flags["http_restricted_api"] = " ".join(restricted)
-    for name in ("strict_readiness", "exit_on_error"):
+    for name in ("strict_readiness", "exit_on_error", "allow_client_shm", "enable_metrics_api"):
         if name in flags:
             flags[name] = "true" if flags[name] else "false"
     return flags | {"no_config_snapshots": True}
 
 
+def _folders(repositories: list[str], stores: list[str]) -> dict[str, Any]:
+    """What `--model-repository` and `--model-store` name, as settings.
+
+    tritonserver has both words for a repository. So a folder is a store of archives where it holds some, or where a repository
+    is named beside it.
+    """
+    archives = [folder for folder in stores if repositories or holds_archives(Path(folder))]
+    if len(archives) > 1:
+        raise InvalidConfig(f"expected one --model-store, got {' and '.join(archives)}")
+    named = repositories + [folder for folder in stores if folder not in archives]
+    return ({"model_repository": named} if named else {}) | ({"model_store": archives[0]} if archives else {})
+
+
 def _addresses(flags: dict[str, Any]) -> dict[str, str]:
-    """`--http-address`, `--http-port` and their like as addresses of config.properties, where any was given."""
-    host = flags.pop("http_address", None)
-    metrics_host = flags.pop("metrics_address", None) or host
+    """`--http-address`, `--http-port` and their like as addresses of config.properties, where any was given.
+
+    `--http-address` opens the inference port alone: metrics need no token, and management is for this machine.
+    """
+    host, metrics_host = flags.pop("http_address", None), flags.pop("metrics_address", None)
     ports = {name: flags.pop(f"{name}_port", None) for name in ("http", "management", "metrics")}
     found = {}
     for name, at, port in (("http", host, 8080), ("management", None, 8081), ("metrics", metrics_host, 8082)):
@@ -158,15 +207,17 @@ def _addresses(flags: dict[str, Any]) -> dict[str, str]:
 
 
 def serve(arguments: Sequence[str]) -> int:
-    from .main import run
+    with threads.one_for_blas():
+        from .main import run
     from .settings import Settings
+    from .startup import with_archives
 
     flags = serve_flags(arguments)
     flags.setdefault("exit_on_error", "false")
     settings = Settings.load(flags, os.environ)
     if not settings.model_repository and not settings.model_store:
-        raise InvalidConfig("jitney serve needs a folder of models: --model-repository DIR")
-    return run(settings)
+        raise InvalidConfig("jitney serve needs a folder of models: --model-repository DIR or --model-store DIR")
+    return run(with_archives(settings) if "model_store" in flags else settings)
 
 
 def archive(arguments: Sequence[str]) -> int:
@@ -187,15 +238,30 @@ def tune(arguments: Sequence[str]) -> int:
     return tune.main(list(arguments))
 
 
-COMMANDS = {"serve": serve, "archive": archive, "bench": bench, "tune": tune}
+def demo(arguments: Sequence[str]) -> int:
+    from ..tools import first_steps
+
+    return first_steps.main(list(arguments))
+
+
+def _require_working_directory() -> None:
+    """InvalidConfig where the folder that the command was typed in has been deleted: paths mean nothing there."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise InvalidConfig(f"the working directory cannot be used: {error.strerror}; change into one that exists") from None
+
+
+COMMANDS = {"demo": demo, "serve": serve, "archive": archive, "bench": bench, "tune": tune}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if arguments and arguments[0] in COMMANDS:
+            _require_working_directory()
             return COMMANDS[arguments[0]](arguments[1:])
-        if arguments in (["help"], ["--help"], ["-h"]):
+        if arguments in ([], ["help"], ["--help"], ["-h"]):
             print((__doc__ or "").strip() + f"\n\nEach takes --help. jitney {__version__}")
             return 0
         if arguments and not arguments[0].startswith("-"):
@@ -203,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"jitney: unknown command '{arguments[0]}', expected {known} or torchserve's flags", file=sys.stderr)
             return 2
         return torchserve_cli.main(arguments)
-    except InvalidConfig as error:
+    except (InvalidConfig, NothingAnswers) as error:
         print(f"jitney: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -92,6 +92,10 @@ class DataPlane:
 
         return self._on_serving(model, version, submit)
 
+    def refuse_if_full(self, model: str, version: str | None) -> None:
+        """Raises QueueFull where the model's queue would refuse any request: for requests that are costly to read."""
+        self.registry.deployment(model, version).refuse_if_full()
+
     def _on_serving(self, model: str, version: str | None, submit: Callable[[Deployment], Call]) -> Call:
         deployment = self.registry.deployment(model, version)
         try:
@@ -120,10 +124,12 @@ class DataPlane:
         if request.headers.get("explain") == "True" and isinstance(deployment, WorkerDeployment):
             return deployment.explainer().submit(request, on_answer=on_answer)
         deployment.refuse_if_hopeless()  # before decoding costs anything
+        deployment.refuse_if_full()
         codec = deployment.codec
-        decoded = Request(request.id, codec.decode(request.parts, request.headers), [], request.headers)
-        decoded.rows = validate(codec.expects(decoded.tensors), decoded)
-        return deployment.submit(decoded, on_answer=on_answer, encode=codec.encoder(request.parts))
+        tensors, encode = codec.read(request.parts, request.headers)
+        decoded = Request(request.id, tensors, [], request.headers)
+        decoded.rows = validate(codec.expects(tensors), decoded)
+        return deployment.submit(decoded, on_answer=on_answer, encode=encode)
 
     def step(self, model: str, version: str | None, make: MakeRequest, on_answer: OnAnswer, target: Target) -> Call:
         """Queues one step of an ensemble, made for whoever takes it; its answers are given to `on_answer`."""
@@ -162,11 +168,16 @@ class DataPlane:
         return not self.stopping
 
     def ready(self) -> bool:
-        """Whether requests should be sent here: started, not draining and, if readiness is strict, every model ready."""
+        """Whether requests should be sent here: started, not draining and, if readiness is strict, every model ready.
+
+        A version whose workers have all died is not ready until one has loaded the model again. One that was unloaded, or
+        scaled to no workers, is no reason to send requests elsewhere.
+        """
         if not self.started or self.stopping:
             return False
-        return not self.strict_readiness or all(
-            (entry.state == State.READY or entry.reason == "unloaded") for entry in self.registry.index()
+        return not self.strict_readiness or (
+            all(entry.state == State.READY or entry.reason == "unloaded" for entry in self.registry.index())
+            and not any(deployment.stranded for deployment in self.registry.deployments())
         )
 
     def model_ready(self, model: str, version: str | None = None) -> bool:
@@ -273,7 +284,9 @@ class DataPlane:
 
     def _modelcontrol(self) -> ModelControl:
         if self.modelcontrol is None:
-            raise Unavailable("no model repository is served; start with --model-repository")
+            raise Unavailable(
+                "no model repository is served; start with --model-repository DIR --model-control-mode=explicit"
+            )
         return self.modelcontrol
 
     # -- the end ---------------------------------------------------------------------------------------------------------

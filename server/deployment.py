@@ -71,14 +71,26 @@ class Deployment(ABC):
         """Turns TorchServe-style requests into this model's tensors, and back."""
         return create_codec(self.config)
 
+    def load_codec(self) -> None:
+        """Makes the codec now; InvalidConfig where it cannot be used, or where no codec has this name."""
+        _ = self.codec
+
     @property
     @abstractmethod
     def ready(self) -> bool:
         """Whether a request would be executed now."""
 
+    @property
+    def stranded(self) -> bool:
+        """Whether it should have workers and none of them can answer; not where it was scaled to none."""
+        return False
+
     @abstractmethod
     def refuse_if_hopeless(self) -> None:
         """Raises where a request could not be answered: stopping, not loaded, no workers, or none that gets up again."""
+
+    def refuse_if_full(self, priority: int | None = None) -> None:  # noqa: B027 - nothing to be full without a queue
+        """Raises QueueFull where `submit` would, as far as that can be told without the request (None: any priority)."""
 
     @abstractmethod
     def submit(

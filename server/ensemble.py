@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..backends.base import Request, Response
 from ..backends.codecs.base import Encode
 from ..backends.tensor import Buffer, Tensor
 from .call import Call, Target
 from .deployment import Deployment, MakeRequest, OnAnswer, State
+from .ensemble_flow import Flowing, Membership, Step, entering, for_step, leaving, needed
 from .errors import Draining, JitneyError, ModelFailed, ModelNotReady, Unsupported
 from .repository.config import ModelConfig
 from .workers.arena import Arena
@@ -42,16 +42,6 @@ class Models(Protocol):
     def model_ready(self, model: str, version: str | None = None) -> bool: ...
 
 
-@dataclass(frozen=True)
-class Step:
-    """One step: which model, and how its tensors are named in the ensemble. `version` None = the served default."""
-
-    model: str
-    version: str | None
-    inputs: Mapping[str, str]
-    outputs: Mapping[str, str]
-
-
 def steps_of(config: ModelConfig) -> tuple[Step, ...]:
     """The steps of an ensemble's configuration, which the repository has checked."""
     return tuple(
@@ -65,22 +55,34 @@ def steps_of(config: ModelConfig) -> tuple[Step, ...]:
     )
 
 
+@dataclass(slots=True)
+class _Started:
+    """A step under way: what its request is, for the tensors that come of it."""
+
+    step: Step
+    rows: int = 0
+    membership: Membership = field(default_factory=Membership)
+
+
 class Run:
     """One request on its way through the graph. Threads: those that bring steps' answers; the lock guards the graph's state."""
 
     def __init__(self, config: ModelConfig, steps: tuple[Step, ...], call: Call, models: Models) -> None:
         self.config, self.call, self.models = config, call, models
-        self.waiting = list(steps)
-        self.unsent = list(steps)  # those whose models have not yet taken their tensors
+        self.wanted = call.request.outputs or tuple(spec.name for spec in config.outputs)
+        self.waiting = needed(steps, self.wanted) if call.request.outputs else list(steps)
+        self.unsent = list(self.waiting)  # those whose models have not yet taken their tensors
         self.running = 0
         self.over = False
         self.lock = threading.Lock()
-        self.tensors = {tensor.name: tensor for tensor in call.request.tensors}
-        self.wanted = call.request.outputs or tuple(spec.name for spec in config.outputs)
+        self.membership = Membership.of_request(call.request)
+        self.tensors = entering(config, call.request)
         self.placed: dict[str, tuple[Arena, memoryview]] = {}
+        self.parts: list[Call] = []
+        call.parts = self.parts
 
     def advance(self) -> None:
-        """Starts every step whose tensors exist; answers the call when nothing is left to run."""
+        """Starts every step whose tensors exist or are known to be left out; answers the call when nothing is left to run."""
         with self.lock:
             waiting = [] if self.call.done else self.waiting
             ready = [step for step in waiting if all(name in self.tensors for name in step.inputs.values())]
@@ -91,33 +93,40 @@ class Run:
         if self.over:
             self._finish()
         for step in ready:
-            self._start(step)
+            self._start(_Started(step))
 
-    def _start(self, step: Step) -> None:
-        make, answered, place = partial(self._request, step), partial(self._answered, step), partial(self._place, step)
+    def _start(self, started: _Started) -> None:
+        step = started.step
+        make, answered, place = partial(self._request, started), partial(self._answered, started), partial(self._place, step)
         try:
-            self.models.step(step.model, step.version, make, answered, place)
+            part = self.models.step(step.model, step.version, make, answered, place)
         except JitneyError as error:
-            self._answered(step, error)
+            self._answered(started, error)
         except Exception as error:  # nobody else would answer the call
             log.exception("ensemble '%s'", self.config.name)
-            self._answered(step, ModelFailed(f"{type(error).__name__}: {error}"))
+            self._answered(started, ModelFailed(f"{type(error).__name__}: {error}"))
         else:
             with self.lock:
                 self.unsent.remove(step)
+                self.parts.append(part)
+                self._forget_done()
 
-    def _request(self, step: Step, deployment: Deployment) -> Request:
-        source = self.call.request
-        tensors = [
-            Tensor(given, tensor.datatype, tensor.shape, self._data(name, step, deployment))
-            for given, name in step.inputs.items()
-            for tensor in (self.tensors[name],)
-        ]
-        return Request(source.id, tensors, parameters=source.parameters, outputs=tuple(step.outputs))
+    def _request(self, started: _Started, deployment: Deployment) -> Request:
+        """The step's request; an input that was left out is left out here too, whose model says whether it may be (Triton)."""
+        source, step, tensors = self.call.request, started.step, []
+        for given, name in step.inputs.items():
+            tensor = for_step(self.tensors[name], given, deployment.config)
+            if tensor is not None:
+                tensor.data = self._data(name, tensor.data, step, deployment)
+                tensors.append(tensor)
+        started.rows = next((t.shape[0] for t in tensors if t.shape), 1) if deployment.config.batches else 0
+        said = (self.tensors[name].membership for name in step.inputs.values())
+        started.membership = next((found for found in said if found is not None), self.membership)
+        parameters = started.membership.for_request(source.parameters)
+        return Request(source.id, tensors, parameters=parameters, outputs=tuple(step.outputs))
 
-    def _data(self, name: str, step: Step, deployment: Deployment) -> Buffer:
+    def _data(self, name: str, data: Buffer, step: Step, deployment: Deployment) -> Buffer:
         """A tensor's bytes for a step: where they were placed, only the last step to take them may take the slot over."""
-        data = self.tensors[name].data
         if name not in self.placed:
             return data
         if deployment.arena is None:  # it may need them for longer than the slot lasts
@@ -142,22 +151,44 @@ class Run:
                 self.placed[name] = arena, view
             return view
 
-    def _answered(self, step: Step, answer: Response | JitneyError) -> None:
-        if isinstance(answer, JitneyError):
-            self._fail(answer)
+    def _answered(self, started: _Started, answer: Response | JitneyError) -> None:
+        step = started.step
+        try:
+            if isinstance(answer, JitneyError):
+                raise answer
+            given = self._given(started, answer)
+        except JitneyError as error:
+            self._fail(error)
             with self.lock:
-                self.running -= 1
+                self.running -= int(isinstance(answer, JitneyError) or answer.final)
             self.advance()
             return
-        given = {step.outputs[tensor.name]: tensor for tensor in answer.tensors if tensor.name in step.outputs}
         with self.lock:
             again = given.keys() & self.tensors.keys()
-            self.tensors |= {name: _renamed(tensor, name) for name, tensor in given.items()}
+            self.tensors |= given
+            if answer.final:
+                absent = [name for name in step.outputs.values() if name not in self.tensors]
+                self.tensors |= {name: Flowing(None, started.rows, started.membership) for name in absent}
             self.running -= int(answer.final)
+            self._forget_done()
         if again:
             self._fail(Unsupported(f"model '{step.model}' gave more than one response, which an ensemble cannot pass on"))
         if answer.final:
             self.advance()
+
+    def _given(self, started: _Started, answer: Response) -> dict[str, Flowing]:
+        """The tensors of a step's response under their names in the ensemble."""
+        step, membership = started.step, started.membership.of_response(answer, started.step.model)
+        names = step.outputs
+        return {
+            names[tensor.name]: Flowing(_renamed(tensor, names[tensor.name]), started.rows, membership)
+            for tensor in answer.tensors
+            if tensor.name in names
+        }
+
+    def _forget_done(self) -> None:
+        """Lets go of the steps' calls that are over, and of their tensors; with the lock held."""
+        self.parts[:] = [part for part in self.parts if not part.done]
 
     def _fail(self, error: JitneyError) -> None:
         self.call.fail(error.within(f"in ensemble '{self.config.name}', "))
@@ -168,12 +199,15 @@ class Run:
             arena.reclaim(view)
         if self.call.done:
             return
-        missing = [name for name in self.wanted if name not in self.tensors]
-        if missing:
+        if missing := [name for name in self.wanted if name not in self.tensors]:
             self._fail(ModelFailed(f"no step answered with the tensors {missing}", "BAD_OUTPUT"))
             return
-        parameters: dict[str, Any] = {"sequence_id": 0, "sequence_start": False, "sequence_end": False}
-        self.call.answer(Response([self.tensors[name] for name in self.wanted], parameters=parameters))
+        found = [self.tensors[name] for name in self.wanted]
+        rows = self.call.request.rows if self.config.batches else 0
+        tensors = [leaving(self.config, name, each, rows) for name, each in zip(self.wanted, found, strict=True)]
+        membership = next((each.membership for each in found if each.tensor and each.membership), self.membership)
+        given = [tensor for tensor in tensors if tensor is not None]
+        self.call.answer(Response(given, parameters=membership.for_response()))
 
 
 class EnsembleDeployment(Deployment):

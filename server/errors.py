@@ -94,6 +94,10 @@ class QueueFull(Unavailable):
     """The model's queue, or the front end's share of threads, holds as many requests as it may."""
 
 
+class HoldsTooMuch(Unavailable):
+    """All connections together have the server hold as much data as it may."""
+
+
 class NoWorkers(Unavailable):
     """The model is registered and has no worker (scaled to 0, or all of them gave up)."""
 
@@ -224,6 +228,14 @@ class DefaultVersionInUse(JitneyError):
     def __init__(self, model: str) -> None:
         super().__init__(f"cannot remove the default version of model '{model}' while it has others")
         self.model = model
+
+
+class NothingAnswers(JitneyError):
+    """The server cannot do what it was started for: none of its requests would be answered."""
+
+
+class TooFewThreads(NothingAnswers):
+    """The system gives this process no further thread; `threads` writes the text."""
 
 
 class LoadFailed(JitneyError):

@@ -10,13 +10,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-_QUERY = "index,uuid,utilization.gpu,utilization.memory,memory.used,memory.total"
+_QUERY = "index,uuid,utilization.gpu,utilization.memory,memory.used,memory.total,power.draw,power.limit"
 _TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
 class GpuFigures:
-    """`utilization` and `memory_utilization` (of its bandwidth) in percent, memory in MiB."""
+    """`utilization` and `memory_utilization` (of its bandwidth) in percent, memory in MiB, power in watts."""
 
     index: int
     uuid: str
@@ -24,6 +24,8 @@ class GpuFigures:
     memory_utilization: float
     memory_used: float
     memory_total: float
+    power_usage: float = 0.0
+    power_limit: float = 0.0
 
 
 class GpuReader:
@@ -71,7 +73,7 @@ def _ask() -> tuple[GpuFigures, ...]:
 def _parse(line: str) -> GpuFigures | None:
     """One line of the answer; a figure that the GPU does not report ("[N/A]") is 0."""
     fields = [field.strip() for field in line.split(",")]
-    if len(fields) != 6 or not fields[0].isdigit():
+    if len(fields) != len(_QUERY.split(",")) or not fields[0].isdigit():
         return None
     return GpuFigures(int(fields[0]), fields[1], *(_number(field) for field in fields[2:]))
 

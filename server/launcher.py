@@ -4,8 +4,8 @@
     register_model("digits", "digits.mar")
     stop()
 
-The server is a process of its own, found again by the pid file of `jitney --start`: there is one of them for each temporary
-folder. `start` ends one that runs. `register_model` speaks to its management API.
+The server is a process of its own, found again by the pid files of `jitney --start`. `start` ends the one that runs; with a
+`snapshot_file`, the one at the inference address that this names. `register_model` speaks to its management API.
 """
 
 from __future__ import annotations
@@ -65,12 +65,13 @@ def start(
     enable_model_api: bool = False,
     *,
     timeout: float = 300.0,
-) -> queue.Queue[str]:
-    """Starts a server, ending one that runs, and returns when it has started: a queue of the lines that it prints.
+) -> queue.Queue[str | None]:
+    """Starts a server, ending the one in its place, and returns when it has started: a queue of the lines that it prints, with
+    None behind the last one.
 
     `snapshot_file` is its config.properties or a snapshot. NotStarted after `timeout` seconds, or where it ended.
     """
-    stop()
+    stop(config=snapshot_file)
     command = [*COMMAND, "--start"]
     options = {"--model-store": model_store, "--ts-config": snapshot_file, "--plugins-path": plugin_folder}
     for option, value in options.items():
@@ -88,9 +89,9 @@ def start(
     )
     output = _Output(process)
     if not output.settled.wait(timeout):
-        stop()
+        stop(config=snapshot_file)
     if not output.started:
-        raise NotStarted("the server did not start; it printed:\n" + "".join(output.lines.queue))
+        raise NotStarted("the server did not start; it printed:\n" + "".join(line for line in output.lines.queue if line))
     return output.lines
 
 
@@ -98,7 +99,7 @@ class _Output:
     """What the server prints, read on a thread until the detached process, which inherits the pipe, ends."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.lines: queue.Queue[str] = queue.Queue()
+        self.lines: queue.Queue[str | None] = queue.Queue()
         self.started = False
         self.settled = threading.Event()  # started, or ended before
         threading.Thread(target=self._read, args=(process,), name="server-output", daemon=True).start()
@@ -110,6 +111,7 @@ class _Output:
                 for line in stdout:
                     self._take(line)
         process.wait()
+        self.lines.put(None)
         self.settled.set()
 
     def _take(self, line: str) -> None:
@@ -119,9 +121,13 @@ class _Output:
             self.settled.set()
 
 
-def stop(wait: bool = True) -> None:
-    """Ends the server that runs, if one does; with `wait` it returns when the process is gone."""
-    command = [*COMMAND, "--stop", *(["--foreground"] if wait else [])]
+def stop(wait: bool = True, *, config: str | None = None) -> None:
+    """Ends the server that runs, if one does; with `wait` it returns when the process is gone.
+
+    `config` is a config.properties: then it is the server at the inference address that this names. Without it, of several
+    servers none is ended.
+    """
+    command = [*COMMAND, "--stop", *(["--foreground"] if wait else []), *(["--ts-config", config] if config else [])]
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False, timeout=STOP_SECONDS + 30)
 
 

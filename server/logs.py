@@ -13,9 +13,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import logging.config
+import os
 import sys
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -23,6 +25,7 @@ from typing import Any
 
 import yaml
 
+from . import lost_lines
 from .errors import InvalidConfig
 
 log = logging.getLogger(__name__)
@@ -51,6 +54,11 @@ def configure(folder: Path | None, metrics_folder: Path | None = None, log_confi
     cannot be read; TorchServe's own form of it, log4j2's XML, is passed over with a warning.
     """
     logging.captureWarnings(True)
+    _configure(folder, metrics_folder, log_config)
+    lost_lines.watch(lost_lines.all_handlers())
+
+
+def _configure(folder: Path | None, metrics_folder: Path | None, log_config: str) -> None:
     if log_config and not log_config.lower().endswith((".xml", ".properties")):
         _from_file(Path(log_config))
         return
@@ -104,9 +112,17 @@ def _from_file(path: Path) -> None:
 
 
 def close() -> None:
-    """Flushes and closes every handler of ours."""
+    """Flushes and closes every handler of ours. What standard output and error do not take is dropped: Python would end with
+    another status for it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError), Path(os.devnull).open("wb") as nothing:
+                os.dup2(nothing.fileno(), stream.fileno())
     for name in FILES:
         logger = logging.getLogger(name)
         for handler in list(logger.handlers):
             logger.removeHandler(handler)
-            handler.close()
+            with contextlib.suppress(OSError):  # what a full disk does not take has been told
+                handler.close()

@@ -1,29 +1,28 @@
 """The server process from start to end: listeners, models, signals, draining.
 
-Order of the start: sockets are opened (a busy port ends it before any model is loaded), TorchServe's archives are registered,
-requests are taken, models load, each reported with one line as it becomes ready or fails, then `Model server started.`.
-Order of the end, on SIGTERM or SIGINT: no new connections,
-accepted requests are answered, workers end, status 0. A second signal, more than a second later, ends it at once.
+Order of the start: sockets are opened (a busy port ends it before any model is loaded) and said, and what is to be loaded,
+TorchServe's archives are registered, requests are taken, models load, each reported with one line as it becomes ready or fails,
+then `Model server started.`.
+Order of the end, on SIGTERM, SIGINT or SIGHUP (a terminal that closes): no new connections,
+accepted requests are answered, workers end, status 0. A second SIGTERM or SIGINT, more than a second later, ends it at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from . import garbage, logs
+from . import garbage, logs, signals, threads
 from .cache import ResponseCache
 from .dataplane import DataPlane
 from .deployment import Deployment, Options
-from .errors import InvalidConfig
+from .errors import InvalidConfig, NothingAnswers, TooFewThreads
 from .http.app import Services, Web
 from .http.tokens import Tokens
 from .journal import Journal
@@ -31,11 +30,13 @@ from .management import Management
 from .metrics import Metrics
 from .modelcontrol import ModelControl
 from .registry import Registry
+from .repository.limits import Limits
 from .repository.store import ModelStore
 from .repository.triton import TritonRepository
 from .scripting import Scripting
-from .settings import Settings, access_problems, start_problems
-from .startup import Begun, Planned, planned, preload, register, settle
+from .settings import Settings, access_problems, start_problems, without_grpc
+from .signals import Signals
+from .startup import Begun, Planned, chosen, planned, preload, register, settle, tell_strays
 from .workers.roster import number_from
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 STARTED = "Model server started."
 #: Seconds between the end of draining and giving up on threads that should have ended.
 LAST_SECONDS = 5.0
+#: Names of models that the line about what loads holds at most.
+NAMED = 20
 #: A signal that comes later than this after the first ends the server without draining.
 INSISTING_SECONDS = 1.0
 
@@ -56,36 +59,20 @@ def run(settings: Settings, *, torchserve: bool = False) -> int:
     logs.configure(folder, Path(settings.metrics_location), settings.log_config)
     for note in settings.notes:
         log.info("%s", note)
+    log.info("%s", without_grpc(settings, torchserve=torchserve))
+    for warning in settings.warnings:
+        log.warning("%s", warning)
     try:
-        with _signals() as received:
+        with signals.received() as received:
             return Server(settings).serve(received)
     finally:
         logs.close()
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[queue.SimpleQueue[int]]:
-    """SIGTERM and SIGINT as a queue: handlers only enqueue, the main thread decides."""
-    received: queue.SimpleQueue[int] = queue.SimpleQueue()
-
-    def enqueue(number: int, _: FrameType | None) -> None:
-        received.put(number)
-
-    previous = {number: signal.signal(number, enqueue) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _again(received: queue.SimpleQueue[int], began: float) -> bool:
+def _again(received: Signals, began: float) -> bool:
     """Whether somebody insists: launchers often send the same signal twice at once, people do so after a while."""
-    try:
-        received.get_nowait()
-    except queue.Empty:
-        return False
-    return time.monotonic() - began > INSISTING_SECONDS
+    number = received.get_nowait()
+    return number not in (None, signal.SIGHUP) and time.monotonic() - began > INSISTING_SECONDS
 
 
 def _say(line: str) -> None:
@@ -101,6 +88,7 @@ class Server:
         self.settings = settings
         number_from(settings.initial_worker_port)
         self.registry = Registry()
+        cache = ResponseCache(settings.cache_config) if settings.cache_config else None
         self.metrics = Metrics(
             self.registry.deployments,
             mode=settings.metrics_mode,
@@ -108,13 +96,14 @@ class Server:
             auto_detect=settings.model_metrics_auto_detect,
             system=not settings.disable_system_metrics,
             interval=settings.metric_time_interval,
+            cache=cache,
         )
         self.dataplane = DataPlane(self.registry, strict_readiness=settings.strict_readiness)
         options = Options(
             shape_change=settings.shape_change,
             host=Scripting(self.dataplane),
             on_event=self._event,
-            cache=ResponseCache(settings.cache_config) if settings.cache_config else None,
+            cache=cache,
         )
         self.store = ModelStore(settings)
         self.journal = Journal(settings, self.registry)
@@ -129,29 +118,41 @@ class Server:
                 auto_complete=not settings.disable_auto_complete_config,
                 backend_config=settings.backend_config,
                 config_name=settings.model_config_name,
+                limits=Limits(max(0, settings.default_response_timeout), max(0, settings.repository_startup_timeout)),
             )
             self.dataplane.modelcontrol = ModelControl(
                 self.registry, self.repository, self.dataplane, options, settings.model_control_mode
             )
         self.failed = 0
+        self._tokens: Tokens | None = None
+        self._cannot_serve: Exception | None = None
+        self._opened = False
         self._opening = threading.Lock()
 
-    def serve(self, received: queue.SimpleQueue[int]) -> int:
-        """From opening the ports to the last worker's end."""
-        plan = planned(self.settings)
-        web = Web(Services(self.dataplane, self.dataplane, self.metrics, self.settings, self._tokens()))
+    def serve(self, received: Signals) -> int:
+        """From opening the ports to the last worker's end. Raises what made it impossible to answer, as NothingAnswers."""
+        garbage.return_large_memory()
+        plan, names = planned(self.settings), chosen(self.dataplane.modelcontrol, self.settings)
+        self._tokens = self._make_tokens()
+        web = Web(Services(self.dataplane, self.dataplane, self.metrics, self.settings, self._tokens))
         try:
-            self.metrics.start()
-            loading = threading.Thread(target=self._load, args=(web, plan, received), name="load-models", daemon=True)
-            loading.start()
+            self._announce(web, [*(item.name for item in plan), *names])
+            if self._tokens is not None:
+                self._tokens.publish()
+            with threads.needed("metrics"):
+                self.metrics.start()
+            loading = threading.Thread(target=self._load, args=(web, plan, names, received), name="load-models", daemon=True)
+            threads.start(loading, "loading models")
             number = received.get()
             if number:
                 log.info("%s: answering what was accepted, for at most %d s", signal.Signals(number).name, self._patience)
         finally:
             self._end(web, received)
+        if self._cannot_serve is not None:
+            raise self._cannot_serve
         return 1 if self.failed and self.settings.exit_on_error else 0
 
-    def _tokens(self) -> Tokens | None:
+    def _make_tokens(self) -> Tokens | None:
         """The keys that requests need, where they need any (TorchServe's key_file.json, or JITNEY_TOKEN)."""
         settings = self.settings
         if not settings.token_auth:
@@ -169,14 +170,26 @@ class Server:
 
     # -- start -----------------------------------------------------------------------------------------------------------
 
-    def _load(self, web: Web, plan: Sequence[Planned], received: queue.SimpleQueue[int]) -> None:
+    def _announce(self, web: Web, names: Sequence[str]) -> None:
+        """Where the server listens, in TorchServe's words, and what it is about to load."""
+        for port, address in web.addresses():
+            _say(f"{port.capitalize()} API bind to: {address}")
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        _say(f"Loading {', '.join(names[:NAMED])}{more}." if names else "No model is loaded at the start.")
+
+    def _load(self, web: Web, plan: Sequence[Planned], names: Sequence[str], received: Signals) -> None:
         """Loads the models, reporting each; then the server is started. Runs beside the main thread, which takes signals."""
         try:
+            tell_strays(self.settings)
             begun = register(self.management, plan, self._report)
             self._open(web)
-            self._wait(begun)
+            self._wait(begun, names)
             web.wait_started()
-        except Exception:
+        except Exception as error:
+            if isinstance(error, NothingAnswers) or not self._opened:
+                self._cannot_serve = error
+                received.put(0)
+                return
             log.exception("the models could not be loaded")
             self.failed += 1
         if self.dataplane.stopping:
@@ -194,15 +207,19 @@ class Server:
         with self._opening:
             if not self.dataplane.stopping:
                 web.start()
+        self._opened = True
         self.journal.write("startup")
 
-    def _wait(self, begun: Sequence[Begun]) -> None:
+    def _wait(self, begun: Sequence[Begun], names: Sequence[str]) -> None:
         """Until every model is ready or has failed once: the archives' workers and the repository's models load together."""
         archives = threading.Thread(target=settle, args=(begun, self._report), name="settle-archives", daemon=True)
-        archives.start()
+        if begun:
+            threads.start(archives, "loading archives")
         if self.dataplane.modelcontrol is not None:
-            preload(self.dataplane.modelcontrol, self.settings, self._report)
-        archives.join()
+            with threads.needed("loading models"):
+                preload(self.dataplane.modelcontrol, names, self.settings, self._report)
+        if begun:
+            archives.join()
 
     def _report(self, model: str, version: str, reason: str | None, seconds: float) -> None:
         """One line for each version that became ready or failed."""
@@ -220,7 +237,7 @@ class Server:
 
     # -- end -------------------------------------------------------------------------------------------------------------
 
-    def _end(self, web: Web, received: queue.SimpleQueue[int]) -> None:
+    def _end(self, web: Web, received: Signals) -> None:
         with self._opening:
             self.dataplane.stopping = True
         self.management.close()
@@ -231,7 +248,10 @@ class Server:
         drained = threading.Thread(
             target=self._drain, args=(web, time.monotonic() + self._patience), name="drain", daemon=True
         )
-        drained.start()
+        try:
+            threads.start(drained, "answering what was accepted")
+        except TooFewThreads as error:  # which may be why the server ends: nothing was accepted then
+            log.warning("%s", error)
         began = time.monotonic()
         while drained.is_alive():
             drained.join(0.1)
@@ -243,6 +263,8 @@ class Server:
             self.repository.close()
         self.store.close()
         self.metrics.close()
+        if self._tokens is not None:
+            self._tokens.remove_file()
 
     def _drain(self, web: Web, deadline: float) -> None:
         """Closes the listeners when their accepted requests are answered, then the models."""

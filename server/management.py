@@ -140,8 +140,8 @@ class Management:
         with self._turn:
             now = deployment.wanted_workers()
             wanted = min(max(now, min_workers), max_workers)
+            deployment.scale(wanted, retry=True)  # InvalidConfig where they have no place; then nothing has changed
             deployment.min_workers, deployment.max_workers = min_workers, max_workers
-            deployment.scale(wanted, retry=True)
         self.on_change()
         if synchronous:
             deployment.wait_ready()

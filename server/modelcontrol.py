@@ -100,7 +100,10 @@ class ModelControl:
 
     def _refuse_unless_explicit(self) -> None:
         if self.mode != "explicit":
-            raise ControlDisabled("explicit model load / unload is not allowed if polling is enabled")
+            raise ControlDisabled(
+                f"explicit model load / unload is not allowed if polling is enabled: the control mode is '{self.mode}'; to load "
+                "and unload models over the API, start the server with --model-control-mode=explicit"
+            )
 
     def poll(self, seconds: float) -> None:
         """Starts the thread that rescans the folders every `seconds` (control mode "poll")."""
@@ -168,7 +171,7 @@ class ModelControl:
             raise
         except ModelNotFound as error:
             self._asked.discard(model)
-            settled("", str(error))
+            settled("", f"{error}; the model repository has: {', '.join(self.names()) or 'no models'}")
             raise
         except (JitneyError, OSError) as error:
             if not self._serving(model):
@@ -230,10 +233,13 @@ class ModelControl:
     def _unload(self, model: str) -> None:
         if model not in self.registry.names():
             return
+        given_up = self._rollout.give_up(model)  # whoever loads it holds the lock until then
         with self._lock(model):
             self._fingerprints.pop(model, None)
             self._asked.discard(model)
             taken = [self.registry.take(model, version) for version in self._serving(model)]
+            for version in given_up:
+                self.registry.note(model, version, State.UNAVAILABLE, "unloaded")
             remove_files = self.repository.release(model)
         close_aside([deployment for deployment in taken if deployment is not None], remove_files)
 

@@ -16,6 +16,7 @@ from .ensemble import EnsembleDeployment, Models
 from .errors import Draining, JitneyError, LoadFailed, ModelNotFound
 from .registry import Registry
 from .repository.config import InstanceGroup, ModelConfig
+from .repository.layout import check_file
 from .repository.stamps import version_stamp
 from .sequences import SequenceDeployment
 from .worker_deployment import WorkerDeployment
@@ -23,6 +24,9 @@ from .workers import cores, placement
 
 #: Seconds that a replaced or unloaded version may take to answer what it had accepted.
 DRAIN_SECONDS = 30.0
+
+#: Why a load that an unload ended has failed.
+GIVEN_UP = "it was unloaded before it was ready"
 
 Settled = Callable[[str, str | None], None]
 """Called as settled(version, reason or None when ready)."""
@@ -35,6 +39,7 @@ class Rollout:
         self.registry, self.models, self.options = registry, models, options
         self._lock = threading.Lock()
         self._loading: set[Deployment] = set()  # those that no request is sent to yet
+        self._growing: dict[WorkerDeployment, int] = {}  # those that wait for more workers, and how many they had
         self._closed = False
 
     def close(self) -> None:
@@ -44,6 +49,22 @@ class Rollout:
             loading = list(self._loading)
         for deployment in loading:
             deployment.close(0.0, reason="the server is stopping")
+
+    def give_up(self, model: str) -> list[str]:
+        """Ends the versions of a model that are just being loaded, and returns them; those that are growing stay as they were.
+
+        The load fails then.
+        """
+        with self._lock:
+            loading = [deployment for deployment in self._loading if deployment.config.name == model]
+            growing = [
+                (deployment, before) for deployment, before in self._growing.items() if deployment.config.name == model
+            ]
+        for deployment in loading:
+            deployment.close(0.0, reason=GIVEN_UP)
+        for grown, before in growing:
+            grown.scale(before)
+        return [deployment.config.version for deployment in loading]
 
     def serving(self, model: str) -> Mapping[str, Deployment]:
         try:
@@ -109,13 +130,16 @@ class Rollout:
     def _deployment(self, config: ModelConfig) -> Deployment:
         if config.backend == "ensemble":
             ensemble = EnsembleDeployment(config, self.models)
+            ensemble.load_codec()
             ensemble.stamp = version_stamp(config)
             return ensemble
+        check_file(config)
         workers = placement.declared(config, cores.gpus())
         kind = WorkerDeployment if config.sequence is None else SequenceDeployment
         deployment = kind(config, self.options)
         deployment.stamp = version_stamp(config)
         try:
+            deployment.load_codec()
             deployment.start(workers)
         except BaseException:
             deployment.close(0.0)
@@ -130,9 +154,10 @@ class Rollout:
             try:
                 deployment.wait_ready()
             except JitneyError as error:
-                failures[config.version] = str(error)
+                given_up = isinstance(error, Draining) and deployment.reason
+                failures[config.version] = f"given up: {deployment.reason}" if given_up else str(error)
                 deployment.close(0.0)
-                self._note_failure(config, str(error))
+                self._note_failure(config, failures[config.version])
             settled(config.version, failures.get(config.version))
         return failures
 
@@ -143,9 +168,8 @@ class Rollout:
             deployment = self.serving(model)[config.version]
             before = deployment.wanted_workers()
             if isinstance(deployment, WorkerDeployment) and before != (now := placement.declared(config, cores.gpus())):
-                deployment.scale(now)
                 try:
-                    deployment.pool.wait_ready()  # the deployment's own would call it unavailable
+                    self._grow(deployment, before, now)
                 except JitneyError as error:
                     failures[config.version] = str(error)
                     deployment.scale(before)
@@ -153,6 +177,19 @@ class Rollout:
                 deployment.config = config
             settled(config.version, failures.get(config.version))
         return failures
+
+    def _grow(self, deployment: WorkerDeployment, before: int, now: int) -> None:
+        """Returns when it has `now` workers; raises the reason where they could not be started, or were given up."""
+        with self._lock:
+            self._growing[deployment] = before
+        try:
+            deployment.scale(now)
+            deployment.pool.wait_ready()  # the deployment's own would call it unavailable
+        finally:
+            with self._lock:
+                del self._growing[deployment]
+        if deployment.wanted_workers() != now:
+            raise LoadFailed(f"given up: {GIVEN_UP}")
 
     def _note_failure(self, config: ModelConfig, reason: str) -> None:
         if config.version not in self.serving(config.name):

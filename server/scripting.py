@@ -8,11 +8,11 @@ from typing import Any
 from ..backends.base import Request, Response
 from .call import Call
 from .dataplane import DataPlane
-from .errors import InvalidRequest, QueueTimeout
+from .errors import InvalidRequest, JitneyError, QueueTimeout
 
 
 class Answers(Iterator[Response]):
-    """A call's responses up to the final one. `cancel`, from any thread, ends the call where it is not over."""
+    """A call's responses up to the final one: `workers.hosting.Awaited`."""
 
     def __init__(self, call: Call, model: str, timeout_s: float | None) -> None:
         self._call, self._model, self._timeout_s = call, model, timeout_s
@@ -29,8 +29,12 @@ class Answers(Iterator[Response]):
         self._ended = response.final
         return response
 
-    def cancel(self) -> None:
-        self._call.cancel()
+    def cancel(self, error: JitneyError | None = None) -> None:
+        self._call.cancel(error)
+
+    @property
+    def underway(self) -> bool:
+        return self._call.underway
 
 
 class Scripting:

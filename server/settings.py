@@ -1,7 +1,8 @@
 """`Settings`: everything the operator decided, from flags, the environment, `config.properties` and defaults, in that order.
 
 `JITNEY_<KEY>` sets any key. TorchServe's `TS_<KEY>` count where the file says `enable_envvars_config=true`, as there (which
-lets them win over flags too; here the flag that was typed wins). A key that nobody knows is refused with the nearest known one.
+lets them win over flags too; here the flag that was typed wins). `settings_unknown` says what becomes of names that no setting
+has.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .addresses import Address
+from .errors import InvalidConfig
 from .restrictions import Restrictions
 from .settings_keys import MAX_BYTES
 from .settings_sources import collect
@@ -25,20 +27,26 @@ MIN_TOKEN = 8
 class Settings:
     """The server's settings. Times in seconds unless the name says otherwise; paths are absolute, "" or None = not given.
 
+    default_response_timeout, default_startup_timeout  of archives that say nothing; the first also of repository models
+    repository_startup_timeout  default_startup_timeout where it was given, else longer: repositories hold large models too
     disable_token_authorization, enable_model_api   None = not said: see `token_auth` and `model_api`
     number_of_gpu     None = all that there are
     models            `models={…}`: name -> version -> the entry's values
     model_snapshot    the `model_snapshot` document to restore, which then replaces `load_models`
     write_snapshots   whether to write snapshots (not with --ncs)
     http_threads      requests that may wait in threads of the inference listener; max_waiting: those that wait without one
+    max_held_bytes    of bodies and unread answers that all connections together may have the server hold
     front_ends        processes that answer the inference address; 1 = the main process itself. http_threads is of each of them
     backend_config    tritonserver's: backend ("" = all) -> key -> value
     cache_config      bytes of the response cache, 0 = none
     http_header_forward_pattern  regular expression: matching headers become parameters of KServe requests, "" = none
     http_restricted_api  group of routes -> header and value that its requests need
+    server_id         what GET /v2 calls the server (tritonserver's --id)
+    allow_client_shm  whether clients may register shared memory
     source            the file that was read, "" if none
     live              the properties in effect, as snapshots record them
-    notes             sentences for the log: keys that have no meaning here, names that were not understood
+    notes             sentences for the log: keys that have no meaning here
+    warnings          the same of names that no setting has
     """
 
     inference_address: Address
@@ -52,6 +60,7 @@ class Settings:
     default_workers_per_model: int = 0
     default_response_timeout: int = 120
     default_startup_timeout: int = 120
+    repository_startup_timeout: int = 1200
     unregister_model_timeout: int = 120
     job_queue_size: int = 100
     number_of_gpu: int | None = None
@@ -88,6 +97,7 @@ class Settings:
     model_repository: tuple[str, ...] = ()
     http_threads: int = 128
     max_waiting: int = 2048
+    max_held_bytes: int = 1 << 30
     front_ends: int = 1
     allow_private_urls: bool = False
     shape_change: str = "lane"
@@ -110,6 +120,8 @@ class Settings:
     http_header_forward_pattern: str = ""
     http_restricted_api: Restrictions = field(default_factory=dict)
     model_config_name: str = ""
+    server_id: str = "triton"
+    allow_client_shm: bool = True
     log_config: str = ""
     log_location: str = "logs"
     metrics_location: str = "logs"
@@ -118,17 +130,26 @@ class Settings:
     source: str = ""
     live: Mapping[str, str] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, flags: Mapping[str, Any], environ: Mapping[str, str], cwd: str | Path = ".") -> Settings:
+    def load(
+        cls, flags: Mapping[str, Any], environ: Mapping[str, str], cwd: str | Path = ".", *, strict: bool = True
+    ) -> Settings:
         """Reads all sources. A flag of None or False was not given. InvalidConfig names source, key, value and what was
-        expected."""
-        return cls(**collect(flags, environ, Path(cwd).absolute()))
+        expected. Unless `strict`, unknown keys of the file are warned of, as long as they cannot stand for one that guards
+        access."""
+        return cls(**collect(flags, environ, _absolute(cwd), strict=strict))
 
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the inference and management APIs."""
         return self.inference_address.is_local and self.management_address.is_local
+
+    @property
+    def replaces_triton(self) -> bool:
+        """Whether it is tritonserver whose place is taken: models come from repositories only."""
+        return bool(self.model_repository) and not self.model_store
 
     @property
     def token_auth(self) -> bool:
@@ -145,6 +166,13 @@ class Settings:
     @property
     def snapshot_folder(self) -> Path:
         return Path(self.log_location) / "config"
+
+
+def _absolute(cwd: str | Path) -> Path:
+    try:
+        return Path(cwd).absolute()
+    except OSError as error:
+        raise InvalidConfig(f"the working directory cannot be used: {error.strerror}; change into one that exists") from None
 
 
 def access_problems(settings: Settings) -> list[str]:
@@ -165,6 +193,16 @@ def access_problems(settings: Settings) -> list[str]:
                 "environment, or start with --disable-token-auth where something else guards the port"
             )
     return problems
+
+
+def without_grpc(settings: Settings, *, torchserve: bool) -> str:
+    """What the log says of the ports where people look for gRPC: TorchServe's as configured, or Triton's."""
+    ports = ["8001"]
+    if torchserve:
+        ports = [
+            settings.live.get(f"grpc_{api}_port", port) for api, port in (("inference", "7070"), ("management", "7071"))
+        ]
+    return f"nothing listens on {' and '.join(ports)}: gRPC is not served, HTTP is"
 
 
 def start_problems(settings: Settings) -> list[str]:

@@ -267,6 +267,7 @@ JITNEY: dict[str, Key] = {
     "model_repository": Key(words, ""),
     "http_threads": Key(integer(1, 4096), "128"),
     "max_waiting": Key(integer(1, 1_000_000), "2048"),
+    "max_held_bytes": Key(integer(1 << 20, 2**63 - 1), str(1 << 30)),
     "front_ends": Key(integer(1, 256), "1"),
     "allow_private_urls": Key(switch, "false"),
     "shape_change": Key(choice("lane", "flush"), "lane"),
@@ -291,6 +292,8 @@ TRITON: dict[str, Key] = {
     "backend_config": Key(backend_config, ""),
     "cache_config": Key(cache_config, ""),
     "model_config_name": Key(text, ""),
+    "server_id": Key(text, "triton"),
+    "allow_client_shm": Key(switch, "true"),
     "http_header_forward_pattern": Key(pattern, ""),
     "http_restricted_api": Key(restrictions.parse, ""),
 }

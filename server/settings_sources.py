@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from . import properties, snapshots
 from .errors import InvalidConfig
 from .settings_keys import KEYS, MAX_BYTES, SNAPSHOT_FACTS, TORCHSERVE_MAX_BYTES, entry_of, ts_env
+from .settings_unknown import guard_near, is_service_link, nearest
 
 #: Flags of `torchserve` whose names differ from the keys'.
 FLAG_KEYS = {"models": "load_models", "disable_token_auth": "disable_token_authorization"}
@@ -28,6 +28,11 @@ FLAG_COMMANDS = {
     "ppath",
     "plugins_path",
 }
+#: Variables with the settings' prefixes that are read elsewhere, or by TorchServe's workers and tests only.
+OTHER_TS_NAMES = {"TS_CONFIG_FILE", "TS_BENCHMARK", *(f"TS_REQUEST_SEQUENCE_{part}" for part in ("ID", "START", "END"))}
+OTHER_JITNEY_NAMES = {"JITNEY_TOKEN", "JITNEY_CONFORMANCE", "JITNEY_SLOW_TESTS"}
+#: Seconds that a model of a repository may take to load where nobody says how long.
+REPOSITORY_STARTUP_S = 1200
 PATHS = ("model_store", "workflow_store", "metrics_config", "keystore", "certificate_file", "private_key_file", "log_config")
 
 
@@ -37,18 +42,22 @@ class _Value:
     source: str
 
 
-def collect(flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path) -> dict[str, Any]:
-    """The values of all of `Settings`' fields. A flag of None or False was not given."""
+def collect(flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path, *, strict: bool = True) -> dict[str, Any]:
+    """The values of all of `Settings`' fields. A flag of None or False was not given. `strict`: the file may hold known keys
+    only; otherwise unknown ones are warned of, but for those that are close to a key which guards access."""
     log_location = str(cwd / environ.get("LOG_LOCATION", "logs"))
     ncs = bool(flags.get("no_config_snapshots") or flags.get("ncs"))
     path = config_file(flags, environ, cwd, None if ncs else Path(log_location) / "config")
     notes: list[str] = []
-    raw = _from_file(path, environ) if path else {}
-    raw |= _from_ts_environment(environ, raw)
-    raw |= _from_environment(environ, notes)
+    warnings: list[str] = []
+    raw = _from_file(path, environ, strict, warnings) if path else {}
+    raw |= _from_ts_environment(environ, raw, warnings)
+    raw |= _from_environment(environ, warnings)
     raw |= _from_flags(flags)
     values = _read(raw)
     notes += [f"{key}={raw[key].text} has no effect: {KEYS[key].meaningless}" for key in raw if _meaningless(key)]
+    said = "default_startup_timeout" in raw
+    values["repository_startup_timeout"] = values["default_startup_timeout"] if said else REPOSITORY_STARTUP_S
     values["log_config"] = str(flags.get("log_config") or "")
     _complete(values, cwd)
     return values | {
@@ -59,6 +68,7 @@ def collect(flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path) -> 
         "source": str(path or ""),
         "live": _live(raw, values, path),
         "notes": tuple(notes),
+        "warnings": tuple(warnings),
     }
 
 
@@ -82,14 +92,17 @@ def config_file(
     return newest or (default if default.is_file() else None)
 
 
-def _from_file(path: Path, environ: Mapping[str, str]) -> dict[str, _Value]:
+def _from_file(path: Path, environ: Mapping[str, str], strict: bool, warnings: list[str]) -> dict[str, _Value]:
     try:
         found = properties.decode(path.read_bytes(), str(path))
     except OSError as error:
         raise InvalidConfig(f"{path}: cannot be read: {error.strerror}") from None
     for key in found:
-        _known(key, str(path))
-    return {key: _Value(_expand(value, environ), str(path)) for key, value in found.items()}
+        if strict:
+            _known(key, str(path))
+        elif key not in KEYS:
+            warnings.append(_harmless(key, key, str(path)))
+    return {key: _Value(_expand(value, environ), str(path)) for key, value in found.items() if key in KEYS}
 
 
 def _expand(value: str, environ: Mapping[str, str]) -> str:
@@ -103,7 +116,7 @@ def _expand(value: str, environ: Mapping[str, str]) -> str:
     return re.sub(r"\$\$([^$]+)\$\$", value_of, value)
 
 
-def _from_ts_environment(environ: Mapping[str, str], raw: Mapping[str, _Value]) -> dict[str, _Value]:
+def _from_ts_environment(environ: Mapping[str, str], raw: Mapping[str, _Value], warnings: list[str]) -> dict[str, _Value]:
     def on(key: str) -> bool:
         return key in raw and raw[key].text.strip().lower() == "true"
 
@@ -112,23 +125,26 @@ def _from_ts_environment(environ: Mapping[str, str], raw: Mapping[str, _Value]) 
         found["ts_open_inference_protocol"] = _Value("true", "TS_OPEN_INFERENCE_PROTOCOL")
     if not on("enable_envvars_config"):
         return found
-    for key in KEYS:
-        name = ts_env(key)
-        if name and name in environ and (key != "allowed_urls" or on("use_env_allowed_urls")):
-            found[key] = _Value(environ[name], name)
+    names = {ts_env(key): key for key in KEYS if ts_env(key)}
+    for name, value in environ.items():
+        key = names.get(name, "")
+        if key and (key != "allowed_urls" or on("use_env_allowed_urls")):
+            found[key] = _Value(value, name)
+        elif not key and name.startswith("TS_") and name not in OTHER_TS_NAMES and not is_service_link(name, value):
+            warnings.append(_harmless(name.removeprefix("TS_"), name, "environment"))
     return found
 
 
-def _from_environment(environ: Mapping[str, str], notes: list[str]) -> dict[str, _Value]:
+def _from_environment(environ: Mapping[str, str], warnings: list[str]) -> dict[str, _Value]:
     found = {}
     for name, value in environ.items():
         key = name.removeprefix("JITNEY_").lower()
-        if not name.startswith("JITNEY_") or name in ("JITNEY_TOKEN", "JITNEY_CONFORMANCE"):
+        if not name.startswith("JITNEY_") or name in OTHER_JITNEY_NAMES or is_service_link(name, value):
             continue
         if key in KEYS:
             found[key] = _Value(value, name)
         else:
-            notes.append(f"the environment's {name} has no effect: no setting has this name{_nearest(key)}")
+            warnings.append(_harmless(key, name, "environment"))
     return found
 
 
@@ -149,9 +165,20 @@ def _known(key: str, source: str) -> None:
         raise InvalidConfig(f"{source}: unknown setting '{key}'{_nearest(key)}")
 
 
+def _harmless(key: str, name: str, where: str) -> str:
+    """The warning of a name that no setting has; InvalidConfig where it may stand for a key that guards access."""
+    guard = guard_near(key)
+    if guard:
+        raise InvalidConfig(
+            f"{where}: unknown setting '{name}'; the nearest known one is '{guard}', which decides who may reach or manage the "
+            "server: correct it, or take it out"
+        )
+    return f"{where}: {name} has no effect: no setting has this name{_nearest(key)}"
+
+
 def _nearest(key: str) -> str:
-    close = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.6)
-    return f"; the nearest known one is '{close[0]}'" if close else ""
+    found = nearest(key)
+    return f"; the nearest known one is '{found}'" if found else ""
 
 
 def _meaningless(key: str) -> bool:
@@ -178,10 +205,13 @@ def _read(raw: Mapping[str, _Value]) -> dict[str, Any]:
 
 
 def _complete(values: dict[str, Any], cwd: Path) -> None:
-    """What depends on other keys: absolute paths, and TorchServe's limits where it is TorchServe that is replaced."""
+    """What depends on other keys: absolute paths, and TorchServe's limits where it is TorchServe that is replaced.
+
+    A store beside a repository does not lower the limits of the repository's models.
+    """
     like_torchserve = bool(values.get("model_store")) or not values["model_repository"]
     for name in ("max_request_size", "max_response_size"):
-        values.setdefault(name, TORCHSERVE_MAX_BYTES if like_torchserve else MAX_BYTES)
+        values.setdefault(name, MAX_BYTES if values["model_repository"] else TORCHSERVE_MAX_BYTES)
     values.setdefault("exit_on_error", not like_torchserve)  # TorchServe starts without a model that fails, Triton does not
     values.setdefault("metrics_mode", "log" if like_torchserve else "prometheus")
     for name in PATHS:

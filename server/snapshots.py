@@ -134,12 +134,17 @@ def restored(found: Mapping[str, Any], response_timeout: int, startup_timeout: i
                     int(entry["maxWorkers"]),
                     int(entry["batchSize"]),
                     int(entry["maxBatchDelay"]),
-                    int(entry.get("responseTimeout") or response_timeout),
-                    int(entry.get("startupTimeout") or startup_timeout),
+                    _given(entry, "responseTimeout", response_timeout),
+                    _given(entry, "startupTimeout", startup_timeout),
                     str(entry.get("runtimeType") or "python"),
                 )
             )
     return models
+
+
+def _given(entry: Mapping[str, Any], key: str, default: int) -> int:
+    value = entry.get(key)
+    return default if value is None else int(value)
 
 
 def missing_archives(models: Iterable[Registered], store: Path) -> list[str]:

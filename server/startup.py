@@ -10,20 +10,20 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import InvalidConfig, JitneyError
 from .management import Management
 from .modelcontrol import ModelControl, Report
 from .registration import Registration
+from .repository.names import is_safe_name
+from .repository.strays import ARCHIVES, is_archive, strays
 from .settings import Settings
 from .snapshots import Registered, missing_archives, restored
 from .worker_deployment import WorkerDeployment
 
 log = logging.getLogger(__name__)
-
-ARCHIVES = (".mar", ".model", ".tar.gz")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ class Planned:
 
     registration: Registration
     restored: Registered | None = None
+
+    @property
+    def name(self) -> str:
+        """What the operator calls it: the model's name where one is given, else the archive."""
+        return self.registration.model_name or self.registration.url
 
 
 @dataclass(frozen=True)
@@ -42,14 +47,78 @@ class Begun:
     began: float
 
 
-def preload(control: ModelControl, settings: Settings, report: Report) -> None:
-    """Loads what the control mode asks for: everything, or in mode "explicit" only `--load-model`; "*" is everything."""
-    names: list[str] | None = [name for name in settings.load_model if name != "*"]
-    if "*" in settings.load_model or (not names and settings.model_control_mode != "explicit"):
-        names = None
+def chosen(control: ModelControl | None, settings: Settings) -> list[str]:
+    """The repository's models that the control mode asks for: all, or in mode "explicit" only `--load-model`; "*" is all.
+
+    InvalidConfig where a repository cannot be read.
+    """
+    if control is None:
+        return []
+    if "*" not in settings.load_model and (settings.load_model or settings.model_control_mode == "explicit"):
+        loaded = settings.load_models.split(",")
+        elsewhere = {name for name, file in _only_in_store(settings).items() if file in loaded}
+        return [name for name in settings.load_model if name not in elsewhere]
+    try:
+        return control.names()
+    except OSError as error:
+        raise InvalidConfig(f"--model-repository: '{error.filename}' cannot be read: {error.strerror}") from None
+
+
+def preload(control: ModelControl, names: Sequence[str], settings: Settings, report: Report) -> None:
+    """Loads the `chosen` models, and looks for changes from then on in the control mode "poll"."""
+    for sentence in control.repository.loose_ends() if settings.model_control_mode != "explicit" else ():
+        log.warning("%s", sentence)
     control.load_all(names, report)
     if settings.model_control_mode == "poll":
         control.poll(settings.repository_poll_secs)
+
+
+def with_archives(settings: Settings) -> Settings:
+    """What `jitney serve --model-store` loads of the store where `load_models` does not say it: all, as of a repository.
+
+    `--load-model` names archives too, by their file's name with or without its ending; in mode "explicit" no others are loaded.
+    An archive has one worker unless something says more, as a repository's models have, and not one for each core.
+    """
+    if not settings.default_workers_per_model:
+        settings = replace(settings, default_workers_per_model=1)
+    if settings.model_store is None or settings.load_models or settings.model_snapshot is not None:
+        return settings
+    if "*" in settings.load_model or not (settings.load_model or settings.model_control_mode == "explicit"):
+        return replace(settings, load_models="all")
+    if settings.model_repository:
+        return replace(settings, load_models=",".join(_only_in_store(settings).values()))
+    return replace(settings, load_models=",".join(_file(settings, name) or name for name in settings.load_model))
+
+
+def _only_in_store(settings: Settings) -> dict[str, str]:
+    """The names of `--load-model` that no repository has and the model store does, with their files."""
+    named = {name: _file(settings, name) for name in settings.load_model}
+    return {
+        name: file
+        for name, file in named.items()
+        if file and not any(Path(folder, name).is_dir() for folder in settings.model_repository)
+    }
+
+
+def _file(settings: Settings, name: str) -> str:
+    """The store's file that a name of `--load-model` means, "" where there is none."""
+    if settings.model_store is None or not is_safe_name(name):
+        return ""
+    candidates = [name, *(name + ending for ending in ARCHIVES)]
+    return next((file for file in candidates if Path(settings.model_store, file).is_file()), "")
+
+
+def tell_strays(settings: Settings) -> None:
+    """Says which archives lie in a repository, where nothing serves them, and what to do."""
+    for folder in map(Path, settings.model_repository):
+        for path in strays(folder):
+            if settings.model_store is None or path.parent != Path(settings.model_store):
+                what = "an unpacked TorchServe archive" if path.is_dir() else "a TorchServe archive"
+                log.warning(
+                    "%s is %s, which a model repository does not serve; put it into a folder of archives and name that with "
+                    "--model-store DIR (model_store in config.properties)",
+                    path, what,
+                )  # fmt: skip
 
 
 def planned(settings: Settings) -> list[Planned]:
@@ -81,7 +150,7 @@ def register(management: Management, plan: Sequence[Planned], report: Report) ->
             begun.append(Begun(management.begin(item.registration, item.restored), began))
         except JitneyError as error:
             version = item.restored.version if item.restored else ""
-            report(item.registration.model_name or item.registration.url, version, str(error), time.monotonic() - began)
+            report(item.name, version, str(error), time.monotonic() - began)
     return begun
 
 
@@ -118,4 +187,4 @@ def archives(settings: Settings) -> list[tuple[str | None, str]]:
 
 
 def _is_model(path: Path) -> bool:
-    return not path.name.startswith(".") and (path.is_dir() or path.name.endswith(ARCHIVES))
+    return is_archive(path) or (path.is_dir() and not path.name.startswith("."))

@@ -1,6 +1,7 @@
 """`torchserve`'s own flags: `--start` detaches a server, `--stop` ends it, `--version` tells. Texts are torchserve's.
 
-The pid of the server lies in `.model_server.pid` in the temporary folder, as torchserve's does.
+Servers are found again by their pid files (`pid_files`): one for each user and port may run, where torchserve has one for the
+machine. `--stop` ends the one that runs; where several do, the one whose inference address the configuration names.
 """
 
 from __future__ import annotations
@@ -9,20 +10,23 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
+import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from .. import __version__
+from . import pid_files, threads
+from .errors import InvalidConfig
+from .pid_files import Running
 
 #: The TorchServe release whose behaviour the compatible routes follow.
 TORCHSERVE_VERSION = "0.12.0"
 #: Set for the detached process, which is the same command once more.
 ATTACHED = "_JITNEY_ATTACHED"
 STOP_SECONDS = 60
+POLL_SECONDS = 0.05
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,16 +52,12 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def pid_file() -> Path:
-    return Path(tempfile.gettempdir()) / ".model_server.pid"
-
-
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(list(arguments))
     if options.version:
         print(f"TorchServe Version is {TORCHSERVE_VERSION} (jitney {__version__})")
         return 0
-    return _stop(options.foreground) if options.stop else _start(options, list(arguments))
+    return _stop(options) if options.stop else _start(options, list(arguments))
 
 
 def _flags(options: argparse.Namespace) -> dict[str, Any]:
@@ -72,28 +72,36 @@ def _start(options: argparse.Namespace, arguments: list[str]) -> int:
     from .settings import Settings, access_problems, start_problems
 
     attached = os.environ.pop(ATTACHED, "")
-    if not attached and (running := _running()) is not None:
+    settings = Settings.load(_flags(options), os.environ, strict=False)
+    address = str(settings.inference_address)
+    if not attached and (other := _at(address, pid_files.running())) is not None:
         print("TorchServe is already running, please use torchserve --stop to stop TorchServe.", file=sys.stderr)
-        print(f"Its process is {running.pid}, by {pid_file()}.", file=sys.stderr)
+        print(
+            f"Its process is {other.process.pid}, at {address}; another inference_address is free to take.", file=sys.stderr
+        )
         return 1
-    settings = Settings.load(_flags(options), os.environ)
     problems = start_problems(settings) + access_problems(settings)
     if problems:
         print("\n".join(problems), file=sys.stderr)
         return 1
     if options.foreground or attached:
-        from .main import run
-
+        with threads.one_for_blas():
+            from .main import run
         if not attached:
-            pid_file().write_text(str(os.getpid()))
+            pid_files.write(os.getpid(), address)
         try:
             return run(settings, torchserve=True)
         finally:
-            _forget(os.getpid())
-    return _detach(arguments)
+            pid_files.forget(os.getpid())
+    return _detach(arguments, address)
 
 
-def _detach(arguments: list[str]) -> int:
+def _at(address: str, servers: Sequence[Running]) -> Running | None:
+    """The server at this inference address; port 0 is any free port, so nobody is there."""
+    return next((server for server in servers if server.address == address and not address.endswith(":0")), None)
+
+
+def _detach(arguments: list[str], address: str) -> int:
     """Starts the same command as a process of its own; its output stays on this terminal, as torchserve's does."""
     process = subprocess.Popen(
         [sys.executable, "-m", "jitney.server.cli", *arguments],
@@ -101,48 +109,60 @@ def _detach(arguments: list[str]) -> int:
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
-    pid_file().write_text(str(process.pid))
+    pid_files.write(process.pid, address)
     return 0
 
 
-def _running() -> psutil.Process | None:
-    """The server that the pid file names, if it still runs; an orphan file is removed."""
-    try:
-        process = psutil.Process(int(pid_file().read_text()))
-        if process.status() != psutil.STATUS_ZOMBIE and "jitney" in " ".join(process.cmdline()):
-            return process
-    except FileNotFoundError:
-        return None
-    except (ValueError, psutil.Error):
-        pass
-    print("Removing orphan pid file.", file=sys.stderr)
-    pid_file().unlink(missing_ok=True)
-    return None
-
-
-def _forget(pid: int) -> None:
-    """Removes the pid file, unless another server has written it since."""
-    try:
-        if pid_file().read_text() == str(pid):
-            pid_file().unlink(missing_ok=True)
-    except FileNotFoundError:
-        pass
-
-
-def _stop(foreground: bool) -> int:
-    process = _running()
-    if process is None:
-        print("TorchServe is not currently running.")
+def _stop(options: argparse.Namespace) -> int:
+    server = _to_stop(options, pid_files.running())
+    if server is None:
         return 0
-    folder = Path(process.cwd())
-    process.terminate()
-    if foreground:
-        try:
-            process.wait(STOP_SECONDS)
-        except psutil.TimeoutExpired:
-            print(f"TorchServe is still answering requests after {STOP_SECONDS} s.", file=sys.stderr)
-            return 1
-    _forget(process.pid)
-    (folder / "key_file.json").unlink(missing_ok=True)
+    server.process.terminate()
+    if options.foreground and not _ended(server.process, STOP_SECONDS):
+        print(f"TorchServe is still answering requests after {STOP_SECONDS} s.", file=sys.stderr)
+        return 1
+    pid_files.forget(server.process.pid)
     print("TorchServe has stopped.")
     return 0
+
+
+def _ended(process: psutil.Process, seconds: float) -> bool:
+    """Waits for a process to end; one that its parent has not asked about, as in a container without an init, has ended."""
+    deadline = time.monotonic() + seconds
+    try:
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+    except psutil.NoSuchProcess:
+        pass
+    return True
+
+
+def _to_stop(options: argparse.Namespace, servers: Sequence[Running]) -> Running | None:
+    """The server that is meant: the only one, unless --ts-config names another; of several the one that the configuration
+    names. None where none runs, which is said. InvalidConfig where it is not clear which.
+    """
+    named = bool(options.ts_config or os.environ.get("TS_CONFIG_FILE"))
+    if len(servers) == 1 and not named:
+        return servers[0]
+    address = _configured(options, named) if servers else ""
+    found = _at(address, servers)
+    others = ", ".join(f"{server.address} (process {server.process.pid})" for server in servers)
+    if found is None and len(servers) > 1 and not named:
+        raise InvalidConfig(f"several servers run: {others}; --ts-config FILE says which, by its inference_address")
+    if found is None:
+        print(f"TorchServe is not currently running{f' at {address}, but at {others}' if servers else ''}.")
+    return found
+
+
+def _configured(options: argparse.Namespace, named: bool) -> str:
+    """The inference address of the configuration, "" where it cannot be read and nobody named it."""
+    from .settings import Settings
+
+    try:
+        return str(Settings.load(_flags(options), os.environ, strict=False).inference_address)
+    except InvalidConfig:
+        if named:
+            raise
+        return ""

@@ -24,7 +24,16 @@ from .batching.queue import Batcher
 from .cache import ResponseCache, cache_key
 from .call import Call, Target
 from .deployment import Deployment, OnAnswer, Options, State
-from .errors import Cancelled, Draining, JitneyError, LoadFailed, ModelNotReady, NoWorkers, QueueTimeout, Unsupported
+from .errors import (
+    Cancelled,
+    Draining,
+    JitneyError,
+    LoadFailed,
+    ModelNotReady,
+    QueueFull,
+    QueueTimeout,
+    Unsupported,
+)
 from .ordering import OrderedAnswers
 from .repository.config import ModelConfig
 from .workers.arena import Arena
@@ -158,12 +167,11 @@ class WorkerDeployment(Deployment):
                 self.state, self.reason = State.READY, ""
 
     def _answer_hopeless(self) -> None:
-        """Answers what waits for a worker where none will come: scaled to none, or all of them gave up."""
+        """Answers what waits for a worker where none is to be expected: scaled to none, or none of them could load the model."""
         if not self.pool.hopeless():
             return
-        why = f"no healthy worker: {self.pool.failure}" if self.pool.failure and self.pool.target() else "no workers"
         for item in self.dispatcher.clear():
-            self._abandon(item, NoWorkers(f"model '{self.config.name}' has {why}"))
+            self._abandon(item, self.pool.no_workers())
 
     def close(self, timeout: float, *, reason: str = "unloaded") -> None:
         with self._lock:
@@ -196,6 +204,8 @@ class WorkerDeployment(Deployment):
     ) -> Call:
         if self._closing or self.state is State.UNAVAILABLE or not self.pool.promising:
             self.refuse_if_hopeless()
+        if self._cache is None and not request.rows > self.config.max_batch_size > 0:  # which is another error
+            self.refuse_if_full(priority)
         call = Call(request, self.config, on_answer=on_answer)
         call.encode = encode
         if self._cache is None:  # which would keep the outputs for longer than the target's memory lasts
@@ -226,10 +236,17 @@ class WorkerDeployment(Deployment):
             raise Draining(f"model '{self.config.name}' is stopping and accepts no new requests")
         if self.state is State.UNAVAILABLE:
             raise ModelNotReady(self.config.name, self.config.version, self.reason)
-        if self.pool.target() == 0:
-            raise NoWorkers(f"model '{self.config.name}' has no workers")
-        if self.pool.failure is not None and self.pool.ready() == 0:
-            raise NoWorkers(f"model '{self.config.name}' has no healthy worker: {self.pool.failure}")
+        if self.pool.hopeless():
+            raise self.pool.no_workers()
+
+    def refuse_if_full(self, priority: int | None = None) -> None:
+        if self._cache is not None:
+            return  # it may have the answer
+        try:
+            self.dispatcher.refuse_if_full(priority)
+        except QueueFull as error:
+            self.statistics.refused(error)
+            raise
 
     def _deadline(self, arrived: float, priority: int, timeout_us: int) -> float | None:
         """When waiting in the queue ends: the queue policy's rule, or TorchServe's client timeout if that is sooner."""
@@ -333,6 +350,10 @@ class WorkerDeployment(Deployment):
     @property
     def ready(self) -> bool:
         return self.state is State.READY and self.pool.ready() > 0
+
+    @property
+    def stranded(self) -> bool:
+        return self.pool.target() > 0 and self.pool.ready() == 0
 
     def queued(self) -> int:
         return self.dispatcher.pending()

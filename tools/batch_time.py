@@ -10,9 +10,11 @@ import argparse
 import dataclasses
 import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
@@ -31,9 +33,12 @@ from ..server.repository.config import ModelConfig, TensorSpec
 from ..server.repository.triton import TritonRepository
 from ..server.workers.cores import gpus, usable_cores, wanted_threads
 from ..server.workers.placement import declared, instances
+from .private_pipes import private_pipes
 
 #: Seconds within which a model must have loaded.
 LOAD_SECONDS = 300.0
+#: What is shown of the output of a model that failed.
+LAST_BYTES = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,14 +193,20 @@ class Loaded:
 
 
 class BareModel:
-    """The model in a process of its own; a context manager. RuntimeError with the process's last words where it fails."""
+    """The model in a process of its own; a context manager. RuntimeError with the process's last words where it fails.
+
+    What the model prints goes into a file: on a terminal it would drown the rest, and take its time.
+    """
 
     def __init__(self, repository: Path, model: str, body: Path | None = None, shapes: Sequence[str] = ()) -> None:
         command = [sys.executable, "-m", "jitney.tools.batch_time", str(repository), model]
         command += ["--body", str(body)] if body is not None else []
         for shape in shapes:
             command += ["--shape", shape]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._printed = tempfile.TemporaryFile(prefix="jitney-bench-")  # noqa: SIM115 - closed in __exit__
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._printed, text=True
+        )
 
     def measure(self, seconds: float) -> dict[int, float]:
         """Median seconds of a batch by rows, measured for about `seconds`."""
@@ -208,8 +219,13 @@ class BareModel:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise RuntimeError(f"the bare model failed with status {self._process.wait(10)}; see the lines above")
+            raise RuntimeError(f"the bare model failed with status {self._process.wait(10)}: {self._last_words()}")
         return {int(rows): float(value) for rows, value in json.loads(line).items()}
+
+    def _last_words(self) -> str:
+        self._printed.seek(-min(LAST_BYTES, self._printed.seek(0, os.SEEK_END)), os.SEEK_END)
+        text = self._printed.read().decode(errors="replace").strip()
+        return text or "it said nothing"
 
     def __enter__(self) -> BareModel:
         return self
@@ -224,6 +240,7 @@ class BareModel:
             self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
+        self._printed.close()
 
 
 def parse_shapes(texts: Sequence[str]) -> dict[str, list[int]]:
@@ -248,14 +265,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--body", type=Path, help="one request as TorchServe's route takes it")
     parser.add_argument("--shape", action="append", default=[], metavar="NAME:D,D,…", help="size of an input's open axes")
     options = parser.parse_args(argv)
+    orders, answers = private_pipes()
     try:
         config = TritonRepository([options.repository]).read(options.model)[-1]
         body = None if options.body is None else options.body.read_bytes()
         loaded = Loaded(config, requests_of(config, body, parse_shapes(options.shape)))
-        for line in sys.stdin:
-            print(json.dumps(loaded.measure(float(line))), flush=True)
-    except (JitneyError, ValueError, OSError, RuntimeError) as error:
-        print(f"{options.model}: {error}", file=sys.stderr)
+        for line in orders:
+            print(json.dumps(loaded.measure(float(line))), file=answers, flush=True)
+    except Exception as error:  # noqa: BLE001 - whatever a model raises is told, and ends this process only
+        told = str(error) if isinstance(error, JitneyError | ValueError | OSError | RuntimeError) else repr(error)
+        print(f"{options.model}: {told}", file=sys.stderr)
         return 1
     return 0
 

@@ -9,6 +9,9 @@ from statistics import median
 
 from . import open_loop
 from .batch_time import Line
+from .bench_chart import bars
+from .bench_parts import ideal_parts, parts
+from .bench_verdict import verdict
 from .simulate import Result
 from .target import Counters, Model
 
@@ -35,13 +38,40 @@ class Sample:
 Samples = Mapping[float, Sequence[Sample]]
 
 
-def report(model: Model, origin: str, lines: Sequence[Line], lone: Sequence[float], samples: Samples) -> Iterator[str]:
-    """The whole report, line by line."""
+@dataclass(frozen=True)
+class Reach:
+    """Requests per second: what the workers could do with full batches, what was answered where `clients` asked without a pause,
+    and what loads are shares of."""
+
+    model: float
+    server: float
+    clients: int
+    full: float
+
+    @property
+    def by_model(self) -> bool:
+        """Whether it is the model's batches that loads are shares of."""
+        return self.full == self.model
+
+    def __str__(self) -> str:
+        of = "the former" if self.by_model else "the latter" if self.full == self.server else f"{self.full:,.0f}/s"
+        return (
+            f"Full batches would make {self.model:,.0f} requests/s, and {self.clients} clients that never pause were answered "
+            f"{self.server:,.0f}/s: loads are shares of {of}."
+        )
+
+
+def report(
+    model: Model, origin: str, lines: Sequence[Line], lone: Sequence[float], samples: Samples, reach: Reach | None
+) -> Iterator[str]:
+    """The whole report, line by line; the verdict comes last."""
     middle = sorted(lines, key=lambda line: line(max(1, model.max_rows)))[len(lines) // 2]
     overhead = median(seconds - line.points[min(line.points)] for seconds, line in zip(lone, lines, strict=True))
     yield f"{model.name}: batches of at most {max(1, model.max_rows)}, {model.workers} worker(s)."
     yield f"Batch times, {origin}: {middle}."
     yield f"A lone request takes {1e3 * median(lone):.2f} ms, {1e3 * overhead:.2f} ms over a batch of one."
+    if reach is not None:
+        yield str(reach)
     yield from (
         "",
         "Latency in ms; theory is the mean of zero-delay batching with these batch times, over the same arrivals.",
@@ -53,6 +83,8 @@ def report(model: Model, origin: str, lines: Sequence[Line], lone: Sequence[floa
     yield from ("", "Batches by rows, and why they left; in brackets theory's.", "")
     yield from batches(samples)
     yield from notes(samples)
+    yield from ("", *bars(samples), "")
+    yield from verdict(samples, reach)
 
 
 def _table(heads: Sequence[str], rows: Iterator[Sequence[str]]) -> Iterator[str]:
@@ -102,23 +134,6 @@ def shares(samples: Samples) -> Iterator[str]:
             yield [*cells, f"{way:.2f}", f"{worker:.2f} ({ideal_worker:.2f})", f"{busy:.0%} ({others:.0%})"]
 
     yield from _table(heads, rows())
-
-
-def parts(sample: Sample) -> tuple[float, float, float, float, float]:
-    """Milliseconds of the mean request: sent late, HTTP, queue, between queue and worker, in the worker."""
-    gained, measured = sample.gained, sample.measured
-    count = 1e6 * max(1, gained.requests)
-    way = (gained.total - gained.queue - gained.compute) / count
-    http = measured.mean - measured.lag - gained.total / count
-    return measured.lag, http, gained.queue / count, way, gained.compute / count
-
-
-def ideal_parts(sample: Sample) -> tuple[float, float]:
-    """The same of theory: queue, in the worker."""
-    sizes = sample.theory.sizes
-    worker = sum(rows * count * sample.line(rows) for rows, count in sizes.items())
-    worker *= 1e3 / sum(rows * count for rows, count in sizes.items())
-    return 1e3 * sample.theory.mean - worker, worker
 
 
 def batches(samples: Samples) -> Iterator[str]:

@@ -26,24 +26,11 @@ from ..backends.base import Part
 from ..backends.codecs import create as create_codec
 from . import build_models, digits
 from .served import Server, ServerFailed, serving, taken
+from .steps import NotAsPromised, expect, heading
 
 PORTS = (8080, 8081, 8082)
 DIGITS = ("digits_eager", "digits_torchscript", "digits_onnx")
 CLIENTS = 64
-
-
-class NotAsPromised(RuntimeError):
-    """A step's answer is not what the project promises; the text says what was expected."""
-
-
-def expect(holds: bool, promise: str) -> None:
-    print(f"  {'ok' if holds else 'FAILED'}: {promise}", flush=True)
-    if not holds:
-        raise NotAsPromised(promise)
-
-
-def heading(text: str) -> None:
-    print(f"\n== {text}", flush=True)
 
 
 def curl(url: str, option: str, value: str) -> tuple[int, str]:

@@ -1,7 +1,9 @@
 """How close the server's latency comes to what batching can reach: `jitney bench MODEL`.
 
 In interleaved rounds: the bare model's batch times, fitted to t(b) = t0 + a * b; a lone request; then Poisson arrivals at each
-load, sent by an open-loop generator in a process of its own. A load is a share of what the workers could do with full batches.
+load, sent by an open-loop generator in a process of its own. A load is a share of what the workers could do with full batches, or
+of what the server reaches with clients that never pause, where that is less: of a small model HTTP and the ways between the
+processes are the limit.
 
 theory   mean latency of zero-delay batching: the production `Batcher` over the very arrivals that were sent, in simulated time,
          each batch taking t(b). It has no HTTP, no processes and no other load on the cores.
@@ -24,9 +26,10 @@ from ..server.batching.queue import Batcher
 from ..server.errors import JitneyError
 from ..server.repository.config import Batching
 from ..server.workers.cores import usable_cores
-from . import load, open_loop
-from .batch_time import BareModel, Line, fit, parse_shapes, sizes, synthetic
-from .bench_report import Sample, report
+from . import bench_chart, load, open_loop
+from .batch_time import BareModel, Line, fit, sizes, synthetic
+from .bench_options import given_line, read_options
+from .bench_report import Reach, Sample, report
 from .served import ServerFailed, serving
 from .simulate import Result, Server, simulate, theory
 from .target import Model, Target, TargetError, infer_request
@@ -36,6 +39,12 @@ from .usage import usage
 MOST_PER_SECOND = 20_000
 #: Share of a run that is warm-up, and seconds of measuring batch times and lone requests in each round.
 WARMUP, FIT_SECONDS, LONE_SECONDS = 0.2, 2.0, 1.5
+#: The same for what the server reaches, and how many clients ask for that.
+REACH_SECONDS, LEAST_CLIENTS, MOST_CLIENTS = 1.5, 8, 128
+#: The highest load is below this share of what the server reaches, else loads are shares of that.
+SUSTAINED = 0.95
+#: A slow model is measured for longer, until so many requests count.
+LEAST_REQUESTS = 5
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,7 @@ class Plan:
     seed: int
     connections: int
     processes: Sequence[int] = ()
+    reach: Reach | None = None
     samples: dict[float, list[Sample]] = field(default_factory=dict)
 
     def server(self, line: Line) -> Server:
@@ -72,20 +82,19 @@ def say(text: str) -> None:
 
 
 def bench(plan: Plan) -> tuple[list[Line], list[float]]:
-    """Fills `plan.samples`; returns the lines and the lone requests' mean latencies (seconds) of the rounds."""
+    """Fills `plan.samples` and `plan.reach`; returns the lines and the lone requests' mean latencies (seconds) of the rounds."""
     lines: list[Line] = []
     lone: list[float] = []
-    capacity = 0.0
     for number in range(plan.rounds):
         say(f"round {number + 1} of {plan.rounds}: batch times of the bare model")
         lines.append(fit(plan.batch_times()))
         say(f"  {lines[-1]}")
-        if not capacity:
-            capacity = plan.server(lines[0]).capacity
-            _check_rates(plan, capacity)
         lone.append(_lone(plan))
+        if plan.reach is None:
+            plan.reach = _reach(plan, plan.server(lines[0]).capacity)
+            say(f"  {plan.reach}")
         for share in plan.loads:
-            sample = _at_load(plan, share * capacity, lines[-1], plan.seed + number)
+            sample = _at_load(plan, share * plan.reach.full, lines[-1], plan.seed + number)
             plan.samples.setdefault(share, []).append(sample)
             say(
                 f"  load {share:.0%}, {sample.rate:,.0f}/s: mean {sample.measured.mean:.2f} ms, theory "
@@ -94,13 +103,16 @@ def bench(plan: Plan) -> tuple[list[Line], list[float]]:
     return lines, lone
 
 
-def _check_rates(plan: Plan, capacity: float) -> None:
-    highest = max(plan.loads) * capacity
-    if highest > MOST_PER_SECOND:
-        raise TargetError(
-            f"{max(plan.loads):.0%} of what '{plan.model.name}' can do is {highest:,.0f} requests/s; the load generator sends "
-            f"{MOST_PER_SECOND:,} at most: its batches are too quick to be measured over HTTP, or choose lower --loads"
-        )
+def _reach(plan: Plan, capacity: float) -> Reach:
+    """What is answered where as many clients as two full batches for each worker ask without a pause."""
+    clients = min(plan.connections, MOST_CLIENTS, max(LEAST_CLIENTS, 2 * plan.model.max_rows * plan.model.workers))
+    result = load.measure(plan.post.url, plan.post.body, dict(plan.post.headers), clients, REACH_SECONDS, 0.5)
+    answered = result.rate * result.statuses.get("200", 0) / max(1, result.requests)
+    if not answered:
+        raise TargetError(f"{clients} clients at once were answered {result.statuses or 'not at all'}, expected 200")
+    highest = max(plan.loads)
+    full = capacity if highest * capacity <= SUSTAINED * answered else answered
+    return Reach(capacity, answered, clients, min(full, MOST_PER_SECOND / highest))
 
 
 def _lone(plan: Plan) -> float:
@@ -112,8 +124,9 @@ def _lone(plan: Plan) -> float:
 
 def _at_load(plan: Plan, rate: float, line: Line, seed: int) -> Sample:
     before, cores = plan.target.counters(), usage(plan.processes)
-    skip = WARMUP * plan.seconds
-    seconds = plan.seconds + skip
+    counted = max(plan.seconds, LEAST_REQUESTS / rate)
+    skip = WARMUP * counted
+    seconds = counted + skip
     measured = open_loop.measure(
         plan.post.url,
         plan.post.body,
@@ -165,39 +178,11 @@ def served_batch_times(target: Target, model: Model, shapes: Mapping[str, Sequen
     return times
 
 
-def given_line(text: str, largest: int) -> dict[int, float]:
-    """`T0,A` in milliseconds as the times of two batch sizes; ValueError for anything else."""
-    try:
-        t0, a = (float(value) / 1e3 for value in text.split(","))
-    except ValueError:
-        t0, a = -1.0, 0.0
-    if not (0 <= t0 < float("inf") and 0 < a < float("inf")):
-        raise ValueError(f"--fit takes T0,A in milliseconds with T0 at least 0 and A above 0, got '{text}'")
-    return {1: t0 + a, max(2, largest): t0 + a * max(2, largest)}
-
-
 # -- the command ----------------------------------------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = _parser()
-    options = parser.parse_args(argv)
-    try:
-        options.loads = _loads(options.loads)
-        shapes = parse_shapes(options.shape)
-        if options.fit is not None:
-            given_line(options.fit, 2)
-        if not options.url and not options.model_repository:
-            raise ValueError("give --model-repository DIR, --url URL of a running server, or both")
-        if options.url and options.property:
-            raise ValueError("--property is for a server that this command starts: leave out --url")
-        if options.metrics_url and not options.url:
-            raise ValueError("--metrics-url is for a running server: it needs --url")
-        for name, low in (("seconds", 0.1), ("rounds", 1), ("connections", 1)):
-            if not low <= getattr(options, name) <= 100_000:
-                raise ValueError(f"--{name} must be at least {low}, got {getattr(options, name)}")
-    except ValueError as error:
-        parser.error(str(error))
+    options, shapes = read_options(argv)
     try:
         with tempfile.TemporaryDirectory(prefix="jitney-bench-") as folder, _target(options) as (target, processes):
             _measure(options, shapes, target, Path(folder), processes)
@@ -238,8 +223,11 @@ def _measure(
         )
         lines, lone = bench(plan)
     print(f"{platform.processor() or platform.machine()}, {usable_cores()} cores, Python {platform.python_version()}")
-    for line in report(model, origin, lines, lone, plan.samples):
+    for line in report(model, origin, lines, lone, plan.samples, plan.reach):
         print(line)
+    if options.plot is not None:
+        bench_chart.write(options.plot, model.name, plan.samples)
+        print(f"\nThe chart is in {options.plot}.")
 
 
 def _post(
@@ -269,39 +257,6 @@ def _target(options: argparse.Namespace) -> Iterator[tuple[Target, Sequence[int]
         options.model_repository.absolute(), flags=["--load-model", options.model], properties=properties
     ) as server:
         yield Target(server.inference, options.model, server.metrics), [server.process.pid]
-
-
-def _loads(text: str) -> list[float]:
-    try:
-        loads = [float(value) / 100 for value in text.split(",")]
-    except ValueError:
-        loads = []
-    if not loads or not all(0 < share < 1 for share in loads):
-        raise ValueError(f"--loads takes percentages between 0 and 100, e.g. 20,40,60,80; got '{text}'")
-    return sorted(set(loads))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="jitney bench",
-        description="Measured latency of a model under Poisson arrivals, beside what batching can reach.",
-    )
-    add = parser.add_argument
-    add("model", metavar="MODEL")
-    add("--url", help="a running server, e.g. http://127.0.0.1:8080; else one is started")
-    add("--metrics-url", metavar="URL", help="its metrics port (port 8082 of the same host)")
-    add("--model-repository", type=Path, metavar="DIR", help="folder with the model's folder; also times the bare model")
-    add("--property", action="append", default=[], metavar="KEY=VALUE", help="config.properties of the started server")
-    add("--loads", default="20,40,60,80", help="percentages of the capacity (20,40,60,80)")
-    add("--seconds", type=float, default=5.0, help="length of one measurement, without its warm-up (5)")
-    add("--rounds", type=int, default=3, help="medians are over these (3)")
-    add("--body", type=Path, metavar="FILE", help="a request for /predictions/MODEL; else tensors by the model's inputs")
-    add("--shape", action="append", default=[], metavar="NAME:D,D,…", help="sizes of an input's open axes")
-    add("--fit", metavar="T0,A", help="batch times in milliseconds, where they are known or cannot be measured")
-    add("--workers", type=int, metavar="N", help="workers that the server runs, where its configuration does not say")
-    add("--connections", type=int, default=open_loop.CONNECTIONS, help=f"most to open ({open_loop.CONNECTIONS})")
-    add("--seed", type=int, default=1)
-    return parser
 
 
 if __name__ == "__main__":

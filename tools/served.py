@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 STARTED = "Model server started."
+#: Servers on this machine are asked without the proxy that the environment may name.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class ServerFailed(RuntimeError):
@@ -59,7 +61,7 @@ class Server:
     def get_json(self, path: str, base: str | None = None) -> Any:
         """The JSON that `GET path` answers, whatever its status."""
         try:
-            with urllib.request.urlopen((base or self.inference) + path, timeout=60) as response:
+            with _DIRECT.open((base or self.inference) + path, timeout=60) as response:
                 return json.load(response)
         except urllib.error.HTTPError as error:
             return json.load(error)

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .demo import NotAsPromised, expect, heading
 from .served import taken
+from .steps import NotAsPromised, expect, heading
 
 PORTS = (8080, 8081, 8082)
 NAME = "resnet-152-batch_v2"

@@ -27,8 +27,8 @@ import urllib3
 from tritonclient.utils import InferenceServerException
 
 from . import build_models, triton_demo_kit
-from .demo import NotAsPromised, expect, heading
 from .served import Server, ServerFailed, serving
+from .steps import NotAsPromised, expect, heading
 from .triton_demo_kit import show
 
 REQUESTS = 32

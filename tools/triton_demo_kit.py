@@ -9,8 +9,8 @@ import numpy as np
 import tritonclient.http as triton
 import urllib3
 
-from .demo import expect, heading
 from .served import Server
+from .steps import expect, heading
 
 #: Models that the steps use.
 MODELS = ("identity_fp32", "errors", "versions", "ens", "bls", "textgen", "decoupled", "batch_delay500")

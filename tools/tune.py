@@ -20,7 +20,8 @@ from pathlib import Path
 
 from ..server.errors import JitneyError
 from ..server.repository.config import ModelConfig
-from ..server.repository.triton import CONFIG_FILE, TritonRepository
+from ..server.repository.layout import CONFIG_FILE
+from ..server.repository.triton import TritonRepository
 from ..server.workers.cores import gpus, usable_cores
 from . import batch_time, tune_report
 from .pbtxt_edit import CannotEdit, edit

@@ -75,7 +75,7 @@ def variants(config: ModelConfig, on_gpu: bool, compiler: bool) -> tuple[list[Va
 
     `compiler`: whether there is a C++ compiler for torch.compile.
     """
-    makers = {"eager": _eager, "torchscript": _torchscript, "onnxruntime": _onnx}
+    makers = {"eager": _eager, "torchscript": _torchscript, "exported": _exported, "onnxruntime": _onnx}
     if config.backend not in makers:
         return [PLAIN], [f"parameters: backend '{config.backend}' runs the model's own code"]
     found = [PLAIN, *makers[config.backend](_has_images(config), on_gpu)]
@@ -134,6 +134,11 @@ def _torch_on_gpu(images: bool) -> list[Variant]:
         found.append(Variant("cudnn_benchmark", fixed))
         found.append(Variant("cudnn_benchmark channels_last cuda_graphs", fixed | layout | _GRAPHS))
     return found
+
+
+def _exported(images: bool, on_gpu: bool) -> list[Variant]:
+    """None: a program has the layout, precision and fusions that it was exported or compiled with."""
+    return []
 
 
 def _onnx(images: bool, on_gpu: bool) -> list[Variant]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import statistics
 import sys
 import time
@@ -31,6 +30,7 @@ from ..backends.tensor import Tensor
 from ..server.repository.config import ModelConfig
 from ..server.repository.triton import TritonRepository
 from .batch_time import Alone, parse_shapes, synthetic
+from .private_pipes import private_pipes
 from .tune_variants import IMAGE_CODECS, plain_parameters
 
 #: Different requests of the sample; batches repeat them.
@@ -162,8 +162,13 @@ def _numbers(tensor: Tensor) -> Any:
     return values.astype(np.float64)
 
 
-def serve(job: Job) -> None:
-    """Loads the model and answers the lines of stdin until it ends."""
+def serve(job: Job, orders: IO[str], answers: IO[str]) -> None:
+    """Loads the model and answers each line of `orders` until they end."""
+
+    def say(answer: dict[str, Any]) -> None:
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
     began = time.perf_counter()
     config = configured(job)
     backend = factory.create(config)
@@ -173,7 +178,7 @@ def serve(job: Job) -> None:
     sample, decode = requests_of(config, job)
     measured = Measured(backend, sample)
     say({"loaded": time.perf_counter() - began, "decode": decode})
-    for line in sys.stdin:
+    for line in orders:
         order = json.loads(line)
         if "answers" in order:
             say({"answers": measured.save_answers(Path(order["answers"]), config.max_batch_size)})
@@ -181,21 +186,11 @@ def serve(job: Job) -> None:
             say(measured.measure(order["rows"], order["seconds"]))
 
 
-def say(answer: dict[str, Any]) -> None:
-    _answers.write(json.dumps(answer) + "\n")
-    _answers.flush()
-
-
-_answers: IO[str] = sys.stdout
-
-
 def main() -> int:
-    global _answers
-    _answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what models print is not for whoever reads the answers
-    job = Job(**json.loads(sys.stdin.readline()))
+    orders, answers = private_pipes()
+    job = Job(**json.loads(orders.readline()))
     try:
-        serve(job)
+        serve(job, orders, answers)
     except Exception as error:  # noqa: BLE001 - whatever a model raises is told, and ends this process only
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

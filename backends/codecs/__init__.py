@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from ...server.errors import InvalidConfig
 from ...server.repository.config import ModelConfig
 from .base import Codec
@@ -10,10 +12,11 @@ from .image_input import ImageCodec
 from .image_segmenter import ImageSegmenter
 from .json_codec import JsonCodec
 from .object_detector import ObjectDetector
+from .own import OwnCodec, is_own
 from .pixels import PARAMETER, Pixels
 from .text_classifier import TextClassifier
 
-__all__ = ["CODECS", "Codec", "Pixels", "create", "pixels_of"]
+__all__ = ["CODECS", "Codec", "Pixels", "create", "is_built_in", "pixels_of"]
 
 #: What `parameters { key: "codec" … }` may say. Archives name their built-in handlers the same way.
 CODECS: dict[str, type[Codec]] = {
@@ -27,18 +30,27 @@ CODECS: dict[str, type[Codec]] = {
 
 def create(config: ModelConfig) -> Codec:
     """The codec that the model's configuration names. Raises `InvalidConfig` for unknown names and unfit parameters."""
+    if is_own(config.codec):
+        return OwnCodec(config)
     if config.codec not in CODECS:
+        close = difflib.get_close_matches(config.codec, CODECS, n=1)
         raise InvalidConfig(
-            f"model '{config.name}': unknown codec '{config.codec}'; expected one of {', '.join(sorted(CODECS))}"
+            f"model '{config.name}': unknown codec '{config.codec}'{f', did you mean {close[0]!r}' if close else ''}; expected "
+            f"one of {', '.join(sorted(CODECS))}, or a Python file of the model's folder, such as codec.py"
         )
     return CODECS[config.codec](config)
+
+
+def is_built_in(name: str) -> bool:
+    """Whether a parameter `codec` names one of ours, rather than a file or nothing at all."""
+    return name in CODECS
 
 
 def pixels_of(config: ModelConfig) -> Pixels | None:
     """What a worker of this model has to normalise, by the same rule as the codec in the server.
 
-    A model whose configuration does not fit its codec serves tensors all the same; only one that asks for normalisation in the
-    worker is refused.
+    The server does not load a model whose configuration does not fit its codec; elsewhere (`jitney bench`) it may serve tensors
+    all the same, unless it asks for normalisation in the worker.
     """
     codec = CODECS.get(config.codec)
     if codec is None or not issubclass(codec, ImageCodec):

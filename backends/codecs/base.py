@@ -46,15 +46,16 @@ class Codec(ABC):
         Raises `ModelFailed` with code BAD_OUTPUT where the model's output does not fit the codec.
         """
 
-    def encoder(self, parts: Sequence[Part]) -> Encode:
-        """What encodes the answer to this request, for codecs whose answer takes the form of the question."""
-        return self.encode
+    def read(self, parts: Sequence[Part], headers: Mapping[str, str]) -> tuple[list[Tensor], Encode]:
+        """The tensors of one request, and what encodes its answer, which may take the form of the question."""
+        return self.decode(parts, headers), self.encode
 
 
-def main_part(parts: Sequence[Part]) -> Part:
+def main_part(parts: Sequence[Part], or_where: str = "") -> Part:
     """The part that carries the input: `data`, or else `body` (TorchServe: `row.get("data") or row.get("body")`).
 
-    Of repeated names the last one counts, and an empty `data` gives way to `body`, as there. Raises `InvalidRequest`.
+    Of repeated names the last one counts, and an empty `data` gives way to `body`, as there. Raises `InvalidRequest`, which
+    says where else the input may be.
     """
     named = {part.name: part for part in parts}
     for name in ("data", "body"):
@@ -63,9 +64,10 @@ def main_part(parts: Sequence[Part]) -> Part:
     if "data" in named or "body" in named:
         raise InvalidRequest("the request's body is empty")
     found = ", ".join(f"'{name}'" for name in named) or "none"
-    hint = "" if named else "; curl -d sends a form, use -T FILE or -H 'Content-Type: application/json'"
+    files = any(part.content_type for part in parts)
+    hint = "" if files else "; curl -d sends a form, use -T FILE or -H 'Content-Type: application/json'"
     raise InvalidRequest(
-        f"expected the input as the request's body or in a form field named 'data', found fields: {found}{hint}"
+        f"expected the input as the request's body or in a form field named 'data'{or_where}, found fields: {found}{hint}"
     )
 
 
@@ -75,12 +77,18 @@ def refuse_explanation(config: ModelConfig, headers: Mapping[str, str]) -> None:
         raise Unsupported(f"model '{config.name}' offers predictions only; explanations need a handler of its own")
 
 
-def load_json(data: bytes | bytearray | memoryview) -> Any:
+def load_json(data: bytes | bytearray | memoryview, what: str = "the request's body", hint: str = "") -> Any:
     """Parses JSON of any type; `InvalidRequest` with the place of the mistake. Nesting is bounded by the parser (1024)."""
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"the request's body is not valid JSON: {error}") from None
+        raise InvalidRequest(f"{what} is not valid JSON: {error}{hint}") from None
+
+
+def is_json(part: Part) -> bool:
+    """Whether a part's content type says that it is JSON."""
+    mime = part.content_type.lower()
+    return mime in ("application/json", "text/json") or mime.endswith("+json")
 
 
 def bad_output(config: ModelConfig, what: str) -> ModelFailed:

@@ -7,7 +7,8 @@ import string
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-_TAGS = re.compile("<.*?>")
+#: HTML's tags and character references, which TorchServe's text handlers drop.
+TAGS = re.compile("<.*?>|&(?:[a-z0-9]+|#[0-9]{1,6}|#x[0-9a-f]{1,6});")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _WORDS = re.compile(r"\S+")
 
@@ -21,11 +22,13 @@ _IRREGULAR = {
     "he's": "he is",
     "here's": "here is",
     "how'd": "how did",
+    "how'd'y": "how do you",
     "how's": "how is",
     "it's": "it is",
     "let's": "let us",
     "ma'am": "madam",
     "o'clock": "of the clock",
+    "sha'n't": "shall not",
     "shan't": "shall not",
     "she's": "she is",
     "so's": "so as",
@@ -40,16 +43,25 @@ _IRREGULAR = {
     "won't": "will not",
     "y'all": "you all",
 }
-_CONTRACTED = re.compile(r"[a-z]*'[a-z']+")
+_CONTRACTED = re.compile(r"[a-z]*'[a-z']+", re.IGNORECASE)
 
 
 def remove_html_tags(text: str) -> str:
-    return _TAGS.sub("", text)
+    return TAGS.sub("", text)
 
 
 def expand_contractions(text: str) -> str:
-    """Lower-case "won't" to "will not", "they've" to "they have"; a possessive 's stays."""
-    return _CONTRACTED.sub(lambda match: _expanded(match[0]), text.replace("’", "'"))
+    """Opens contractions: "Won't" to "Will not", "they've" to "they have"; a possessive 's stays."""
+    return _CONTRACTED.sub(lambda match: _with_case(match[0]), text.replace("’", "'"))
+
+
+def _with_case(word: str) -> str:
+    """The expanded word, with a capital where the word has one; what is no contraction stays."""
+    lower = word.lower()
+    expanded = _expanded(lower)
+    if expanded == lower:
+        return word
+    return expanded[0].upper() + expanded[1:] if word[0].isupper() else expanded
 
 
 def _expanded(word: str) -> str:

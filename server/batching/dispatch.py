@@ -24,8 +24,8 @@ from collections.abc import Callable
 from math import inf
 from typing import Protocol, TypeVar
 
-from ..errors import Draining, NoWorkers
-from .gather import postpone
+from ..errors import Draining, NoWorkers, QueueFull
+from .gather import postpone, refused
 from .item import Batch, Item, Step
 
 T = TypeVar("T")
@@ -40,6 +40,11 @@ class Queue(Protocol):
 
     @property
     def rows(self) -> int: ...
+
+    @property
+    def fills_batch(self) -> bool: ...
+
+    def is_full(self, priority: int | None = None) -> bool: ...
 
     def oldest(self) -> float | None: ...
 
@@ -100,10 +105,23 @@ class Dispatcher:
                 raise Draining(f"model '{self._name}' is being stopped")
             if self._tickets and self._free() <= len(self._batcher):
                 raise NoWorkers(f"model '{self._name}' has no idle worker, and takes no request that would have to wait")
-            self._batcher.submit(item)
-            step = _NOTHING if postpone(self._wake, self.brisk) else self._poll()
+            waits, step = self._line_up(item)
         if step is not _NOTHING:
             self._carry_out(step)
+        if not waits:
+            self.submit(item)
+
+    def refuse_if_full(self, priority: int | None = None) -> None:
+        """Raises QueueFull where `submit` would for a request of this priority (None: whatever its priority).
+
+        So that a request that cannot be taken costs no more than this question.
+        """
+        if not self._batcher.is_full(priority):
+            return
+        self.wake()  # what is gathered for an idle worker makes room
+        if self._batcher.is_full(priority):
+            refused()
+            raise QueueFull("Exceeds maximum queue size")
 
     def cancel(self, item: Item) -> bool:
         """Takes the item out; false if it left already and its answer is on the way."""
@@ -167,6 +185,22 @@ class Dispatcher:
         return left
 
     # With the lock held
+
+    def _line_up(self, item: Item) -> tuple[bool, Step]:
+        """Whether the item waits now, and what leaves. Raises QueueFull where nothing can leave to make room for it."""
+        try:
+            self._batcher.submit(item)
+        except QueueFull:
+            step = self._poll()  # a worker may be idle, and what waits for it be gathered only
+            if not step.batches:
+                refused()
+                raise
+            return False, step
+        return True, _NOTHING if self._gathers() else self._poll()
+
+    def _gathers(self) -> bool:
+        """Whether this request waits for those that its thread is about to bring: not where its batch is full already."""
+        return not self._batcher.fills_batch and postpone(self._wake, self.brisk)
 
     def _free(self) -> int:
         return self._idle() - self._delivering

@@ -21,6 +21,7 @@ Queues = dict[Callable[[], None], None]
 class _Gathering(threading.local):
     queues: Queues | None = None
     brisk: Queues | None = None
+    refusals = 0
 
 
 _here = _Gathering()
@@ -64,6 +65,19 @@ def end() -> None:
 def _wake(queues: Queues) -> None:
     for wake in queues:
         wake()
+
+
+def refused() -> None:
+    """Notes that a request of this thread was refused because the server holds as many as it may."""
+    _here.refusals += 1
+
+
+def take_refusals() -> int:
+    """How many were noted since this thread last asked."""
+    count = _here.refusals
+    if count:
+        _here.refusals = 0
+    return count
 
 
 @contextlib.contextmanager

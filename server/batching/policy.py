@@ -175,6 +175,11 @@ class Levels:
                 raise ValueError(f"priority_queue_policy must name levels between 1 and {self._count}, got {level}")
         self._default_policy = batching.default_queue_policy
 
+    @property
+    def all(self) -> range:
+        """Every level that a request can have."""
+        return range(1, self._count + 1) if self._count else range(1)
+
     def level(self, priority: int) -> int:
         """The level of a request that asks for `priority`."""
         return priority if 1 <= priority <= self._count else self._default

@@ -69,6 +69,21 @@ class Batcher:
         """Rows waiting."""
         return self._rows
 
+    @property
+    def fills_batch(self) -> bool:
+        """Whether some lane has a batch's worth of rows for certain: what comes now cannot make its batch larger."""
+        return self._policy.alone or self._rows >= self._policy.max_rows * len(self._lanes)
+
+    def is_full(self, priority: int | None = None) -> bool:
+        """Whether a request of this priority would be refused now; None: whatever its priority."""
+        if priority is not None:
+            return self._is_full(self._levels.level(priority))
+        return all(self._is_full(level) for level in self._levels.all)
+
+    def _is_full(self, level: int) -> bool:
+        limit = self._limits.get(level, self._limit)
+        return 0 < limit <= self._held[level]
+
     def oldest(self) -> float | None:
         """The earliest arrival at the head of any queue; takes time in proportion to the number of lanes."""
         heads = (next(iter(queue)) for lane in self._lanes.values() for queue in lane.queues.values())
@@ -93,8 +108,7 @@ class Batcher:
         if item.rows > self._policy.max_rows > 0:
             raise BatchTooWide(self._name, item.rows, self._policy.max_rows)
         level = self._levels.level(item.priority)
-        limit = self._limits.get(level, self._limit)
-        if limit and self._held[level] >= limit:
+        if self._is_full(level):
             raise QueueFull("Exceeds maximum queue size")
         self._stamp += 1
         item.number, item.rank = self._stamp, 2 * level

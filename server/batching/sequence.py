@@ -48,6 +48,15 @@ class SequenceBatcher:
         """Rows waiting; a request of a sequence has one."""
         return len(self)
 
+    @property
+    def fills_batch(self) -> bool:
+        """Never for certain: which sequences are to leave together is the strategy's decision."""
+        return False
+
+    def is_full(self, priority: int | None = None) -> bool:
+        """Never: Triton has no queue policy for sequences."""
+        return False
+
     def oldest(self) -> float | None:
         return min((s.queue[0].arrived for s in self._sequences.values() if s.queue), default=None)
 

@@ -7,17 +7,15 @@ themselves, the one that happens to be awake would take nearly all that come at 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import select
 import threading
 import time
 from typing import Any
 
+from .. import threads
 from .adopting import AdoptingListener
 from .counters import Counters
-
-log = logging.getLogger(__name__)
 
 #: How long and how often a front end leaves a connection to those that have fewer, before it takes it itself.
 POLITE_S = 0.001
@@ -38,7 +36,7 @@ class AcceptingListener(AdoptingListener):
     def start(self) -> None:
         """Begins to answer; returns at once."""
         super().start()
-        self._acceptor.start()
+        threads.start(self._acceptor, f"listener '{self.name}'")
 
     def stop_accepting(self) -> None:
         """Refuses new connections and closes idle ones. Requests that were accepted are answered."""
@@ -64,6 +62,7 @@ class AcceptingListener(AdoptingListener):
         while self._stop_fd not in [fd for fd, _ in poll.poll()]:
             self._counters.set_connections(self._index, self.connections)
             if self.connections >= limit:
+                self._loop.post(self._server.make_room)
                 time.sleep(_FULL_S)
                 continue
             if polite < POLITE_TIMES and self._counters.has_more(self._index):
@@ -76,10 +75,10 @@ class AcceptingListener(AdoptingListener):
     def _take_one(self) -> None:
         try:
             sock, peer = self._sock.accept()
-        except BlockingIOError:
-            return  # another one was faster
+        except (BlockingIOError, ConnectionAbortedError):
+            return  # another one was faster, or the client is gone
         except OSError as error:
-            log.warning("no connection can be accepted: %s", error)
+            self._server.complain("no connection can be accepted: %s", error)
             time.sleep(_FULL_S)
             return
         sock.setblocking(False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from .. import reactor
+from .. import reactor, threads
 from ..http.listeners import Listener
 
 
@@ -17,8 +17,8 @@ class AdoptingListener(Listener):
 
     def start(self) -> None:
         """Begins to answer what is adopted; returns at once."""
-        self._dispatcher.set_thread_count(self.threads)
-        self._thread.start()
+        self._dispatcher.start(self.threads)
+        threads.start(self._thread, f"listener '{self.name}'")
         reactor.offer(self._loop)
 
     def adopt(self, sock: socket.socket, peer: Any) -> None:
@@ -31,7 +31,7 @@ class AdoptingListener(Listener):
             if server.draining:
                 sock.close()
             else:
-                server.channel_class(server, sock, peer, server.adj, map=server._map)
+                server.welcome(sock, peer)
 
         self._loop.post(enter)
 

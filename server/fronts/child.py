@@ -15,7 +15,10 @@ from dataclasses import dataclass
 
 import msgspec
 
+from .. import threads
+from ..errors import TooFewThreads
 from ..settings import Settings
+from ..threads import BLAS_THREADS
 from ..workers import exits
 from ..workers.arena import Arena
 from ..workers.environment import module_command
@@ -97,9 +100,10 @@ class FrontChild:
             "listen-fd": self._post.inner.fd,
         }
         command = [*module_command(None, f"{__package__}.process"), f"--parent={os.getpid()}", f"--name={self.name}"]
+        inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
         return subprocess.Popen(
             [*command, *(f"--{name}={fd}" for name, fd in fds.items())],
-            env={name: value for name, value in os.environ.items() if name not in _SECRETS},
+            env={BLAS_THREADS: "1", **inherited},
             pass_fds=list(fds.values()),
             stdin=subprocess.DEVNULL,
             stdout=2,  # what the server prints is for whoever started it, and not ours to add to
@@ -112,10 +116,19 @@ class FrontChild:
     # -- the thread that made it -------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Starts the threads and tells the process what to do."""
-        self.outbox.start()
-        for thread in self._threads:
-            thread.start()
+        """Starts the threads and tells the process what to do; where the system has no thread left, it is over at once."""
+        reading, relaying = self._threads
+        try:
+            with threads.needed(f"front end {self.index}"):
+                self.outbox.start()
+                relaying.start()
+                reading.start()
+        except TooFewThreads as error:
+            log.error("%s", error)
+            self.kill()
+            self._bury()
+            self._on_exit(self)
+            return
         post = self._post
         hello = Hello(
             post.settings,
@@ -153,6 +166,8 @@ class FrontChild:
         """Waits for the end of the process and its threads; false where they are not over after so many seconds."""
         deadline = time.monotonic() + timeout
         for thread in self._threads:
+            if thread.ident is None:
+                continue  # the system had none left for it
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
@@ -215,7 +230,8 @@ class FrontChild:
             event.set()
         with contextlib.suppress(OSError):
             self._door.shutdown(socket.SHUT_RDWR)
-        self._threads[1].join()
+        if self._threads[1].ident is not None:
+            self._threads[1].join()
         for sock in (self._socket, self._door):
             sock.close()
         self._requests.close()

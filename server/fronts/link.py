@@ -13,17 +13,33 @@ from typing import Literal
 
 import msgspec
 
-from ...backends.base import Request
+from ...backends.base import Request, Response
 from ...backends.tensor import Buffer
+from .. import holding
 from ..batching import gather
 from ..call import Call
-from ..errors import InvalidRequest, JitneyError, Unavailable
+from ..errors import HoldsTooMuch, InvalidRequest, JitneyError, QueueFull, Unavailable
 from ..workers.arena import Arena, Slot
 from ..workers.frame import BadFrame, FrameReader, PeerClosed
 from ..workers.memory import Region
 from . import wire
 from .failures import error_from_wire
-from .messages import DOWNWARD, Answer, Ask, Cancel, Downward, Drain, Flush, Flushed, Freed, FrontTimes, Stale, Submit, Told
+from .messages import (
+    DOWNWARD,
+    Answer,
+    Ask,
+    Cancel,
+    Downward,
+    Drain,
+    Flush,
+    Flushed,
+    Freed,
+    FrontResponse,
+    FrontTimes,
+    Stale,
+    Submit,
+    Told,
+)
 from .outbox import Outbox
 from .reading import Reading
 
@@ -169,27 +185,41 @@ class Link:
                 raise BadFrame(f"{type(message).__name__} comes too late")
 
     def _answer(self, message: Answer) -> None:
-        response = None
-        if message.response is not None:
-            response = wire.response_from_wire(message.response, self._copy)
+        answer: Response | JitneyError | None = None
+        if message.error is not None:
+            answer = error_from_wire(message.error)
+        elif message.response is not None:
+            answer = self._copied(message.response)
             if offsets := wire.places(message.response):
                 self.outbox.put(Freed(offsets), urgent=False)
         entry = self._open.get(message.number)
         if entry is None:
             return
         call = entry.call
-        if response is None or response.final:
+        if message.response is None or message.response.final:
             del self._open[message.number]
             self._free(entry)
             call.withdraw = None
         _tell(call, message)
-        if message.error is not None:
-            call.fail(error_from_wire(message.error))
-        elif response is not None:
-            call.answer(response)
+        withdraw = call.withdraw
+        if isinstance(answer, JitneyError):
+            if isinstance(answer, QueueFull):
+                gather.refused()
+            taken = not call.fail(answer) or not isinstance(answer, HoldsTooMuch)
+        else:
+            taken = answer is None or call.answer(answer)
+        if not taken and withdraw is not None:
+            withdraw()
+
+    def _copied(self, response: FrontResponse) -> Response | HoldsTooMuch:
+        try:
+            return wire.response_from_wire(response, self._copy)
+        except HoldsTooMuch as error:
+            return error.with_traceback(None)
 
     def _copy(self, offset: int, nbytes: int) -> Buffer:
-        return self._replies.read(offset, nbytes)
+        into = holding.memory(nbytes) if nbytes > holding.COUNTED else None
+        return self._replies.read(offset, nbytes, into)
 
     def _again(self, number: int) -> None:
         """Sends a request as it came: what it was decoded for has changed."""

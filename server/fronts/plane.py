@@ -63,6 +63,9 @@ class RemoteDataPlane:
         self._link.submit(call, Wish("infer", model, version, request, priority, timeout_us), known.epoch)
         return call
 
+    def refuse_if_full(self, model: str, version: str | None) -> None:
+        """The scheduler alone knows its queues: it refuses when it gets the request."""
+
     def predict(self, model: str, version: str | None, request: Request, on_answer: OnAnswer | None = None) -> Call:
         """Sends a TorchServe-style request: as it is for a handler, through the model's codec (in this thread) otherwise."""
         known = self._find(model, version)
@@ -75,9 +78,9 @@ class RemoteDataPlane:
             epoch = None  # another deployment answers, which the scheduler knows
         else:
             codec = known.codec
-            decoded = Request(request.id, codec.decode(request.parts, request.headers), [], request.headers)
-            decoded.rows = validate(codec.expects(decoded.tensors), decoded)
-            call.request, call.encode = decoded, codec.encoder(request.parts)
+            tensors, call.encode = codec.read(request.parts, request.headers)
+            call.request = Request(request.id, tensors, [], request.headers)
+            call.request.rows = validate(codec.expects(tensors), call.request)
         self._link.submit(call, wish, epoch)
         return call
 

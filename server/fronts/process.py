@@ -6,7 +6,7 @@
     listener          the same as with one front end: a loop, a pool of threads
 
 It ends when it is told to drain, when the scheduler's end of the socket closes, and when the scheduler dies without a word.
-SIGINT and SIGTERM, which a terminal or a service manager sends to all processes at once, are left to the scheduler.
+SIGINT, SIGTERM and SIGHUP, which a terminal or a service manager sends to all processes at once, are left to the scheduler.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from .. import garbage
+from .. import garbage, holding, threads
+from ..errors import JitneyError
 from ..http.admission import Admission
 from ..http.app import Services, build, listener_options
 from ..http.certificates import server_context
@@ -62,6 +63,8 @@ class FrontEnd:
             raise BadFrame("the first message must be Hello")
         hello = self.hello = first
         self._door = door
+        garbage.return_large_memory()
+        holding.limit(hello.settings)
         self._listening = socket.socket(fileno=fds["listen-fd"])
         self._drains: queue.SimpleQueue[float] = queue.SimpleQueue()
         self.outbox = Outbox(sock, "front", lambda: _end(exits.PARENT_GONE))
@@ -75,7 +78,8 @@ class FrontEnd:
 
     def serve(self) -> int:
         """Answers until told to end; returns the exit code."""
-        self._link.start()
+        with threads.needed("a front end"):
+            self._link.start()
         listener = self._listener()
         listener.start()
         garbage.spare_collector()
@@ -93,7 +97,8 @@ class FrontEnd:
         services = Services(plane, cast("Control", plane), metrics, settings, keys)
         admission = Admission(settings.http_threads, settings.max_waiting)
         admission.waiting = SharedPlaces(settings.max_waiting, counters, hello.index + 1)
-        app, plans = build(ports, services, admission, RemoteRegions(link, counters), is_served)
+        regions = RemoteRegions(link, counters, settings.allow_client_shm)
+        app, plans = build(ports, services, admission, regions, is_served)
         doorway: Any = Doorway(app, self._door, settings.http_threads)
         address = settings.inference_address
         tls = server_context(settings, hello.pem) if address.tls else None
@@ -143,6 +148,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = FrontEnd(socket.socket(fileno=fds["fd"]), socket.socket(fileno=fds["door-fd"]), fds).serve()
     except (PeerClosed, ConnectionError):
         code = exits.PARENT_GONE
+    except JitneyError as error:
+        print(f"a front end cannot start: {error}", file=sys.stderr, flush=True)  # noqa: T201 - nobody is left to log it
+        code = exits.CRASHED
     except BaseException:  # noqa: BLE001 - a defect: whoever started the server sees it
         traceback.print_exc()
         code = exits.CRASHED

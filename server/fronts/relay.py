@@ -20,6 +20,7 @@ import orjson
 from ..errors import JitneyError, QueueFull
 from ..http.access import is_kserve
 from ..http.admission import Places
+from ..http.retry import RETRY_AFTER, SECONDS
 from ..http.torchserve.errors import problem
 from ..http.torchserve.render import ENVELOPE, new_request_id, to_json
 
@@ -54,9 +55,13 @@ def send_peer(door: socket.socket, theirs: socket.socket, host: str, port: str) 
 
 def receive_peer(door: socket.socket) -> tuple[socket.socket | None, tuple[str, str]]:
     """The next socket and whom it speaks for; None at the end."""
-    data, fds, _, _ = socket.recv_fds(door, 1024, 1)
-    if not data or not fds:
-        return None, ("", "")
+    while True:
+        data, fds, _, _ = socket.recv_fds(door, 1024, 1)
+        if not data:
+            return None, ("", "")
+        if fds:
+            break
+        log.warning("a relayed request is lost: this process has no file descriptor left")  # its front end notices
     host, _, port = data.decode("utf-8", "replace").partition("\0")
     return socket.socket(fileno=fds[0]), (host, port)
 
@@ -213,7 +218,7 @@ class RelayedAnswer:
 
 def _refuse(environ: dict[str, Any], start_response: StartResponse, error: JitneyError) -> Iterable[bytes]:
     """Answers in the dialect of the path."""
-    headers = [("content-type", "application/json")]
+    headers = [("content-type", "application/json"), (RETRY_AFTER, SECONDS)]
     if is_kserve(str(environ["PATH_INFO"])):
         body = orjson.dumps({"error": str(error)})
     else:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 
+from ..batching.gather import refused
 from ..call import Times
 from ..errors import InvalidRequest, QueueFull, Unavailable
 from ..http.admission import Places
@@ -67,8 +68,8 @@ class RemoteTokens:
 class RemoteRegions(Regions):
     """The scheduler's registered regions, opened here when they are first used."""
 
-    def __init__(self, link: Link, counters: Counters) -> None:
-        super().__init__()
+    def __init__(self, link: Link, counters: Counters, allowed: bool = True) -> None:
+        super().__init__(allowed)
         self._link, self._counters = link, counters
         self._epoch = -1
 
@@ -114,6 +115,7 @@ class SharedPlaces(Places):
     def enter(self) -> None:
         with self._lock:
             if self._counters.waiting() >= self.limit:
+                refused()
                 raise QueueFull(f"the server answers {self.limit} requests already, which is all it may hold")
             self._set(self.taken + 1)
 

@@ -12,8 +12,9 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from .. import threads
 from ..addresses import Address
-from ..errors import JitneyError
+from ..errors import JitneyError, NothingAnswers
 from .child import FrontChild, Post
 
 log = logging.getLogger(__name__)
@@ -71,15 +72,22 @@ class FrontEnds:
             return [place.child.pid for place in self._places if place.child is not None and place.child.ready]
 
     def start(self) -> None:
-        """Begins to start all; returns at once. Connections wait in the socket until one of them accepts."""
+        """Begins to start all; returns at once. Connections wait in the socket until one of them accepts.
+
+        TooFewThreads where the system has no thread left.
+        """
         self._post.inner.start()
-        self._thread.start()
+        threads.start(self._thread, "the front ends")
 
     def wait_started(self) -> None:
-        """Returns when all answer, or after `START_S`."""
+        """Returns when all answer, or after `START_S`; NothingAnswers where not even one does then."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._closing or self._ready() == len(self._places), START_S):
-                log.error("%d of %d front ends answer after %g s", self._ready(), len(self._places), START_S)
+            if self._changed.wait_for(lambda: self._closing or self._ready() == len(self._places), START_S):
+                return
+            ready, wanted = self._ready(), len(self._places)
+        if not ready:
+            raise NothingAnswers(f"none of the {wanted} front ends answers after {START_S:g} s; what they printed says why")
+        log.error("%d of %d front ends answer after %g s", ready, wanted, START_S)
 
     def stop_accepting(self) -> None:
         """Refuses new connections and closes idle ones. Requests that were accepted are answered."""

@@ -1,13 +1,15 @@
-"""What happens to every request before and after its route, whatever its dialect: who may pass, CORS, counting, access log.
+"""What happens to every request before and after its route, whatever its dialect: CORS, who may pass, counting, access log.
 
 The middleware is the one place that asks for tokens. It runs before routing, so that nothing is answered without passing it, an
-unknown path included; what needs no token is listed, everything else does.
+unknown path included; what needs no token is listed, everything else does. Only preflights are answered before that: browsers
+send them without keys.
 """
 
 from __future__ import annotations
 
 import hmac
 import logging
+import re
 import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ import falcon
 
 from ..errors import JitneyError, Restricted, Unauthorized
 from ..restrictions import group_of
+from .cors import Cors
 from .kserve.resource import set_error
 from .torchserve.routing import Exchange, answer, refuse_bad_escapes
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 access_log = logging.getLogger("jitney.access")
 
+_V1_READY = re.compile(r"/v1/models/[^/:]+")
 _DENIED = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
 
 
@@ -50,6 +54,14 @@ def needed(method: str, path: str, ports: Collection[str]) -> Kind | None:
     return "inference"
 
 
+def is_probe(method: str, path: str) -> bool:
+    """Whether a request asks how the server or a model is, as load balancers and Kubernetes do, which send no secrets.
+
+    These are the routes of the restricted group "health", and KServe v1's readiness of a model.
+    """
+    return group_of(method, path) == "health" or (method in ("GET", "HEAD") and _V1_READY.fullmatch(path) is not None)
+
+
 def _is_management(path: str) -> bool:
     segments = path.split("/")[1:]
     if segments[0] == "models":
@@ -67,11 +79,7 @@ class Guard:
 
     def check(self, header: Callable[[str], str | None], target: str) -> None:
         """Raises Unauthorized, BadEscape or Restricted; `header` gives a header by its lower-case name."""
-        if (
-            self._kind is not None
-            and self._tokens is not None
-            and not self._tokens.allows(self._kind, header("authorization"))
-        ):
+        if self._kind is not None and not (self._tokens and self._tokens.allows(self._kind, header("authorization"))):
             raise Unauthorized(_DENIED)
         if self._escapes and "%" in target:
             refuse_bad_escapes(target)
@@ -87,30 +95,32 @@ class Access:
     def __init__(self, ports: Collection[str], settings: Settings, metrics: Metrics, tokens: Tokens | None) -> None:
         self.ports, self.metrics, self.tokens = frozenset(ports), metrics, tokens
         self._restrictions = settings.http_restricted_api
-        self._cors = [
-            (name, value)
-            for name, value in (
-                ("access-control-allow-origin", settings.cors_allowed_origin),
-                ("access-control-allow-methods", settings.cors_allowed_methods),
-                ("access-control-allow-headers", settings.cors_allowed_headers),
-            )
-            if value
-        ]
+        self._like_torchserve = settings.ts_open_inference_protocol  # then /v2 takes trailing slashes as all paths do
+        self._open_to_probes = bool(settings.token)  # keys of key_file.json guard `/ping` too (TorchServe)
+        self.cors = Cors(settings)
+
+    def normal_path(self, path: str) -> str:
+        """A path as routes and rules see it: TorchServe's without trailing slashes."""
+        return path if is_kserve(path) and not self._like_torchserve else path.rstrip("/") or "/"
 
     def guard(self, method: str, path: str) -> Guard:
-        """What requests for this percent-decoded path, without trailing slashes, must carry."""
-        kind = None
-        if self.tokens is not None and not (
-            self.ports == {"management"} and path == "/token"
-        ):  # asks for the API key itself
-            kind = needed(method, path, self.ports)
+        """What requests for this percent-decoded path, as `normal_path` makes it, must carry."""
         group = self._restrictions.get(group_of(method, path) or "") if self._restrictions else None
-        return Guard(self.tokens, kind, group, escapes=not is_kserve(path))
+        return Guard(self.tokens, self._key(method, path), group, escapes=not is_kserve(path))
+
+    def _key(self, method: str, path: str) -> Kind | None:
+        if self.tokens is None or (self._open_to_probes and is_probe(method, path)):
+            return None
+        if self.ports == {"management"} and path == "/token":
+            return None  # asks for the API key itself
+        return needed(method, path, self.ports)
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Normalises the path, then lets through or refuses."""
+        """Normalises the path, answers preflights, then lets through or refuses."""
         req.context.began = time.monotonic()
-        req.path = normal_path(req.path)
+        req.path = self.normal_path(req.path)
+        if self.cors.answer_preflight(req, resp):
+            return
         try:
             self.guard(req.method, req.path).check(req.get_header, req.env.get("REQUEST_URI", ""))
         except JitneyError as error:
@@ -119,9 +129,7 @@ class Access:
 
     def process_response(self, req: falcon.Request, resp: falcon.Response, resource: object, succeeded: bool) -> None:
         """Adds CORS headers, counts the answer and writes its line into the access log, when there is one."""
-        for name, value in self._cors:
-            if resp.get_header(name) is None:
-                resp.set_header(name, value)
+        self.cors.add(req, resp)
         for callback in getattr(req.context, "at_end", ()):
             callback()
         if getattr(req.context, "is_counted", False):
@@ -133,13 +141,6 @@ class Access:
             line = f"{req.method} {uri} {req.env.get('SERVER_PROTOCOL', 'HTTP/1.1')}"
             self.log(peer, line, resp.status_code, getattr(req.context, "began", 0.0))
 
-    def with_origins(self, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Adds CORS headers, where they are configured, to those that a reply has."""
-        if not self._cors:
-            return pairs
-        given = {name.lower() for name, _ in pairs}
-        return [*pairs, *((name, value) for name, value in self._cors if name not in given)]
-
     def log(self, peer: str, line: str, status: int, began: float) -> None:
         """Writes an answer's line into the access log; `line` is the request's, `began` in monotonic seconds."""
         access_log.info('/%s "%s" %s %d', peer, line, status, int((time.monotonic() - began) * 1000))
@@ -148,11 +149,6 @@ class Access:
     def logs(self) -> bool:
         """Whether somebody reads the access log."""
         return access_log.isEnabledFor(logging.INFO)
-
-
-def normal_path(path: str) -> str:
-    """A path as routes and rules see it: TorchServe's without trailing slashes."""
-    return path if is_kserve(path) else path.rstrip("/") or "/"
 
 
 def _refuse(req: falcon.Request, resp: falcon.Response, error: JitneyError) -> None:

@@ -11,6 +11,7 @@ import threading
 
 import falcon
 
+from ..batching.gather import refused
 from ..errors import QueueFull
 from .wsgi import at_end
 
@@ -29,6 +30,7 @@ class Places:
         """Takes a place; QueueFull where none is free."""
         with self._lock:
             if self.taken >= self.limit:
+                refused()
                 raise QueueFull(f"the server answers {self.limit} requests already, which is all it may hold")
             self.taken += 1
 

@@ -10,11 +10,13 @@ import logging
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import falcon
 import orjson
 
+from .. import holding
 from ..errors import QueueFull
 from ..fronts.child import Post
 from ..fronts.counters import Counters
@@ -26,6 +28,7 @@ from . import kserve, torchserve
 from .access import Access, is_kserve
 from .admission import Admission
 from .certificates import made_certificate, server_context
+from .cors import Cors
 from .inline import ALIVE
 from .kserve.generate import Generate, GenerateStream
 from .kserve.shm import Regions
@@ -33,6 +36,8 @@ from .listeners import Listener
 from .metrics import add_metrics
 from .plan import PlanTable
 from .plan_finder import PlanFinder
+from .retry import RETRY_AFTER, SECONDS
+from .torchserve import Port
 from .torchserve.errors import Problem
 from .torchserve.inference import add_inference
 from .torchserve.oip import add_open_inference
@@ -48,13 +53,13 @@ if TYPE_CHECKING:
     from ..metrics import Metrics
     from ..settings import Settings
     from .tokens import Tokens
-    from .torchserve import Port
     from .torchserve.management import Control
 
 log = logging.getLogger(__name__)
 
 App = falcon.App[falcon.Request, falcon.Response]
 
+PORTS: tuple[Port, ...] = ("inference", "management", "metrics")
 #: KServe's resources that wait for a model.
 WAITING = (Generate, GenerateStream)
 #: Threads beyond those that may wait for models: to refuse, to answer pings, to describe.
@@ -93,7 +98,7 @@ def build(
     app.resp_options.default_media_type = None  # type: ignore[assignment]
     app.set_error_serializer(_serialize)
     routes = Routes(app)
-    torchserve.add_common(routes, next(port for port in ("inference", "management", "metrics") if port in ports))
+    torchserve.add_common(routes, next(port for port in PORTS if port in ports))
     for port in ports:
         kserve.add_routes(
             app,
@@ -105,8 +110,10 @@ def build(
             admission=admission,
             regions=regions,
         )
-    if "metrics" in ports:
-        add_metrics(routes, metrics)
+    if "metrics" in ports or (settings.enable_metrics_api and {"inference", "management"} <= set(ports)):
+        add_metrics(routes, metrics, only_get=settings.replaces_triton)  # TorchServe's shared port has it beside their own
+    if "inference" in ports:
+        torchserve.add_kserve_v1(routes, dataplane)
     if "management" in ports:
         torchserve.add_management(routes, dataplane, services.control, settings, services.tokens)
     if "inference" in ports:
@@ -130,6 +137,7 @@ class KServeAdmission:
                 self.admission.hold(req)
             except QueueFull as error:
                 resp.status, resp.content_type = falcon.HTTP_503, "application/json"
+                resp.set_header(RETRY_AFTER, SECONDS)
                 resp.data, resp.complete = orjson.dumps({"error": str(error)}), True
 
 
@@ -138,6 +146,7 @@ class Web:
 
     def __init__(self, services: Services) -> None:
         settings = services.settings
+        holding.limit(settings)
         self.admission = Admission(settings.http_threads, settings.max_waiting)
         self.listeners: list[Listener | FrontEnds] = []
         try:
@@ -178,6 +187,10 @@ class Web:
         for listener in self.listeners:
             listener.close(max(0.0, deadline - time.monotonic()))
 
+    def addresses(self) -> list[tuple[str, Address]]:
+        """Each port that is served with where it listens."""
+        return [(port, self.address(port)) for port in PORTS if any(port in listener.ports for listener in self.listeners)]
+
     def address(self, port: Port) -> Address:
         """Where a port listens in fact (0 asked for any free one)."""
         return next(listener.address for listener in self.listeners if port in listener.ports)
@@ -211,7 +224,7 @@ def listener_options(ports: Collection[Port], settings: Settings) -> dict[str, A
         "setting": f"{next(iter(ports))}_address",
         "threads": threads,
         "max_body": settings.max_request_size,
-        "refuse": _refuse,
+        "refuse": partial(_refuse, Cors(settings)),
     }
 
 
@@ -220,7 +233,7 @@ def _front_ends(
 ) -> FrontEnds:
     """Several processes that answer the inference address, and the application for what they relay."""
     settings, tokens = services.settings, services.tokens
-    counters, regions = Counters.create(settings.front_ends), Regions()
+    counters, regions = Counters.create(settings.front_ends), Regions(settings.allow_client_shm)
     admission.waiting = SharedPlaces(settings.max_waiting, counters, 0)
     services.dataplane.registry.on_change = lambda: counters.changed("models")
     regions.on_change = lambda: counters.changed("regions")
@@ -238,12 +251,15 @@ def _front_ends(
     return fronts
 
 
-def _refuse(path: str, error: Error) -> tuple[str, list[tuple[str, str]], bytes]:
+def _refuse(cors: Cors, path: str, error: Error) -> tuple[str, list[tuple[str, str]], bytes]:
     """What never reaches a route, in the dialect of its path where there is one."""
+    allowed = list(cors.headers(None).items())
     if not is_kserve(path):
-        return torchserve.refuse(path, error)
-    body = orjson.dumps({"error": str(error.body)})
-    return falcon.code_to_http_status(error.code), [("content-type", "application/json")], body
+        status, headers, body = torchserve.refuse(path, error)
+    else:
+        status, headers = falcon.code_to_http_status(error.code), [("content-type", "application/json")]
+        body = orjson.dumps({"error": str(error.body)})
+    return status, [*headers, *allowed, *[(RETRY_AFTER, SECONDS)] * (error.code == 503)], body
 
 
 _TYPES = {404: "ResourceNotFoundException", 405: "MethodNotAllowedException"}

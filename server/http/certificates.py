@@ -26,6 +26,11 @@ log = logging.getLogger(__name__)
 
 #: How long a certificate that is made at the start is valid.
 SELF_SIGNED_DAYS = 365
+#: How to get a key and a certificate that are taken.
+MAKE = (
+    "to make both anew: openssl req -x509 -newkey rsa:2048 -sha256 -nodes -days 365 -subj /CN=HOST -keyout server.key -out "
+    "server.pem (private_key_file=server.key, certificate_file=server.pem)"
+)
 
 
 def made_certificate(settings: Settings) -> bytes:
@@ -65,7 +70,46 @@ def _load_files(context: ssl.SSLContext, settings: Settings) -> None:
         # Without a password function OpenSSL would ask on the terminal for an encrypted key, and the start would hang.
         context.load_cert_chain(settings.certificate_file, settings.private_key_file, password=lambda: b"")
     except (ssl.SSLError, OSError, ValueError) as error:
-        raise InvalidConfig(f"{where} cannot be used, expected PEM and an unencrypted key: {error}") from None
+        wrong = _refused(error, Path(settings.certificate_file).read_bytes()) or _unreadable(settings) or str(error)
+        raise InvalidConfig(f"{where} cannot be used, expected PEM and an unencrypted key: {wrong}") from None
+
+
+def _refused(error: Exception, pem: bytes) -> str:
+    """What OpenSSL has against a certificate and its key, and how to go on; "" where it is something else. Java takes some that
+    it refuses."""
+    reason = str(getattr(error, "reason", ""))
+    if reason.endswith("_KEY_TOO_SMALL"):
+        return f"{_key_of(pem)} is too short for OpenSSL, which takes RSA from 2048 bits and curves from 224; {MAKE}"
+    if reason.endswith("_MD_TOO_WEAK"):
+        return f"its certificate is signed over a digest that OpenSSL finds too weak (MD5, SHA-1), expected SHA-256; {MAKE}"
+    if reason == "KEY_VALUES_MISMATCH":
+        return "the private key is not that of the certificate, which has to be the first in its file; name a pair"
+    return ""
+
+
+def _key_of(pem: bytes) -> str:
+    """The key of the first certificate, in words; its length needs the package cryptography."""
+    try:
+        from cryptography import x509
+
+        size = getattr(x509.load_pem_x509_certificate(pem).public_key(), "key_size", 0)
+    except (ImportError, ValueError):
+        size = 0
+    return f"its key of {size} bits" if size else "its key"
+
+
+def _unreadable(settings: Settings) -> str:
+    """Which of the two files is not what it has to be, and how to make it that; "" where both look right."""
+    key, certificate = settings.private_key_file, settings.certificate_file
+    content = Path(key).read_bytes()
+    if b"-----BEGIN CERTIFICATE" not in Path(certificate).read_bytes():
+        convert = f"openssl x509 -inform der -in {certificate} -out server.pem"
+        return f"certificate_file holds no certificate in PEM; from DER: {convert}"
+    if b"PRIVATE KEY-----" not in content:
+        return f"private_key_file holds no key in PEM; from DER: openssl pkey -inform der -in {key} -out server.key"
+    if b"ENCRYPTED" in content:
+        return f"private_key_file is encrypted; to decrypt: openssl pkey -in {key} -out server.key"
+    return ""
 
 
 def _load(context: ssl.SSLContext, pem: bytes, what: str) -> None:
@@ -76,7 +120,7 @@ def _load(context: ssl.SSLContext, pem: bytes, what: str) -> None:
         try:
             context.load_cert_chain(file.name)
         except ssl.SSLError as error:
-            raise InvalidConfig(f"{what} cannot be used: {error}") from None
+            raise InvalidConfig(f"{what} cannot be used: {_refused(error, pem) or error}") from None
 
 
 def _from_keystore(settings: Settings) -> bytes:

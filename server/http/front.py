@@ -16,9 +16,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from waitress.buffers import OverflowableBuffer
 from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.utilities import Error, InternalServerError, logger
 
+from ..holding import COUNTED, Unsent
 from .parser import Request, whole_request
 from .runner import PlanRunner
 from .tasks import AppTask, HeadWriter, RefusalTask
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
 #: Seconds that a client may be silent within a request or while it does not read its answer, and between requests.
 STALLED_SECONDS = 60
 IDLE_SECONDS = 600
+#: STALLED_SECONDS where the server may hold no more data.
+PRESSED_SECONDS = 10
+#: Seconds without anything being sent after which a client that has ended its side of the connection counts as gone. Whether it
+#: only sends nothing more, or has closed, cannot be told from what it sends: that shows when something is sent to it.
+HALF_CLOSED_SECONDS = 1.0
 #: Seconds and bytes that are still read and dropped after an answer that ended the connection early: closing at once
 #: would reset it, and the client might lose the answer.
 LINGER_SECONDS = 2.0
@@ -55,6 +62,8 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
     request: Request | None
     requests: list[Request]
     current_outbuf_count: int
+    outbufs: list[Any]
+    total_outbufs_len: int
     sent_continue: bool
     will_close: bool
     close_when_flushed: bool
@@ -65,6 +74,8 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
     _lingers = False  # whether more than the answered request may be on its way
     _lingered = 0
     _linger_until = 0.0
+    _half_closed = False  # whether the client has ended its side while it waits for answers
+    _sent = False  # whether something was sent to it since it was last asked
 
     def __init__(self, server: Server, sock: socket.socket, addr: Any, adj: Any, map: dict[int, Any]) -> None:  # noqa: A002
         super().__init__(server, sock, addr, adj, map=map)
@@ -121,7 +132,7 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
         if request.error is not None or head is None:
             self.service()
         elif plans is not None and (plan := plans.find(head.line)) is not None:
-            self.run_plan(plan, head, request.body)
+            self.run_plan(plan, head, request.take_body())
         elif head.line.path in self.server.inline and head.line.command != "HEAD" and not request.body:
             self.service()
         else:
@@ -140,7 +151,7 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
         if self._linger_until:
             self._read_on()
         elif self.request is not None or self.requests or self._drop or self._untrusted:
-            super().handle_read()
+            self._read_more()
         else:
             self._read_request()
 
@@ -162,16 +173,52 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
         except OSError:
             self.handle_close()
             return
-        if not data:
-            self.handle_close()
+        request = None
+        if data and not (self.will_close or self.close_when_flushed):
+            request = whole_request(self.adj, data)
+        if request is None:
+            self._take(data)
             return
         self.last_activity = time.time()
-        request = None if self.will_close or self.close_when_flushed else whole_request(self.adj, data)
-        if request is None:
-            self.received(data)
-            return
         self.requests.append(request)
         self.begin_first()
+
+    def _read_more(self) -> None:
+        """Reads within a request, or while an answer is made."""
+        try:
+            data = self.socket.recv(self.adj.recv_bytes)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.handle_close()
+            return
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        """What was read; nothing is the end of what the client sends."""
+        if data:
+            self.last_activity = time.time()
+            self.received(data)
+        elif self.requests and self.request is None:
+            self._end_of_input()
+        else:
+            self.handle_close()
+
+    def _end_of_input(self) -> None:
+        """The client sends nothing more after whole requests: their answers are sent, unless it turns out to have gone."""
+        self._half_closed, self._sent = True, False
+        self.server.loop.look(self)
+        self.server.loop.later(HALF_CLOSED_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        """Takes a client that has ended its side for gone, unless something is being sent: that would have shown it."""
+        if not self.connected or not self.requests:
+            return
+        if self._sent or self.total_outbufs_len:
+            self._sent = False
+            self.server.loop.later(HALF_CLOSED_SECONDS, self._give_up)
+        else:
+            self.handle_close()
 
     def _read_on(self) -> None:
         """Reads and drops what comes after the end."""
@@ -183,7 +230,7 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
             self.will_close = True
 
     def readable(self) -> bool:
-        return bool(self._linger_until) or bool(super().readable())
+        return bool(self._linger_until) or (not self._half_closed and bool(super().readable()))
 
     def handle_write(self) -> None:
         if self._lingers and self.close_when_flushed and not self.total_outbufs_len:
@@ -202,18 +249,29 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
 
     def handle_close(self) -> None:
         super().handle_close()
+        if self.request is not None:
+            self.request.close()  # and what there is of its body
         gone, self.gone = self.gone, None
         if gone is not None:
             gone()
 
-    def overdue(self, now: float) -> bool:
-        """Whether this connection has been silent for too long (`now` in seconds since the epoch)."""
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of a request or an answer is under way."""
+        return not self.requests and self.request is None and not self.total_outbufs_len
+
+    def overdue(self, now: float, pressed: bool = False) -> bool:
+        """Whether this connection has been silent for too long (`now` in seconds since the epoch).
+
+        pressed  all connections together hold as much as they may: who does not go on reading or sending is given up sooner
+        """
         if self._linger_until:
             return time.monotonic() > self._linger_until
         if self.requests and not self.total_outbufs_len:
             return False  # an answer is being made
         idle = self.request is None and not self.total_outbufs_len
-        return self.last_activity < now - (IDLE_SECONDS if idle else STALLED_SECONDS)
+        stalled = PRESSED_SECONDS if pressed else STALLED_SECONDS
+        return self.last_activity < now - (IDLE_SECONDS if idle else stalled)
 
     # -- a thread of the pool, or the loop's -----------------------------------------------------------------------------
 
@@ -246,12 +304,14 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
     def conclude_first(self, close: bool) -> None:
         """The first request is answered, or given up: it is the next one's turn, or the connection ends."""
         with self.requests_lock:
+            close = close or (self._half_closed and len(self.requests) == 1)
             if close:
                 self.close_when_flushed = True
                 self.requests = []
             else:
                 self._next()
         self.last_activity = time.time()
+        self.server.loop.finished += 1
         if close or self.requests or self.total_outbufs_len or self.will_close:  # else the loop waits for the right thing
             self.server.loop.touch(self)
 
@@ -268,20 +328,35 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
 
     def write_soon(self, data: Any) -> int:
         """Sends at once what the socket takes; the loop sends the rest. May wait where much is to be sent already."""
+        sent = 0
         if isinstance(data, bytes) and not self.total_outbufs_len:
             with self.outbuf_lock:
                 sent = self._send_now(data)
-            if sent < len(data):
-                super().write_soon(data[sent:])
-        else:
+        if not isinstance(data, bytes):
             super().write_soon(data)
+        elif sent < len(data):
+            self._keep(memoryview(data)[sent:])
         if self.writable():
             self.server.loop.touch(self)
         return len(data)
 
-    def _send_now(self, data: bytes) -> int:
+    def _keep(self, rest: memoryview) -> None:
+        """Leaves the rest to the loop. A long one is sent from where it is: it may be as large as all else of its request."""
+        if len(rest) <= COUNTED:
+            super().write_soon(bytes(rest))
+            return
+        with self.outbuf_lock:
+            self._flush_outbufs_below_high_watermark()
+            if not self.connected:
+                raise ClientDisconnected
+            self.outbufs += [Unsent(rest), OverflowableBuffer(self.adj.outbuf_overflow)]
+            self.current_outbuf_count = 0
+            self.total_outbufs_len += len(rest)
+
+    def _send_now(self, data: bytes | memoryview) -> int:
         if not self.connected:
             raise ClientDisconnected
+        self._sent = True
         if self.total_outbufs_len:  # another thread was faster: nothing is overtaken
             return 0
         try:

@@ -5,8 +5,8 @@
     stop_accepting()                            refuses new connections, closes idle ones; accepted requests go on
     close(timeout)                              waits for accepted requests, then ends everything
 
-A listener has a thread of its own for all socket I/O, and a pool of threads for the application. Any front that has these four
-verbs may stand in its place.
+A listener has a thread of its own for all socket I/O, and a pool of threads for the application, which start as
+they are needed. Any front that has these four verbs may stand in its place.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import math
 import resource
 import socket
 import ssl
@@ -28,7 +27,7 @@ from typing import Any
 
 from waitress.adjustments import Adjustments
 
-from .. import reactor
+from .. import reactor, threads
 from ..addresses import Address
 from ..errors import InvalidConfig
 from .front import Refuse
@@ -131,11 +130,11 @@ class Listener:
         return replace(self._requested, port=int(self._server.effective_port))
 
     def start(self) -> None:
-        """Begins to answer; returns at once."""
-        self._dispatcher.set_thread_count(self.threads)
+        """Begins to answer; returns at once. TooFewThreads where the system has no thread left."""
+        self._dispatcher.start(self.threads)
         self._server.accept_connections()
         self._loop.touch(self._server)
-        self._thread.start()
+        threads.start(self._thread, f"listener '{self.name}'")
         if "inference" in self.ports:
             reactor.offer(self._loop)
 
@@ -186,6 +185,8 @@ def _server(
         connection_limit=_connection_limit(),
         recv_bytes=262144,  # 5 MB bodies: 2.6 times as many as with 8 KiB
         outbuf_overflow=1 << 26,
+        outbuf_high_watermark=1
+        << 20,  # of a stream that its client does not read; with 16 MiB a crowd of them filled the memory
         channel_request_lookahead=1,  # go on reading while an answer is made: that is how a client's end is noticed
         max_request_header_size=MAX_HEADER_BYTES,
         max_request_body_size=max_body + 1,  # waitress refuses from this size on
@@ -198,7 +199,6 @@ def _server(
     if isinstance(server, TlsServer) and tls:
         server.context = tls
     server.loop = loop
-    server.next_channel_cleanup = math.inf  # the loop looks after that
     return server
 
 

@@ -2,13 +2,16 @@
 
 waitress' own loop asks every connection before every poll what it waits for. Here the kernel keeps that list (epoll), and a
 connection is asked again only when something happened to it: its own events, `touch` by another thread, a look at all of them
-now and then. While nothing happens and nobody is connected, the thread sleeps without limit.
+now and then. While nothing happens and nobody is connected, the thread sleeps without limit, unless the server takes no
+connections for the moment: then it is asked again and again until it does.
 
 Threads: `post` and `touch` are for any thread, everything else is for the loop's.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import logging
 import os
 import select
@@ -24,10 +27,16 @@ from ..batching import gather
 
 log = logging.getLogger(__name__)
 
-#: Sockets that are read, and answers that are sent, before it is looked again who has something to read; workers go first.
+#: Sockets that are read, and answers that are sent, before it is looked again who has something to read.
 PORTION = 24
-#: Sockets that are read at most before what was read is let go, though there is more.
-GATHERED = 256
+#: Connections that are served before it is looked whether a worker has answered: it stands idle until its answer is read.
+FEW = 4
+#: Sockets that are read at most, and seconds that this may take, before what was read is let go, though there is more.
+GATHERED, GATHERED_S = 256, 0.002
+#: Seconds of rest for each second that was spent on refusals, and the longest rest at once: see `Loop._rest`.
+REST_SHARE, REST_S = 1.0, 0.005
+#: How often a server that takes no connections at the moment is asked whether it does again.
+HOLD_OFF_S = 0.05
 
 
 class Sockets(dict[int, Any]):
@@ -39,9 +48,9 @@ class Sockets(dict[int, Any]):
         self.masks: dict[int, int] = {}
 
     def __setitem__(self, fd: int, dispatcher: Any) -> None:
+        self._poll.register(fd, 0)  # first: where the system refuses this, nothing is left behind
         super().__setitem__(fd, dispatcher)
         self.masks[fd] = 0
-        self._poll.register(fd, 0)
         if getattr(dispatcher, "connected", True):  # a connection is made while it enters
             self.look(fd, dispatcher)
 
@@ -64,7 +73,11 @@ class Sockets(dict[int, Any]):
 
 
 class Loop:
-    """`sockets` is the map to give to waitress. `run` until `stop`; then `close`."""
+    """`sockets` is the map to give to waitress. `run` until `stop`; then `close`.
+
+    What is watched (`watch`: workers, front ends) has a poll list of its own, which is looked at between the connections: however
+    many of these have something to say, an answer does not stand in their queue.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -72,6 +85,8 @@ class Loop:
         self.sockets = Sockets(self._poll)
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll.register(self._wake_fd, select.EPOLLIN)
+        self._workers = select.epoll()
+        self._poll.register(self._workers, select.EPOLLIN)
         self._posted: deque[Callable[[], None]] = deque()
         self._awake = False  # whether the loop will look at what is posted without being woken
         self._waking = threading.Lock()  # no byte goes to a descriptor that is somebody else's by then
@@ -79,7 +94,15 @@ class Loop:
         self._ident = 0  # of the loop's thread
         self._gathers = False  # requests, until `_answers` are sent, and until so many sockets are read or all have been
         self._answers = self._reads = 0
+        self._gathers_until = 0.0  # at the latest
+        self._busy, self._refused = 0.0, 0  # seconds of work and refusals since the last rest
+        self.finished = 0  # requests that were answered or given up in that time
+        self._resting = select.epoll()
+        self._resting.register(self._workers, select.EPOLLIN)
+        self._resting.register(self._wake_fd, select.EPOLLIN)
         self._watched: dict[int, tuple[Callable[[], bool], Callable[[], None]]] = {}
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []  # a heap; the number keeps equal instants apart
+        self._numbers = itertools.count()
 
     # -- any thread --------------------------------------------------------------------------------------------------------
 
@@ -112,7 +135,7 @@ class Loop:
             if self._closed or self._stopping:
                 return False
             self._watched[fd] = serve, lost
-            self._poll.register(fd, select.EPOLLIN)
+            self._workers.register(fd, select.EPOLLIN)
         return True
 
     def stop(self) -> None:
@@ -123,13 +146,25 @@ class Loop:
 
     # -- the loop's thread -------------------------------------------------------------------------------------------------
 
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Has `call` called after so many seconds, if the loop still runs then. Not to be taken back: it asks what holds then."""
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._numbers), call))
+
+    def _ring(self) -> None:
+        while self._timers and self._timers[0][0] <= time.monotonic():
+            heapq.heappop(self._timers)[2]()
+
     def run(self, server: Any, every: float) -> None:
         """Serves until `stop`. While anybody is connected, `server.maintenance` is called every so many seconds."""
         self._ident = threading.get_ident()
         due = time.monotonic() + every
         while not self._stopping:
             try:
-                self._round(max(0.0, due - time.monotonic()) if server.active_channels else None)
+                self._round(self._patience(server, due))
+                self._ring()
+                if server.holds_off:
+                    server.make_room()
+                    self.look(server)
                 if time.monotonic() >= due:
                     due = time.monotonic() + every
                     server.maintenance(time.time())
@@ -141,28 +176,66 @@ class Loop:
         for fd in list(self._watched):
             self._let_go(fd)
 
+    def _patience(self, server: Any, due: float) -> float | None:
+        """Seconds for which the loop may sleep, None without limit: nobody is connected, and whoever connects wakes it."""
+        if server.holds_off:
+            return HOLD_OFF_S
+        instants = [due] * bool(server.active_channels) + [timer[0] for timer in self._timers[:1]]
+        return max(0.0, min(instants) - time.monotonic()) if instants else None
+
     def _round(self, timeout: float | None) -> None:
         ready = self._poll.poll(0 if self._posted or self._gathers else timeout, PORTION)
         self._awake = True
-        if len(ready) > 1 and self._watched:
-            ready.sort(key=self._is_connection)
+        begun = time.monotonic()
         if not self._gathers and (len(ready) > 1 or self._posted):
-            self._gathers, self._answers, self._reads = True, len(self._posted), GATHERED
-            gather.begin()
+            self._begin_to_gather()
         try:
-            for fd, events in ready:
+            if len(ready) > 1:
+                self._serve_watched()
+            for number, (fd, events) in enumerate(ready, 1):
                 self._serve(fd, events)
+                if number % FEW == 0:
+                    self._serve_watched()
             gather.pause()
             self._work_off()
         finally:
             self._reads = self._reads - PORTION if len(ready) == PORTION else 0
-            if self._gathers and self._answers <= 0 >= self._reads:
+            if self._gathers and ((self._answers <= 0 >= self._reads) or time.monotonic() > self._gathers_until):
                 self._gathers = False
                 gather.end()
             self._awake = False
+        self._busy += time.monotonic() - begun
+        self._refused += gather.take_refusals()
+        if self._refused:
+            self._rest(self._busy * self._refused / max(self._refused, self.finished))
+        elif self._busy > REST_S:
+            self._busy, self.finished = 0.0, 0
 
-    def _is_connection(self, event: tuple[int, int]) -> bool:
-        return event[0] not in self._watched
+    def _rest(self, spent: float) -> None:
+        """Rests after so many seconds of refusals, until a worker answers or a thread has something to do here.
+
+        Clients that ask again at once would keep this thread busy without end, on a core that the models may need: an answer
+        that is served counts more than how soon another request hears that there is no room.
+        """
+        rest = spent * REST_SHARE
+        if rest < 0.001 or self._posted or self._gathers:  # the system measures such times in milliseconds
+            return
+        self._resting.poll(min(rest, REST_S), 1)
+        self._busy, self._refused, self.finished = 0.0, 0, 0
+
+    def _begin_to_gather(self) -> None:
+        self._gathers, self._answers, self._reads = True, len(self._posted), GATHERED
+        self._gathers_until = time.monotonic() + GATHERED_S
+        gather.begin()
+
+    def _serve_watched(self) -> None:
+        """What workers and front ends have sent."""
+        if not self._watched:
+            return
+        for fd, _ in self._workers.poll(0):
+            watched = self._watched.get(fd)
+            if watched is not None and not watched[0]():
+                self._let_go(fd)
 
     def _work_off(self) -> None:
         """Some of what is posted; what is posted meanwhile comes after the sockets' next turn."""
@@ -176,8 +249,8 @@ class Loop:
             return
         dispatcher = self.sockets.get(fd)
         if dispatcher is None:
-            if fd in self._watched and not self._watched[fd][0]():
-                self._let_go(fd)
+            if fd == self._workers.fileno():
+                self._serve_watched()
             return
         if events == select.EPOLLIN and getattr(dispatcher, "reads_plainly", False):
             dispatcher.read_plainly()
@@ -188,7 +261,7 @@ class Loop:
     def _let_go(self, fd: int) -> None:
         with self._waking:
             _, lost = self._watched.pop(fd)
-            self._poll.unregister(fd)
+            self._workers.unregister(fd)
         lost()
 
     def look(self, dispatcher: Any) -> None:
@@ -203,6 +276,8 @@ class Loop:
             if not self._closed:
                 self._closed = True
                 self._poll.close()
+                self._resting.close()
+                self._workers.close()
                 os.close(self._wake_fd)
 
 

@@ -1,9 +1,11 @@
-"""`/metrics`: any method, `name[]` picks samples by their exact names (TorchServe)."""
+"""`/metrics`: any method (TorchServe) or GET only (Triton); `name[]` picks samples by their exact names (TorchServe)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
+
+import falcon
 
 from ..errors import InvalidRequest
 from ..metrics import CONTENT_TYPE
@@ -15,10 +17,15 @@ if TYPE_CHECKING:
 MAX_NAMES = 1000
 
 
-def add_metrics(routes: Routes, metrics: Metrics) -> None:
+def add_metrics(routes: Routes, metrics: Metrics, *, only_get: bool = False) -> None:
     """Adds the metrics port's route."""
 
     def scrape(exchange: Exchange) -> None:
+        if only_get and exchange.req.method != "GET":
+            exchange.resp.set_header("allow", "GET")
+            exchange.resp.status, exchange.resp.content_type = falcon.HTTP_405, "application/json"
+            exchange.resp.data = b'{"error":"Method Not Allowed"}'
+            return
         try:
             pairs = parse_qsl(exchange.req.query_string, keep_blank_values=True, max_num_fields=MAX_NAMES)
         except ValueError:

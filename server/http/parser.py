@@ -21,9 +21,10 @@ from waitress.utilities import (
 )
 
 from .receiver import BodyStream, ChunkedReceiver, FixedReceiver, Receiver
+from .rules import decoded, host_problem, path_of
 
-#: Request lines, and names of headers, that are kept in parsed form: clients repeat them, whatever else differs.
-MAX_LINES, MAX_NAMES = 1024, 1024
+#: Request lines, names of headers and hosts that are kept in parsed form: clients repeat them, whatever else differs.
+MAX_LINES, MAX_NAMES, MAX_HOSTS = 1024, 1024, 256
 #: What llhttp reads in place of the request line, which is parsed here.
 _LINE = b"POST / HTTP/1.1\r\n"
 _END = b"\r\n\r\n"
@@ -42,7 +43,7 @@ class RequestLine:
 
     target   as sent
     route    command and target without the query: what a route is found by
-    path     percent-decoded bytes as latin-1 (WSGI's form), without scheme and host, slashes at its beginning made one
+    path     percent-decoded bytes as latin-1 (WSGI's form) but for %2F, without scheme and host, with one slash at its beginning
     version  "1.1", "1.0", or what else was sent; "" for none
     """
 
@@ -56,8 +57,9 @@ class RequestLine:
             raise ParsingError("Start line is invalid")
         self.command, self.target, self.version = (part.decode("latin-1") for part in (command, target, version))
         self.route = f"{self.command} {self.target.partition('?')[0]}"
-        _, _, path, self.query, _ = split_uri(target)
-        self.path: str = "/" + path.lstrip("/") if path.startswith("/") else path
+        self.query: str = split_uri(target)[3]
+        path = decoded(path_of(self.target)) if self.target != "*" else "*"
+        self.path = "/" + path.lstrip("/") if path.startswith("/") else path
 
 
 class RequestHead:
@@ -106,6 +108,7 @@ def keeps_open(version: str, wish: str | None) -> bool:
 
 _lines: dict[bytes, RequestLine] = {}
 _names: dict[bytes, tuple[str, str]] = {}
+_hosts: set[str] = set()  # values of `Host` that are as they should be
 
 
 class _Headers:
@@ -142,7 +145,19 @@ def parse_head(data: bytes) -> RequestHead:
         pairs.append((name, value))
         if "_" not in key:
             fields[key] = f"{fields[key]}, {value}" if key in fields else value
+    if fields.get("host") not in _hosts:
+        _check_host(line.version, pairs)
     return RequestHead(line, pairs, fields)
+
+
+def _check_host(version: str, pairs: list[tuple[str, str]]) -> None:
+    hosts = [value for name, value in pairs if name.lower() == "host"]
+    if problem := host_problem(version, hosts):
+        raise ParsingError(problem)
+    if hosts:
+        if len(_hosts) >= MAX_HOSTS:
+            _hosts.clear()
+        _hosts.add(hosts[0])
 
 
 def _line(raw: bytes) -> RequestLine:
@@ -204,6 +219,12 @@ class Request:
     @property
     def body(self) -> bytes | bytearray:
         return self._body if self._receiver is None else self._receiver.body
+
+    def take_body(self) -> bytes | bytearray:
+        """The body, which this object then lets go of."""
+        body = self.body
+        self._receiver, self._body = None, b""
+        return body
 
     @property
     def _limit(self) -> int:
@@ -310,7 +331,9 @@ class Request:
         return BodyStream(self.body)
 
     def close(self) -> None:
-        """Nothing to release: views of the body may outlive the request."""
+        """Lets go of the body; views of it may outlive the request."""
+        if self._receiver is not None:
+            self._receiver.close()
 
 
 def whole_request(adj: Adjustments, data: bytes) -> Request | None:

@@ -123,8 +123,9 @@ class InFlightRequest:
         return self.plan.streams or (self.call is not None and self.call.done)
 
     def size(self) -> int:
-        """Bytes of the answer that is to be rendered."""
-        return 0 if self.answer is None else size(self.answer)
+        """Bytes of the answer that is to be rendered; more where rendering it may take long."""
+        nbytes = 0 if self.answer is None else size(self.answer)
+        return nbytes if self.call is None else self.call.weight(nbytes)
 
     def responses(self) -> Iterator[Response]:
         """The model's responses, the final one last. Raises its error. Blocks for those that are not there yet."""

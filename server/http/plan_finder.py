@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import falcon
 
-from .access import Access, normal_path
+from .access import Access
 
 if TYPE_CHECKING:
     from .parser import RequestLine
@@ -31,7 +31,7 @@ class PlanFinder:
         req = falcon.Request(_environ(line), options=self._app.req_options)
         if not self._serves(line.path):
             return None
-        req.path = normal_path(req.path)
+        req.path = self._access.normal_path(req.path)
         responder, names, resource, *_ = self._app._get_responder(req)
         make: Callable[..., RoutePlan | None] | None = getattr(responder if resource is None else resource, "plan", None)
         plan = make(line.command, **names) if make is not None else None

@@ -16,6 +16,9 @@ from typing import Any
 
 from waitress.utilities import BadRequest, Error, RequestEntityTooLarge
 
+from .. import holding
+from ..holding import COUNTED, Body
+
 #: A chunk costs work however small it is; Triton allows as many.
 MAX_CHUNKS = 65536
 #: Bytes of a size line with its extensions, and of all trailers together.
@@ -23,6 +26,13 @@ MAX_LINE = 4096
 MAX_TRAILER = 65536
 
 _SIZE = re.compile(rb"[0-9a-fA-F]{1,16}")
+
+
+class TooMuchHeld(Error):  # type: ignore[misc]
+    """The server has no room for another body now."""
+
+    code = 503
+    reason = "Service Unavailable"
 
 
 class BodyStream(io.RawIOBase):
@@ -55,9 +65,14 @@ class Receiver:
     """What both kinds share: the bytes so far, and how waitress asks for them."""
 
     def __init__(self) -> None:
-        self.body = bytearray()
+        self.body = Body()
         self.completed = False
         self.error: Error | None = None
+
+    def _took(self) -> None:
+        """More of the body is here: refuses the request where the server would hold too much with it."""
+        if not self.body.grown():
+            self.error = TooMuchHeld(str(holding.process.refusal()))
 
     def received(self, data: Any) -> int:
         """Takes what belongs to the body and returns how many bytes that was."""
@@ -73,7 +88,8 @@ class Receiver:
         return self
 
     def close(self) -> None:
-        """Nothing to release: views of the body may outlive the request."""
+        """Lets go of the body; views of it keep it for as long as they are there."""
+        self.body = Body()
 
 
 class FixedReceiver(Receiver):
@@ -84,8 +100,13 @@ class FixedReceiver(Receiver):
         self.length = length
 
     def received(self, data: bytes | memoryview) -> int:
+        if not self.body and self.length > COUNTED and not holding.process.has_room(self.length):
+            self.error = TooMuchHeld(str(holding.process.refusal()))
+            return 0
         taken = min(self.length - len(self.body), len(data))
         self.body += data if taken == len(data) else memoryview(data)[:taken]
+        if len(self.body) > COUNTED:
+            self._took()
         self.completed = len(self.body) == self.length
         return taken
 
@@ -100,7 +121,8 @@ class ChunkedReceiver(Receiver):
         self._left = 0  # bytes of the current chunk that are still to come
         self._partial = b""  # of a line
         self._trailer = 0
-        self._on_line: Callable[[bytes], None] = self._size_line
+        # A plain function: a bound method would refer to this object, and the body live on until a garbage collection.
+        self._on_line: Callable[[ChunkedReceiver, bytes], None] = ChunkedReceiver._size_line
 
     def received(self, data: bytes) -> int:
         at = 0
@@ -111,6 +133,8 @@ class ChunkedReceiver(Receiver):
     def _chunk_data(self, data: bytes, at: int) -> int:
         taken = min(self._left, len(data) - at)
         self.body += memoryview(data)[at : at + taken]
+        if len(self.body) > COUNTED:
+            self._took()
         self._left -= taken
         return at + taken
 
@@ -126,7 +150,7 @@ class ChunkedReceiver(Receiver):
             self.error = BadRequest("a line of the chunked body does not end with CR LF")
         else:
             self._partial = b""
-            self._on_line(line[:-2])
+            self._on_line(self, line[:-2])
         return end or len(data)
 
     def _size_line(self, line: bytes) -> None:
@@ -140,12 +164,12 @@ class ChunkedReceiver(Receiver):
             self.error = RequestEntityTooLarge(f"the body has more than {MAX_CHUNKS} chunks")
         elif len(self.body) + self._left > self.limit:
             self.error = RequestEntityTooLarge(f"the body has more than {self.limit} bytes")
-        self._on_line = self._end_of_chunk if self._left else self._trailer_line
+        self._on_line = ChunkedReceiver._end_of_chunk if self._left else ChunkedReceiver._trailer_line
 
     def _end_of_chunk(self, line: bytes) -> None:
         if line:
             self.error = BadRequest("a chunk is longer than its size says")
-        self._on_line = self._size_line
+        self._on_line = ChunkedReceiver._size_line
 
     def _trailer_line(self, line: bytes) -> None:
         self._trailer += len(line)

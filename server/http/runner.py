@@ -140,19 +140,27 @@ class PlanRunner:
             if reply.stream is not None:
                 close = self._stream(reply, reply.stream, head, close)
             else:
-                length = b"content-length: %d\r\n" % len(reply.body) if reply.head.has_body else b""
-                data = reply_head(reply, head, close, length)
-                if reply.head.has_body and head.line.command != "HEAD":
-                    data += reply.body
-                sent = self._send_now(data)  # nobody else writes: this is the connection's first request
-                if sent < len(data):
-                    self.write_soon(data[sent:])
+                self._write(reply, head, close)
         except ClientDisconnected:
             close = True
         except Exception:  # noqa: BLE001 - a stream that fails is cut off, so that no client takes it for the whole
             logger.exception("Exception while serving %s", head.line.path)
             close = True
         self._finish(flight, close)
+
+    def _write(self, reply: Reply, head: RequestHead, close: bool) -> None:
+        """Sends a whole answer, in one packet where it is not long. Nobody else writes: it is the first request's."""
+        length = b"content-length: %d\r\n" % len(reply.body) if reply.head.has_body else b""
+        data = reply_head(reply, head, close, length)
+        body = reply.body if reply.head.has_body and head.line.command != "HEAD" else b""
+        if len(body) > SMALL_BYTES:
+            self.write_soon(data)
+            self.write_soon(body)
+            return
+        data += body
+        sent = self._send_now(data)
+        if sent < len(data):
+            self.write_soon(data[sent:])
 
     def _stream(self, reply: Reply, stream: Iterator[bytes], head: RequestHead, close: bool) -> bool:
         """Sends chunks as they come, without framing where the client does not know any; whether the connection ends."""

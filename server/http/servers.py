@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import select
 import socket
+import time
 from collections.abc import Container
+from typing import Any
 
 from waitress import wasyncore
 from waitress.server import TcpWSGIServer, UnixWSGIServer
 
+from .. import holding
 from .front import Channel, Refuse
-from .loop import Loop
+from .loop import HOLD_OFF_S, Loop
 from .plan import PlanTable
+
+log = logging.getLogger(__name__)
+
+#: A connection between two requests that has been silent for so long is closed where another one has no place.
+SPARE_SECONDS = 5.0
+#: How often places are made, and the part of all connections that may be closed for it each time.
+ROOM_SECONDS, ROOM_PART = 1.0, 4
+#: How often the same trouble with accepting is logged.
+LOG_SECONDS = 60.0
 
 
 class Server(TcpWSGIServer):  # type: ignore[misc]
-    """One listening socket. `draining`: every answer closes its connection, and new ones are refused."""
+    """One listening socket. `draining`: every answer closes its connection, and new ones are refused.
+
+    Where there are as many connections as there may be, or nothing to accept one with, new ones wait in the system's queue and
+    `holds_off` is true; the loop then asks again and again. All of it belongs to the loop's thread.
+    """
 
     channel_class = Channel
     draining = False
@@ -22,10 +41,83 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
     loop: Loop
     plans: PlanTable | None = None
     inline: Container[str] = ()
+    _rests_until = 0.0  # nothing is accepted before
+    _room_at = _logged_at = float("-inf")
+
+    def readable(self) -> bool:
+        """Whether a connection may be accepted now."""
+        if not self.accepting:
+            return False
+        self.in_connection_overflow = len(self.active_channels) >= self.adj.connection_limit
+        if self.in_connection_overflow:
+            self.complain(
+                "%d connections are open, as many as there may be (a quarter of the process' files, at most %d); others wait",
+                len(self.active_channels), self.adj.connection_limit,
+            )  # fmt: skip
+        if time.monotonic() >= self._rests_until:
+            self._rests_until = 0.0
+        return not self.in_connection_overflow and not self._rests_until
+
+    @property
+    def holds_off(self) -> bool:
+        """Whether nothing is accepted for the moment, so that it has to be asked again when."""
+        return bool(self.accepting and (self.in_connection_overflow or self._rests_until))
+
+    def handle_accept(self) -> None:
+        """Accepts one connection. Whatever goes wrong concerns that connection, and never the listening socket."""
+        try:
+            sock, peer = self.socket.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            self._rests_until = time.monotonic() + HOLD_OFF_S
+            self.complain("no connection can be accepted: %s", error)
+            return
+        with contextlib.suppress(OSError):  # it may have gone already
+            self.set_socket_options(sock)
+        self.welcome(sock, self.fix_addr(peer))
+
+    def welcome(self, sock: socket.socket, peer: Any) -> None:
+        """Serves an accepted connection, whose other end is `peer`: (host, port)."""
+        try:
+            self.channel_class(self, sock, peer, self.adj, map=self._map)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the next connection is not to blame
+            sock.close()
+            self.complain("a connection cannot be served: %s", error)
+
+    def handle_error(self) -> None:
+        """waitress would close the listening socket, and with it the port, for ever."""
+        log.exception("listener: an event of the listening socket cannot be handled")
+        self._rests_until = time.monotonic() + HOLD_OFF_S
+
+    def complain(self, text: str, *values: object) -> None:
+        """Logs what keeps connections from being accepted, once in a while."""
+        if time.monotonic() > self._logged_at + LOG_SECONDS:
+            self._logged_at = time.monotonic()
+            log.warning("listener '%s': " + text, self.loop.name, *values)
+
+    def make_room(self) -> None:
+        """Where somebody waits for a place, closes some of the connections that have been idle for the longest time."""
+        now = time.monotonic()
+        full = not self.draining and len(self.active_channels) >= self.adj.connection_limit
+        if not full or now < self._room_at + ROOM_SECONDS or not self._somebody_waits():
+            return
+        self._room_at = now
+        since = time.time() - SPARE_SECONDS
+        idle = [channel for channel in self.active_channels.values() if channel.idle and channel.last_activity < since]
+        idle.sort(key=lambda channel: channel.last_activity)
+        for channel in idle[: max(1, self.adj.connection_limit // ROOM_PART)]:
+            channel.handle_close()
+
+    def _somebody_waits(self) -> bool:
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        return bool(poll.poll(0))
 
     def maintenance(self, now: float) -> None:
+        pressed = not holding.process.has_room(1)
         for channel in list(self.active_channels.values()):
-            if channel.overdue(now):
+            if channel.overdue(now, pressed):
                 channel.will_close = True
 
     def drain(self) -> None:
@@ -34,7 +126,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.del_channel()
         self.socket.close()
         for channel in list(self.active_channels.values()):
-            if not channel.requests and channel.request is None and not channel.total_outbufs_len:
+            if channel.idle:
                 channel.handle_close()
 
     def close(self) -> None:

@@ -3,30 +3,111 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from waitress.task import ErrorTask, Task, ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import build_http_date
 
+from .. import threads
 from .parser import keeps_open
+
+log = logging.getLogger(__name__)
+
+#: How long no thread is asked for after the system had none left.
+SHORT_SECONDS = 1.0
 
 
 class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
-    """The threads of one listener, named after it. A queue is no reason to warn: admission bounds what waits."""
+    """The threads of one listener, named after it: one at first, more as tasks find none idle, at most `most`.
+
+    A queue is no reason to warn: admission bounds what waits.
+    """
+
+    lock: threading.Lock
+    threads: set[int]
+    stop_count: int
+    active_count: int
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
+        self.most = 0
+        self._not_before = 0.0  # monotonic seconds
+
+    def start(self, most: int) -> None:
+        """Starts the first thread and allows for `most`; TooFewThreads where the system has none left."""
+        self.most = most
+        with threads.needed(f"the requests of listener '{self.name}'"):
+            self._add_thread()
 
     def start_new_thread(self, target: Callable[[int], None], thread_no: int) -> None:
         threading.Thread(target=target, name=f"http-{self.name}-{thread_no}", args=(thread_no,), daemon=True).start()
+
+    def handler_thread(self, thread_no: int) -> None:
+        """Works until it is told to stop. Between two tasks it refers to neither: an answer would live as long as it is idle."""
+        while self._work(thread_no):
+            pass
+
+    def _work(self, thread_no: int) -> bool:
+        """Does one task; false where the thread is to end."""
+        with self.lock:
+            while not self.queue and not self.stop_count:
+                self.active_count -= 1
+                self.queue_cv.wait()
+                self.active_count += 1
+            if self.stop_count:
+                self.active_count -= 1
+                self.stop_count -= 1
+                self.threads.discard(thread_no)
+                self.thread_exit_cv.notify()
+                return False
+            task = self.queue.popleft()
+        try:
+            task.service()
+        except BaseException:
+            log.exception("listener '%s': a task failed", self.name)
+        return True
 
     def add_task(self, task: Any) -> None:
         with self.lock:
             self.queue.append(task)
             self.queue_cv.notify()
+            idle = len(self.threads) - self.stop_count - self.active_count
+            short = len(self.queue) > idle and len(self.threads) < self.most
+        if short and time.monotonic() >= self._not_before:
+            self._grow()
+
+    def _grow(self) -> None:
+        """One thread more, unless the system has none left: the tasks wait for those that there are."""
+        try:
+            self._add_thread()
+        except RuntimeError as error:
+            self._not_before = time.monotonic() + SHORT_SECONDS
+            log.warning("listener '%s' goes on with %d threads: %s", self.name, len(self.threads), error)
+
+    def _add_thread(self) -> None:
+        with self.lock:
+            if len(self.threads) >= self.most:
+                return
+            number = next(number for number in itertools.count() if number not in self.threads)
+            self.threads.add(number)
+            self.active_count += 1  # until it waits for its first task
+        try:
+            self.start_new_thread(self.handler_thread, number)
+        except RuntimeError:
+            with self.lock:
+                self.threads.discard(number)
+                self.active_count -= 1
+            raise
+
+    def shutdown(self, cancel_pending: bool = True, timeout: float = 5) -> bool:
+        self.most = 0
+        return bool(super().shutdown(cancel_pending, timeout))
 
 
 _LINE = "\r\n"

@@ -12,7 +12,6 @@ import logging
 import socket as net
 import ssl
 import threading
-import time
 from typing import Any
 
 from .front import LINGER_BYTES, Channel
@@ -159,11 +158,8 @@ class TlsChannel(Channel):
             if self._linger_until:
                 self._lingered += len(self.recv(READ_BYTES))
                 self.will_close = self.will_close or self._lingered > LINGER_BYTES
-            elif data := self.recv(READ_BYTES):
-                self.last_activity = time.time()
-                self.received(data)
             else:
-                self.connected = False
+                self._take(self.socket.recv(READ_BYTES))
         except BlockingIOError:
             pass  # less than a record, or the handshake goes on
         except PlainHttp:

@@ -21,6 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from ..errors import InvalidConfig, Unavailable
+
 Kind = Literal["inference", "management"]
 KINDS: tuple[Kind, ...] = ("management", "inference")
 #: TorchServe's keys have 6 random bytes, which is few; 24 cost nothing.
@@ -45,7 +47,7 @@ class Tokens:
     """Who may do what. Thread-safe."""
 
     def __init__(self, path: Path | None, minutes: float, *, fixed: str = "", now: Callable[[], float] = time.time) -> None:
-        """`path` is the key file to write; with a `fixed` token there is none. Keys expire after `minutes`."""
+        """`path` is the key file, which `publish` writes; with a `fixed` token there is none. Keys expire after `minutes`."""
         if not fixed and path is None:
             raise ValueError("expected a key file or a fixed token")
         self.path, self._seconds, self._now = path, minutes * 60, now
@@ -54,7 +56,19 @@ class Tokens:
         self.on_renewed: Callable[[], None] = lambda: None  # called before whoever renewed a key hears of it
         self._keys: dict[Kind, Key] = {kind: Key(fixed) if fixed else self._fresh() for kind in KINDS}
         self._api = None if fixed else Key(secrets.token_urlsafe(KEY_BYTES))
-        self._write()
+
+    def publish(self) -> None:
+        """Writes the key file: once the server has its ports, so that a start in vain leaves another server's file alone.
+
+        InvalidConfig where it cannot be written.
+        """
+        try:
+            self._write()
+        except OSError as error:
+            raise InvalidConfig(
+                f"the keys cannot be written into '{self.path}': {error.strerror}; start in a folder that can be written to, "
+                "or set JITNEY_TOKEN"
+            ) from None
 
     def _fresh(self) -> Key:
         return Key(secrets.token_urlsafe(KEY_BYTES), self._now() + self._seconds)
@@ -69,19 +83,33 @@ class Tokens:
         return self._keys[kind].matches(bearer(authorization), self._now())
 
     def renew(self, kind: str | None, authorization: str | None) -> bool:
-        """Replaces the key of this kind where the header carries the API key; False where it does not, or there is no such."""
+        """Replaces the key of this kind where the header carries the API key; False where it does not, or there is no such.
+
+        Unavailable where the key file cannot be written; the old key goes on to count then.
+        """
         if self._api is None or kind not in KINDS or not self._api.matches(bearer(authorization), self._now()):
             return False
         with self._lock:
-            self._keys = {**self._keys, kind: self._fresh()}
-            self._write()
+            before = self._keys
+            self._keys = {**before, kind: self._fresh()}
+            try:
+                self.publish()
+            except InvalidConfig as error:
+                self._keys = before
+                raise Unavailable(str(error)) from None
             self.on_renewed()
         return True
 
     def remove_file(self) -> None:
-        """Deletes the key file, when the server ends."""
-        if self.path is not None and not self._fixed:
-            self.path.unlink(missing_ok=True)
+        """Deletes the key file, when the server ends; one that another server has written since stays."""
+        if self.path is None or self._api is None:
+            return
+        try:
+            mine = json.loads(self.path.read_text())["API"]["key"] == self._api.text
+            if mine:
+                self.path.unlink()
+        except (OSError, ValueError, LookupError, TypeError):  # it is gone, or nobody's key file
+            return
 
     def _write(self) -> None:
         if self.path is None or self._api is None:

@@ -9,10 +9,12 @@ from typing import Any
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from .. import gpus
+from ..cache import ResponseCache
 from .custom import CustomMetrics
+from .machine import cache_families, cpu_families, gpu_families
 from .models import Served, families
 from .system import SystemFigures
-from .text import CONTENT_TYPE, Family, render
+from .text import CONTENT_TYPE, Family, Kind, render
 from .torchserve import TorchServeMetrics
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
@@ -27,6 +29,7 @@ class Metrics:
 
     served    gives the served model versions at the moment of a scrape (`registry.deployments`)
     interval  seconds between readings of the machine's figures where they are logged
+    cache     the response cache, where there is one
     """
 
     def __init__(
@@ -38,13 +41,14 @@ class Metrics:
         auto_detect: bool = False,
         system: bool = True,
         interval: float = 60.0,
+        cache: ResponseCache | None = None,
     ) -> None:
         self.served = served
         self.torchserve = TorchServeMetrics(mode, config, auto_detect)
         self.custom = CustomMetrics()
         self._system = SystemFigures() if system else None
         self._process = ProcessCollector(registry=CollectorRegistry())
-        self._interval = interval
+        self._interval, self._cache = interval, cache
         self.collect: Callable[[], None] = lambda: None  # called before a scrape, to bring what others have counted
         self._stop = threading.Event()
         self._sampler: threading.Thread | None = None
@@ -84,12 +88,18 @@ class Metrics:
         if self.mode != "prometheus":
             return
         yield from families(self.served())
+        if self._system is not None:
+            yield from cpu_families(self._system.utilization())
+            yield from gpu_families(gpus.READER.read())
+        if self._cache is not None:
+            yield from cache_families(self._cache)
         yield from self.custom.families()
         yield from self._process_families()
 
     def _process_families(self) -> Iterator[Family]:
         for metric in self._process.collect():
-            family = Family(metric.name, "gauge", metric.documentation)
+            kind: Kind = "counter" if metric.type == "counter" else "gauge"
+            family = Family(metric.name, kind, metric.documentation)
             for sample in metric.samples:
                 family.name = sample.name
                 family.add(sample.labels, sample.value)

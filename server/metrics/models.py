@@ -55,6 +55,7 @@ class Row:
     ready: bool
     labels: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    cached: bool = False
 
 
 def rows(served: Iterable[Served]) -> list[Row]:
@@ -62,7 +63,8 @@ def rows(served: Iterable[Served]) -> list[Row]:
     for version in served:
         labels = {"model": version.config.name, "version": version.config.version}
         statistics = version.statistics.snapshot()
-        found.append(Row(statistics, version.queued(), version.ready, labels, version.config.metric_tags))
+        cached = version.config.response_cache
+        found.append(Row(statistics, version.queued(), version.ready, labels, version.config.metric_tags, cached))
     return found
 
 
@@ -140,7 +142,7 @@ def _triton(found: list[Row]) -> Iterator[Family]:
     for name, about, reading in (*_COUNTERS, *_CACHE):
         family = Family(name, "counter", about)
         for row in found:
-            if name.startswith("nv_cache") and not (row.statistics.cache_hit.count or row.statistics.cache_miss.count):
+            if name.startswith("nv_cache") and not row.cached:
                 continue
             family.add({**row.tags, **row.labels}, reading(row.statistics))
         if family.samples or not name.startswith("nv_cache"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 
@@ -12,24 +13,46 @@ MEGABYTE, GIGABYTE = 1 << 20, 1 << 30
 
 
 class SystemFigures:
-    """CPU, memory and disk of this machine; values younger than `max_age` seconds are not read again."""
+    """CPU, memory and disk of this machine; values younger than `max_age` seconds are not read again. Threads: any.
+
+    The processors' times are kept here: `psutil.cpu_percent` counts for each thread that asks, and says 0 to a new one.
+    """
 
     def __init__(self, max_age: float = 1.0) -> None:
-        self._max_age = max_age
+        self._max_age, self._lock = max_age, threading.Lock()
         self._read_at = -max_age
         self._values: list[tuple[str, float]] = []
-        psutil.cpu_percent(None)  # the first call only begins to measure
+        self._busy, self._total = _times()
 
-    def read(self) -> Iterator[tuple[str, float]]:
+    def utilization(self) -> float:
+        """How busy all cores are, from 0 to 1."""
+        return dict(self.read())["CPUUtilization"] / 100
+
+    def read(self) -> list[tuple[str, float]]:
         """(name, value) in the units of TorchServe's metrics."""
-        if time.monotonic() - self._read_at >= self._max_age:
-            self._values, self._read_at = list(_values()), time.monotonic()
-        yield from self._values
+        with self._lock:
+            if time.monotonic() - self._read_at >= self._max_age:
+                self._values, self._read_at = [("CPUUtilization", self._percent()), *_values()], time.monotonic()
+            return self._values
+
+    def _percent(self) -> float:
+        """How busy all cores were since the last call."""
+        busy, total = _times()
+        passed = total - self._total
+        percent = round(100 * (busy - self._busy) / passed, 1) if passed > 0 else 0.0
+        self._busy, self._total = busy, total
+        return min(100.0, max(0.0, percent))
+
+
+def _times() -> tuple[float, float]:
+    """Seconds that the cores were busy, and all of their seconds, since the machine started."""
+    times = psutil.cpu_times()._asdict()
+    total = sum(times.values()) - times.get("guest", 0.0) - times.get("guest_nice", 0.0)  # which `user` and `nice` hold too
+    return total - times["idle"] - times.get("iowait", 0.0), total
 
 
 def _values() -> Iterator[tuple[str, float]]:
     memory, disk = psutil.virtual_memory(), shutil.disk_usage("/")
-    yield "CPUUtilization", psutil.cpu_percent(None)
     yield "MemoryUsed", memory.used / MEGABYTE
     yield "MemoryAvailable", memory.available / MEGABYTE
     yield "MemoryUtilization", memory.percent

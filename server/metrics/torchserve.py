@@ -10,6 +10,7 @@ Undeclared metrics of handlers are dropped unless `model_metrics_auto_detect` is
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import threading
 import time
@@ -28,15 +29,17 @@ if TYPE_CHECKING:
     from ..call import Times
     from ..gpus import GpuFigures
 
-HOST = ("Level", "Hostname")
-GPU = ("Level", "DeviceId", "Hostname")
-VERSIONED = ("model_name", "model_version", "hostname")
-MODEL = ("ModelName", "Level", "Hostname")
+#: What is declared where no other file is named; handlers' `ts` reads the same file.
+DEFAULTS = Path(__file__).parents[2] / "backends/compat/ts/configs/metrics.yaml"
 _FAMILIES = {2: "Requests2XX", 4: "Requests4XX"}
 LEGACY = ("ts_inference_requests_total", "ts_inference_latency_microseconds", "ts_queue_latency_microseconds")
 #: Prometheus' default bounds, which TorchServe's histograms have.
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 
+#: What Prometheus takes as a metric's name, and as a label's.
+_NAME, _LABEL = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*"), re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+
+logger = logging.getLogger(__name__)
 _log, _model_log = logging.getLogger("jitney.metrics"), logging.getLogger("jitney.model_metrics")
 
 
@@ -61,37 +64,10 @@ class Declaration:
         return Family(self.name, self.kind, about, comma=True)
 
 
-def _defaults() -> Iterator[Declaration]:
-    for name in ("Requests2XX", "Requests4XX", "Requests5XX"):
-        yield Declaration(name, "counter", "Count", HOST)
-    yield Declaration(LEGACY[0], "counter", "Count", VERSIONED)
-    yield Declaration(LEGACY[1], "counter", "Microseconds", VERSIONED)
-    yield Declaration(LEGACY[2], "counter", "Microseconds", VERSIONED)
-    for name, unit in (
-        ("QueueTime", "Milliseconds"),
-        ("WorkerThreadTime", "Milliseconds"),
-        ("CPUUtilization", "Percent"),
-        ("MemoryUsed", "Megabytes"),
-        ("MemoryAvailable", "Megabytes"),
-        ("MemoryUtilization", "Percent"),
-        ("DiskUsage", "Gigabytes"),
-        ("DiskAvailable", "Gigabytes"),
-        ("DiskUtilization", "Percent"),
-    ):
-        yield Declaration(name, "gauge", unit, HOST)
-    yield Declaration("WorkerLoadTime", "gauge", "Milliseconds", ("WorkerName", *HOST))
-    for name, unit in (("GPUMemoryUtilization", "Percent"), ("GPUMemoryUsed", "Megabytes"), ("GPUUtilization", "Percent")):
-        yield Declaration(name, "gauge", unit, GPU)
-    for name in ("HandlerTime", "PredictionTime"):
-        yield Declaration(name, "gauge", "ms", MODEL, of_model=True)
-
-
 def read_declarations(path: str) -> list[Declaration]:
     """The metrics that a metrics.yaml declares, or the default ones for ""; InvalidConfig names file and entry."""
-    if not path:
-        return list(_defaults())
     try:
-        document = yaml.safe_load(Path(path).read_text())
+        document = yaml.safe_load((Path(path) if path else DEFAULTS).read_text())
     except (OSError, yaml.YAMLError) as error:
         raise InvalidConfig(f"metrics_config={path}: {error}") from None
     found = []
@@ -197,16 +173,34 @@ class TorchServeMetrics:
     # -- handlers' -------------------------------------------------------------------------------------------------------
 
     def from_handler(self, metric: Mapping[str, Any]) -> None:
-        """Takes a metric that a handler emitted: name, value, unit, type, dimensions, request_ids."""
+        """Takes a metric that a handler emitted: name, value, unit, type, dimensions, request_ids.
+
+        Dimensions that the handler names itself stay as they are; Hostname is appended where it names none. What does not
+        fit the declaration is logged and dropped, as in TorchServe, which compares the number of dimensions only.
+        """
         if self.mode == "log" and not _model_log.isEnabledFor(logging.INFO):
             return
         name, labels = str(metric["name"]), {str(k): str(v) for k, v in metric["dimensions"].items()}
-        labels = {**labels, "Hostname": self.hostname}
+        labels = {**labels, "Hostname": labels.get("Hostname", self.hostname)}
         if name not in self._declared:
-            if not self._auto_detect:
+            if not self._auto_detect or not self._can_declare(name, labels):
                 return
             self._declare(Declaration(name, _kind(metric["type"]), str(metric["unit"]), tuple(labels), of_model=True))
-        self.update(name, float(metric["value"]), labels, ",".join(metric.get("request_ids", ())))
+        declared = self._declared[name].labels
+        if set(labels) != set(declared):
+            logger.error("metric '%s' was not updated: its dimensions are %s, got %s", name, list(declared), list(labels))
+            return
+        ordered = {label: labels[label] for label in declared}
+        self.update(name, float(metric["value"]), ordered, ",".join(metric.get("request_ids", ())))
+
+    def _can_declare(self, name: str, labels: Mapping[str, str]) -> bool:
+        """Whether Prometheus takes these names; a log takes any."""
+        if not self._scraped(name) or (_NAME.fullmatch(name) and all(map(_LABEL.fullmatch, labels))):
+            return True
+        logger.error(
+            "metric '%s' with the dimensions %s cannot be exported: expected letters, digits, _", name, list(labels)
+        )
+        return False
 
     def _declare(self, declaration: Declaration) -> None:
         with self.lock:
@@ -266,7 +260,8 @@ class TorchServeMetrics:
         log = _model_log if declaration.of_model else _log
         if not log.isEnabledFor(logging.INFO):
             return
-        shown = ",".join(f"{name}:{text}" for name, text in labels.items() if name.lower() != "hostname")
+        own = {name: text for name, text in labels.items() if name.lower() != "hostname" or text != self.hostname}
+        shown = ",".join(f"{name}:{text}" for name, text in own.items())
         ids = f"requestID:{request_ids}," if request_ids else ""
         tail = f"#hostname:{self.hostname},{ids}timestamp:{int(time.time())}"
         log.info("%s.%s:%s|#%s|%s", declaration.name, declaration.unit, float(value), shown, tail)

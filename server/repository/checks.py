@@ -18,6 +18,8 @@ from .sequences import check_sequence
 log = logging.getLogger(__name__)
 
 PLATFORM_OF = {"onnxruntime": "onnxruntime_onnx", "pytorch": "pytorch_libtorch"}
+#: What newer Tritons call the PyTorch backend where the model is a `.pt2` file.
+PT2_PLATFORM = "torch_aoti"
 
 
 def check_config(config: Message, source: Source) -> None:
@@ -47,7 +49,8 @@ def _check_platform(config: Message, source: Source) -> None:
     if backend and platform == "ensemble":
         text = f"Ensemble model '{name}' must have platform type 'ensemble' and empty backend type"
         raise source.error(text, "backend")
-    if backend in PLATFORM_OF and platform != PLATFORM_OF[backend]:
+    is_pt2 = backend == "pytorch" and platform == PT2_PLATFORM
+    if backend in PLATFORM_OF and platform != PLATFORM_OF[backend] and not is_pt2:
         raise source.error(f"unexpected 'platform' and 'backend' pair, got:{platform}, {backend}", "platform")
     if config.max_batch_size < 0:
         raise source.error(f"'max_batch_size' must be non-negative value for {name}", "max_batch_size")

@@ -2,7 +2,7 @@
 
 The server imports no framework, so a short-lived process looks into the model:
 
-    python -m jitney.backends.inspect FILE --kind onnx|torchscript
+    python -m jitney.backends.inspect FILE --kind onnx|torchscript|exported
         prints {"inputs": [{"name", "datatype", "shape"}], "outputs": [...]}: KServe datatypes, complete shapes with -1 for sizes
         that may differ; `datatype` empty and `shape` null where the file does not tell.
     python -m jitney.backends.autocomplete VERSION_DIRECTORY MODEL_FILE
@@ -27,13 +27,14 @@ from typing import Any
 
 from ..errors import InvalidConfig
 from ..workers.environment import module_command, own_python
+from .layout import listing
 from .names import relative_path
 from .pbtxt import Message, Source, parse_config_json, schema, to_json
 
 log = logging.getLogger(__name__)
 
 INSPECT_TIMEOUT_S = 120.0
-KINDS = {"onnxruntime": "onnx", "torchscript": "torchscript"}
+KINDS = {"onnxruntime": "onnx", "torchscript": "torchscript", "exported": "exported"}
 _PACKAGE = (__package__ or "").rsplit(".", 2)[0]
 _MAX_REASON = 4000
 
@@ -84,7 +85,7 @@ class Completer:
     def _signature(self, path: Path, kind: str, model: str, source: Source) -> Signature:
         stamp = _stamp(path)
         if stamp is None:
-            raise source.error(f"unable to find '{path}' for model '{model}'")
+            raise source.error(f"unable to find '{path}' for model '{model}' in a folder {listing(path.parent)}")
         with self._lock:
             known = self._signatures.get((kind, str(path)))
         if known is not None and known[0] == stamp:
@@ -116,7 +117,8 @@ def fill_from_signature(config: Message, signature: Signature, default_max_batch
 
     Batching is assumed where the first size of every tensor is -1; then `dims` leave it out and `max_batch_size`, where it
     is 0, becomes the default; above 1, dynamic batching is turned on unless a scheduler is configured. A tensor with no size
-    left has dims [1] reshaped to []. What the configuration says stays; names it declares are completed one by one.
+    left has dims [1] reshaped to []; a scalar of a model that does not batch has dims [1] (an empty reshape is for batches
+    only, says Triton's core). What the configuration says stays; names it declares are completed one by one.
     """
     if not config.input or not config.output:
         _fill_batching(config, signature, default_max_batch_size, source)
@@ -155,7 +157,7 @@ def _fill_tensor(entry: Message, tensor: Tensor, config: Message, kind: str, sou
             text = f"{kind} '{tensor.name}' of model '{config.name}' has the shape {list(tensor.shape)}, which no tensor has"
             raise source.error(text)
         entry.dims.extend(dims or (1,))
-        if not dims:
+        if not dims and config.max_batch_size > 0:
             entry.reshape.SetInParent()
     for field, value in (("data_type", entry.data_type), ("dims", entry.dims)):
         if not value:

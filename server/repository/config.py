@@ -10,6 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+#: Seconds that nothing keeps to: the limit where TorchServe's timeouts are 0 or less.
+AT_ONCE = 1e-9
+#: What to write for a model that need not have a GPU.
+CPU_TOO = "write kind: KIND_AUTO (a GPU where there is one, else the CPU) or KIND_CPU"
+
 Kind = Literal["KIND_AUTO", "KIND_CPU", "KIND_GPU", "KIND_MODEL"]
 
 
@@ -115,8 +120,8 @@ class ModelConfig:
     version_directory the folder with the version's own files; for an archive the folder it was unpacked to
     filename          the model file, relative to `version_directory` (Triton's default_model_filename)
     max_batch_size    rows a batch may hold; 0 = the model has no batch axis, `dims` are complete shapes
-    response_timeout_s  a worker that holds a batch for longer is replaced; 0 = no limit
-    startup_timeout_s   a worker that has not loaded by then is ended; 0 = no limit
+    response_timeout_s  a worker that holds a batch for longer is replaced; 0 = no limit, AT_ONCE = no answer is in time
+    startup_timeout_s   a worker that has not loaded by then is ended; 0 = no limit, AT_ONCE = none loads in time
     config_json       the `GET …/config` document (Triton's ModelConfig as JSON, proto field names)
     environment       variables that the workers get beside the server's
     withheld_environment  names of the server's variables that they do not get, a regular expression for the whole name
@@ -127,7 +132,7 @@ class ModelConfig:
 
     name: str
     version: str
-    backend: Literal["eager", "torchscript", "onnxruntime", "python", "handler", "ensemble"]
+    backend: Literal["eager", "torchscript", "exported", "onnxruntime", "python", "handler", "ensemble"]
     platform: str = ""
     directory: str = ""
     version_directory: str = ""
@@ -167,6 +172,11 @@ class ModelConfig:
     def batches(self) -> bool:
         """Whether tensors of this model carry a leading batch axis that `dims` leave out."""
         return self.max_batch_size > 0
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether it came from TorchServe's world, whose answers its clients know to the letter."""
+        return self.backend == "handler" or self.handler is not None
 
     def input(self, name: str) -> TensorSpec | None:
         return next((spec for spec in self.inputs if spec.name == name), None)

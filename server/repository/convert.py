@@ -10,7 +10,7 @@ from .config import Batching, InstanceGroup, Kind, ModelConfig, QueuePolicy, Ten
 from .names import inside
 from .pbtxt import Message, Source, schema, to_json
 
-BackendName = Literal["eager", "torchscript", "onnxruntime", "python", "handler", "ensemble"]
+BackendName = Literal["eager", "torchscript", "exported", "onnxruntime", "python", "handler", "ensemble"]
 
 WARMUP_FOLDER = "warmup"
 

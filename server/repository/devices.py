@@ -16,7 +16,7 @@ from pathlib import Path
 @cache
 def framework_uses_gpus(backend: str) -> bool:
     """Whether the framework that a backend needs was built for CUDA. Python models decide for themselves: true."""
-    if backend in ("eager", "torchscript"):
+    if backend in ("eager", "torchscript", "exported"):
         return _torch_has_cuda()
     if backend == "onnxruntime":
         return any(True for _ in importlib.metadata.distributions(name="onnxruntime-gpu"))

@@ -16,26 +16,29 @@ from .pbtxt import Message, Source, map_value
 
 log = logging.getLogger(__name__)
 
-#: Refused at load. Read: "'<field>' is not supported: <reason>".
+#: Refused at load, with what to do instead. Read: "'<field>' is not supported: <reason>".
 REFUSED: Mapping[str, str] = {
-    "batch_input": "tensors made from ragged inputs exist only in Triton's C++ backends",
-    "batch_output": "tensors made from ragged inputs exist only in Triton's C++ backends",
+    "batch_input": "tensors made from ragged inputs exist only in Triton's C++ backends; compute them in a Python model",
+    "batch_output": "tensors made from ragged inputs exist only in Triton's C++ backends; compute them in a Python model",
     "cc_model_filenames": "one model file serves every GPU; name it in default_model_filename",
-    "model_operations.op_library_filename": "custom operator libraries are not loaded",
-    "model_repository_agents": "repository agents are shared libraries of Triton",
-    "ensemble_scheduling.max_inflight_requests": "the requests in flight between ensemble steps are not limited one by one",
-    "ensemble_scheduling.step.model_namespace": "model names are unique over all repositories",
+    "model_operations.op_library_filename": "custom operator libraries are not loaded; a Python model can load them",
+    "model_repository_agents": "repository agents are shared libraries of Triton; prepare the files before the start",
+    "ensemble_scheduling.max_inflight_requests": "the requests in flight between ensemble steps are not limited one by one; "
+    "bound the queues of the steps' models with max_queue_size",
+    "ensemble_scheduling.step.model_namespace": "model names are unique over all repositories; delete it",
     "instance_group.host_policy": "host policies are tritonserver settings; set CPU affinity outside of the server",
-    "instance_group.passive": "an instance that loads and never answers serves nobody here",
-    "instance_group.rate_limiter": "there is no rate limiter; instance_group.count bounds what runs at once",
-    "instance_group.secondary_devices": "no NVDLA device is supported",
-    "sequence_batching.iterative_sequence": "a request cannot be scheduled again by its model",
-    "parameters.TRITON_BATCH_STRATEGY_PATH": "custom batching strategies are shared libraries of Triton",
+    "instance_group.passive": "an instance that loads and never answers serves nobody here; delete the group",
+    "instance_group.secondary_devices": "no NVDLA device is supported; delete it",
+    "sequence_batching.iterative_sequence": "a request cannot be scheduled again by its model; loop inside of execute, and "
+    "answer in parts with model_transaction_policy { decoupled: true }",
+    "parameters.TRITON_BATCH_STRATEGY_PATH": "custom batching strategies are shared libraries of Triton; "
+    "preferred_batch_size and max_queue_delay_microseconds decide here",
 }
 
 #: Accepted, with a log line. Read: "'<field>' has no effect here: <reason>".
 WITHOUT_MEANING: Mapping[str, str] = {
     "input.format": "tensors are passed to the model as they come",
+    "instance_group.rate_limiter": "there is no rate limiter, as in Triton with --rate-limit=off; count bounds what runs at once",
     "model_metrics": "histogram buckets are the server's",
     "optimization.priority": "workers are processes of equal priority",
     "optimization.cuda": "CUDA graphs and streams are the framework's",

@@ -83,7 +83,7 @@ def parse_config(text: str, path: str) -> Message:
     if len(text) > MAX_CONFIG_BYTES:
         raise InvalidConfig(f"{path}: is larger than {MAX_CONFIG_BYTES} characters")
     try:
-        return text_format.Parse(text, schema.ModelConfig())
+        return _without_empty_entries(text_format.Parse(text, schema.ModelConfig()))
     except text_format.ParseError as error:
         line = error.GetLine()
         place = f"{path}:{line}" if line is not None else path
@@ -91,6 +91,15 @@ def parse_config(text: str, path: str) -> Message:
         raise InvalidConfig(f"{place}: {reason if len(reason) < 400 else '…' + reason[-400:]}") from None
     except (ValueError, RecursionError) as error:
         raise InvalidConfig(f"{path}: {error}") from None
+
+
+def _without_empty_entries(config: Message) -> Message:
+    """A map that is written as `{}`, which makes an entry of nothing for nothing in text format, means no entries."""
+    for field, entries in config.ListFields():
+        of = map_value(field)
+        if of is not None and "" in entries and not (entries[""].ListFields() if of.message_type else entries[""]):
+            del entries[""]
+    return config
 
 
 def parse_config_json(text: str, path: str) -> Message:

@@ -95,7 +95,7 @@ class ModelStore:
     @property
     def _folder(self) -> Path:
         if self.settings.model_store is None:
-            raise UrlRefused("no model store is configured", "", "no_store")
+            raise UrlRefused("no model store is configured; start the server with --model-store DIR", "", "no_store")
         return Path(self.settings.model_store)
 
     def _find(self, url: str) -> Path:

@@ -9,7 +9,7 @@ from ..errors import InvalidArchive, Unsupported
 from ..registration import Registration
 from ..settings import Settings
 from .archive import Archive
-from .config import Batching, HandlerSpec, InstanceGroup, ModelConfig, QueuePolicy
+from .config import AT_ONCE, Batching, HandlerSpec, InstanceGroup, ModelConfig, QueuePolicy
 from .model_yaml import ModelYaml, Numbers, plain
 
 PARALLEL = ("pp", "tp", "pptp", "custom")
@@ -54,8 +54,8 @@ def handler_config(
             decode_input_request=settings.decode_input_request,
             metrics_config=settings.metrics_config,
         ),
-        response_timeout_s=float(max(0, numbers.response_timeout)),
-        startup_timeout_s=float(max(0, numbers.startup_timeout)),
+        response_timeout_s=_limit(numbers.response_timeout),
+        startup_timeout_s=_limit(numbers.startup_timeout),
         min_workers=numbers.min_workers,
         max_workers=numbers.max_workers,
         max_retry_timeout_s=float(found.max_retry_timeout),
@@ -66,6 +66,11 @@ def handler_config(
         withheld_environment=settings.blacklist_env_vars,
         torchserve=shown(found, numbers, groups),
     )
+
+
+def _limit(seconds: int) -> float:
+    """A timeout as `ModelConfig` has it: for TorchServe 0 is no time at all, and so is what is less."""
+    return float(seconds) if seconds > 0 else AT_ONCE
 
 
 def _refuse(name: str, found: ModelYaml, numbers: Numbers) -> None:

@@ -34,14 +34,15 @@ from .defaults import (
 )
 from .devices import framework_uses_gpus
 from .fields import check_fields
+from .layout import CONFIG_FILE, check_level, loose_ends, missing_version
+from .limits import NO_LIMITS, Limits, limited
 from .names import inside, is_safe_name, safe_name
 from .pbtxt import Message, Source, parse_config, parse_config_json, schema
 from .stamps import stamps
-from .versions import served, version_directories
+from .versions import no_version, served, version_directories
 
 log = logging.getLogger(__name__)
 
-CONFIG_FILE = "config.pbtxt"
 #: Folders of uploaded files that are kept for one model: what serves, what it replaced and may still be answering, and some
 #: loads that failed since. A model that is unloaded keeps none.
 KEPT_UPLOADS = 8
@@ -58,19 +59,29 @@ class TritonRepository:
         backend_config: Mapping[str, Mapping[str, str]] | None = None,
         config_name: str = "",
         gpus: Sequence[int] | None = None,
+        limits: Limits = NO_LIMITS,
     ) -> None:
-        """`backend_config`: backend -> key -> value, "" for all of them. `gpus`: the ids to place models on, None = ask."""
+        """`backend_config`: backend -> key -> value, "" for all of them. `gpus`: the ids to place models on, None = ask.
+
+        `limits`: for models that say nothing of their own.
+        """
         self._paths = [Path(path).absolute() for path in paths]
         for path in self._paths:
             if not path.is_dir():
                 raise InvalidConfig(f"model repository '{path}' is not a folder")
+            check_level(path)
         self._config_name = safe_name(config_name, InvalidConfig) if config_name else ""
         self._completer = Completer(backend_config or {}) if auto_complete else None
         self._gpus = None if gpus is None else list(gpus)
+        self._limits = limits
         self._uploads: dict[str, list[tempfile.TemporaryDirectory[str]]] = {}
         self._lock = threading.Lock()
 
     # -- verbs -------------------------------------------------------------------------------------------------------------
+
+    def loose_ends(self) -> list[str]:
+        """Sentences about what lies in the repositories and is no model."""
+        return [sentence for path in self._paths for sentence in loose_ends(path)]
 
     def names(self) -> list[str]:
         """All models of all repositories, sorted. Hidden folders are passed over, unusable names with a warning."""
@@ -139,6 +150,8 @@ class TritonRepository:
             raise source.error(text, "name")
         config.name = name
         versions = version_directories(directory)
+        if not versions:
+            raise no_version(name, missing_version(directory))
         return [
             self._version(config, source, versions[number]) for number in served(config.version_policy, [*versions], name)
         ]
@@ -191,7 +204,8 @@ class TritonRepository:
         gpus = self._visible_gpus()
         fill_instance_groups(config, gpus, automatic=framework_uses_gpus(backend))
         check_instance_groups(config, gpus, source)
-        return to_model_config(config, backend, model_filename(config, backend), version_directory, source)
+        converted = to_model_config(config, backend, model_filename(config, backend), version_directory, source)
+        return limited(converted, self._limits, source)
 
     def _visible_gpus(self) -> list[int]:
         if self._gpus is None:

@@ -45,5 +45,19 @@ def served(policy: Message, available: Sequence[int], model: str) -> list[int]:
         count = policy.latest.num_versions if choice == "latest" else 1
         chosen = sorted(available)[-count:] if count else []
     if not chosen:
-        raise InvalidConfig(f"at least one version must be available under the version policy of model '{model}'")
+        raise no_version(model, _excluded(policy, available))
     return chosen
+
+
+def no_version(model: str, reason: str) -> InvalidConfig:
+    """Triton's sentence for a model without a version to serve, with the reason."""
+    return InvalidConfig(f"at least one version must be available under the version policy of model '{model}': {reason}")
+
+
+def _excluded(policy: Message, available: Sequence[int]) -> str:
+    """Why a policy leaves nothing of the versions that there are."""
+    there = ", ".join(map(str, sorted(available))) or "none"
+    if policy.WhichOneof("policy_choice") == "specific":
+        wanted = ", ".join(map(str, policy.specific.versions)) or "none"
+        return f"its folder has the versions {there}, version_policy asks for {wanted}"
+    return f"its folder has the versions {there}, version_policy asks for the latest 0"

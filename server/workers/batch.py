@@ -9,7 +9,7 @@ import msgspec
 
 from ...backends.base import Failure, Response
 from ..call import Call
-from ..errors import InvalidRequest, JitneyError
+from ..errors import HoldsTooMuch, InvalidRequest, JitneyError
 from . import wire
 from .messages import Execute, Results, WireResponse
 from .wire import Fetch
@@ -55,10 +55,11 @@ class Batch:
                 requests.append(raw)
         self.message = Execute(number, requests)
 
-    def answers(self, results: Results, fetch: Fetch) -> Iterable[tuple[int, Response]]:
+    def answers(self, results: Results, fetch: Fetch) -> Iterable[tuple[int, Response | HoldsTooMuch]]:
         """The message's responses with their index, their bytes copied out of the worker's memory, to where the call wants them.
 
-        Each is read when its turn comes. ValueError, at once, where the worker speaks of a request that it does not have.
+        Each is read when its turn comes; HoldsTooMuch stands for one that the server has no room for. ValueError, at once,
+        where the worker speaks of a request that it does not have.
         """
         if results.batch != self.number:
             raise ValueError(f"answers of batch {results.batch} while batch {self.number} runs")
@@ -67,7 +68,7 @@ class Batch:
                 raise ValueError(f"an answer to request {index} of a batch of {len(self.live)}")
         return self._decoded(results, fetch)
 
-    def _decoded(self, results: Results, fetch: Fetch) -> Iterator[tuple[int, Response]]:
+    def _decoded(self, results: Results, fetch: Fetch) -> Iterator[tuple[int, Response | HoldsTooMuch]]:
         for index, raw in results.responses:
             try:
                 message = _RESPONSE.decode(raw)
@@ -76,7 +77,11 @@ class Batch:
                 yield index, Response(error=failure)
                 continue
             call = self.live[index]
-            yield index, wire.response_from_wire(message, fetch, None if call.done else call.target)
+            try:
+                answer: Response | HoldsTooMuch = wire.response_from_wire(message, fetch, None if call.done else call.target)
+            except HoldsTooMuch as error:
+                answer = error.with_traceback(None)  # which refers to what was read of the answer
+            yield index, answer
 
     def is_answered(self) -> bool:
         """Whether every call has its final answer."""

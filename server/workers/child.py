@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import socket
@@ -12,9 +13,11 @@ import threading
 import time
 from collections.abc import Callable
 
+import psutil
+
 from ...backends.base import Instance
 from ...backends.tensor import Buffer
-from .. import reactor
+from .. import holding, reactor
 from ..batching import gather
 from ..errors import Draining, JitneyError, WorkerDied
 from ..repository.config import ModelConfig
@@ -87,6 +90,7 @@ class Child:
         self.name, self._model = instance.name, config.name
         self.started = time.time()
         self.loaded, self.load_seconds = False, 0.0
+        self.heard = -math.inf  # monotonic seconds when the server last answered a question of its model (`hosting`)
         self.cause: JitneyError | None = None
         self.refusal: Loaded | None = None
         self._on_message, self._on_exit = on_message, on_exit
@@ -173,6 +177,14 @@ class Child:
             self._process.kill()  # no-op once it was waited for
 
     @property
+    def frozen(self) -> bool:
+        """Whether a signal (SIGSTOP) has stopped it: it will neither answer nor end by itself."""
+        try:
+            return bool(psutil.Process(self.pid).status() == psutil.STATUS_STOPPED)
+        except psutil.Error:  # it has ended
+            return False
+
+    @property
     def exit_code(self) -> int | None:
         """As a shell counts, 137 for SIGKILL; None while it runs."""
         code = self._process.returncode
@@ -196,10 +208,15 @@ class Child:
     # ---- reading thread
 
     def fetch(self, data: Data, into: memoryview | None = None) -> Buffer:
-        """The bytes of an answer, copied out of the reply memory. ValueError where they are not inside."""
+        """The bytes of an answer, copied out of the reply memory.
+
+        ValueError where they are not inside, HoldsTooMuch where the server has no room for them.
+        """
         if not isinstance(data, tuple):
             return data
         self._reply_end = max(self._reply_end, sum(data))
+        if into is None and data[1] > holding.COUNTED:
+            into = holding.memory(data[1])
         return self._reply.read(*data, into)
 
     def trim(self) -> None:

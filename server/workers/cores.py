@@ -28,12 +28,15 @@ def wanted_threads(environ: Mapping[str, str] | None = None) -> int:
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
     """The strictest CPU quota, in cores, of this process's cgroup and all above it (version 1 and 2); None = no limit."""
-    quotas = [quota for folder in _cgroups(root) if (quota := _quota(folder)) is not None]
+    quotas = [quota for folder in cgroups("cpu", root) if (quota := _quota(folder)) is not None]
     return min(quotas, default=None)
 
 
-def _cgroups(root: Path) -> list[Path]:
-    """The folders that may limit this process. In a container the group's path may not exist: then only its root does."""
+def cgroups(controller: str, root: Path = Path("/")) -> list[Path]:
+    """The folders that may limit this process's share of "cpu", "memory" or "pids".
+
+    In a container the group's path may not exist: then only its root does.
+    """
     mount, folders = root / "sys/fs/cgroup", []
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -41,12 +44,12 @@ def _cgroups(root: Path) -> list[Path]:
         lines = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        bases = [mount / controllers, mount / "cpu"] if controllers else [mount, mount / "unified"]
+        bases = [mount / controllers, mount / controller] if controllers else [mount, mount / "unified"]
         steps = [part for part in path.split("/") if part not in ("", "..")]
         folders += [base.joinpath(*steps[:depth]) for base in bases for depth in range(len(steps) + 1)]
-    return folders or [mount, mount / "cpu"]
+    return folders or [mount, mount / controller]
 
 
 def _quota(folder: Path) -> float | None:

@@ -13,19 +13,26 @@ from ...backends.base import Host, Request, Response
 from ..errors import ModelFailed
 from . import wire
 from .frame import Channel
-from .messages import Event, HostCall, HostCancel, HostReply, WireRequest
+from .messages import Event, HostCall, HostCancel, HostReply
 
-_READER, _WRITER = msgspec.msgpack.Decoder(WireRequest), msgspec.msgpack.Encoder()
+_READER, _WRITER = msgspec.msgpack.Decoder(HostCall), msgspec.msgpack.Encoder()
 
 Replies = queue.SimpleQueue[HostReply]
 
 
-def _check(model: str, message: WireRequest) -> None:
-    """The server would take a message that it cannot read for the end of this process."""
+def _check(call: HostCall) -> None:
+    """TypeError for a call that the server could not read: it would take that for the end of this process.
+
+    The data of tensors and files are left out: they are bytes, whatever they hold.
+    """
+    request = call.request
+    if request is not None:
+        tensors = [msgspec.structs.replace(tensor, data=b"") for tensor in request.tensors]
+        request = msgspec.structs.replace(request, tensors=tensors, parts=[])
     try:
-        _READER.decode(_WRITER.encode(msgspec.structs.replace(message, tensors=[], parts=[])))
-    except (msgspec.MsgspecError, TypeError, ValueError) as error:
-        raise TypeError(f"the request for model '{model}' cannot be sent: {error}") from None
+        _READER.decode(_WRITER.encode(msgspec.structs.replace(call, request=request, arguments={})))
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"'{call.verb}' of model {call.model!r} cannot be sent: {error}") from None
 
 
 class FrameHost(Host):
@@ -47,14 +54,13 @@ class FrameHost(Host):
             self._channel.send(event)
 
     def infer(self, model: str, version: str, request: Request, timeout_s: float | None = None) -> Iterator[Response]:
-        """TypeError for a request whose id, outputs or parameters are of other types than the server reads."""
+        """TypeError for names, ids, outputs or parameters that are of other types than the server reads."""
         message = wire.request_to_wire(request, ())
-        _check(model, message)
         number, replies = self._call("infer", model, version=version, request=message, timeout_s=timeout_s)
         return self._responses(number, replies)  # a generator of its own, so that the call is sent now and not at `next`
 
     def control(self, verb: str, model: str, arguments: Mapping[str, Any]) -> Any:
-        """ModelFailed with the server's reason where it refuses."""
+        """ModelFailed with the server's reason where it refuses; TypeError for a name that is no text."""
         number, replies = self._call(verb, model, arguments=dict(arguments))
         try:
             reply = replies.get()
@@ -66,9 +72,11 @@ class FrameHost(Host):
 
     def _call(self, verb: str, model: str, **fields: Any) -> tuple[int, Replies]:
         number, replies = next(self._numbers), Replies()
+        call = HostCall(number, verb, model, **fields)
+        _check(call)
         self._waiting[number] = replies
         try:
-            self._channel.send(HostCall(number, verb, model, **fields))
+            self._channel.send(call)
         except BaseException:
             self._waiting.pop(number, None)
             raise

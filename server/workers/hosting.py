@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, runtime_checkable
@@ -37,7 +38,7 @@ class HostServer(Protocol):
     def infer(self, model: str, version: str, request: Request, timeout_s: float | None) -> Iterator[Response]:
         """Runs a request, `version` "" = the served default; yields its responses up to the final one.
 
-        Where the iterator is `Cancellable`, it is told from another thread when nobody listens any more.
+        Where the iterator is `Awaited`, it is told from another thread when nobody listens any more.
         """
 
     def control(self, verb: str, model: str, arguments: Mapping[str, Any]) -> Any:
@@ -53,30 +54,51 @@ def failure_of(error: Exception) -> Failure:
 
 
 @runtime_checkable
-class Cancellable(Protocol):
-    """Responses that a thread may be waiting for: `cancel` ends the waiting, whenever and however often it is called."""
+class Awaited(Protocol):
+    """Responses that a thread may be waiting for. Both from any thread.
 
-    def cancel(self) -> None: ...
+    `cancel` ends the waiting, whenever and however often it is called, with `error` where there is one.
+    `underway`: whether a worker is at it, whose own limit will end it.
+    """
+
+    def cancel(self, error: errors.JitneyError | None = None) -> None: ...
+
+    @property
+    def underway(self) -> bool: ...
 
 
 class _Asked:
-    """One call of a worker, from its arrival to its last reply."""
+    """One call of a worker, from its arrival to its last reply. `heard`: monotonic seconds of its arrival or latest reply."""
 
-    def __init__(self) -> None:
+    def __init__(self, verb: str) -> None:
+        self.verb, self.heard = verb, time.monotonic()
+        self.error: errors.JitneyError | None = None
         self._cancelled = threading.Event()
         self.is_cancelled = self._cancelled.is_set
         self._responses: object = None
 
+    @property
+    def underway(self) -> bool:
+        """Whether it is being worked at. Loading and unloading always are: they have limits of their own."""
+        return self.verb != "infer" or (isinstance(self._responses, Awaited) and self._responses.underway)
+
+    def over(self) -> bool:
+        """Whether nobody listens any more; raises the error that ended it where there is one."""
+        if self.error is not None:
+            raise self.error
+        return self.is_cancelled()
+
     def answered_by(self, responses: Iterator[Response]) -> Iterator[Response]:
         self._responses = responses
         if self.is_cancelled():
-            self.cancel()
+            self.cancel(self.error)
         return responses
 
-    def cancel(self) -> None:
+    def cancel(self, error: errors.JitneyError | None = None) -> None:
+        self.error = self.error or error
         self._cancelled.set()
-        if isinstance(self._responses, Cancellable):
-            self._responses.cancel()
+        if isinstance(self._responses, Awaited):
+            self._responses.cancel(error)
 
 
 class _Gone(Exception):
@@ -95,7 +117,7 @@ class HostDesk:
 
     def accept(self, child: Child, call: HostCall) -> None:
         """Queues a call; its replies go to `child`."""
-        asked = self._running[child, call.call] = _Asked()
+        asked = self._running[child, call.call] = _Asked(call.verb)
         try:
             self._threads.submit(self._serve, child, call, asked)
         except RuntimeError:  # closed: the worker is about to stop as well
@@ -113,6 +135,27 @@ class HostDesk:
             if key[0] is child:
                 asked.cancel()
 
+    # ---- supervising thread
+
+    def excused(self, child: Child, limit_s: float) -> float | None:
+        """The instant up to which a worker may be silent because it waits, or just waited, for the server; None: no longer.
+
+        While another worker is at what it asked for, that worker's limit counts. What has only waited for a worker for
+        `limit_s` ends with an error, so that models that wait for each other in a circle do not wait for ever.
+        """
+        now = time.monotonic()
+        asked = [other for key, other in list(self._running.items()) if key[0] is child]
+        if any(other.underway for other in asked):
+            return now + limit_s
+        for other in asked:
+            if not other.is_cancelled() and now - other.heard >= limit_s:
+                other.cancel(errors.QueueTimeout(f"no worker took the request within {limit_s:g} s"))
+                other.heard = now
+        heard = max((*(other.heard for other in asked), child.heard))
+        return heard + limit_s if heard + limit_s > now else None
+
+    # ---- any thread
+
     def close(self) -> None:
         """Waits for the running calls and drops those that wait."""
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -121,7 +164,7 @@ class HostDesk:
 
     def _serve(self, child: Child, call: HostCall, asked: _Asked) -> None:
         try:
-            if asked.is_cancelled():
+            if asked.over():
                 return
             if self._server is None:
                 raise errors.Unsupported("this server offers no other models to models")
@@ -145,8 +188,9 @@ class HostDesk:
         request = wire.request_from_wire(call.request, wire.by_value)
         request.is_cancelled = asked.is_cancelled
         for response in asked.answered_by(server.infer(call.model, call.version, request, call.timeout_s)):
-            if asked.is_cancelled():
+            if asked.over():
                 return
+            asked.heard = time.monotonic()
             message = wire.response_to_wire(response, wire.inline)
             self._reply(child, HostReply(call.call, response=message, final=response.final))
             if response.final:
@@ -160,6 +204,7 @@ class HostDesk:
             pass
 
     def _reply(self, child: Child, reply: HostReply) -> None:
+        child.heard = time.monotonic()
         try:
             child.send(reply)
         except OSError:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ...backends.base import Instance
 from ..errors import InvalidConfig
-from ..repository.config import InstanceGroup, ModelConfig
+from ..repository.config import CPU_TOO, InstanceGroup, ModelConfig
 
 #: Parameters that set a worker's threads: Triton's PyTorch backend, its lower-case spelling, and the Python backends' habit.
 THREAD_PARAMETERS = ("INTRA_OP_THREAD_COUNT", "intra_op_thread_count", "NUM_THREADS")
@@ -59,10 +59,13 @@ def _devices(config: ModelConfig, group: InstanceGroup, gpus: Sequence[int]) -> 
     missing = [gpu for gpu in wanted if gpu not in gpus]
     if group.kind == "KIND_GPU" or (group.kind == "KIND_AUTO" and wanted and not missing):
         if not wanted:
-            raise InvalidConfig(f"instance group of model '{config.name}' has kind KIND_GPU but no GPUs are available")
+            raise InvalidConfig(
+                f"instance group of model '{config.name}' has kind KIND_GPU but no GPUs are available; {CPU_TOO}"
+            )
         if missing:
             raise InvalidConfig(
-                f"instance group of model '{config.name}' wants GPU {missing[0]}; this machine has {list(gpus) or 'none'}"
+                f"instance group of model '{config.name}' wants GPU {missing[0]}; this machine has {list(gpus) or 'none'}; "
+                f"leave 'gpus' out, or {CPU_TOO}"
             )
         return [("KIND_GPU", gpu) for gpu in wanted]
     return [("KIND_MODEL" if group.kind == "KIND_MODEL" else "KIND_CPU", None)]

@@ -22,9 +22,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..call import Call
-from ..errors import Draining, JitneyError, LoadFailed, NoWorkers, WorkerDied
-from ..repository.config import ModelConfig
-from . import cores, placement
+from ..errors import Draining, HoldsTooMuch, JitneyError, LoadFailed, NoWorkers, WorkerDied
+from ..repository.config import AT_ONCE, ModelConfig
+from . import capacity, cores, placement
 from .arena import Arena
 from .batch import Batch, BatchReport
 from .child import Child
@@ -79,7 +79,13 @@ class Pool:
         self._log = logging.getLogger(f"jitney.model.{config.name}")
         self._numbers = itertools.count(1)
         self._supervisor = Supervisor(
-            config, arena, factory, on_message=self._message, on_ready=self._ready, on_end=self._end
+            config,
+            arena,
+            factory,
+            on_message=self._message,
+            on_ready=self._ready,
+            on_end=self._end,
+            excused=self._desk.excused,
         )
         self._lock, self._roster = self._supervisor.lock, self._supervisor.roster
         self._waiting: collections.deque[Batch] = collections.deque()  # batches whose worker died in the very moment
@@ -97,10 +103,12 @@ class Pool:
     def scale(self, count: int) -> None:
         """Begins to add workers, or lets the last ones go, each after its batch. FAILED workers get another chance.
 
-        InvalidConfig where an instance has no place on this machine; ValueError for a negative count.
+        InvalidConfig where an instance has no place on this machine, or all of them have none; ValueError for a negative
+        count.
         """
         if count < 0:
             raise ValueError(f"number of workers must not be negative, got {count}")
+        capacity.check(self.config.name, count, self._roster.target)
         gpus = cores.machine_gpus() if self._gpus is None else self._gpus
         threads = cores.wanted_threads()
         places = placement.instances(self.config, count, gpus=gpus, cores=cores.usable_cores(), threads=threads)
@@ -134,6 +142,13 @@ class Pool:
         """Why a worker could not load, lately; None once one could."""
         return self._supervisor.failure
 
+    def no_workers(self) -> NoWorkers:
+        """What a request is told that no worker will take, with the reason where there is one."""
+        if not self.target():
+            return NoWorkers(f"model '{self.config.name}' has no workers")
+        why = self.failure or next((worker.error for worker in self._roster.members if worker.error), "all were given up")
+        return NoWorkers(f"model '{self.config.name}' has no healthy worker: {why}")
+
     # ---- figures
 
     def idle(self) -> int:
@@ -150,13 +165,9 @@ class Pool:
             return sum(worker.state is not State.FAILED for worker in self._roster.members)
 
     def hopeless(self) -> bool:
-        """Whether no worker will be idle again unless the pool is scaled: there is none, or all gave up. Takes no lock."""
-        if self._roster.idle:
-            return False
-        for worker in self._roster.members:  # noqa: SIM110 - for every request: a generator costs three times as much
-            if worker.state is not State.FAILED:
-                return False
-        return True
+        """Whether who waits for a worker waits for nothing, as far as is known: there is none, or none could load the model
+        when it last tried, whether or not it will try again. Takes no lock."""
+        return not self._roster.idle and self._roster.barren()
 
     @property
     def promising(self) -> bool:
@@ -283,7 +294,7 @@ class Pool:
             batches, closing = list(self._waiting), self._supervisor.closing
             self._waiting.clear()
         name = self.config.name
-        error = Draining(f"model '{name}' is stopping") if closing else NoWorkers(f"model '{name}' has no worker")
+        error = Draining(f"model '{name}' is stopping") if closing else self.no_workers()
         for batch in batches:
             self._fail(batch, error)
 
@@ -318,6 +329,8 @@ class Pool:
         batch = worker.batch
         if batch is None:
             raise ValueError("answers without a batch")
+        if self.config.response_timeout_s == AT_ONCE:
+            return  # whatever comes is too late: the supervising thread is about to replace the worker
         answers = batch.answers(results, child.fetch)
         if results.done:
             self._times(batch, results)
@@ -329,6 +342,10 @@ class Pool:
             with self._lock:
                 self._roster.progress(worker, time.monotonic())
         for index, response in answers:
+            if isinstance(response, HoldsTooMuch):
+                if batch.live[index].fail(response) and not results.done:
+                    self._withdraw(child, batch, index)
+                continue
             if response.error is not None and response.error.detail:
                 self._log.error("%s: %s\n%s", child.name, response.error.message, response.error.detail)
             if not batch.live[index].answer(response) and not response.final:

@@ -4,8 +4,8 @@
     watching thread  receives while the main thread is busy (`inbox`): replies to   blocks on the socket
                      their waiters, cancellations to the running batch
 
-It ends when it is told to stop, when the server's end of the socket closes, and when the server dies without a word. SIGINT
-and SIGTERM, which a terminal or a service manager sends to all processes at once, are left to the server: it drains first.
+It ends when it is told to stop, when the server's end of the socket closes, and when the server dies without a word. SIGINT,
+SIGTERM and SIGHUP, which a terminal or a service manager sends to all processes at once, are left to the server: it drains first.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from ...backends.base import Backend, DeviceLost
+from ...backends.extras import explain
 from ..errors import JitneyError
 from ..repository.config import ModelConfig
 from . import exits
@@ -91,7 +92,7 @@ class Worker:
         return exits.STOPPED
 
     def _refuse(self, error: BaseException) -> None:
-        reason = str(error) if isinstance(error, JitneyError) else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, JitneyError) else explain(error)
         detail = "".join(traceback.format_exception(error))
         self._channel.send(Loaded(reason or type(error).__name__, detail, is_out_of_memory(error)))
 
@@ -132,8 +133,8 @@ def die_with(parent: int) -> None:
 
 
 def leave_signals_to_the_server() -> None:
-    """SIGINT and SIGTERM do nothing here."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """SIGINT, SIGTERM and SIGHUP do nothing here."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
         # Processes that the model forks get the usual behaviour back, so that `terminate()` works on them.
         os.register_at_fork(after_in_child=lambda number=number: signal.signal(number, signal.SIG_DFL))
@@ -157,6 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--name", required=True, help="the instance's name, for `ps`")
     options = parser.parse_args(arguments)
+    sys.argv = [""]  # as in Triton: a model's argparse must not find these flags
     die_with(options.parent)
     leave_signals_to_the_server()
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")

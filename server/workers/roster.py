@@ -71,12 +71,20 @@ class Worker(Generic[C, B]):
     leaving: bool = False
     began: float = 0.0
 
+    def barren(self) -> bool:
+        """Whether nothing is to be hoped for: it was given up, or could not load the model when it last tried."""
+        return self.load_failed or self.state is State.FAILED
+
 
 class Roster(Generic[C, B]):
-    """The workers of one model. Times in seconds of a monotonic clock; a limit of 0 means none."""
+    """The workers of one model. Times in seconds of a monotonic clock; a limit of 0 means none.
 
-    def __init__(self, *, startup_s: float, response_s: float, give_up_after_s: float) -> None:
+    `at_once`: so many processes load the model at the same time, the others start after them; 0 = all.
+    """
+
+    def __init__(self, *, startup_s: float, response_s: float, give_up_after_s: float, at_once: int = 0) -> None:
         self._startup_s, self._response_s, self._give_up_after_s = startup_s, response_s, give_up_after_s
+        self._at_once = at_once
         self.members: list[Worker[C, B]] = []
         self.leaving: list[Worker[C, B]] = []
         self.idle: list[Worker[C, B]] = []  # a stack: the one that worked last has the warmest caches
@@ -93,9 +101,20 @@ class Roster(Generic[C, B]):
         """Members that are loaded, with or without a batch."""
         return sum(worker.state in (State.READY, State.BUSY) for worker in self.members)
 
+    def barren(self) -> bool:
+        """Whether no member serves, nor is loading with an open end: there is none, or none could load the model lately."""
+        for worker in self.members:  # noqa: SIM110 - for every request: a generator costs three times as much
+            if not worker.barren():
+                return False
+        return True
+
     def hopeless(self) -> bool:
-        """Whether a batch that waits now would wait for ever."""
-        return all(worker.state is State.FAILED for worker in self.members) and not any(w.batch for w in self.leaving)
+        """Whether a batch that waits now is not to be served as far as anybody knows."""
+        return self.barren() and not any(w.batch for w in self.leaving)
+
+    def loading(self) -> int:
+        """Members whose processes are loading the model."""
+        return sum(worker.child is not None and worker.state is State.STARTING for worker in self.members)
 
     def refused(self) -> Worker[C, B] | None:
         """A member that could not be loaded and is not loading again right now."""
@@ -214,15 +233,24 @@ class Roster(Generic[C, B]):
     # ---- time
 
     def wake_at(self) -> float | None:
-        """The instant of the next alarm."""
-        return min((w.alarm for w in (*self.members, *self.leaving) if w.alarm is not None), default=None)
+        """The instant of the next alarm that may ring."""
+        return min((alarm for alarm, _ in self._alarms()), default=None)
 
     def due(self, now: float) -> list[tuple[Worker[C, B], Alarm]]:
         """The alarms that went off by now, each reported once."""
-        rung = [w for w in (*self.members, *self.leaving) if w.alarm is not None and w.alarm <= now]
+        rung = [worker for alarm, worker in self._alarms() if alarm <= now]
         for worker in rung:
             worker.alarm = None
         return [(worker, self._meaning(worker)) for worker in rung]
+
+    def _alarms(self) -> list[tuple[float, Worker[C, B]]]:
+        """Those that may ring; a worker that has to wait until others have loaded has none."""
+        found = [(w.alarm, w) for w in (*self.members, *self.leaving) if w.alarm is not None]
+        if not self._at_once:
+            return found
+        starts = sorted((pair for pair in found if pair[1].child is None), key=lambda pair: pair[0])
+        waiting = {id(worker) for _, worker in starts[max(0, self._at_once - self.loading()) :]}
+        return [pair for pair in found if id(pair[1]) not in waiting]
 
     def _meaning(self, worker: Worker[C, B]) -> Alarm:
         if worker.child is None:

@@ -13,7 +13,7 @@ from ...backends.base import Backend, DeviceLost, Failure, Request, Response
 from ...backends.tensor import Buffer
 from ..errors import ModelFailed
 from . import wire
-from .frame import Channel
+from .frame import MAX_PAYLOAD, Channel
 from .memory import Region
 from .messages import Data, Execute, Results, WireRequest
 
@@ -23,6 +23,9 @@ INLINE = 4 << 10
 INLINE_STREAM = 1 << 20
 #: All answers of one frame together; what is beyond goes through shared memory however small it is.
 INLINE_TOTAL = 16 << 20
+
+#: The names, parameters and small tensors of one answer; what all answers of a frame have together beyond their tensors.
+LARGEST = MAX_PAYLOAD - (1 << 20)
 
 _ALIGNMENT = 64
 _REQUEST = msgspec.msgpack.Decoder(WireRequest)
@@ -163,11 +166,15 @@ class RunningBatch:
             message = wire.response_to_wire(response, self._place if final else self._place_streamed)
             message.final = final
             raw = self._encoder.encode(message)
+            if len(raw) > LARGEST:
+                raise ValueError(f"its parameters or its error text have {len(raw)} bytes, at most {LARGEST} can be sent")
         except Exception as error:  # noqa: BLE001 - the model's objects may raise anything when they are looked at
             self._refused.add(index)
             final = True
             failure = Failure(f"the model's answer cannot be sent: {error}", "BAD_OUTPUT", detail=traceback.format_exc())
             raw = self._encoder.encode(wire.response_to_wire(Response(error=failure), self._place))
+        if self._collected_bytes + len(raw) > LARGEST:
+            self._flush()
         self._collected.append((index, msgspec.Raw(raw)))
         self._collected_bytes += len(raw)
         return final

@@ -14,15 +14,21 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from ...backends.base import Instance
+from .. import threads
 from ..errors import Draining, JitneyError, LoadFailed, WorkerTimeout
 from ..repository.config import ModelConfig
+from . import capacity
 from .arena import Arena
 from .batch import Batch
 from .child import Child
+from .cores import usable_cores
 from .messages import Loaded, Message, Stop
 from .roster import Alarm, Roster, Worker
 
 log = logging.getLogger(__name__)
+
+#: Processes of a model that load at the same time, also where there are few cores.
+MIN_AT_ONCE = 4
 
 Member = Worker[Child, Batch]
 
@@ -33,6 +39,7 @@ class Supervisor:
     on_message(worker, child, message)  what a process says, apart from `Loaded`; reading thread
     on_ready()                          a worker has loaded the model and is idle; reading thread
     on_end(child, batch)                a process ended, or could not be started (None), and held this batch
+    excused(child, limit)               until when a process may be silent for longer than `limit`, None = not at all; own thread
     """
 
     def __init__(
@@ -44,15 +51,17 @@ class Supervisor:
         on_message: Callable[[Member, Child, Message], None],
         on_ready: Callable[[], None],
         on_end: Callable[[Child | None, Batch | None], None],
+        excused: Callable[[Child, float], float | None],
     ) -> None:
         self._config, self._arena, self._factory = config, arena, factory
-        self._on_message, self._on_ready, self._on_end = on_message, on_ready, on_end
+        self._on_message, self._on_ready, self._on_end, self._excused = on_message, on_ready, on_end, excused
         self._model_log = logging.getLogger(f"jitney.model.{config.name}")
         self.lock = threading.Lock()
         self.roster: Roster[Child, Batch] = Roster(
             startup_s=config.startup_timeout_s,
             response_s=config.response_timeout_s,
             give_up_after_s=config.max_retry_timeout_s,
+            at_once=max(MIN_AT_ONCE, 2 * usable_cores()),
         )
         self.closing = False
         self.failure: LoadFailed | None = None
@@ -65,26 +74,38 @@ class Supervisor:
     # ---- any thread
 
     def resize(self, count: int, places: Sequence[Instance]) -> None:
-        """Begins to start workers at `places[n]`, or lets the last ones go; Draining after `close`."""
+        """Begins to start workers at `places[n]`, or lets the last ones go; Draining after `close`.
+
+        TooFewThreads where the system has no thread left for the model.
+        """
         with self.lock:
             if self.closing:
                 raise Draining(f"model '{self._config.name}' is stopping")
             if self._thread is None and count:
                 name = f"jitney-{self._config.name}-supervisor"
                 thread = threading.Thread(target=self._supervise, name=name, daemon=True)
-                thread.start()  # RuntimeError where the system has no thread left
+                threads.start(thread, f"model '{self._config.name}'")
                 self._thread = thread
             dismissed = self._resize(count, places)
-        for worker in dismissed:
-            self.dismiss(worker)
+        self._dismiss(dismissed)
 
     def close(self) -> None:
         """Lets all workers go, each after its batch; there will be no more."""
         with self.lock:
             self.closing = True
             dismissed = self._resize(0, ())
+        self._dismiss(dismissed)
+
+    def _dismiss(self, dismissed: Sequence[Member]) -> None:
+        """Ends those without a batch, and at once whoever leaves and cannot go by itself because a signal stopped it."""
         for worker in dismissed:
             self.dismiss(worker)
+        with self.lock:
+            leaving = [worker.child for worker in self.roster.leaving if worker.child is not None]
+        for child in leaving:
+            if child.frozen:
+                text = f"worker '{child.name}' of model '{self._config.name}' was stopped by a signal, and has to go"
+                child.kill(WorkerTimeout(text, 137))
 
     def _resize(self, count: int, places: Sequence[Instance]) -> list[Member]:
         dismissed = self.roster.resize(count, time.monotonic(), places.__getitem__)
@@ -179,20 +200,30 @@ class Supervisor:
         elif child is None:
             return  # it ended a moment ago
         elif alarm is Alarm.ANSWERING:
-            with self.lock:
-                late = worker.batch is not None and worker.alarm is None  # else it answered a moment ago
-            if not late:
-                return
-            text = f"worker '{child.name}' of model '{config.name}' did not answer within {config.response_timeout_s:g} s"
-            child.kill(WorkerTimeout(text, 137))
+            if self._late(worker, child):
+                limit = f"{round(config.response_timeout_s, 3):g} s (response_timeout)"
+                text = f"worker '{child.name}' of model '{config.name}' did not answer within {limit}"
+                child.kill(WorkerTimeout(text, 137))
         elif alarm is Alarm.LOADING:
-            child.kill(JitneyError(f"not loaded within {config.startup_timeout_s:g} s"))
+            child.kill(JitneyError(f"not loaded within {round(config.startup_timeout_s, 3):g} s (startup_timeout)"))
         else:
             log.warning("worker '%s' did not end when it was asked to, and is killed", child.name)
             child.kill()
 
+    def _late(self, worker: Member, child: Child) -> bool:
+        """Whether the worker whose alarm rang has no excuse; with one its alarm is set again."""
+        until = self._excused(child, self._config.response_timeout_s)
+        with self.lock:
+            late = worker.batch is not None and worker.alarm is None  # else it answered a moment ago
+            if late and until is not None:
+                worker.alarm = until
+        return late and until is None
+
     def _launch(self, worker: Member) -> None:
         if worker.leaving:
+            return
+        if not worker.began and (short := self._shortage()):
+            self._not_started(worker, f"its process is not started: {short}")
             return
         message, gone = partial(self._message, worker), partial(self._gone, worker)
         try:
@@ -210,6 +241,15 @@ class Supervisor:
             return
         if not wanted:
             child.kill()
+
+    def _shortage(self) -> str:
+        """Why there is no memory for one worker more, "" where there is; the first one is always tried."""
+        with self.lock:
+            loading = self.roster.loading()
+            loaded = [w.child for w in self.roster.members if w.child is not None and w.child.loaded]
+        if not loading and not loaded:
+            return ""
+        return capacity.shortage(loaded[0].pid if loaded else None, loading)
 
     def _not_started(self, worker: Member, reason: str) -> None:
         log.error("worker '%s': %s", worker.instance.name, reason)

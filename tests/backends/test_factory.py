@@ -26,7 +26,7 @@ def test_each_name_has_its_class(tmp_path: Path, name: str, expected: type) -> N
 @pytest.mark.parametrize("name", ["ensemble", "tensorrt"])
 def test_an_unknown_backend_is_named_with_the_accepted_ones(tmp_path: Path, name: Any) -> None:
     with pytest.raises(
-        ValueError, match=f"has backend '{name}'; expected one of eager, handler, onnxruntime, python, torchscript"
+        ValueError, match=f"has backend '{name}'; expected one of eager, exported, handler, onnxruntime, python, torchscript"
     ):
         create(config(tmp_path, name, [], []))
 
@@ -36,4 +36,4 @@ def test_the_factory_and_the_batch_import_no_framework() -> None:
     code = f"{imports}; print({{'torch', 'onnxruntime'}} & set(sys.modules) or 'none')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "none"
-    assert set(BACKENDS) == {"eager", "torchscript", "onnxruntime", "python", "handler"}
+    assert set(BACKENDS) == {"eager", "torchscript", "exported", "onnxruntime", "python", "handler"}

@@ -171,7 +171,7 @@ class TestEntryPoints:
             ("x = 1", "my_handler", "ValueError: Expected only one class in custom service code"),
             ("class A: pass", "my_handler", "ValueError: handler 'my_handler': class A has no method handle"),
             ("", "no_such_handler", "ImportError: {dir} holds no no_such_handler.py, and there is no built-in handler"),
-            ("", "vllm_handler", "ImportError: the built-in handler 'vllm_handler' is not offered"),
+            ("", "vllm_handler", "ImportError: ts.torch_handler.vllm_handler is not offered: it drives"),
             ("import nonsense_module", "my_handler", "ModuleNotFoundError: No module named 'nonsense_module'"),
             ("x = (", "my_handler.py", "SyntaxError"),
         ],
@@ -295,22 +295,53 @@ class Enveloped:
 
 def test_json_envelope_makes_one_batch_of_all_instances(handler):
     requests = [json_body({"instances": [{"a": 1}, {"b64": "aGk="}]}), body('{"instances": [3]}')]
-    assert handler(ENVELOPED, requests, envelope="json").bodies() == [
-        {"predictions": [{"a": 1}, "hi"]},
-        {"predictions": [3]},
+    outcome = handler(ENVELOPED, requests, envelope="json")
+    assert [response["body"] for response in outcome.batches[0]] == [
+        b'{"predictions": [{"a": 1}, "hi"]}',  # on one line
+        b'{"predictions": [3]}',
     ]
     assert handler(ENVELOPED, [json_body({"x": 1})], envelope="json").bodies() == ["Prediction failed"]
+
+
+ONE = """
+def handle(data, context):
+    return None if data is None else [repr(value) for value in data][:1]
+"""
+
+
+def test_json_envelope_decodes_values_of_instances_and_nothing_deeper(handler):
+    inner = {"b64": "aGk="}
+    outcome = handler(ONE, [json_body({"instances": [{"a": inner, "b": {"c": inner}, "d": 1}]})], envelope="json")
+    assert outcome.bodies() == [{"predictions": [repr({"a": b"hi", "b": {"c": inner}, "d": 1})]}]
+
+
+def test_json_envelope_gives_a_lone_request_what_there_is(handler):
+    """As TorchServe does; the requests of a batch never get results of each other."""
+    two, one = json_body({"instances": [1, 2]}), json_body({"instances": [3]})
+    assert handler(ONE, [two], envelope="json").bodies() == [{"predictions": ["1"]}]
+    assert handler(ONE, [two, one], envelope="json").bodies() == [{"predictions": ["1"]}, {"predictions": ["3"]}]
 
 
 def test_body_envelope(handler):
     assert handler(ENVELOPED, [body("x", name="data"), json_body([1])], envelope="body").bodies() == [b"x", [1]]
 
 
+@pytest.mark.parametrize("envelope", ["json", "kserve", "kservev2"])
+def test_a_handler_that_returns_nothing_is_no_answer(handler, envelope):
+    """Envelopes pack results only; what the server says of None and [] is what it says without an envelope."""
+    request = json_body({"instances": [1], "inputs": [{"name": "a", "shape": [1], "datatype": "INT8", "data": [1]}]})
+    for returned, message in (("None", "Invalid model predict output"), ("[]", "number of batch response mismatched")):
+        source = f"def handle(data, context):\n    return {returned}\n"
+        assert handler(source, [request], envelope=envelope).bodies() == [message]
+
+
 KSERVE_V2 = """
 import numpy as np
 class Inputs:
     def handle(self, data, context):
-        return [{"got": value} if isinstance(value, str) else value * 2 for value in data]
+        if data[0]["name"] == "all":
+            return [{"rows": data, "names": context.input_names}]
+        return [{"got": row["data"]} if row["datatype"] == "BYTES" else 2 * np.array(row["data"]) for row in data]
 """
 
 
@@ -319,18 +350,82 @@ def test_kservev2_envelope(handler):
         {"name": "a", "shape": [2, 2], "datatype": "INT64", "data": [1, 2, 3, 4]},
         {"name": "b", "shape": [1], "datatype": "BYTES", "data": ["text"]},
     ]
-    outcome = handler(
-        KSERVE_V2, [json_body({"id": "7", "inputs": inputs}), json_body({"inputs": inputs[1:]})], envelope="kservev2"
-    )
-    first, second = outcome.bodies()
+    manifest = {"model": {"modelName": "archived", "modelVersion": "2.1"}}
+    requests = [json_body({"id": "7", "inputs": inputs}), json_body({"id": " ", "inputs": inputs[1:]})]
+    first, second = handler(KSERVE_V2, requests, envelope="kservev2", manifest=manifest).bodies()
     assert list(first) == ["id", "model_name", "model_version", "outputs"]
-    assert (first["id"], first["model_name"], second["id"]) == ("7", "handled", "id-1")
+    assert (first["id"], first["model_name"], first["model_version"]) == ("7", "archived", "2.1")
+    assert second["id"] == "id-1"
     assert first["outputs"] == [
         {"name": "a", "datatype": "INT64", "data": [2, 4, 6, 8], "shape": [4]},
-        {"name": "b", "datatype": "BYTES", "data": ['{"got": "text"}'], "shape": [1]},
+        {"name": "b", "datatype": "BYTES", "data": [{"got": "text"}], "shape": [1]},
     ]
-    bad = [{"name": "a", "shape": [1], "datatype": "FP99", "data": [1]}]
-    assert handler(KSERVE_V2, [json_body({"inputs": bad})], envelope="kservev2").bodies() == ["Prediction failed"]
+
+
+def test_kservev2_envelope_gives_the_inputs_as_they_were_sent(handler):
+    inputs = [
+        {"name": "all", "shape": [1, 2, 2], "datatype": "FP32", "data": [1, 2.5, 3, 4], "parameters": {"k": 1}},
+        {"name": "mask", "shape": [2], "datatype": "BOOL", "data": [True, False]},
+        {"name": "text", "shape": [2], "datatype": "BYTES", "data": ["first", "second"]},
+    ]
+    (answer,) = handler(KSERVE_V2, [json_body({"inputs": inputs})], envelope="kservev2").bodies()
+    (seen,) = answer["outputs"][0]["data"]
+    nested, first = [[[1.0, 2.5], [3.0, 4.0]]], "first"
+    assert seen == {
+        "rows": [{**inputs[0], "data": nested}, inputs[1], {**inputs[2], "data": first}],
+        "names": ["all", "mask", "text"],
+    }
+    assert answer["outputs"][0]["datatype"] == "BYTES"
+
+
+OUTPUTS = """
+import json, torch
+def handle(data, context):
+    if data is None:
+        return None
+    value = eval(data[0]["data"])
+    return value if isinstance(value, list) else [value]
+"""
+
+
+@pytest.mark.parametrize(
+    ("returned", "datatype", "data"),
+    [
+        ("'text'", "BYTES", ["text"]),
+        ("[['a', 'b']]", "BYTES", ["a", "b"]),
+        ("{'k': [1]}", "BYTES", [{"k": [1]}]),
+        ("[[{'k': 1}, {'l': 2}]]", "BYTES", [{"k": 1}, {"l": 2}]),
+        ("[[[1], [2, 3]]]", "BYTES", [[1], [2, 3]]),
+        ("True", "BOOL", [True]),
+        ("2.5", "FP64", [2.5]),
+        ("torch.tensor([[1, 2]], dtype=torch.int32)", "INT32", [1, 2]),
+        ("torch.tensor([1.5], dtype=torch.bfloat16)", "FP32", [1.5]),
+    ],
+)
+def test_kservev2_outputs(handler, returned, datatype, data):
+    request = json_body({"inputs": [{"name": "code", "shape": [1], "datatype": "BYTES", "data": [returned]}]})
+    (answer,) = handler(OUTPUTS, [request], envelope="kservev2").bodies()
+    assert answer["outputs"] == [{"name": "code", "datatype": datatype, "data": data, "shape": [len(data)]}]
+
+
+def test_kservev2_outputs_take_the_inputs_names(handler):
+    request = json_body({"inputs": [{"name": "code", "shape": [1], "datatype": "BYTES", "data": ["[1, 2]"]}]})
+    assert handler(OUTPUTS, [request], envelope="kservev2").bodies() == ["Prediction failed"]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"inputs": [{"name": "a", "shape": [3], "datatype": "INT8", "data": [1]}]},
+        {"inputs": [{"name": "a", "datatype": "INT8", "data": [1]}]},
+        {"inputs": [{"name": "a", "shape": [0], "datatype": "BYTES", "data": []}]},
+        {"inputs": {}},
+        {"id": 5, "inputs": []},
+        [],
+    ],
+)
+def test_kservev2_requests_that_do_not_fit(handler, request_):
+    assert handler(KSERVE_V2, [json_body(request_)], envelope="kservev2").bodies() == ["Prediction failed"]
 
 
 SURROUNDINGS = """

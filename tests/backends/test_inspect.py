@@ -47,7 +47,7 @@ def test_a_torchscript_file_tells_names_and_counts(tmp_path: Path) -> None:
     assert found["inputs"][0]["shape"] is None
 
 
-@pytest.mark.parametrize("kind", ["onnx", "torchscript"])
+@pytest.mark.parametrize("kind", ["onnx", "torchscript", "exported"])
 def test_a_damaged_file_is_one_sentence_and_exit_1(tmp_path: Path, kind: str) -> None:
     (tmp_path / "model").write_bytes(b"junk")
     done = inspect(tmp_path / "model", kind)

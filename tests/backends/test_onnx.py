@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from jitney.backends.onnx_options import cuda_options, providers, session_option
 from jitney.backends.options import CannotLoad
 from jitney.backends.stacking import Array
 from jitney.backends.tensor import Tensor
+from jitney.backends.warmup import WarmupFailed
 from jitney.tests.fakes.tensors import answers, arrays, config, loaded, request, spec
 
 Info = tuple[str, int, Sequence[Any]]
@@ -80,6 +82,74 @@ def test_one_poisoned_row_in_32_fails_alone(tmp_path: Path) -> None:
             assert "77" in answer.error.message
         else:
             assert arrays(answer)["y"].tolist() == [[2.0 * (index % 5), 2.0 * (index % 5) + 1]]
+
+
+def scalar(folder: Path, **fields: Any) -> Any:
+    """A model of a scalar `n` and rows `x`: `y` is the row of that number, `back` is the scalar itself."""
+    nodes = [helper.make_node("Gather", ["x", "n"], ["y"]), helper.make_node("Identity", ["n"], ["back"])]
+    outputs: list[Info] = [("y", FLOAT, [2]), ("back", TensorProto.INT64, [])]
+    save(folder, nodes, [("x", FLOAT, [3, 2]), ("n", TensorProto.INT64, [])], outputs)
+    inputs = [spec("x", 3, 2), spec("n", 1, datatype="INT64")]
+    outs = [spec("y", 2), spec("back", 1, datatype="INT64")]
+    return config(folder, "onnxruntime", inputs, outs, **{"rows": 0, **fields})
+
+
+@pytest.mark.parametrize("parameters", [{}, {"io_binding": "true"}])
+def test_a_scalar_is_one_element_to_clients(tmp_path: Path, parameters: dict[str, str]) -> None:
+    """Triton's qa (L0_scalar_io) configures them with dims [ 1 ]. Inside, it is a scalar: Gather's result has no extra axis."""
+    backend = loaded(scalar(tmp_path, parameters=parameters))
+    rows = np.arange(6, dtype=np.float32).reshape(3, 2)
+    for answer, number in zip(answers(backend, [request(x=rows, n=np.array([n])) for n in range(3)]), range(3), strict=True):
+        assert arrays(answer)["y"].tolist() == rows[number].tolist()
+        assert arrays(answer)["back"].tolist() == [number]
+
+
+@pytest.mark.parametrize("kind", ["FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "BOOL", "UINT8", "INT64", "STRING"])
+def test_scalars_of_every_kind_pass(tmp_path: Path, kind: str) -> None:
+    datatype = {"FLOAT": "FP32", "FLOAT16": "FP16", "BFLOAT16": "BF16", "DOUBLE": "FP64", "STRING": "BYTES"}.get(kind, kind)
+    save(tmp_path, [helper.make_node("Identity", ["x"], ["y"])], [("x", getattr(TensorProto, kind), [])],
+         [("y", getattr(TensorProto, kind), [])])  # fmt: skip
+    tensors = [spec("x", 1, datatype=datatype)], [spec("y", 1, datatype=datatype)]
+    for parameters in ({}, {"io_binding": "true"}):
+        if kind == "STRING" and parameters:
+            continue  # not with BYTES tensors
+        backend = loaded(config(tmp_path, "onnxruntime", *tensors, rows=0, parameters=parameters))
+        data = b"\x01\0\0\0a" if kind == "STRING" else b"\1" + bytes({"BF16": 2, **SIZES}.get(datatype, 4) - 1)
+        (answer,) = answers(backend, [Request(tensors=[Tensor("x", datatype, (1,), data)])])
+        assert answer.error is None
+        (tensor,) = answer.tensors
+        assert (tensor.datatype, tensor.shape, bytes(tensor.data)) == (datatype, (1,), data)
+
+
+def test_a_scalar_has_no_batch_axis_and_no_more_elements(tmp_path: Path) -> None:
+    model = scalar(tmp_path)
+    for dims in ((3,), (-1,), (1, 1)):
+        wrong = replace(model, inputs=(model.inputs[0], spec("n", *dims, datatype="INT64")))
+        with pytest.raises(CannotLoad, match=r"tensor 'n': the model expects 0 dimensions"):
+            loaded(wrong)
+        with pytest.raises(WarmupFailed, match=r"output 'back' of model 'm' has shape \[\], .* says dims"):
+            loaded(replace(model, outputs=(model.outputs[0], spec("back", *dims, datatype="INT64"))))
+    with pytest.raises(CannotLoad, match="an initial batch dimension"):
+        loaded(scalar(tmp_path, rows=8))
+
+
+def test_an_output_whose_rank_the_file_does_not_tell(tmp_path: Path) -> None:
+    """ONNX Runtime shows it like a scalar; the answers tell."""
+    inputs: list[Info] = [("x", FLOAT, ["N", 2]), ("shape", TensorProto.INT64, ["K"])]
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info(*item) for item in inputs],
+        [helper.make_tensor_value_info("y", FLOAT, None)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "model.onnx")
+    specs = [spec("x", -1, 2), spec("shape", -1, datatype="INT64")]
+    backend = loaded(config(tmp_path, "onnxruntime", specs, [spec("y", -1, -1)], rows=0, parameters={"warmup": "off"}))
+    x = np.arange(4, dtype=np.float32).reshape(2, 2)
+    fits, flat = answers(backend, [request(x=x, shape=np.array([1, 4])), request(x=x, shape=np.array([4]))])
+    assert arrays(fits)["y"].tolist() == [[0, 1, 2, 3]]
+    assert flat.error is not None
+    assert "has shape [4], but the model configuration says dims [-1, -1]" in flat.error.message
 
 
 def test_strings_pass_as_utf8(tmp_path: Path) -> None:

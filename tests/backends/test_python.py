@@ -324,7 +324,7 @@ def test_what_a_model_sees(served: Serving, folder: Path) -> None:
     seen = json.loads(str(response.parameters["seen"]))
     assert seen["parameters"] == {"do": "see", "i": 3, "f": 1.5, "b": True}
     assert (seen["id"], seen["corr"], seen["flags"], seen["timeout"], seen["names"]) == ("me", 7, 3, 11, ["Y"])
-    assert (seen["inputs"], seen["missing"], seen["cancelled"], seen["trace"]) == ([], None, False, "")
+    assert (seen["inputs"], seen["missing"], seen["cancelled"], seen["trace"]) == ([], None, False, None)
     assert (seen["helper"], seen["neighbour"], seen["module"]) == ("h", "n", "1.model")
     assert "acts" not in seen["json"], "a model's json.py hid Python's"
     assert seen["dir"] == str(folder / "acts" / "1")
@@ -373,7 +373,7 @@ def test_an_exception_names_the_models_own_frames(served: Serving, folder: Path)
         ({"do": "nothing"}, "did not take"),
         ({"whole": "nothing"}, "did not take"),
         ({"do": "nonsense"}, "found type 'dict'"),
-        ({"do": "bad_parameter"}, "cannot be sent"),
+        ({"do": "bad_parameter"}, "Expect parameters values to have type bool/int/str, found type <class 'object'>"),
         ({"do": "let_go"}, "let the request go"),
     ],
 )

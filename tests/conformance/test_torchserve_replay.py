@@ -21,6 +21,7 @@ pytestmark = pytest.mark.timeout(500)
 OWN_DOCUMENT = "the OpenAPI documents have their own texts"
 MALFORMED = "malformed input is 400 with what is wrong, where TorchServe's Java fails with 500"
 NAMES = "a name with '/' or blanks cannot be asked for or removed under any URL, so it is refused"
+ESCAPED = "%2F is no separator: the whole segment is the name of a model that does not exist"
 LISTED = f"the list is one shorter: {NAMES}"
 CONNECTION = "a client that asks for the connection to be closed gets that; HTTP/1.0 means it unless it says otherwise"
 UNREADABLE = "what is no image is 400 with the reason, and alone: the other requests of its batch are answered"
@@ -55,6 +56,7 @@ DEVIATIONS: dict[str, dict[str, str]] = {
             MALFORMED,
         ),
         "083.register_name_special": NAMES,
+        **dict.fromkeys(["084.describe_name_special", "085.delete_name_special"], ESCAPED),
         **dict.fromkeys(
             [
                 "125.list_all",

@@ -61,6 +61,9 @@ class FakeDataPlane:
             raise VersionNotFound(model, wanted)
         return versions[wanted]
 
+    def refuse_if_full(self, model: str, version: str | None) -> None:
+        self._find(model, version)
+
     def infer(
         self,
         model: str,

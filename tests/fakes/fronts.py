@@ -74,13 +74,14 @@ class House:
 
 
 @contextlib.contextmanager
-def house(plane: DataPlane, tokens: Tokens | None = None, **values: Any) -> Iterator[House]:
-    """Opens a web over `plane`; all its front ends answer."""
+def house(plane: DataPlane, tokens: Tokens | None = None, *, answers: bool = True, **values: Any) -> Iterator[House]:
+    """Opens a web over `plane`; all its front ends answer, unless they cannot."""
     metrics = Metrics(plane.registry.deployments)
     web = Web(Services(plane, plane, metrics, settings(**values), tokens))
     try:
         web.start()
-        web.wait_started()
+        if answers:
+            web.wait_started()
         yield House(web, plane, metrics)
     finally:
         web.close(5)

@@ -38,11 +38,12 @@ class FakeTorchServe:
     scaled: list[tuple[str, str | None, int, int, bool]] = field(default_factory=list)
     refusal: Exception | None = None
     is_healthy: bool = True
+    loading: set[str] = field(default_factory=set)
     running: int | None = None
     metadata: Any = None
 
     def add(self, name: str, run: Run | None, version: str = "1.0", **values: Any) -> None:
-        config = ModelConfig(name=name, version=version, backend="handler", url=f"{name}.mar", **values)
+        config = ModelConfig(name=name, version=version, url=f"{name}.mar", **{"backend": "handler", **values})
         self.served.setdefault(name, {})[version] = Archive(config, run)
         self.defaults.setdefault(name, version)
 
@@ -86,6 +87,9 @@ class FakeTorchServe:
 
     def ready(self) -> bool:
         return True
+
+    def model_ready(self, model: str, version: str | None = None) -> bool:
+        return model in self.served and model not in self.loading
 
     def healthy(self) -> bool:
         return self.is_healthy

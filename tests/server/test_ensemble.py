@@ -15,16 +15,17 @@ import pytest
 
 from jitney.backends.base import Request, Response
 from jitney.backends.tensor import Buffer, Tensor
+from jitney.server import holding
 from jitney.server.cache import ResponseCache
 from jitney.server.call import Call, Target
 from jitney.server.dataplane import DataPlane
 from jitney.server.deployment import MakeRequest, OnAnswer, Options
-from jitney.server.ensemble import Run, Step
+from jitney.server.ensemble import Run
+from jitney.server.ensemble_flow import Step
 from jitney.server.errors import Cancelled, Draining, JitneyError, ModelFailed
 from jitney.server.repository.config import ModelConfig, TensorSpec
 from jitney.server.worker_deployment import WorkerDeployment
 from jitney.server.workers.arena import INLINE, Arena
-from jitney.server.workers.memory import Region
 from jitney.tests.fakes.plane import loaded
 from jitney.tools.served import wait_until
 
@@ -154,19 +155,18 @@ class Copies:
 
 @pytest.fixture
 def copies(monkeypatch: pytest.MonkeyPatch) -> Copies:
-    found, put, read = Copies(), Arena.put, Region.read
+    found, put, memory = Copies(), Arena.put, holding.memory
 
     def counted_put(arena: Arena, *buffers: Buffer) -> Any:
         found.put.extend(memoryview(buffer).nbytes for buffer in buffers)
         return put(arena, *buffers)
 
-    def counted_read(region: Region, offset: int, nbytes: int, into: memoryview | None = None) -> Buffer:
-        if into is None:
-            found.private.append(nbytes)
-        return read(region, offset, nbytes, into)
+    def counted_memory(nbytes: int) -> memoryview:
+        found.private.append(nbytes)
+        return memory(nbytes)
 
     monkeypatch.setattr(Arena, "put", counted_put)
-    monkeypatch.setattr(Region, "read", counted_read)
+    monkeypatch.setattr(holding, "memory", counted_memory)
     return found
 
 
@@ -304,7 +304,8 @@ class Sent:
 
     def tensors(self, arena: Arena | None) -> list[Buffer]:
         """What the step would hand to a deployment with this arena."""
-        return [tensor.data for tensor in self.make(SimpleNamespace(arena=arena)).tensors]  # type: ignore[arg-type]
+        deployment = SimpleNamespace(arena=arena, config=ModelConfig("step", "1", "python"))
+        return [tensor.data for tensor in self.make(deployment).tensors]  # type: ignore[arg-type]
 
     def answer(self, output: str, data: Buffer) -> None:
         self.on_answer(Response([Tensor(output, "UINT8", (len(data),), data)]))
@@ -348,7 +349,9 @@ CONTENT = bytes(range(256)) * 64
 
 
 def begin(hands: Hands, *steps: Step) -> Call:
-    config = ModelConfig("e", "1", "ensemble", outputs=(TensorSpec("OUT", "UINT8", (-1,)),))
+    taken = {name for step in steps for name in step.inputs.values()}
+    written = [name for step in steps for name in step.outputs.values() if name not in taken]
+    config = ModelConfig("e", "1", "ensemble", outputs=tuple(TensorSpec(name, "UINT8", (-1,)) for name in written))
     call = Call(Request(tensors=[Tensor("IN", "UINT8", (1,), b"i")]), config)
     Run(config, steps, call, hands).advance()
     return call

@@ -8,10 +8,11 @@ import pytest
 from jitney.server import gpus
 from jitney.server.gpus import GpuReader
 from jitney.server.http.torchserve.describe import gpu_usage
+from jitney.server.metrics.machine import gpu_families
 from jitney.server.metrics.text import render
 from jitney.server.metrics.torchserve import TorchServeMetrics
 
-LINES = "0, GPU-aaaa, 17, 4, 678, 81559\n1, GPU-bbbb, [N/A], 0, 1000, 2000\n"
+LINES = "0, GPU-aaaa, 17, 4, 678, 81559, 70.5, 400\n1, GPU-bbbb, [N/A], 0, 1000, 2000, [N/A], [N/A]\n"
 
 
 @pytest.fixture
@@ -63,3 +64,17 @@ def test_metrics_of_gpus(tool: Path) -> None:
 def test_without_the_tool_there_are_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert gpus.GpuReader().read() == ()
+
+
+def test_triton_s_metrics_of_gpus(tool: Path) -> None:
+    text = render(gpu_families(GpuReader().read())).decode()
+    for line in (
+        'nv_gpu_utilization{gpu_uuid="GPU-aaaa"} 0.17',
+        'nv_gpu_memory_total_bytes{gpu_uuid="GPU-bbbb"} 2097152000.0',
+        'nv_gpu_memory_used_bytes{gpu_uuid="GPU-bbbb"} 1048576000.0',
+        'nv_gpu_power_usage{gpu_uuid="GPU-aaaa"} 70.5',
+        'nv_gpu_power_limit{gpu_uuid="GPU-aaaa"} 400.0',
+        "# TYPE nv_gpu_utilization gauge",
+    ):
+        assert line in text.splitlines()
+    assert list(gpu_families(())) == []

@@ -98,7 +98,7 @@ def test_three_backends_agree_through_tritonclient(server: Server) -> None:
 
 
 def test_metadata_statistics_descriptions_and_metrics_are_served(server: Server, http: urllib3.PoolManager) -> None:
-    assert server.get_json("/v2")["name"] == "jitney"
+    assert server.get_json("/v2")["name"] == "triton"
     assert server.get_json("/v2/models/digits_onnx")["inputs"] == [
         {"name": "image", "datatype": "FP32", "shape": [-1, 1, 8, 8]}
     ]

@@ -15,6 +15,7 @@ from jitney.server.registration import Registration
 from jitney.server.registry import Registry
 from jitney.server.repository.store import ModelStore
 from jitney.server.settings import Settings
+from jitney.server.startup import Planned, register
 from jitney.tests.fakes.torchserve_server import archive
 from jitney.tools.served import wait_until
 
@@ -69,6 +70,32 @@ def test_who_waits_for_a_model_that_is_unregistered_is_told(management: Manageme
     management.unregister("endless", None)
     waiting.join(PATIENCE)
     assert len(told) == 1
+
+
+def test_more_workers_than_the_machine_can_hold_are_refused_and_nothing_changes(management: Management) -> None:
+    for synchronous in (True, False):
+        with pytest.raises(InvalidConfig, match=r"'capitals' is to have 100000 workers, .* has room for at most"):
+            management.register(Registration("capitals.mar", initial_workers=100_000, synchronous=synchronous))
+    assert management.registry.names() == []
+    management.register(Registration("capitals.mar", initial_workers=1, synchronous=True))
+    deployment = management.registry.deployment("capitals")
+    for synchronous in (True, False):
+        with pytest.raises(InvalidConfig, match=r"lower .* min_worker"):
+            management.scale("capitals", None, 100_000, 100_000, synchronous)
+    assert (deployment.wanted_workers(), deployment.min_workers, deployment.ready) == (1, 1, True)
+
+
+def test_a_start_with_more_workers_than_the_machine_can_hold_says_so(settings: Settings) -> None:
+    wanted = {"JITNEY_MODELS": '{"capitals": {"1.0": {"minWorkers": 100000, "maxWorkers": 100000}}}'}
+    told: list[tuple[str, str | None]] = []
+    store = ModelStore(Settings.load({"model_store": settings.model_store}, wanted))
+    management = Management(Registry(), store, Options(), lambda: None, 10.0)
+    plan = [Planned(Registration("capitals.mar"))]
+    assert register(management, plan, lambda model, version, reason, seconds: told.append((model, reason))) == []
+    assert len(told) == 1
+    assert "is to have 100000 workers, but this machine has room for at most" in str(told[0][1])
+    assert management.registry.names() == []
+    store.close()
 
 
 @pytest.mark.parametrize("synchronous", [True, False])

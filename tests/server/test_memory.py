@@ -4,20 +4,39 @@ from __future__ import annotations
 
 import gc
 import json
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import urllib3
 
+from jitney.server import holding
 from jitney.server.call import Call
 from jitney.server.errors import JitneyError
+from jitney.server.holding import Holdings
 from jitney.tests.fakes.plane import doubling, loaded, rows
-from jitney.tests.fakes.serving import serving
+from jitney.tests.fakes.serving import serving, write_model
 
 PATIENCE = 20.0
+#: Bytes of a large answer: more than a connection's buffers take.
+MANY = 16 << 20
+LARGE_CONFIG = """
+backend: "python"
+input [ { name: "n" data_type: TYPE_INT64 dims: [ 1 ] } ]
+output [ { name: "y" data_type: TYPE_UINT8 dims: [ -1 ] } ]
+"""
+LARGE_MODEL = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        counts = [int(pb_utils.get_input_tensor_by_name(request, "n").as_numpy()[0]) for request in requests]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("y", np.ones(count, np.uint8))]) for count in counts]
+"""
 ENSEMBLE = """
 platform: "ensemble" max_batch_size: 8
 input [ { name: "x" data_type: TYPE_FP32 dims: [ 2 ] } ]
@@ -34,6 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     doubling(folder, "plain", "dynamic_batching { }")
     doubling(folder, "ordered", "dynamic_batching { preserve_ordering: true }")
+    write_model(folder, "large", LARGE_CONFIG, LARGE_MODEL)
     doubling(folder, "slow", "dynamic_batching { }", seconds=0.2)
     (folder / "graph" / "1").mkdir(parents=True)
     (folder / "graph" / "config.pbtxt").write_text(ENSEMBLE)
@@ -99,3 +119,43 @@ def test_a_request_over_http_leaves_at_once(folder: Path) -> None:
         for _ in range(5):
             assert http.request("POST", f"http://{address}/v2/models/plain/infer", body=body).status == 200
         assert left(before) == 0
+
+
+def _ask(count: int) -> bytes:
+    """A request for an answer of so many bytes, in binary."""
+    entry = {"name": "n", "shape": [1], "datatype": "INT64", "data": [count]}
+    return json.dumps({"inputs": [entry], "parameters": {"binary_data_output": True}}).encode()
+
+
+def _held(expected: Callable[[int], bool]) -> bool:
+    deadline = time.monotonic() + PATIENCE
+    while not expected(holding.process.held) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return expected(holding.process.held)
+
+
+def test_large_answers_leave_nothing_in_the_threads_that_sent_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holding, "process", Holdings())
+    with serving(folder, "large") as served, served.listening() as address, urllib3.PoolManager() as http, uncollected():
+        for _ in range(4):
+            answer = http.request("POST", f"http://{address}/v2/models/large/infer", body=_ask(MANY))
+            assert answer.status == 200 and len(answer.data) > MANY
+        assert _held(lambda held: held == 0)
+
+
+def test_answers_that_nobody_reads_are_bounded_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holding, "process", Holdings(MANY + MANY // 2))
+    with serving(folder, "large") as served, served.listening() as address, urllib3.PoolManager() as http:
+        url, body = f"http://{address}/v2/models/large/infer", _ask(MANY)
+        host, _, port = address.partition(":")
+        with socket.create_connection((host, int(port)), PATIENCE) as silent:
+            silent.sendall(
+                b"POST /v2/models/large/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+            )
+            assert _held(lambda held: MANY // 2 < held <= MANY + 1000)  # its tensor has gone, the body waits
+            refused = http.request("POST", url, body=body)
+            assert refused.status == 503 and refused.headers["retry-after"] == "1"
+            assert b"max_held_bytes" in refused.data
+            assert http.request("POST", url, body=_ask(10)).status == 200
+        assert _held(lambda held: held == 0)
+        assert http.request("POST", url, body=body).status == 200

@@ -126,3 +126,31 @@ def test_ensembles_that_need_each_other_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InvalidConfig, match="circle"):
             plane.load("one")
         assert ask(plane) == 2.0
+
+
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(tmp_path: Path) -> None:
+    doubling(tmp_path, "m")
+    source = 'raise ModuleNotFoundError("No module named \'torch\'", name="torch")'
+    (tmp_path / "m" / "1" / "model.py").write_text(source)
+    with loaded(tmp_path) as plane:
+        (found,) = plane.index()
+    assert "No module named 'torch'; install it with: pip install 'jitney[torch]'" in found.reason
+
+
+def test_a_load_in_another_mode_says_which_mode_it_needs(tmp_path: Path) -> None:
+    doubling(tmp_path, "m")
+    with loaded(tmp_path) as plane:
+        assert plane.modelcontrol is not None
+        plane.modelcontrol.mode = "none"
+        for control in (plane.load, plane.unload):
+            with pytest.raises(Unavailable, match=r"the control mode is 'none'; .* --model-control-mode=explicit"):
+                control("m")
+
+
+def test_a_misspelt_model_is_told_with_those_that_there_are(tmp_path: Path) -> None:
+    doubling(tmp_path, "m")
+    told: list[tuple[str, str | None]] = []
+    with loaded(tmp_path) as plane:
+        assert plane.modelcontrol is not None
+        plane.modelcontrol.load_all(["n"], lambda model, version, reason, seconds: told.append((model, reason)))
+    assert told == [("n", "model 'n' is not found; the model repository has: m")]

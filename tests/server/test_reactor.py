@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import pytest
 
 from jitney.server import reactor
-from jitney.server.http.loop import Loop
+from jitney.server.batching import gather
+from jitney.server.http import loop as loops
+from jitney.server.http.loop import FEW, PORTION, Loop
 
 LIMIT = 5.0
 
@@ -18,7 +21,9 @@ LIMIT = 5.0
 @pytest.fixture
 def loop() -> Iterator[Loop]:
     loop = Loop("test")
-    thread = threading.Thread(target=loop.run, args=(SimpleNamespace(active_channels={}, maintenance=lambda now: None), 1.0))
+    thread = threading.Thread(
+        target=loop.run, args=(SimpleNamespace(active_channels={}, holds_off=False, maintenance=lambda now: None), 1.0)
+    )
     thread.start()
     yield loop
     loop.stop()
@@ -70,3 +75,104 @@ def test_what_is_watched_comes_back_when_the_loop_ends(loop: Loop, pipe: tuple[i
     loop.stop()
     assert lost.wait(LIMIT)
     assert not loop.watch(pipe[0], lambda: True, lost.set)
+
+
+class Talkative:
+    """A connection that always has something to say."""
+
+    accepting, reads_plainly, connected = False, True, True
+
+    def __init__(self, say: Callable[[], None]) -> None:
+        self.read_plainly = say
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+
+@pytest.fixture
+def crowd() -> Iterator[list[tuple[int, int]]]:
+    pipes = [os.pipe() for _ in range(3 * PORTION)]
+    for _, end in pipes:
+        os.write(end, b"x")
+    yield pipes
+    for pipe in pipes:
+        for end in pipe:
+            os.close(end)
+
+
+def test_an_answer_does_not_stand_in_the_queue_of_connections(crowd: list[tuple[int, int]], pipe: tuple[int, int]) -> None:
+    """However many connections have something to say, and whenever the answer comes."""
+    loop, seen = Loop("test"), []
+    answers_at = {10, 11, PORTION + 7}
+
+    def say() -> None:
+        if len(seen) in answers_at:
+            os.write(pipe[1], b"a")
+        seen.append("connection")
+
+    def serve() -> bool:
+        seen.append(os.read(pipe[0], 1).decode())
+        return True
+
+    for end, _ in crowd:
+        loop.sockets[end] = Talkative(say)
+    assert loop.watch(pipe[0], serve, lambda: None)
+    for _ in range(3):
+        loop._round(0)
+    at = [number for number, what in enumerate(seen) if what == "a"]
+    assert len(at) == 3
+    assert all(place - sent <= FEW + 3 for place, sent in zip(at, sorted(answers_at), strict=True)), at
+    loop.close()
+
+
+def test_gathering_ends_in_time_though_there_is_more_to_read(
+    crowd: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loops, "GATHERED_S", 0.0)
+    loop, woken, seen = Loop("test"), [], []
+
+    def wake() -> None:
+        woken.append(len(seen))
+
+    def say() -> None:
+        gather.postpone(wake)
+        seen.append(None)
+
+    for end, _ in crowd:
+        loop.sockets[end] = Talkative(say)
+    loop._round(0)
+    assert woken == [PORTION]
+    loop.close()
+
+
+def test_refusing_leaves_time_for_those_who_serve(
+    crowd: list[tuple[int, int]], pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread rests as long as it refused, and an answer ends the rest."""
+    monkeypatch.setattr(loops, "GATHERED_S", 0.0)
+    monkeypatch.setattr(loops, "REST_SHARE", 1e6)
+    monkeypatch.setattr(loops, "REST_S", LIMIT)
+    loop, refusing = Loop("test"), True
+
+    def say() -> None:
+        if refusing:
+            gather.refused()
+
+    for end, _ in crowd:
+        loop.sockets[end] = Talkative(say)
+    assert loop.watch(pipe[0], lambda: bool(os.read(pipe[0], 1)), lambda: None)
+    answer = threading.Timer(0.2, os.write, (pipe[1], b"a"))
+    answer.start()
+    began = time.monotonic()
+    loop._round(0)
+    assert 0.15 < time.monotonic() - began < LIMIT
+    refusing = False
+    began = time.monotonic()
+    for _ in range(4):
+        loop._round(0)
+    assert time.monotonic() - began < 0.15
+    answer.join()
+    loop.close()

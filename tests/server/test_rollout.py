@@ -8,11 +8,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from jitney.server.dataplane import DataPlane
 from jitney.server.deployment import Options
-from jitney.server.errors import Draining, InvalidConfig, LoadFailed, ModelNotFound, Unsupported
+from jitney.server.errors import Draining, InvalidConfig, JitneyError, LoadFailed, ModelNotFound, Unsupported
 from jitney.server.modelcontrol import ModelControl
 from jitney.server.registry import Registry
 from jitney.server.repository.triton import TritonRepository
@@ -169,11 +170,127 @@ def test_what_is_loading_is_given_up_when_the_server_ends(model: Path) -> None:
     repository.close()
 
 
+def test_unloading_gives_up_what_is_loading(model: Path) -> None:
+    with loaded(model.parent) as plane:
+        (model / "1" / "model.py").write_text("import threading\nthreading.Event().wait()")
+        told: list[str] = []
+
+        def load() -> None:
+            try:
+                plane.load("m")
+            except LoadFailed as error:
+                told.append(str(error))
+
+        loading = threading.Thread(target=load)
+        loading.start()
+        before = processes(plane)
+        children = psutil.Process().children
+        wait_until(lambda: len(children()) > len(before), PATIENCE, "the new worker")
+        plane.unload("m")
+        loading.join(PATIENCE)
+        assert not loading.is_alive()
+        assert "given up: it was unloaded before it was ready" in told[0]
+        wait_until(lambda: not children(), PATIENCE, "the end of all workers")
+        assert index(plane) == [("m", "1", "UNAVAILABLE")]
+        assert [entry.reason for entry in plane.index()] == ["unloaded"]
+
+
+def test_unloading_gives_up_workers_that_are_being_added(model: Path) -> None:
+    hold = model.parent / "hold"
+    wait = f"import os, time\nwhile os.path.exists({str(hold)!r}): time.sleep(0.01)\n"
+    (model / "1" / "model.py").write_text(wait + DOUBLING)
+    with loaded(model.parent) as plane:
+        told: list[str] = []
+
+        def load() -> None:
+            try:
+                plane.load("m")
+            except LoadFailed as error:
+                told.append(str(error))
+
+        hold.touch()
+        rewrite(model, "count: 1", "count: 2")
+        loading = threading.Thread(target=load)
+        loading.start()
+        children = psutil.Process().children
+        wait_until(lambda: len(children()) == 2, PATIENCE, "the second worker")
+        assert ask(plane) == [2.0]
+        plane.unload("m")
+        loading.join(PATIENCE)
+        assert "given up: it was unloaded before it was ready" in told[0]
+        wait_until(lambda: not children(), PATIENCE, "the end of all workers")
+
+
+def test_more_instances_than_the_machine_can_hold_are_refused_and_none_is_started(model: Path) -> None:
+    with loaded(model.parent) as plane:
+        before = processes(plane)
+        for count in (100_000, 2**31 - 1):
+            rewrite(model, "count: 1", f"count: {count}")
+            with pytest.raises(JitneyError, match=f"'m' is to have {count} workers, .* has room for at most"):
+                plane.load("m")
+            rewrite(model, f"count: {count}", "count: 1")
+        assert (processes(plane), ask(plane)) == (before, [2.0])
+        (model / "1" / "helper.py").write_text("")  # with other files it is not the same version with another size
+        rewrite(model, "count: 1", "count: 100000")
+        with pytest.raises(InvalidConfig, match="has room for at most"):
+            plane.load("m")
+        assert (processes(plane), ask(plane)) == (before, [2.0])
+
+
+def test_a_model_that_wants_too_many_workers_is_listed_with_the_reason(tmp_path: Path) -> None:
+    doubling(tmp_path, "m", instances=100_000)
+    with loaded(tmp_path) as plane:
+        ((entry,), children) = (plane.index(), psutil.Process().children())
+        assert entry.state == "UNAVAILABLE"
+        assert "'m' is to have 100000 workers, but this machine has room for at most" in entry.reason
+        assert not children
+
+
+def test_a_load_stops_where_memory_runs_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jitney.server.workers.capacity.shortage", lambda pid, loading: "no memory" if loading > 1 else "")
+    doubling(tmp_path, "m", instances=3)
+    with loaded(tmp_path) as plane:
+        (entry,) = plane.index()
+        assert (entry.state, "its process is not started: no memory" in entry.reason) == ("UNAVAILABLE", True)
+        wait_until(lambda: not psutil.Process().children(), PATIENCE, "the end of those that were started")
+
+
 def test_a_first_load_that_fails_in_part_serves_the_rest(model: Path) -> None:
     add_version(model, "2", "raise RuntimeError('no weights')")
     with loaded(model.parent) as plane:
         assert ask(plane) == [2.0]
         assert index(plane) == [("m", "1", "READY"), ("m", "2", "UNAVAILABLE")]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"codec": "image_clasifier"}, "unknown codec 'image_clasifier', did you mean 'image_classifier'; expected one of "),
+        ({"codec": "image_classifier", "resize": "big"}, "parameter 'resize' is 'big'; expected "),
+        ({"codec": "image_classifier"}, "codec 'image_classifier' makes tensors of "),
+    ],
+)
+def test_a_codec_that_cannot_work_fails_the_load(model: Path, parameters: dict[str, str], reason: str) -> None:
+    with loaded(model.parent) as plane:
+        assert ask(plane) == [2.0]
+        lines = [f'parameters {{ key: "{key}" value {{ string_value: "{text}" }} }}' for key, text in parameters.items()]
+        config = model / "config.pbtxt"
+        config.write_text("\n".join([config.read_text(), *lines]))
+        with pytest.raises(InvalidConfig, match=reason):
+            plane.load("m")
+        assert ask(plane) == [2.0]
+        plane.unload("m")
+        with pytest.raises(InvalidConfig, match=reason):
+            plane.load("m")
+        assert not plane.model_ready("m")
+
+
+def test_a_model_without_its_file_is_refused_before_a_worker_starts(model: Path) -> None:
+    (model / "1" / "model.py").rename(model / "1" / "modle.py")
+    with loaded(model.parent) as plane:
+        (found,) = plane.index()
+    assert found.state == "UNAVAILABLE"
+    assert found.reason.startswith("unable to find '") and found.reason.endswith("in a folder which holds modle.py")
 
 
 def test_a_model_that_nobody_has_leaves_no_trace(model: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_question_of_the_wrong_types_is_the_asking_models_error_and_no_more(tm
     source.write_text(ASKING.replace("correlation_id=0", 'correlation_id=["no", "id"]'))
     with loaded(tmp_path) as plane:
         (before,) = plane.registry.deployment("asking").workers()
-        with pytest.raises(ModelFailed, match="cannot be sent"):
+        with pytest.raises(ModelFailed, match="Correlation ID must be integer or string"):
             plane.infer("asking", None, rows(1.0)).result(PATIENCE)
         (after,) = plane.registry.deployment("asking").workers()
         assert after.pid == before.pid

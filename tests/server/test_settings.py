@@ -1,9 +1,12 @@
+import re
+
 import pytest
 
 from jitney.server.addresses import parse_address
 from jitney.server.errors import InvalidConfig
-from jitney.server.settings import Settings, access_problems, start_problems
+from jitney.server.settings import Settings, access_problems, start_problems, without_grpc
 from jitney.server.settings_keys import KEYS, ts_env
+from jitney.server.settings_unknown import GUARDS, guard_near
 
 
 def load(tmp_path, text=None, flags=None, **environ):
@@ -19,6 +22,13 @@ def test_defaults_are_torchserves(tmp_path):
     assert str(settings.metrics_address) == "http://127.0.0.1:8082"
     assert (settings.default_response_timeout, settings.job_queue_size, settings.max_request_size) == (120, 100, 6553500)
     assert settings.source == "" and settings.notes == ()
+
+
+def test_a_repository_s_models_may_take_longer_to_load_unless_somebody_says_how_long(tmp_path):
+    settings = load(tmp_path)
+    assert (settings.default_startup_timeout, settings.repository_startup_timeout) == (120, 1200)
+    settings = load(tmp_path, "default_startup_timeout=7\n")
+    assert (settings.default_startup_timeout, settings.repository_startup_timeout) == (7, 7)
 
 
 def test_every_key_with_a_meaning_is_a_field_and_has_a_default_that_reads():
@@ -83,7 +93,97 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(tmp_path):
         load(tmp_path, "job_que_size=2\n")
     with pytest.raises(InvalidConfig, match="command line: unknown setting 'nonsense'"):
         load(tmp_path, "", {"nonsense": 1})
-    assert "JITNEY_HTTP_THREAD" in load(tmp_path, "", JITNEY_HTTP_THREAD="3").notes[0]
+
+
+def test_where_people_look_for_grpc_the_log_says_that_nothing_listens(tmp_path):
+    assert without_grpc(load(tmp_path), torchserve=True) == "nothing listens on 7070 and 7071: gRPC is not served, HTTP is"
+    settings = load(tmp_path, "grpc_inference_port=17070\n")
+    assert without_grpc(settings, torchserve=True).startswith("nothing listens on 17070 and 7071:")
+    assert without_grpc(settings, torchserve=False).startswith("nothing listens on 8001:")
+
+
+def lenient(tmp_path, text, **environ):
+    (tmp_path / "config.properties").write_text(text)
+    return Settings.load({}, environ, tmp_path, strict=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "nearest"),
+    [
+        ("NUM_WORKERS=1", "default_workers_per_model"),
+        ("metrics_format=prometheus", "metrics_mode"),
+        ("job_que_size=2", "job_queue_size"),
+        ("Max_Request_Size=5", "max_request_size"),
+        ("enable_metric_api=true", "enable_metrics_api"),
+        ("grpc_port=7070", "grpc_management_port"),
+        ("initial_workers_port=1", "initial_worker_port"),
+        ("tokenizer=bert", ""),
+    ],
+)
+def test_where_torchserve_is_replaced_an_unknown_key_is_one_warning(tmp_path, line, nearest):
+    settings = lenient(tmp_path, f"{line}\njob_queue_size=7\n")
+    (warning,) = settings.warnings
+    assert warning.startswith(
+        f"{tmp_path}/config.properties: {line.partition('=')[0]} has no effect: no setting has this name"
+    )
+    assert warning.endswith(f"the nearest known one is '{nearest}'" if nearest else "name")
+    assert (settings.job_queue_size, settings.notes) == (7, ())
+    assert line.partition("=")[0] not in settings.live  # a snapshot holds what is in effect
+
+
+@pytest.mark.parametrize(
+    ("key", "guard"),
+    [
+        ("disable_token_authorisation", "disable_token_authorization"),
+        ("disable_token_auth", "disable_token_authorization"),
+        ("enable_token", "disable_token_authorization"),
+        ("token_expiration_time_min", "token_expiration_min"),
+        ("inference_adress", "inference_address"),
+        ("INFERENCE_ADDRESS", "inference_address"),
+        ("managementAddress", "management_address"),
+        ("management_port", "management_address"),
+        ("metric.address", "metrics_address"),
+        ("alowed_urls", "allowed_urls"),
+        ("url_whitelist", "allowed_urls"),
+        ("use_allowed_urls", "use_env_allowed_urls"),
+        ("enable_model_control", "enable_model_api"),
+        ("model_api", "enable_model_api"),
+        ("keystore_password", "keystore_pass"),
+        ("cert_file", "certificate_file"),
+        ("ssl", "certificate_file"),
+        ("privat_key_file", "private_key_file"),
+        ("restricted_api", "http_restricted_api"),
+    ],
+)
+def test_a_key_close_to_one_that_guards_access_ends_the_start(tmp_path, key, guard):
+    pattern = rf"config\.properties: unknown setting '{re.escape(key)}'; the nearest known one is '{guard}', which decides"
+    with pytest.raises(InvalidConfig, match=pattern):
+        lenient(tmp_path, f"{key}=x\n")
+
+
+def test_no_known_key_is_taken_for_a_misspelt_guard():
+    assert [key for key in KEYS if key not in GUARDS and guard_near(key)] == []
+
+
+def test_unknown_names_of_the_environment(tmp_path):
+    text = "enable_envvars_config=true\n"
+    (warning,) = load(tmp_path, text, TS_NUM_WORKERS="3", TS_BENCHMARK="1").warnings
+    assert warning.startswith("environment: TS_NUM_WORKERS has no effect") and "default_workers_per_model" in warning
+    assert load(tmp_path, "", TS_NUM_WORKERS="3", TS_ALLOWED_URL="x").warnings == ()  # TorchServe's names count with it only
+    assert "JITNEY_HTTP_THREAD" in load(tmp_path, "", JITNEY_HTTP_THREAD="3").warnings[0]
+    with pytest.raises(InvalidConfig, match=r"environment: unknown setting 'TS_DISABLE_TOKEN_AUTH'.*token_authorization"):
+        load(tmp_path, text, TS_DISABLE_TOKEN_AUTH="false")
+    with pytest.raises(InvalidConfig, match="environment: unknown setting 'JITNEY_TOKENS'"):
+        load(tmp_path, "", JITNEY_TOKENS="12345678")
+
+
+def test_where_kubernetes_says_services_are_concerns_no_setting(tmp_path):
+    links = {"SERVICE_HOST": "10.0.0.1", "SERVICE_PORT": "80", "SERVICE_PORT_HTTP": "80", "PORT": "tcp://10.0.0.1:80"}
+    links |= {"PORT_80_TCP": "tcp://10.0.0.1:80", "PORT_80_TCP_ADDR": "10.0.0.1", "PORT_80_TCP_PORT": "80"}
+    environ = {f"{service}_{name}": value for service in ("TS", "TS_MODELS", "JITNEY") for name, value in links.items()}
+    assert load(tmp_path, "enable_envvars_config=true\n", **environ).warnings == ()
+    with pytest.raises(InvalidConfig, match="'TS_MANAGEMENT_PORT'; the nearest known one is 'management_address'"):
+        load(tmp_path, "enable_envvars_config=true\n", TS_MANAGEMENT_PORT="9000")
 
 
 def test_keys_without_meaning_are_noted_once(tmp_path):
@@ -155,7 +255,9 @@ def test_limits_follow_what_is_replaced(tmp_path):
     assert load(tmp_path, flags={"model_repository": ["r"]}).metrics_mode == "prometheus"
     assert load(tmp_path, flags={"model_repository": ["r"]}).exit_on_error
     assert not load(tmp_path, flags={"model_store": "s"}).exit_on_error
-    assert load(tmp_path, flags={"model_repository": ["r"], "model_store": "s"}).max_request_size == 6553500
+    assert load(tmp_path, flags={"model_store": "s"}).max_request_size == 6553500
+    # A store beside a repository does not lower what the repository's models may get.
+    assert load(tmp_path, flags={"model_repository": ["r"], "model_store": "s"}).max_request_size == 64 * 1024 * 1024
     assert load(tmp_path, flags={"model_repository": ["r", "/q"]}).model_repository == (str(tmp_path / "r"), "/q")
 
 

@@ -58,12 +58,13 @@ def test_a_snapshot_with_a_password_is_for_its_owner_only(tmp_path):
 
 def test_default_versions_are_restored_first_and_left_out_times_are_filled_in():
     entry = {"minWorkers": 1, "maxWorkers": 5, "batchSize": 1, "maxBatchDelay": 5000, "marName": "m.mar"}
-    versions = {"1.0": {"defaultVersion": False, **entry}, "2.0": {"defaultVersion": True, **entry, "responseTimeout": 7}}
+    limited = {"responseTimeout": 7, "startupTimeout": 0}
+    versions = {"1.0": {"defaultVersion": False, **entry}, "2.0": {"defaultVersion": True, **entry, **limited}}
     document = {"name": "startup.cfg", "modelCount": 1, "models": {"m": versions}}
     snapshots.check(document, entry_of)
     models = snapshots.restored(document, 120, 90)
     assert [(model.version, model.response_timeout, model.startup_timeout) for model in models] == [
-        ("2.0", 7, 90),
+        ("2.0", 7, 0),
         ("1.0", 120, 90),
     ]
 

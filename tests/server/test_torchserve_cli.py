@@ -1,6 +1,10 @@
 """`torchserve`'s command line with real processes: detaching, the pid file, stopping, and what goes wrong before a start."""
 
+import contextlib
+import ctypes
 import json
+import os
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jitney.server import launcher
+from jitney.server import launcher, pid_files
+from jitney.server.errors import InvalidConfig
 from jitney.tests.fakes.raw_http import ask
 from jitney.tests.fakes.torchserve_server import COMMAND, archive, environment, properties
 from jitney.tools.served import wait_until
@@ -26,8 +31,12 @@ def run(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProces
     )
 
 
-def pid_file(folder: Path) -> Path:
-    return folder / "tmp" / ".model_server.pid"
+def pid_files_of(folder: Path) -> list[Path]:
+    return sorted((folder / "tmp").glob(".model_server.*.pid"))
+
+
+def pid_of(file: Path) -> int:
+    return int(file.read_text().split()[0])
 
 
 @pytest.fixture
@@ -35,8 +44,11 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     """A working folder with a store of one archive; what is left running at the end is stopped."""
     archive(tmp_path / "store", "capitals")
     yield tmp_path
-    if pid_file(tmp_path).exists():
-        assert run(tmp_path, "--stop", "--foreground").returncode == 0
+    for file in pid_files_of(tmp_path):
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid_of(file))
+            process.terminate()
+            process.wait(60)
 
 
 def test_start_detaches_and_stop_ends(folder: Path) -> None:
@@ -48,7 +60,9 @@ def test_start_detaches_and_stop_ends(folder: Path) -> None:
             command, cwd=folder, env=environment(folder), stdout=output, stderr=output, timeout=60, check=False
         )
     assert done.returncode == 0
-    process = psutil.Process(int(pid_file(folder).read_text()))
+    (file,) = pid_files_of(folder)
+    process = psutil.Process(pid_of(file))
+    assert file.name == f".model_server.{os.getuid()}.{process.pid}.pid" and stat.S_IMODE(file.stat().st_mode) == 0o600
     wait_until(lambda: "Model server started.\n" in (folder / "output").read_text(), 60, "the start")
     assert "capitals 1.0: ready after" in (folder / "output").read_text()
     assert ask(addresses["inference"], "POST", "/predictions/capitals", b"abc").body == b"ABC"
@@ -61,7 +75,123 @@ def test_start_detaches_and_stop_ends(folder: Path) -> None:
     stopped = run(folder, "--stop", "--foreground")
     assert (stopped.returncode, stopped.stdout) == (0, "TorchServe has stopped.\n")
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    assert not pid_file(folder).exists()
+    assert pid_files_of(folder) == []
+
+
+@contextlib.contextmanager
+def foreground(folder: Path, file: str) -> Iterator[subprocess.Popen[str]]:
+    """A server with the configuration of `file`, which has started when this begins, and is gone when it ends."""
+    command = [*COMMAND, "--start", "--foreground", "--ncs", "--model-store", "store", "--ts-config", file]
+    with subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and any(line == "Model server started.\n" for line in process.stdout)
+            yield process
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def test_each_port_has_a_server_of_its_own_and_stop_finds_the_one_that_is_meant(folder: Path) -> None:
+    where = {}
+    for file in ("one.properties", "two.properties", "three.properties"):
+        text, addresses = properties()
+        (folder / file).write_text(text)
+        where[file] = str(addresses["inference"])
+    with foreground(folder, "one.properties") as one, foreground(folder, "two.properties") as two:
+        assert len(pid_files_of(folder)) == 2
+        again = run(folder, "--start", "--model-store", "store", "--ts-config", "two.properties")
+        assert again.returncode == 1
+        assert f"Its process is {two.pid}, at {where['two.properties']}" in again.stderr
+
+        unclear = run(folder, "--stop")
+        assert unclear.returncode == 1
+        for server, file in ((one, "one.properties"), (two, "two.properties")):
+            assert f"{where[file]} (process {server.pid})" in unclear.stderr
+        assert "--ts-config FILE says which" in unclear.stderr
+
+        other = run(folder, "--stop", "--ts-config", "three.properties")
+        assert other.stdout.startswith(f"TorchServe is not currently running at {where['three.properties']}, but at ")
+        assert one.poll() is None and two.poll() is None
+
+        stopped = run(folder, "--stop", "--foreground", "--ts-config", "two.properties")
+        assert stopped.stdout == "TorchServe has stopped.\n"
+        assert two.wait(30) == 0 and one.poll() is None
+        assert run(folder, "--stop", "--foreground").stdout == "TorchServe has stopped.\n"
+        assert one.wait(30) == 0
+    assert pid_files_of(folder) == []
+
+
+def test_files_of_others_are_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that all may write to, anybody can lay a file or a link under any name."""
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    target = tmp_path / "precious"
+    target.write_text("x")
+    pid_files.path_of(os.getpid()).symlink_to(target)
+    pid_files.write(os.getpid(), "http://127.0.0.1:1")
+    assert target.read_text() == "x" and not pid_files.path_of(os.getpid()).is_symlink()
+    pid_files.path_of(1).symlink_to(pid_files.path_of(os.getpid()))
+    assert str(pid_files.path_of(1)) in map(str, tmp_path.iterdir())
+    monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
+    assert pid_files.running() == []
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "nosuch"))
+    with pytest.raises(InvalidConfig, match=r"the pid file '.*nosuch.*' cannot be written: .*TMPDIR"):
+        pid_files.write(os.getpid(), "http://127.0.0.1:1")
+
+
+def test_without_arguments_the_commands_are_listed(folder: Path) -> None:
+    bare = run(folder)
+    assert bare.returncode == 0 and bare.stderr == ""
+    assert bare.stdout == run(folder, "--help").stdout
+    for command in ("demo", "serve", "--start", "archive", "bench", "tune"):
+        assert f"jitney {command}" in bare.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--start", "--model-store", "store"), ("serve", "--model-repository", "m"), ("bench", "m")]
+)
+def test_a_deleted_working_directory_is_said_in_a_sentence(folder: Path, arguments: tuple[str, ...]) -> None:
+    gone = folder / "gone"
+    gone.mkdir()
+    script = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", str(gone), *COMMAND, *arguments],
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    said = "jitney: the working directory cannot be used: No such file or directory; change into one that exists"
+    assert done.stderr.splitlines()[-1] == said and "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def orphans_stay() -> Iterator[None]:
+    """Detached processes become children of this one, which takes no note of their ends: as in a container without an init."""
+    prctl, subreaper = ctypes.CDLL(None, use_errno=True).prctl, 36
+    assert prctl(subreaper, 1, 0, 0, 0) == 0
+    yield
+    prctl(subreaper, 0, 0, 0, 0)
+
+
+@pytest.mark.usefixtures("orphans_stay")
+def test_stop_does_not_wait_for_somebody_to_take_note_of_the_end(folder: Path) -> None:
+    text, _ = properties()
+    (folder / "config.properties").write_text(text)
+    with (folder / "output").open("w") as output:
+        command = [*COMMAND, "--start", "--model-store", "store", "--ncs"]
+        subprocess.run(command, cwd=folder, env=environment(folder), stdout=output, stderr=output, timeout=60, check=True)
+    (file,) = pid_files_of(folder)
+    process = psutil.Process(int(file.read_text().split()[0]))
+    wait_until(lambda: "Model server started.\n" in (folder / "output").read_text(), 60, "the start")
+    stopped = run(folder, "--stop", "--foreground")
+    try:
+        assert (stopped.returncode, stopped.stdout) == (0, "TorchServe has stopped.\n")
+        assert process.status() == psutil.STATUS_ZOMBIE
+    finally:
+        os.waitpid(process.pid, 0)
+    assert pid_files_of(folder) == []
 
 
 def test_stop_without_a_server(folder: Path) -> None:
@@ -69,21 +199,23 @@ def test_stop_without_a_server(folder: Path) -> None:
     assert (stopped.returncode, stopped.stdout) == (0, "TorchServe is not currently running.\n")
 
 
-@pytest.mark.parametrize("content", ["999999999", "1", "no number"])
+@pytest.mark.parametrize(
+    "content", ["999999999\nhttp://a:80", "1\nhttp://a:80", "no number\n", "", "99999999999999999999\nx"]
+)
 def test_a_pid_file_of_another_process_is_an_orphan(folder: Path, content: str) -> None:
-    pid_file(folder).parent.mkdir(exist_ok=True)
-    pid_file(folder).write_text(content)
+    file = folder / "tmp" / f".model_server.{os.getuid()}.77.pid"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(content)
     stopped = run(folder, "--stop")
     assert "Removing orphan pid file." in stopped.stderr
     assert stopped.stdout == "TorchServe is not currently running.\n"
-    assert not pid_file(folder).exists()
+    assert not file.exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         (("--start",), "Missing mandatory parameter --model-store"),
-        ((), "Missing mandatory parameter --model-store"),
         (("--model-store", "nosuch"), "--model-store directory not found:"),
         (("--model-store", "store", "--workflow-store", "nosuch"), "--workflow-store directory not found:"),
         (("--model-store", "store", "--ts-config", "nosuch"), "--ts-config file not found: nosuch"),
@@ -93,10 +225,10 @@ def test_what_is_missing(folder: Path, arguments: tuple[str, ...], text: str) ->
     done = run(folder, *arguments)
     assert done.returncode == 1
     assert text in done.stderr
-    assert not pid_file(folder).exists()
+    assert pid_files_of(folder) == []
 
 
-def test_an_unknown_setting_is_named_with_the_nearest(folder: Path) -> None:
+def test_an_unknown_setting_close_to_one_that_guards_access_ends_the_start(folder: Path) -> None:
     (folder / "config.properties").write_text("inference_adress=http://127.0.0.1:8080\n")
     done = run(folder, "--model-store", "store", "--foreground")
     assert done.returncode == 1
@@ -144,6 +276,8 @@ def test_the_launcher(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert ask(addresses["inference"], "POST", "/predictions/shouts", b"abc").status == 404
     finally:
         launcher.stop()
+    while lines.get(timeout=30) is not None:
+        pass  # TorchServe's queue ends with None too
     with pytest.raises(OSError):
         launcher.register_model("shouts", "capitals.mar", management=management)
 

@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def test_models_that_fail_do_not_keep_the_others_from_starting(tmp_path: Path) -
         assert re.search(r"^nosuch\.mar: FAILED: .*nosuch\.mar", printed, re.M)
         assert re.search(r"^later 1\.0: FAILED: .*its file is not there yet", printed, re.M)
         assert site.predict("capitals", b"abc").body == b"ABC"
+        assert site.log("ts_log.log").count("nothing listens on 7070 and 7071: gRPC is not served") == 1
 
         status, [described] = site.manage("GET", "/models/later")
         assert (status, described["loadedAtStartup"], len(described["workers"])) == (200, True, 1)
@@ -92,6 +94,42 @@ def test_models_that_fail_do_not_keep_the_others_from_starting(tmp_path: Path) -
         wait_until(lambda: site.predict("later").body == b"here", 30, "the worker that is tried again")
         _, [described] = site.manage("GET", "/models/later")
         assert described["workers"][0]["status"] == "READY"
+
+
+GATED = """
+import os, time
+
+while not os.path.exists({path!r}):
+    time.sleep(0.01)
+import a_package_nobody_has
+
+def handle(data, context):
+    return data
+"""
+INFER = b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}]}'
+
+
+@pytest.mark.parametrize("front_ends", ["1", "2"])
+def test_requests_that_came_while_a_broken_model_was_loading_hear_why(tmp_path: Path, front_ends: str) -> None:
+    """In both dialects, whoever is asked at once and whoever waited for the end of a load that never ends."""
+    store, go = tmp_path / "store", tmp_path / "go"
+    archive(store, "broken", GATED.format(path=str(go)))
+    archive(store, "endless", GATED.format(path=str(tmp_path / "never")))
+    with running(tmp_path, front_ends=front_ends, default_startup_timeout="5") as site, ThreadPoolExecutor(4) as clients:
+        for model in ("broken", "endless"):
+            assert site.manage("POST", f"/models?url={model}.mar&initial_workers=1&synchronous=false")[0] == 202
+        asked = [
+            (model, path)
+            for model in ("broken", "endless")
+            for path in (f"/predictions/{model}", f"/v2/models/{model}/infer")
+        ]
+        answers = [clients.submit(site.ask, "inference", "POST", path, INFER) for _, path in asked]
+        go.touch()
+        for (model, _), answer in zip(asked, answers, strict=True):
+            found = answer.result(30)
+            why = "a_package_nobody_has" if model == "broken" else "not loaded within 5 s"
+            assert found.status == 503
+            assert why in (found.header("x-jitney-reason") or "")
 
 
 def test_a_registration_that_fails_leaves_nothing_and_says_why(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jitney.backends.base import Request, Response
+from jitney.backends.base import Part, Request, Response
 from jitney.backends.tensor import Tensor
 from jitney.server.call import Call, Target
 from jitney.server.dataplane import DataPlane
@@ -137,6 +137,34 @@ def test_a_full_queue_refuses_at_once(plane: DataPlane) -> None:
         call.result(PATIENCE)
 
 
+def test_a_full_queue_refuses_before_a_request_is_decoded(plane: DataPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployment = plane.registry.deployment("slow", None)
+    decoded: list[object] = []
+    usual = deployment.codec.read
+    monkeypatch.setattr(deployment.codec, "read", lambda *arguments: decoded.append(arguments) or usual(*arguments))
+    before = deployment.statistics.snapshot().fail.count
+    calls = [plane.infer("slow", None, rows(1.0)) for _ in range(3)]
+    for _ in range(2):
+        with pytest.raises(QueueFull):
+            plane.predict("slow", None, Request(parts=[Part("body", b"[[1, 2]]", "application/json")]))
+    with pytest.raises(QueueFull):
+        plane.refuse_if_full("slow", None)
+    assert not decoded and deployment.statistics.snapshot().fail.count == before + 3
+    for call in calls:
+        call.result(PATIENCE)
+    taken = plane.predict("slow", None, Request(parts=[Part("body", b"[[1, 2]]", "application/json")]))
+    taken.result(PATIENCE)
+    assert len(decoded) == 1
+
+
+def test_a_request_that_is_too_wide_is_told_so_by_a_full_queue_too(plane: DataPlane) -> None:
+    calls = [plane.infer("slow", None, rows(1.0)) for _ in range(3)]
+    with pytest.raises(BatchTooWide):
+        plane.infer("slow", None, rows(*range(9)))
+    for call in calls:
+        call.result(PATIENCE)
+
+
 def test_an_expired_request_is_answered_at_its_deadline_and_not_when_a_worker_is_free(plane: DataPlane) -> None:
     running = plane.infer("impatient", None, rows(1.0))
     began = time.monotonic()
@@ -221,6 +249,45 @@ def test_workers_that_give_up_leave_nobody_waiting(tmp_path: Path) -> None:
                 deployment.submit(rows(3.0))
         finally:
             deployment.close(0)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_who_came_before_a_failure_to_load_was_known_hears_of_it_at_once(tmp_path: Path, workers: int) -> None:
+    doubling(tmp_path, "broken")
+    with loaded(tmp_path) as plane:
+        config = plane.config("broken")
+    wait = f"import os, time\nwhile not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)\n"
+    (tmp_path / "broken" / "1" / "model.py").write_text(wait + "import a_package_nobody_has\n")
+    deployment = WorkerDeployment(config, Options())
+    try:
+        deployment.start(workers, retry=True)
+        waiting = [deployment.submit(rows(float(i))) for i in range(3)]
+        (tmp_path / "go").touch()
+        for call in waiting:
+            with pytest.raises(NoWorkers, match="a_package_nobody_has"):
+                call.result(PATIENCE)
+        with pytest.raises(NoWorkers, match="a_package_nobody_has"):
+            deployment.submit(rows(3.0))
+        assert not deployment.queued()
+        assert deployment.arena.slots == 0
+    finally:
+        deployment.close(0)
+
+
+def test_who_waits_for_a_model_that_does_not_finish_loading_hears_of_it_when_its_time_is_over(tmp_path: Path) -> None:
+    doubling(tmp_path, "endless")
+    with loaded(tmp_path) as plane:
+        config = replace(plane.config("endless"), startup_timeout_s=1.0)
+    (tmp_path / "endless" / "1" / "model.py").write_text("import threading\nthreading.Event().wait()\n")
+    deployment = WorkerDeployment(config, Options())
+    try:
+        deployment.start(1, retry=True)
+        with pytest.raises(NoWorkers, match=r"not loaded within 1 s .startup_timeout"):
+            deployment.submit(rows(1.0)).result(PATIENCE)
+        with pytest.raises(NoWorkers, match="not loaded within 1 s"):  # though the next attempt is under way
+            deployment.submit(rows(2.0))
+    finally:
+        deployment.close(0)
 
 
 def test_an_answer_that_nobody_can_take_costs_the_others_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -86,7 +86,52 @@ def test_the_bare_model_is_timed_in_its_own_process(tmp_path: Path) -> None:
     assert times[4] > times[1]
 
 
-def test_a_model_that_is_not_there_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with BareModel(tmp_path, "nothing") as model, pytest.raises(RuntimeError, match="bare model failed with status 1"):
+TALKATIVE = """
+import argparse, os, sys
+
+import triton_python_backend_utils as pb_utils
+
+print("imported with", argparse.ArgumentParser().parse_args([] if sys.argv == [""] else ["--wrong"]))
+
+class TritonPythonModel:
+    def execute(self, requests):
+        print("a batch of", len(requests), flush=True)
+        os.write(1, b"without Python\\n")
+        assert sys.stdin.read() == ""
+        {more}
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("Y", pb_utils.get_input_tensor_by_name(r, "X").as_numpy())])
+                for r in requests]
+"""
+
+
+def talkative(folder: Path, more: str = "pass") -> Path:
+    """A Python model that prints, reads and parses arguments."""
+    tensor = '[ {{ name: "{0}" data_type: TYPE_FP32 dims: [ 1 ] }} ]'
+    (folder / "talkative" / "1").mkdir(parents=True)
+    (folder / "talkative" / "1" / "model.py").write_text(TALKATIVE.format(more=more))
+    text = f'backend: "python" max_batch_size: 2 input {tensor.format("X")} output {tensor.format("Y")}'
+    (folder / "talkative" / "config.pbtxt").write_text(text)
+    return folder
+
+
+def test_what_a_model_prints_and_reads_is_kept_apart(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with BareModel(talkative(tmp_path), "talkative") as model:
+        assert list(model.measure(0.05)) == list(model.measure(0.05)) == [1, 2]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_a_model_prints_before_it_fails_is_told(tmp_path: Path) -> None:
+    talkative(tmp_path, more="raise KeyError('in the end')")
+    with (
+        BareModel(tmp_path, "talkative") as model,
+        pytest.raises(RuntimeError, match=r"(?s)status 1: .*a batch of 1.*in the end"),
+    ):
         model.measure(0.1)
-    assert "nothing" in capfd.readouterr().err
+
+
+def test_a_model_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with (
+        BareModel(tmp_path, "nothing") as model,
+        pytest.raises(RuntimeError, match=r"bare model failed with status 1: .*nothing"),
+    ):
+        model.measure(0.1)

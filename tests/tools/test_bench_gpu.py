@@ -18,7 +18,7 @@ from jitney.tools.served import wait_until
 SMI = """#!/bin/sh
 case "$*" in
   *loop-ms*) echo 90; echo "[N/A]"; echo 70; exec sleep 60 ;;
-  *) echo "0, GPU-abc, 5, 5, 10, 100" ;;
+  *) echo "0, GPU-abc, 5, 5, 10, 100, 60, 300" ;;
 esac
 """
 

@@ -8,7 +8,8 @@ import pytest
 
 from jitney.server import cli
 from jitney.tools import device_model
-from jitney.tools.model_bench import given_line, main
+from jitney.tools.bench_options import given_line
+from jitney.tools.model_bench import main
 from jitney.tools.served import serving
 
 QUICK = ["--seconds", "0.4", "--rounds", "1", "--loads", "20"]
@@ -31,6 +32,7 @@ def test_a_server_is_started_and_measured(tmp_path: Path, capsys: pytest.Capture
     assert float(mean) > 2.5
     assert float(theory) > 2.5
     assert "declared policy" in output
+    assert "Verdict: " in output and " 20%  measured  █" in output
     assert "round 1 of 1" in progress
     reasons = next(line for line in reversed(output.splitlines()) if line.startswith("| 20%"))
     assert "delay" in reasons or "full" in reasons
@@ -50,8 +52,13 @@ def test_a_running_server_is_measured(tmp_path: Path, capsys: pytest.CaptureFixt
         assert "as given with --fit: t(b) = 2.00 ms + 0.500 ms × b" in capsys.readouterr().out
         assert main(["unknown", *common, *QUICK]) == 1
         assert "model 'unknown' is not ready" in capsys.readouterr().err
-        assert main([device_model.NAME, *common, *QUICK, "--fit", "0,0.001"]) == 1
-        assert "the load generator sends 20,000 at most" in capsys.readouterr().err
+        chart = tmp_path / "chart.svg"
+        assert main([device_model.NAME, *common, *QUICK, "--fit", "0,0.001", "--plot", str(chart)]) == 0
+        small = capsys.readouterr().out
+        assert "Full batches would make 1,000,000 requests/s, and 8 clients that never pause were answered" in small
+        assert float(cells(small, "| 20%")[1].replace(",", "")) < 4_000  # a share of what the server reaches
+        assert "Verdict: the model is not the limit." in small
+        assert chart.read_text().startswith("<svg") and f"The chart is in {chart}." in small
         assert main([device_model.NAME, "--url", server.inference, "--metrics-url", "http://127.0.0.1:1", *QUICK]) == 1
         assert "cannot GET http://127.0.0.1:1/metrics" in capsys.readouterr().err
 
@@ -73,6 +80,7 @@ def test_a_given_line_is_read() -> None:
         (["--model-repository", ".", "--rounds", "0"], "--rounds must be at least 1"),
         (["--model-repository", ".", "--fit", "x"], "--fit takes T0,A"),
         (["--model-repository", ".", "--shape", "x"], "a shape is NAME:D,D"),
+        (["--model-repository", ".", "--plot", "/no/where.svg"], "--plot: there is no folder '/no'"),
     ],
 )
 def test_bad_arguments_are_named(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:

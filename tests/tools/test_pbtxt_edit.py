@@ -87,7 +87,7 @@ def test_what_is_no_configuration_is_refused() -> None:
         edit("nonsense {", "f", {"x": "1"}, None)
 
 
-@given(st.dictionaries(st.text(max_size=8), st.text(max_size=12), max_size=4), st.integers(1, 64))
+@given(st.dictionaries(st.text(min_size=1, max_size=8), st.text(max_size=12), max_size=4), st.integers(1, 64))
 def test_whatever_is_written_is_what_is_read(parameters: dict[str, str], count: int) -> None:
     try:
         [text.encode() for pair in parameters.items() for text in pair]

@@ -60,6 +60,7 @@ def test_variants_are_for_the_backend_the_device_and_the_inputs() -> None:
     assert names(config("onnxruntime")) == ["plain", "io_binding", "operators side by side"]
     assert "conv search heuristic" in names(config("onnxruntime"), gpu=True)
     assert "codec normalises" in names(config(codec="image_classifier"))
+    assert variants(config("exported"), False, True) == ([PLAIN], [])
     assert variants(config("eager"), False, False)[1] == ["compile: there is no C++ compiler (g++ or clang++)"]
     found, left_out = variants(config("python"), False, True)
     assert (found, "runs the model's own code" in left_out[0]) == ([PLAIN], True)

@@ -4,6 +4,11 @@ Our own implementation of the surface that Triton documents for its Python backe
 Python backend puts the folder above on `sys.path` and connects the module to its worker (`_worker.connect`).
 """
 
+import json  # models find these three here, because Triton's module imports them
+import struct
+
+import numpy as np
+
 from ._config import (
     ModelConfig,
     get_input_config_by_name,
@@ -70,9 +75,12 @@ __all__ = [
     "get_output_config_by_name",
     "get_output_tensor_by_name",
     "is_model_ready",
+    "json",
     "load_model",
+    "np",
     "numpy_to_triton_type",
     "serialize_byte_tensor",
+    "struct",
     "triton_string_to_numpy",
     "triton_to_numpy_type",
     "unload_model",

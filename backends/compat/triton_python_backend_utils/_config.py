@@ -6,6 +6,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from ._arguments import INT64, elements, integer, text
+
 Properties = dict[str, Any]
 
 
@@ -40,6 +42,7 @@ class ModelConfig:
         return self._model_config
 
     def set_max_batch_size(self, max_batch_size: int) -> None:
+        max_batch_size = integer(max_batch_size, "max_batch_size", (0, (1 << 31) - 1))
         declared = self._model_config.get("max_batch_size", 0)
         if declared > max_batch_size:
             raise ValueError(
@@ -78,9 +81,10 @@ class ModelConfig:
         missing = {"name", "data_type", "dims"} - set(given)
         if missing:
             raise ValueError(f"{key} '{given.get('name', '')}' lacks the property {min(missing)!r}")
+        given = _plain(given)
         present = _by_name(self._model_config[key], given["name"])
         if present is None:
-            self._model_config[key].append(dict(given))
+            self._model_config[key].append(given)
             return
         for name, value in given.items():
             if present.get(name) not in (None, "", [], "TYPE_INVALID", value) and name != "optional":
@@ -88,3 +92,10 @@ class ModelConfig:
                     f"{key} '{given['name']}': the config file says {name} {present[name]}, the model says {value}"
                 )
             present[name] = value
+
+
+def _plain(given: Mapping[str, Any]) -> Properties:
+    """The properties of a tensor as JSON has them: names are text, dims are integers, whatever numpy made of them."""
+    plain = {**given, "name": text(given["name"], "name"), "data_type": text(given["data_type"], "data_type")}
+    plain["dims"] = elements(given["dims"], "dims", lambda dim, what: integer(dim, what, INT64))
+    return plain if "optional" not in given else {**plain, "optional": bool(given["optional"])}

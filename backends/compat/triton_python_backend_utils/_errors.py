@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 
 class TritonModelException(Exception):
     """An ordinary exception: raised out of `execute` it fails every request of the batch."""
@@ -19,12 +22,8 @@ class TritonError:
     ALREADY_EXISTS = 6
     CANCELLED = 7
 
-    def __init__(self, message: str, code: int = INTERNAL) -> None:
-        if code not in CODE_NAMES:
-            raise ValueError(
-                f"unknown TritonError code {code!r}; expected one of TritonError.{', TritonError.'.join(NAMES)}"
-            )
-        self._message, self._code = str(message), code
+    def __init__(self, message: Any, code: Any = INTERNAL) -> None:
+        self._message, self._code = _readable(message), _known_code(code)
 
     def message(self) -> str:
         return self._message
@@ -35,3 +34,20 @@ class TritonError:
 
 NAMES = ("UNKNOWN", "INTERNAL", "NOT_FOUND", "INVALID_ARG", "UNAVAILABLE", "UNSUPPORTED", "ALREADY_EXISTS", "CANCELLED")
 CODE_NAMES = dict(enumerate(NAMES))
+
+
+def _readable(message: Any) -> str:
+    """Any object as text that can be sent; bytes are UTF-8, what is none is replaced: an error must get through."""
+    if isinstance(message, bytes | bytearray):
+        return message.decode(errors="replace")
+    return str(message).encode(errors="replace").decode()
+
+
+def _known_code(code: Any) -> int:
+    try:
+        number = operator.index(code)
+    except TypeError:
+        number = -1
+    if number not in CODE_NAMES:
+        raise ValueError(f"unknown TritonError code {code!r}; expected one of TritonError.{', TritonError.'.join(NAMES)}")
+    return number

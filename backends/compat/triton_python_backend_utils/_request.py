@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import itertools
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from jitney.backends import base
 
+from ._arguments import INT64, UINT32, UINT64, WrongArgument, elements, integer, text
+from ._arguments import parameters as checked_parameters
 from ._errors import TritonError, TritonModelException
-from ._response import InferenceResponse, InferenceResponseSender, Sink
+from ._response import InferenceResponse, InferenceResponseSender, Sink, tensor
 from ._tensor import Tensor
 from ._worker import current
 
@@ -19,25 +23,39 @@ TRITONSERVER_REQUEST_FLAG_SEQUENCE_START = 1
 TRITONSERVER_REQUEST_FLAG_SEQUENCE_END = 2
 TRITONSERVER_REQUEST_RELEASE_ALL = 1
 TRITONSERVER_REQUEST_RELEASE_RESCHEDULE = 2
-TRITONSERVER_MEMORY_CPU = 0
-TRITONSERVER_MEMORY_GPU = 2
 
 #: Parameters by which the server hands over what is not the client's own; clients cannot send names that begin so.
 RESERVED = "triton_"
+
+
+class MemoryType(enum.IntEnum):
+    """Kinds of memory, with the numbers of TRITONSERVER_MemoryType."""
+
+    TRITONSERVER_MEMORY_CPU = 0
+    TRITONSERVER_MEMORY_GPU = 2
+
+
+TRITONSERVER_MEMORY_CPU, TRITONSERVER_MEMORY_GPU = MemoryType
 
 
 class PreferredMemory:
     """Where the outputs of a request to another model are wanted. Outputs always arrive on the CPU here."""
 
     def __init__(self, preferred_memory_type: int = TRITONSERVER_MEMORY_CPU, preferred_device_id: int = 0) -> None:
-        self.preferred_memory_type, self.preferred_device_id = preferred_memory_type, preferred_device_id
+        try:
+            self.preferred_memory_type = MemoryType(preferred_memory_type)
+        except ValueError:
+            wanted = "TRITONSERVER_MEMORY_CPU or TRITONSERVER_MEMORY_GPU"
+            raise WrongArgument(f"preferred_memory_type must be {wanted}, got {preferred_memory_type!r}") from None
+        self.preferred_device_id = integer(preferred_device_id, "preferred_device_id", INT64)
 
 
 class InferenceTrace:
     """A request's trace; tracing is off."""
 
-    def get_context(self) -> str:
-        return ""
+    def get_context(self) -> str | None:
+        """The trace's context: None, as in Triton where there is none (pb_stub.cc)."""
+        return None
 
 
 class Handle(Sink, Protocol):
@@ -64,14 +82,18 @@ class InferenceRequest:
         trace: InferenceTrace | None = None,
         parameters: Mapping[str, Any] | None = None,
     ) -> None:
-        if any(not isinstance(tensor, Tensor) for tensor in inputs):
-            raise TritonModelException(f"InferenceRequest '{request_id}' takes a list of pb_utils.Tensor objects as inputs")
-        self._id, self._correlation_id = request_id, correlation_id
-        self._inputs, self._outputs = list(inputs), list(requested_output_names)
-        self._model, self._version = model_name, model_version
-        self._flags, self._timeout = flags, timeout
+        self._id, self._correlation_id = text(request_id, "request_id"), _correlation(correlation_id)
+        self._inputs = elements(inputs, "inputs", tensor)
+        self._outputs = elements(requested_output_names, "requested_output_names", text)
+        self._model, self._version = text(model_name, "model_name"), integer(model_version, "model_version", INT64)
+        self._flags, self._timeout = integer(flags, "flags", UINT32), integer(timeout, "timeout", UINT64)
+        if not isinstance(preferred_memory, PreferredMemory | None):
+            raise WrongArgument(f"preferred_memory must be a PreferredMemory, got {type(preferred_memory).__name__}")
+        if not isinstance(trace, InferenceTrace | None):
+            raise WrongArgument(f"trace must be an InferenceTrace, got {type(trace).__name__}")
         self._trace = trace or InferenceTrace()
-        self._parameters = dict(parameters or {})
+        self._parameters: dict[str, Any] = dict(checked_parameters(parameters))
+        _refuse_reserved(self._parameters)
         self._handle: Handle | None = None
         self._source = base.Request()
 
@@ -81,15 +103,10 @@ class InferenceRequest:
         own = {name: value for name, value in source.parameters.items() if not name.startswith(RESERVED)}
         hidden = source.parameters
         correlation = hidden.get("triton_sequence_id", 0)
-        made = cls(
-            source.id,
-            correlation if isinstance(correlation, int | str) else 0,
-            [Tensor.from_wire(tensor) for tensor in source.tensors],
-            outputs,
-            flags=int(hidden.get("triton_flags", 0)),
-            timeout=int(hidden.get("triton_timeout", 0)),
-            parameters=own,
-        )
+        made = cls(inputs=[Tensor.from_wire(each) for each in source.tensors])
+        made._id, made._outputs, made._parameters = source.id, list(outputs), own
+        made._correlation_id = correlation if isinstance(correlation, int | str) else 0
+        made._flags, made._timeout = int(hidden.get("triton_flags", 0)), int(hidden.get("triton_timeout", 0))
         made._handle, made._source = handle, source
         return made
 
@@ -109,7 +126,7 @@ class InferenceRequest:
         return self._flags
 
     def set_flags(self, flags: int) -> None:
-        self._flags = flags
+        self._flags = integer(flags, "flags", UINT32)
 
     def timeout(self) -> int:
         return self._timeout
@@ -131,7 +148,7 @@ class InferenceRequest:
         return InferenceResponseSender(self._handle, self._source.is_cancelled)
 
     def set_release_flags(self, flags: int) -> None:
-        if flags != TRITONSERVER_REQUEST_RELEASE_ALL:
+        if integer(flags, "flags", UINT32) != TRITONSERVER_REQUEST_RELEASE_ALL:
             raise TritonModelException("a request cannot be rescheduled: iterative sequences are not supported")
 
     # -- to other models -------------------------------------------------------------------------------------------------
@@ -149,13 +166,13 @@ class InferenceRequest:
             return InferenceResponse(error=TritonError(text))
         return found[0]
 
-    async def async_exec(self, decoupled: bool = False) -> Any:
-        """Like `exec`, for `async def execute`: several requests may be under way at once."""
-        return await asyncio.get_running_loop().run_in_executor(None, self.exec, decoupled)
+    def async_exec(self, decoupled: bool = False) -> asyncio.Future[Any]:
+        """Like `exec`, for `async def execute`: a future, which is under way at once and with others (pb_stub.cc)."""
+        return asyncio.get_running_loop().run_in_executor(None, self.exec, decoupled)
 
     def _responses(self) -> Iterator[InferenceResponse]:
         version = "" if self._version < 0 else str(self._version)
-        timeout = self._timeout / 1e6 if self._timeout else None
+        timeout = min(self._timeout / 1e6, threading.TIMEOUT_MAX) if self._timeout else None
         try:
             responses = current().host.infer(self._model, version, self._to_other(), timeout)
         except TritonModelException:
@@ -169,7 +186,7 @@ class InferenceRequest:
         if self._correlation_id:
             parameters["triton_sequence_id"] = self._correlation_id
             parameters["triton_flags"] = self._flags
-        tensors = [tensor.to_wire() for tensor in self._inputs]
+        tensors = [each.to_wire() for each in self._inputs]
         return base.Request(self._id, tensors, parameters=parameters, outputs=tuple(self._outputs))
 
 
@@ -203,9 +220,25 @@ def _from_base(response: base.Response) -> InferenceResponse:
     if response.error is not None:
         return InferenceResponse(error=TritonError(response.error.message))
     own = {name: value for name, value in response.parameters.items() if not name.startswith(RESERVED)}
-    return InferenceResponse([Tensor.from_wire(tensor) for tensor in response.tensors], parameters=own)
+    return InferenceResponse.received([Tensor.from_wire(each) for each in response.tensors], parameters=own)
+
+
+def _correlation(value: Any) -> int | str:
+    """Triton's rule (pb_stub.cc); numpy integers are taken as well."""
+    if isinstance(value, str | bytes | bytearray):
+        return text(value, "correlation_id")
+    try:
+        return integer(value, "correlation_id", UINT64)
+    except WrongArgument as error:
+        raise WrongArgument(f"Correlation ID must be integer or string: {error}") from None
+
+
+def _refuse_reserved(parameters: Mapping[str, Any]) -> None:
+    for name in parameters:
+        if name.startswith(RESERVED):
+            raise TritonModelException(f"parameter {name!r}: names that begin with {RESERVED!r} are the server's own")
 
 
 def get_input_tensor_by_name(inference_request: InferenceRequest, name: str) -> Tensor | None:
     """The input of this name, or None (an optional input that the client left out)."""
-    return next((tensor for tensor in inference_request.inputs() if tensor.name() == name), None)
+    return next((each for each in inference_request.inputs() if each.name() == name), None)

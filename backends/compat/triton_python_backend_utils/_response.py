@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from ._arguments import UINT32, WrongArgument, elements, integer
+from ._arguments import parameters as checked_parameters
 from ._errors import TritonError, TritonModelException
 from ._tensor import Tensor
 
@@ -13,7 +15,7 @@ TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
 
 
 class InferenceResponse:
-    """The tensors of one answer, or an error; `parameters` is a dict of scalars that the client sees."""
+    """The tensors of one answer, or an error; `parameters` is a dict of bool, int or str that the client sees."""
 
     def __init__(
         self,
@@ -21,12 +23,19 @@ class InferenceResponse:
         error: TritonError | None = None,
         parameters: Mapping[str, Any] | None = None,
     ) -> None:
-        if any(not isinstance(tensor, Tensor) for tensor in output_tensors):
-            raise TritonModelException("InferenceResponse takes a list of pb_utils.Tensor objects")
+        self._tensors, self._error = elements(output_tensors, "output_tensors", tensor), error
         if error is not None and not isinstance(error, TritonError):
-            raise TritonModelException(f"an InferenceResponse's error is a TritonError, got {type(error).__name__}")
-        self._tensors, self._error = list(output_tensors), error
-        self._parameters = dict(parameters or {})
+            raise WrongArgument(f"an InferenceResponse's error is a TritonError, got {type(error).__name__}")
+        self._parameters: dict[str, Any] = dict(checked_parameters(parameters))
+
+    @classmethod
+    def received(
+        cls, tensors: list[Tensor], error: TritonError | None = None, parameters: Mapping[str, Any] | None = None
+    ) -> InferenceResponse:
+        """Another model's response, whose parameters may be numbers of any kind."""
+        made = cls(tensors, error)
+        made._parameters = dict(parameters or {})
+        return made
 
     def output_tensors(self) -> list[Tensor]:
         return self._tensors
@@ -46,11 +55,18 @@ class InferenceResponse:
         return self._parameters
 
 
+def tensor(value: Any, what: str) -> Tensor:
+    """`value`, where it is a Tensor."""
+    if not isinstance(value, Tensor):
+        raise WrongArgument(f"{what} must be a pb_utils.Tensor, got {type(value).__name__}")
+    return value
+
+
 def get_output_tensor_by_name(inference_response: InferenceResponse, name: str) -> Tensor | None:
     """The output of this name, or None. Raises where the response is an error."""
     if inference_response.has_error():
         raise TritonModelException("Tensor not found in the response: the response is an error")
-    return next((tensor for tensor in inference_response.output_tensors() if tensor.name() == name), None)
+    return next((each for each in inference_response.output_tensors() if each.name() == name), None)
 
 
 class Sink(Protocol):
@@ -66,6 +82,7 @@ class InferenceResponseSender:
         self._sink, self._is_cancelled, self._closed = sink, is_cancelled, False
 
     def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
+        flags = integer(flags, "flags", UINT32)
         if flags not in (0, TRITONSERVER_RESPONSE_COMPLETE_FINAL):
             raise TritonModelException(f"Unable to send response. Unsupported flag provided: {flags}")
         if self._closed:
@@ -73,7 +90,7 @@ class InferenceResponseSender:
         if response is None and not flags:
             raise TritonModelException("Inference Response object must be provided when the response flags is set to zero.")
         if response is not None and not isinstance(response, InferenceResponse):
-            raise TritonModelException(f"a response sender takes an InferenceResponse, got {type(response).__name__}")
+            raise WrongArgument(f"a response sender takes an InferenceResponse, got {type(response).__name__}")
         self._sink.send(response, bool(flags))
         self._closed = bool(flags)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,8 @@ import numpy.typing as npt
 
 from jitney.backends import tensor as wire
 
+from . import _dlpack
+from ._arguments import WrongArgument, text
 from ._errors import TritonModelException
 
 Array = npt.NDArray[Any]
@@ -32,26 +33,6 @@ TYPE_NUMBERS = {
     "BF16": 14,
 }
 _NAMES = {number: name for name, number in TYPE_NUMBERS.items()}
-_CPU_DEVICES = (1, 3)  # DLPack: kDLCPU, kDLCUDAHost
-
-
-class _Capsule:
-    """A bare DLPack capsule as an object that follows the protocol."""
-
-    def __init__(self, capsule: Any) -> None:
-        self.capsule = capsule
-        # DLManagedTensor begins with the data's pointer, then the device as two 32-bit integers (dlpack.h).
-        pointer = ctypes.pythonapi.PyCapsule_GetPointer
-        pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-        address = pointer(capsule, b"dltensor") + ctypes.sizeof(ctypes.c_void_p)
-        kind, number = (ctypes.c_int32 * 2).from_address(address)
-        self._device = (kind, number)
-
-    def __dlpack__(self, **_: Any) -> Any:
-        return self.capsule
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return self._device
 
 
 class Tensor:
@@ -61,10 +42,11 @@ class Tensor:
     """
 
     def __init__(self, name: str, numpy_array: Any) -> None:
+        name = text(name, "a Tensor's name")
         if not isinstance(numpy_array, np.ndarray):
             given, numpy_array = type(numpy_array).__name__, _array(numpy_array)
             if numpy_array is None:
-                raise TritonModelException(f"Tensor '{name}' needs a numpy array, got {given}")
+                raise WrongArgument(f"Tensor '{name}' needs a numpy array, got {given}")
         self._name = name
         self._array: Array | None = np.ascontiguousarray(numpy_array) if numpy_array.ndim else numpy_array
         self._device_tensor: Any = None
@@ -80,7 +62,7 @@ class Tensor:
 
     def to_wire(self) -> wire.Tensor:
         if self._array is None:
-            array, datatype = _host_copy(self._device_tensor)
+            array, datatype = _dlpack.host_copy(self._device_tensor), self._datatype
         elif self._array.dtype == np.object_:
             return wire.Tensor(self._name, "BYTES", self._array.shape, wire.pack_bytes(_strings(self._array)))
         else:
@@ -90,18 +72,17 @@ class Tensor:
     @staticmethod
     def from_dlpack(name: str, obj: Any) -> Tensor:
         """A tensor that shares memory with a DLPack object or capsule."""
+        name = text(name, "a Tensor's name")
         try:
-            source = obj if hasattr(obj, "__dlpack__") else _Capsule(obj)
-        except ValueError as error:
-            raise TritonModelException(f"Tensor '{name}' needs a DLPack object or an unused capsule: {error}") from None
-        if source.__dlpack_device__()[0] in _CPU_DEVICES:
-            try:
-                return Tensor(name, np.from_dlpack(source))
-            except (BufferError, RuntimeError, TypeError):
-                pass  # a datatype that numpy does not have: bfloat16
-        made = Tensor(name, np.empty(0, np.uint8))
-        made._array, made._device_tensor = None, source
-        made._datatype = "BF16" if "bfloat16" in str(getattr(obj, "dtype", "")) else _datatype_of_device(source)
+            taken = _dlpack.take(obj)
+        except (BufferError, RuntimeError, TypeError, ValueError, ImportError) as error:
+            raise WrongArgument(f"Tensor '{name}' needs a DLPack object or an unused capsule: {error}") from error
+        if taken.array is not None:
+            made = Tensor(name, taken.array)
+        else:
+            made = Tensor(name, np.empty(0, np.uint8))
+            made._array, made._device_tensor = None, taken.on_device
+        made._datatype = taken.datatype
         return made
 
     def to_dlpack(self) -> Any:
@@ -114,9 +95,7 @@ class Tensor:
             raise TritonModelException("DLPack does not have support for string tensors.")
         array = self._array if self._array.flags.writeable else self._array.copy()
         if self._datatype == "BF16":
-            import torch
-
-            return torch.from_numpy(array).view(torch.bfloat16).__dlpack__(**options)
+            return _dlpack.bfloat16_capsule(array)
         return array.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -134,7 +113,7 @@ class Tensor:
         return TYPE_NUMBERS[self._datatype]
 
     def is_cpu(self) -> bool:
-        return self._array is not None or self.__dlpack_device__()[0] in _CPU_DEVICES
+        return self._array is not None or self.__dlpack_device__()[0] in _dlpack.CPU_DEVICES
 
     def as_numpy(self) -> Array:
         if not self.is_cpu():
@@ -157,24 +136,6 @@ def _datatype(name: str, array: Array) -> str:
         return wire.datatype_of(array.dtype)
     except ValueError as error:
         raise TritonModelException(f"Tensor '{name}': {error}") from None
-
-
-def _datatype_of_device(source: Any) -> str:
-    import torch.utils.dlpack
-
-    sample = torch.utils.dlpack.from_dlpack(source)
-    return wire.datatype_of(torch.empty(0, dtype=sample.dtype).numpy().dtype)
-
-
-def _host_copy(source: Any) -> tuple[Array, str]:
-    """A device's or a bfloat16 tensor as an array on the host, with its datatype."""
-    import torch.utils.dlpack
-
-    tensor = torch.utils.dlpack.from_dlpack(source).detach().cpu().contiguous()
-    if tensor.dtype is torch.bfloat16:
-        return tensor.view(torch.uint16).numpy(), "BF16"
-    array = tensor.numpy()
-    return array, wire.datatype_of(array.dtype)
 
 
 def _strings(array: Array) -> list[bytes | str]:
@@ -212,15 +173,25 @@ def triton_to_numpy_type(data_type: int) -> Any:
     return triton_string_to_numpy(f"TYPE_{name.replace('BYTES', 'STRING')}")
 
 
-def serialize_byte_tensor(input_tensor: Array) -> Array:
-    """A BYTES array in the wire layout (uint32 length, bytes, …), as a one-element object array like Triton's helper."""
-    packed = wire.pack_bytes(_strings(input_tensor))
-    return np.asarray(packed, dtype=np.object_)
+def serialize_byte_tensor(input_tensor: Array) -> bytes | tuple[()]:
+    """A BYTES array in the wire layout (uint32 length, bytes, …) as bytes; an empty tuple where it is empty (Triton).
+
+    WrongArgument for arrays of other types, for which Triton gives None.
+    """
+    array = np.asarray(input_tensor)
+    if array.size == 0:
+        return ()
+    if array.dtype.kind not in "OSU":
+        raise WrongArgument(f"serialize_byte_tensor takes an array of objects, bytes or text, got {array.dtype}")
+    return wire.pack_bytes(_strings(array))
 
 
-def deserialize_bytes_tensor(encoded_tensor: bytes) -> Array:
-    """The elements of a packed BYTES tensor, as a flat object array of bytes."""
-    elements = wire.unpack_bytes(encoded_tensor)
+def deserialize_bytes_tensor(encoded_tensor: Any) -> Array:
+    """The elements of a packed BYTES tensor (any buffer of bytes), as a flat object array of bytes."""
+    try:
+        elements = wire.unpack_bytes(memoryview(encoded_tensor))
+    except (TypeError, ValueError) as error:
+        raise WrongArgument(f"this is no packed BYTES tensor: {error}") from None
     array = np.empty(len(elements), dtype=np.object_)
     array[:] = elements
     return array

@@ -4,6 +4,9 @@
 finds this package, also where torchserve itself is installed.
 """
 
+from . import not_offered, version
 from .version import __version__
 
-__all__ = ["__version__"]
+__all__ = ["__version__", "version"]
+
+not_offered.refuse(__name__)

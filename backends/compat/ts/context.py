@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -59,6 +60,8 @@ class RequestProcessor:
 class Context:
     """Lives as long as the worker; handlers may hang attributes of their own on it. Requests change with every batch."""
 
+    metrics: Any = None
+
     def __init__(
         self,
         model_name: str,
@@ -82,19 +85,28 @@ class Context:
             "limit_max_image_pixels": limit_max_image_pixels,
         }
         self.request_ids: dict[int, str] | None = None
-        self.request_processor: list[RequestProcessor] = [RequestProcessor({})]
+        self._request_processor: list[RequestProcessor] = [RequestProcessor({})]
         self.metrics = metrics
         self.model_yaml_config = {} if model_yaml_config is None else model_yaml_config
         self.stopping_criteria: Any = None
         self.cl_socket: Any = None  # TorchServe's socket to its front end; jitney streams through `_send`
-        self.header_key_sequence_id = "ts_request_sequence_id"
-        self.header_key_sequence_start = "ts_request_sequence_start"
-        self.header_key_sequence_end = "ts_request_sequence_end"
+        self.header_key_sequence_id = os.environ.get("TS_REQUEST_SEQUENCE_ID", "ts_request_sequence_id")
+        self.header_key_sequence_start = os.environ.get("TS_REQUEST_SEQUENCE_START", "ts_request_sequence_start")
+        self.header_key_sequence_end = os.environ.get("TS_REQUEST_SEQUENCE_END", "ts_request_sequence_end")
         self._send: Send | None = None
 
     @property
     def system_properties(self) -> dict[str, Any]:
         return self._system_properties
+
+    @property
+    def request_processor(self) -> list[RequestProcessor]:
+        """One for each request of the batch."""
+        return self._request_processor
+
+    @request_processor.setter
+    def request_processor(self, processors: list[RequestProcessor]) -> None:
+        self._request_processor = processors
 
     # -- requests --------------------------------------------------------------------------------------------------------
 
@@ -102,10 +114,10 @@ class Context:
         return (self.request_ids or {}).get(idx)
 
     def get_request_header(self, idx: int, key: str) -> Any:
-        return self.request_processor[idx].get_request_property(key)
+        return self._request_processor[idx].get_request_property(key)
 
     def get_all_request_header(self, idx: int) -> dict[str, Any]:
-        return self.request_processor[idx].get_request_properties()
+        return self._request_processor[idx].get_request_properties()
 
     def get_sequence_id(self, idx: int) -> str:
         return self.get_request_header(idx, self.header_key_sequence_id) or ""
@@ -127,21 +139,21 @@ class Context:
         self.set_response_header(idx, "content-type", value)
 
     def get_response_content_type(self, idx: int) -> str | None:
-        return self.request_processor[idx].get_response_header("content-type")
+        return self._request_processor[idx].get_response_header("content-type")
 
     def set_response_header(self, idx: int, key: str, value: str) -> None:
-        self.request_processor[idx].add_response_property(key, value)
+        self._request_processor[idx].add_response_property(key, value)
 
     def get_response_headers(self, idx: int) -> dict[str, str]:
-        return self.request_processor[idx].get_response_headers()
+        return self._request_processor[idx].get_response_headers()
 
     def set_response_status(self, code: int = 200, phrase: str | None = "", idx: int = 0) -> None:
-        self.request_processor[idx].report_status(code, phrase)
+        self._request_processor[idx].report_status(code, phrase)
 
     def set_all_response_status(self, code: int = 200, phrase: str | None = "") -> None:
-        for processor in self.request_processor:
+        for processor in self._request_processor:
             processor.report_status(code, phrase)
 
     def get_response_status(self, idx: int) -> tuple[int, str | None]:
-        processor = self.request_processor[idx]
+        processor = self._request_processor[idx]
         return processor.get_response_status_code(), processor.get_response_status_phrase()

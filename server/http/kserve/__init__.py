@@ -44,8 +44,8 @@ def add_routes(
     if port != "inference":
         return
     limit = server_settings.max_request_size
-    regions, traces = regions or Regions(), settings.TraceSettings()
-    app.add_route("/v2", metadata.ServerMetadata())
+    regions, traces = regions or Regions(server_settings.allow_client_shm), settings.TraceSettings()
+    app.add_route("/v2", metadata.ServerMetadata(server_settings.server_id))
     app.add_route("/v2/health/live", metadata.Live(dataplane))
     app.add_route("/v2/health/ready", metadata.Ready(dataplane))
     app.add_route("/v2/models/stats", statistics.Statistics(dataplane))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import falcon
 
-from ...errors import InvalidRequest, ModelNotFound, Unsupported
+from ...errors import InvalidConfig, InvalidRequest, LoadFailed, ModelNotFound, Unsupported
 from ...repository.names import relative_path, safe_name
 from .documents import Document, checked, optional, parse_optional
 from .resource import JSON, Resource, answers_errors, read_body, set_json
@@ -55,9 +55,11 @@ class Load(Resource):
         try:
             self._dataplane.load(model, config, files or None)
         except ModelNotFound:
-            raise InvalidRequest(
-                f"failed to load '{model}', failed to poll from model repository: no repository has a model of this name"
-            ) from None
+            raise InvalidRequest(f"{_failed(model, poll=True)}no repository has a model of this name") from None
+        except LoadFailed as error:
+            raise error.within(_failed(model)) from error
+        except (InvalidConfig, InvalidRequest) as error:
+            raise error.within(_failed(model, poll=True)) from error
         resp.content_type = JSON
 
 
@@ -74,6 +76,11 @@ class Unload(Resource):
         parameters = optional(parse_optional(read_body(req, self._limit)), "parameters", dict, {})
         self._dataplane.unload(model, optional(parameters, "unload_dependents", bool, False))
         resp.content_type = JSON
+
+
+def _failed(model: str, *, poll: bool = False) -> str:
+    """What Triton says of a load that failed, to which the true reason is added. `poll`: the model could not be read at all."""
+    return f"failed to load '{model}'{', failed to poll from model repository' if poll else ''}: "
 
 
 def _load_parameters(document: Document) -> tuple[str | None, dict[str, bytes]]:

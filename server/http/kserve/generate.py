@@ -13,7 +13,8 @@ from ....backends.tensor import Tensor
 from ...call import Call
 from ...errors import InvalidRequest, JitneyError
 from ...repository.config import ModelConfig, TensorSpec
-from .documents import Document, checked, dump, parse
+from ..retry import RETRY_AFTER, SECONDS, is_temporary
+from .documents import Document, dump, parse
 from .errors import describe
 from .headers import ForwardedHeaders
 from .parameters import custom, own
@@ -32,6 +33,8 @@ _TOO_MANY = (
 
 #: Parameters that say to which sequence a request belongs, as in `infer`.
 _SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
+#: The one key whose object is looked into.
+_NESTED = "parameters"
 
 
 class _Generating(Resource):
@@ -69,6 +72,8 @@ class GenerateStream(_Generating):
         events = _events(config, call, req)
         status, first = next(events, (200, b""))
         resp.status = status
+        if status == 503 and call.error is not None and is_temporary(call.error):
+            resp.set_header(RETRY_AFTER, SECONDS)
         resp.content_type = "text/event-stream; charset=utf-8"
         resp.stream = _Stream(first, events)
 
@@ -105,42 +110,69 @@ def _event(document: Any) -> bytes:
 
 
 def read(config: ModelConfig, document: Document) -> Request:
-    """A flat object as a request: keys named like inputs are tensors, all others parameters; `id` is the request's id."""
+    """A flat object as a request, by the rules of Triton's generate extension (`ConvertGenerateRequest` of its HTTP server).
+
+    Keys named like the model's inputs are tensors, at the top and inside of `parameters`; all others are request parameters.
+    `id` is the request's id, and one of its parameters.
+    """
     request = Request()
+    nested = document.get(_NESTED, {})
+    if config.input(_NESTED) is not None:
+        raise InvalidRequest(f"Keyword '{_NESTED}' for nested schema also given as input tensor name")
+    if type(nested) is not dict:
+        raise InvalidRequest(f"Expected JSON object for keyword: '{_NESTED}': attempt to access JSON non-object as object")
     parameters: dict[str, Any] = {}
+    _sort(config, {name: value for name, value in document.items() if name != _NESTED}, request.tensors, parameters)
+    try:
+        _sort(config, nested, request.tensors, parameters)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"Converting keyword: '{_NESTED}': {error}") from None
+    if "id" in parameters:
+        request.id = str(custom("id", parameters["id"]))
+    sequence = read_parameters({name: parameters.pop(name) for name in _SEQUENCE if name in parameters})
+    request.parameters = parameters | sequence.for_model()
+    return request
+
+
+def _sort(config: ModelConfig, document: Document, tensors: list[Tensor], parameters: dict[str, Any]) -> None:
+    """Adds the keys of one level to the tensors or the parameters; none of them may be there already."""
     for name, value in document.items():
         spec = config.input(name)
         if spec is not None:
-            request.tensors.append(_tensor(config, spec, value))
-        elif name == "parameters":
-            parameters |= checked(value, name, dict)
+            if any(tensor.name == name for tensor in tensors):
+                raise InvalidRequest(
+                    f"input '{name}' already exists in request: it stands beside 'parameters' and inside of it"
+                )
+            tensors.append(_tensor(config, spec, value))
+        elif name in parameters:
+            raise InvalidRequest(
+                f"parameter '{name}' already exists in request: it stands beside 'parameters' and inside of it"
+            )
         else:
-            parameters[name] = value
-    if "id" in parameters:
-        request.id = str(custom("id", parameters.pop("id")))
-    sequence = read_parameters({name: parameters.pop(name) for name in _SEQUENCE if name in parameters})
-    own_parameters = {name: custom(name, value) for name, value in parameters.items()}
-    request.parameters = own_parameters | sequence.for_model()
-    return request
+            parameters[name] = value if name in _SEQUENCE else custom(name, value)
 
 
 def _tensor(config: ModelConfig, spec: TensorSpec, value: Any) -> Tensor:
     data = value if isinstance(value, list) else [value]
-    shape = ((1,) if config.batches else ()) + _dims(spec, data)
-    return from_json(spec.name, spec.datatype, shape, data)
+    return from_json(spec.name, spec.datatype, _shape(config, spec, data), data)
 
 
-def _dims(spec: TensorSpec, data: list[Any]) -> tuple[int, ...]:
-    """The input's dims with the last variable one taking all elements that the fixed ones leave, and 1 for the others."""
-    fixed = prod(dim for dim in spec.dims if dim != -1)
+def _shape(config: ModelConfig, spec: TensorSpec, data: list[Any]) -> tuple[int, ...]:
+    """The input's shape, the batch axis included: the innermost variable size takes all elements that the fixed ones leave,
+    the other variable sizes are 1 (Triton). So a list for an input with fixed dims is a batch."""
+    sizes = (-1, *spec.dims) if config.batches else spec.dims
+    fixed = prod(size for size in sizes if size != -1)
     count, level = len(data), data
     while level and type(level[0]) is list:
         level = level[0]
         count *= len(level)
-    if count % fixed:
-        raise InvalidRequest(f"input '{spec.name}' has {count} elements, which its dims {list(spec.dims)} cannot hold")
-    last = max((at for at, dim in enumerate(spec.dims) if dim == -1), default=-1)
-    return tuple(dim if dim != -1 else count // fixed if at == last else 1 for at, dim in enumerate(spec.dims))
+    if count % fixed or (-1 not in sizes and count != fixed):
+        raise InvalidRequest(
+            f"The schema can not convert input '{spec.name}' to tensor with proper shape: it has {count} elements, its shape "
+            f"is {list(sizes)}"
+        )
+    innermost = max((at for at, size in enumerate(sizes) if size == -1), default=-1)
+    return tuple(size if size != -1 else count // fixed if at == innermost else 1 for at, size in enumerate(sizes))
 
 
 def render(config: ModelConfig, request: Request, response: Response) -> dict[str, Any]:

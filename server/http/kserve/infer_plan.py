@@ -20,11 +20,11 @@ from ..plan import ReplyHead as HttpHead
 from ..torchserve.predict_plan import Inference, PredictPlan
 from .compression import choose, compress, decompress
 from .documents import dump
-from .errors import UnsupportedEncoding, describe
+from .errors import describe
 from .headers import ForwardedHeaders
 from .reply import render
 from .request import InferRequest, Reader, as_json, header_length, read_raw
-from .resource import HEADER_LENGTH, JSON, status_line, version_of
+from .resource import HEADER_LENGTH, JSON, error_headers, status_line, version_of
 from .shm import Regions
 
 if TYPE_CHECKING:
@@ -84,11 +84,7 @@ class InferPlan(RoutePlan):
     def __init__(self, services: Inferring, model: str, version: str | None) -> None:
         super().__init__(services.access, services.admission)
         self._services, self._model, self._version = services, model, version
-        self._heads = {
-            (binary, encoding): HttpHead("200 OK", services.access.with_origins(_headers(binary, encoding)))
-            for binary in (False, True)
-            for encoding in ("", "gzip", "deflate")
-        }
+        self._heads: dict[tuple[bool, str, str], HttpHead] = {}
 
     def runs_inline(self, head: RequestHead, nbytes: int) -> bool:
         if "content-encoding" in head.fields:
@@ -110,6 +106,8 @@ class InferPlan(RoutePlan):
         config = services.dataplane.config(self._model, version)
         if config.decoupled:
             raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
+        if len(flight.body) > MAX_PARSED:  # before reading costs anything
+            services.dataplane.refuse_if_full(self._model, version)
         asked = flight.note = Asked(config, encoding=choose(flight.head.fields.get("accept-encoding")))
         infer = asked.infer = self._read(flight, asked)
         if forwarded := services.headers.of(flight.head.pairs):
@@ -139,22 +137,30 @@ class InferPlan(RoutePlan):
         reply = render(config, config.version, infer, _only(flight))
         body = compress(reply.body, asked.encoding) if asked.encoding else reply.body
         self.passed(flight, 200)
-        head = self._heads[reply.header_length is not None, asked.encoding]
-        return HttpReply(head, () if reply.header_length is None else ((HEADER_LENGTH, str(reply.header_length)),), body)
+        own = () if reply.header_length is None else ((HEADER_LENGTH, str(reply.header_length)),)
+        return HttpReply(self._head(flight, bool(own), asked.encoding), own, body)
+
+    def _head(self, flight: InFlightRequest, binary: bool, encoding: str) -> HttpHead:
+        origin = flight.head.fields.get("origin")
+        key = binary, encoding, self.access.cors.variant(origin)
+        head = self._heads.get(key)
+        if head is None:
+            head = self._heads[key] = HttpHead("200 OK", self.access.cors.merged(_headers(binary, encoding), origin))
+        return head
 
     def refuse(self, flight: InFlightRequest, error: Exception) -> HttpReply:
         asked: Asked | None = flight.note
         pairs = [("content-type", JSON)]
         if isinstance(error, JitneyError):
             status, text = describe(error, asked.id if asked is not None else "")
-            if isinstance(error, UnsupportedEncoding):
-                pairs.append(("Accept-Encoding", "gzip, deflate"))
+            pairs += error_headers(error, status)
         else:
             line = flight.head.line
             log.error("%s %s failed", line.command, line.path, exc_info=error)
             status, text = 500, _INTERNAL
         self.passed(flight, status)
-        return HttpReply(HttpHead(status_line(status), self.access.with_origins(pairs)), (), dump({"error": text}))
+        head = HttpHead(status_line(status), self.access.cors.merged(pairs, flight.head.fields.get("origin")))
+        return HttpReply(head, (), dump({"error": text}))
 
 
 class HandlerPlan(PredictPlan):
@@ -165,7 +171,7 @@ class HandlerPlan(PredictPlan):
 
     def __init__(self, services: Inferring, model: str, version: str | None) -> None:
         inference = Inference(services.dataplane, services.access, services.admission, services.max_response)
-        super().__init__(inference, model, version, {"url_path": "", "explain": "False"}, kserve=True)
+        super().__init__(inference, model, version, {"explain": "False"}, kserve=True)
         self._regions, self._limit = services.regions, services.limit
 
     def runs_inline(self, head: RequestHead, nbytes: int) -> bool:

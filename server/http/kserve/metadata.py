@@ -69,9 +69,14 @@ class ModelReady(Resource):
 
 
 class ServerMetadata(Resource):
+    """`name` is what the operator calls the server; scripts look for Triton's default."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
     @answers_errors
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        set_json(resp, {"name": "jitney", "version": __version__, "extensions": EXTENSIONS})
+        set_json(resp, {"name": self._name, "version": __version__, "extensions": EXTENSIONS})
 
 
 class ModelMetadata(Resource):

@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import falcon
+import falcon.constants
 
 from ....backends.base import Response
 from ...call import Call
-from ...errors import InvalidRequest, JitneyError, PayloadTooLarge
+from ...errors import InvalidRequest, JitneyError, ModelNotReady, PayloadTooLarge
+from ..reasons import REASON, in_one_line
+from ..retry import RETRY_AFTER, SECONDS, is_temporary
 from ..wsgi import body_of, on_disconnect
 from .documents import dump
 from .errors import RouteNotFound, UnsupportedEncoding, describe
@@ -23,6 +26,8 @@ Responder = Callable[..., None]
 
 JSON = "application/json"
 HEADER_LENGTH = "Inference-Header-Content-Length"
+#: All that Falcon knows: what a route leaves to Falcon is refused with an `Allow` that names the refusals too.
+METHODS: tuple[str, ...] = tuple(falcon.constants.COMBINED_METHODS)
 #: Triton's versions are integers; an archive's are any text, in practice this.
 _ARCHIVES_VERSION = re.compile(r"\d+\.[\w.+-]{1,64}", re.ASCII)
 
@@ -52,8 +57,20 @@ def set_error(req: falcon.Request, resp: falcon.Response, error: JitneyError) ->
     """Answers with an error; `req.context.request_id` is put before the texts that name it."""
     status, text = describe(error, getattr(req.context, "request_id", ""))
     set_json(resp, {"error": text}, status)
+    for name, value in error_headers(error, status):
+        resp.set_header(name, value)
+
+
+def error_headers(error: JitneyError, status: int) -> list[tuple[str, str]]:
+    """What goes into the head of an error's answer: the reason, when to come again, which codings are understood."""
+    found = []
+    if isinstance(error, ModelNotReady) and error.reason:
+        found.append((REASON, in_one_line(error.reason)))
+    if status == 503 and is_temporary(error):
+        found.append((RETRY_AFTER, SECONDS))
     if isinstance(error, UnsupportedEncoding):
-        resp.set_header("Accept-Encoding", "gzip, deflate")
+        found.append(("Accept-Encoding", "gzip, deflate"))
+    return found
 
 
 def status_line(status: int) -> str:
@@ -66,11 +83,22 @@ def set_json(resp: falcon.Response, document: Any, status: int = 200) -> None:
     resp.data = dump(document)
 
 
+def _responder(method: str) -> str:
+    """The name that Falcon gives to the function for a method."""
+    return f"on_{method.lower()}"
+
+
 class Resource:
-    """A route; methods that a subclass does not define are answered with 405."""
+    """A route; methods that a subclass does not define are answered with 405, and `Allow` names those that it does."""
 
     def _refuse(self, req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
         set_json(resp, {"error": "Method Not Allowed"}, 405)
+        resp.set_header("Allow", ", ".join(self.allowed()))
+
+    @classmethod
+    def allowed(cls) -> list[str]:
+        """The methods that this route answers."""
+        return [method for method in METHODS if getattr(cls, _responder(method)) is not Resource._refuse]
 
     on_get: Responder = _refuse
     on_post: Responder = _refuse
@@ -81,6 +109,11 @@ class Resource:
     on_options: Responder = _refuse
     on_trace: Responder = _refuse
     on_connect: Responder = _refuse
+
+
+for _method in METHODS:
+    if not hasattr(Resource, _responder(_method)):
+        setattr(Resource, _responder(_method), Resource._refuse)
 
 
 def not_found(req: falcon.Request, resp: falcon.Response, **_: Any) -> None:

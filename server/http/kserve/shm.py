@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....backends.tensor import Buffer
-from ...errors import InvalidRequest
+from ...errors import InvalidRequest, Unsupported
 from .errors import RegionNotFound
 
 _ROOT = "/dev/shm/"
@@ -83,15 +83,21 @@ class Place:
 
 
 class Regions:
-    """The regions that clients have registered. Thread-safe."""
+    """The regions that clients have registered. Thread-safe. `allowed` false: none may be, and every use is refused."""
 
-    def __init__(self) -> None:
+    def __init__(self, allowed: bool = True) -> None:
+        self._allowed = allowed
         self._regions: dict[str, Region] = {}
         self._lock = threading.Lock()
         self.on_change: Callable[[], None] = lambda: None  # called before whoever changed something hears of it
 
+    def refuse_unless_allowed(self) -> None:
+        if not self._allowed:
+            raise Unsupported("clients may use no shared memory here: the server was started with --allow-client-shm=false")
+
     def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
         """Opens `key` and makes `byte_size` bytes from `offset` known as `name`; raises InvalidRequest."""
+        self.refuse_unless_allowed()
         region = Region(name, key, offset, byte_size, _open(key))
         if os.fstat(region.fd).st_size < offset + byte_size or byte_size == 0:
             raise InvalidRequest(f"Invalid shared memory region: '{key}'")
@@ -103,6 +109,7 @@ class Regions:
 
     def status(self, name: str | None = None) -> list[dict[str, Any]]:
         """What is registered, or the one region `name`; raises RegionNotFound."""
+        self.refuse_unless_allowed()
         with self._lock:
             if name is None:
                 return [self._regions[key].status() for key in sorted(self._regions)]
@@ -112,6 +119,7 @@ class Regions:
 
     def unregister(self, name: str | None = None) -> None:
         """Forgets one region or all; an unknown name is no error (Triton). Requests in flight keep what they use."""
+        self.refuse_unless_allowed()
         with self._lock:
             if name is None:
                 self._regions.clear()
@@ -126,6 +134,7 @@ class Regions:
 
     def place(self, name: str, offset: int, size: int) -> Place:
         """A checked part of a region; raises RegionNotFound, or InvalidRequest where it passes the region's end."""
+        self.refuse_unless_allowed()
         region = self.find(name)
         if region is None:
             raise RegionNotFound(f"Unable to find shared memory region: '{name}'")

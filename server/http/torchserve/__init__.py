@@ -9,10 +9,11 @@ import falcon
 from waitress.utilities import Error
 
 from . import openapi
-from .errors import Problem
+from .errors import MethodNotAllowed, Problem
 from .management import Control, Management
 from .render import ENVELOPE, new_request_id, send_json, status_line, to_json
-from .routing import Exchange, Handler, Routes, not_allowed, not_found
+from .routing import Exchange, Handler, Routes, not_found
+from .v1 import ModelsV1
 
 if TYPE_CHECKING:
     from ...dataplane import DataPlane
@@ -23,7 +24,12 @@ log = logging.getLogger(__name__)
 
 Port = Literal["inference", "management", "metrics"]
 
-__all__ = ["add_common", "add_management", "refuse"]
+__all__ = ["add_common", "add_kserve_v1", "add_management", "refuse"]
+
+
+def add_kserve_v1(routes: Routes, dataplane: DataPlane) -> None:
+    """Adds KServe v1's list and readiness of models to the inference port. To be called before `add_management`."""
+    ModelsV1(dataplane).add_to(routes)
 
 
 def add_management(
@@ -41,7 +47,9 @@ def add_common(routes: Routes, port: Port) -> None:
     )
 
     def root(exchange: Exchange, **_: Any) -> None:
-        (describe if exchange.req.method == "OPTIONS" else not_allowed)(exchange)
+        if exchange.req.method != "OPTIONS":
+            raise MethodNotAllowed("OPTIONS")
+        describe(exchange)
 
     routes.add(r"/*", root)
     routes.add(r"/api-description", describe)
@@ -61,8 +69,9 @@ def refuse(path: str, error: Error) -> tuple[str, list[tuple[str, str]], bytes]:
     """
     if error.code in (413, 417):
         return status_line(error.code), [], b""
-    log.info("refused a malformed request: %s", error.body)
+    log.info("refused a %s: %s", "body" if error.code == 503 else "malformed request", error.body)
     text = "Invalid HTTP message." if error.code == 400 else str(error.body)
-    body = to_json(Problem(error.code, "BadRequestException", text)._asdict())
+    kind = "ServiceUnavailableException" if error.code == 503 else "BadRequestException"
+    body = to_json(Problem(error.code, kind, text)._asdict())
     headers = [("content-type", "application/json"), ("x-request-id", new_request_id()), *ENVELOPE.items()]
     return falcon.code_to_http_status(error.code), headers, body

@@ -9,7 +9,7 @@ import falcon
 
 from ....backends.base import Part
 from ...errors import InvalidRequest
-from .multipart import parse_form, parse_multipart
+from .multipart import is_form, parse_form, parse_multipart
 
 if TYPE_CHECKING:
     from ..parser import RequestHead
@@ -18,16 +18,23 @@ FORM = "application/x-www-form-urlencoded"
 MAX_QUERY_FIELDS = 1000
 
 
-def read_parts(body: bytes | bytearray | memoryview, content_type: str) -> list[Part]:
-    """One part per form field, or the whole body under the name `body`, with its content type without parameters."""
+def read_parts(body: bytes | bytearray | memoryview, content_type: str, *, believes: bool = True) -> list[Part]:
+    """One part per form field, or the whole body under the name `body`, with its content type without parameters.
+
+    `believes` false: a body that is labelled as an urlencoded form and cannot be one is a body without a content type.
+    """
     mime = content_type.partition(";")[0].strip()
     if mime.lower() == "multipart/form-data":
         _, options = falcon.parse_header(content_type)
         if boundary := options.get("boundary"):
             return parse_multipart(_searchable(body), boundary)
     if mime.lower() == FORM:
-        return parse_form(body)
+        return parse_form(body) if believes or not len(body) or is_form(body) else [Part("body", body)]
     return [Part("body", body, mime)]
+
+
+def is_urlencoded(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() == FORM
 
 
 def _searchable(body: bytes | bytearray | memoryview) -> bytearray | bytes:
@@ -37,18 +44,22 @@ def _searchable(body: bytes | bytearray | memoryview) -> bytearray | bytes:
 
 def query(text: str) -> dict[str, str]:
     """The query's parameters; of repeated ones the first counts (TorchServe)."""
-    try:
-        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
-    except ValueError:
-        raise InvalidRequest(f"the query has more than {MAX_QUERY_FIELDS} parameters") from None
     found: dict[str, str] = {}
-    for name, value in pairs:
+    for name, value in _pairs(text):
         found.setdefault(name, value)
     return found
 
 
+def _pairs(text: str) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
+    except ValueError:
+        raise InvalidRequest(f"the query has more than {MAX_QUERY_FIELDS} parameters") from None
+
+
 def query_parts(text: str) -> list[Part]:
-    return [Part(name, value.encode()) for name, value in query(text).items()]
+    """The query's parameters as inputs, every one: of repeated ones the last counts, as it does in a body (TorchServe)."""
+    return [Part(name, value.encode()) for name, value in _pairs(text)]
 
 
 def client_headers(head: RequestHead, nbytes: int) -> dict[str, str]:

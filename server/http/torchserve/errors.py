@@ -36,10 +36,10 @@ from ...errors import (
     WorkerDied,
     WorkerTimeout,
 )
+from ..reasons import REASON, in_one_line
+from ..retry import RETRY_AFTER, SECONDS, is_temporary
 
-#: Carries the reason of an error where TorchServe's text, which scripts compare, has no place for it.
-REASON = "x-jitney-reason"
-MAX_REASON = 1000
+#: Errors whose reason TorchServe's text leaves out.
 WITH_REASONS = (
     ModelFailed,
     WorkerDied,
@@ -68,7 +68,14 @@ class ResourceNotFound(JitneyError):
 
 
 class MethodNotAllowed(JitneyError):
-    """The path exists and does not answer this method, or the server's configuration does not allow it."""
+    """The path exists and does not answer this method, or the server's configuration does not allow it.
+
+    `allowed` are the methods that it answers, for the header `Allow` that the standard asks for.
+    """
+
+    def __init__(self, *allowed: str) -> None:
+        super().__init__(f"expected one of {', '.join(allowed)}")
+        self.allowed = allowed
 
 
 class BadEscape(JitneyError):
@@ -104,6 +111,18 @@ def problem(error: Exception, target: Target = NO_TARGET) -> Problem:
     if isinstance(error, JitneyError):
         return _request(error) or _inference(error, target) or _management(error, target) or _other(error)
     return Problem(500, "InternalServerException", "The server met an unforeseen error; its log says more")
+
+
+def with_reason(found: Problem, error: Exception) -> Problem:
+    """The same with what was wrong in its text: for models of a repository, whose users know no text of TorchServe's."""
+    match error:
+        case NoWorkers() | QueueFull():
+            return found._replace(message=str(error))
+        case ModelFailed() | WorkerDied():
+            reason = (getattr(error, "reason", "") or str(error)).strip()
+            if reason and reason not in found.message:
+                return found._replace(message=f"{found.message.rstrip('.')}: {reason}")
+    return found
 
 
 def _request(error: JitneyError) -> Problem | None:
@@ -227,9 +246,21 @@ def no_worker(target: Target) -> str:
     return text + (_SEQUENCE_HINT if target.verb == "inference" else "")
 
 
-def reason_of(error: Exception, told: str) -> str:
+def problem_headers(error: Exception, told: Problem) -> list[tuple[str, str]]:
+    """What goes into the head of an error's answer: the methods that there are, the reason, when to come again."""
+    found = []
+    if isinstance(error, MethodNotAllowed):
+        found.append(("Allow", ", ".join(error.allowed)))
+    if reason := _reason(error, told.message):
+        found.append((REASON, reason))
+    if told.code == 503 and is_temporary(error):
+        found.append((RETRY_AFTER, SECONDS))
+    return found
+
+
+def _reason(error: Exception, told: str) -> str:
     """What TorchServe's text leaves out, in one line that a header can carry; "" where it says all."""
     if not isinstance(error, WITH_REASONS):
         return ""
-    reason = " ".join((getattr(error, "reason", "") or str(error)).split())[:MAX_REASON]
-    return "" if reason in told else reason.encode("latin-1", "replace").decode("latin-1")
+    reason = getattr(error, "reason", "") or str(error)
+    return "" if " ".join(reason.split()) in told else in_one_line(reason)

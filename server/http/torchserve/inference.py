@@ -28,9 +28,9 @@ def add_inference(routes: Routes, inference: Inference) -> None:
     routes.add_plan(rf"/{MODEL}(?:/{VERSION})?/predict", legacy, describe)
     routes.add_plan(rf"/models/{MODEL}/invoke", legacy, describe)
     routes.add_plan(r"/invocations", partial(InvocationPlan, inference), describe)
-    routes.add_plan(rf"/v2/models/{MODEL}/explain", explanations, describe)
-    routes.add_plan(rf"/v1/models/{MODEL}:predict", predictions, describe)
-    routes.add_plan(rf"/v1/models/{MODEL}:explain", explanations, describe)
+    routes.add_plan(rf"/v2/models/{MODEL}/explain", partial(_kserve, inference, "True"), describe)
+    routes.add_plan(rf"/v1/models/{MODEL}:predict", partial(_kserve, inference, "False"), describe)
+    routes.add_plan(rf"/v1/models/{MODEL}:explain", partial(_kserve, inference, "True"), describe)
     for name, make in (("predictions", predictions), ("explanations", explanations)):
         routes.add_plan(rf"/{name}/{MODEL}(?:/{VERSION}(?:/{_REST})?)?", make, describe)
     routes.add(r"/ping(?:/.*)?", partial(_ping, plane))
@@ -45,8 +45,16 @@ def _plan(inference: Inference, explain: str, model: str, version: str | None = 
     return PredictPlan(inference, model, version, {"url_path": rest or "", "explain": explain})
 
 
+def _kserve(inference: Inference, explain: str, model: str) -> RoutePlan:
+    """KServe's routes know no path behind the model, so their handlers see no `url_path` (TorchServe).
+
+    For models of a repository the text of an error stands where clients of KServe look for it.
+    """
+    return PredictPlan(inference, model, None, {"explain": explain}, kserve=not inference.is_archive(model, None))
+
+
 def _legacy(inference: Inference, model: str, version: str | None = None) -> RoutePlan:
-    """`/{m}/predict` and SageMaker's `/models/{m}/invoke`: the query's parameters are inputs too."""
+    """`/{m}/predict` and SageMaker's `/models/{m}/invoke`: the query's parameters are inputs too, before the body's."""
     return PredictPlan(inference, model, version, {}, queries=True)
 
 

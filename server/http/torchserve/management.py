@@ -63,7 +63,7 @@ class Management:
             case "POST":
                 self._register(exchange)
             case _:
-                raise MethodNotAllowed
+                raise MethodNotAllowed(*self._of_the_list())
 
     def model(self, exchange: Exchange, model: str, version: str | None = None, default: str | None = None) -> None:
         exchange.target = Target(model, version)
@@ -80,12 +80,12 @@ class Management:
                 self.dataplane.describe(model, version)
                 send_json(exchange.resp, openapi.model_management(model))
             case _:
-                raise MethodNotAllowed
+                raise MethodNotAllowed(*self._of_a_model())
 
     def ready(self, exchange: Exchange, model: str) -> None:
         """KServe v1's readiness: whether the model has workers, even if they still load."""
         if exchange.req.method != "GET":
-            raise MethodNotAllowed
+            raise MethodNotAllowed("GET")
         found = self.dataplane.describe(model, None)
         send_json(exchange.resp, {"name": model, "ready": bool(found[0].workers)})
 
@@ -110,7 +110,7 @@ class Management:
                 problem = {"code": 404, "type": "WorkflowNotFoundException", "message": f"Workflow not found: {workflow}"}
                 send_json(exchange.resp, problem, 404)
             case _:
-                raise MethodNotAllowed
+                raise MethodNotAllowed("GET", "DELETE" if workflow else "POST")
 
     # -- one verb each ---------------------------------------------------------------------------------------------------
 
@@ -124,7 +124,8 @@ class Management:
         send_json(exchange.resp, {**document, "models": page})
 
     def _register(self, exchange: Exchange) -> None:
-        self._refuse_without_model_api()
+        if not self.settings.model_api:
+            raise MethodNotAllowed(*self._of_the_list())
         spec = registration(exchange.req)
         exchange.target = Target(spec.model_name or "")
         name, version, workers = self.control.register(spec)
@@ -169,13 +170,18 @@ class Management:
         send_status(exchange.resp, f'Default version successfully updated for model "{model}" to "{version}"')
 
     def _unregister(self, exchange: Exchange, model: str, version: str | None) -> None:
-        self._refuse_without_model_api()
+        if not self.settings.model_api:
+            raise MethodNotAllowed(*self._of_a_model())
         self.control.unregister(model, version)
         send_status(exchange.resp, f'Model "{model}" unregistered')
 
-    def _refuse_without_model_api(self) -> None:
-        if not self.settings.model_api:
-            raise MethodNotAllowed
+    # -- which methods there are: registering and unregistering may be switched off ---------------------------------------
+
+    def _of_the_list(self) -> list[str]:
+        return ["GET", "POST"] if self.settings.model_api else ["GET"]
+
+    def _of_a_model(self) -> list[str]:
+        return ["GET", "PUT", "DELETE", "OPTIONS"] if self.settings.model_api else ["GET", "PUT", "OPTIONS"]
 
 
 class NoControl:

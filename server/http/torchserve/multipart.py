@@ -8,6 +8,7 @@ with a file name keeps its content type (application/octet-stream where it names
 
 from __future__ import annotations
 
+import re
 from urllib.parse import unquote_to_bytes
 
 import falcon
@@ -18,6 +19,8 @@ from ...errors import InvalidRequest
 MAX_PARTS = 1000
 MAX_PART_HEADER = 16384
 MAX_FIELDS = 1000
+#: Control characters, which no form has.
+_NO_FORM = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 def parse_multipart(body: bytearray | bytes, boundary: str) -> list[Part]:
@@ -52,6 +55,21 @@ def _part(header: bytes, data: memoryview) -> Part:
     is_file = "filename" in options or "filename*" in options
     content_type = fields.get("content-type", "application/octet-stream").partition(";")[0].strip() if is_file else ""
     return Part(options["name"], data, content_type)
+
+
+def is_form(body: bytes | bytearray | memoryview) -> bool:
+    """Whether a body that is labelled as an urlencoded form may be one.
+
+    `curl -d` and `--data-binary`, urllib and others give this label to whatever they send: JSON, a picture, a sentence.
+    """
+    raw = bytes(body)
+    if b"=" not in raw or raw.lstrip()[:1] in (b"[", b"{", b'"') or _NO_FORM.search(raw):
+        return False
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def parse_form(body: bytes | bytearray | memoryview) -> list[Part]:

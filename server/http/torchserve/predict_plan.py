@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ....backends.base import Part, Request, Response
@@ -15,8 +16,8 @@ from ...errors import Cancelled, InvalidParameter, JitneyError, ModelNotFound, V
 from ...metrics.ledger import Ledger
 from ..inline import predicts_inline
 from ..plan import MAX_HEADS, InFlightRequest, Reply, ReplyHead, RoutePlan
-from .body import client_headers, query, query_parts, read_parts
-from .errors import Target
+from .body import client_headers, is_urlencoded, query, query_parts, read_parts
+from .errors import Target, problem, with_reason
 from .render import ENVELOPE_PAIRS, new_request_id, prediction_head, problem_reply
 
 if TYPE_CHECKING:
@@ -41,6 +42,13 @@ class Inference:
     @property
     def metrics(self) -> Metrics:
         return self.access.metrics
+
+    def is_archive(self, model: str, version: str | None) -> bool:
+        """Whether TorchServe's clients know this model's answers to the letter; so too where there is no such model."""
+        try:
+            return self.dataplane.config(model, version).is_archive
+        except JitneyError:
+            return True
 
 
 @dataclass(slots=True)
@@ -82,7 +90,7 @@ class PredictPlan(RoutePlan):
         head = flight.head
         parts = self.read(flight)
         if self._queries:
-            parts += query_parts(head.line.query)
+            parts = [*query_parts(head.line.query), *parts]
         headers = client_headers(head, len(flight.body))
         headers.update(self._route)
         self.admit(flight)
@@ -90,7 +98,12 @@ class PredictPlan(RoutePlan):
 
     def read(self, flight: InFlightRequest) -> list[Part]:
         """The parts of the body."""
-        return read_parts(flight.body, flight.head.fields.get("content-type", ""))
+        return self.parts(flight, self.model, self.version)
+
+    def parts(self, flight: InFlightRequest, model: str, version: str | None) -> list[Part]:
+        """The parts as this model gets them: a handler what TorchServe would give it, a codec what was meant."""
+        label = flight.head.fields.get("content-type", "")
+        return read_parts(flight.body, label, believes=not is_urlencoded(label) or self.inference.is_archive(model, version))
 
     def _submit(self, flight: InFlightRequest, asked: Asked, request: Request) -> None:
         """Queues the request and counts it, also where it is refused, unless no such model exists."""
@@ -121,7 +134,7 @@ class PredictPlan(RoutePlan):
         self._check_size(len(body), asked.target.model)
         own = (("x-request-id", asked.id),)
         if first.final:
-            head = self._head(first)
+            head = self._head(flight, first)
             if flight.call is not None and head.code < 400:
                 self._counts(asked.target).answered(flight.call.times)
                 self.log(flight, head.code)
@@ -129,7 +142,7 @@ class PredictPlan(RoutePlan):
                 self.passed(flight, head.code)
             return Reply(head, own, body)
         self.keep_thread(flight)
-        head = self._head(first, ("ts_stream_next", "true"))
+        head = self._head(flight, first, ("ts_stream_next", "true"))
         self.passed(flight, head.code)
         return Reply(head, own, stream=_stream(body, answers))
 
@@ -144,12 +157,13 @@ class PredictPlan(RoutePlan):
             log.error("model '%s' answered with %d bytes, more than max_response_size=%d", model, size, limit)
             raise WorkerDied(f"the answer has {size} bytes, more than max_response_size={limit}")
 
-    def _head(self, response: Response, *more: tuple[str, str]) -> ReplyHead:
-        key = (response.status, response.reason, more, *response.headers.items())
+    def _head(self, flight: InFlightRequest, response: Response, *more: tuple[str, str]) -> ReplyHead:
+        origin = flight.head.fields.get("origin")
+        key = (response.status, response.reason, more, self.access.cors.variant(origin), *response.headers.items())
         head = self._heads.get(key)
         if head is None:
             status, pairs = prediction_head(response)
-            pairs = self.access.with_origins([*pairs, *more, *ENVELOPE_PAIRS])
+            pairs = self.access.cors.merged([*pairs, *more, *ENVELOPE_PAIRS], origin)
             head = ReplyHead(status, pairs, "keep-alive" if response.status < 400 else "close")
             if len(self._heads) < MAX_HEADS:
                 self._heads[key] = head
@@ -160,9 +174,13 @@ class PredictPlan(RoutePlan):
         line = flight.head.line
         if not isinstance(error, JitneyError):
             log.error("%s %s failed", line.command, line.path, exc_info=error)
-        reply = problem_reply(error, asked.target, asked.id, self.access.with_origins, kserve=self._kserve)
+        found = problem(error, asked.target)
+        if not self.inference.is_archive(asked.target.model, asked.target.version):
+            found = with_reason(found, error)
+        merged = partial(self.access.cors.merged, origin=flight.head.fields.get("origin"))
+        reply = problem_reply(found, error, merged, kserve=self._kserve)
         self.passed(flight, reply.head.code)
-        return reply
+        return reply._replace(own=(("x-request-id", asked.id),))
 
 
 class InvocationPlan(PredictPlan):
@@ -175,12 +193,16 @@ class InvocationPlan(PredictPlan):
         return False
 
     def read(self, flight: InFlightRequest) -> list[Part]:
-        parts = super().read(flight)
-        model = query(flight.head.line.query).get("model_name") or self._only_model() or _field(parts, "model_name")
+        model = query(flight.head.line.query).get("model_name") or self._only_model() or self._named(flight)
         if not model:
             raise InvalidParameter("model_name", None, "the name of a model")
         flight.note.target = Target(model, None)
-        return parts
+        return self.parts(flight, model, None)
+
+    def _named(self, flight: InFlightRequest) -> str | None:
+        """What the body's field `model_name` says."""
+        parts = read_parts(flight.body, flight.head.fields.get("content-type", ""))
+        return next((bytes(part.data).decode("utf-8", "replace") for part in parts if part.name == "model_name"), None)
 
     def _only_model(self) -> str | None:
         plane = self.inference.dataplane
@@ -202,7 +224,3 @@ def _stream(first: bytes, rest: Iterator[Response]) -> Iterator[bytes]:
     except JitneyError as error:
         log.error("a streamed answer ended early: %s", error)
         raise
-
-
-def _field(parts: list[Part], name: str) -> str | None:
-    return next((bytes(part.data).decode("utf-8", "replace") for part in parts if part.name == name), None)

@@ -15,7 +15,7 @@ import orjson
 from ....backends.base import Response
 from ...errors import ModelFailed
 from ..plan import Reply, ReplyHead
-from .errors import REASON, Target, problem, reason_of
+from .errors import Problem, problem_headers
 
 #: Adds CORS headers to those that a reply has.
 WithOrigins = Callable[[list[tuple[str, str]]], list[tuple[str, str]]]
@@ -104,16 +104,12 @@ def _headers(headers: Mapping[str, str]) -> list[tuple[str, str]]:
     return list(found.values())
 
 
-def problem_reply(
-    error: Exception, target: Target, request_id: str, with_origins: WithOrigins, *, kserve: bool = False
-) -> Reply:
-    """TorchServe's ErrorResponse. `kserve`: its text stands under `error` too, where clients of KServe v2 look for it."""
-    found = problem(error, target)
+def problem_reply(found: Problem, error: Exception, with_origins: WithOrigins, *, kserve: bool = False) -> Reply:
+    """TorchServe's ErrorResponse. `kserve`: its text stands under `error` too, where clients of KServe look for it."""
     document = found._asdict() | ({"error": found.message} if kserve else {})
-    reason = reason_of(error, found.message)
-    pairs = [("content-type", "application/json"), *([(REASON, reason)] if reason else []), *ENVELOPE_PAIRS]
+    pairs = [("content-type", "application/json"), *problem_headers(error, found), *ENVELOPE_PAIRS]
     head = ReplyHead(status_line(found.code), with_origins(pairs), "close" if found.code >= 400 else "keep-alive")
-    return Reply(head, (("x-request-id", request_id),), to_json(document))
+    return Reply(head, (), to_json(document))
 
 
 def _is_sendable(value: str) -> bool:

@@ -15,7 +15,7 @@ import falcon
 
 from ...errors import JitneyError
 from ..falcon_plan import run_plan
-from .errors import REASON, BadEscape, MethodNotAllowed, ResourceNotFound, Target, problem, reason_of
+from .errors import BadEscape, ResourceNotFound, Target, problem, problem_headers
 from .render import new_request_id, seal, send_json
 
 if TYPE_CHECKING:
@@ -32,10 +32,13 @@ Handler = Callable[..., None]
 
 
 class Exchange:
-    """One request and its answer. `target` is what error texts name; handlers set it."""
+    """One request and its answer. `target` is what error texts name; handlers set it.
+
+    `kserve`: the text of an error stands under `error` too, where clients of KServe look for it.
+    """
 
     def __init__(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self.req, self.resp = req, resp
+        self.req, self.resp, self.kserve = req, resp, False
         self.id = new_request_id()
         self.target = Target()
 
@@ -90,17 +93,13 @@ def send_problem(exchange: Exchange, error: Exception) -> None:
     found = problem(error, exchange.target)
     exchange.resp.stream = None
     exchange.req.env.pop("jitney.spelling", None)
-    if reason := reason_of(error, found.message):
-        exchange.resp.set_header(REASON, reason)
-    send_json(exchange.resp, found._asdict(), found.code)
+    for name, value in problem_headers(error, found):
+        exchange.resp.set_header(name, value)
+    send_json(exchange.resp, found._asdict() | ({"error": found.message} if exchange.kserve else {}), found.code)
 
 
 def not_found(exchange: Exchange, **segments: Any) -> None:
     raise ResourceNotFound
-
-
-def not_allowed(exchange: Exchange, **segments: Any) -> None:
-    raise MethodNotAllowed
 
 
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")

@@ -22,6 +22,8 @@ def codec(*inputs: TensorSpec, batch: int = 8):
 X = TensorSpec("x", "FP32", (2,))
 ONE, TWO = codec(X), codec(X, TensorSpec("y", "INT64", (1,)), TensorSpec("z", "FP32", (1,), optional=True))
 PLAIN = codec(X, batch=0)
+TEXT = codec(TensorSpec("text", "BYTES", (1,)))
+PAIR = codec(TensorSpec("text", "BYTES", (1,)), TensorSpec("times", "INT32", (1,)))
 
 
 def decode(target, body: Any, name: str = "body") -> dict[str, list]:
@@ -68,6 +70,109 @@ class TestDecode:
     def test_form_fields_by_input_name(self):
         tensors = TWO.decode([Part("x", b"[1, 2]"), Part("y", b"[7]")], {})
         assert {tensor.name: tensor.numpy().tolist() for tensor in tensors} == {"x": [[1, 2]], "y": [[7]]}
+
+    @pytest.mark.parametrize(
+        ("target", "body", "expected"),
+        [
+            (TEXT, {"text": "hi"}, {"text": [[b"hi"]]}),
+            (TEXT, {"text": ["hi"]}, {"text": [[b"hi"]]}),
+            (TEXT, {"text": ["a", "b"]}, {"text": [[b"a"], [b"b"]]}),
+            (TEXT, {"text": {"b64": "/9g="}}, {"text": [[b"\xff\xd8"]]}),
+            (TEXT, {"b64": "/9g="}, {"text": [[b"\xff\xd8"]]}),
+            (codec(TensorSpec("text", "BYTES", (1,)), batch=0), {"text": "hi"}, {"text": [b"hi"]}),
+            (codec(TensorSpec("text", "BYTES", (-1,))), {"text": "hi"}, {"text": [[b"hi"]]}),
+            (codec(TensorSpec("text", "BYTES", ()), batch=0), {"text": "hi"}, {"text": b"hi"}),
+            (codec(TensorSpec("n", "INT32", (1, 1))), {"n": 5}, {"n": [[[5]]]}),
+            (codec(TensorSpec("n", "INT32", (1, 1))), [5, 6], {"n": [[[5]], [[6]]]}),
+            (codec(TensorSpec("n", "INT32", (-1,))), [5, 6], {"n": [[5, 6]]}),
+            (PAIR, {"text": "ab", "times": 3}, {"text": [[b"ab"]], "times": [[3]]}),
+            (PAIR, {"text": ["a", "b"], "times": [3, 4]}, {"text": [[b"a"], [b"b"]], "times": [[3], [4]]}),
+        ],
+    )
+    def test_values_where_the_shape_leaves_one_meaning(self, target, body, expected):
+        assert decode(target, body) == expected
+
+    @pytest.mark.parametrize("key", ["instances", "inputs"])
+    @pytest.mark.parametrize(
+        ("target", "rows", "expected"),
+        [
+            (ONE, [[1, 2], [3, 4]], {"x": [[1, 2], [3, 4]]}),
+            (ONE, [{"x": [1, 2]}, {"x": [3, 4]}], {"x": [[1, 2], [3, 4]]}),
+            (TEXT, ["a", "b"], {"text": [[b"a"], [b"b"]]}),
+            (TEXT, [["a"]], {"text": [[b"a"]]}),
+            (TEXT, [{"b64": "/9g="}, {"b64": "AA=="}], {"text": [[b"\xff\xd8"], [b"\0"]]}),
+            (PAIR, [{"text": "a", "times": 3}, {"text": "b", "times": [4]}], None),
+            (PAIR, [{"text": "a", "times": 3}, {"times": 4, "text": "b"}], {"text": [[b"a"], [b"b"]], "times": [[3], [4]]}),
+            (TWO, [{"x": [1, 2], "y": [3]}], {"x": [[1, 2]], "y": [[3]]}),
+            (PLAIN, [[1, 2]], {"x": [1, 2]}),
+            (PLAIN, [1, 2], {"x": [1, 2]}),
+            (codec(TensorSpec("x", "FP32", (-1, 2)), batch=0), [[1, 2], [3, 4]], {"x": [[1, 2], [3, 4]]}),
+            (codec(TensorSpec("x", "FP32", (-1,)), batch=0), [[1, 2, 3]], {"x": [1, 2, 3]}),
+            (codec(TensorSpec("text", "BYTES", (1, 1)), batch=0), ["a"], {"text": [[b"a"]]}),
+        ],
+    )
+    def test_kserve_v1(self, key, target, rows, expected):
+        body = {key: rows, "signature_name": "serving_default"}
+        if expected is None:
+            with pytest.raises(InvalidRequest, match="ragged"):
+                decode(target, body)
+        else:
+            assert decode(target, body) == expected
+
+    @pytest.mark.parametrize("content_type", ["image/jpeg", "text/plain", "application/octet-stream", "text/csv", ""])
+    @pytest.mark.parametrize("name", ["body", "data"])
+    def test_a_body_as_it_comes_for_the_only_input_of_bytes(self, content_type, name):
+        data = b"\xff\xd8 not text" if content_type != "text/csv" else b"[1, 2]"
+        (tensor,) = TEXT.decode([Part(name, memoryview(data), content_type)], {})
+        assert (tensor.name, tensor.shape, tensor.numpy().tolist()) == ("text", (1, 1), [[data]])
+
+    @pytest.mark.parametrize(
+        ("data", "content_type", "expected"),
+        [
+            (b'"hi"', "application/json", b"hi"),
+            (b'["hi"]', "application/vnd.x+json", b"hi"),
+            (b'["hi"]', "", b"hi"),
+            (b'  {"text": "hi"}', "", b"hi"),
+            (b'"hi"', "", b'"hi"'),
+            (b"[not json", "", b"[not json"),
+            (b"{{ template }}", "", b"{{ template }}"),
+            (b'["hi"]', "text/plain", b'["hi"]'),
+        ],
+    )
+    def test_what_is_json_for_an_input_of_bytes(self, data, content_type, expected):
+        (tensor,) = TEXT.decode([Part("body", data, content_type)], {})
+        assert tensor.numpy().tolist() == [[expected]]
+
+    def test_rows_of_a_body_as_it_comes(self):
+        for dims, batch, shape in (((1,), 0, (1,)), ((-1,), 8, (1, 1)), ((), 8, (1,)), ((1, 1), 0, (1, 1))):
+            (tensor,) = codec(TensorSpec("t", "BYTES", dims), batch=batch).decode([Part("body", b"x", "text/plain")], {})
+            assert tensor.shape == shape
+        optional = codec(TensorSpec("t", "BYTES", (1,)), TensorSpec("n", "INT32", (1,), optional=True))
+        (tensor,) = optional.decode([Part("body", b"x", "text/plain")], {})
+        assert tensor.name == "t"
+
+    @pytest.mark.parametrize(
+        "parts",
+        [
+            [Part("image", b"\xff", "image/jpeg"), Part("times", b"3")],
+            [Part("data", b"\xff", "image/jpeg"), Part("times", b"3")],
+            [Part("times", b"3"), Part("body", b"\xff", "")],
+            [Part("times", b"3"), Part("image", b'{"b64": "/w=="}', "application/json")],
+            [Part("image", b"\xff"), Part("times", b"3"), Part("model_name", b"m"), Part("body", b"")],
+        ],
+    )
+    def test_form_fields_of_bytes_come_as_they_are(self, parts):
+        target = codec(TensorSpec("image", "BYTES", (1,)), TensorSpec("times", "INT32", (1,), optional=True))
+        found = {tensor.name: tensor.numpy().tolist() for tensor in target.decode(parts, {})}
+        assert found == {"image": [[b"\xff"]], "times": [[3]]}
+
+    def test_a_field_of_bytes_is_not_looked_into(self):
+        tensors = PAIR.decode([Part("text", b'["a"]'), Part("times", b"3")], {})
+        assert [tensor.numpy().tolist() for tensor in tensors] == [[[b'["a"]']], [[3]]]
+
+    def test_the_only_file_of_a_form_whatever_its_name(self):
+        (tensor,) = TEXT.decode([Part("file", b"\xff", "image/jpeg")], {})
+        assert tensor.numpy().tolist() == [[b"\xff"]]
 
     @pytest.mark.parametrize("datatype", sorted(DATATYPES - {"BYTES", "BOOL"}))
     def test_all_number_types(self, datatype):
@@ -132,6 +237,23 @@ class TestRefused:
             (ONE, {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32"}]}, "has no 'data'"),
             (ONE, {"inputs": [{"shape": [1, 2]}]}, "unexpected input None"),
             (ONE, {"inputs": [{"name": "x", "data": [1, 2]}, {"name": "x", "data": [1, 2]}]}, "given twice"),
+            (ONE, b"\xff\xd8", "Model 'm' takes 'x' as JSON; pictures and texts as they come are for models"),
+            (TWO, b"\xff\xd8", "Model 'm' takes 'x', 'y', 'z' as JSON"),
+            (ONE, {"instances": []}, "at least one instance"),
+            (ONE, {"instances": {"x": [1, 2]}}, "'instances' must be a list"),
+            (ONE, {"inputs": {"x": [[1, 2]]}}, "'inputs' must be a list"),
+            (ONE, {"instances": [[1, 2]], "parameters": {}}, "'parameters' beside 'instances' is not supported here"),
+            (ONE, {"instances": [[1, 2]], "signature_name": "other"}, "'signature_name' beside"),
+            (ONE, {"instances": [[1, 2], [3]]}, "'x': the list is ragged"),
+            (ONE, {"instances": [[1, 2, 3]]}, "expected [-1, 2]"),
+            (ONE, {"instances": [{"w": [1, 2]}]}, "unexpected input 'w'"),
+            (PAIR, {"instances": ["a"]}, "several inputs"),
+            (PAIR, {"instances": [{"text": "a"}]}, "input 'times' is missing"),
+            (PAIR, {"instances": [{"text": "a", "times": 1}, {"text": "a"}]}, "instance 1 has other inputs than the first"),
+            (PLAIN, {"instances": [[1, 2], [3, 4]]}, "takes one instance at a time (max_batch_size is 0)"),
+            (TEXT, {"text": {"b64": "*"}}, "not base64"),
+            (TEXT, {"text": {"c64": "*"}}, "BYTES"),
+            (codec(TensorSpec("t", "BYTES", (2,))), b"\xff", "has dims [2], and a body as it comes is one element"),
             (
                 ONE,
                 {"inputs": [{"name": "x", "data": [1, 2]}], "outputs": [{"name": "y"}]},
@@ -144,13 +266,31 @@ class TestRefused:
             decode(target, body)
         assert words in str(caught.value)
 
+    @pytest.mark.parametrize(
+        ("parts", "words"),
+        [
+            ([Part("text", b"a"), Part("data", b"b")], "input 'text' is given twice"),
+            ([Part("text", b"a"), Part("tmes", b"3")], "unexpected field 'tmes'; model 'm' has 'text'"),
+            ([Part("data", b"a"), Part("tmes", b"3")], "unexpected field 'tmes'"),
+            ([Part("txt", b"a")], "or in fields named 'text', found fields: 'txt'"),
+        ],
+    )
+    def test_fields_that_do_not_fit(self, parts, words):
+        with pytest.raises(InvalidRequest) as caught:
+            TEXT.decode(parts, {})
+        assert words in str(caught.value)
+
+    def test_a_field_that_is_no_json(self):
+        with pytest.raises(InvalidRequest, match="field 'y' is not valid JSON"):
+            TWO.decode([Part("x", b"[1, 2]"), Part("y", b"{")], {})
+
     def test_models_without_declared_inputs(self):
         with pytest.raises(Unsupported, match="declares no inputs"):
             decode(codec(), [1])
 
 
 def answer(target, *tensors: Tensor, asked: bytes = b"[1, 2]"):
-    return target.encoder([Part("body", asked)])(Response(tensors=list(tensors)))
+    return target.read([Part("body", asked)], {})[1](Response(tensors=list(tensors)))
 
 
 class TestEncode:
@@ -168,7 +308,7 @@ class TestEncode:
     def test_all_types_return_as_they_came(self, datatype):
         spec = TensorSpec("x", datatype, (2,))
         (tensor,) = codec(spec).decode([Part("body", b"[[0, 1], [1, 0]]")], {})
-        assert json.loads(answer(codec(spec), tensor).body) == [[0, 1], [1, 0]]
+        assert json.loads(answer(codec(spec), tensor, asked=b"[0, 1]").body) == [[0, 1], [1, 0]]
 
     @pytest.mark.parametrize("second", [[], [Tensor.from_numpy("q", np.array([1]))]])
     def test_not_a_number_is_not_null(self, second):
@@ -188,8 +328,25 @@ class TestEncode:
         }
 
     def test_kserve_not_a_number(self):
-        asked = b'{"inputs": [{"name": "x"}]}'
+        asked = b'{"inputs": [{"name": "x", "data": [1, 2]}]}'
         assert b"NaN" in answer(ONE, Tensor.from_numpy("p", np.array([[float("nan")]])), asked=asked).body
+
+    def test_kserve_v1_predictions(self):
+        two, three = b'{"instances": [[1, 2], [3, 4]]}', b'{"instances": [[1, 2]]}'
+        y = Tensor.from_numpy("y", np.array([[3, 5], [7, 9]], np.float32))
+        z = Tensor.from_numpy("z", np.array([[float("nan")], [2]], np.float16))
+        t = Tensor.from_numpy("t", np.array(["a", "b"]))
+        assert json.loads(answer(ONE, y, asked=two).body) == {"predictions": [[3, 5], [7, 9]]}
+        found = answer(ONE, y, z, t, asked=two).body
+        assert json.loads(found.replace(b"NaN", b"0")) == {
+            "predictions": [{"y": [3, 5], "z": [0], "t": "a"}, {"y": [7, 9], "z": [2], "t": "b"}]
+        }
+        assert b"NaN" in found
+        assert json.loads(answer(PLAIN, Tensor.from_numpy("y", np.array([3, 5])), asked=three).body) == {
+            "predictions": [[3, 5]]
+        }
+        with pytest.raises(ModelFailed, match=r"shape \[3\] for 2 instances"):
+            answer(ONE, Tensor.from_numpy("y", np.array([3, 5, 6])), asked=two)
 
     @pytest.mark.parametrize("tensors", [[], [Tensor("t", "BYTES", (1,), b"\x01\0\0\0\xff")]])
     def test_outputs_that_are_no_json(self, tensors):

@@ -75,6 +75,7 @@ class TestDetector:
         ("<p>Hello, <b>World</b>!</p>", ["hello", "world"]),
         ("It won't; they’ve said I'm café-bound", ["it", "will", "not", "they", "have", "said", "i", "am", "cafebound"]),
         ("couldn't've the dog's CAN'T", ["could", "not", "have", "the", "dogs", "cannot"]),
+        ("Y'all ain't &quot;here&#39;s&quot; &#x27;", ["you", "all", "is", "not", "heres"]),
         ("", []),
     ],
 )

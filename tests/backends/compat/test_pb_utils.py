@@ -77,7 +77,7 @@ def test_strings_are_bytes_tensors(pb_utils: Any, array: Any) -> None:
     assert back.dtype == np.object_
     assert back.reshape(-1).tolist() == wanted
     assert back.shape == array.shape
-    packed = pb_utils.serialize_byte_tensor(array).item()
+    packed = pb_utils.serialize_byte_tensor(array)
     assert pb_utils.deserialize_bytes_tensor(packed).tolist() == wanted
 
 
@@ -142,6 +142,133 @@ def test_bfloat16_crosses_by_dlpack_only(pb_utils: Any) -> None:
         pb_utils.triton_string_to_numpy("TYPE_BF16")
 
 
+DLPACK_DTYPES = [
+    (torch.bool, "BOOL"),
+    (torch.uint8, "UINT8"),
+    (torch.uint16, "UINT16"),
+    (torch.uint32, "UINT32"),
+    (torch.uint64, "UINT64"),
+    (torch.int8, "INT8"),
+    (torch.int16, "INT16"),
+    (torch.int32, "INT32"),
+    (torch.int64, "INT64"),
+    (torch.float16, "FP16"),
+    (torch.bfloat16, "BF16"),
+    (torch.float32, "FP32"),
+    (torch.float64, "FP64"),
+]
+
+
+@pytest.mark.parametrize("as_capsule", [False, True])
+@pytest.mark.parametrize(("dtype", "datatype"), DLPACK_DTYPES)
+def test_dlpack_carries_every_datatype(pb_utils: Any, dtype: torch.dtype, datatype: str, as_capsule: bool) -> None:
+    source = torch.tensor([[0, 1], [1, 1]]).to(dtype)
+    tensor = pb_utils.Tensor.from_dlpack(b"x", torch.utils.dlpack.to_dlpack(source) if as_capsule else source)
+    assert (tensor.name(), tensor.shape(), tensor.is_cpu()) == ("x", [2, 2], True)
+    assert tensor.triton_dtype() == pb_utils.Tensor.from_wire(tensor.to_wire()).triton_dtype()
+    source[0, 0] = 1
+    sent = tensor.to_wire()
+    assert (sent.datatype, sent.shape) == (datatype, (2, 2))
+    bits = source.view(torch.uint8).numpy() if source.element_size() > 1 else source.numpy()
+    assert bytes(sent.data) == bits.tobytes(), "the memory is shared, and sent bit by bit"
+    for back in (torch.from_dlpack(tensor), torch.from_dlpack(tensor.to_dlpack())):
+        assert back.dtype is dtype
+        assert torch.equal(back, source)
+    again = pb_utils.Tensor.from_dlpack("y", tensor)
+    assert bytes(again.to_wire().data) == bytes(sent.data)
+
+
+def test_dlpack_refuses_what_cannot_be_sent(pb_utils: Any) -> None:
+    for given in (
+        torch.ones(2, requires_grad=True),
+        torch.ones(2, dtype=torch.complex64),
+        torch.utils.dlpack.to_dlpack(torch.ones(2, dtype=torch.complex64)),
+        torch.ones(2).to(torch.float8_e5m2),
+        None,
+        [1.0],
+    ):
+        with pytest.raises(pb_utils.TritonModelException, match="'x' needs a DLPack object"):
+            pb_utils.Tensor.from_dlpack("x", given)
+
+
+def test_what_is_not_contiguous_is_copied_from_dlpack(pb_utils: Any) -> None:
+    source = torch.arange(6, dtype=torch.bfloat16).reshape(2, 3).T
+    back = torch.from_dlpack(pb_utils.Tensor.from_dlpack("x", source))
+    assert back.is_contiguous()
+    assert torch.equal(back, source)
+
+
+@pytest.mark.parametrize("name", [b"x", bytearray(b"x"), np.str_("x"), np.bytes_(b"x")])
+def test_names_may_be_bytes_or_numpy_text(pb_utils: Any, name: Any) -> None:
+    tensor = pb_utils.Tensor(name, np.zeros(1))
+    assert (tensor.name(), type(tensor.name())) == ("x", str)
+    assert pb_utils.get_output_tensor_by_name(pb_utils.InferenceResponse([tensor]), "x") is tensor
+
+
+@pytest.mark.parametrize("name", [None, 5, b"\xff", "\ud800", ["x"], np.array("x")])
+def test_a_name_that_is_no_text_is_refused(pb_utils: Any, name: Any) -> None:
+    with pytest.raises(pb_utils.TritonModelException, match="a Tensor's name"):
+        pb_utils.Tensor(name, np.zeros(1))
+
+
+def test_packed_strings_of_any_buffer(pb_utils: Any) -> None:
+    packed = b"\x01\0\0\0a\0\0\0\0"
+    assert pb_utils.serialize_byte_tensor(np.array([[b"a", ""]], object)) == packed
+    assert pb_utils.serialize_byte_tensor(np.array([], object)) == ()
+    for given in (packed, bytearray(packed), memoryview(packed), np.frombuffer(packed, np.uint8)):
+        assert pb_utils.deserialize_bytes_tensor(given).tolist() == [b"a", b""]
+    for given in (packed[:2], packed[:4], "text", 5, None):
+        with pytest.raises(pb_utils.TritonModelException, match="no packed BYTES tensor"):
+            pb_utils.deserialize_bytes_tensor(given)
+    with pytest.raises(pb_utils.TritonModelException, match="got float64"):
+        pb_utils.serialize_byte_tensor(np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text"),
+    [
+        (["x"], "got <class 'list'>"),
+        ([], "got <class 'list'>"),
+        ({1: "x"}, "Expect parameters keys to have type str, found type <class 'int'>"),
+        ({b"k": "x"}, "Expect parameters keys to have type str, found type <class 'bytes'>"),
+        ({"k": 0.5}, "Expect parameters values to have type bool/int/str, found type <class 'float'>"),
+        ({"k": None}, "Expect parameters values to have type bool/int/str, found type <class 'NoneType'>"),
+        ({"k": ["x"]}, "Expect parameters values to have type bool/int/str, found type <class 'list'>"),
+        ({"k": {"x": 1}}, "Expect parameters values to have type bool/int/str, found type <class 'dict'>"),
+        ({"k": b"x"}, "Expect parameters values to have type bool/int/str, found type <class 'bytes'>"),
+        ({"k": np.int64(1)}, "Expect parameters values to have type bool/int/str, found type <class 'numpy.int64'>"),
+        ({"k": 2**64}, "a parameter's value must be between"),
+    ],
+)
+def test_parameters_are_bool_int_or_text(pb_utils: Any, parameters: Any, text: str) -> None:
+    for made in (pb_utils.InferenceResponse, lambda **named: pb_utils.InferenceRequest(model_name="m", **named)):
+        with pytest.raises(pb_utils.TritonModelException) as raised:
+            made(parameters=parameters)
+        assert text in str(raised.value)
+
+
+def test_log_levels_are_tritons(pb_utils: Any, caplog: pytest.LogCaptureFixture) -> None:
+    logger = pb_utils.Logger
+    assert [(level.name, int(level)) for level in logger.LogLevel] == [
+        ("INFO", 0),
+        ("WARNING", 1),
+        ("ERROR", 2),
+        ("VERBOSE", 3),
+    ]
+    assert (logger.INFO, logger.VERBOSE) == (logger.LogLevel.INFO, logger.LogLevel.VERBOSE)
+    caplog.set_level("DEBUG", "jitney.python_model")
+    logger.log(b"h\xc3\xa9", logger.LogLevel.WARNING)
+    logger.log("plain", np.int64(2))
+    logger.log_verbose(ValueError("odd"))
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("WARNING", "hé"),
+        ("ERROR", "plain"),
+        ("DEBUG", "odd"),
+    ]
+    with pytest.raises(pb_utils.TritonModelException, match=r"Logger\.VERBOSE"):
+        logger.log("text", 9)
+
+
 def test_errors_carry_tritons_codes(pb_utils: Any) -> None:
     error = pb_utils.TritonError("text")
     assert (error.message(), error.code()) == ("text", pb_utils.TritonError.INTERNAL)
@@ -204,6 +331,13 @@ def test_metrics_refuse_what_their_kind_cannot_do(pb_utils: Any) -> None:
         lambda: family("g", "", family.GAUGE).Metric().observe(1),
         lambda: family("h", "", family.HISTOGRAM).Metric(buckets=[1]).increment(1),
         lambda: family("k", "", "sum"),
+        lambda: family("no name", ""),
+        lambda: family("g", "", family.GAUGE).Metric().set("1"),
+        lambda: family("g", "", family.GAUGE).Metric(["x"]),
+        lambda: family("g", "", family.GAUGE).Metric({"no label": "x"}),
+        lambda: family("g", "", family.GAUGE).Metric({"k": 1}),
+        lambda: family("h", "", family.HISTOGRAM).Metric(buckets=[2, 1]),
+        lambda: family("h", "", family.HISTOGRAM).Metric(buckets=[float("inf")]),
     ):
         with pytest.raises(pb_utils.TritonModelException):
             attempt()

@@ -8,17 +8,18 @@ from jitney.server.batching import gather
 from jitney.server.batching.dispatch import Dispatcher
 from jitney.server.batching.item import Batch, Item
 from jitney.server.batching.queue import Batcher
-from jitney.server.repository.config import Batching
+from jitney.server.errors import QueueFull
+from jitney.server.repository.config import Batching, QueuePolicy
 
 
 class Site:
     """A dispatcher with workers that never end their batches."""
 
-    def __init__(self, workers: int = 1) -> None:
+    def __init__(self, workers: int = 1, queue: int = 0) -> None:
         self.batches: list[Batch] = []
         self.workers = workers
         self.dispatcher = Dispatcher(
-            Batcher(Batching(enabled=True), 8),
+            Batcher(Batching(enabled=True, default_queue_policy=QueuePolicy(max_queue_size=queue)), 8),
             idle=lambda: self.workers - len(self.batches),
             deliver=self.batches.append,
             expire=lambda _: None,
@@ -129,3 +130,56 @@ def test_gathering_goes_on_after_a_pause_that_fails() -> None:
     assert gather.postpone(lambda: later.append("now"))
     gather.end()
     assert later == ["now"]
+
+
+def test_a_full_batch_waits_for_nobody(site: Site) -> None:
+    """Whatever else the thread brings: this batch could not hold more."""
+    gather.begin()
+    site.submit(7)
+    assert site.sizes == []
+    site.submit(1)
+    assert site.sizes == [8]
+    gather.end()
+
+
+def test_a_lane_that_is_not_full_is_still_gathered_for(site: Site) -> None:
+    gather.begin()
+    for _ in range(5):
+        site.dispatcher.submit(Item(None, 1, "a", 0.0))
+        site.dispatcher.submit(Item(None, 1, "b", 0.0))
+    assert site.sizes == []
+    gather.end()
+    assert site.sizes == [5]
+
+
+def test_a_queue_is_full_only_when_what_was_gathered_for_it_cannot_leave() -> None:
+    site = Site(workers=2, queue=3)
+    gather.take_refusals()  # of other tests
+    gather.begin()
+    site.submit(3)
+    assert site.sizes == []
+    site.submit(2)  # makes room for itself: two workers are idle
+    assert site.sizes == [3] and site.dispatcher.pending() == 2
+    site.dispatcher.refuse_if_full()
+    site.submit(4)
+    assert site.sizes == [3, 3] and site.dispatcher.pending() == 3
+    for refused in (lambda: site.submit(1), site.dispatcher.refuse_if_full):
+        with pytest.raises(QueueFull):
+            refused()
+    gather.end()
+    assert gather.take_refusals() == 2 and gather.take_refusals() == 0
+
+
+def test_what_is_refused_early_is_what_would_be_refused(site: Site) -> None:
+    batching = Batching(
+        enabled=True,
+        priority_levels=2,
+        default_priority_level=2,
+        priority_queue_policy={1: QueuePolicy(max_queue_size=1), 2: QueuePolicy(max_queue_size=2)},
+    )
+    queue = Batcher(batching, 8)
+    told = []
+    for priority in (1, 2, 0):
+        queue.submit(Item(None, 1, None, 0.0, priority=priority))
+        told.append([queue.is_full(level) for level in (1, 2, 0, None)])
+    assert told == [[True, False, False, False], [True, False, False, False], [True, True, True, True]]

@@ -18,6 +18,7 @@ import pytest
 import urllib3
 
 from jitney.server.dataplane import DataPlane
+from jitney.server.errors import NothingAnswers
 from jitney.server.fronts import supervisor
 from jitney.tests.fakes.fronts import House, figures, house, settled
 from jitney.tests.fakes.plane import doubling
@@ -108,7 +109,7 @@ def test_what_a_dead_front_end_had_asked_never_runs(several: House) -> None:
     body = infer()
     connections = [Connection(several.inference) for _ in range(12)]
     for connection in connections:
-        connection.send(b"POST /v2/models/slow/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        connection.send(b"POST /v2/models/slow/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     wait_until(lambda: several.open_requests() == 12, PATIENCE, "all requests")
     executed = deployment.statistics.snapshot().inference_count
     pids = several.fronts.pids()
@@ -155,12 +156,13 @@ def test_front_ends_that_cannot_start_are_tried_again_ever_later(
     monkeypatch.setattr(supervisor, "DELAYS", (0.0, 0.05, 0.2, 30.0))
     monkeypatch.setattr(supervisor.FrontChild, "_start", lambda *_: (_ for _ in ()).throw(OSError("no more processes")))
     before = figures()
-    with house(plane) as opened:
+    with house(plane, answers=False) as opened:
         assert opened.fronts.pids() == []
+        with pytest.raises(NothingAnswers, match=r"none of the 2 front ends answers after 0\.5 s"):
+            opened.web.wait_started()  # which ends a server that starts; one that runs goes on trying
         wait_until(
             lambda: caplog.text.count("front end 0 cannot be started: no more processes") == 4, PATIENCE, "four tries"
         )
-        assert "0 of 2 front ends answer after 0.5 s" in caplog.text
         assert opened.ask("GET", "/metrics", port="metrics").status == 200
         monkeypatch.undo()
     assert settled(before), (before, figures())
@@ -170,7 +172,7 @@ def test_draining_answers_what_was_accepted_and_refuses_the_rest(plane: DataPlan
     with house(plane) as opened, ThreadPoolExecutor(16) as clients:
         pids, address = opened.fronts.pids(), opened.inference
         idle = Connection(address)
-        idle.send(b"GET /ping HTTP/1.1\r\n\r\n")
+        idle.send(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
         assert idle.read().status == 200
         paths = ["/v2/models/slow/infer", "/v2/models/slow/generate"] * 4
         bodies = {"/v2/models/slow/infer": infer(), "/v2/models/slow/generate": b'{"x": [[1.0, 2.0]]}'}
@@ -191,7 +193,8 @@ def test_draining_answers_what_was_accepted_and_refuses_the_rest(plane: DataPlan
 def test_front_ends_that_do_not_end_in_time_are_killed(plane: DataPlane) -> None:
     with house(plane) as opened, Connection(opened.inference) as connection:
         pids = opened.fronts.pids()
-        connection.send(b"POST /predictions/words HTTP/1.1\r\nContent-Length: 34\r\n\r\nearly wait wait wait wait wait end")
+        head = b"POST /predictions/words HTTP/1.1\r\nHost: x\r\nContent-Length: 34\r\n\r\n"
+        connection.send(head + b"early wait wait wait wait wait end")
         connection._until(b"early")
         began = time.monotonic()
         opened.web.close(0.3)

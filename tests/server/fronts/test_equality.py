@@ -160,10 +160,10 @@ def test_the_answer_is_the_same(one: House, several: House, name: str) -> None:
 def test_chunked_bodies_and_old_clients(one: House, several: House, path: str) -> None:
     """Served and relayed."""
     for head, body in (
-        (b"POST %b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n"),
+        (b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n"),
         (b"POST %b HTTP/1.0\r\nContent-Length: 3\r\n\r\n", b"abc"),
         (b"POST %b HTTP/1.0\r\nContent-Length: 3\r\nConnection: keep-alive\r\n\r\n", b"abc"),
-        (b"POST %b HTTP/1.1\r\nContent-Length: 3\r\nConnection: close\r\n\r\n", b"abc"),
+        (b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nConnection: close\r\n\r\n", b"abc"),
     ):
         answers = []
         for opened in (one, several):
@@ -180,14 +180,15 @@ def test_a_body_that_is_announced_too_large_is_refused(one: House, several: Hous
     answers = []
     for opened in (one, several):
         with Connection(opened.inference) as connection:
-            connection.send(b"POST /predictions/m HTTP/1.1\r\nContent-Length: 30000001\r\n\r\n")
+            connection.send(b"POST /predictions/m HTTP/1.1\r\nHost: x\r\nContent-Length: 30000001\r\n\r\n")
             answers.append(seen(connection.read()))
     assert answers[0] == answers[1]
     assert answers[0][0] == 413
 
 
 def test_two_requests_on_one_connection_are_answered_in_turn(several: House) -> None:
-    ping, infers = b"GET /ping HTTP/1.1\r\n\r\n", b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n"
+    ping = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
+    infers = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
     body = infer()
     with Connection(several.inference) as connection:
         for _ in range(3):

@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import re
+import socket
+import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import shared_memory
@@ -52,7 +54,7 @@ def test_kept_connections_are_shared_out(plane: DataPlane) -> None:
         counters = opened.fronts._post.office.counters
         for _ in range(2):
             for connection in [stack.enter_context(Connection(opened.inference)) for _ in range(15)]:
-                connection.send(b"GET /ping HTTP/1.1\r\n\r\n")
+                connection.send(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert connection.read().status == 200
         shares = list(counters._connections)
         assert sum(shares) == pytest.approx(30, abs=3) and max(shares) - min(shares) <= 4, shares
@@ -62,7 +64,7 @@ def test_kept_connections_are_shared_out(plane: DataPlane) -> None:
         wait_until(lambda: len(opened.fronts.pids()) == 3, PATIENCE, "another front end")
         for _ in range(12):
             connection = stack.enter_context(Connection(opened.inference))
-            connection.send(b"GET /ping HTTP/1.1\r\n\r\n")
+            connection.send(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
             assert connection.read().status == 200
         shares = list(counters._connections)
         assert max(shares) - min(shares) <= 4, shares
@@ -142,7 +144,7 @@ def test_access_lines_and_errors_of_front_ends_are_in_the_servers_log(
         with Connection(opened.inference) as connection:
             host, port = connection.sock.getsockname()
             for line in (served, relayed):
-                connection.send(f"{line}\r\nContent-Length: 0\r\n\r\n".encode())
+                connection.send(f"{line}\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
                 assert connection.read().status == 200
         connection = Connection(opened.inference)
         connection.send(b"no HTTP\r\n\r\n")
@@ -164,16 +166,17 @@ def test_a_client_that_goes_away_takes_its_request_with_it(several: House) -> No
     deployment = several.plane.registry.deployment("slow")
     body = infer()
     first = Connection(several.inference)
-    first.send(b"POST /v2/models/slow/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    first.send(b"POST /v2/models/slow/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     wait_until(lambda: several.open_requests() == 1, PATIENCE, "the worker's request")
     waiting = [Connection(several.inference) for _ in range(3)]
     paths = [b"/v2/models/slow/infer", b"/predictions/slow", b"/v2/models/slow/generate"]
     bodies = [body, b"[[1, 2]]", b'{"x": [[1.0, 2.0]]}']
     for connection, path, content in zip(waiting, paths, bodies, strict=True):
-        head = b"POST %b HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         connection.send(head % (path, len(content)) + content)
     wait_until(lambda: deployment.queued() == 3, PATIENCE, "three requests in the queue")
-    for connection in waiting:
+    for connection in waiting:  # with a reset, which leaves no doubt that nobody reads any more
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.sock.close()
     wait_until(lambda: deployment.queued() == 0, 0.4, "the end of what nobody waits for")
     assert first.read().status == 200
@@ -182,7 +185,7 @@ def test_a_client_that_goes_away_takes_its_request_with_it(several: House) -> No
 
 
 def test_a_stream_arrives_piece_by_piece_and_ends_with_its_client(several: House) -> None:
-    head = b"POST /predictions/words HTTP/1.1\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /predictions/words HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
     with Connection(several.inference) as connection:
         connection.send(head % 15 + b"early wait late")
         wait_until(lambda: b"early" in connection.buffer or not connection._fill(), PATIENCE, "the first piece")
@@ -196,7 +199,7 @@ def test_a_stream_arrives_piece_by_piece_and_ends_with_its_client(several: House
 
 def test_a_stream_that_fails_is_no_whole_answer(several: House) -> None:
     with Connection(several.inference) as connection:
-        connection.send(b"POST /predictions/words HTTP/1.1\r\nContent-Length: 14\r\n\r\nearly fail end")
+        connection.send(b"POST /predictions/words HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\nearly fail end")
         connection._until(b"early")
         assert connection.closed()
         assert b"0\r\n\r\n" not in connection.buffer
@@ -307,7 +310,9 @@ def test_as_many_are_relayed_as_there_are_threads_and_health_is_still_told(plane
 
 def test_tokens_are_asked_for_by_every_front_end_and_a_renewed_one_counts_at_once(plane: DataPlane, tmp_path: Path) -> None:
     path = tmp_path / "key_file.json"
-    with house(plane, Tokens(path, 60)) as opened:
+    tokens = Tokens(path, 60)
+    tokens.publish()
+    with house(plane, tokens) as opened:
 
         def key(kind: str) -> str:
             return f"Bearer {json.loads(path.read_text())[kind]['key']}"

@@ -59,6 +59,8 @@ class FakeDeployment:
 
     def refuse_if_hopeless(self) -> None: ...
 
+    def refuse_if_full(self) -> None: ...
+
     @property
     def codec(self) -> Any:
         from jitney.backends.codecs import create

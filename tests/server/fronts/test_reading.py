@@ -68,7 +68,7 @@ def reader() -> Iterator[Reader]:
 @pytest.fixture
 def loop() -> Iterator[Loop]:
     loop = Loop("test")
-    server = SimpleNamespace(active_channels={}, maintenance=lambda now: None)
+    server = SimpleNamespace(active_channels={}, holds_off=False, maintenance=lambda now: None)
     thread = threading.Thread(target=loop.run, args=(server, 1.0), name="loop")
     thread.start()
     reactor.offer(loop)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jitney.server.fronts.relay import Doorway, is_served, receive_peer
+from jitney.server.fronts.relay import Doorway, is_served, receive_peer, send_peer
 from jitney.server.http.receiver import BodyStream
 from jitney.tools.served import wait_until
 
@@ -184,6 +184,19 @@ def test_chunked_requests_stay_chunked(scheduler: Scheduler) -> None:
     assert whole.getvalue().endswith(b"\r\n\r\n14\r\n" + b"x" * 20 + b"\r\n0\r\n\r\n")
 
 
+def test_a_request_that_cannot_be_taken_over_is_lost_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    """The system drops a descriptor that the process has no place for; the message about it still comes."""
+    ours, door = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    client, theirs = socket.socketpair()
+    with ours, door, client, theirs:
+        door.send(b"192.0.2.1\x004711")
+        send_peer(door, theirs, "192.0.2.2", "4712")
+        sock, peer = receive_peer(ours)
+        assert sock is not None and peer == ("192.0.2.2", "4712")
+        sock.close()
+    assert "no file descriptor left" in caplog.text
+
+
 def test_the_limit_is_for_what_may_wait_and_not_for_health(scheduler: Scheduler) -> None:
     exchange = Exchange(scheduler)
     exchange.run()
@@ -194,6 +207,7 @@ def test_the_limit_is_for_what_may_wait_and_not_for_health(scheduler: Scheduler)
         exchange.environ["PATH_INFO"] = path
         exchange.run()
     assert [status[:3] for status, _ in exchange.started] == ["200", "503", "503", "200", "200", "200"]
+    assert [("retry-after", "1") in headers for _, headers in exchange.started[:3]] == [False, True, True]
     exchange.at_end[0]()
     exchange.environ["PATH_INFO"] = "/models"
     exchange.run()

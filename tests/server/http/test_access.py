@@ -10,6 +10,7 @@ from typing import Any
 import falcon.inspect
 import pytest
 
+from jitney.server.errors import InvalidConfig, Unavailable
 from jitney.server.http.access import needed
 from jitney.server.http.app import build_app
 from jitney.server.http.tokens import Tokens
@@ -33,7 +34,9 @@ def clock() -> Clock:
 
 @pytest.fixture
 def tokens(tmp_path: Path, clock: Clock) -> Tokens:
-    return Tokens(tmp_path / "key_file.json", 60, now=clock)
+    made = Tokens(tmp_path / "key_file.json", 60, now=clock)
+    made.publish()
+    return made
 
 
 def keys(tokens: Tokens) -> dict[str, str]:
@@ -54,6 +57,26 @@ def test_the_key_file_has_torchserve_s_form_and_is_private(tokens: Tokens) -> No
     assert list(tokens.path.parent.iterdir()) == [tokens.path]
     tokens.remove_file()
     assert not tokens.path.exists()
+    tokens.remove_file()
+
+
+def test_a_key_file_that_another_server_has_written_since_stays(tokens: Tokens) -> None:
+    assert tokens.path is not None
+    other = Tokens(tokens.path, 60)
+    tokens.remove_file()
+    other.publish()
+    tokens.remove_file()
+    assert json.loads(tokens.path.read_text())["API"]
+    tokens.path.write_text("no JSON")
+    other.remove_file()
+    assert tokens.path.exists()
+
+
+def test_a_server_that_has_not_its_ports_yet_writes_no_keys(tmp_path: Path) -> None:
+    Tokens(tmp_path / "key_file.json", 60)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InvalidConfig, match=r"the keys cannot be written into .*nosuch.*JITNEY_TOKEN"):
+        Tokens(tmp_path / "nosuch" / "key_file.json", 60).publish()
 
 
 @pytest.mark.parametrize(
@@ -93,6 +116,15 @@ def test_keys_expire_and_are_renewed_by_the_api_key(tokens: Tokens, clock: Clock
     assert tokens.allows("inference", f"Bearer {new['inference']}")
 
 
+def test_a_key_that_cannot_be_written_is_not_renewed(tokens: Tokens, tmp_path: Path) -> None:
+    old = keys(tokens)
+    assert tokens.path is not None
+    tokens.path = tmp_path / "gone" / "key_file.json"
+    with pytest.raises(Unavailable, match="the keys cannot be written into"):
+        tokens.renew("inference", f"Bearer {old['API']}")
+    assert tokens.allows("inference", f"Bearer {old['inference']}")
+
+
 def test_a_fixed_token_opens_both_and_writes_nothing(tmp_path: Path) -> None:
     tokens = Tokens(None, 60, fixed="a-long-secret")
     assert tokens.allows("inference", "Bearer a-long-secret") and tokens.allows("management", "Bearer a-long-secret")
@@ -126,6 +158,8 @@ INFERENCE = (
     "/echo/predict",
     "/v1/models/echo:predict",
     "/v1/models/echo:explain",
+    "/v1/models",
+    "/v1/models/echo",
     "/v2/models/echo/explain",
     "/v2",
     "/v2/health/ready",
@@ -169,6 +203,40 @@ def test_no_route_answers_without_a_token_however_it_is_spelled(
                 assert DENIED in answer.body.decode(), (method, spelling)
         wrong = site.ask(port, "GET", path, Authorization=f"Bearer {other}")
         assert wrong.status == 400 or path.startswith("/v2/repository"), path
+    assert site.plane.calls == [] and site.plane.registered == [] and site.plane.scaled == []
+
+
+PROBES = (
+    "/ping",
+    "/ping/",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/v2/models/echo/ready",
+    "/v2/models/echo/versions/1/ready",
+)
+
+
+@pytest.mark.parametrize("path", PROBES)
+def test_probes_need_no_token_where_the_token_is_the_operator_s(open_site: Any, tokens: Tokens, path: str) -> None:
+    """Those who probe send no secrets. TorchServe's keys guard `/ping` as they do there."""
+    fixed = "a-long-secret"
+    site = open_site(Tokens(None, 60, fixed=fixed), token=fixed)
+    bare, known = site.ask("inference", "GET", path), site.ask("inference", "GET", path, Authorization=f"Bearer {fixed}")
+    assert (bare.status, bare.body) == (known.status, known.body) and DENIED not in bare.body.decode()
+    assert bare.status == 200 or path.startswith("/v2/models")
+    assert DENIED in open_site(tokens).ask("inference", "GET", path).body.decode()
+
+
+def test_nothing_but_probes_is_open_without_the_operator_s_token(open_site: Any) -> None:
+    fixed = "a-long-secret"
+    site = open_site(Tokens(None, 60, fixed=fixed), token=fixed)
+    for port, paths in (("inference", INFERENCE), ("management", MANAGEMENT)):
+        for path in set(paths) - {*PROBES, "/v1/models/echo"}:
+            for spelling in spelled(path):
+                assert DENIED in site.ask(port, "POST", spelling, b"{}").body.decode(), spelling
+    assert DENIED in site.ask("inference", "POST", "/ping/predict:predict").body.decode()
+    assert DENIED in site.ask("management", "PUT", "/v1/models/echo").body.decode()
+    assert site.ask("management", "GET", "/v1/models/echo").status == 200
     assert site.plane.calls == [] and site.plane.registered == [] and site.plane.scaled == []
 
 
@@ -254,10 +322,71 @@ def test_cors_headers_are_on_every_answer(open_site: Any) -> None:
         assert headers["access-control-allow-methods"] == "GET, POST" and headers["access-control-allow-headers"] == "X-A"
 
 
+CORS = {"cors_allowed_origin": "https://a.example", "cors_allowed_methods": "GET, POST", "cors_allowed_headers": "X-A"}
+PREFLIGHT = {"Origin": "https://a.example", "Access_Control_Request_Method": "POST"}
+
+
+@pytest.mark.parametrize(
+    ("port", "paths"), [("inference", INFERENCE), ("management", MANAGEMENT), ("metrics", ("/metrics",))]
+)
+def test_a_preflight_is_answered_on_every_path_without_a_token(
+    open_site: Any, tokens: Tokens, port: str, paths: tuple[str, ...]
+) -> None:
+    restricted = {"inference": ("x-key", "a"), "model-repository": ("x-key", "a")}
+    site = open_site(tokens, **CORS, http_restricted_api=restricted)
+    for path in paths:
+        answer = site.ask(port, "OPTIONS", path, **PREFLIGHT, Access_Control_Request_Headers="x-a")
+        assert (answer.status, answer.body) == (204, b""), path
+        assert answer.header("access-control-allow-origin") == "https://a.example"
+        assert answer.header("access-control-allow-methods") == "GET, POST"
+        assert answer.header("access-control-allow-headers") == "X-A"
+    assert site.plane.calls == []
+
+
+def test_a_preflight_where_only_the_origin_is_set(open_site: Any) -> None:
+    site = open_site(cors_allowed_origin="*")
+    answer = site.ask("inference", "OPTIONS", "/v2/models/echo/infer", **PREFLIGHT)
+    assert answer.status == 204 and answer.header("access-control-allow-origin") == "*"
+    assert "POST" in (answer.header("access-control-allow-methods") or "")
+    assert "content-type" in (answer.header("access-control-allow-headers") or "")
+    assert site.ask("inference", "POST", "/predictions/echo", b"x").header("access-control-allow-methods") is None
+
+
+@pytest.mark.parametrize("headers", [{}, {"Origin": "https://a.example"}, {"Access_Control_Request_Method": "POST"}])
+def test_other_options_requests_are_the_dialects(open_site: Any, headers: dict[str, str]) -> None:
+    site = open_site(**CORS)
+    described = site.ask("inference", "OPTIONS", "/predictions/echo", **headers)
+    assert described.status == 200 and b"paths" in described.body
+    assert site.ask("inference", "OPTIONS", "/v2/models/echo/infer", **headers).status == 405
+
+
+def test_without_an_allowed_origin_there_is_no_preflight(site: Any) -> None:
+    answer = site.ask("inference", "OPTIONS", "/v2/models/echo/infer", **PREFLIGHT)
+    assert answer.status == 405 and answer.header("access-control-allow-origin") is None
+
+
+def test_of_several_origins_the_page_s_own_is_allowed(open_site: Any) -> None:
+    site = open_site(cors_allowed_origin="https://a.example, https://b.example")
+    for origin, allowed in (
+        ("https://b.example", "https://b.example"), ("https://a.example", "https://a.example"), ("https://c.example", None)
+    ):  # fmt: skip
+        for method, path in (("OPTIONS", "/v2"), ("POST", "/predictions/echo"), ("POST", "/predictions/echo")):
+            answer = site.ask("inference", method, path, b"", Origin=origin, Access_Control_Request_Method="POST")
+            assert answer.header("access-control-allow-origin") == allowed
+            assert answer.header("vary") == "Origin"
+
+
+def test_a_page_can_read_why_its_request_never_reached_a_route(open_site: Any) -> None:
+    site = open_site(**CORS, max_request_size=10)
+    for path in ("/predictions/echo", "/v2/models/echo/infer"):
+        answer = site.ask("inference", "POST", path, b"x" * 100, Origin="https://a.example")
+        assert answer.status == 413 and answer.header("access-control-allow-origin") == "https://a.example"
+
+
 def test_each_answer_is_a_line_of_the_access_log(site: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "jitney.access"), Connection(site.address("inference")) as connection:
         host, port = connection.sock.getsockname()
-        connection.send(b"POST /predictions/no?a=b HTTP/1.1\r\n\r\n")
+        connection.send(b"POST /predictions/no?a=b HTTP/1.1\r\nHost: x\r\n\r\n")
         connection.read()
     (record,) = [r for r in caplog.records if r.name == "jitney.access"]
     text, milliseconds = record.getMessage().rsplit(" ", 1)

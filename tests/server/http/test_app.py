@@ -84,5 +84,5 @@ def test_management_and_metrics_answer_while_inference_is_full(site: Any) -> Non
 
 def _ask_forever(site: Any) -> Connection:
     connection = Connection(site.address("inference"))
-    connection.send(b"GET /predictions/forever HTTP/1.1\r\n\r\n")
+    connection.send(b"GET /predictions/forever HTTP/1.1\r\nHost: x\r\n\r\n")
     return connection

@@ -20,15 +20,17 @@ from jitney.tests.fakes.plane import doubling
 from jitney.tools.archiver import ModelArchiverConfig, generate_model_archive
 from jitney.tools.served import Server, serving
 
-#: Says what it got; with the envelope `kservev2` it doubles its inputs, which then are arrays.
+#: Says what it got; with the envelope `kservev2` it doubles its inputs.
 HANDLER = """
+import numpy as np
+
 class Handler:
     def initialize(self, context):
         pass
 
     def handle(self, data, context):
-        if hasattr(data[0], "dtype"):
-            return [2 * array for array in data]
+        if hasattr(context, "input_names"):
+            return [np.multiply(2, row["data"]) for row in data]
         answers = []
         for index, row in enumerate(data):
             if row.get("body") == {"fail": True}:
@@ -147,6 +149,32 @@ def kserve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     properties = f"model_store={store}\nload_models=all\ndefault_workers_per_model=1\nservice_envelope=kservev2\n"
     with serving(models, properties=properties) as server:
         yield server.inference.removeprefix("http://")
+
+
+def test_serve_takes_a_store_beside_a_repository(tmp_path: Path) -> None:
+    for folder in ("models", "store", "later"):
+        (tmp_path / folder).mkdir()
+    doubling(tmp_path / "models", "m")
+    for folder, name in (("store", "teller"), ("later", "second"), ("models", "stray")):
+        archive(tmp_path / folder, name)
+    with serving(tmp_path / "models", flags=("--model-store", str(tmp_path / "store"))) as server:
+        assert post(f"{server.inference}/predictions/m", b"[1, 2]")[0] == 200
+        status, _, answer = post(f"{server.inference}/predictions/teller", b"{}", Content_Type="application/octet-stream")
+        assert (status, json.loads(answer)) == (200, {"body": ["bytearray", "{}"]})
+        assert len(server.get_json("/models/teller", server.management)[0]["workers"]) == 1
+        (tmp_path / "later" / "second.mar").rename(tmp_path / "store" / "second.mar")
+        assert post(f"{server.management}/models?url=second.mar&initial_workers=1&synchronous=true", b"")[0] == 200
+        assert post(f"{server.inference}/predictions/second", b"{}", Content_Type="application/json")[0] == 200
+        assert post(f"{server.inference}/predictions/stray", b"{}")[0] == 404
+        stray = str(tmp_path / "models" / "stray.mar")
+        assert any(stray in line and "--model-store DIR" in line for line in server.lines)
+
+
+def test_without_a_store_the_refusal_says_what_to_do(tmp_path: Path) -> None:
+    with serving(tmp_path) as bare:
+        status, headers, answer = post(f"{bare.management}/models?url=second.mar", b"")
+        assert (status, json.loads(answer)["message"]) == (404, "Model store has not been configured.")
+        assert "start the server with --model-store DIR" in headers["x-jitney-reason"]
 
 
 def test_restricted_groups_close_both_dialects(tmp_path: Path) -> None:

@@ -1,23 +1,33 @@
 """Listeners over real sockets: framing that could be read in two ways, refused bodies, clients that go away, draining."""
 
+import errno
 import logging
+import resource
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jitney.server import holding
 from jitney.server.addresses import Address, parse_address
 from jitney.server.errors import InvalidConfig
+from jitney.server.holding import COUNTED, Holdings
+from jitney.server.http import servers
+from jitney.server.http.front import HALF_CLOSED_SECONDS
 from jitney.server.http.listeners import AddressInUse, Listener
 from jitney.server.http.receiver import MAX_CHUNKS
 from jitney.tests.fakes.raw_http import Connection, ask
 
 ANY_PORT = parse_address("http://127.0.0.1:0")
 MAX_BODY = 1000
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+#: More than the buffers of a connection take.
+LARGE = 16 << 20
 
 
 class Site:
@@ -93,7 +103,8 @@ def test_the_client_s_spelling_of_headers_reaches_the_application(connection: Co
 
 def test_pipelined_requests_are_answered_in_order(connection: Connection) -> None:
     connection.send(
-        b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcPOST / HTTP/1.1\r\nContent-Length: 1\r\n\r\nxGET / HTTP/1.1\r\n\r\n"
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabcPOST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n"
+        b"xGET / HTTP/1.1\r\nHost: x\r\n\r\n"
     )
     assert [connection.read().body for _ in range(3)] == [b"len 3", b"len 1", b"len 0"]
 
@@ -142,21 +153,22 @@ def test_garbage_is_refused(connection: Connection) -> None:
 
 
 def test_headers_have_a_limit(connection: Connection) -> None:
-    connection.send(b"GET / HTTP/1.1\r\nX: " + b"a" * 70_000 + b"\r\n\r\n")
+    connection.send(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 70_000 + b"\r\n\r\n")
     assert connection.read().status == 431
     assert connection.closed()
 
 
 def test_chunked_bodies_arrive_whole_up_to_the_limit(connection: Connection) -> None:
     wire = b"".join(b"a\r\n0123456789\r\n" for _ in range(MAX_BODY // 10)) + b"0\r\n\r\n"
-    connection.send(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + wire + b"GET / HTTP/1.1\r\n\r\n")
+    connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + wire)
+    connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     assert connection.read().body == b"len %d" % MAX_BODY
     assert connection.read().body == b"len 0"
 
 
 def test_a_chunked_body_over_the_limit_is_413_and_closes(site: Site, connection: Connection) -> None:
     wire = b"3e9\r\n" + b"x" * 1001 + b"\r\n0\r\n\r\n"
-    connection.send(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + wire)
+    connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + wire)
     answer = connection.read()
     assert answer.status == 413 and answer.header("connection") == "close"
     assert connection.closed() and site.seen == []
@@ -164,7 +176,7 @@ def test_a_chunked_body_over_the_limit_is_413_and_closes(site: Site, connection:
 
 def test_a_million_chunks_cost_little_and_are_refused(listener: Any, connection: Connection) -> None:
     began = time.monotonic()
-    connection.send(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+    connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
     try:
         for _ in range(100):
             connection.send(b"1\r\nx\r\n" * 10_000)
@@ -177,52 +189,53 @@ def test_a_million_chunks_cost_little_and_are_refused(listener: Any, connection:
 
 
 def test_a_body_over_the_limit_is_refused_at_once_and_dropped(site: Site, connection: Connection) -> None:
-    connection.send(b"POST / HTTP/1.1\r\nContent-Length: 100000\r\n\r\n")
+    connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
     answer = connection.read()
     assert answer.status == 413 and answer.header("connection") is None
-    connection.send(
-        b"GET /smuggled HTTP/1.1\r\n\r\n".ljust(100_000, b"x") + b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\nok"
-    )
+    connection.send(b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n".ljust(100_000, b"x"))
+    connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nok")
     assert connection.read().body == b"len 2"
     assert site.seen == [b"ok"]
 
 
 def test_a_refused_body_with_connection_close_closes(connection: Connection) -> None:
-    connection.send(b"POST / HTTP/1.1\r\nConnection: close\r\nContent-Length: 1001\r\n\r\n" + b"x" * 1001)
+    connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1001\r\n\r\n" + b"x" * 1001)
     answer = connection.read()
     assert answer.status == 413 and answer.header("connection") == "close"
     assert connection.closed()
 
 
 def test_a_body_of_the_limit_is_taken(connection: Connection) -> None:
-    connection.send(b"POST / HTTP/1.1\r\nContent-Length: 1000\r\n\r\n" + b"x" * 1000)
+    connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + b"x" * 1000)
     assert connection.read().body == b"len 1000"
 
 
 def test_expect_continue_is_answered_before_the_body(connection: Connection) -> None:
-    connection.send(b"POST / HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+    connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
     assert connection.read().status == 100
     connection.send(b"abc")
     assert connection.read().body == b"len 3"
 
 
 def test_expect_continue_without_a_body_is_answered(connection: Connection) -> None:
-    connection.send(b"GET / HTTP/1.1\r\nExpect: 100-continue\r\n\r\n")
+    connection.send(b"GET / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\r\n")
     assert connection.read().status == 200
 
 
 def test_expect_continue_with_too_much_is_refused_and_nothing_after_it_is_trusted(
     site: Site, connection: Connection
 ) -> None:
-    connection.send(b"POST / HTTP/1.1\r\nContent-Length: 1001\r\nExpect: 100-continue\r\n\r\n")
+    connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\nExpect: 100-continue\r\n\r\n")
     assert connection.read().status == 413
     assert not connection.closed(within=0.1)
-    connection.send(b"GET /body-or-request HTTP/1.1\r\n\r\n")
+    connection.send(b"GET /body-or-request HTTP/1.1\r\nHost: x\r\n\r\n")
     assert connection.closed() and site.seen == []
 
 
 def test_an_unknown_expectation_is_417(site: Site, connection: Connection) -> None:
-    connection.send(b"POST / HTTP/1.1\r\nContent-Length: 3\r\nExpect: tea\r\n\r\nabcGET / HTTP/1.1\r\n\r\n")
+    connection.send(
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: tea\r\n\r\nabcGET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    )
     assert connection.read().status == 417
     assert connection.read().body == b"len 0"
     assert site.seen == [b""]
@@ -231,7 +244,7 @@ def test_an_unknown_expectation_is_417(site: Site, connection: Connection) -> No
 def test_slow_clients_hold_no_thread(listener: Any) -> None:
     slow = [Connection(listener.address) for _ in range(listener.threads * 3)]
     for connection in slow:
-        connection.send(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc")
+        connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
     assert ask(listener.address, "GET", "/").status == 200
     for connection in slow:
         connection.send(b"defghij")
@@ -241,13 +254,13 @@ def test_slow_clients_hold_no_thread(listener: Any) -> None:
 
 
 def test_chunks_of_a_stream_leave_at_once_and_the_connection_goes_on(site: Site, connection: Connection) -> None:
-    connection.send(b"GET /stream HTTP/1.1\r\n\r\n")
+    connection.send(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
     head = connection._until(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 ") and b"chunked" in head
     assert connection._until(b"\r\n") == b"5" and connection._exactly(7) == b"first\r\n"
     site.release.set()
     assert connection._until(b"0\r\n\r\n") == b"6\r\nsecond\r\n"
-    connection.send(b"GET / HTTP/1.1\r\n\r\n")
+    connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     assert connection.read().body == b"len 0"
 
 
@@ -262,7 +275,7 @@ def test_a_stream_for_http_1_0_ends_with_the_connection(site: Site, connection: 
 
 def test_the_application_is_told_when_its_client_goes_away(site: Site, listener: Any) -> None:
     with Connection(listener.address) as connection:
-        connection.send(b"GET /wait HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
         assert site.entered.acquire(timeout=5)
     assert site.gone.wait(5)
     site.release.set()
@@ -272,7 +285,7 @@ def test_the_application_is_told_when_its_client_goes_away(site: Site, listener:
 def test_an_answered_request_is_not_told_of_a_later_end(site: Site, listener: Any) -> None:
     site.release.set()
     with Connection(listener.address) as connection:
-        connection.send(b"GET /wait HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n")
         connection.read()
         connection.read()
         assert site.ended.acquire(timeout=5) and site.ended.acquire(timeout=5)
@@ -284,13 +297,13 @@ def test_a_failing_application_gives_500_and_closes(
     site: Site, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.CRITICAL, logger="waitress"):
-        connection.send(b"GET /crash HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /crash HTTP/1.1\r\nHost: x\r\n\r\n")
         assert connection.read().status == 500
     assert connection.closed()
 
 
 def test_the_application_can_close_the_connection(connection: Connection) -> None:
-    connection.send(b"GET /error HTTP/1.1\r\n\r\n")
+    connection.send(b"GET /error HTTP/1.1\r\nHost: x\r\n\r\n")
     assert connection.read().header("connection") == "close"
     assert connection.closed()
 
@@ -298,9 +311,9 @@ def test_the_application_can_close_the_connection(connection: Connection) -> Non
 @pytest.mark.parametrize(
     ("request_head", "closes"),
     [
-        (b"GET / HTTP/1.1\r\n", False),
-        (b"GET / HTTP/1.1\r\nConnection: close\r\n", True),
-        (b"GET / HTTP/1.1\r\nConnection: Keep-Alive, Close\r\n", True),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n", False),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", True),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Keep-Alive, Close\r\n", True),
         (b"GET / HTTP/1.0\r\n", True),
         (b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n", False),
     ],
@@ -313,9 +326,9 @@ def test_the_client_s_wish_for_the_connection_is_honoured(connection: Connection
 
 def test_draining_answers_what_was_accepted_and_refuses_the_rest(site: Site, listener: Any) -> None:
     with Connection(listener.address) as idle, Connection(listener.address) as busy:
-        idle.send(b"GET / HTTP/1.1\r\n\r\n")
+        idle.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         idle.read()
-        busy.send(b"GET /wait HTTP/1.1\r\n\r\n")
+        busy.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
         assert site.entered.acquire(timeout=5)
         listener.stop_accepting()
         assert idle.closed()
@@ -334,7 +347,7 @@ def test_closing_does_not_wait_longer_than_it_may(site: Site) -> None:
     listener = Listener(site, ANY_PORT, name="inference", threads=1, max_body=10, refuse=refuse)
     listener.start()
     with Connection(listener.address) as busy:
-        busy.send(b"GET /wait HTTP/1.1\r\n\r\n")
+        busy.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
         assert site.entered.acquire(timeout=5)
         began = time.monotonic()
         with pytest.MonkeyPatch.context() as patch:
@@ -380,17 +393,17 @@ def test_unix_sockets(site: Site, tmp_path: Path) -> None:
 
 
 def test_requests_with_equal_heads_share_nothing_but_the_head(site: Site, listener: Any) -> None:
-    head = b"POST /headers HTTP/1.1\r\nX-A: b\r\nContent-Length: 3\r\n\r\n"
+    head = b"POST /headers HTTP/1.1\r\nHost: x\r\nX-A: b\r\nContent-Length: 3\r\n\r\n"
     for _ in range(2):  # also on a connection of its own, which has another port
         with Connection(listener.address) as connection:
             for body in (b"abc", b"def"):
                 connection.send(head + body)
-                assert connection.read().body == b"[('X-A', 'b'), ('Content-Length', '3')]"
+                assert connection.read().body == b"[('Host', 'x'), ('X-A', 'b'), ('Content-Length', '3')]"
     assert site.seen == [b"abc", b"def"] * 2
 
 
 def test_a_known_head_may_come_in_pieces_and_with_company(site: Site, connection: Connection) -> None:
-    head = b"POST / HTTP/1.1\r\nX-A: c\r\nContent-Length: 3\r\n\r\n"
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nX-A: c\r\nContent-Length: 3\r\n\r\n"
     connection.send(head + b"abc")
     assert connection.read().body == b"len 3"
     connection.send(head[:20])
@@ -400,3 +413,241 @@ def test_a_known_head_may_come_in_pieces_and_with_company(site: Site, connection
     connection.send(b"ef" + head + b"ghi" + head + b"jkl")
     assert [connection.read().body for _ in range(3)] == [b"len 3"] * 3
     assert site.seen == [b"abc", b"def", b"ghi", b"jkl"]
+
+
+# -- as many connections as there may be -----------------------------------------------------------------------------------
+
+
+def test_a_port_goes_on_after_its_connection_limit(listener: Any) -> None:
+    listener._server.adj.connection_limit = 3
+    kept = [Connection(listener.address) for _ in range(3)]
+    for connection in kept:
+        connection.send(GET)
+        assert connection.read().status == 200
+    waiting = Connection(listener.address, timeout=0.3)
+    waiting.send(GET)
+    with pytest.raises(TimeoutError):
+        waiting.read()
+    for connection in kept:
+        connection.sock.close()  # all of them: nobody is connected
+    waiting.sock.settimeout(5)
+    assert waiting.read().status == 200
+    waiting.sock.close()
+    with Connection(listener.address) as later:
+        later.send(GET)
+        assert later.read().status == 200
+
+
+def test_who_waits_gets_the_place_of_who_has_been_idle_for_the_longest_time(
+    site: Site, listener: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "SPARE_SECONDS", 0.0)
+    monkeypatch.setattr(servers, "ROOM_SECONDS", 60.0)
+    listener._server.adj.connection_limit = 3
+    with Connection(listener.address) as busy, Connection(listener.address) as first, Connection(listener.address) as second:
+        busy.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert site.entered.acquire(timeout=5)
+        for idle in (first, second):
+            idle.send(GET)
+            assert idle.read().status == 200
+        with Connection(listener.address) as waiting:
+            waiting.send(GET)
+            assert waiting.read().status == 200
+        assert first.closed()
+        second.send(GET)
+        assert second.read().status == 200
+        site.release.set()
+        assert busy.read().status == 200
+
+
+def test_a_process_without_descriptors_goes_on_when_it_has_some(listener: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with Connection(listener.address) as before, Connection(listener.address) as waiting:
+        before.send(GET)
+        assert before.read().status == 200
+        waiting.send(GET)
+        assert waiting.read().status == 200
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        late = socket.socket()
+        late.settimeout(0.3)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (late.fileno() + 1, hard))
+        try:
+            late.connect((listener.address.host, listener.address.port))
+            late.sendall(GET)
+            with pytest.raises(TimeoutError):
+                late.recv(1)
+            before.send(GET)
+            assert before.read().status == 200
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        late.settimeout(5)
+        assert late.recv(12) == b"HTTP/1.1 200"
+        late.close()
+    assert len([r for r in caplog.records if "no connection can be accepted" in r.getMessage()]) == 1
+
+
+def test_a_connection_that_cannot_be_served_does_not_close_the_port(
+    listener: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    usual = listener._server.channel_class
+
+    def fail(*_: Any, **__: Any) -> None:
+        monkeypatch.setattr(listener._server, "channel_class", usual)
+        raise OSError(errno.ENOSPC, "no space left for another descriptor to watch")
+
+    monkeypatch.setattr(listener._server, "channel_class", fail)
+    with Connection(listener.address) as lost:
+        assert lost.closed()
+    with Connection(listener.address) as connection:
+        connection.send(GET)
+        assert connection.read().status == 200
+    assert "a connection cannot be served" in caplog.text
+
+
+# -- what all connections hold ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def holdings(monkeypatch: pytest.MonkeyPatch) -> Holdings:
+    """What this process holds, as good as nothing, with room for a little more than one large piece."""
+    fresh = Holdings(LARGE + LARGE // 2)
+    monkeypatch.setattr(holding, "process", fresh)
+    return fresh
+
+
+def test_an_answer_that_nobody_reads_is_held_once_and_goes_with_its_client(holdings: Holdings) -> None:
+    body = bytes(LARGE)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [("content-length", str(LARGE))])
+        return [body]
+
+    listener = Listener(app, ANY_PORT, name="inference", threads=1, max_body=MAX_BODY, refuse=refuse)
+    listener.start()
+    try:
+        with Connection(listener.address) as connection:
+            connection.send(GET)
+            assert eventually(lambda: LARGE // 2 < holdings.held <= LARGE)
+            (channel,) = listener._server.active_channels.values()
+            assert any(buffer.get(1).obj is body for buffer in channel.outbufs if isinstance(buffer, holding.Unsent))
+            head = connection.sock.recv(4096)
+            left = LARGE - len(head.partition(b"\r\n\r\n")[2])
+            while left:
+                left -= len(connection.sock.recv(left))
+            assert eventually(lambda: holdings.held == 0)
+            connection.send(GET)
+            assert eventually(lambda: holdings.held > 0)
+        assert eventually(lambda: holdings.held == 0)
+    finally:
+        listener.close(5)
+
+
+def test_a_body_that_there_is_no_room_for_is_refused_with_503(site: Site, holdings: Holdings) -> None:
+    listener = Listener(site, ANY_PORT, name="inference", threads=1, max_body=4 * LARGE, refuse=refuse)
+    listener.start()
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    try:
+        with (
+            Connection(listener.address) as slow,
+            Connection(listener.address) as other,
+            Connection(listener.address) as third,
+        ):
+            slow.send(head % LARGE + bytes(LARGE - 1))
+            assert eventually(lambda: holdings.held == LARGE - 1)
+            other.send(head % (2 * LARGE) + bytes(COUNTED))
+            answer = other.read()
+            assert answer.status == 503 and b"max_held_bytes" in answer.body
+            assert other.closed()
+            third.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % LARGE + bytes(LARGE))
+            assert third.read().status == 503
+        with Connection(listener.address) as small:
+            small.send(head % 3 + b"abc")
+            assert small.read().body == b"len 3"
+            assert eventually(lambda: holdings.held == 0)
+            small.send(head % LARGE + bytes(LARGE))
+            assert small.read().body == b"len %d" % LARGE
+    finally:
+        listener.close(5)
+
+
+def test_an_idle_thread_keeps_nothing_of_its_last_task(site: Site) -> None:
+    class Task:
+        def __init__(self, done: threading.Event) -> None:
+            self.done = done
+
+        def service(self) -> None:
+            self.done.set()
+
+    listener = Listener(site, ANY_PORT, name="inference", threads=1, max_body=MAX_BODY, refuse=refuse)
+    listener.start()
+    try:
+        done = threading.Event()
+        task = Task(done)
+        gone = weakref.ref(task)
+        listener._dispatcher.add_task(task)
+        del task
+        assert done.wait(5)
+        assert eventually(lambda: gone() is None)
+    finally:
+        listener.close(5)
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 5
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return holds()
+
+
+# -- clients that end their side first -------------------------------------------------------------------------------------
+
+
+def test_a_client_that_sends_nothing_more_gets_all_its_answers(site: Site, listener: Any) -> None:
+    with Connection(listener.address) as connection:
+        connection.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sock.shutdown(socket.SHUT_WR)
+        assert site.entered.acquire(timeout=5)
+        assert not site.gone.wait(0.1)
+        site.release.set()
+        assert [connection.read().body, connection.read().body] == [b"len 0"] * 2
+        assert connection.closed()
+    assert not site.gone.is_set()
+
+
+def test_one_whose_answer_does_not_begin_is_taken_for_gone(site: Site, listener: Any) -> None:
+    began = time.monotonic()
+    with Connection(listener.address) as connection:
+        connection.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sock.shutdown(socket.SHUT_WR)
+        assert connection.closed()
+    assert site.gone.is_set() and time.monotonic() - began >= HALF_CLOSED_SECONDS
+
+
+def test_a_stream_is_sent_to_its_end_as_long_as_it_comes(site: Site, listener: Any) -> None:
+    with Connection(listener.address) as connection:
+        connection.send(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection._until(b"first\r\n")
+        connection.sock.shutdown(socket.SHUT_WR)
+        assert not connection.closed(HALF_CLOSED_SECONDS / 2)
+        site.release.set()
+        assert connection._until(b"0\r\n\r\n") == b"6\r\nsecond\r\n"
+        assert connection.closed()
+
+
+def test_a_request_that_is_cut_short_is_not_waited_for(site: Site, listener: Any) -> None:
+    with Connection(listener.address) as connection:
+        connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabc")
+        connection.sock.shutdown(socket.SHUT_WR)
+        assert connection.closed()
+    assert site.seen == []
+
+
+def test_waiting_for_a_half_closed_client_costs_no_turns_of_the_loop(site: Site, listener: Any) -> None:
+    with Connection(listener.address) as connection:
+        connection.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert site.entered.acquire(timeout=5)
+        connection.sock.shutdown(socket.SHUT_WR)
+        before = time.process_time()
+        time.sleep(0.5)
+        assert time.process_time() - before < 0.2
+        site.release.set()
+        assert connection.read().status == 200

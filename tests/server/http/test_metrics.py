@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 
+from jitney.server.addresses import parse_address
+from jitney.tools.served import free_port
+
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -28,6 +31,34 @@ def test_scraping(site: Any) -> None:
 @pytest.mark.parametrize("method", ["POST", "BREW", "OPTIONS"])
 def test_any_method_scrapes(site: Any, path: str, method: str) -> None:
     assert b"# TYPE Requests2XX counter" in site.ask("metrics", method, path).body
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "OPTIONS", "BREW"])
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/"])
+def test_only_get_scrapes_where_triton_is_replaced(open_site: Any, path: str, method: str) -> None:
+    site = open_site(model_repository=("/models",))
+    refused = site.ask("metrics", method, path)
+    assert (refused.status, refused.body) == (405, b'{"error":"Method Not Allowed"}')
+    assert (refused.header("allow"), refused.header("content-type")) == ("GET", "application/json")
+    assert site.ask("metrics", "GET", path).status == 200
+    both = open_site(model_repository=("/models",), model_store="/store")
+    assert both.ask("metrics", method, path).status == 200
+
+
+def test_a_port_for_inference_and_management_shows_metrics_beside_their_own(open_site: Any) -> None:
+    shared = parse_address(f"http://127.0.0.1:{free_port()}")
+    site = open_site(inference_address=shared, management_address=shared)
+    for port in ("inference", "metrics"):
+        answer = site.ask(port, "POST", "/metrics")
+        assert (answer.status, answer.header("content-type")) == (200, TEXT)
+        assert b"# TYPE Requests2XX counter" in answer.body
+    shared = parse_address(f"http://127.0.0.1:{free_port()}")
+    site = open_site(inference_address=shared, management_address=shared, enable_metrics_api=False)
+    assert site.ask("inference", "GET", "/metrics").status == 404
+
+
+def test_ports_of_their_own_show_no_metrics(site: Any) -> None:
+    assert [site.ask(port, "GET", "/metrics").status for port in ("inference", "management")] == [404, 404]
 
 
 def test_names_filter(site: Any) -> None:

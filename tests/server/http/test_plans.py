@@ -293,3 +293,20 @@ def test_a_request_leaves_no_garbage(open_site: Any, planned: list[bool]) -> Non
         finally:
             gc.enable()
     assert found < 50
+
+
+@pytest.mark.parametrize("body", [b"a sentence", b'{"a": "b=c"}', b"a=b&c=d", b"\xff=\x00"])
+def test_what_codecs_get_of_a_body_called_a_form_is_the_same(open_site: Any, body: bytes) -> None:
+    def show(request: Request) -> list[Response]:
+        return [Response(body=repr([(part.name, bytes(part.data), part.content_type) for part in request.parts]).encode())]
+
+    site = open_site()
+    site.plane.add("show", show, backend="python")
+    same(site, post("/predictions/show", body, "Content-Type: application/x-www-form-urlencoded"))
+
+
+def test_reasons_are_the_same(open_site: Any) -> None:
+    site = open_site()
+    site.plane.add("python", lambda _: [], backend="python")
+    site.plane.refusal = ModelFailed("ValueError: boom")
+    assert b"Prediction failed: ValueError: boom" in same(site, post("/predictions/python", b"abc")).body

@@ -33,9 +33,9 @@ SETTINGS = {"inference_address": HTTPS, "max_request_size": 50_000_000, "max_res
 class Identity:
     """A certificate for 127.0.0.1, signed by itself, as PEM files and keystores in a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, bits: int = 2048) -> None:
         self.folder = folder
-        self.key = rsa.generate_private_key(65537, 2048)
+        self.key = rsa.generate_private_key(65537, bits)
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "jitney test")])
         now = datetime.datetime.now(datetime.UTC)
         hour = datetime.timedelta(hours=1)
@@ -207,8 +207,15 @@ def test_what_cannot_be_used_is_named(open_site: Any, identity: Identity, tmp_pa
         ({"certificate_file": pem}, "private_key_file is not set"),
         ({"private_key_file": pem}, "certificate_file is not set"),
         ({"certificate_file": str(tmp_path / "no.pem"), "private_key_file": pem}, "certificate_file: there is no file"),
-        ({"certificate_file": str(garbage), "private_key_file": pem}, "cannot be used, expected PEM"),
-        ({"certificate_file": pem, "private_key_file": encrypted}, "expected PEM and an unencrypted key"),
+        (
+            {"certificate_file": str(garbage), "private_key_file": pem},
+            "expected PEM .*: certificate_file holds no certificate",
+        ),
+        ({"certificate_file": pem, "private_key_file": str(garbage)}, "private_key_file holds no key in PEM"),
+        (
+            {"certificate_file": pem, "private_key_file": encrypted},
+            "private_key_file is encrypted; to decrypt: openssl pkey",
+        ),
         ({"keystore": str(tmp_path / "no.p12")}, "cannot be read: No such file"),
         ({"keystore": str(garbage)}, "cannot be opened with keystore_pass"),
         ({"keystore": identity.keystore(b"other")}, "cannot be opened with keystore_pass"),
@@ -216,3 +223,13 @@ def test_what_cannot_be_used_is_named(open_site: Any, identity: Identity, tmp_pa
     ]:
         with pytest.raises(InvalidConfig, match=text):
             open_site(**SETTINGS, **values)
+
+
+def test_what_openssl_refuses_is_said_with_the_way_out(open_site: Any, identity: Identity, tmp_path: Path) -> None:
+    short = Identity(tmp_path, 1024)  # Java, and so TorchServe, takes it
+    pattern = r"its key of 1024 bits is too short for OpenSSL, .* 2048 bits .*; to make both anew: openssl req -x509 -newkey"
+    for values in (short.pem, {"keystore": short.keystore()}):
+        with pytest.raises(InvalidConfig, match=pattern):
+            open_site(**SETTINGS, **values)
+    with pytest.raises(InvalidConfig, match="the private key is not that of the certificate"):
+        open_site(**SETTINGS, certificate_file=identity.certificate_file, private_key_file=short.private_key_file)

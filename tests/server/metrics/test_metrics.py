@@ -1,5 +1,7 @@
 """What is counted and how it is written down, read back by prometheus_client's own parser."""
 
+import collections
+import dataclasses
 import logging
 import threading
 from pathlib import Path
@@ -9,10 +11,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from jitney.backends.base import Request, Response
+from jitney.backends.tensor import Tensor
+from jitney.server.cache import ResponseCache
 from jitney.server.call import Call
 from jitney.server.errors import InvalidConfig, ModelFailed, QueueFull
 from jitney.server.histogram import Histogram
 from jitney.server.metrics import Metrics
+from jitney.server.metrics.system import SystemFigures
 from jitney.server.metrics.text import Family, render
 from jitney.server.repository.config import ModelConfig
 from jitney.server.statistics import Statistics
@@ -132,8 +137,39 @@ def test_triton_s_counters() -> None:
     assert failures == {"REJECTED": 0, "CANCELED": 0, "BACKEND": 1, "OTHER": 0}
     assert value(text, "nv_inference_pending_request_count", **of) == 7
     assert b"nv_cache" not in text
+
+
+def test_cached_models_have_cache_counters_from_the_start() -> None:
+    version, of = Version(), {"model": "m", "version": "3"}
+    version.config = dataclasses.replace(version.config, response_cache=True)
+    assert value(Metrics(lambda: [version]).scrape(), "nv_cache_num_hits_per_model", **of) == 0
     version.statistics.cache_miss(5000)
     assert value(Metrics(lambda: [version]).scrape(), "nv_cache_num_misses_per_model", **of) == 1
+
+
+def test_triton_s_families_of_the_server() -> None:
+    cache = ResponseCache(4096)
+    cache.put(b"a", Response([Tensor("y", "UINT8", (512,), bytes(512))]))
+    for key in (b"a", b"a", b"b"):
+        cache.get(key)
+    text = Metrics(cache=cache).scrape()
+    found = {name: number for (name, labels), number in samples(text).items() if name.startswith("nv_") and not labels}
+    assert 0 <= found["nv_cpu_utilization"] <= 1
+    assert 0 < found["nv_cpu_memory_used_bytes"] < found["nv_cpu_memory_total_bytes"]
+    assert found["nv_pinned_memory_pool_total_bytes"] == found["nv_pinned_memory_pool_used_bytes"] == 0
+    assert (found["nv_cache_num_hits"], found["nv_cache_num_misses"], found["nv_cache_num_lookups"]) == (2, 1, 3)
+    assert (found["nv_cache_num_entries"], found["nv_cache_util"], found["nv_cache_num_evictions"]) == (1, 0.25, 0)
+    assert found["nv_cache_lookup_duration"] >= 0 and found["nv_cache_insertion_duration"] >= 0
+    assert cache.lookup_ns > 0 and cache.insertion_ns > 0
+    without = Metrics(system=False).scrape()
+    assert b"nv_cache" not in without and b"nv_cpu" not in without
+
+
+def test_every_family_that_ends_in_total_is_a_counter() -> None:
+    lines = Metrics(lambda: [Version()]).scrape().decode().splitlines()
+    kinds = dict(line.split()[2:4] for line in lines if line.startswith("# TYPE"))
+    assert kinds["process_cpu_seconds_total"] == "counter" and kinds["process_open_fds"] == "gauge"
+    assert {kind for name, kind in kinds.items() if name.endswith("_total")} == {"counter"}
 
 
 REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
@@ -162,6 +198,20 @@ def test_the_machine_s_figures() -> None:
     assert value(text, "process_open_fds") > 0
 
 
+def test_cpu_utilization_is_the_same_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scrapes come from many threads; psutil's own percentage would be 0 in each one's first."""
+    Times = collections.namedtuple("Times", "user nice system idle iowait guest")
+    given = iter([Times(100, 0, 50, 800, 50, 10), Times(106, 0, 52, 810, 52, 12)])
+    monkeypatch.setattr("jitney.server.metrics.system.psutil.cpu_times", lambda: next(given))
+    figures, seen = SystemFigures(), list[float]()
+    threads = [threading.Thread(target=lambda: seen.append(figures.utilization())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [0.4, 0.4]  # 8 of 20 seconds: the guests' are among the users'
+
+
 def test_handlers_metrics_need_a_declaration_or_auto_detection() -> None:
     of = {"ModelName": "m", "Level": "Model"}
     for auto_detect in (False, True):
@@ -174,6 +224,35 @@ def test_handlers_metrics_need_a_declaration_or_auto_detection() -> None:
         assert value(text, "HandlerTime", **labels) == 2.5
         assert (b"# TYPE mine counter" in text) is auto_detect
     assert value(text, "mine", **labels) == 5 and value(text, "spread_bucket", le="0.5", **labels) == 1
+
+
+@pytest.mark.parametrize("mode", ["prometheus", "log"])
+def test_dimensions_that_a_handler_names_itself_are_exported(mode: str, caplog: pytest.LogCaptureFixture) -> None:
+    metrics = Metrics(mode=mode, system=False, auto_detect=True)
+    own = {"ModelName": "other", "Level": "Stage", "Hostname": "elsewhere", "Step": "1"}
+    with caplog.at_level(logging.INFO):
+        metrics.event("m", "1", {**handler_metric("mine", 2), "dimensions": own})
+        metrics.event("m", "1", {**handler_metric("mine", 2), "dimensions": {**own, "More": "1"}})
+        metrics.event(
+            "m", "1", {**handler_metric("HandlerTime", 2, "GAUGE"), "dimensions": {"Level": "x", "ModelName": "y"}}
+        )
+    assert "metric 'mine' was not updated: its dimensions are" in caplog.text
+    host = metrics.torchserve.hostname
+    if mode == "prometheus":
+        assert value(metrics.scrape(), "mine", **own) == 2
+        assert value(metrics.scrape(), "HandlerTime", Level="x", ModelName="y", Hostname=host) == 2
+    else:
+        lines = [record.getMessage() for record in caplog.records if record.name == "jitney.model_metrics"]
+        assert lines[0].startswith(f"mine.ms:2.0|#ModelName:other,Level:Stage,Hostname:elsewhere,Step:1|#hostname:{host},")
+        assert lines[1].startswith("HandlerTime.ms:2.0|#ModelName:y,Level:x|#hostname:")
+
+
+def test_names_that_prometheus_does_not_take_are_not_declared(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = Metrics(system=False, auto_detect=True)
+    metrics.event("m", "1", handler_metric("my metric", 2))
+    metrics.event("m", "1", {**handler_metric("mine", 2), "dimensions": {"a-b": "1"}})
+    assert b"mine" not in metrics.scrape() and b"my metric" not in metrics.scrape()
+    assert caplog.text.count("cannot be exported") == 2
 
 
 def test_metrics_yaml_replaces_the_declarations(tmp_path: Path) -> None:

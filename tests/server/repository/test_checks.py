@@ -172,7 +172,7 @@ def test_a_broken_rule_is_told_as_triton_does(folder: Folder, lines: str, line: 
         ('backend: "tensorflow"', ":1: backend 'tensorflow' of m is not offered, expected pytorch, onnxruntime"),
         (
             "max_batch_size: 4",
-            ": must specify 'platform' or 'backend' for 'm': there is no model.onnx, model.pt, model.py in ",
+            ": must specify 'platform' or 'backend' for 'm': there is no model.onnx, model.pt, model.py, model.pt2 in ",
         ),
         (
             'platform: "ensemble"\nbackend: "python"',

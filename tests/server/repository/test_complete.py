@@ -88,6 +88,51 @@ def test_a_tensor_with_nothing_but_the_batch_axis_is_reshaped(folder: Folder) ->
     assert model.inputs == (TensorSpec("a", "FP32", (1,), reshape=()),)
 
 
+def test_a_scalar_has_one_element_and_no_batch_axis(folder: Folder) -> None:
+    model = read(folder, onnx_model({"a": (), "c": ("n", 3)}, {"b": ()}), None)
+    assert model.inputs == (TensorSpec("a", "FP32", (1,)), TensorSpec("c", "FP32", (-1, 3)))
+    assert (model.outputs, model.max_batch_size) == ((TensorSpec("b", "FP32", (1,)),), 0)
+    model = read(folder, onnx_model({"a": ()}, {"b": ()}), 'input [ { name: "a" } ]')
+    assert (model.inputs[0].dims, model.outputs[0].dims) == ((1,), (1,))
+    with pytest.raises(InvalidConfig, match="model does not support batching"):
+        read(folder, onnx_model({"a": ()}, {"b": ()}), "max_batch_size: 8")
+
+
+def pt2_model(rows: Any) -> bytes:
+    """x -> 2x as a program of torch.export; `rows` is the Dim of the first axis, None = fixed."""
+    torch = pytest.importorskip("torch")
+
+    class Double(torch.nn.Module):  # type: ignore[misc,name-defined,unused-ignore]
+        def forward(self, x: Any) -> Any:
+            return x * 2
+
+    made = io.BytesIO()
+    torch.export.save(torch.export.export(Double(), (torch.ones(2, 3),), dynamic_shapes=rows and ({0: rows},)), made)
+    return made.getvalue()
+
+
+def test_a_program_of_torch_export_needs_no_configuration(folder: Folder) -> None:
+    torch = pytest.importorskip("torch")
+    folder.model("m", None, {"1/model.pt2": pt2_model(torch.export.Dim("rows"))})
+    model = folder.read("m")
+    assert (model.backend, model.filename, model.max_batch_size, model.batching.enabled) == (
+        "exported",
+        "model.pt2",
+        4,
+        True,
+    )
+    assert model.inputs == (TensorSpec("x", "FP32", (3,)),) and model.outputs == (TensorSpec("OUTPUT__0", "FP32", (3,)),)
+
+
+def test_a_program_with_a_fixed_first_size_does_not_batch(folder: Folder) -> None:
+    folder.model("m", 'backend: "pytorch"', {"1/model.pt2": pt2_model(None)})
+    model = folder.read("m")
+    assert (model.max_batch_size, model.inputs[0].dims, model.batching.enabled) == (0, (2, 3), False)
+    folder.model("b", 'backend: "pytorch" max_batch_size: 8', {"1/model.pt2": pt2_model(None)})
+    with pytest.raises(InvalidConfig, match="model does not support batching"):
+        folder.read("b")
+
+
 def test_a_complete_configuration_is_not_looked_into(folder: Folder) -> None:
     assert read(folder, b"no model at all", f'backend: "onnxruntime"{TENSORS}').inputs[0].name == "x"
 

@@ -26,6 +26,9 @@ def archive(*names: str) -> bytes:
 
 
 TORCHSCRIPT = archive("model/constants.pkl", "model/data.pkl", "model/code/__torch__.py")
+PROGRAM = archive("model/models/model.json", "model/data/weights/weight_0", "model/archive_format")
+PACKAGE = archive("model/data/aotinductor/model/c.wrapper.so", "model/archive_format")
+OLD_PROGRAM = archive("version", "serialized_exported_program.json", "serialized_state_dict.json")
 STATE_DICT = archive("model/data.pkl", "model/data/0")
 
 
@@ -51,6 +54,23 @@ STATE_DICT = archive("model/data.pkl", "model/data/0")
         ('backend: "pytorch"', {"model.py": "", "model.pt": TORCHSCRIPT}, ("torchscript", "pytorch_libtorch", "model.pt")),
         ('backend: "pytorch"', {"model.pt": STATE_DICT}, ("torchscript", "pytorch_libtorch", "model.pt")),
         ('backend: "pytorch" default_model_filename: "net.py"', {}, ("eager", "pytorch_libtorch", "net.py")),
+        ("", {"model.pt2": PROGRAM}, ("exported", "pytorch_libtorch", "model.pt2")),
+        ("", {"model.pt2": PROGRAM, "model.py": PYTHON_MODEL}, ("python", "", "model.py")),
+        ('backend: "pytorch"', {"model.pt2": PROGRAM, "model.py": ""}, ("exported", "pytorch_libtorch", "model.pt2")),
+        ('backend: "pytorch"', {"model.pt2": b"junk"}, ("exported", "pytorch_libtorch", "model.pt2")),
+        ('platform: "pytorch_libtorch"', {"model.pt2": PROGRAM}, ("exported", "pytorch_libtorch", "model.pt2")),
+        ('platform: "torch_aoti"', {}, ("exported", "torch_aoti", "model.pt2")),
+        ('backend: "pytorch" platform: "torch_aoti"', {"model.pt2": PACKAGE}, ("exported", "torch_aoti", "model.pt2")),
+        ('default_model_filename: "model.pt2"', {}, ("exported", "pytorch_libtorch", "model.pt2")),
+        ('backend: "pytorch" default_model_filename: "net.pt2"', {}, ("exported", "pytorch_libtorch", "net.pt2")),
+        ('backend: "pytorch"', {"model.pt": PROGRAM}, ("exported", "pytorch_libtorch", "model.pt")),
+        ('backend: "pytorch"', {"model.pt": PACKAGE, "model.py": ""}, ("exported", "pytorch_libtorch", "model.pt")),
+        ('backend: "pytorch"', {"model.pt": OLD_PROGRAM}, ("exported", "pytorch_libtorch", "model.pt")),
+        (
+            'backend: "pytorch"',
+            {"model.pt": TORCHSCRIPT, "model.pt2": PROGRAM},
+            ("torchscript", "pytorch_libtorch", "model.pt"),
+        ),
     ],
 )
 def test_backend_platform_and_file(
@@ -113,11 +133,26 @@ def test_groups_get_name_kind_count_and_gpus(
         (
             [],
             "instance_group [ { kind: KIND_GPU } ]",
-            "of model m has kind KIND_GPU but no GPUs are available",
+            "of model m has kind KIND_GPU but no GPUs are available; write kind: KIND_AUTO (a GPU where there is one, "
+            "else the CPU) or KIND_CPU",
         ),
-        ([0], "instance_group [ { kind: KIND_CPU gpus: 0 } ]", "has kind KIND_CPU but specifies one or more GPUs"),
+        (
+            [0],
+            "instance_group [ { kind: KIND_CPU gpus: 0 } ]",
+            "has kind KIND_CPU but specifies one or more GPUs; leave 'gpus' out, or write KIND_GPU",
+        ),
+        ([], "instance_group [ { gpus: 0 } ]", "specifies one or more GPUs; leave 'gpus' out: this machine has no GPU"),
         ([0], "instance_group [ { kind: KIND_MODEL gpus: 0 } ]", "has kind KIND_MODEL but specifies one or more GPUs"),
-        ([0], "instance_group [ { kind: KIND_GPU gpus: 3 } ]", "specifies invalid or unsupported gpu id 3"),
+        (
+            [0],
+            "instance_group [ { kind: KIND_GPU gpus: 3 } ]",
+            "specifies invalid or unsupported gpu id 3. GPUs that are available: 0; ",
+        ),
+        (
+            [],
+            "instance_group [ { kind: KIND_GPU gpus: 0 } ]",
+            "GPUs that are available: none; leave 'gpus' out, or write kind: KIND_AUTO",
+        ),
         ([], "instance_group [ { profile: 'p' } ]", "specifies profile field which is only supported for TensorRT models"),
     ],
 )

@@ -19,7 +19,6 @@ REFUSED_SAMPLES = {
     "model_repository_agents": "\nmodel_repository_agents { agents [ { name: 'checksum' } ] }",
     "instance_group.host_policy": "instance_group [ { kind: KIND_CPU\n host_policy: 'numa' } ]",
     "instance_group.passive": "instance_group [ { kind: KIND_CPU\n passive: true } ]",
-    "instance_group.rate_limiter": "instance_group [ { kind: KIND_CPU\n rate_limiter { priority: 2 } } ]",
     "instance_group.secondary_devices": "instance_group [ {\n secondary_devices { device_id: 1 } } ]",
     "sequence_batching.iterative_sequence": "sequence_batching {\n iterative_sequence: true }",
     "parameters.TRITON_BATCH_STRATEGY_PATH": (
@@ -30,6 +29,7 @@ REFUSED_SAMPLES = {
 }
 WITHOUT_MEANING_SAMPLES = {
     "input.format": "input [ { name: 'i' data_type: TYPE_UINT8 dims: [ 3, 4, 4 ] format: FORMAT_NCHW } ]",
+    "instance_group.rate_limiter": "instance_group [ { kind: KIND_CPU rate_limiter { priority: 2 } } ]",
     "model_metrics": "model_metrics { metric_control { metric_identifier { family: 'f' } histogram_options { buckets: 1 } } }",
     "optimization.priority": "optimization { priority: PRIORITY_MAX }",
     "optimization.cuda": "optimization { cuda { graphs: true } }",
@@ -116,3 +116,12 @@ def test_accelerators_are_for_onnx_runtime_and_known_by_name(folder: Folder, cap
     with caplog.at_level(logging.INFO):
         folder.read("other")
     assert "'mine' has no effect on backend 'python'" in caplog.text
+
+
+def test_a_map_written_as_braces_is_empty(folder: Folder) -> None:
+    """Text format makes an entry of nothing for nothing of it."""
+    model = folder.python("m", "cc_model_filenames: {}\nmetric_tags { }\nparameters: { }\n")
+    assert model is not None
+    config = folder.read("m")
+    assert (config.parameters, config.metric_tags) == ({}, {})
+    assert config.config_json["cc_model_filenames"] == {}

@@ -62,6 +62,8 @@ def test_an_empty_file_says_nothing():
         ("useJobTicket: 1", "use_job_ticket"),
         ("jobQueueSize: 0", "job_queue_size"),
         ("minWorkers: -1", "min_workers"),
+        ("responseTimeout: 0", "response_timeout"),
+        ("startupTimeout: -3", "startup_timeout"),
         ("parallelType: diagonal", "parallel_type"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 from jitney.server import errors
 from jitney.server.registration import Registration
 from jitney.server.repository import fetch as fetching
+from jitney.server.repository.config import AT_ONCE
 from jitney.server.repository.store import ModelStore
 from jitney.server.settings import Settings
 from jitney.server.snapshots import Registered
@@ -215,12 +216,8 @@ def test_numbers_below_one_show_as_given_and_run_as_one(place):
         "a.mar", batch_size=-5, max_batch_delay=-7, initial_workers=-1, response_timeout=-3, startup_timeout=0
     )
     config = place.store().resolve(asked)
-    assert (config.max_batch_size, config.batching.max_queue_delay_us, config.min_workers, config.response_timeout_s) == (
-        1,
-        0,
-        0,
-        0,
-    )
+    assert (config.max_batch_size, config.batching.max_queue_delay_us, config.min_workers) == (1, 0, 0)
+    assert (config.response_timeout_s, config.startup_timeout_s) == (AT_ONCE, AT_ONCE)  # not: no limit
     shown = config.torchserve
     assert (shown["batchSize"], shown["maxBatchDelay"], shown["responseTimeout"], shown["startupTimeout"]) == (-5, -7, -3, 0)
 

@@ -48,17 +48,18 @@ def test_listed_versions_that_are_absent_are_only_logged(caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize(
-    ("text", "available"),
+    ("text", "available", "reason"),
     [
-        ("", []),
-        ("version_policy { all { } }", []),
-        ("version_policy { latest { } }", [1]),
-        ("version_policy { specific { } }", [1]),
-        ("version_policy { specific { versions: [ 2 ] } }", [1]),
+        ("", [], "the versions none, version_policy asks for"),
+        ("version_policy { all { } }", [], "the versions none"),
+        ("version_policy { latest { } }", [1], "the versions 1, version_policy asks for the latest 0"),
+        ("version_policy { specific { } }", [1], "version_policy asks for none"),
+        ("version_policy { specific { versions: [ 2, 4 ] } }", [3, 1], "the versions 1, 3, version_policy asks for 2, 4"),
     ],
 )
-def test_nothing_to_serve_is_an_error(text: str, available: list[int]) -> None:
-    with pytest.raises(InvalidConfig, match="at least one version must be available under the version policy of model 'm'"):
+def test_nothing_to_serve_is_an_error(text: str, available: list[int], reason: str) -> None:
+    wanted = f"at least one version must be available under the version policy of model 'm': .*{reason}"
+    with pytest.raises(InvalidConfig, match=wanted):
         served(policy(text), available, "m")
 
 

@@ -110,7 +110,7 @@ def reading(request):
         yield
         return
     loop = Loop("test")
-    idle = SimpleNamespace(active_channels={}, maintenance=lambda now: None)
+    idle = SimpleNamespace(active_channels={}, holds_off=False, maintenance=lambda now: None)
     thread = threading.Thread(target=loop.run, args=(idle, 1.0), name="test-loop")
     thread.start()
     reactor.offer(loop)

@@ -141,6 +141,47 @@ def test_a_worker_that_dies_takes_its_host_calls_along(bench, server):
     eventually(lambda: not b.pool._desk._running)
 
 
+class Waiting:
+    """Another model's responses, as the server gives them: nothing until `cancel`, perhaps at work."""
+
+    def __init__(self, underway):
+        self.underway, self.ended, self.error = underway, threading.Event(), None
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        assert self.ended.wait(LIMIT_S)
+        if self.error is None:
+            raise StopIteration
+        raise self.error
+
+    def cancel(self, error=None):
+        self.error = self.error or error
+        self.ended.set()
+
+
+def test_a_worker_that_waits_for_one_that_works_is_not_to_blame(bench, server):
+    waiting = Waiting(underway=True)
+    server.busy = lambda request: waiting
+    b = bench(host=server, response_timeout_s=0.3).up()
+    call = ask(b, "busy", tensors=[[1.0]])
+    assert not waiting.ended.wait(1.5)  # five times its own limit
+    waiting.cancel(WorkerDied("the other one took too long"))
+    with pytest.raises(ModelFailed, match="the other one took too long"):
+        call.result(LIMIT_S)
+    assert b.pool.workers()[0].restarts == 0
+
+
+def test_a_request_that_no_worker_takes_ends_with_an_error_for_the_model_that_made_it(bench, server):
+    server.stuck = lambda request: Waiting(underway=False)
+    b = bench(host=server, response_timeout_s=0.3).up()
+    with pytest.raises(ModelFailed, match=r"no worker took the request within 0\.3 s") as caught:
+        ask(b, "stuck", tensors=[[1.0]]).result(LIMIT_S)
+    assert caught.value.code == "UNAVAILABLE"
+    assert b.pool.workers()[0].restarts == 0
+
+
 def test_control_passes_plain_data(bench, server):
     b = bench(host=server).up()
     (call,) = b.send(call_to("control"))

@@ -9,8 +9,9 @@ import pytest
 
 from jitney.backends.base import Request
 from jitney.backends.tensor import Tensor
+from jitney.server import holding
 from jitney.server.call import Call
-from jitney.server.errors import Draining, InvalidRequest, ModelFailed, NoWorkers
+from jitney.server.errors import Draining, HoldsTooMuch, InvalidRequest, ModelFailed, NoWorkers
 from jitney.server.repository.config import ModelConfig, TensorSpec
 from jitney.server.workers.arena import Arena
 from jitney.server.workers.pool import Pool
@@ -391,3 +392,20 @@ def test_without_a_factory_the_packages_own_backends_run(tmp_path):
         assert call.result(LIMIT_S).tensors[0].numpy().tolist() == [[n + 1] * 3]
     pool.stop(LIMIT_S)
     arena.close()
+
+
+def test_an_answer_that_there_is_no_room_for_is_refused_and_no_other(bench, monkeypatch):
+    monkeypatch.setattr(holding, "process", holding.Holdings(3 << 20))
+    b = bench(max_batch_size=4).up()
+    large, small = np.zeros(2 << 20, np.uint8), np.zeros(10, np.uint8)
+    calls = [call_to(tensors=[array]) for array in (large, large, small)]
+    b.send(*calls)
+    kept = calls[0].result(LIMIT_S)
+    with pytest.raises(HoldsTooMuch, match="max_held_bytes"):
+        calls[1].result(LIMIT_S)
+    assert calls[2].result(LIMIT_S).tensors[0].nbytes == 10
+    again = call_to(tensors=[large])
+    del kept
+    calls.clear()
+    b.send(again)
+    assert again.result(LIMIT_S).tensors[0].nbytes == large.nbytes

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from jitney.server.errors import Draining, LoadFailed, ModelFailed, NoWorkers, WorkerDied, WorkerTimeout
+from jitney.server.repository.config import AT_ONCE
 from jitney.server.workers.roster import State
 
 from .conftest import LIMIT_S, call_to, eventually
@@ -117,6 +118,41 @@ def test_a_worker_that_hangs_is_replaced_after_the_response_timeout(bench, tmp_p
     assert b.ask().final
 
 
+def test_no_answer_is_in_time_for_a_limit_of_0(bench):
+    b = bench(response_timeout_s=AT_ONCE).up()
+    for _ in range(2):
+        (pid,) = b.pids()
+        (call,) = b.send(call_to())
+        assert "did not answer within 0 s" in str(error_of(call, WorkerTimeout))
+        eventually(lambda pid=pid: b.pids() not in ([], [pid]) and b.pool.idle())
+
+
+def test_a_stopped_worker_that_is_not_wanted_any_more_is_ended_at_once(bench, tmp_path):
+    b = bench().up(2)
+    mark = tmp_path / "mark"
+    (call,) = b.send(call_to("wait", until=str(tmp_path / "never"), mark=str(mark)))
+    eventually(lambda: mark.exists() and mark.read_text())
+    pids = b.pids()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in pids))
+    b.pool.scale(0)
+    assert "stopped by a signal" in str(error_of(call, WorkerTimeout))
+    eventually(lambda: not b.pool.workers(), limit=5)
+    assert not any(map(psutil.pid_exists, pids))
+
+
+def test_a_stopped_worker_does_not_hold_up_the_end(bench):
+    b = bench().up()
+    (pid,) = b.pids()
+    os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    began = time.monotonic()
+    b.pool.stop(LIMIT_S)
+    assert time.monotonic() - began < 5
+    assert not psutil.pid_exists(pid)
+
+
 def test_each_streamed_answer_restarts_the_response_timeout(bench):
     b = bench(response_timeout_s=0.6).up()
     (call,) = b.send(call_to("stream", count=8, pause=0.2))
@@ -175,10 +211,19 @@ def test_with_retry_it_is_tried_until_it_works(unloadable):
     with pytest.raises(LoadFailed):
         b.pool.wait_ready(LIMIT_S)
     eventually(lambda: unloadable.attempts() >= 2)
-    (call,) = b.send(call_to())  # it waits: the model may come
+    (call,) = b.send(call_to())
+    assert "has no healthy worker: " in (told := str(error_of(call, NoWorkers)))
+    assert "weights are missing" in told
     unloadable.broken.unlink()
-    assert call.result(LIMIT_S).final
-    assert b.pool.ready() == 1
+    eventually(lambda: b.pool.ready() == 1)
+    assert b.ask().final
+
+
+def test_a_batch_that_waits_while_the_model_loads_hears_why_it_could_not(unloadable):
+    b = unloadable()
+    b.pool.start(1, retry=True)
+    (call,) = b.send(call_to())
+    assert "weights are missing" in str(error_of(call, NoWorkers))
 
 
 def test_a_loaded_model_that_breaks_is_given_up_in_the_end(unloadable):
@@ -230,6 +275,13 @@ def test_loading_has_a_limit(bench):
     b = bench("endless", startup_timeout_s=0.8)
     b.pool.start(1)
     with pytest.raises(LoadFailed, match=r"not loaded within 0\.8 s"):
+        b.pool.wait_ready(LIMIT_S)
+
+
+def test_no_model_is_loaded_within_0_seconds(bench):
+    b = bench(startup_timeout_s=AT_ONCE)
+    b.pool.start(1)
+    with pytest.raises(LoadFailed, match="not loaded within 0 s"):
         b.pool.wait_ready(LIMIT_S)
 
 

@@ -104,7 +104,63 @@ def test_the_first_load_that_fails_is_final_unless_retry_is_asked_for(roster):
     roster.started(worker, "p", 2)
     roster.gone(worker, 3, "no weights", load_failed=True)
     assert (worker.state, roster.refused()) == (State.BACKOFF, worker)
+    assert roster.hopeless()  # as far as anybody knows: who waits now hears why at once
+    roster.started(worker, "p", 4)
+    assert roster.hopeless()
+    roster.loaded(worker, 5)
     assert not roster.hopeless()
+
+
+def test_a_model_is_not_hopeless_while_one_of_its_workers_has_not_yet_tried_to_load_it(roster):
+    roster.retry = True
+    roster.resize(2, 0, place)
+    (first, _), (second, _) = roster.due(0)
+    roster.started(first, "p", 0)
+    roster.started(second, "q", 0)
+    roster.gone(first, 1, "no weights", load_failed=True)
+    assert not roster.hopeless()
+    roster.gone(second, 1, "no weights", load_failed=True)
+    assert roster.hopeless()
+
+
+def test_a_worker_that_died_while_it_served_leaves_hope(roster):
+    (worker,) = hire(roster, 1)
+    roster.gone(worker, 1, "killed", load_failed=False)
+    assert not roster.hopeless()
+    roster.due(1)
+    roster.started(worker, "p", 1)
+    roster.gone(worker, 2, "no weights", load_failed=True)
+    assert roster.hopeless()
+
+
+def test_only_so_many_load_at_once_and_the_next_start_when_one_is_through():
+    roster = Roster(startup_s=60, response_s=5, give_up_after_s=300, at_once=2)
+    roster.resize(4, 0, place)
+    (first, _), (second, _) = roster.due(0)
+    roster.started(first, "p", 0)
+    roster.started(second, "q", 0)
+    assert (roster.due(0), roster.wake_at(), roster.loading()) == ([], 60, 2)
+    roster.loaded(first, 1)
+    ((third, alarm),) = roster.due(1)
+    assert (third.instance.name, alarm) == ("m_0_2", Alarm.START)
+    roster.started(third, "r", 1)
+    assert roster.due(1) == []
+    roster.gone(second, 2, "no weights", load_failed=True)
+    assert [w.instance.name for w, _ in roster.due(2)] == ["m_0_3"]
+
+
+def test_a_worker_that_waits_for_its_next_attempt_takes_nobodys_turn():
+    roster = Roster(startup_s=60, response_s=5, give_up_after_s=300, at_once=1)
+    (worker,) = hire(roster, 1)
+    for n in range(3):  # its next attempt is some seconds away
+        roster.gone(worker, n, "killed", load_failed=False)
+        if n < 2:
+            roster.due(n + 5)
+            roster.started(worker, "p", n + 5)
+            roster.loaded(worker, n + 5)
+    assert worker.alarm > 2
+    roster.resize(2, 2, place)
+    assert [w for w, _ in roster.due(2)] == [roster.members[1]]
 
 
 def test_once_loaded_a_model_is_tried_again_until_it_is_given_up(roster):

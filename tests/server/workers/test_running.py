@@ -1,18 +1,19 @@
 """`RunningBatch` over a socketpair, without a process: what a backend gets and what is sent for its answers."""
 
 import socket
+import threading
 
 import msgspec
 import numpy as np
 import pytest
 
-from jitney.backends.base import Failure, Response
+from jitney.backends.base import Failure, Request, Response
 from jitney.backends.tensor import Tensor
 from jitney.server.workers.frame import Channel
 from jitney.server.workers.host import FrameHost
 from jitney.server.workers.memory import Region
 from jitney.server.workers.messages import Event, Execute, Results, WirePart, WireRequest, WireResponse
-from jitney.server.workers.running import INLINE, RunningBatch
+from jitney.server.workers.running import INLINE, LARGEST, RunningBatch
 
 RESPONSE = msgspec.msgpack.Decoder(WireResponse)
 
@@ -146,3 +147,46 @@ def test_tensors_are_taken_before_respond_returns(runner):
     (tensor,) = answers[0].tensors
     assert (tensor.name, tensor.datatype, tensor.shape) == ("y", "FP32", (4,))
     assert np.frombuffer(tensor.data, np.float32).tolist() == [0, 1, 2, 3]
+
+
+def test_answers_that_are_too_much_for_one_message_travel_in_several(runner):
+    """Parameters and error texts go with the message whatever their size: the worker must not end over them."""
+    text = "x" * (40 << 20)
+    received = []
+    reader = threading.Thread(target=lambda: received.extend(Channel(runner.ours).receive() for _ in range(2)))
+    reader.start()
+    runner.execute = lambda requests, respond: [respond(index, Response(parameters={"k": text})) for index in range(2)]
+    runner.batch(request(), request()).run(runner)
+    reader.join()
+    assert [(results.done, [index for index, _ in results.responses]) for results in received] == [(False, [0]), (True, [1])]
+
+
+@pytest.mark.parametrize("answer", [Response(parameters={"k": "x" * LARGEST}), Response(error=Failure("x" * LARGEST))])
+def test_an_answer_that_no_message_holds_is_an_error(runner, answer):
+    _, answers = runner.run(runner.batch(request()), lambda requests, respond: respond(0, answer))
+    assert answers[0].error is not None
+    assert "at most" in answers[0].error.message
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda host: host.infer(b"model", "", Request()),
+        lambda host: host.infer("model", 1, Request()),
+        lambda host: host.infer("model", "", Request(tensors=[Tensor(b"name", "FP32", (1,), bytes(4))])),
+        lambda host: host.infer("model", "", Request(tensors=[Tensor("name", "FP32", (1.5,), bytes(4))])),
+        lambda host: host.infer("model", "", Request(parameters={"k": [1]})),
+        lambda host: host.infer("model", "", Request(outputs=(b"out",))),
+        lambda host: host.infer("model", "", Request(), timeout_s="soon"),
+        lambda host: host.control("load", b"model", {}),
+        lambda host: host.control("load", None, {}),
+    ],
+)
+def test_a_call_that_the_server_could_not_read_is_not_sent(runner, ask):
+    """The server would end the worker for it."""
+    host = FrameHost(Channel(runner.theirs))
+    with pytest.raises(TypeError, match="cannot be sent"):
+        ask(host)
+    assert not host.waiting()
+    runner.theirs.close()
+    assert runner.ours.recv(1) == b""

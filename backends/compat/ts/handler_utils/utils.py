@@ -6,14 +6,21 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..context import Context
+from ..protocol.otf_message_handler import create_predict_response
+
+__all__ = ["Context", "create_predict_response", "import_class", "send_intermediate_predict_response"]
+
 
 def import_class(class_name: str, module_prefix: str | None = None) -> Any:
-    """The class with a dotted name, below `module_prefix` where given."""
-    path = f"{module_prefix}.{class_name}" if module_prefix else class_name
-    module, _, name = path.rpartition(".")
-    if not module:
-        raise ValueError(f"'{class_name}' names no module; expected module.Class")
-    return getattr(importlib.import_module(module), name)
+    """The class with a dotted name, below `module_prefix` where given; ImportError names what is missing."""
+    module_name, _, name = f"{module_prefix}.{class_name}".rpartition(".") if module_prefix else class_name.rpartition(".")
+    if not module_name or not name:
+        raise ImportError(f"'{class_name}' names no module and class; expected module.Class")
+    module = importlib.import_module(module_name)
+    if not hasattr(module, name):
+        raise ImportError(f"module {module_name} has no class {name}")
+    return getattr(module, name)
 
 
 def send_intermediate_predict_response(
@@ -24,9 +31,15 @@ def send_intermediate_predict_response(
     `ret` holds one element for each request, in the forms that a handler may return. A `code` other than 200 ends the
     requests with an error of that status and `message`.
     """
-    send = getattr(context, "_send", None)
-    if send is None:
+    send: Any = getattr(context, "_send", None)
+    socket: Any = getattr(context, "cl_socket", None)
+    if send is None and socket is None:
         raise RuntimeError("intermediate responses can be sent while a batch is being handled only, with its context")
     if len(ret) != len(req_id_map):
         raise ValueError(f"{len(ret)} intermediate responses for {len(req_id_map)} requests")
-    send(ret, message, code)
+    if send is not None:
+        send(ret, message, code)
+        return
+    response = create_predict_response(ret, req_id_map, message, code, context, True)
+    if response is not None:  # a program's own `ts.service.Service`
+        socket.sendall(response)

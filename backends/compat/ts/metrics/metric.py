@@ -1,56 +1,70 @@
-"""One measured value."""
+"""One measured value, as older handlers make it."""
 
 from __future__ import annotations
 
+import socket
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from . import sink
+from .caching_metric import CachingMetric
 from .dimension import Dimension
 from .metric_type_enum import MetricTypes
-from .units import unit_name
+from .unit import Units
+
+__all__ = ["CachingMetric", "Metric", "MetricTypes", "MetricUnit", "Units"]
+
+MetricUnit = Units()
 
 
 class Metric:
-    """A value with name, unit and dimensions. `request_id` may join several ids with commas."""
+    """A counter's value with name, unit and dimensions. `request_id` may join several ids with commas.
+
+    As in TorchServe, making one sends nothing: `ts.service.emit_metrics` sends `value`, `update` and `reset` send at once.
+    """
+
+    metric_type = MetricTypes.COUNTER
 
     def __init__(
         self,
         name: str,
         value: float,
-        unit: str,
+        unit: str | None,
         dimensions: Sequence[Dimension],
         request_id: str | None = None,
         metric_method: str | None = None,
-        metric_type: MetricTypes = MetricTypes.COUNTER,
     ) -> None:
-        self.name = name
-        self.value = float(value)
-        self.unit = unit_name(unit)
         self.dimensions = list(dimensions)
+        self.dimension_names = [dimension.name for dimension in dimensions]
+        self.dimension_values = [dimension.value for dimension in dimensions]
+        self._metric = CachingMetric(name, unit, self.dimension_names, self.metric_type)
+        self.name, self.unit = name, self._metric.unit
+        self.value = value
         self.request_id = request_id
         self.metric_method = metric_method
-        self.metric_type = metric_type
 
     def update(self, value: float) -> None:
-        """Adds to a counter (`metric_method` "counter"), replaces the value otherwise."""
-        self.value = self.value + value if self.metric_method == "counter" else float(value)
+        self._metric.add_or_update(value, self.dimension_values, self.request_id or "")
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "value": self.value,
-            "unit": self.unit,
-            "type": self.metric_type.name,
-            "dimensions": {dimension.name: str(dimension.value) for dimension in self.dimensions},
-            "request_ids": self.request_id.split(",") if self.request_id else [],
-            "timestamp": int(time.time()),
-        }
+    def reset(self) -> None:
+        self.update(0)
 
     def emit(self) -> None:
-        sink.emit(self.to_dict())
+        self.update(self.value)
+
+    def to_dict(self) -> OrderedDict[str, Any]:
+        return OrderedDict(
+            MetricName=self.name,
+            Value=self.value,
+            Unit=self.unit,
+            Dimensions=self.dimensions,
+            Timestamp=int(time.time()),
+            HostName=socket.gethostname(),
+            RequestId=self.request_id,
+        )
 
     def __str__(self) -> str:
         dimensions = ",".join(map(str, self.dimensions))
-        return f"{self.name}.{self.unit}:{self.value}|#{dimensions}"
+        ids = f",{self.request_id}" if self.request_id else ""
+        return f"{self.name}.{self.unit}:{self.value}|#{dimensions}|#hostname:{socket.gethostname()},{int(time.time())}{ids}"

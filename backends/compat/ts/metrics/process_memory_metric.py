@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import psutil
 
 
-def check_process_mem_usage(stdin: object) -> list[str]:
-    """For each process id in `stdin` (text with commas, or lines of it): "pid:bytes" of resident memory, 0 where it ended."""
-    lines = [stdin] if isinstance(stdin, str) else list(stdin)  # type: ignore[call-overload]
-    pids = [word.strip() for line in lines for word in str(line).split(",") if word.strip()]
-    return [f"{pid}:{_resident(int(pid))}" for pid in pids]
-
-
-def _resident(pid: int) -> int:
+def get_cpu_usage(pid: str | int) -> int:
+    """Resident memory of a process in bytes; 0, and a line in the log, where there is no such process."""
     try:
-        return psutil.Process(pid).memory_info().rss
-    except psutil.NoSuchProcess:
+        return int(psutil.Process(int(pid)).memory_info().rss)
+    except (psutil.Error, ValueError) as error:
+        logging.error("the memory of process %s cannot be read: %s", pid, error)
         return 0
+
+
+def check_process_mem_usage(stdin: Any) -> list[str]:
+    """Logs and returns "pid:bytes" for each process id in the first line of `stdin` (a file, or text), joined by commas."""
+    line = stdin if isinstance(stdin, str) else stdin.readline()
+    found = [f"{pid.strip()}:{get_cpu_usage(pid)}" for pid in line.strip().split(",") if pid.strip()]
+    for text in found:
+        logging.info(text)
+    return found

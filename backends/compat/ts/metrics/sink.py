@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,9 +13,9 @@ Emit = Callable[[Mapping[str, Any]], None]
 
 def _print(metric: Mapping[str, Any]) -> None:
     dimensions = ",".join(f"{name}:{value}" for name, value in metric["dimensions"].items())
-    ids = ",".join(metric["request_ids"])
     line = f"[METRICS]{metric['name']}.{metric['unit']}:{metric['value']}|#{dimensions}|#type:{metric['type']}"
-    sys.stdout.write(f"{line}|#timestamp:{metric['timestamp']}{',' + ids if ids else ''}\n")
+    end = ",".join([socket.gethostname(), str(metric["timestamp"]), *metric["request_ids"]])
+    sys.stdout.write(f"{line}|#hostname:{end}\n")
 
 
 _emit: Emit = _print

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import time
+from abc import ABC
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,17 +13,43 @@ from typing import Any
 import torch
 
 from ..handler_utils.timer import timed
-from ..utils.util import load_label_mapping
+from ..utils.util import check_valid_pt2_backend, list_classes_from_module, load_label_mapping
 from . import loading, profiling
 from .devices import choose_device
 
+__all__ = [
+    "IPEX_AVAILABLE",
+    "ONNX_AVAILABLE",
+    "PROFILER_AVAILABLE",
+    "PT2_AVAILABLE",
+    "PT230_AVAILABLE",
+    "XLA_AVAILABLE",
+    "BaseHandler",
+    "check_valid_pt2_backend",
+    "list_classes_from_module",
+    "load_label_mapping",
+    "setup_ort_session",
+    "timed",
+]
+
 logger = logging.getLogger(__name__)
+
+#: What `BaseHandler` makes use of: torch's profiler, torch.compile and ahead-of-time compiled libraries come with every torch
+#: that jitney takes; nothing is done for XLA devices or by Intel's extension.
+PROFILER_AVAILABLE = PT2_AVAILABLE = PT230_AVAILABLE = True
+XLA_AVAILABLE = IPEX_AVAILABLE = False
+ONNX_AVAILABLE = importlib.util.find_spec("onnxruntime") is not None
 
 if torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0):
     torch.set_float32_matmul_precision("high")  # TensorFloat-32, as TorchServe sets it
 
 
-class BaseHandler:
+def setup_ort_session(model_pt_path: str, map_location: str | None) -> Any:
+    """An ONNX Runtime session on the GPU ("cuda") or the CPU."""
+    return loading.load_onnx(model_pt_path, torch.device(map_location or "cpu"))
+
+
+class BaseHandler(ABC):  # noqa: B024 - abstract methods are for subclasses to add
     """Subclasses override what they need of `initialize`, `preprocess`, `inference`, `postprocess`, `handle`.
 
     model          nn.Module, TorchScript module or ONNX Runtime session
@@ -72,7 +100,7 @@ class BaseHandler:
         elif path.endswith(".onnx"):
             self.model = loading.load_onnx(path, self.device)
             return
-        elif path.endswith((".so", ".pt2")) and loading.wants_ahead_of_time(self.model_yaml_config):
+        elif path.endswith((".so", ".pt2")) and self._use_torch_export_aot_compile():
             self.model = self._load_torch_export_aot_compile(path)
             return
         else:
@@ -91,6 +119,9 @@ class BaseHandler:
 
     def _load_torch_export_aot_compile(self, model_so_path: str) -> Any:
         return loading.load_ahead_of_time(model_so_path, self.map_location or "cpu")
+
+    def _use_torch_export_aot_compile(self) -> bool:
+        return loading.wants_ahead_of_time(self.model_yaml_config)
 
     def get_device(self) -> Any:
         return self.device
@@ -138,9 +169,14 @@ class BaseHandler:
         """`handle`'s work under torch's profiler (ENABLE_TORCH_PROFILER); returns the output and the profiler."""
         return profiling.profiled(
             lambda run: self._answer(data, lambda step, value: run(step, getattr(self, step), value)),
-            str(self.context.model_name),
+            self._model_name(),
             self.profiler_args,
         )
+
+    def _model_name(self) -> str:
+        """The manifest's, else the name of registration; "" in a context that has neither, such as a test's."""
+        manifest = self.manifest or self.context.manifest or {}
+        return str(manifest.get("model", {}).get("modelName") or getattr(self.context, "model_name", ""))
 
     # -- descriptions and explanations -----------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.profiler import ProfilerActivity, profile, record_function, tensorboard_trace_handler
 
 Run = Callable[[str, Callable[[Any], Any], Any], Any]
@@ -21,7 +22,7 @@ def profiled(work: Callable[[Run], Any], model_name: str, arguments: Mapping[str
     """Runs `work` with a recorder of named steps; traces go to <temporary folder>/pytorch_profiler/<model>."""
     folder = Path(tempfile.gettempdir()) / "pytorch_profiler" / model_name
     settings = {
-        "activities": [ProfilerActivity.CPU, ProfilerActivity.CUDA],
+        "activities": [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])],
         "record_shapes": True,
         "on_trace_ready": tensorboard_trace_handler(str(folder)),
         **arguments,

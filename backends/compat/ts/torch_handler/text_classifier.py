@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from jitney.backends.codecs.text import ngrams
-
+from ..handler_utils.text_utils import ngrams_iterator
 from ..handler_utils.timer import timed
 from ..utils.util import map_class_to_label
 from .text_handler import TextHandler
+
+__all__ = ["TextClassifier", "TextHandler", "map_class_to_label", "ngrams_iterator"]
+
+logger = logging.getLogger(__name__)
 
 
 class TextClassifier(TextHandler):
@@ -40,7 +44,7 @@ class TextClassifier(TextHandler):
 
     def _indices(self, words: list[str]) -> list[int]:
         unknown = self.source_vocab.get("<unk>", 0)
-        return [self.source_vocab.get(gram, unknown) for gram in ngrams(words, self.ngrams)]
+        return [self.source_vocab.get(gram, unknown) for gram in ngrams_iterator(words, self.ngrams)]
 
     @timed
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
@@ -52,14 +56,19 @@ class TextClassifier(TextHandler):
         return map_class_to_label(functional.softmax(data, dim=1).tolist(), self.mapping)
 
     def get_insights(self, tensor_data: Any, raw_data: Any, target: int = 0) -> Any:
-        """[{"importances": one number a word, "words": […]}] by captum's layer integrated gradients of `model.embedding`."""
-        try:
-            from captum.attr import LayerIntegratedGradients
-        except ImportError:
-            raise RuntimeError("explanations of text need captum (pip install captum)") from None
+        """[{"importances": …, "words": […]}] by layer integrated gradients of `model.embedding`, against the word 0.
+
+        Importances have the shape of the embedding's output, as in TorchServe: an EmbeddingBag, which sums up a text's words,
+        gives one row with a number for each dimension; an Embedding gives such a row for each word and pair of words.
+        """
+        if self.lig is None:
+            raise RuntimeError("explanations of text need a model whose words go through its layer 'embedding'")
         indices, words = tensor_data
-        layer = LayerIntegratedGradients(self.model, self.model.embedding)
-        offsets = torch.as_tensor([0], device=self.device)
-        attributions = layer.attribute(indices, torch.zeros_like(indices), additional_forward_args=offsets, target=target)
-        importances = self.summarize_attributions(attributions)[: len(words)]
-        return [{"importances": importances.tolist(), "words": self.get_word_token(words)}]
+        attributions = self.lig.attribute(
+            indices,
+            torch.zeros_like(indices),
+            additional_forward_args=torch.as_tensor([0], device=self.device),
+            return_convergence_delta=False,
+            target=target,
+        )
+        return [{"importances": self.summarize_attributions(attributions).tolist(), "words": self.get_word_token(words)}]

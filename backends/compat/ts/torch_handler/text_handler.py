@@ -2,28 +2,59 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
+import re
+from abc import ABC
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from jitney.backends.codecs import text
 
+from ..handler_utils.text_utils import get_tokenizer
+from ..utils.util import CLEANUP_REGEX
 from .base_handler import BaseHandler
+from .contractions import CONTRACTION_MAP
+from .insights import layer_integrated_gradients
+
+__all__ = [
+    "CLEANUP_REGEX",
+    "CONTRACTIONS_PATTERN",
+    "CONTRACTION_MAP",
+    "BaseHandler",
+    "TextHandler",
+    "get_tokenizer",
+    "load_vocabulary",
+]
+
+logger = logging.getLogger(__name__)
+#: Longest first, so that "can't've" is not taken for "can't".
+CONTRACTIONS_PATTERN = re.compile("|".join(sorted(map(re.escape, CONTRACTION_MAP), key=len, reverse=True)), re.IGNORECASE)
 
 
-class TextHandler(BaseHandler):
-    """Loads `source_vocab.pt` (the manifest's sourceVocab, if it names another file) into `source_vocab`."""
+class TextHandler(BaseHandler, ABC):
+    """Loads `source_vocab.pt` (the manifest's sourceVocab, if it names another file) into `source_vocab`.
+
+    `lig` attributes an answer to the model's layer `embedding`; None where the model has none.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.source_vocab: Any = None
+        self.tokenizer: Any = get_tokenizer("basic_english")
+        self.input_text: Any = None
+        self.lig: Any = None
 
     def initialize(self, context: Any) -> None:
         super().initialize(context)
         self.source_vocab = load_vocabulary(self.get_source_vocab_path(context))
+        embedding = getattr(self.model, "embedding", None)
+        if embedding is not None:
+            self.lig = layer_integrated_gradients(self.model, embedding)
 
     def get_source_vocab_path(self, ctx: Any) -> str:
         name = (ctx.manifest or {}).get("model", {}).get("sourceVocab") or "source_vocab.pt"
@@ -36,7 +67,7 @@ class TextHandler(BaseHandler):
         return text.remove_html_tags(line)
 
     def _expand_contractions(self, line: str) -> str:
-        return text.expand_contractions(line)
+        return text.expand_contractions(line).replace("'", "")
 
     def _remove_accented_characters(self, line: str) -> str:
         return text.remove_accented_characters(line)
@@ -44,17 +75,23 @@ class TextHandler(BaseHandler):
     def _remove_punctuation(self, line: str) -> str:
         return text.remove_punctuation(line)
 
+    def _remove_puncutation(self, *args: Any, **kwargs: Any) -> str:
+        """The name that TorchServe's first versions misspelt."""
+        return self._remove_punctuation(*args, **kwargs)
+
     def _tokenize(self, line: str) -> list[str]:
-        return text.tokenize(line)
+        words: list[str] = self.tokenizer(line)
+        return words
 
     def get_word_token(self, input_tokens: Any) -> list[str]:
         """Words without the mark that subword tokenizers put before them."""
         return [token.replace("\u0120", "") for token in input_tokens]
 
     def summarize_attributions(self, attributions: Any) -> Any:
-        """One number for each word: the sum over the embedding, scaled to norm 1."""
-        summed = attributions.sum(dim=-1).squeeze(0)
-        return summed / torch.norm(summed)
+        """Attributions as shares, scaled by the norm of their sums. TorchServe names no dimension for the softmax; this is
+        the one that torch takes then."""
+        shares = functional.softmax(attributions, dim=0 if attributions.dim() in (0, 1, 3) else 1)
+        return shares / torch.norm(shares.sum(dim=-1))
 
 
 def load_vocabulary(path: str) -> Any:

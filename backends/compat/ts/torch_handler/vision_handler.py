@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from abc import ABC
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from .base_handler import BaseHandler
 from .insights import integrated_gradients
 
 
-class VisionHandler(BaseHandler):
+class VisionHandler(BaseHandler, ABC):
     """Subclasses set `image_processing`, a callable from a PIL image to a tensor."""
 
     image_processing: Any = None

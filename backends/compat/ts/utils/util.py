@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import enum
+import functools
 import inspect
 import json
 import logging
-import re
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import yaml
 
-logger = logging.getLogger(__name__)
+from jitney.backends.codecs.text import TAGS
 
-#: HTML tags and entities-free angle brackets, as the text handlers strip them.
-CLEANUP_REGEX = re.compile("<.*?>")
+logger = logging.getLogger(__name__)
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+#: What the text handlers strip of HTML.
+CLEANUP_REGEX = TAGS
 
 
 class PT2Backend(enum.StrEnum):
@@ -48,7 +53,7 @@ class PredictionException(Exception):
         self.error_code = error_code
 
     def __str__(self) -> str:
-        return f"message : error_code = {self.message} : {self.error_code}"
+        return f"{self.message} : {self.error_code}"
 
 
 def check_valid_pt2_backend(backend: str) -> bool:
@@ -116,3 +121,22 @@ def map_class_to_label(
         {names.get(str(index), str(index)): value for index, value in zip(indices, row, strict=False)}
         for indices, row in zip(classes, probs, strict=False)
     ]
+
+
+def deprecated(
+    version: str | float, replacement: str = "", klass: type[Warning] = PendingDeprecationWarning
+) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+    """Decorator of a function that goes away in `version`: a call warns and names what to use instead."""
+
+    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        name = getattr(function, "__name__", repr(function))
+
+        @functools.wraps(function)
+        def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+            instead = f"; use {replacement}" if replacement else ""
+            warnings.warn(f"{name} is deprecated in {version}{instead}", klass, stacklevel=2)
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    return decorate

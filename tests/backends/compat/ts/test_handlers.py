@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
+import sys
 from typing import Any
 
 import numpy as np
@@ -18,16 +18,17 @@ from jitney.backends.base import Part, Response
 from jitney.backends.codecs import create
 from jitney.backends.compat.ts.context import Context, RequestProcessor
 from jitney.backends.compat.ts.metrics import sink
-from jitney.backends.compat.ts.metrics.metric_cache_abstract import MetricCacheAbstract
 from jitney.backends.compat.ts.torch_handler import loading
 from jitney.backends.compat.ts.torch_handler.base_handler import BaseHandler
 from jitney.backends.compat.ts.torch_handler.image_classifier import ImageClassifier
 from jitney.backends.compat.ts.torch_handler.image_segmenter import ImageSegmenter
-from jitney.backends.compat.ts.torch_handler.insights import IntegratedGradients
+from jitney.backends.compat.ts.torch_handler.insights import IntegratedGradients, LayerIntegratedGradients
 from jitney.backends.compat.ts.torch_handler.object_detector import ObjectDetector
 from jitney.backends.compat.ts.torch_handler.text_classifier import TextClassifier
+from jitney.backends.compat.ts.torch_handler.text_handler import CONTRACTION_MAP, CONTRACTIONS_PATTERN
 from jitney.backends.tensor import Tensor
 from jitney.server.repository.config import ModelConfig, TensorSpec
+from jitney.tests.fakes.handler_metrics import made_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 
@@ -42,7 +43,7 @@ def metrics(monkeypatch):
 @pytest.fixture
 def context(tmp_path):
     def make(model: dict[str, str], yaml: dict[str, Any] | None = None, *headers: dict[str, str]) -> Context:
-        made = Context("net", str(tmp_path), {"model": model}, 8, None, "0.12.0", True, MetricCacheAbstract("net"), yaml)
+        made = Context("net", str(tmp_path), {"model": model}, 8, None, "0.12.0", True, made_metrics("net"), yaml)
         made.request_processor = [RequestProcessor(each) for each in headers or ({},)]
         return made
 
@@ -108,6 +109,21 @@ class Linear(torch.nn.Module):
         self.fc = torch.nn.Linear(2, 3)
     def forward(self, x):
         return self.fc(x)
+"""
+
+
+EXPLAINED = """
+import torch
+
+class Topics(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = torch.nn.LAYER(10, 4)
+        self.fc = torch.nn.Linear(4, 3)
+    def forward(self, words, offsets):
+        found = self.embedding(words, offsets) if "LAYER" == "EmbeddingBag" else self.embedding(words)
+        return self.fc(found.tanh().sum(0, keepdim=True))
 """
 
 
@@ -215,15 +231,44 @@ class TestText:
             expected = model(torch.tensor(words), torch.tensor([0])).softmax(1)[0].tolist()
             assert list(answer.values()) == pytest.approx(expected, abs=1e-6)
 
-    def test_explanations_name_captum(self, context, tmp_path):
-        if importlib.util.find_spec("captum"):
-            pytest.skip("captum is installed here")
-        script(tmp_path / "model.pt", Bag())
+    @pytest.mark.parametrize(("layer", "rows"), [("EmbeddingBag", 1), ("Embedding", 3)])
+    def test_explanations(self, context, tmp_path, layer, rows):
+        """The documented kind sums its words up (one row of importances); another gives a row for each word and pair."""
+        (tmp_path / "explained.py").write_text(EXPLAINED.replace("LAYER", layer))
+        torch.save({"<unk>": 0, "quiet": 1, "market": 2, "quiet market": 3}, tmp_path / "source_vocab.pt")
+        handler = TextClassifier()
+        handler.initialize(context({"modelFile": "explained.py"}, None, {"explain": "True"}))
+        (answer,) = handler.handle([{"data": "Quiet market!", "target": "1"}], handler.context)
+        assert (answer["words"], np.shape(answer["importances"])) == (["quiet", "market"], (rows, 4))
+        found = handler.lig.attribute(
+            torch.tensor([1, 2, 3]), torch.zeros(3, dtype=torch.int64), 1, additional_forward_args=torch.tensor([0])
+        )
+        scores = [handler.model(torch.tensor(words), torch.tensor([0]))[0, 1] for words in ([1, 2, 3], [0, 0, 0])]
+        assert float(found.sum()) == pytest.approx((scores[0] - scores[1]).item(), rel=1e-4)
+        shares = found.softmax(1)
+        assert np.allclose(answer["importances"], (shares / shares.sum(-1).norm()).tolist(), atol=1e-6)
+        del sys.modules["explained"]
+
+    def test_explanations_need_the_layer_to_be_called(self, context, tmp_path):
+        script(tmp_path / "model.pt", Net())
         torch.save(["<unk>"], tmp_path / "source_vocab.pt")
         handler = TextClassifier()
         handler.initialize(context({"serializedFile": "model.pt"}, None, {"explain": "True"}))
-        with pytest.raises(RuntimeError, match="pip install captum"):
+        with pytest.raises(RuntimeError, match="layer 'embedding'"):
             handler.handle([{"data": b"good"}], handler.context)
+        unused = LayerIntegratedGradients(lambda words: words, torch.nn.Embedding(2, 2))
+        with pytest.raises(RuntimeError, match="Embedding was not called by the model"):
+            unused.attribute(torch.tensor([1]))
+
+    def test_steps_of_a_text(self, context):
+        handler = TextClassifier()
+        steps = (handler._remove_html_tags, handler._expand_contractions, handler._remove_puncutation, handler._tokenize)
+        text = "<b>Don't</b> &amp; can't've, it's"
+        for step in steps:
+            text = step(text)
+        assert text == ["do", "not", "cannot", "have", "it", "is"]
+        assert CONTRACTION_MAP["shan't've"] == "shall not have" and CONTRACTION_MAP["I'd"] == "I would"
+        assert CONTRACTIONS_PATTERN.sub("_", "we can't've it") == "we _ it"
 
     def test_vocabulary_is_required(self, context, tmp_path):
         script(tmp_path / "model.pt", Bag())

@@ -10,7 +10,7 @@ import pytest
 from jitney.backends.compat.ts.context import Context, RequestProcessor
 from jitney.backends.compat.ts.handler_utils.micro_batching import MicroBatching
 from jitney.backends.compat.ts.metrics import sink
-from jitney.backends.compat.ts.metrics.metric_cache_abstract import MetricCacheAbstract
+from jitney.tests.fakes.handler_metrics import made_metrics
 
 
 class Steps:
@@ -58,7 +58,7 @@ def sent(monkeypatch):
 
 @pytest.fixture
 def context(sent):
-    return Context("m", "", None, 8, None, "", metrics=MetricCacheAbstract("m"))
+    return Context("m", "", None, 8, None, "", metrics=made_metrics("m"))
 
 
 @pytest.fixture
@@ -97,6 +97,24 @@ def test_stages_overlap(context):
     steps.handle.shutdown()
 
 
+def test_stages_know_their_piece(context):
+    class Numbered(Steps):
+        def postprocess(self, rows):
+            return [(row, self.handle.get_micro_batch_idx()) for row in rows]
+
+    steps = Numbered()
+    assert [index for _, index in steps.handle([5, 6, 7], context)] == [0, 0, 1]
+    assert steps.handle.handle([5]) == [(12, 0)]  # without a context: the stages only
+    assert steps.handle.get_micro_batch_idx() is None
+    steps.handle.shutdown()
+
+
+def test_the_profiler_watches_the_whole_batch(steps, context, monkeypatch):
+    monkeypatch.setenv("ENABLE_TORCH_PROFILER", "1")
+    steps._infer_with_profiler = lambda data: (data, "profiler")
+    assert steps.handle([1, 2, 3], context) == [1, 2, 3]
+
+
 def test_an_error_fails_the_batch_and_the_next_one_works(steps, context):
     with pytest.raises(ValueError, match="zero"):
         steps.handle([5, -1, 6], context)
@@ -113,7 +131,7 @@ def test_explanations_and_descriptions_are_not_split(steps, context):
 def test_parallelism_is_checked_and_can_change(steps, context):
     assert steps.handle.parallelism == {"preprocess": 2, "inference": 1, "postprocess": 1}
     steps.handle.parallelism = {"inference": 3}
-    assert steps.handle.parallelism["inference"] == 3
+    assert steps.handle.parallelism == {"preprocess": 2, "inference": 3, "postprocess": 1}
     assert steps.handle([1], context) == ["4"]
     for wrong in ({"nonsense": 1}, {"inference": 0}, {"inference": "2"}):
         with pytest.raises(ValueError, match="whole number from 1"):

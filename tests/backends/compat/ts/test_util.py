@@ -63,10 +63,14 @@ def test_small_helpers(tmp_path):
     assert get_yaml_config(str(tmp_path / "c.yaml")) == {"a": {"b": 1}}
     assert import_class("Path", "pathlib").__name__ == "Path"
     assert import_class("collections.OrderedDict").__name__ == "OrderedDict"
-    with pytest.raises(ValueError, match="names no module"):
+    assert import_class("path.join", "os").__name__ == "join"
+    with pytest.raises(ImportError, match="names no module"):
         import_class("Path")
+    with pytest.raises(ImportError, match="module pathlib has no class Nowhere"):
+        import_class("pathlib.Nowhere")
     error = PredictionException("no", 422)
     assert (error.message, error.error_code, PredictionException("x").error_code) == ("no", 422, 500)
+    assert str(error) == "no : 422"
 
 
 def test_list_classes_from_module():

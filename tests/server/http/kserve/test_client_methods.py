@@ -124,7 +124,7 @@ def test_health(remote: Remote) -> None:
 
 def test_descriptions(remote: Remote) -> None:
     server = remote.get_server_metadata()
-    assert server["name"] == "jitney" and {"binary_tensor_data", "model_repository", "statistics"} <= {*server["extensions"]}
+    assert server["name"] == "triton" and {"binary_tensor_data", "model_repository", "statistics"} <= {*server["extensions"]}
     assert remote.get_model_metadata("m") == {
         "name": "m",
         "versions": ["1"],

@@ -11,7 +11,7 @@ from typing import Any
 import falcon.testing
 import pytest
 
-from jitney.server.errors import InvalidConfig, LoadFailed, Unavailable
+from jitney.server.errors import InvalidConfig, InvalidRequest, LoadFailed, ModelNotFound, Unavailable
 from jitney.tests.fakes.dataplane import FakeDataPlane
 
 Client = falcon.testing.TestClient
@@ -85,16 +85,29 @@ def test_unloading_an_unknown_model_is_no_error(client: Client, dataplane: FakeD
     assert dataplane.unloads == [("m", False), ("m", True)]
 
 
+_POLL = "failed to load 'm', failed to poll from model repository: "
+
+
 @pytest.mark.parametrize(
-    ("problem", "status"),
-    [(LoadFailed("cannot start"), 400), (InvalidConfig("line 3"), 400), (Unavailable("not allowed"), 503)],
+    ("problem", "status", "text"),
+    [
+        (
+            LoadFailed("load failed for model 'm': cannot start"),
+            400,
+            "failed to load 'm': load failed for model 'm': cannot start",
+        ),
+        (InvalidConfig("line 3"), 400, _POLL + "line 3"),
+        (InvalidRequest("files need a config"), 400, _POLL + "files need a config"),
+        (ModelNotFound("m"), 400, _POLL + "no repository has a model of this name"),
+        (Unavailable("not allowed"), 503, "not allowed"),
+    ],
 )
 def test_why_a_load_failed_reaches_the_client(
-    client: Client, dataplane: FakeDataPlane, problem: Exception, status: int
+    client: Client, dataplane: FakeDataPlane, problem: Exception, status: int, text: str
 ) -> None:
     dataplane.control_error = problem  # type: ignore[assignment]
     reply = post(client, "/v2/repository/models/m/load")
-    assert (reply.status_code, reply.json) == (status, {"error": str(problem)})
+    assert (reply.status_code, reply.json) == (status, {"error": text})
 
 
 def test_named_repositories_are_not_supported(client: Client) -> None:

@@ -10,6 +10,7 @@ import falcon.testing
 import pytest
 
 from jitney.server.errors import Cancelled
+from jitney.server.repository.config import ModelConfig, TensorSpec
 from jitney.tests.fakes.dataplane import FakeDataPlane
 
 Client = falcon.testing.TestClient
@@ -24,13 +25,53 @@ def test_keys_named_like_inputs_are_tensors_and_others_parameters(client: Client
         client, "textgen", {"text_input": "hello", "temperature": 0.5, "parameters": {"stream": False}, "id": "7"}
     )
     assert reply.text == (
-        '{"id":"7","model_name":"textgen","model_version":"1","text_output":"hello|stream=False,temperature=0.5"}'
+        '{"id":"7","model_name":"textgen","model_version":"1","text_output":"hello|id=7,stream=False,temperature=0.5"}'
     )
 
 
 @pytest.mark.parametrize("value", ["a", ["a"], [["a"]]])
 def test_scalars_and_lists_are_taken(client: Client, value: Any) -> None:
     assert generate(client, "textgen/versions/1", {"text_input": value}).json["text_output"] == "a|"
+
+
+@pytest.mark.parametrize("verb", ["generate", "generate_stream"])
+def test_inputs_may_stand_inside_of_parameters(client: Client, dataplane: FakeDataPlane, verb: str) -> None:
+    inside = {"IN_INT32": 7, "IN_BOOL": True, "IN_BYTES": ["x", "y"], "seed": 4, "temperature": 0.5}
+    reply = generate(client, "all_types", {"IN_FP32": [1, 2], "parameters": inside, "top_k": 3}, verb)
+    assert reply.status_code == 200, reply.text
+    request = dataplane.calls[-1].request
+    assert {tensor.name: tensor.numpy().tolist() for tensor in request.tensors} == {
+        "IN_FP32": [1.0, 2.0],
+        "IN_INT32": [7],
+        "IN_BOOL": [True],
+        "IN_BYTES": [b"x", b"y"],
+    }
+    assert request.parameters == {"seed": 4, "temperature": 0.5, "top_k": 3}
+
+
+@pytest.mark.parametrize("value", ["7", 7.5, True, None, {}])
+def test_an_input_inside_of_parameters_has_its_datatype(client: Client, value: Any) -> None:
+    reply = generate(client, "all_types", {"parameters": {"IN_INT32": value}})
+    assert (reply.status_code, "'IN_INT32'" in reply.json["error"]) == (400, True)
+
+
+def test_a_list_for_fixed_dims_is_a_batch(client: Client) -> None:
+    assert generate(client, "scores", {"X": [1, 2, 3, 4]}).json["SCORES"] == [1, 2, 3, 4]
+    assert generate(client, "scores", {"X": [1, 2, 3, 4] * 2}).json["SCORES"] == [1, 2, 3, 4] * 2
+    for wrong in ([1, 2, 3], 1):
+        assert (
+            "can not convert input 'X' to tensor with proper shape" in generate(client, "scores", {"X": wrong}).json["error"]
+        )
+    wide = generate(client, "scores", {"X": [1, 2, 3, 4] * 5})
+    assert (wide.status_code, "batch-size must be <= 4" in wide.json["error"]) == (400, True)
+
+
+def test_an_input_called_parameters_cannot_be_told_from_the_keyword(client: Client, dataplane: FakeDataPlane) -> None:
+    spec = TensorSpec("parameters", "BYTES", (1,))
+    dataplane.add(ModelConfig("odd", "1", "python", inputs=(spec,), config_json={"name": "odd"}), None)
+    reply = generate(client, "odd", {"parameters": "a"})
+    assert reply.status_code == 400
+    assert reply.json == {"error": "Keyword 'parameters' for nested schema also given as input tensor name"}
 
 
 def test_variable_dimensions_follow_the_data(client: Client) -> None:
@@ -43,9 +84,19 @@ def test_variable_dimensions_follow_the_data(client: Client) -> None:
     [
         ({"text_input": "a", "q": [1]}, "parameter 'q' has invalid type."),
         ({"text_input": 3}, "attempt to access JSON non-string as string"),
-        ({"text_input": ["a", "b"]}, "true shape"),
+        ({"text_input": {"a": 1}}, "attempt to access JSON non-string as string"),
+        ({"text_input": None}, "attempt to access JSON non-string as string"),
+        ({"text_input": [["a"], "b"]}, "mixed at one level"),
+        ({"text_input": "a", "q": None}, "parameter 'q' has invalid type."),
+        ({"text_input": "a", "parameters": {"q": {}}}, "Converting keyword: 'parameters': parameter 'q' has invalid type."),
+        ({"text_input": "a", "parameters": {"parameters": {}}}, "parameter 'parameters' has invalid type."),
+        ({"text_input": "a", "parameters": {"text_input": "b"}}, "input 'text_input' already exists in request"),
+        ({"text_input": "a", "q": 1, "parameters": {"q": 1}}, "parameter 'q' already exists in request"),
+        ({"parameters": {"text_input": 3}}, "Converting keyword: 'parameters': "),
         ({}, "expected 1 inputs but got 0 inputs"),
-        ({"text_input": "a", "parameters": 3}, "Unable to parse 'parameters'"),
+        ({"text_input": "a", "parameters": 3}, "Expected JSON object for keyword: 'parameters'"),
+        ({"text_input": "a", "parameters": [1]}, "Expected JSON object for keyword: 'parameters'"),
+        ({"text_input": "a", "parameters": None}, "Expected JSON object for keyword: 'parameters'"),
     ],
 )
 @pytest.mark.parametrize("verb", ["generate", "generate_stream"])

@@ -5,18 +5,30 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import falcon.inspect
 import falcon.testing
 import numpy as np
 import pytest
 
 from jitney.backends.base import Response
 from jitney.backends.tensor import NUMPY_DTYPES, pack_bytes
-from jitney.server.errors import Cancelled, JitneyError, ModelFailed, NoWorkers, QueueFull, QueueTimeout, WorkerDied
+from jitney.server.errors import (
+    Cancelled,
+    JitneyError,
+    ModelFailed,
+    ModelNotReady,
+    NoWorkers,
+    QueueFull,
+    QueueTimeout,
+    WorkerDied,
+)
 from jitney.server.http.kserve.errors import describe
+from jitney.server.http.quick import MAX_PARSED
 from jitney.tests.fakes.dataplane import FakeDataPlane
 from jitney.tests.server.http.kserve.messages import binary, entry, floats, post, split
 
 Client = falcon.testing.TestClient
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 ONE = entry("INPUT0", [1, 3], "FP32", data=[1.5, -2, 0.1])
 
 
@@ -315,7 +327,28 @@ def test_overload_is_503(client: Client, dataplane: FakeDataPlane, problem: Exce
         raise problem
 
     dataplane.served["identity"]["1"].run = refuse  # type: ignore[assignment]
-    assert error(post(client, IDENTITY, {"id": "5", "inputs": [ONE]}), 503) == text
+    answer = post(client, IDENTITY, {"id": "5", "inputs": [ONE]})
+    assert error(answer, 503) == text and answer.headers["retry-after"] == "1"
+
+
+def test_a_refusal_that_lasts_names_no_time_to_try_again(client: Client, dataplane: FakeDataPlane) -> None:
+    def fail(request: object) -> None:
+        raise ModelFailed("the model's own", "UNAVAILABLE")
+
+    dataplane.served["identity"]["1"].run = fail  # type: ignore[assignment]
+    answer = post(client, IDENTITY, {"inputs": [ONE]})
+    assert error(answer, 503) and "retry-after" not in answer.headers
+
+
+def test_a_full_queue_refuses_long_json_before_it_is_read(
+    client: Client, dataplane: FakeDataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(model: str, version: str | None) -> None:
+        raise QueueFull("Exceeds maximum queue size")
+
+    monkeypatch.setattr(dataplane, "refuse_if_full", refuse)
+    assert error(post(client, IDENTITY, b" " * MAX_PARSED + b"not even JSON"), 503).endswith("Exceeds maximum queue size")
+    assert "JSON" in error(post(client, IDENTITY, b"not even JSON"), 400)
 
 
 def test_an_unforeseen_error_shows_nothing_of_the_inside(client: Client, dataplane: FakeDataPlane) -> None:
@@ -333,9 +366,25 @@ def test_a_body_over_the_limit_is_413(client: Client) -> None:
 # -- methods and paths ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
+@pytest.mark.filterwarnings("ignore:Unknown REQUEST_METHOD")
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "PROPFIND"])
 def test_other_methods_are_405(client: Client, method: str) -> None:
     assert error(client.simulate_request(method, "/v2/models/identity/infer"), 405) == "Method Not Allowed"
+
+
+@pytest.mark.filterwarnings("ignore:Unknown REQUEST_METHOD")
+def test_a_refused_method_is_told_those_that_the_route_answers(client: Client) -> None:
+    """RFC 9110, section 15.5.6. All routes are walked; what `Allow` names is answered, and nothing else is."""
+    templates = [route.path for route in falcon.inspect.inspect_routes(client.app)]
+    assert "/v2/models/{model}/infer" in templates and len(templates) > 30
+    for template in templates:
+        path = template.replace("{model}", "identity").replace("{version}", "1")
+        answers = {method: client.simulate_request(method, path) for method in METHODS}
+        refused = {method: answer for method, answer in answers.items() if answer.status_code == 405}
+        allowed = set(answers) - set(refused)
+        assert allowed and "PROPFIND" in refused, template
+        for answer in refused.values():
+            assert set(answer.headers["allow"].split(", ")) == allowed, template
 
 
 @pytest.mark.parametrize(
@@ -350,6 +399,20 @@ def test_other_prefixes_are_left_to_others(client: Client) -> None:
 
 
 # -- the table of errors ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("version", "status"), [(None, 404), ("1", 503)])
+def test_why_a_model_is_not_ready_stands_in_a_header(
+    client: Client, dataplane: FakeDataPlane, monkeypatch: pytest.MonkeyPatch, version: str | None, status: int
+) -> None:
+    def refuse(model: str, version: str | None = None) -> None:
+        raise ModelNotReady(model, version, "no such\nweights: ä€")
+
+    monkeypatch.setattr(dataplane, "config", refuse)
+    path = "identity" if version is None else f"identity/versions/{version}"
+    reply = post(client, path, {"inputs": [ONE]})
+    assert "identity" in error(reply, status)
+    assert reply.headers["x-jitney-reason"] == "no such weights: ä?"
 
 
 @pytest.mark.parametrize(

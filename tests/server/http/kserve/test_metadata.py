@@ -30,7 +30,7 @@ def test_a_model_that_is_not_ready_is_400(client: Client, path: str) -> None:
 def test_the_server_says_who_it_is_and_what_it_offers(client: Client) -> None:
     document = client.simulate_get("/v2").json
     assert list(document) == ["name", "version", "extensions"]
-    assert (document["name"], document["version"]) == ("jitney", jitney.__version__)
+    assert (document["name"], document["version"]) == ("triton", jitney.__version__)
     assert {"classification", "binary_tensor_data", "statistics"} <= set(document["extensions"])
     assert "cuda_shared_memory" not in document["extensions"]
 

@@ -39,7 +39,7 @@ def test_health_and_descriptions(remote: triton.InferenceServerClient) -> None:
     assert remote.is_model_ready("versions", "3")
     assert not remote.is_model_ready("versions", "2")
     assert not remote.is_model_ready("nope")
-    assert remote.get_server_metadata()["name"] == "jitney"
+    assert remote.get_server_metadata()["name"] == "triton"
     assert remote.get_model_metadata("versions", "1")["versions"] == ["1"]
     assert remote.get_model_config("identity")["name"] == "identity"
     assert remote.get_inference_statistics("identity")["model_stats"][0]["name"] == "identity"

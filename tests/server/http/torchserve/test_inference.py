@@ -17,6 +17,7 @@ from jitney.server.errors import (
     NoWorkers,
     QueueFull,
     QueueTimeout,
+    Unavailable,
     WorkerDied,
     WorkerTimeout,
 )
@@ -68,7 +69,7 @@ def test_ping_is_pretty_json(site: Any) -> None:
 
 def test_an_error_closes_the_connection(site: Any) -> None:
     with Connection(site.address("inference")) as connection:
-        connection.send(b"GET /predictions/nosuch HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /predictions/nosuch HTTP/1.1\r\nHost: x\r\n\r\n")
         answer = connection.read()
         assert answer.header("connection") == "close" and connection.closed()
     assert error(answer) == (404, "ModelNotFoundException", "Model not found: nosuch")
@@ -99,7 +100,16 @@ def test_any_method_pings(site: Any, method: str, path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/PING", "/nope", "/a/b/c/d/e/f", "/predictions", "/predictions/", "/models", "/models/echo/other", "/v1/models/echo"],
+    [
+        "/PING",
+        "/nope",
+        "/a/b/c/d/e/f",
+        "/predictions",
+        "/predictions/",
+        "/models",
+        "/models/echo/other",
+        "/v1/models/echo/x",
+    ],
 )
 def test_unknown_paths_are_404(site: Any, path: str) -> None:
     expected = (404, "ResourceNotFoundException", "Requested resource is not found, please refer to API document.")
@@ -126,13 +136,13 @@ def test_versions_and_names_that_do_not_exist(site: Any) -> None:
         ("/predictions/echo/1.0/a/b%20c", {"url_path": "a/b c", "explain": "False"}),
         ("/explanations/echo", {"url_path": "", "explain": "True"}),
         ("/explanations/echo/1.0", {"url_path": "", "explain": "True"}),
-        ("/v1/models/echo:predict", {"url_path": "", "explain": "False"}),
-        ("/v1/models/echo:explain", {"url_path": "", "explain": "True"}),
-        ("/v2/models/echo/explain", {"url_path": "", "explain": "True"}),
+        ("/v1/models/echo:predict", {"explain": "False"}),
+        ("/v1/models/echo:explain", {"explain": "True"}),
+        ("/v2/models/echo/infer", {"explain": "False"}),
+        ("/v2/models/echo/explain", {"explain": "True"}),
         ("/echo/predict", {}),
         ("/echo/1.0/predict", {}),
         ("/models/echo/invoke", {}),
-        ("/invocations?model_name=echo", {}),
     ],
 )
 def test_each_way_to_a_model(site: Any, path: str, extra: dict[str, str]) -> None:
@@ -140,11 +150,26 @@ def test_each_way_to_a_model(site: Any, path: str, extra: dict[str, str]) -> Non
     assert seen(site).headers == {"Host": "test", "Content-Length": "1", "Content-Type": BIN["Content_Type"], **extra}
 
 
+def test_invocations_have_no_headers_of_their_own(site: Any) -> None:
+    site.ask("inference", "POST", "/invocations?model_name=echo", b"x", **BIN)
+    assert set(seen(site).headers) == {"Host", "Content-Length", "Content-Type"}
+    assert fields(site) == [("model_name", b"echo", ""), ("body", b"x", BIN["Content_Type"])]
+
+
 def test_the_query_is_an_input_on_the_old_paths_only(site: Any) -> None:
     site.ask("inference", "GET", "/predictions/echo?a=1&b=two")
     assert fields(site) == [("body", b"", "")]
     site.ask("inference", "GET", "/echo/predict?a=1&b=t%20o&a=3")
-    assert fields(site) == [("body", b"", ""), ("a", b"1", ""), ("b", b"t o", "")]
+    assert fields(site) == [("a", b"1", ""), ("b", b"t o", ""), ("a", b"3", ""), ("body", b"", "")]
+
+
+@pytest.mark.parametrize("path", ["/echo/predict?a=1&b=2", "/echo/1.0/predict?a=1&b=2", "/models/echo/invoke?a=1&b=2"])
+def test_the_query_s_inputs_come_before_the_body_s(site: Any, path: str) -> None:
+    form = {"Content_Type": "application/x-www-form-urlencoded"}
+    site.ask("inference", "POST", path, b"zz=3&a=4", **form)
+    assert fields(site) == [("a", b"1", ""), ("b", b"2", ""), ("zz", b"3", ""), ("a", b"4", "")]
+    site.ask("inference", "POST", "/invocations?b=2&model_name=echo", b"zz=3", **form)
+    assert [name for name, *_ in fields(site)] == ["b", "model_name", "zz"]
 
 
 def test_invocations_find_their_model(site: Any) -> None:
@@ -223,7 +248,9 @@ def test_without_a_body_handlers_see_an_empty_one(site: Any) -> None:
 
 def test_a_chunked_body_shows_its_length(site: Any) -> None:
     with Connection(site.address("inference")) as connection:
-        connection.send(b"POST /predictions/echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+        connection.send(
+            b"POST /predictions/echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+        )
         assert connection.read().body == b"abc"
     assert seen(site).headers["content-length"] == "3"
 
@@ -231,7 +258,8 @@ def test_a_chunked_body_shows_its_length(site: Any) -> None:
 def test_headers_keep_the_client_s_spelling(site: Any) -> None:
     with Connection(site.address("inference")) as connection:
         connection.send(
-            b"GET /predictions/echo HTTP/1.1\r\nx-MiXed: 1\r\nts_request_sequence_id: s\r\nx-MiXed: 2\r\nurl_path: x\r\n\r\n"
+            b"GET /predictions/echo HTTP/1.1\r\nHost: x\r\nx-MiXed: 1\r\nts_request_sequence_id: s\r\nx-MiXed: 2\r\n"
+            b"url_path: x\r\n\r\n"
         )
         connection.read()
     given = seen(site).headers
@@ -307,9 +335,12 @@ def test_errors_of_models_and_workers(site: Any, path: str, raised: JitneyError,
         yield
 
     site.plane.add("echo", run)
-    assert error(site.ask("inference", "POST", f"/predictions/{path}", b"x")) == expected
+    asked = ("inference", "POST", f"/predictions/{path}", b"x")
+    late = site.ask(*asked)
     site.plane.refusal = raised
-    assert error(site.ask("inference", "POST", f"/predictions/{path}", b"x")) == expected
+    for answer in (late, site.ask(*asked)):
+        assert error(answer) == expected
+        assert answer.header("retry-after") == ("1" if isinstance(raised, Unavailable) else None)
 
 
 def test_a_model_that_is_not_ready_says_why(site: Any) -> None:
@@ -334,7 +365,7 @@ def test_a_call_is_cancelled_when_its_client_goes_away(site: Any) -> None:
     site.plane.add("forever", None)
     withdrawn = threading.Event()
     with Connection(site.address("inference")) as connection:
-        connection.send(b"GET /predictions/forever HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /predictions/forever HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_for(lambda: site.plane.calls)
         site.plane.calls[0].withdraw = withdrawn.set
     assert withdrawn.wait(5)
@@ -345,7 +376,7 @@ def test_requests_that_wait_for_models_hold_no_thread(site: Any) -> None:
     site.plane.add("forever", None)
     waiting = [Connection(site.address("inference")) for _ in range(100)]
     for connection in waiting:
-        connection.send(b"GET /predictions/forever HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /predictions/forever HTTP/1.1\r\nHost: x\r\n\r\n")
     wait_for(lambda: len(site.plane.calls) == len(waiting))
     assert site.ask("inference", "POST", "/predictions/echo", b"x").body == b"x"
     assert site.ask("inference", "GET", "/ping").status == 200
@@ -361,7 +392,7 @@ def test_streams_hold_threads_and_are_bounded(site: Any) -> None:
     limit = site.web.admission.threads.limit
     streams = [Connection(site.address("inference")) for _ in range(limit + 1)]
     for number, connection in enumerate(streams, 1):
-        connection.send(b"GET /predictions/stream HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /predictions/stream HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_for(lambda number=number: len(site.plane.calls) == number)
     for call in site.plane.calls[:limit]:
         call.answer(Response(body=b"one", final=False))
@@ -382,7 +413,7 @@ def test_streams_hold_threads_and_are_bounded(site: Any) -> None:
 def test_a_stream_is_sent_chunk_by_chunk(site: Any) -> None:
     site.plane.add("stream", None)
     with Connection(site.address("inference")) as connection:
-        connection.send(b"GET /predictions/stream HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /predictions/stream HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_for(lambda: site.plane.calls)
         (call,) = site.plane.calls
         call.answer(Response(body=b"one", final=False, headers={"X-A": "b"}))
@@ -392,7 +423,7 @@ def test_a_stream_is_sent_chunk_by_chunk(site: Any) -> None:
         call.answer(Response(body=b"", final=False))
         call.answer(Response(body=b"two"))
         assert connection._until(b"0\r\n\r\n") == b"3\r\ntwo\r\n"
-        connection.send(b"GET /ping HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
         assert connection.read().status == 200
     wait_for(lambda: site.web.admission.held == 0)
 
@@ -400,7 +431,7 @@ def test_a_stream_is_sent_chunk_by_chunk(site: Any) -> None:
 def test_a_stream_that_fails_is_cut_off(site: Any, caplog: pytest.LogCaptureFixture) -> None:
     site.plane.add("stream", None)
     with Connection(site.address("inference")) as connection:
-        connection.send(b"GET /predictions/stream HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /predictions/stream HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_for(lambda: site.plane.calls)
         (call,) = site.plane.calls
         call.answer(Response(body=b"one", final=False))
@@ -414,7 +445,7 @@ def test_a_stream_that_fails_is_cut_off(site: Any, caplog: pytest.LogCaptureFixt
 def test_a_streaming_call_is_cancelled_when_its_client_goes_away(site: Any) -> None:
     site.plane.add("stream", None)
     with Connection(site.address("inference")) as connection:
-        connection.send(b"GET /predictions/stream HTTP/1.1\r\n\r\n")
+        connection.send(b"GET /predictions/stream HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_for(lambda: site.plane.calls)
         (call,) = site.plane.calls
         call.answer(Response(body=b"one", final=False))
@@ -425,7 +456,7 @@ def test_a_streaming_call_is_cancelled_when_its_client_goes_away(site: Any) -> N
 def test_a_head_that_waits_for_its_model_keeps_nobody_else_waiting(site: Any) -> None:
     site.plane.add("never", None)
     with Connection(site.address("inference")) as connection:
-        connection.send(b"HEAD /predictions/never HTTP/1.1\r\n\r\n")
+        connection.send(b"HEAD /predictions/never HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_for(lambda: site.plane.calls)
         assert site.ask("inference", "GET", "/ping").status == 200
         site.plane.calls[0].answer(Response(body=b"at last"))
@@ -439,3 +470,85 @@ def wait_for(condition: Any, seconds: float = 5.0) -> None:
             return
         deadline.wait(0.005)
     raise AssertionError("it did not come to pass in time")
+
+
+# -- models of a repository ----------------------------------------------------------------------------------------------------
+
+FORM_TYPE = {"Content_Type": "application/x-www-form-urlencoded"}
+
+
+@pytest.fixture
+def of_a_repository(site: Any) -> Any:
+    site.plane.add("python", lambda request: [Response(body=b"ok")], backend="python")
+    return site
+
+
+@pytest.mark.parametrize("path", ["/predictions/python", "/predictions/python/1.0", "/v1/models/python:predict"])
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"text": "a=b"}', [("body", b'{"text": "a=b"}', "")]),
+        (b"[[1, 2]]", [("body", b"[[1, 2]]", "")]),
+        (b"a sentence", [("body", b"a sentence", "")]),
+        (b"\xff\xd8=\x00&", [("body", b"\xff\xd8=\x00&", "")]),
+        (b"\xff=1", [("body", b"\xff=1", "")]),
+        (b"text=hi+there&n=3", [("text", b"hi there", ""), ("n", b"3", "")]),
+        ("text=é".encode(), [("text", "é".encode(), "")]),
+        (b"", []),
+    ],
+)
+def test_what_is_no_form_is_a_body_whatever_its_label(
+    of_a_repository: Any, path: str, body: bytes, expected: list[tuple[str, bytes, str]]
+) -> None:
+    for _ in range(2):  # the second one may take the shortcut
+        assert of_a_repository.ask("inference", "POST", path, body, **FORM_TYPE).status == 200
+        assert fields(of_a_repository) == expected
+
+
+def test_handlers_get_forms_as_torchserve_s_do(site: Any) -> None:
+    site.ask("inference", "POST", "/predictions/echo", b'{"text": "a=b"}', **FORM_TYPE)
+    assert fields(site) == [('{"text": "a', b'b"}', "")]
+
+
+def test_invocations_of_a_model_of_a_repository(of_a_repository: Any) -> None:
+    of_a_repository.ask("inference", "POST", "/invocations?model_name=python", b"a sentence", **FORM_TYPE)
+    assert fields(of_a_repository) == [("model_name", b"python", ""), ("body", b"a sentence", "")]
+
+
+@pytest.mark.parametrize(
+    ("problem", "status", "text"),
+    [
+        (ModelFailed("ValueError: no such thing"), 503, "Prediction failed: ValueError: no such thing"),
+        (ModelFailed("Prediction failed", reason="KeyError: 'k'"), 503, "Prediction failed: KeyError: 'k'"),
+        (ModelFailed("my own words", by_model=True), 503, "my own words"),
+        (WorkerDied("the worker ended with status 3", 3), 500, "Worker died: the worker ended with status 3"),
+        (WorkerDied("killed", -9), 507, "Worker died: killed"),
+        (NoWorkers("model 'python' has no workers"), 503, "model 'python' has no workers"),
+        (QueueFull("Exceeds maximum queue size"), 503, "Exceeds maximum queue size"),
+    ],
+)
+def test_errors_say_what_was_wrong(of_a_repository: Any, problem: Exception, status: int, text: str) -> None:
+    of_a_repository.plane.refusal = problem
+    for _ in range(2):
+        answer = of_a_repository.ask("inference", "POST", "/predictions/python", b"x")
+        assert (answer.status, json.loads(answer.body)["message"]) == (status, text)
+        archive = of_a_repository.ask("inference", "POST", "/predictions/echo", b"x")
+        assert archive.status == status and (text not in json.loads(archive.body)["message"] or text == "my own words")
+
+
+def test_errors_that_come_later_say_it_too(of_a_repository: Any) -> None:
+    def fail(_: Request) -> Iterable[Response]:
+        raise ModelFailed("ValueError: late")
+
+    of_a_repository.plane.add("late", fail, backend="python")
+    for _ in range(2):
+        answer = of_a_repository.ask("inference", "POST", "/predictions/late", b"x")
+        assert json.loads(answer.body)["message"] == "Prediction failed: ValueError: late"
+
+
+def test_kserve_v1_has_the_error_where_its_clients_look(of_a_repository: Any) -> None:
+    of_a_repository.plane.refusal = ModelFailed("ValueError: x")
+    answer = of_a_repository.ask("inference", "POST", "/v1/models/python:predict", b"x")
+    assert json.loads(answer.body)["error"] == "Prediction failed: ValueError: x"
+    archive = of_a_repository.ask("inference", "POST", "/v1/models/echo:predict", b"x")
+    assert "error" not in json.loads(archive.body)

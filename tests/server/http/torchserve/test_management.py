@@ -302,7 +302,9 @@ def test_the_model_api_can_be_switched_off(open_site: Any) -> None:
         ("DELETE", "/models/echo"),
         ("DELETE", "/models/no/1"),
     ):
-        assert error(site.ask("management", method, path)) == (405, "MethodNotAllowedException", NOT_ALLOWED)
+        answer = site.ask("management", method, path)
+        assert error(answer) == (405, "MethodNotAllowedException", NOT_ALLOWED)
+        assert answer.header("Allow") == ("GET" if method == "POST" else "GET, PUT, OPTIONS")
     assert site.ask("management", "PUT", "/models/echo").status == 202
     assert site.ask("management", "GET", "/models").status == 200
 
@@ -311,22 +313,29 @@ def test_the_model_api_can_be_switched_off(open_site: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path"),
+    ("method", "path", "allowed"),
     [
-        ("DELETE", "/models"),
-        ("PUT", "/models"),
-        ("OPTIONS", "/models"),
-        ("BREW", "/models"),
-        ("POST", "/models/echo"),
-        ("PATCH", "/models/echo"),
-        ("POST", "/models/echo/1.0/set-default"),
-        ("POST", "/v1/models/echo"),
-        ("GET", "/"),
-        ("PUT", "/workflows"),
+        ("DELETE", "/models", "GET, POST"),
+        ("PUT", "/models", "GET, POST"),
+        ("OPTIONS", "/models", "GET, POST"),
+        ("BREW", "/models", "GET, POST"),
+        ("POST", "/models/echo", "GET, PUT, DELETE, OPTIONS"),
+        ("PATCH", "/models/echo", "GET, PUT, DELETE, OPTIONS"),
+        ("POST", "/models/echo/1.0/set-default", "GET, PUT, DELETE, OPTIONS"),
+        ("POST", "/v1/models/echo", "GET"),
+        ("GET", "/", "OPTIONS"),
+        ("PUT", "/workflows", "GET, POST"),
+        ("POST", "/workflows/w", "GET, DELETE"),
     ],
 )
-def test_other_methods_are_405(site: Any, method: str, path: str) -> None:
-    assert error(site.ask("management", method, path)) == (405, "MethodNotAllowedException", NOT_ALLOWED)
+def test_other_methods_are_405_and_the_answer_names_those_that_there_are(
+    site: Any, method: str, path: str, allowed: str
+) -> None:
+    answer = site.ask("management", method, path)
+    assert error(answer) == (405, "MethodNotAllowedException", NOT_ALLOWED)
+    assert answer.header("Allow") == allowed
+    for right in allowed.split(", "):
+        assert site.ask("management", right, path).status != 405, right
 
 
 def test_head_is_405_without_a_body(site: Any) -> None:

@@ -21,6 +21,15 @@ def test_torchserve_s_form(open_site: Any, method: str) -> None:
     assert site.ask("inference", method, "/v2").header("x-request-id")
 
 
+@pytest.mark.parametrize("path", ["/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/echo/ready"])
+@pytest.mark.parametrize("slashes", ["/", "//"])
+def test_trailing_slashes_are_nothing_there(open_site: Any, path: str, slashes: str) -> None:
+    site = open_site(ts_open_inference_protocol=True)
+    with_slashes, without = asked(site, "GET", path + slashes), asked(site, "GET", path)
+    assert with_slashes == without and without[0] == 200
+    assert asked(open_site(), "GET", path + slashes)[0] == 404  # Triton
+
+
 def test_without_the_setting_it_is_triton_s(site: Any) -> None:
-    assert asked(site, "GET", "/v2")[1]["name"] == "jitney"
+    assert asked(site, "GET", "/v2")[1]["name"] == "triton"
     assert asked(site, "GET", "/v2/health/live") == (200, None)

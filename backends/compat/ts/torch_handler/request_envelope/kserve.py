@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+from .base import BaseEnvelope
 from .single import SingleEnvelope
+
+__all__ = ["BaseEnvelope", "KServeEnvelope"]
+
+logger = logging.getLogger(__name__)
 
 
 class KServeEnvelope(SingleEnvelope):
@@ -12,6 +18,7 @@ class KServeEnvelope(SingleEnvelope):
         instances = self.body(data).get("instances")
         if not isinstance(instances, list):
             raise ValueError('expected a list "instances"')
+        logger.debug("the handler gets %d instances", len(instances))
         return instances
 
     def format_output(self, data: Any) -> Any:

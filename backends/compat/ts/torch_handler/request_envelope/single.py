@@ -12,10 +12,15 @@ class SingleEnvelope(BaseEnvelope):
     """TorchServe reads the first request of a batch only, and fails the batch; here each request is handled by itself."""
 
     def handle(self, data: Any, context: Any) -> Any:
+        if not data or len(data) == 1:
+            return super().handle(data, context)
         answers = []
         for index, row in enumerate(data):
             with context._only(index):
-                answers += super().handle([row], context)
+                answer = super().handle([row], context)
+            if not isinstance(answer, list) or len(answer) != 1:
+                raise ValueError(f"the handler returned nothing for request {index} of the batch")
+            answers += answer
         return answers
 
     @staticmethod

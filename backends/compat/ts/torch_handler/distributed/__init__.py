@@ -1,0 +1,1 @@
+"""Base classes of handlers for models that are too large for one device."""
