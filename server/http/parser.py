@@ -145,9 +145,10 @@ def parse_head(data: bytes) -> RequestHead:
         pairs.append((name, value))
         if "_" not in key:
             fields[key] = f"{fields[key]}, {value}" if key in fields else value
+    head = RequestHead(line, pairs, fields)
     if fields.get("host") not in _hosts:
         _check_host(line.version, pairs)
-    return RequestHead(line, pairs, fields)
+    return head
 
 
 def _check_host(version: str, pairs: list[tuple[str, str]]) -> None:
@@ -220,9 +221,9 @@ class Request:
     def body(self) -> bytes | bytearray:
         return self._body if self._receiver is None else self._receiver.body
 
-    def take_body(self) -> bytes | bytearray:
+    def take_body(self) -> bytes | memoryview:
         """The body, which this object then lets go of."""
-        body = self.body
+        body = self._body if self._receiver is None else memoryview(self._receiver.body)
         self._receiver, self._body = None, b""
         return body
 

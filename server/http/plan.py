@@ -77,7 +77,7 @@ class InFlightRequest:
 
     blocks = False
 
-    def __init__(self, plan: RoutePlan, head: RequestHead, body: bytes | bytearray | memoryview, peer: str) -> None:
+    def __init__(self, plan: RoutePlan, head: RequestHead, body: bytes | memoryview, peer: str) -> None:
         self.plan, self.head, self.body, self.peer = plan, head, body, peer
         self.began = time.monotonic()
         self.call: Call | None = None
@@ -147,7 +147,7 @@ class WaitingRequest(InFlightRequest):
 
     blocks = True
 
-    def __init__(self, plan: RoutePlan, head: RequestHead, body: bytes | bytearray | memoryview, peer: str) -> None:
+    def __init__(self, plan: RoutePlan, head: RequestHead, body: bytes | memoryview, peer: str) -> None:
         super().__init__(plan, head, body, peer)
         self.mailbox = Mailbox()
 

@@ -38,7 +38,7 @@ class ConnectionRequest(InFlightRequest):
 
     __slots__ = ("begun", "channel", "sending")
 
-    def __init__(self, plan: RoutePlan, head: RequestHead, body: bytes | bytearray, channel: Any) -> None:
+    def __init__(self, plan: RoutePlan, head: RequestHead, body: bytes | memoryview, channel: Any) -> None:
         host, port = channel.addr[:2]
         super().__init__(plan, head, body, f"{host}:{port}")
         self.channel, self.begun, self.sending = channel, False, False
@@ -79,7 +79,7 @@ class PlanRunner:
 
     # -- the loop's thread -------------------------------------------------------------------------------------------------
 
-    def run_plan(self, plan: RoutePlan, head: RequestHead, body: bytes | bytearray) -> None:
+    def run_plan(self, plan: RoutePlan, head: RequestHead, body: bytes | memoryview) -> None:
         """Begins to answer the connection's first request."""
         flight = ConnectionRequest(plan, head, body, self)
         self.gone = flight.cancel

@@ -49,6 +49,7 @@ WITH_REASONS = (
     DependencyInstallFailed,
     DownloadFailed,
     SaveFailed,
+    UrlRefused,
 )
 #: How a process that the system killed ends, as Python and as shells report it: usually for want of memory.
 KILLED = (-9, 137)

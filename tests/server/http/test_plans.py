@@ -163,7 +163,6 @@ def test_head_is_answered_without_a_body(open_site: Any, planned: list[bool]) ->
         "/v1/models/echo:explain",
         "/echo/predict",
         "/models/echo/invoke",
-        "/invocations?model_name=echo",
         "/v2/models/echo/infer",
         "/v2/models/echo/explain",
         "/predictions/echo/1.0/and/more?a=%20b",
@@ -172,6 +171,12 @@ def test_head_is_answered_without_a_body(open_site: Any, planned: list[bool]) ->
 )
 def test_every_route_that_waits_for_a_model_has_a_plan(open_site: Any, planned: list[bool], path: str) -> None:
     assert same(open_site(), post(path, b"abc", "Content-Type: text/plain")).body == b"abc"
+    assert all(planned)
+
+
+def test_inputs_in_the_query_come_before_the_body(open_site: Any, planned: list[bool]) -> None:
+    for path in ("/invocations?model_name=echo", "/echo/predict?first=echo", "/models/echo/invoke?first=echo"):
+        assert same(open_site(), post(path, b"abc", "Content-Type: text/plain")).body == b"echo"
     assert all(planned)
 
 

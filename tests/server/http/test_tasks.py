@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from jitney.server.errors import TooFewThreads
-from jitney.server.http.tasks import Dispatcher, Errand
+from jitney.server.http.tasks import Dispatcher, Job
 
 PATIENCE = 10.0
 
@@ -21,13 +21,13 @@ class Held:
         self.release = threading.Event()
         self.started, self.done = threading.Semaphore(0), threading.Semaphore(0)
 
-    def errand(self) -> Errand:
+    def job(self) -> Job:
         def work() -> None:
             self.started.release()
             assert self.release.wait(PATIENCE)
             self.done.release()
 
-        return Errand(work)
+        return Job(work)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_thread_for_each_task_that_finds_none_idle_up_to_the_most(dispatcher: 
     dispatcher.start(3)
     assert len(dispatcher.threads) == 1
     for _ in range(5):
-        dispatcher.add_task(held.errand())
+        dispatcher.add_task(held.job())
     for _ in range(3):
         assert held.started.acquire(timeout=PATIENCE)
     assert len(dispatcher.threads) == 3
@@ -60,7 +60,7 @@ def test_tasks_one_after_the_other_need_one_thread(dispatcher: Dispatcher) -> No
             time.sleep(0.001)
         held = Held()
         held.release.set()
-        dispatcher.add_task(held.errand())
+        dispatcher.add_task(held.job())
         assert held.done.acquire(timeout=PATIENCE)
     assert len(dispatcher.threads) == 1
 
@@ -84,7 +84,7 @@ def test_where_the_system_has_no_more_threads_tasks_wait_for_those_there_are(
     held = Held()
     dispatcher.start(10)
     for _ in range(6):
-        dispatcher.add_task(held.errand())
+        dispatcher.add_task(held.job())
     assert held.started.acquire(timeout=PATIENCE) and held.started.acquire(timeout=PATIENCE)
     assert len(dispatcher.threads) == 2
     held.release.set()
@@ -104,5 +104,5 @@ def test_nothing_starts_after_the_end() -> None:
     dispatcher = Dispatcher("test")
     dispatcher.start(5)
     dispatcher.shutdown(timeout=PATIENCE)
-    dispatcher.add_task(Held().errand())
+    dispatcher.add_task(Held().job())
     assert not dispatcher.threads

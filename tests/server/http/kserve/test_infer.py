@@ -22,8 +22,8 @@ from jitney.server.errors import (
     QueueTimeout,
     WorkerDied,
 )
+from jitney.server.http.inline import MAX_PARSED
 from jitney.server.http.kserve.errors import describe
-from jitney.server.http.quick import MAX_PARSED
 from jitney.tests.fakes.dataplane import FakeDataPlane
 from jitney.tests.server.http.kserve.messages import binary, entry, floats, post, split
 

@@ -8,7 +8,6 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import falcon
@@ -16,10 +15,10 @@ import falcon.testing
 import pytest
 
 from jitney.server.errors import InvalidRequest
-from jitney.server.http.kserve import add_routes
 from jitney.server.http.kserve.errors import RegionNotFound
 from jitney.server.http.kserve.shm import Regions
 from jitney.tests.fakes.dataplane import FakeDataPlane
+from jitney.tests.fakes.kserve_app import kserve_app
 from jitney.tests.server.http.kserve.messages import entry, floats, post
 
 Client = falcon.testing.TestClient
@@ -223,10 +222,7 @@ def test_a_tensor_larger_than_one_read_is_refused_before_memory_is_taken(make: M
 
 
 def test_shared_memory_that_is_not_allowed_is_refused_everywhere(dataplane: FakeDataPlane, make: Make) -> None:
-    app: falcon.App[falcon.Request, falcon.Response] = falcon.App()
-    settings: Any = SimpleNamespace(max_request_size=1 << 20, server_id="mine", allow_client_shm=False)
-    add_routes(app, dataplane, settings, "inference")
-    client = falcon.testing.TestClient(app)
+    client = falcon.testing.TestClient(kserve_app(dataplane, 1 << 20, server_id="mine", allow_client_shm=False))
     assert client.simulate_get("/v2").json["name"] == "mine"
     region = {"key": make(bytes(64)), "byte_size": 8}
     place = {"shared_memory_region": "r", "shared_memory_byte_size": 8}
