@@ -7,8 +7,8 @@
 
 Both run in the server process, in the request's HTTP thread, several at a time, as built-in codecs do: what waits for a batch are
 rows of tensors. The file is read when the model loads (`with_source`), from the model's folder only, and anew when the model is
-reloaded; with `front_ends` above 1 each of them runs what was read then. What it raises is answered with the codec's and the model's
-name, and is logged.
+reloaded; with `front_ends` above 1 each of them runs what was read then. What it raises is answered with the codec's and the
+model's name, and is logged.
 `docs/predictions.md` is the page for its authors.
 """
 
@@ -155,7 +155,7 @@ def is_own(name: str) -> bool:
 
 
 def with_source(config: ModelConfig) -> ModelConfig:
-    """The configuration with its codec's file as it is now, so that every process runs the same. InvalidConfig without one."""
+    """The configuration with its codec's file as it is now, so that every process runs the same. InvalidConfig if absent."""
     if not is_own(config.codec):
         return config
     path = _find(config)
