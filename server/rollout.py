@@ -11,6 +11,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
+from ..backends.codecs.own import with_source
 from .deployment import Deployment, Options, State
 from .ensemble import EnsembleDeployment, Models
 from .errors import Draining, JitneyError, LoadFailed, ModelNotFound
@@ -128,6 +129,7 @@ class Rollout:
             self._loading.difference_update(deployments)
 
     def _deployment(self, config: ModelConfig) -> Deployment:
+        config = with_source(config)
         if config.backend == "ensemble":
             ensemble = EnsembleDeployment(config, self.models)
             ensemble.load_codec()
@@ -227,7 +229,7 @@ def _same_but_for_size(old: Deployment | None, new: ModelConfig) -> bool:
 
 
 def _without_size(config: ModelConfig) -> ModelConfig:
-    return dataclasses.replace(config, instance_groups=(), config_json={}, min_workers=0, max_workers=0)
+    return dataclasses.replace(config, instance_groups=(), config_json={}, codec_source=b"", min_workers=0, max_workers=0)
 
 
 def _resizable(old: ModelConfig, new: ModelConfig) -> bool:

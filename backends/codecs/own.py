@@ -6,8 +6,9 @@
         return {"label": …}
 
 Both run in the server process, in the request's HTTP thread, several at a time, as built-in codecs do: what waits for a batch are
-rows of tensors. The file is read when the model loads, from the model's folder only, and anew when the model is reloaded; with
-`front_ends` above 1 each of them has its own. What it raises is answered with the codec's and the model's name, and is logged.
+rows of tensors. The file is read when the model loads (`with_source`), from the model's folder only, and anew when the model is
+reloaded; with `front_ends` above 1 each of them runs what was read then. What it raises is answered with the codec's and the
+model's name, and is logged.
 `docs/predictions.md` is the page for its authors.
 """
 
@@ -17,7 +18,7 @@ import hashlib
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -153,15 +154,27 @@ def is_own(name: str) -> bool:
     return name.endswith(SUFFIX)
 
 
+def with_source(config: ModelConfig) -> ModelConfig:
+    """The configuration with its codec's file as it is now, so that every process runs the same. InvalidConfig if absent."""
+    if not is_own(config.codec):
+        return config
+    path = _find(config)
+    try:
+        return replace(config, codec_source=path.read_bytes())
+    except OSError as error:
+        raise InvalidConfig(f"model '{config.name}': codec '{config.codec}' cannot be read: {error.strerror}") from None
+
+
 def _load(config: ModelConfig) -> ModuleType:
     """Runs the file as a module of its own. Its folder is not searched for imports, and nothing is written there."""
+    config = config if config.codec_source else with_source(config)
     path = _find(config)
     module = ModuleType(f"jitney_codec_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}")
     module.__file__ = str(path)
     before = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module  # where dataclasses and pickle look for it
     try:
-        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+        exec(compile(config.codec_source, str(path), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
         if before is not None:
             sys.modules[module.__name__] = before

@@ -122,6 +122,7 @@ class ModelConfig:
     max_batch_size    rows a batch may hold; 0 = the model has no batch axis, `dims` are complete shapes
     response_timeout_s  a worker that holds a batch for longer is replaced; 0 = no limit, AT_ONCE = no answer is in time
     startup_timeout_s   a worker that has not loaded by then is ended; 0 = no limit, AT_ONCE = none loads in time
+    codec_source      of a codec that is a Python file: what it held when the model was loaded
     config_json       the `GET …/config` document (Triton's ModelConfig as JSON, proto field names)
     environment       variables that the workers get beside the server's
     withheld_environment  names of the server's variables that they do not get, a regular expression for the whole name
@@ -152,6 +153,7 @@ class ModelConfig:
     ensemble: Mapping[str, Any] | None = None
     handler: HandlerSpec | None = None
     codec: str = "json"
+    codec_source: bytes = b""
     response_timeout_s: float = 0.0
     startup_timeout_s: float = 0.0
     min_workers: int = 1

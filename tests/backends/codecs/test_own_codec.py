@@ -13,6 +13,7 @@ import pytest
 
 from jitney.backends.base import Part, Response
 from jitney.backends.codecs import Codec, create
+from jitney.backends.codecs.own import with_source
 from jitney.backends.tensor import Tensor
 from jitney.server.call import HEAVY, Call
 from jitney.server.errors import InvalidConfig, InvalidRequest, ModelFailed, Unsupported
@@ -228,3 +229,12 @@ class TestLoading:
         for thread in threads:
             thread.join(20)
         assert sorted(found) == [0, 1]
+
+
+def test_what_was_read_at_the_load_is_what_runs(make: Make, tmp_path: Path) -> None:
+    config = with_source(make(SEES, X).config)
+    (tmp_path / "m/1/codec.py").write_text("no Python")
+    codec = create(config)  # as a front end makes it, later and in another process
+    assert codec.read([Part("body", b"abc")], {})[0][0].numpy().tolist() == [[3.0, 0.0]]
+    with pytest.raises(InvalidConfig, match="SyntaxError"):
+        create(with_source(config))
