@@ -76,6 +76,7 @@ class Guard:
 
     def __init__(self, tokens: Tokens | None, kind: Kind | None, group: tuple[str, str] | None, escapes: bool) -> None:
         self._tokens, self._kind, self._group, self._escapes = tokens, kind, group, escapes
+        self.lets_all_pass = kind is None and group is None  # but for what their escapes are
 
     def check(self, header: Callable[[str], str | None], target: str) -> None:
         """Raises Unauthorized, BadEscape or Restricted; `header` gives a header by its lower-case name."""

@@ -21,7 +21,7 @@ from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.utilities import Error, InternalServerError, logger
 
 from ..holding import COUNTED, Unsent
-from .parser import Request, whole_request
+from .parser import Request, RequestHead, whole_request
 from .runner import PlanRunner
 from .tasks import AppTask, HeadWriter, RefusalTask
 
@@ -133,7 +133,12 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
             self.service()
         elif plans is not None and (plan := plans.find(head.line)) is not None:
             self.run_plan(plan, head, request.take_body())
-        elif head.line.path in self.server.inline and head.line.command != "HEAD" and not request.body:
+        else:
+            self._begin_task(head)
+
+    def _begin_task(self, head: RequestHead) -> None:
+        """Has the application answer: in this thread where that takes no time, else in one of the pool."""
+        if head.line.path in self.server.inline and head.line.command != "HEAD":
             self.service()
         else:
             self.server.add_task(self)
@@ -173,15 +178,17 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
         except OSError:
             self.handle_close()
             return
-        request = None
-        if data and not (self.will_close or self.close_when_flushed):
-            request = whole_request(self.adj, data)
-        if request is None:
+        if not data or self.will_close or self.close_when_flushed or (found := whole_request(self.adj, data)) is None:
             self._take(data)
             return
         self.last_activity = time.time()
-        self.requests.append(request)
-        self.begin_first()
+        head, body = found
+        plan = self.server.plans.find(head.line) if self.server.plans is not None else None
+        self.requests.append(Request(self.adj, head, b"" if plan is not None else body))
+        if plan is not None:
+            self.run_plan(plan, head, body)
+        else:
+            self._begin_task(head)
 
     def _read_more(self) -> None:
         """Reads within a request, or while an answer is made."""

@@ -20,12 +20,12 @@ MAX_PARSED = 32 << 10
 ALIVE = frozenset({"/ping", "/v2/health/live", "/v2/health/ready"})
 
 
-def predicts_inline(dataplane: DataPlane, model: str, version: str | None, nbytes: int) -> bool:
-    """Whether a prediction with a body of so many bytes is one of them."""
-    if nbytes > MAX_OPAQUE:
-        return False
+def inline_limit(dataplane: DataPlane, model: str, version: str | None) -> int:
+    """The largest body, in bytes, with which a prediction is one of them; -1 for none."""
     try:
         config = dataplane.config(model, version)
     except JitneyError:
-        return True  # the answer is an error
-    return config.backend == "handler" or (config.codec == "json" and nbytes <= MAX_PARSED)
+        return MAX_OPAQUE  # the answer is an error
+    if config.backend == "handler":
+        return MAX_OPAQUE
+    return MAX_PARSED if config.codec == "json" else -1

@@ -47,7 +47,7 @@ class RequestLine:
     version  "1.1", "1.0", or what else was sent; "" for none
     """
 
-    __slots__ = ("command", "path", "query", "route", "target", "version")
+    __slots__ = ("command", "has_escapes", "path", "query", "route", "target", "version")
 
     def __init__(self, line: bytes) -> None:
         if b"\r" in line or b"\n" in line:
@@ -56,6 +56,7 @@ class RequestLine:
         if not command:
             raise ParsingError("Start line is invalid")
         self.command, self.target, self.version = (part.decode("latin-1") for part in (command, target, version))
+        self.has_escapes = "%" in self.target
         self.route = f"{self.command} {self.target.partition('?')[0]}"
         self.query: str = split_uri(target)[3]
         path = decoded(path_of(self.target)) if self.target != "*" else "*"
@@ -107,7 +108,7 @@ def keeps_open(version: str, wish: str | None) -> bool:
 
 
 _lines: dict[bytes, RequestLine] = {}
-_names: dict[bytes, tuple[str, str]] = {}
+_names: dict[bytes, tuple[str, str, bool]] = {}
 _hosts: set[str] = set()  # values of `Host` that are as they should be
 
 
@@ -129,7 +130,8 @@ def parse_head(data: bytes) -> RequestHead:
     ParsingError for what is malformed or ambiguous, TransferEncodingNotImplemented for codings other than chunked.
     """
     end = data.index(b"\r\n")
-    line = _line(data[:end])
+    raw_line = data[:end]
+    line = _lines.get(raw_line) or _line(raw_line)
     headers = _Headers()
     try:
         httptools.HttpRequestParser(headers).feed_data(_LINE + data[end + 2 :])
@@ -140,10 +142,10 @@ def parse_head(data: bytes) -> RequestHead:
     pairs: list[tuple[str, str]] = []
     fields: dict[str, str] = {}
     for raw_name, raw_value in headers.raw:
-        name, key = _names.get(raw_name) or _name(raw_name)
-        value = raw_value.decode("latin-1").strip(" \t")
+        name, key, counts = _names.get(raw_name) or _name(raw_name)
+        value = raw_value.decode("latin-1").rstrip(" \t")
         pairs.append((name, value))
-        if "_" not in key:
+        if counts:
             fields[key] = f"{fields[key]}, {value}" if key in fields else value
     head = RequestHead(line, pairs, fields)
     if fields.get("host") not in _hosts:
@@ -162,20 +164,18 @@ def _check_host(version: str, pairs: list[tuple[str, str]]) -> None:
 
 
 def _line(raw: bytes) -> RequestLine:
-    found = _lines.get(raw)
-    if found is None:
-        if len(_lines) >= MAX_LINES:
-            _lines.clear()
-        found = _lines[raw] = RequestLine(raw)
+    if len(_lines) >= MAX_LINES:
+        _lines.clear()
+    found = _lines[raw] = RequestLine(raw)
     return found
 
 
-def _name(raw: bytes) -> tuple[str, str]:
-    """A header's name as sent and in lower case."""
+def _name(raw: bytes) -> tuple[str, str, bool]:
+    """A header's name as sent and in lower case, and whether it is one of `RequestHead.fields`."""
     if len(_names) >= MAX_NAMES:
         _names.clear()
     name = raw.decode("latin-1")
-    found = _names[raw] = name, name.lower()
+    found = _names[raw] = name, name.lower(), "_" not in name
     return found
 
 
@@ -208,14 +208,15 @@ class Request:
     empty     blank lines, and no request
     """
 
+    empty = expect_continue = False
+    error: Error | None = None
+    _receiver: Receiver | None = None
+    _partial = b""
+
     def __init__(self, adj: Adjustments, head: RequestHead | None = None, body: bytes = b"") -> None:
         """A request of which nothing has arrived yet, or with `head` a whole one."""
-        self._adj, self.head = adj, head
-        self._receiver: Receiver | None = None
-        self._body, self._partial = body, b""
+        self._adj, self.head, self._body = adj, head, body
         self.completed = head is not None
-        self.empty = self.expect_continue = False
-        self.error: Error | None = None
 
     @property
     def body(self) -> bytes | bytearray:
@@ -337,8 +338,8 @@ class Request:
             self._receiver.close()
 
 
-def whole_request(adj: Adjustments, data: bytes) -> Request | None:
-    """The one request that this data is; None where it is more or less than that, or may have to be refused."""
+def whole_request(adj: Adjustments, data: bytes) -> tuple[RequestHead, bytes] | None:
+    """Head and body of the one request that this data is; None where it is more or less, or may have to be refused."""
     end = data.find(_END) + len(_END)
     if end < len(_END) or end >= adj.max_request_header_size or data[0] <= 32:
         return None
@@ -348,4 +349,4 @@ def whole_request(adj: Adjustments, data: bytes) -> Request | None:
         return None
     if head.chunked or head.length != len(data) - end or "expect" in head.fields or head.length >= adj.max_request_body_size:
         return None
-    return Request(adj, head, data[end:])
+    return head, data[end:]

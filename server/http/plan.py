@@ -35,23 +35,19 @@ class ReplyHead:
     """Status line and headers, without those of framing and connection; replies share it.
 
     connection  "keep-alive": is announced; "close": is announced and done; "": as the client wishes, without a word
-    text        the lines as they are sent
+    opens, keeps, closes   the lines as they are sent where the connection goes on, where that has to be said, and where it ends
     """
 
-    __slots__ = ("connection", "pairs", "status", "text")
+    __slots__ = ("closes", "code", "connection", "has_body", "keeps", "opens", "pairs", "status")
 
     def __init__(self, status: str, pairs: Iterable[tuple[str, str]], connection: str = "") -> None:
         self.status, self.pairs, self.connection = status, tuple(pairs), connection
+        self.code = int(status[:3])
+        self.has_body = not status.startswith(("1", "204", "304"))
         lines = [f"{name}: {value}\r\n" for name, value in self.pairs]
-        self.text = f"HTTP/1.1 {status}\r\n{''.join(lines)}".encode("latin-1")
-
-    @property
-    def code(self) -> int:
-        return int(self.status[:3])
-
-    @property
-    def has_body(self) -> bool:
-        return not self.status.startswith(("1", "204", "304"))
+        text = f"HTTP/1.1 {status}\r\n{''.join(lines)}".encode("latin-1")
+        self.keeps, self.closes = text + b"connection: keep-alive\r\n", text + b"connection: close\r\n"
+        self.opens = self.keeps if connection == "keep-alive" else text
 
 
 class Reply(NamedTuple):
@@ -69,23 +65,27 @@ class InFlightRequest:
     Whoever runs the plan has it, except for `answered` and `cancel`, which any thread calls. `note` is the plan's own.
 
     began    monotonic seconds
-    peer     the client's address and port
     blocks   whether a thread waits for the answer
     """
 
-    __slots__ = ("answer", "began", "body", "call", "cancelled", "head", "mailbox", "note", "peer", "places", "plan")
+    __slots__ = ("answer", "began", "body", "call", "cancelled", "head", "mailbox", "note", "places", "plan")
 
     blocks = False
 
-    def __init__(self, plan: RoutePlan, head: RequestHead, body: bytes | memoryview, peer: str) -> None:
-        self.plan, self.head, self.body, self.peer = plan, head, body, peer
+    def __init__(self, plan: RoutePlan, head: RequestHead, body: bytes | memoryview) -> None:
+        self.plan, self.head, self.body = plan, head, body
         self.began = time.monotonic()
         self.call: Call | None = None
         self.answer: Response | JitneyError | None = None
         self.mailbox: Mailbox | None = None
         self.note: Any = None
-        self.places: list[Places] = []
+        self.places: tuple[Places, ...] = ()
         self.cancelled = False
+
+    @property
+    def peer(self) -> str:
+        """The client's address and port."""
+        raise NotImplementedError
 
     def answered(self, answer: Response | JitneyError) -> None:
         """`Call.on_answer`."""
@@ -109,8 +109,10 @@ class InFlightRequest:
 
     def begin(self) -> None:
         """Checks whether the client may ask, and begins the plan. Raises what the client is to be told."""
-        self.plan.guard.check(self.head.fields.get, self.head.line.target)
-        self.plan.begin(self)
+        plan, head = self.plan, self.head
+        if head.line.has_escapes or not plan.guard.lets_all_pass:
+            plan.guard.check(head.fields.get, head.line.target)
+        plan.begin(self)
         self.body = b""
         if self.cancelled and self.call is not None:
             self.call.cancel()  # the client went away meanwhile
@@ -122,17 +124,30 @@ class InFlightRequest:
             return self.answer is not None
         return self.plan.streams or (self.call is not None and self.call.done)
 
-    def size(self) -> int:
-        """Bytes of the answer that is to be rendered; more where rendering it may take long."""
-        nbytes = 0 if self.answer is None else size(self.answer)
-        return nbytes if self.call is None else self.call.weight(nbytes)
+    def weight(self) -> int:
+        """Bytes of the whole answer that is to be rendered; more where rendering it may take long."""
+        answer, call = self.answer, self.call
+        if not isinstance(answer, Response):
+            return 0
+        nbytes = size(answer)
+        return nbytes if call is None or call.encode is None else call.weight(nbytes)
+
+    def only(self) -> Response:
+        """The model's one response, where there is no mailbox. Raises its error."""
+        answer = self.answer
+        if answer is None:
+            raise RuntimeError("the model has not answered")
+        if isinstance(answer, JitneyError):
+            raise answer
+        return answer
 
     def responses(self) -> Iterator[Response]:
         """The model's responses, the final one last. Raises its error. Blocks for those that are not there yet."""
+        if self.mailbox is None:
+            yield self.only()
+            return
         while True:
-            answer = self.answer if self.mailbox is None else self.mailbox.get(None)
-            if answer is None:
-                raise RuntimeError("the model has not answered")
+            answer = self.mailbox.get(None)
             if isinstance(answer, JitneyError):
                 raise answer
             yield answer
@@ -143,13 +158,17 @@ class InFlightRequest:
 class WaitingRequest(InFlightRequest):
     """A request whose thread waits in `InFlightRequest.responses`."""
 
-    __slots__ = ()
+    __slots__ = ("_peer",)
 
     blocks = True
 
     def __init__(self, plan: RoutePlan, head: RequestHead, body: bytes | memoryview, peer: str) -> None:
-        super().__init__(plan, head, body, peer)
-        self.mailbox = Mailbox()
+        super().__init__(plan, head, body)
+        self._peer, self.mailbox = peer, Mailbox()
+
+    @property
+    def peer(self) -> str:
+        return self._peer
 
     def wake(self) -> None:
         """The mailbox does that."""
@@ -193,13 +212,14 @@ class RoutePlan:
 
     def _enter(self, flight: InFlightRequest, places: Places) -> None:
         places.enter()
-        flight.places.append(places)
+        flight.places += (places,)
 
     def end(self, flight: InFlightRequest) -> None:
         """The answer is out, or given up; where it was given up the call is withdrawn."""
-        while flight.places:
-            flight.places.pop().leave()
-        if flight.call is not None and not flight.call.done:
+        places, flight.places = flight.places, ()
+        for taken in places:
+            taken.leave()
+        if flight.answer is None and flight.call is not None and not flight.call.done:
             flight.call.cancel()
 
     def passed(self, flight: InFlightRequest, status: int) -> None:

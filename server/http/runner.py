@@ -22,8 +22,6 @@ from .tasks import Job, date_of
 #: Answers up to this size are rendered and sent by the loop's thread.
 SMALL_BYTES = 64 << 10
 
-_CLOSE, _KEEP = b"connection: close\r\n", b"connection: keep-alive\r\n"
-
 
 @functools.lru_cache(2)
 def _date(second: int) -> bytes:
@@ -39,14 +37,19 @@ class ConnectionRequest(InFlightRequest):
     __slots__ = ("begun", "channel", "sending")
 
     def __init__(self, plan: RoutePlan, head: RequestHead, body: bytes | memoryview, channel: Any) -> None:
-        host, port = channel.addr[:2]
-        super().__init__(plan, head, body, f"{host}:{port}")
+        super().__init__(plan, head, body)
         self.channel, self.begun, self.sending = channel, False, False
+
+    @property
+    def peer(self) -> str:
+        host, port = self.channel.addr[:2]
+        return f"{host}:{port}"
 
     def wake(self) -> None:
         self.channel.server.loop.post(self._look)
 
     def has_begun(self) -> None:
+        """The loop's thread, once `begin` has returned on another."""
         self.begun = True
         self._look()
 
@@ -58,10 +61,9 @@ class ConnectionRequest(InFlightRequest):
 
 def reply_head(reply: Reply, head: RequestHead, close: bool, framing: bytes) -> bytes:
     """The head of a reply to a request with this head; the connection ends with it, or goes on."""
-    announces = reply.head.connection == "keep-alive" or head.line.version == "1.0"
-    connection = _CLOSE if close else _KEEP if announces else b""
+    shared = reply.head.closes if close else reply.head.keeps if head.line.version == "1.0" else reply.head.opens
     own = "".join([f"{name}: {value}\r\n" for name, value in reply.own]).encode("latin-1") if reply.own else b""
-    return b"%b%b%b%bdate: %b\r\n\r\n" % (reply.head.text, own, framing, connection, _date(int(time.time())))
+    return b"%b%b%bdate: %b\r\n\r\n" % (shared, own, framing, _date(int(time.time())))
 
 
 class PlanRunner:
@@ -84,13 +86,14 @@ class PlanRunner:
         flight = ConnectionRequest(plan, head, body, self)
         self.gone = flight.cancel
         if plan.runs_inline(head, len(body)):
+            flight.begun = True  # as seen from whatever is posted to this thread meanwhile
             self._begin(flight)
         else:
             self._in_pool(lambda: self._begin(flight))
 
     def answer(self, flight: ConnectionRequest) -> None:
         """The model has answered, or begun to."""
-        small = flight.mailbox is None and flight.size() <= SMALL_BYTES and not self.total_outbufs_len
+        small = flight.mailbox is None and flight.weight() <= SMALL_BYTES and not self.total_outbufs_len
         if small and flight.plan.renders_inline(flight):
             self._render(flight)
         else:
@@ -107,7 +110,8 @@ class PlanRunner:
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told
             self._refuse(flight, error)
             return
-        self.server.loop.do(flight.has_begun)
+        if not flight.begun:
+            self.server.loop.post(flight.has_begun)
 
     def _render(self, flight: ConnectionRequest) -> None:
         if not self.connected:
@@ -137,10 +141,10 @@ class PlanRunner:
         head = flight.head
         close = self.server.draining or not head.keeps_open or reply.head.connection == "close"
         try:
-            if reply.stream is not None:
-                close = self._stream(reply, reply.stream, head, close)
-            else:
+            if reply.stream is None:
                 self._write(reply, head, close)
+            else:
+                close = self._stream(reply, reply.stream, head, close)
         except ClientDisconnected:
             close = True
         except Exception:  # noqa: BLE001 - a stream that fails is cut off, so that no client takes it for the whole
@@ -150,9 +154,10 @@ class PlanRunner:
 
     def _write(self, reply: Reply, head: RequestHead, close: bool) -> None:
         """Sends a whole answer, in one packet where it is not long. Nobody else writes: it is the first request's."""
-        length = b"content-length: %d\r\n" % len(reply.body) if reply.head.has_body else b""
-        data = reply_head(reply, head, close, length)
-        body = reply.body if reply.head.has_body and head.line.command != "HEAD" else b""
+        body, has_body = reply.body, reply.head.has_body
+        data = reply_head(reply, head, close, b"content-length: %d\r\n" % len(body) if has_body else b"")
+        if not has_body or head.line.command == "HEAD":
+            body = b""
         if len(body) > SMALL_BYTES:
             self.write_soon(data)
             self.write_soon(body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
@@ -14,8 +15,16 @@ from .multipart import is_form, parse_form, parse_multipart
 if TYPE_CHECKING:
     from ..parser import RequestHead
 
-FORM = "application/x-www-form-urlencoded"
+FORM, _MULTIPART = "application/x-www-form-urlencoded", "multipart/form-data"
+FORMS = frozenset({FORM, _MULTIPART})
 MAX_QUERY_FIELDS = 1000
+
+
+@functools.lru_cache(256)
+def media_type(content_type: str) -> tuple[str, str]:
+    """A content type without its parameters, as it was sent and in lower case."""
+    mime = content_type.partition(";")[0].strip()
+    return mime, mime.lower()
 
 
 def read_parts(body: bytes | bytearray | memoryview, content_type: str, *, believes: bool = True) -> list[Part]:
@@ -23,18 +32,14 @@ def read_parts(body: bytes | bytearray | memoryview, content_type: str, *, belie
 
     `believes` false: a body that is labelled as an urlencoded form and cannot be one is a body without a content type.
     """
-    mime = content_type.partition(";")[0].strip()
-    if mime.lower() == "multipart/form-data":
+    mime, kind = media_type(content_type)
+    if kind == _MULTIPART:
         _, options = falcon.parse_header(content_type)
         if boundary := options.get("boundary"):
             return parse_multipart(_searchable(body), boundary)
-    if mime.lower() == FORM:
+    if kind == FORM:
         return parse_form(body) if believes or not len(body) or is_form(body) else [Part("body", body)]
     return [Part("body", body, mime)]
-
-
-def is_urlencoded(content_type: str) -> bool:
-    return content_type.partition(";")[0].strip().lower() == FORM
 
 
 def _searchable(body: bytes | bytearray | memoryview) -> bytearray | bytes:

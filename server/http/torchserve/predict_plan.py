@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ....backends.base import Part, Request, Response
 from ...errors import Cancelled, InvalidParameter, JitneyError, ModelNotFound, VersionNotFound, WorkerDied
 from ...metrics.ledger import Ledger
-from ..inline import predicts_inline
+from ..inline import inline_limit
 from ..plan import MAX_HEADS, InFlightRequest, Reply, ReplyHead, RoutePlan
-from .body import client_headers, is_urlencoded, query, query_parts, read_parts
+from .body import FORM, FORMS, client_headers, media_type, query, query_parts, read_parts
 from .errors import Target, problem, with_reason
 from .render import ENVELOPE_PAIRS, new_request_id, prediction_head, problem_reply
 
@@ -51,12 +51,13 @@ class Inference:
             return True
 
 
-@dataclass(slots=True)
 class Asked:
     """The id that TorchServe gives a request, and what the request names."""
 
-    target: Target
-    id: str = field(default_factory=new_request_id)
+    __slots__ = ("id", "target")
+
+    def __init__(self, target: Target) -> None:
+        self.id, self.target = new_request_id(), target
 
 
 class PredictPlan(RoutePlan):
@@ -76,23 +77,26 @@ class PredictPlan(RoutePlan):
     ) -> None:  # fmt: skip
         super().__init__(inference.access, inference.admission)
         self.inference, self.model, self.version = inference, model, version
+        self._target = Target(model, version)
         self._route, self._queries, self._kserve = dict(route), queries, kserve
+        self._inline = inline_limit(inference.dataplane, model, version)
         self._heads: dict[tuple[object, ...], ReplyHead] = {}
+        self._usual: ReplyHead | None = None  # of an answer that says nothing of its head
         self._ledger: Ledger | None = None
 
     def runs_inline(self, head: RequestHead, nbytes: int) -> bool:
-        return predicts_inline(self.inference.dataplane, self.model, self.version, nbytes)
+        return nbytes <= self._inline
 
     # -- the request -------------------------------------------------------------------------------------------------------
 
     def begin(self, flight: InFlightRequest) -> None:
-        asked = flight.note = Asked(Target(self.model, self.version))
+        asked = flight.note = Asked(self._target)
         head = flight.head
         parts = self.read(flight)
         if self._queries:
             parts = [*query_parts(head.line.query), *parts]
         headers = client_headers(head, len(flight.body))
-        headers.update(self._route)
+        headers |= self._route
         self.admit(flight)
         self._submit(flight, asked, Request(asked.id, [], parts, headers))
 
@@ -103,7 +107,10 @@ class PredictPlan(RoutePlan):
     def parts(self, flight: InFlightRequest, model: str, version: str | None) -> list[Part]:
         """The parts as this model gets them: a handler what TorchServe would give it, a codec what was meant."""
         label = flight.head.fields.get("content-type", "")
-        return read_parts(flight.body, label, believes=not is_urlencoded(label) or self.inference.is_archive(model, version))
+        mime, kind = media_type(label)
+        if kind not in FORMS:
+            return [Part("body", flight.body, mime)]
+        return read_parts(flight.body, label, believes=kind != FORM or self.inference.is_archive(model, version))
 
     def _submit(self, flight: InFlightRequest, asked: Asked, request: Request) -> None:
         """Queues the request and counts it, also where it is refused, unless no such model exists."""
@@ -128,49 +135,65 @@ class PredictPlan(RoutePlan):
     def render(self, flight: InFlightRequest) -> Reply:
         """One response, or a stream of them."""
         asked: Asked = flight.note
-        answers = self._answers(flight)
+        encode = flight.call.encode if flight.call is not None else None
+        if flight.mailbox is None:
+            first = flight.only()
+            return self._whole(flight, asked, first if encode is None else encode(first))
+        answers = flight.responses() if encode is None else map(encode, flight.responses())
         first = next(answers)
-        body = bytes(first.body or b"")
-        self._check_size(len(body), asked.target.model)
-        own = (("x-request-id", asked.id),)
         if first.final:
-            head = self._head(flight, first)
-            if flight.call is not None and head.code < 400:
-                self._counts(asked.target).answered(flight.call.times)
-                self.log(flight, head.code)
-            else:
-                self.passed(flight, head.code)
-            return Reply(head, own, body)
+            return self._whole(flight, asked, first)
+        body = self._body(first, asked)
         self.keep_thread(flight)
         head = self._head(flight, first, ("ts_stream_next", "true"))
         self.passed(flight, head.code)
-        return Reply(head, own, stream=_stream(body, answers))
+        return Reply(head, (("x-request-id", asked.id),), stream=_stream(body, answers))
 
-    def _answers(self, flight: InFlightRequest) -> Iterator[Response]:
-        encode = flight.call.encode if flight.call is not None else None
-        return flight.responses() if encode is None else map(encode, flight.responses())
+    def _whole(self, flight: InFlightRequest, asked: Asked, response: Response) -> Reply:
+        body = self._body(response, asked)
+        head = self._head(flight, response)
+        if flight.call is not None and head.code < 400:
+            self._counts(asked.target).answered(flight.call.times)
+            self.log(flight, head.code)
+        else:
+            self.passed(flight, head.code)
+        return Reply(head, (("x-request-id", asked.id),), body)
 
-    def _check_size(self, size: int, model: str) -> None:
+    def _body(self, response: Response, asked: Asked) -> bytes:
         """TorchServe's worker dies of an answer that is too large; here it lives, and the client is told the same."""
-        limit = self.inference.max_response
-        if size > limit:
-            log.error("model '%s' answered with %d bytes, more than max_response_size=%d", model, size, limit)
-            raise WorkerDied(f"the answer has {size} bytes, more than max_response_size={limit}")
+        body, limit = bytes(response.body or b""), self.inference.max_response
+        if len(body) <= limit:
+            return body
+        model = asked.target.model
+        log.error("model '%s' answered with %d bytes, more than max_response_size=%d", model, len(body), limit)
+        raise WorkerDied(f"the answer has {len(body)} bytes, more than max_response_size={limit}")
 
     def _head(self, flight: InFlightRequest, response: Response, *more: tuple[str, str]) -> ReplyHead:
-        origin = flight.head.fields.get("origin")
-        key = (response.status, response.reason, more, self.access.cors.variant(origin), *response.headers.items())
+        varies = self.access.cors.variant(flight.head.fields.get("origin"))
+        if response.headers or response.status != 200 or response.reason or more or varies:
+            return self._other_head(flight, response, more, varies)
+        if self._usual is None:
+            self._usual = self._make_head(flight, response, more)
+        return self._usual
+
+    def _other_head(
+        self, flight: InFlightRequest, response: Response, more: tuple[tuple[str, str], ...], varies: str
+    ) -> ReplyHead:
+        key = (response.status, response.reason, more, varies, *response.headers.items())
         head = self._heads.get(key)
         if head is None:
-            status, pairs = prediction_head(response)
-            pairs = self.access.cors.merged([*pairs, *more, *ENVELOPE_PAIRS], origin)
-            head = ReplyHead(status, pairs, "keep-alive" if response.status < 400 else "close")
+            head = self._make_head(flight, response, more)
             if len(self._heads) < MAX_HEADS:
                 self._heads[key] = head
         return head
 
+    def _make_head(self, flight: InFlightRequest, response: Response, more: tuple[tuple[str, str], ...]) -> ReplyHead:
+        status, pairs = prediction_head(response)
+        pairs = self.access.cors.merged([*pairs, *more, *ENVELOPE_PAIRS], flight.head.fields.get("origin"))
+        return ReplyHead(status, pairs, "keep-alive" if response.status < 400 else "close")
+
     def refuse(self, flight: InFlightRequest, error: Exception) -> Reply:
-        asked: Asked = flight.note or Asked(Target(self.model, self.version))
+        asked: Asked = flight.note or Asked(self._target)
         line = flight.head.line
         if not isinstance(error, JitneyError):
             log.error("%s %s failed", line.command, line.path, exc_info=error)
