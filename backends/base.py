@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 Parameter = str | int | float | bool
 
+#: The parameter by which an empty final response says that the model ended its stream without another response.
+FINAL_MARK = "triton_final_response"
+
 
 def _never() -> bool:
     return False
@@ -75,7 +78,10 @@ class Failure:
 
 
 class Response(msgspec.Struct):
-    """One answer: `tensors`, or a handler's `body` with status, reason phrase and headers; or an `error`."""
+    """One answer: `tensors`, or a handler's `body` with status, reason phrase and headers; or an `error`.
+
+    An error that is not final is one response of a stream which goes on after it (decoupled Python models).
+    """
 
     tensors: list[Tensor] = []
     body: Buffer | None = None
@@ -85,6 +91,11 @@ class Response(msgspec.Struct):
     parameters: Mapping[str, Parameter] = {}
     error: Failure | None = None
     final: bool = True
+
+    @property
+    def only_ends(self) -> bool:
+        """Whether it is no response of the model, but only says that there are no more."""
+        return self.final and self.error is None and not self.tensors and FINAL_MARK in self.parameters
 
 
 Respond = Callable[[int, Response], None]

@@ -7,7 +7,7 @@ import threading
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from .base import Failure, Respond, Response
+from .base import FINAL_MARK, Failure, Respond, Response
 
 if TYPE_CHECKING:
     from .python import PythonBackend
@@ -22,7 +22,7 @@ class Answer:
 
     Threads: `execute`'s and any that the model sends from; the lock keeps the order of one request's answers.
 
-    over    set with the final response, or with an error, which is always the last one
+    over    set with the final response. The server's errors are final; a decoupled model may go on after an error of its own
     taken   whether the model asked for the response sender
     """
 
@@ -74,17 +74,16 @@ class Answer:
         if self.over.is_set():
             return
         self._sent += 1
-        last = response.final or response.error is not None
         try:
             self._respond(self._index, response)
         finally:
-            if last:
+            if response.final:
                 self.over.set()
 
     def _converted(self, response: Any, final: bool) -> Response:
         """A model's InferenceResponse for the wire; an error of the conversion is this request's alone."""
         if response is None:
-            return Response(parameters={"triton_final_response": True}, final=True)
+            return Response(parameters={FINAL_MARK: True}, final=True)
         error = response.error()
         if error is not None:
             names: tuple[str, ...] = importlib.import_module("triton_python_backend_utils._errors").NAMES

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ..backends.base import Request, Response
+from ..backends.base import Failure, Request, Response
 from . import holding
 from .errors import Cancelled, JitneyError, ModelFailed
 from .repository.config import ModelConfig
@@ -192,10 +192,9 @@ class Call:
         return self.mailbox
 
     def answer(self, response: Response) -> bool:
-        """Hands a response to the waiting front end; False if the call was over already."""
-        if response.error is not None:
-            failure, reason = response.error, _last_line(response.error.detail)
-            return self.fail(ModelFailed(failure.message, failure.code, failure.status, failure.by_model, reason))
+        """Hands a response to the waiting front end; False if the call was over already. A final error is the call's."""
+        if response.error is not None and response.final:
+            return self.fail(failed(response.error))
         if response.final and not self._finish():
             return False
         if not response.final:
@@ -260,7 +259,8 @@ class Call:
         return True
 
     def result(self, timeout: float | None = None) -> Response:
-        """Waits for the next answer. Raises its error, or TimeoutError after `timeout` seconds."""
+        """Waits for the next answer, which in a stream may be an error. Raises the call's own, or TimeoutError after `timeout`
+        seconds."""
         answer = self._box.get(timeout)
         if isinstance(answer, JitneyError):
             raise answer
@@ -273,6 +273,11 @@ class Call:
             yield response
             if response.final:
                 return
+
+
+def failed(failure: Failure) -> ModelFailed:
+    """What a model's error is here."""
+    return ModelFailed(failure.message, failure.code, failure.status, failure.by_model, _last_line(failure.detail))
 
 
 def _last_line(traceback: str) -> str:

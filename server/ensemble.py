@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from ..backends.base import Request, Response
+from ..backends.base import FINAL_MARK, Request, Response
 from ..backends.codecs.base import Encode
 from ..backends.tensor import Buffer, Tensor
-from .call import Call, Target
+from .call import Call, Target, failed
 from .deployment import Deployment, MakeRequest, OnAnswer, State
 from .ensemble_flow import Flowing, Membership, Step, entering, for_step, leaving, needed
 from .errors import Draining, JitneyError, ModelFailed, ModelNotReady, Unsupported
@@ -156,6 +156,8 @@ class Run:
         try:
             if isinstance(answer, JitneyError):
                 raise answer
+            if answer.error is not None:
+                raise failed(answer.error)
             given = self._given(started, answer)
         except JitneyError as error:
             self._fail(error)
@@ -207,7 +209,8 @@ class Run:
         tensors = [leaving(self.config, name, each, rows) for name, each in zip(self.wanted, found, strict=True)]
         membership = next((each.membership for each in found if each.tensor and each.membership), self.membership)
         given = [tensor for tensor in tensors if tensor is not None]
-        self.call.answer(Response(given, parameters=membership.for_response()))
+        silent = self.config.decoupled and not given
+        self.call.answer(Response(given, parameters={FINAL_MARK: True} if silent else membership.for_response()))
 
 
 class EnsembleDeployment(Deployment):

@@ -243,7 +243,7 @@ class Desk:
             return Cancelled("the front end has gone")
         slots: list[Slot] = []
         try:
-            if not box.prepared and call.encode is not None:
+            if not box.prepared and call.encode is not None and response.error is None:
                 response = call.encode(response)
             message, slots = wire.response_to_wire(response, self._replies)
             for slot in slots:

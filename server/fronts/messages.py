@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from ...backends.base import Parameter
+from ...backends.base import Failure, Parameter
 from ...backends.tensor import Buffer
 from ..http.tokens import Key
 from ..repository.config import ModelConfig
@@ -85,6 +85,7 @@ class FrontResponse(Plain):
     reason: str
     headers: dict[str, str]
     parameters: dict[str, Parameter]
+    error: Failure | None
     final: bool
 
 

@@ -56,6 +56,7 @@ def response_to_wire(response: Response, arena: Arena) -> tuple[FrontResponse, l
         response.reason,
         dict(response.headers),
         dict(response.parameters),
+        response.error,
         response.final,
     ), slots
 
@@ -68,7 +69,7 @@ def response_from_wire(wire: FrontResponse, fetch: Fetch) -> Response:
         wire.reason,
         wire.headers,
         wire.parameters,
-        None,
+        wire.error,
         wire.final,
     )
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...backends.base import Response
-from ..call import Call, Mailbox, size
+from ..call import Call, Mailbox, failed, size
 from ..errors import JitneyError
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class InFlightRequest:
         return answer
 
     def responses(self) -> Iterator[Response]:
-        """The model's responses, the final one last. Raises its error. Blocks for those that are not there yet."""
+        """The model's responses, the final one last. Raises its first error. Blocks for those that are not there yet."""
         if self.mailbox is None:
             yield self.only()
             return
@@ -150,6 +150,9 @@ class InFlightRequest:
             answer = self.mailbox.get(None)
             if isinstance(answer, JitneyError):
                 raise answer
+            if answer.error is not None:
+                self.cancel()
+                raise failed(answer.error)
             yield answer
             if answer.final:
                 return

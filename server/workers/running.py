@@ -161,10 +161,9 @@ class RunningBatch:
 
     def _collect(self, index: int, response: Response) -> bool:
         """Encodes one answer, or in its place the reason why that is impossible; returns whether it was final."""
-        final = response.final or response.error is not None
+        final = response.final
         try:
             message = wire.response_to_wire(response, self._place if final else self._place_streamed)
-            message.final = final
             raw = self._encoder.encode(message)
             if len(raw) > LARGEST:
                 raise ValueError(f"its parameters or its error text have {len(raw)} bytes, at most {LARGEST} can be sent")

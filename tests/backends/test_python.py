@@ -443,7 +443,6 @@ def test_an_async_decoupled_model_answers_after_execute_returned(served: Serving
 @pytest.mark.parametrize(
     ("do", "text"),
     [
-        ("fail", "enough"),
         ("raise", "RuntimeError: after one"),
         ("return", "must return None"),
         ("forget", "let the request go"),
@@ -453,6 +452,17 @@ def test_an_async_decoupled_model_answers_after_execute_returned(served: Serving
 def test_a_stream_that_fails(served: Serving, do: str, text: str) -> None:
     assert text in str(refusal(served, "stream", n(1), do=do))
     assert stream(served, 2) == [[0], [1]]
+
+
+def test_a_stream_goes_on_after_an_error_that_the_model_sends(served: Serving) -> None:
+    given = served.ask("stream", n(0), do="fail")
+    assert [response.error and (response.error.message, response.error.code) for response in given] == [
+        None,
+        ("enough", "CANCELLED"),
+        None,
+        None,
+    ]
+    assert [response.tensors[0].numpy().tolist() for response in given if response.tensors] == [[0], [1]]
 
 
 def test_a_stream_learns_that_its_client_left(served: Serving, tmp_path: Path) -> None:

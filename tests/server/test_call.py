@@ -38,6 +38,18 @@ def test_a_stream_ends_with_its_final_response() -> None:
     assert [response.body for response in call.stream(0)] == [b"1", b"2", b"3"]
 
 
+def test_an_error_that_is_not_final_is_a_part_of_the_stream() -> None:
+    call = Call(Request())
+    for response in (Response(error=Failure("one"), final=False), Response(body=b"2", final=False), Response()):
+        assert call.answer(response)
+    assert [(response.error and response.error.message, response.body) for response in call.stream(0)] == [
+        ("one", None),
+        (None, b"2"),
+        (None, None),
+    ]
+    assert call.error is None
+
+
 def test_cancelling_leaves_nothing_to_answer() -> None:
     call = Call(Request())
     assert call.cancel()

@@ -179,7 +179,7 @@ class InferenceRequest:
             raise
         except Exception as error:  # noqa: BLE001 - whatever cannot be sent becomes the response's error
             return iter([InferenceResponse(error=TritonError(str(error)))])
-        return (_from_base(response) for response in responses if not _says_only_that_it_was_the_last(response))
+        return (_from_base(response) for response in responses if not response.only_ends)
 
     def _to_other(self) -> base.Request:
         parameters: dict[str, base.Parameter] = dict(self._parameters)
@@ -207,12 +207,6 @@ class ResponseIterator:
         self._responses = iter(())
         if close is not None:
             close()
-
-
-def _says_only_that_it_was_the_last(response: base.Response) -> bool:
-    """The empty response with which a decoupled model ends."""
-    ends = response.error is None and response.final and not response.tensors
-    return ends and bool(response.parameters.get("triton_final_response"))
 
 
 def _from_base(response: base.Response) -> InferenceResponse:

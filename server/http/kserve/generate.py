@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import falcon
 
 from ....backends.base import Request, Response
 from ....backends.tensor import Tensor
-from ...call import Call
-from ...errors import InvalidRequest, JitneyError
+from ...call import Call, failed
+from ...errors import InvalidRequest, JitneyError, ModelFailed
 from ...repository.config import ModelConfig, TensorSpec
 from ..retry import RETRY_AFTER, SECONDS, is_temporary
 from .documents import Document, dump, parse
@@ -37,6 +37,13 @@ _SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
 _NESTED = "parameters"
 
 
+class Event(NamedTuple):
+    """A server-sent event, and the status that it gives an answer which begins with it."""
+
+    data: bytes
+    status: int = 200
+
+
 class _Generating(Resource):
     def __init__(self, dataplane: DataPlane, limit: int, headers: ForwardedHeaders) -> None:
         self._dataplane, self._limit, self._headers = dataplane, limit, headers
@@ -54,58 +61,87 @@ class _Generating(Resource):
 
 
 class Generate(_Generating):
-    """Answers with the model's one response. More or fewer are an error, with status 200 as Triton has it."""
+    """Answers with the model's one response. More or fewer are an error, with status 200 as Triton has it.
+
+    An error that the model sends is a response like the others (`FinalizeResponse` of Triton's HTTP server).
+    """
 
     @answers_errors
     def on_post(self, req: falcon.Request, resp: falcon.Response, model: str, version: str | None = None) -> None:
         config, call = self._start(req, model, version)
-        given = [response for response in responses(call, req) if response.tensors]
-        set_json(resp, render(config, call.request, given[0]) if len(given) == 1 else {"error": _TOO_MANY})
+        given = list(_given(call, req))
+        set_json(resp, render(config, call.request, _right(given[0])) if len(given) == 1 else {"error": _TOO_MANY})
 
 
 class GenerateStream(_Generating):
-    """Answers with an event for each response. The first decides the status; an error after it is an event too."""
+    """Answers with an event for each response, errors too. The first decides the status; others may follow an error."""
 
     @answers_errors
     def on_post(self, req: falcon.Request, resp: falcon.Response, model: str, version: str | None = None) -> None:
         config, call = self._start(req, model, version)
         events = _events(config, call, req)
-        status, first = next(events, (200, b""))
-        resp.status = status
-        if status == 503 and call.error is not None and is_temporary(call.error):
+        first = next(events, Event(b""))
+        resp.status = first.status
+        if first.status == 503 and call.error is not None and is_temporary(call.error):
             resp.set_header(RETRY_AFTER, SECONDS)
         resp.content_type = "text/event-stream; charset=utf-8"
-        resp.stream = _Stream(first, events)
+        resp.stream = _Stream(first.data, events)
 
 
 class _Stream:
     """The body of an event stream; closing it early withdraws the call."""
 
-    def __init__(self, first: bytes, events: Generator[tuple[int, bytes]]) -> None:
+    def __init__(self, first: bytes, events: Generator[Event]) -> None:
         self._first, self._events = first, events
 
     def __iter__(self) -> Iterator[bytes]:
         if self._first:
             yield self._first
-        for _, event in self._events:
-            yield event
+        for event in self._events:
+            yield event.data
 
     def close(self) -> None:
         self._events.close()
 
 
-def _events(config: ModelConfig, call: Call, req: falcon.Request) -> Generator[tuple[int, bytes]]:
-    """Each response as (status, event); an error is the last."""
+def _given(call: Call, req: falcon.Request) -> Iterator[Response | JitneyError]:
+    """The model's responses and the errors that it sent in their place; raises an error that is none of the model's own."""
     try:
         for response in responses(call, req):
-            if response.tensors:
-                yield 200, _event(render(config, call.request, response))
+            if response.error is not None:
+                yield failed(response.error)
+            elif not response.only_ends:
+                yield response
+    except ModelFailed as error:
+        if not error.by_model:
+            raise
+        yield error
+
+
+def _right(answer: Response | JitneyError) -> Response:
+    if isinstance(answer, JitneyError):
+        raise answer
+    return answer
+
+
+def _events(config: ModelConfig, call: Call, req: falcon.Request) -> Generator[Event]:
+    """An event for each response, and for an error that ends the stream."""
+    try:
+        for answer in _given(call, req):
+            yield _event(config, call, answer)
+    except JitneyError as error:
+        yield _event(config, call, error)
+
+
+def _event(config: ModelConfig, call: Call, answer: Response | JitneyError) -> Event:
+    try:
+        return Event(_sent(render(config, call.request, _right(answer))))
     except JitneyError as error:
         status, text = describe(error, call.request.id)
-        yield status, _event({"error": text})
+        return Event(_sent({"error": text}), status)
 
 
-def _event(document: Any) -> bytes:
+def _sent(document: Any) -> bytes:
     return b"data: " + dump(document) + b"\n\n"
 
 

@@ -174,6 +174,15 @@ def test_requests_are_kept_apart_and_streams_in_order(site: Site) -> None:
     wait_until(lambda: site.replies.used == 0, LIMIT, "the memory of the answers")
 
 
+def test_a_stream_goes_on_after_an_error_in_it(site: Site) -> None:
+    call = site.plane.infer("m", None, request())
+    failure = Failure("not this one", "UNAVAILABLE", by_model=True)
+    there = site.call()
+    for part in (Response(error=failure, final=False), response(final=False), response()):
+        there.answer(part)
+    assert [part.error for part in call.stream(LIMIT)] == [failure, None, None]
+
+
 def test_refusals_and_failures_are_the_errors_that_they_are(site: Site) -> None:
     with pytest.raises(ModelNotFound):
         site.plane.config("nothing")

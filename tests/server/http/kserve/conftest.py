@@ -11,7 +11,7 @@ import falcon.testing
 import numpy as np
 import pytest
 
-from jitney.backends.base import Request, Response
+from jitney.backends.base import FINAL_MARK, Failure, Request, Response
 from jitney.backends.tensor import NUMPY_DTYPES, Tensor
 from jitney.server.addresses import Address
 from jitney.server.errors import ModelFailed
@@ -38,14 +38,25 @@ def _scores(request: Request) -> Iterable[Response]:
     yield Response([Tensor.from_numpy("SCORES", values)])
 
 
+def _one(number: int) -> Response:
+    return Response([Tensor.from_numpy("OUT", np.array([number], np.int32))], final=False)
+
+
+_ERROR = Response(error=Failure("not this one", "UNAVAILABLE", by_model=True), final=False)
+_STREAMS = {-3: (_one(0), _ERROR, _one(2)), -4: (_ERROR,), -5: (Response(parameters={"p": 1}, final=False),)}
+
+
 def _count(request: Request) -> Iterable[Response]:
-    """As many responses as the input says, then an empty final one; -1 fails, -2 fails after one response."""
+    """As many responses as the input says, then the mark of the end; -1 fails, -2 fails after one response, -3 sends an error
+    between two, -4 a lone error that is not the end, -5 a response without outputs."""
     wanted = int(request.tensors[0].numpy().reshape(-1)[0])
     for number in range(1 if wanted == -2 else wanted):
-        yield Response([Tensor.from_numpy("OUT", np.array([number], np.int32))], final=False)
-    if wanted < 0:
+        yield _one(number)
+    if wanted < -2:
+        yield from _STREAMS[wanted]
+    elif wanted < 0:
         raise ModelFailed("negative count", "INVALID_ARG", by_model=True)
-    yield Response(final=True)
+    yield Response(parameters={FINAL_MARK: True})
 
 
 def _text(request: Request) -> Iterable[Response]:

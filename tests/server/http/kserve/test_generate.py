@@ -154,6 +154,22 @@ def test_the_first_response_decides_the_status_and_later_errors_are_events(clien
     assert [event.get("error", event.get("OUT")) for event in events(later.text)] == [0, "negative count"]
 
 
+def test_a_stream_goes_on_after_an_error_that_the_model_sends(client: Client) -> None:
+    reply = generate(client, "decoupled", {"N": -3}, "generate_stream")
+    assert reply.status_code == 200
+    assert [event.get("error", event.get("OUT")) for event in events(reply.text)] == [0, "not this one", 2]
+    assert "exactly 1 response" in generate(client, "decoupled", {"N": -3}).json["error"]
+    for verb in ("generate", "generate_stream"):
+        lone = generate(client, "decoupled", {"N": -4}, verb)
+        assert (lone.status_code, lone.text.count("not this one")) == (503, 1)
+
+
+def test_a_response_without_outputs_is_a_response(client: Client) -> None:
+    shown = {"model_name": "decoupled", "model_version": "1", "p": 1}
+    assert generate(client, "decoupled", {"N": -5}).json == shown
+    assert events(generate(client, "decoupled", {"N": -5}, "generate_stream").text) == [shown]
+
+
 def test_events_arrive_over_a_socket_as_chunks(server: str) -> None:
     connection = http.client.HTTPConnection(server, timeout=10)
     connection.request("POST", "/v2/models/decoupled/generate_stream", body=json.dumps({"N": 100}))
@@ -175,5 +191,5 @@ def test_closing_a_stream_early_withdraws_the_call(client: Client, dataplane: Fa
         body=json.dumps({"N": 1}),
         extras={"jitney.on_disconnect": lambda callback: callback()},
     )
-    assert events(reply.text)[0] == {"error": "the client went away"}
+    assert events(reply.text)[-1] == {"error": "the client went away"}
     assert isinstance(dataplane.calls[-1].error, Cancelled)
