@@ -116,12 +116,16 @@ class OnnxBackend(TensorBackend):
 
 
 def model_file(model: ModelConfig) -> Path:
-    """The model's file; a directory of that name holds `model.onnx` and its external data."""
-    path = Path(model.version_directory) / (model.filename or "model.onnx")
-    path = path / "model.onnx" if path.is_dir() else path
+    """The model's file; a directory of that name holds `model.onnx` and its external data. CannotLoad where there is none."""
+    path = in_directory(Path(model.version_directory) / (model.filename or "model.onnx"))
     if not path.is_file():
         raise CannotLoad(f"{path} does not exist")
     return path
+
+
+def in_directory(path: Path) -> Path:
+    """`path`, or where it is a directory the `model.onnx` in it, as in Triton."""
+    return path / "model.onnx" if path.is_dir() else path
 
 
 def check_against(model: ModelConfig, session: Any) -> None:

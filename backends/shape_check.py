@@ -42,12 +42,15 @@ def check_shape(model: ModelConfig, spec: TensorSpec, symbolic: Sequence[Any] | 
 
 
 def shows_scalar(model: ModelConfig, spec: TensorSpec) -> bool:
-    """Whether clients may see a scalar of the model as this tensor: one element, because a tensor has dims."""
-    return not model.batches and spec.reshape is None and spec.dims == (1,)
+    """Whether clients may see a scalar of the model as this tensor: one element, because a tensor has dims.
+
+    Any number of dims, all of them 1, as in Triton's ONNX Runtime backend (`ModelInstanceState::ValidateInputs`).
+    """
+    return not model.batches and spec.reshape is None and set(spec.dims) == {1}
 
 
 def with_scalars(model: ModelConfig, inputs: Collection[str], outputs: Collection[str]) -> ModelConfig:
-    """`model`, whose tensors of these names have the shape [] inside where clients see [1]."""
+    """`model`, whose tensors of these names have the shape [] inside where clients see sizes of 1."""
 
     def reshaped(specs: Sequence[TensorSpec], names: Collection[str]) -> tuple[TensorSpec, ...]:
         shown = (spec.name in names and shows_scalar(model, spec) for spec in specs)

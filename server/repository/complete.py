@@ -65,8 +65,10 @@ class Completer:
     def complete(self, config: Message, backend: str, version_directory: Path, source: Source) -> Message:
         """The configuration with what the model adds; `config` may be changed. Raises InvalidConfig with the model's reason."""
         if backend in KINDS and _lacks_tensors(config):
-            filename = config.default_model_filename
-            signature = self._signature(version_directory / relative_path(filename), KINDS[backend], config.name, source)
+            path = version_directory / relative_path(config.default_model_filename)
+            if backend == "onnxruntime" and path.is_dir():
+                path /= "model.onnx"
+            signature = self._signature(path, KINDS[backend], config.name, source)
             fill_from_signature(config, signature, self._default_max_batch_size(config.backend), source)
         if backend == "python" and (_lacks_tensors(config) or _mentions_auto_complete(version_directory)):
             return self._ask_python_model(config, version_directory, source)

@@ -104,6 +104,14 @@ def test_a_scalar_is_one_element_to_clients(tmp_path: Path, parameters: dict[str
         assert arrays(answer)["back"].tolist() == [number]
 
 
+def test_a_scalar_may_be_configured_with_any_number_of_ones(tmp_path: Path) -> None:
+    model = scalar(tmp_path)
+    outputs = (model.outputs[0], spec("back", 1, 1, 1, datatype="INT64"))
+    backend = loaded(replace(model, inputs=(model.inputs[0], spec("n", 1, 1, datatype="INT64")), outputs=outputs))
+    (answer,) = answers(backend, [request(x=np.zeros((3, 2), np.float32), n=np.array([[2]]))])
+    assert arrays(answer)["back"].tolist() == [[[2]]]
+
+
 @pytest.mark.parametrize("kind", ["FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "BOOL", "UINT8", "INT64", "STRING"])
 def test_scalars_of_every_kind_pass(tmp_path: Path, kind: str) -> None:
     datatype = {"FLOAT": "FP32", "FLOAT16": "FP16", "BFLOAT16": "BF16", "DOUBLE": "FP64", "STRING": "BYTES"}.get(kind, kind)
@@ -123,7 +131,7 @@ def test_scalars_of_every_kind_pass(tmp_path: Path, kind: str) -> None:
 
 def test_a_scalar_has_no_batch_axis_and_no_more_elements(tmp_path: Path) -> None:
     model = scalar(tmp_path)
-    for dims in ((3,), (-1,), (1, 1)):
+    for dims in ((3,), (-1,), (1, 3)):
         wrong = replace(model, inputs=(model.inputs[0], spec("n", *dims, datatype="INT64")))
         with pytest.raises(CannotLoad, match=r"tensor 'n': the model expects 0 dimensions"):
             loaded(wrong)

@@ -58,6 +58,11 @@ def test_the_default_batch_size_is_the_backends(folder: Folder, default: str, ro
         assert (model.max_batch_size, model.batching.enabled) == (rows, batches)
 
 
+def test_a_directory_may_hold_the_onnx_model(folder: Folder) -> None:
+    folder.model("m", None, {"1/model.onnx/model.onnx": onnx_model(*FIXED)})
+    assert [spec.dims for spec in folder.read("m").inputs] == [(1, 3)]
+
+
 def test_a_fixed_first_size_means_no_batch_axis(folder: Folder) -> None:
     model = read(folder, onnx_model(*FIXED), 'backend: "onnxruntime"')
     assert (model.max_batch_size, model.inputs[0].dims, model.batching.enabled) == (0, (1, 3), False)
