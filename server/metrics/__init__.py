@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from .text import CONTENT_TYPE, Family, Kind, render
 from .torchserve import TorchServeMetrics
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
+
+log = logging.getLogger(__name__)
 
 
 def _nothing() -> Iterable[Served]:
@@ -52,6 +55,7 @@ class Metrics:
         self.collect: Callable[[], None] = lambda: None  # called before a scrape, to bring what others have counted
         self._stop = threading.Event()
         self._sampler: threading.Thread | None = None
+        self._said: set[str] = set()  # names of models' metrics of which it was said that they are dropped
 
     @property
     def mode(self) -> str:
@@ -84,6 +88,26 @@ class Metrics:
         return render(self._families(), names)
 
     def _families(self) -> Iterator[Family]:
+        """The server's families, and the models' own; those of one name are one family, as in Triton, since a scrape takes no
+        name twice."""
+        found = {family.name: family for family in self._of_the_server()}
+        for family in self.custom.families() if self.mode == "prometheus" else ():
+            known = found.setdefault(family.name, family)
+            if known is not family:
+                self._join(known, family)
+        yield from found.values()
+
+    def _join(self, known: Family, family: Family) -> None:
+        taken = {(sample.suffix, frozenset(sample.labels.items())) for sample in known.samples}
+        fitting = family.samples if family.kind == known.kind else []
+        fitting = [sample for sample in fitting if (sample.suffix, frozenset(sample.labels.items())) not in taken]
+        known.samples += fitting
+        if len(fitting) < len(family.samples) and family.name not in self._said:
+            self._said.add(family.name)
+            text = "a model's %s '%s' was dropped: the server's own %s of that name has the same labels, or is of another kind"
+            log.warning(text, family.kind, family.name, known.kind)
+
+    def _of_the_server(self) -> Iterator[Family]:
         yield from self.torchserve.families()
         if self.mode != "prometheus":
             return
@@ -93,7 +117,6 @@ class Metrics:
             yield from gpu_families(gpus.READER.read())
         if self._cache is not None:
             yield from cache_families(self._cache)
-        yield from self.custom.families()
         yield from self._process_families()
 
     def _process_families(self) -> Iterator[Family]:

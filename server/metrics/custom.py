@@ -30,6 +30,7 @@ class CustomMetrics:
         self._values: dict[str, dict[Labels, float]] = {}
         self._histograms: dict[str, dict[Labels, Histogram]] = {}
         self._series = 0
+        self._dropped: set[tuple[str, Kind]] = set()  # what was said already
 
     def take(self, metric: Mapping[str, Any]) -> None:
         """Applies one change: name, description, kind, labels, buckets, verb (increment, set, observe), value."""
@@ -40,8 +41,14 @@ class CustomMetrics:
         labels = tuple(sorted((str(k), str(v)) for k, v in metric["labels"].items()))
         with self._lock:
             self._kinds.setdefault(name, (kind, str(metric["description"])))
-            if self._kinds[name][0] == kind and self._has_room(name, labels):
+            known = self._kinds[name][0]
+            if known == kind and self._has_room(name, labels):
                 self._apply(name, labels, metric)
+            is_news = known != kind and (name, kind) not in self._dropped
+            if is_news:
+                self._dropped.add((name, kind))
+        if is_news:
+            log.warning("a model's metric was dropped: '%s' is a %s already, and cannot be a %s too", name, known, kind)
 
     def _has_room(self, name: str, labels: Labels) -> bool:
         known = labels in self._values.get(name, {}) or labels in self._histograms.get(name, {})

@@ -335,6 +335,29 @@ def test_python_models_families_sum_up_over_instances() -> None:
     assert b"bad name" not in text
 
 
+def test_a_models_metric_joins_the_servers_family_of_its_name(caplog: pytest.LogCaptureFixture) -> None:
+    plain = {"name": "nv_cpu_memory_used_bytes", "labels": {"a": "b"}}
+    metrics = Metrics()
+    metrics.event("m", "1", python_metric("set", 5, "gauge", **plain))
+    metrics.event("m", "1", python_metric("set", 6, "gauge", **{**plain, "labels": {}}))
+    metrics.event("m", "1", python_metric("increment", 1, name="nv_cpu_utilization"))
+    for _ in range(2):
+        text = metrics.scrape()
+        assert text.count(b"# TYPE nv_cpu_memory_used_bytes ") == 1 == text.count(b"# TYPE nv_cpu_utilization ")
+        assert value(text, "nv_cpu_memory_used_bytes", a="b") == 5 and value(text, "nv_cpu_memory_used_bytes") > 6
+        assert b"nv_cpu_utilization{" not in text
+    assert [record.args and record.args[1] for record in caplog.records] == [plain["name"], "nv_cpu_utilization"]
+
+
+def test_a_metric_of_another_kind_is_said_to_be_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = Metrics(system=False)
+    metrics.event("m", "1", python_metric("increment", 2))
+    for _ in range(2):
+        metrics.event("m", "1", python_metric("set", 1, "gauge"))
+    assert value(metrics.scrape(), "own", a="b") == 2
+    assert len(caplog.records) == 1 and "'own' is a counter already" in caplog.text
+
+
 def test_labels_without_end_stop_growing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jitney.server.metrics.custom.MAX_SERIES", 3)
     metrics = Metrics(system=False)
