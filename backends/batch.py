@@ -11,7 +11,6 @@ model raises, the batch is halved until only the requests that cause it fail.
 from __future__ import annotations
 
 import time
-import traceback
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -25,6 +24,7 @@ from .input_check import InputCheck, brackets, is_pixels
 from .options import CannotLoad, padded_sizes
 from .parameters import tell_unread
 from .stacking import Array, BadInput, BatchBuffers, Key, aligned, split
+from .telling import text_of, trace_of
 from .tensor import Tensor, reshaped
 from .warmup import warm_up
 
@@ -91,7 +91,8 @@ class TensorBackend(Backend):
         """What a client is told of an exception of `run`."""
         if isinstance(error, BadInput):
             return Failure(str(error), code="INVALID_ARG")
-        return Failure(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+        text = text_of(error)
+        return Failure(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
     def is_fatal(self, error: Exception) -> bool:
         """Whether the device is lost to this process, so that running anything else is pointless."""
@@ -144,7 +145,7 @@ class TensorBackend(Backend):
             if self.is_fatal(error):
                 raise DeviceLost(f"model '{self.model.name}' lost its device: {error}") from error
             failure = self.explain(error)
-            failure.detail = "".join(traceback.format_exception(error))
+            failure.detail = trace_of(error)
             return failure
         for (index, _), answer in zip(group, answers, strict=True):
             respond(index, Response(answer))

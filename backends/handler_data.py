@@ -6,11 +6,11 @@ import importlib
 import io
 import logging
 import sys
-import traceback
 from typing import Any
 
 from . import handler_json
 from .base import Failure, Part, Request, Response
+from .telling import sendable, text_of, trace_of
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +99,9 @@ def failure_of(error: Exception) -> Failure:
     PredictionException: that is an answer."""
     if is_prediction_exception(error):
         status: Any = getattr(error, "error_code", 500)
-        message = str(getattr(error, "message", error))
+        message = sendable(str(error.message)) if hasattr(error, "message") else text_of(error)
         return Failure(message, status=status if isinstance(status, int) else 500, by_model=True)
-    detail = "".join(traceback.format_exception(error))
+    detail = trace_of(error)
     if is_out_of_resources(error):
         return Failure("Out of resources", "OUT_OF_MEMORY", detail=detail)
     return Failure("Prediction failed", detail=detail)
@@ -113,7 +113,7 @@ def is_prediction_exception(error: BaseException) -> bool:
 
 def is_out_of_resources(error: BaseException) -> bool:
     """TorchServe's rule: a MemoryError, or "CUDA" anywhere in the text."""
-    return isinstance(error, MemoryError) or "CUDA" in str(error)
+    return isinstance(error, MemoryError) or "CUDA" in text_of(error)
 
 
 def is_device_lost(error: BaseException) -> bool:

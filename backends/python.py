@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from .base import Backend, Failure, Instance, Request, Respond
 from .python_answer import Answer
+from .telling import sendable, text_of, trace_of
 from .warmup import run_entries
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class PythonBackend(Backend):
         try:
             self._answer(answers, self._run(requests, answers, given))
         except BaseException as error:  # noqa: BLE001 - the model's own code may raise anything, and call sys.exit()
-            self._fail(answers, _described(error), traceback.format_exc())
+            self._fail(answers, _described(error), trace_of(error))
         given.clear()
         if not self.config.decoupled:
             for answer in answers:
@@ -212,7 +213,7 @@ def _described(error: BaseException) -> str:
     """An exception as Triton's stub words it: type, text, and the frames of the model's own code, innermost first."""
     frames = _own_frames(error.__traceback__)
     lines = "".join(f"  {frame.filename}({frame.lineno}): {frame.name}\n" for frame in reversed(frames))
-    return f"{type(error).__name__}: {error}\n\nAt:\n{lines}"
+    return f"{type(error).__name__}: {text_of(error)}\n\nAt:\n{sendable(lines)}"
 
 
 def _own_frames(trace: TracebackType | None) -> list[traceback.FrameSummary]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import threading
-import traceback
 from typing import TYPE_CHECKING, Any
 
 from .base import FINAL_MARK, Failure, Respond, Response
+from .telling import text_of, trace_of
 
 if TYPE_CHECKING:
     from .python import PythonBackend
@@ -93,7 +93,7 @@ class Answer:
             tensors = [each.to_wire() for each in response.output_tensors() if not wanted or each.name() in wanted]
         except Exception as problem:  # noqa: BLE001 - arrays and DLPack objects are the model's
             return Response(
-                error=Failure(f"an output cannot be sent: {problem}", "BAD_OUTPUT", detail=traceback.format_exc())
+                error=Failure(f"an output cannot be sent: {text_of(problem)}", "BAD_OUTPUT", detail=trace_of(problem))
             )
         return Response(tensors, parameters=dict(response.scalars), final=final)
 

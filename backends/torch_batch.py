@@ -22,6 +22,7 @@ from .cuda_graphs import CudaGraphs
 from .options import CannotLoad, choice, flag, integer
 from .stacking import Key
 from .staging import Staging, pinned
+from .telling import text_of
 from .torch_values import TORCH_DTYPES, Normalizer, from_array, strings, swallow_read_only_warning, to_array
 
 if TYPE_CHECKING:
@@ -201,9 +202,7 @@ class TorchBackend(TensorBackend):
             return Failure(str(error), code="OUT_OF_MEMORY")
         if isinstance(error, BadInput):
             return Failure(str(error), code="INVALID_ARG")
-        return Failure(
-            f"PyTorch execute failure: {error}" if str(error) else f"PyTorch execute failure: {type(error).__name__}"
-        )
+        return Failure(f"PyTorch execute failure: {text_of(error) or type(error).__name__}")
 
     def is_fatal(self, error: Exception) -> bool:
         """A device-side assert or an illegal access poisons the CUDA context for the rest of the process."""

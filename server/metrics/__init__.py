@@ -104,7 +104,9 @@ class Metrics:
         known.samples += fitting
         if len(fitting) < len(family.samples) and family.name not in self._said:
             self._said.add(family.name)
-            text = "a model's %s '%s' was dropped: the server's own %s of that name has the same labels, or is of another kind"
+            text = (
+                "a model's %s '%s' was dropped: the server's own %s of that name has the same labels, or is of another kind"
+            )
             log.warning(text, family.kind, family.name, known.kind)
 
     def _of_the_server(self) -> Iterator[Family]:

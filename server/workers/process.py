@@ -26,6 +26,7 @@ from typing import NoReturn
 
 from ...backends.base import Backend, DeviceLost
 from ...backends.extras import explain
+from ...backends.telling import text_of, trace_of
 from ..errors import JitneyError
 from ..repository.config import ModelConfig
 from . import exits
@@ -92,9 +93,8 @@ class Worker:
         return exits.STOPPED
 
     def _refuse(self, error: BaseException) -> None:
-        reason = str(error) if isinstance(error, JitneyError) else explain(error)
-        detail = "".join(traceback.format_exception(error))
-        self._channel.send(Loaded(reason or type(error).__name__, detail, is_out_of_memory(error)))
+        reason = text_of(error) if isinstance(error, JitneyError) else explain(error)
+        self._channel.send(Loaded(reason or type(error).__name__, trace_of(error), is_out_of_memory(error)))
 
     def _execute(self, backend: Backend, arena: Region, reply: Region, decoupled: bool) -> None:
         while isinstance(message := self._inbox.get(), Execute):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 from functools import partial
 
 import msgspec
 
 from ...backends.base import Backend, DeviceLost, Failure, Request, Response
+from ...backends.telling import text_of, trace_of
 from ...backends.tensor import Buffer
 from ..errors import ModelFailed
 from . import wire
@@ -35,17 +35,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Python's, torch's or CUDA's way to say so; torch is recognised by name because it may not be imported here."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    text = str(error)
+    text = text_of(error)
     return isinstance(error, RuntimeError) and "out of memory" in text and ("CUDA" in text or "HIP" in text)
 
 
 def failure_of(error: BaseException) -> Failure:
     """What a client hears about an exception out of the model's code."""
-    detail = "".join(traceback.format_exception(error))
+    text, detail = text_of(error), trace_of(error)
     if isinstance(error, ModelFailed):
-        return Failure(str(error), error.code, error.status, error.by_model, detail)
+        return Failure(text, error.code, error.status, error.by_model, detail)
     code = "OUT_OF_MEMORY" if is_out_of_memory(error) else "INTERNAL"
-    return Failure(f"{type(error).__name__}: {error}", code, detail=detail)
+    return Failure(f"{type(error).__name__}: {text}", code, detail=detail)
 
 
 class RunningBatch:
@@ -170,7 +170,8 @@ class RunningBatch:
         except Exception as error:  # noqa: BLE001 - the model's objects may raise anything when they are looked at
             self._refused.add(index)
             final = True
-            failure = Failure(f"the model's answer cannot be sent: {error}", "BAD_OUTPUT", detail=traceback.format_exc())
+            text = f"the model's answer cannot be sent: {text_of(error)}"
+            failure = Failure(text, "BAD_OUTPUT", detail=trace_of(error))
             raw = self._encoder.encode(wire.response_to_wire(Response(error=failure), self._place))
         if self._collected_bytes + len(raw) > LARGEST:
             self._flush()

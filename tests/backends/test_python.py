@@ -84,6 +84,22 @@ class TritonPythonModel:
     def do_nonsense(self, request):
         return {"Y": 1}
 
+    def do_process(self, request):
+        return self.answer(Y=np.array([[os.getpid()]], np.float32))
+
+    def do_odd_text(self, request):
+        raise ValueError("a \\ud800 b")
+
+    def do_long_text(self, request):
+        raise ValueError("x" * (70 << 20))
+
+    def do_no_text(self, request):
+        class Speechless(Exception):
+            def __str__(self):
+                raise SystemExit("no text")
+
+        raise Speechless
+
     def do_bad_parameter(self, request):
         return pb_utils.InferenceResponse([], parameters={"x": object()})
 
@@ -367,6 +383,13 @@ def test_an_exception_names_the_models_own_frames(served: Serving, folder: Path)
     assert all(line.startswith(f"  {folder}/acts/1/model.py(") for line in lines)
 
 
+def test_an_exception_with_any_text_is_told_and_the_worker_lives(served: Serving) -> None:
+    first = values(served, "acts", x(1), do="process")
+    for do, text in (("odd_text", r"a \ud800 b"), ("long_text", "characters left out"), ("no_text", "cannot be had")):
+        assert text in str(refusal(served, "acts", x(1), do=do))
+    assert values(served, "acts", x(1), do="process") == first
+
+
 @pytest.mark.parametrize(
     ("do", "text"),
     [
@@ -493,6 +516,8 @@ def test_finalize_runs_at_the_end(folder: Path) -> None:
             "class TritonPythonModel:\n    def initialize(self, args): raise OSError('no weights')\n    execute = print",
             "OSError: no weights",
         ),
+        (r"raise ValueError('a \ud800 b')", r"ValueError: a \\ud800 b"),
+        ("raise ValueError('x' * (70 << 20))", "ValueError: xxx.* characters left out"),
     ],
 )
 def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path, source: str, text: str) -> None:

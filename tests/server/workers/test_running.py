@@ -168,6 +168,35 @@ def test_an_answer_that_no_message_holds_is_an_error(runner, answer):
     assert "at most" in answers[0].error.message
 
 
+class Speechless(Exception):
+    def __str__(self):
+        raise SystemExit("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("x" * LARGEST), "ValueError: " + "x" * 500 + " (… "),
+        (ValueError("a \ud800 b"), "ValueError: a \\ud800 b"),
+        (Speechless(), "Speechless: (its text cannot be had: __str__ raised SystemExit)"),
+    ],
+)
+def test_an_exception_with_any_text_is_told(runner, error, told, monkeypatch):
+    """Also where it is on its way when an answer cannot be sent: the traceback of that one holds the text too."""
+    monkeypatch.setattr("jitney.backends.telling.LONGEST", 1000)
+
+    def fail(requests, respond):
+        try:
+            raise error
+        finally:
+            respond(0, Response(parameters={"k": object()}))
+
+    _, answers = runner.run(runner.batch(request(), request()), fail)
+    assert answers[1].error.message.startswith(told)
+    assert len(answers[1].error.message) < 1100
+    assert "Traceback" in answers[1].error.detail
+
+
 @pytest.mark.parametrize(
     "ask",
     [
