@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ...backends.base import Response
 from ..call import Call, Mailbox, size
@@ -237,21 +237,28 @@ class RoutePlan:
 MakePlan = Callable[["RequestLine"], RoutePlan | None]
 
 
+class HasState(Protocol):
+    """What plans are made for."""
+
+    @property
+    def state(self) -> int: ...
+
+
 class PlanTable:
     """The plans of one listener. The loop's thread calls `find`.
 
     make     what finds the route and lets it make the plan
-    state    a number that changes whenever the registry does: no plan outlives it
+    plane    its `state` changes whenever the registry does: no plan outlives it
     """
 
-    def __init__(self, make: MakePlan, state: Callable[[], int]) -> None:
-        self._make, self._state = make, state
-        self._made_for = state()
+    def __init__(self, make: MakePlan, plane: HasState) -> None:
+        self._make, self._plane = make, plane
+        self._made_for = plane.state
         self._plans: dict[str, RoutePlan | None] = {}
 
     def find(self, line: RequestLine) -> RoutePlan | None:
         """The plan of a request; None where the application is to answer it."""
-        state = self._state()
+        state = self._plane.state
         if state != self._made_for or len(self._plans) >= MAX_PLANS:
             self._plans, self._made_for = {}, state
         try:
