@@ -118,10 +118,10 @@ class InFlightRequest:
             self.call.cancel()  # the client went away meanwhile
 
     @property
-    def is_there(self) -> bool:
-        """Whether `render` finds what it begins with: the whole answer, or of a stream the first part."""
+    def has_first_part(self) -> bool:
+        """Of an answer in several parts, whether `render` finds what it begins with: the first one, or all."""
         if self.mailbox is None:
-            return self.answer is not None
+            return False
         return self.plan.streams or (self.call is not None and self.call.done)
 
     def weight(self) -> int:
@@ -203,16 +203,15 @@ class RoutePlan:
 
     def admit(self, flight: InFlightRequest) -> None:
         """Takes a place among those that wait, until `end`. Raises QueueFull."""
-        self._enter(flight, self.admission.threads if flight.blocks else self.admission.waiting)
+        places = self.admission.threads if flight.blocks else self.admission.waiting
+        places.enter()
+        flight.places = (places,)
 
     def keep_thread(self, flight: InFlightRequest) -> None:
         """Takes one of the threads' places for a stream, until `end`. Raises QueueFull."""
         if not flight.blocks:
-            self._enter(flight, self.admission.threads)
-
-    def _enter(self, flight: InFlightRequest, places: Places) -> None:
-        places.enter()
-        flight.places += (places,)
+            self.admission.threads.enter()
+            flight.places += (self.admission.threads,)
 
     def end(self, flight: InFlightRequest) -> None:
         """The answer is out, or given up; where it was given up the call is withdrawn."""
