@@ -51,7 +51,7 @@ def test_a_running_server_is_measured(tmp_path: Path, capsys: pytest.CaptureFixt
         assert main([device_model.NAME, *common, *QUICK, "--fit", "2,0.5"]) == 0
         assert "as given with --fit: t(b) = 2.00 ms + 0.500 ms × b" in capsys.readouterr().out
         assert main(["unknown", *common, *QUICK]) == 1
-        assert "model 'unknown' is not ready" in capsys.readouterr().err
+        assert f"model 'unknown' is not ready: the server has {device_model.NAME}" in capsys.readouterr().err
         chart = tmp_path / "chart.svg"
         assert main([device_model.NAME, *common, *QUICK, "--fit", "0,0.001", "--plot", str(chart)]) == 0
         small = capsys.readouterr().out
