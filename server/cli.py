@@ -92,6 +92,12 @@ def switch(text: str) -> bool:
     return text.lower() in ("true", "1")
 
 
+def port(text: str) -> int:
+    if not (text.isdecimal() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got '{text}'")
+    return int(text)
+
+
 def serve_parser(no_meaning: Iterable[str] = NO_MEANING) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jitney serve",
@@ -125,10 +131,10 @@ def serve_parser(no_meaning: Iterable[str] = NO_MEANING) -> argparse.ArgumentPar
     add("--cache-config", metavar="local,size=BYTES", help="size of the response cache")
     add("--id", dest="server_id", metavar="NAME", help="what GET /v2 calls the server (triton)")
     add("--http-address", metavar="HOST", help="address of the inference port (127.0.0.1)")
-    add("--http-port", type=int, metavar="PORT", help="inference port (8080)")
-    add("--management-port", type=int, metavar="PORT", help="management port (8081)")
+    add("--http-port", type=port, metavar="PORT", help="inference port (8080)")
+    add("--management-port", type=port, metavar="PORT", help="management port (8081)")
     add("--metrics-address", metavar="HOST", help="address of the metrics port (127.0.0.1)")
-    add("--metrics-port", type=int, metavar="PORT", help="metrics port (8082)")
+    add("--metrics-port", type=port, metavar="PORT", help="metrics port (8082)")
     add("--http-max-input-size", dest="max_request_size", type=int, metavar="BYTES", help="largest request body (67108864)")
     add(
         "--http-header-forward-pattern", metavar="REGEX", help="headers that become parameters of KServe requests for models"

@@ -141,7 +141,8 @@ def test_options_that_have_a_meaning_since_they_guard_or_name_something(tmp_path
         ("--allow-client-shm=perhaps", "expected true or false"),
         ("--strict-readiness=maybe", "expected true or false"),
         ("--model-control-mode=sometimes", "invalid choice: 'sometimes'"),
-        ("--http-port=many", "invalid int value: 'many'"),
+        ("--http-port=many", "argument --http-port: expected a port from 0 to 65535, got 'many'"),
+        ("--metrics-port=99999", "argument --metrics-port: expected a port from 0 to 65535, got '99999'"),
     ],
 )
 def test_flags_that_are_refused(tmp_path: Path, argument: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
