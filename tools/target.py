@@ -80,12 +80,18 @@ class Target:
         return f"{self.url}/predictions/{quote(self.name, safe='')}"
 
     def describe(self) -> Model:
-        """TargetError where the model is not there or not ready."""
+        """TargetError where the model is not there, not ready, or an ensemble."""
         try:
             _get(f"{self.url}{self._path}/ready")
         except TargetError as error:
             raise TargetError(f"model '{self.name}' is not ready: {self._why_not() or error}") from None
-        return parse_model(self.name, json.loads(_get(f"{self.url}{self._path}/config")))
+        config = json.loads(_get(f"{self.url}{self._path}/config"))
+        if config.get("platform") == "ensemble":
+            steps = ", ".join(dict.fromkeys(step["model_name"] for step in config["ensemble_scheduling"]["step"]))
+            raise TargetError(
+                f"model '{self.name}' is an ensemble, which has no batches of its own: measure its steps, {steps}"
+            )
+        return parse_model(self.name, config)
 
     def _why_not(self) -> str:
         """What the server's index says of a model that is not ready; "" where it says nothing."""
