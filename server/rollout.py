@@ -106,6 +106,7 @@ class Rollout:
                 self._begun(started[-1])
                 if config.version not in self.serving(config.name):
                     self.registry.note(config.name, config.version, State.LOADING, "")
+                    self.registry.forget(config.name, "")
         except BaseException:
             self._withdraw(started, "the load failed")
             self._over(started)
