@@ -86,7 +86,7 @@ class PythonBackend(Backend):
         given.clear()
         if not self.config.decoupled:
             for answer in answers:
-                answer.over.wait()
+                answer.wait()
 
     def _run(self, requests: Sequence[Request], answers: Sequence[Answer], given: list[Any]) -> Any:
         received = self.utils.InferenceRequest.received
@@ -124,7 +124,7 @@ class PythonBackend(Backend):
             kind = type(response).__name__
             text = f"Expected an 'InferenceResponse' object in the execute return, found type '{kind}'.\n"
             self._fail([answer], text, "")
-        elif answer.over.is_set():
+        elif answer.over:
             _log.warning("%s: a request was answered by its sender and by execute; the first counts", self.instance.name)
         else:
             answer.send(response, final=True)

@@ -22,7 +22,7 @@ class Answer:
 
     Threads: `execute`'s and any that the model sends from; the lock keeps the order of one request's answers.
 
-    over    set with the final response, or with an error, which is always the last one
+    over    whether the final response was given, or an error, which is always the last one
     taken   whether the model asked for the response sender
     """
 
@@ -30,8 +30,15 @@ class Answer:
         self._index, self._wanted, self._backend, self._respond = index, wanted, backend, respond
         self._lock = threading.Lock()
         self._sent = 0
-        self.over = threading.Event()
-        self.taken = False
+        self.over = self.taken = False
+        self._open = threading.Lock()  # held until then: an Event costs several times as much to make
+        self._open.acquire()
+
+    def wait(self) -> None:
+        """Returns when it is over."""
+        if not self.over:
+            self._open.acquire()
+            self._open.release()
 
     def handle(self) -> Handle:
         """What the model's request object holds on to."""
@@ -61,7 +68,7 @@ class Answer:
     def fail(self, failure: Failure) -> bool:
         """Ends the request with an error; False where it is over."""
         with self._lock:
-            if self.over.is_set():
+            if self.over:
                 return False
             self._put(Response(error=failure))
             return True
@@ -71,7 +78,7 @@ class Answer:
         self._backend.dropped.put(self)
 
     def _put(self, response: Response) -> None:
-        if self.over.is_set():
+        if self.over:
             return
         self._sent += 1
         last = response.final or response.error is not None
@@ -79,7 +86,8 @@ class Answer:
             self._respond(self._index, response)
         finally:
             if last:
-                self.over.set()
+                self.over = True
+                self._open.release()
 
     def _converted(self, response: Any, final: bool) -> Response:
         """A model's InferenceResponse for the wire; an error of the conversion is this request's alone."""
@@ -112,5 +120,5 @@ class Handle:
         self._answer.send(response, final)
 
     def __del__(self) -> None:
-        if not self._answer.over.is_set():
+        if not self._answer.over:
             self._answer.drop()

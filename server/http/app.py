@@ -122,7 +122,7 @@ def build(
             add_open_inference(app, dataplane)
     if "inference" not in ports:
         return app, None
-    return app, PlanTable(PlanFinder(app, access, serves), lambda: dataplane.state)
+    return app, PlanTable(PlanFinder(app, access, serves), dataplane)
 
 
 class KServeAdmission:

@@ -29,6 +29,7 @@ class Cors:
         self._origins = tuple(origin.strip() for origin in settings.cors_allowed_origin.split(",") if origin.strip())
         given = {_METHODS: settings.cors_allowed_methods, _HEADERS: settings.cors_allowed_headers}
         self._given = {name: value for name, value in given.items() if value}
+        self.varies = len(self._origins) > 1  # whether answers differ by where the page is from
 
     def headers(self, origin: str | None) -> Mapping[str, str]:
         """The headers of an answer to a request from a page of `origin`.
@@ -52,7 +53,7 @@ class Cors:
 
     def variant(self, origin: str | None) -> str:
         """What tells heads of replies apart that differ in these headers only: the origin, where an answer names it."""
-        return origin if len(self._origins) > 1 and origin in self._origins else ""
+        return origin if self.varies and origin in self._origins else ""
 
     def add(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Adds them to what the answer has already, such as a handler's own."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ...backends.base import Response
 from ..call import Call, Mailbox, size
@@ -118,10 +118,10 @@ class InFlightRequest:
             self.call.cancel()  # the client went away meanwhile
 
     @property
-    def is_there(self) -> bool:
-        """Whether `render` finds what it begins with: the whole answer, or of a stream the first part."""
+    def has_first_part(self) -> bool:
+        """Of an answer in several parts, whether `render` finds what it begins with: the first one, or all."""
         if self.mailbox is None:
-            return self.answer is not None
+            return False
         return self.plan.streams or (self.call is not None and self.call.done)
 
     def weight(self) -> int:
@@ -203,16 +203,15 @@ class RoutePlan:
 
     def admit(self, flight: InFlightRequest) -> None:
         """Takes a place among those that wait, until `end`. Raises QueueFull."""
-        self._enter(flight, self.admission.threads if flight.blocks else self.admission.waiting)
+        places = self.admission.threads if flight.blocks else self.admission.waiting
+        places.enter()
+        flight.places = (places,)
 
     def keep_thread(self, flight: InFlightRequest) -> None:
         """Takes one of the threads' places for a stream, until `end`. Raises QueueFull."""
         if not flight.blocks:
-            self._enter(flight, self.admission.threads)
-
-    def _enter(self, flight: InFlightRequest, places: Places) -> None:
-        places.enter()
-        flight.places += (places,)
+            self.admission.threads.enter()
+            flight.places += (self.admission.threads,)
 
     def end(self, flight: InFlightRequest) -> None:
         """The answer is out, or given up; where it was given up the call is withdrawn."""
@@ -237,21 +236,28 @@ class RoutePlan:
 MakePlan = Callable[["RequestLine"], RoutePlan | None]
 
 
+class HasState(Protocol):
+    """What plans are made for."""
+
+    @property
+    def state(self) -> int: ...
+
+
 class PlanTable:
     """The plans of one listener. The loop's thread calls `find`.
 
     make     what finds the route and lets it make the plan
-    state    a number that changes whenever the registry does: no plan outlives it
+    plane    its `state` changes whenever the registry does: no plan outlives it
     """
 
-    def __init__(self, make: MakePlan, state: Callable[[], int]) -> None:
-        self._make, self._state = make, state
-        self._made_for = state()
+    def __init__(self, make: MakePlan, plane: HasState) -> None:
+        self._make, self._plane = make, plane
+        self._made_for = plane.state
         self._plans: dict[str, RoutePlan | None] = {}
 
     def find(self, line: RequestLine) -> RoutePlan | None:
         """The plan of a request; None where the application is to answer it."""
-        state = self._state()
+        state = self._plane.state
         if state != self._made_for or len(self._plans) >= MAX_PLANS:
             self._plans, self._made_for = {}, state
         try:

@@ -54,9 +54,10 @@ class ConnectionRequest(InFlightRequest):
         self._look()
 
     def _look(self) -> None:
-        if self.begun and not self.sending and self.is_there:
-            self.sending = True
-            self.channel.answer(self)
+        if self.sending or not self.begun or (self.answer is None and not self.has_first_part):
+            return
+        self.sending = True
+        self.channel.answer(self)
 
 
 def reply_head(reply: Reply, head: RequestHead, close: bool, framing: bytes) -> bytes:
@@ -64,6 +65,15 @@ def reply_head(reply: Reply, head: RequestHead, close: bool, framing: bytes) -> 
     shared = reply.head.closes if close else reply.head.keeps if head.line.version == "1.0" else reply.head.opens
     own = "".join([f"{name}: {value}\r\n" for name, value in reply.own]).encode("latin-1") if reply.own else b""
     return b"%b%b%bdate: %b\r\n\r\n" % (shared, own, framing, _date(int(time.time())))
+
+
+def whole_reply(reply: Reply, head: RequestHead, close: bool) -> bytes:
+    """A reply as it is sent."""
+    shared, body = reply.head, reply.body
+    if not shared.has_body:
+        return reply_head(reply, head, close, b"")
+    data = reply_head(reply, head, close, b"content-length: %d\r\n" % len(body))
+    return data if head.line.command == "HEAD" else data + body
 
 
 class PlanRunner:
@@ -141,10 +151,15 @@ class PlanRunner:
         head = flight.head
         close = self.server.draining or not head.keeps_open or reply.head.connection == "close"
         try:
-            if reply.stream is None:
-                self._write(reply, head, close)
-            else:
+            if reply.stream is not None:
                 close = self._stream(reply, reply.stream, head, close)
+            elif len(reply.body) > SMALL_BYTES:
+                self._write_long(reply, head, close)
+            else:
+                data = whole_reply(reply, head, close)
+                sent = self._send_now(data)  # nobody else writes: it is the first request's
+                if sent < len(data):
+                    self.write_soon(data[sent:])
         except ClientDisconnected:
             close = True
         except Exception:  # noqa: BLE001 - a stream that fails is cut off, so that no client takes it for the whole
@@ -152,20 +167,12 @@ class PlanRunner:
             close = True
         self._finish(flight, close)
 
-    def _write(self, reply: Reply, head: RequestHead, close: bool) -> None:
-        """Sends a whole answer, in one packet where it is not long. Nobody else writes: it is the first request's."""
-        body, has_body = reply.body, reply.head.has_body
-        data = reply_head(reply, head, close, b"content-length: %d\r\n" % len(body) if has_body else b"")
-        if not has_body or head.line.command == "HEAD":
-            body = b""
-        if len(body) > SMALL_BYTES:
-            self.write_soon(data)
-            self.write_soon(body)
-            return
-        data += body
-        sent = self._send_now(data)
-        if sent < len(data):
-            self.write_soon(data[sent:])
+    def _write_long(self, reply: Reply, head: RequestHead, close: bool) -> None:
+        """Sends a long answer without a copy: what the socket does not take at once is sent from where it lies."""
+        has_body = reply.head.has_body
+        self.write_soon(reply_head(reply, head, close, b"content-length: %d\r\n" % len(reply.body) if has_body else b""))
+        if has_body and head.line.command != "HEAD":
+            self.write_soon(reply.body)
 
     def _stream(self, reply: Reply, stream: Iterator[bytes], head: RequestHead, close: bool) -> bool:
         """Sends chunks as they come, without framing where the client does not know any; whether the connection ends."""

@@ -109,7 +109,14 @@ class TorchServeMetrics:
 
     def responded(self, status: int) -> None:
         """Counts an HTTP answer on any port."""
-        self._record(((_FAMILIES.get(status // 100, "Requests5XX"), 1.0, self._host, ""),))
+        name = _FAMILIES.get(status // 100, "Requests5XX")
+        series = self._series.get((name, ""))
+        if series is None:
+            self._record(((name, 1.0, self._host, ""),))
+            return
+        values, key, _ = series
+        with self.lock:
+            values[key] = values.get(key, 0.0) + 1.0
 
     def requested(self, model: str, version: str | None) -> None:
         """Counts a request for a model that exists; `version` None where the URL had none."""

@@ -152,7 +152,7 @@ def test_answers_that_nobody_reads_are_bounded_together(folder: Path, monkeypatc
             silent.sendall(
                 b"POST /v2/models/large/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
             )
-            assert _held(lambda held: MANY // 2 < held <= MANY + 1000)  # its tensor has gone, the body waits
+            assert _held(lambda held: MANY // 2 < held < MANY)  # its tensor has gone, and what the socket did not take waits
             refused = http.request("POST", url, body=body)
             assert refused.status == 503 and refused.headers["retry-after"] == "1"
             assert b"max_held_bytes" in refused.data

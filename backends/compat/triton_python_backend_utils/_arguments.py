@@ -27,6 +27,8 @@ class WrongArgument(TritonModelException, TypeError):
 
 def text(value: Any, what: str) -> str:
     """A str, or bytes in UTF-8. WrongArgument for anything else."""
+    if type(value) is str and value.isascii():
+        return value
     try:
         if isinstance(value, bytes | bytearray):
             return value.decode()
@@ -61,9 +63,12 @@ def real(value: Any, what: str) -> float:
 
 def elements(values: Any, what: str, convert: Callable[[Any, str], Element]) -> list[Element]:
     """Each element of a list, tuple, set or array, converted. WrongArgument for a single value in its place."""
-    if not isinstance(values, Iterable) or isinstance(values, str | bytes | bytearray | Mapping):
+    if type(values) is not list and (
+        not isinstance(values, Iterable) or isinstance(values, str | bytes | bytearray | Mapping)
+    ):
         raise WrongArgument(f"{what} must be a list, got {_kind(values)}")
-    return [convert(value, f"each of {what}") for value in values]
+    each = f"each of {what}"
+    return [convert(value, each) for value in values]
 
 
 def parameters(values: Any) -> dict[str, Scalar]:

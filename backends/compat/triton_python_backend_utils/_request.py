@@ -100,14 +100,16 @@ class InferenceRequest:
     @classmethod
     def received(cls, source: base.Request, outputs: Sequence[str], handle: Handle) -> InferenceRequest:
         """A client's request as the model sees it; `outputs` are those wanted, all of them where the client named none."""
-        own = {name: value for name, value in source.parameters.items() if not name.startswith(RESERVED)}
-        hidden = source.parameters
-        correlation = hidden.get("triton_sequence_id", 0)
-        made = cls(inputs=[Tensor.from_wire(each) for each in source.tensors])
-        made._id, made._outputs, made._parameters = source.id, list(outputs), own
-        made._correlation_id = correlation if isinstance(correlation, int | str) else 0
-        made._flags, made._timeout = int(hidden.get("triton_flags", 0)), int(hidden.get("triton_timeout", 0))
+        made = cls.__new__(cls)  # what the server sends needs none of `__init__`'s checks
+        made._id, made._correlation_id, made._flags, made._timeout, made._parameters = source.id, 0, 0, 0, {}
+        made._inputs, made._outputs = [Tensor.from_wire(each) for each in source.tensors], list(outputs)
+        made._model, made._version, made._trace = "", -1, InferenceTrace()
         made._handle, made._source = handle, source
+        if hidden := source.parameters:
+            correlation = hidden.get("triton_sequence_id", 0)
+            made._correlation_id = correlation if isinstance(correlation, int | str) else 0
+            made._flags, made._timeout = int(hidden.get("triton_flags", 0)), int(hidden.get("triton_timeout", 0))
+            made._parameters = {name: value for name, value in hidden.items() if not name.startswith(RESERVED)}
         return made
 
     def request_id(self) -> str:

@@ -56,8 +56,9 @@ class Tensor:
     def from_wire(cls, source: wire.Tensor) -> Tensor:
         """A request's tensor, which the model may change: a view of shared memory, except for BYTES."""
         array = source.numpy()
-        made = cls(source.name, array if array.flags.writeable else array.copy())
-        made._datatype = source.datatype
+        made = cls.__new__(cls)  # what the server sends needs none of `__init__`'s checks
+        made._name, made._datatype, made._device_tensor = source.name, source.datatype, None
+        made._array = array if array.flags.writeable else array.copy()
         return made
 
     def to_wire(self) -> wire.Tensor:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_LENGTH = HEADER_LENGTH.lower()
 _INTERNAL = "internal error, see the server's log"
 
 
@@ -89,7 +90,7 @@ class InferPlan(RoutePlan):
     def runs_inline(self, head: RequestHead, nbytes: int) -> bool:
         if "content-encoding" in head.fields:
             return False
-        return nbytes <= (MAX_OPAQUE if HEADER_LENGTH.lower() in head.fields else MAX_PARSED)
+        return nbytes <= (MAX_OPAQUE if _LENGTH in head.fields else MAX_PARSED)
 
     def renders_inline(self, flight: InFlightRequest) -> bool:
         return not flight.note.encoding
@@ -108,7 +109,8 @@ class InferPlan(RoutePlan):
             raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
         if len(flight.body) > MAX_PARSED:  # before reading costs anything
             services.dataplane.refuse_if_full(self._model, version)
-        asked = flight.note = Asked(config, encoding=choose(flight.head.fields.get("accept-encoding")))
+        accepted = flight.head.fields.get("accept-encoding")
+        asked = flight.note = Asked(config, encoding=choose(accepted) if accepted else "")
         infer = asked.infer = self._read(flight, asked)
         if forwarded := services.headers.of(flight.head.pairs):
             infer.request.parameters = {**infer.request.parameters, **forwarded}
@@ -175,13 +177,13 @@ class HandlerPlan(PredictPlan):
         self._regions, self._limit = services.regions, services.limit
 
     def runs_inline(self, head: RequestHead, nbytes: int) -> bool:
-        plain = "content-encoding" not in head.fields and HEADER_LENGTH.lower() not in head.fields
+        plain = "content-encoding" not in head.fields and _LENGTH not in head.fields
         return plain and super().runs_inline(head, nbytes)
 
     def read(self, flight: InFlightRequest) -> list[Part]:
         """A compressed or binary request becomes the plain JSON that handlers read."""
         fields = flight.head.fields
-        if not fields.get("content-encoding") and HEADER_LENGTH.lower() not in fields:
+        if not fields.get("content-encoding") and _LENGTH not in fields:
             return super().read(flight)
         body, size = read_body(flight, self._limit)
         if size:
@@ -196,9 +198,11 @@ def read_body(flight: InFlightRequest, limit: int) -> tuple[bytes | memoryview, 
             f"request size of {len(flight.body)} bytes exceeds the maximum allowed input size of {limit} bytes. Use "
             "max_request_size to increase the limit."
         )
-    fields = flight.head.fields
-    body = decompress(memoryview(flight.body), fields.get("content-encoding"), limit)
-    return body, header_length(fields.get(HEADER_LENGTH.lower()), len(body))
+    coding, length = flight.head.fields.get("content-encoding"), flight.head.fields.get(_LENGTH)
+    if coding is None and length is None:
+        return flight.body, None
+    body = decompress(memoryview(flight.body), coding, limit)
+    return body, header_length(length, len(body))
 
 
 def _headers(binary: bool, encoding: str) -> list[tuple[str, str]]:

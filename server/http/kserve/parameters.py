@@ -36,6 +36,8 @@ class Parameters:
     def for_model(self) -> dict[str, Parameter]:
         """What travels with the request: the model's own parameters, and for Python models what pb_utils shows besides."""
         sequence = self.sequence
+        if not (self.timeout_us or sequence.id or sequence.start or sequence.end):
+            return self.custom
         hidden: dict[str, Parameter] = {
             "triton_timeout": self.timeout_us,
             "triton_sequence_id": sequence.id,

@@ -137,7 +137,7 @@ class PredictPlan(RoutePlan):
         asked: Asked = flight.note
         encode = flight.call.encode if flight.call is not None else None
         if flight.mailbox is None:
-            first = flight.only()
+            first = flight.answer if isinstance(flight.answer, Response) else flight.only()
             return self._whole(flight, asked, first if encode is None else encode(first))
         answers = flight.responses() if encode is None else map(encode, flight.responses())
         first = next(answers)
@@ -169,7 +169,8 @@ class PredictPlan(RoutePlan):
         raise WorkerDied(f"the answer has {len(body)} bytes, more than max_response_size={limit}")
 
     def _head(self, flight: InFlightRequest, response: Response, *more: tuple[str, str]) -> ReplyHead:
-        varies = self.access.cors.variant(flight.head.fields.get("origin"))
+        cors = self.access.cors
+        varies = cors.variant(flight.head.fields.get("origin")) if cors.varies else ""
         if response.headers or response.status != 200 or response.reason or more or varies:
             return self._other_head(flight, response, more, varies)
         if self._usual is None:

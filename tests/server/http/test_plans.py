@@ -6,6 +6,7 @@ import gc
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -239,13 +240,13 @@ def test_a_chunked_body_is_read_as_a_whole(open_site: Any, planned: list[bool]) 
 
 def test_a_plan_ends_with_the_state_for_which_it_was_made() -> None:
     made: list[str] = []
-    state = 1
-    table = PlanTable(lambda line: made.append(line.route), lambda: state)
+    plane = SimpleNamespace(state=1)
+    table = PlanTable(lambda line: made.append(line.route), plane)
     line = RequestLine(b"POST /predictions/m?a=1 HTTP/1.1")
     assert [table.find(line), table.find(line)] == [None, None]
     table.find(RequestLine(b"POST /predictions/m?a=2 HTTP/1.1"))
     assert made == ["POST /predictions/m"]
-    state = 2
+    plane.state = 2
     table.find(line)
     assert made == ["POST /predictions/m"] * 2
 

@@ -119,7 +119,7 @@ def test_decoupled_models_are_refused(site: Any) -> None:
     let_go(site)
 
 
-@pytest.mark.parametrize("headers", [(), ("Accept-Encoding: gzip",)], ids=["shortcut", "no shortcut"])
+@pytest.mark.parametrize("headers", [(), ("Accept-Encoding: gzip",)], ids=["plain", "compressed"])
 def test_a_full_server_says_so_alike(site: Any, monkeypatch: pytest.MonkeyPatch, headers: tuple[str, ...]) -> None:
     request = infer(entry("x", [1, 2], "FP32", data=[1, 2]), b"", *headers)
     assert same(site, request).status == 200

@@ -500,7 +500,7 @@ def of_a_repository(site: Any) -> Any:
 def test_what_is_no_form_is_a_body_whatever_its_label(
     of_a_repository: Any, path: str, body: bytes, expected: list[tuple[str, bytes, str]]
 ) -> None:
-    for _ in range(2):  # the second one may take the shortcut
+    for _ in range(2):
         assert of_a_repository.ask("inference", "POST", path, body, **FORM_TYPE).status == 200
         assert fields(of_a_repository) == expected
 
