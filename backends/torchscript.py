@@ -9,6 +9,7 @@ torch.jit is deprecated in torch 2.13 and works; its deprecation warnings are si
 from __future__ import annotations
 
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,7 +68,23 @@ def load(path: Path, device: torch.device) -> Any:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
+        if is_saved_object(path):
+            raise CannotLoad(
+                f"{path} cannot be loaded as TorchScript: it is what torch.save wrote, a state dict or a pickled module. Put a "
+                "model.py with the module's class beside it and save model.state_dict(), or write a program: "
+                "torch.jit.script(model).save(…), or torch.export.save(…, 'model.pt2')"
+            ) from None
         raise CannotLoad(f"{path} cannot be loaded as TorchScript: {error}") from None
+
+
+def is_saved_object(path: Path) -> bool:
+    """Whether torch.save wrote the file: a zip with `<name>/data.pkl`, without the `constants.pkl` of a program."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            ends = {name.rpartition("/")[2] for name in archive.namelist()}
+            return "data.pkl" in ends and "constants.pkl" not in ends
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def script_arguments(module: Any) -> tuple[str, ...] | None:

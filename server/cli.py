@@ -11,7 +11,9 @@ jitney tune MODEL …                        finds the parameters and number of 
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -90,6 +92,12 @@ def switch(text: str) -> bool:
     return text.lower() in ("true", "1")
 
 
+def port(text: str) -> int:
+    if not (text.isdecimal() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got '{text}'")
+    return int(text)
+
+
 def serve_parser(no_meaning: Iterable[str] = NO_MEANING) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jitney serve",
@@ -123,10 +131,10 @@ def serve_parser(no_meaning: Iterable[str] = NO_MEANING) -> argparse.ArgumentPar
     add("--cache-config", metavar="local,size=BYTES", help="size of the response cache")
     add("--id", dest="server_id", metavar="NAME", help="what GET /v2 calls the server (triton)")
     add("--http-address", metavar="HOST", help="address of the inference port (127.0.0.1)")
-    add("--http-port", type=int, metavar="PORT", help="inference port (8080)")
-    add("--management-port", type=int, metavar="PORT", help="management port (8081)")
+    add("--http-port", type=port, metavar="PORT", help="inference port (8080)")
+    add("--management-port", type=port, metavar="PORT", help="management port (8081)")
     add("--metrics-address", metavar="HOST", help="address of the metrics port (127.0.0.1)")
-    add("--metrics-port", type=int, metavar="PORT", help="metrics port (8082)")
+    add("--metrics-port", type=port, metavar="PORT", help="metrics port (8082)")
     add("--http-max-input-size", dest="max_request_size", type=int, metavar="BYTES", help="largest request body (67108864)")
     add(
         "--http-header-forward-pattern", metavar="REGEX", help="headers that become parameters of KServe requests for models"
@@ -155,7 +163,11 @@ def serve_parser(no_meaning: Iterable[str] = NO_MEANING) -> argparse.ArgumentPar
 def serve_flags(arguments: Sequence[str]) -> dict[str, Any]:
     """The flags of `jitney serve` as `Settings.load` takes them; says once what has no meaning here."""
     no_meaning = without_meaning(arguments)
-    given = vars(serve_parser(no_meaning).parse_args(list(arguments)))
+    parser = serve_parser(no_meaning)
+    parsed, unknown = parser.parse_known_args(list(arguments))
+    if unknown:
+        parser.error(_unrecognized(unknown, parser.format_help()))
+    given = vars(parsed)
     given.pop("no_meaning")
     for option in dict.fromkeys(argument.split("=")[0] for argument in arguments):
         if option in no_meaning:
@@ -175,6 +187,24 @@ def serve_flags(arguments: Sequence[str]) -> dict[str, Any]:
         if name in flags:
             flags[name] = "true" if flags[name] else "false"
     return flags | {"no_config_snapshots": True}
+
+
+def _unrecognized(unknown: Sequence[str], known: str) -> str:
+    """What to type instead of arguments that `jitney serve` does not take; `known` is the help, which has all that it does."""
+    text = f"unrecognized arguments: {' '.join(unknown)}"
+    first = unknown[0]
+    if not first.startswith("-"):
+        return f"{text}; a folder of models is named by --model-repository {first}, one of archives by --model-store {first}"
+    option = "--" + first.lstrip("-").replace("_", "-").split("=")[0].lower()
+    close = difflib.get_close_matches(option, re.findall(r"--[a-z-]+[a-z]", known), n=1)
+    return f"{text}; did you mean {close[0]}?" if close else text
+
+
+def _unknown_command(word: str) -> str:
+    """What to type instead of a first word that is no command: the nearest one, or the flag of torchserve's that is called so."""
+    near = difflib.get_close_matches(word.lower(), [*COMMANDS, *_FLAGS], n=1)
+    meant = f"; did you mean `jitney {'--' * (near[0] in _FLAGS)}{near[0]}`?" if near else ""
+    return f"unknown command '{word}', expected {', '.join(COMMANDS)} or torchserve's flags{meant}"
 
 
 def _folders(repositories: list[str], stores: list[str]) -> dict[str, Any]:
@@ -252,6 +282,8 @@ def _require_working_directory() -> None:
         raise InvalidConfig(f"the working directory cannot be used: {error.strerror}; change into one that exists") from None
 
 
+#: Flags of torchserve's that people type as commands.
+_FLAGS = ("start", "stop", "version", "help")
 COMMANDS = {"demo": demo, "serve": serve, "archive": archive, "bench": bench, "tune": tune}
 
 
@@ -265,8 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print((__doc__ or "").strip() + f"\n\nEach takes --help. jitney {__version__}")
             return 0
         if arguments and not arguments[0].startswith("-"):
-            known = ", ".join(COMMANDS)
-            print(f"jitney: unknown command '{arguments[0]}', expected {known} or torchserve's flags", file=sys.stderr)
+            print(f"jitney: {_unknown_command(arguments[0])}", file=sys.stderr)
             return 2
         return torchserve_cli.main(arguments)
     except (InvalidConfig, NothingAnswers) as error:

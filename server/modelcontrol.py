@@ -18,7 +18,7 @@ from .deployment import Deployment, Options, State
 from .ensemble import Models
 from .errors import InvalidConfig, JitneyError, LoadFailed, ModelNotFound, Unavailable
 from .polling import Poller
-from .registry import Registry
+from .registry import Record, Registry
 from .repository import ensembles
 from .repository.config import ModelConfig
 from .repository.triton import TritonRepository
@@ -76,15 +76,26 @@ class ModelControl:
         """Loads the named models, or all, a few at a time; a model that fails is listed with its reason and reported."""
         wanted = list(names) if names is not None else self.repository.names()
         run = _Startup(report)
+        for name in wanted:
+            if not self._serving(name):
+                self.registry.note(name, "", State.LOADING, "")  # its turn may come late
 
         def load(name: str) -> None:
             try:
                 self._load(name, run=run)
             except JitneyError as error:
                 log.debug("model '%s' was not loaded: %s", name, error)  # it has been reported
+            finally:
+                self._no_longer_waits(name)
 
         with ThreadPoolExecutor(LOAD_THREADS, thread_name_prefix="load") as pool:
             list(pool.map(load, wanted))
+
+    def _no_longer_waits(self, model: str) -> None:
+        """Takes back that a model as a whole waits to be loaded, where nothing has done so."""
+        reasons = dict(self.registry.records()).get(model, Record()).reasons
+        if reasons.get("") == (State.LOADING, ""):
+            self.registry.forget(model, "")
 
     def load(self, model: str, config_json: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
         """Loads or reloads one model over the API; returns when it serves, raises with the reason when it does not."""

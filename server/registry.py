@@ -43,6 +43,11 @@ class Record:
         return max(self.serving, key=version_order, default=None)
 
 
+def _told(state: State, reason: str) -> str:
+    """Why a version does not serve, for whoever asked it."""
+    return reason or ("it is being loaded" if state is State.LOADING else "")
+
+
 def version_order(version: str) -> tuple[int, int, str]:
     """Sorts versions as numbers where they are numbers, after those that are not."""
     return (1, int(version), "") if version.isdecimal() else (0, 0, version)
@@ -79,10 +84,11 @@ class Registry:
         if wanted is not None and (found := record.serving.get(wanted)):
             return found
         if wanted in record.reasons:
-            raise ModelNotReady(model, version, record.reasons[wanted][1] if wanted else "")
+            raise ModelNotReady(model, version, _told(*record.reasons[wanted]) if wanted else "")
         if version is not None:
             raise VersionNotFound(model, version)
-        reason = "; ".join(f"version {v}: {why}" if v else why for v, (_, why) in record.reasons.items() if why)
+        told = {v: _told(state, why) for v, (state, why) in record.reasons.items()}
+        reason = "; ".join(f"version {v}: {why}" if v else why for v, why in told.items() if why)
         raise ModelNotReady(model, None, reason or "it has no available versions")
 
     def deployments(self) -> list[Deployment]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ..backends.codecs.own import with_source
 from .deployment import Deployment, Options, State
 from .ensemble import EnsembleDeployment, Models
-from .errors import Draining, JitneyError, LoadFailed, ModelNotFound
+from .errors import Draining, InvalidConfig, JitneyError, LoadFailed, ModelNotFound
 from .registry import Registry
 from .repository.config import InstanceGroup, ModelConfig
 from .repository.layout import check_file
@@ -80,6 +80,7 @@ class Rollout:
         versions that did not change are loaded anew.
         """
         serving = self.serving(model)
+        _refuse_archives(configs, serving)
         kept = [] if afresh else [config for config in configs if _same_but_for_size(serving.get(config.version), config)]
         started = self._start([config for config in configs if config not in kept])
         try:
@@ -105,6 +106,7 @@ class Rollout:
                 self._begun(started[-1])
                 if config.version not in self.serving(config.name):
                     self.registry.note(config.name, config.version, State.LOADING, "")
+                    self.registry.forget(config.name, "")
         except BaseException:
             self._withdraw(started, "the load failed")
             self._over(started)
@@ -198,12 +200,27 @@ class Rollout:
             self.registry.note(config.name, config.version, State.UNAVAILABLE, reason)
 
     def _switch(self, model: str, deployments: Sequence[Deployment], wanted: set[str]) -> None:
-        """Routes to the new deployments and closes what they replace, and versions that are no longer wanted."""
+        """Routes to the new deployments and closes what they replace, and versions that are no longer wanted.
+
+        Versions that were registered as archives are not the repository's, and stay.
+        """
         replaced = [self.registry.put(deployment) for deployment in deployments]
         if self.serving(model):
-            replaced += [self.registry.take(model, v) for v in self.serving(model) if v not in wanted]
+            gone = [v for v, old in self.serving(model).items() if v not in wanted and not old.config.is_archive]
+            replaced += [self.registry.take(model, version) for version in gone]
             self.registry.forget(model, "")
         close_aside([old for old in replaced if old is not None])
+
+
+def _refuse_archives(configs: Sequence[ModelConfig], serving: Mapping[str, Deployment]) -> None:
+    """InvalidConfig where a version of the repository has the name and number of one that was registered as an archive."""
+    for config in configs:
+        old = serving.get(config.version)
+        if old is not None and old.config.is_archive:
+            raise InvalidConfig(
+                f"version {config.version} of model '{config.name}' is served from an archive already; give one of them "
+                "another name or version, or unregister the archive"
+            )
 
 
 def close_aside(deployments: Sequence[Deployment], afterwards: Callable[[], None] | None = None) -> None:

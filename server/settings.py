@@ -212,10 +212,10 @@ def start_problems(settings: Settings) -> list[str]:
         problems.append("Missing mandatory parameter --model-store")
     for flag, folder in (("model-store", settings.model_store), ("workflow-store", settings.workflow_store)):
         if folder and not Path(folder).is_dir():
-            problems.append(f"--{flag} directory not found: {folder}")
-    problems += [
-        f"--model-repository directory not found: {folder}"
-        for folder in settings.model_repository
-        if not Path(folder).is_dir()
-    ]
+            problems.append(_not_found(flag, folder))
+    problems += [_not_found("model-repository", folder) for folder in settings.model_repository if not Path(folder).is_dir()]
     return problems
+
+
+def _not_found(flag: str, folder: str) -> str:
+    return f"--{flag} directory not found: {folder}{', which is a file' if Path(folder).is_file() else ''}"

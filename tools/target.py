@@ -80,12 +80,29 @@ class Target:
         return f"{self.url}/predictions/{quote(self.name, safe='')}"
 
     def describe(self) -> Model:
-        """TargetError where the model is not there or not ready."""
+        """TargetError where the model is not there, not ready, or an ensemble."""
         try:
             _get(f"{self.url}{self._path}/ready")
         except TargetError as error:
-            raise TargetError(f"model '{self.name}' is not ready: {error}") from None
-        return parse_model(self.name, json.loads(_get(f"{self.url}{self._path}/config")))
+            raise TargetError(f"model '{self.name}' is not ready: {self._why_not() or error}") from None
+        config = json.loads(_get(f"{self.url}{self._path}/config"))
+        if config.get("platform") == "ensemble":
+            steps = ", ".join(dict.fromkeys(step["model_name"] for step in config["ensemble_scheduling"]["step"]))
+            raise TargetError(
+                f"model '{self.name}' is an ensemble, which has no batches of its own: measure its steps, {steps}"
+            )
+        return parse_model(self.name, config)
+
+    def _why_not(self) -> str:
+        """What the server's index says of a model that is not ready; "" where it says nothing."""
+        try:
+            index = json.loads(_get(f"{self.url}/v2/repository/index", b"{}"))
+        except (TargetError, ValueError):
+            return ""
+        entries = [entry for entry in index if entry.get("name") == self.name]
+        if not entries:
+            return f"the server has {', '.join(sorted({entry['name'] for entry in index})) or 'no models'}"
+        return next((entry["reason"] for entry in entries if entry.get("reason")), "")
 
     def counters(self) -> Counters:
         """The model's counters now; all its versions together."""
@@ -171,9 +188,10 @@ def infer_request(tensors: Sequence[Tensor]) -> tuple[bytes, dict[str, str]]:
     return head + b"".join(bytes(tensor.data) for tensor in tensors), headers
 
 
-def _get(url: str) -> bytes:
+def _get(url: str, body: bytes | None = None) -> bytes:
+    """What the server answers; with a `body` it is posted. TargetError with what it said where that is no 200."""
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+        with urllib.request.urlopen(url, body, timeout=TIMEOUT_SECONDS) as response:
             content: bytes = response.read()
             return content
     except urllib.error.HTTPError as error:

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..server.errors import JitneyError
+from ..server.errors import InvalidConfig, JitneyError, ModelNotFound
 from ..server.repository.config import ModelConfig
 from ..server.repository.layout import CONFIG_FILE
 from ..server.repository.triton import TritonRepository
@@ -65,9 +65,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _read(repository: TritonRepository, model: str) -> ModelConfig:
+    """The newest version's configuration; InvalidConfig with the models that there are where this one is none of them."""
+    try:
+        return repository.read(model)[-1]
+    except ModelNotFound as error:
+        raise InvalidConfig(f"{error}; the model repository has: {', '.join(repository.names()) or 'no models'}") from None
+
+
 def tune(options: argparse.Namespace) -> int:
     """Searches, prints, writes."""
-    config = TritonRepository([options.model_repository]).read(options.model)[-1]
+    config = _read(TritonRepository([options.model_repository]), options.model)
     plan, left_out = make_plan(config, options)
     search = Search(plan, lambda text: print(text, file=sys.stderr, flush=True))
     print(_headline(config, plan), flush=True)

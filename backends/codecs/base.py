@@ -65,7 +65,7 @@ def main_part(parts: Sequence[Part], or_where: str = "") -> Part:
         raise InvalidRequest("the request's body is empty")
     found = ", ".join(f"'{name}'" for name in named) or "none"
     files = any(part.content_type for part in parts)
-    hint = "" if files else "; curl -d sends a form, use -T FILE or -H 'Content-Type: application/json'"
+    hint = "" if files else "; curl -d sends a form, use -T FILE, or -H 'Content-Type: application/json' (text/plain, …)"
     raise InvalidRequest(
         f"expected the input as the request's body or in a form field named 'data'{or_where}, found fields: {found}{hint}"
     )

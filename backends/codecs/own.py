@@ -32,7 +32,7 @@ from ...server.repository.config import ModelConfig
 from ...server.repository.names import inside
 from ..base import Part, Response
 from ..tensor import Tensor
-from .base import Codec, Encode, bad_output, refuse_explanation
+from .base import Codec, Encode, refuse_explanation
 from .json_codec import with_json
 from .json_inputs import JsonInputs
 
@@ -144,7 +144,8 @@ class OwnCodec(Codec):
         return ModelFailed(f"{where} failed in {function}: {type(error).__name__}: {error}", by_model=True)
 
     def _misfit(self, function: str, what: str) -> ModelFailed:
-        found = bad_output(self.config, f"what {function} returned: {what}")
+        where = f"codec '{self.config.codec}' of model '{self.config.name}'"
+        found = ModelFailed(f"{where}: what {function} returned does not fit: {what}", "BAD_OUTPUT")
         log.error("%s", found)
         return found
 

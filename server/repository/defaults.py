@@ -99,6 +99,10 @@ def backend_of(config: Message, version_directory: Path, source: Source) -> str:
     raise source.error(text, "backend" if config.backend else "platform")
 
 
+#: Ends of the names of files that hold weights and no program.
+_WEIGHTS = (".safetensors", ".bin", ".ckpt")
+
+
 def _no_backend(config: Message, version_directory: Path) -> str:
     """Why neither the configuration nor the version's files tell how to run the model, and what would."""
     text, named = f"must specify 'platform' or 'backend' for '{config.name}': ", config.default_model_filename
@@ -114,6 +118,9 @@ def _no_backend(config: Message, version_directory: Path) -> str:
             name = PT2_FILENAME if suffix == ".pt2" else DEFAULT_FILENAME[backend]
             written = f'backend: "{backend}" default_model_filename: "{alike[0]}"'
             return f"{text}; rename {alike[0]} to {name}, or write {written} into its config.pbtxt"
+    if weights := [name for name in names if name.endswith(_WEIGHTS)]:
+        rename = "" if weights[0].endswith(".safetensors") else f", and rename {weights[0]} to {DEFAULT_FILENAME['pytorch']}"
+        return f"{text}: weights alone; put a model.py with the module's class beside them{rename}"
     return text
 
 

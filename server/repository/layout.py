@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from ..errors import InvalidConfig
 from .config import ModelConfig
 
 CONFIG_FILE = "config.pbtxt"
+#: Names that people give a configuration by mistake, or because they took it from elsewhere.
+_LIKE_CONFIG = re.compile(r"config\.(pb|pbtx|pbtext|pbtxt|prototxt|proto|txt|text)(\.\w+)?", re.IGNORECASE)
+#: How many levels below a folder are searched for models.
+_LEVELS = 3
 #: Ends of the names of a version's files, of this server's backends and of Triton's others.
 _MODEL_SUFFIXES = (".onnx", ".pt", ".pth", ".pt2", ".py", ".plan", ".savedmodel", ".graphdef", ".xml", ".safetensors")
 
@@ -90,6 +95,25 @@ def check_file(config: ModelConfig) -> None:
         raise InvalidConfig(f"unable to find '{path}' for model '{config.name}' in a folder {listing(path.parent)}")
 
 
+def misplaced_configs(model: Path) -> list[str]:
+    """Sentences about files that were meant to be the model's `config.pbtxt`, and are not read where they are."""
+    right = model / CONFIG_FILE
+    found = [path for path in entries(model) if path.name != CONFIG_FILE and _LIKE_CONFIG.fullmatch(path.name)]
+    if right.is_file():
+        found = []  # what lies beside it is a copy
+    found += [path / CONFIG_FILE for path in _numbered(entries(model)) if (path / CONFIG_FILE).is_file()]
+    return [f"{path} is not read: a model's configuration is {right}" for path in found if path.is_file()]
+
+
+def _holds_models(directory: Path, levels: int = _LEVELS) -> Path | None:
+    """The folder that holds models: this one or the first below it; None where there is none within `levels`."""
+    folders = [path for path in entries(directory) if path.is_dir() and not path.is_symlink()]
+    if any(map(is_model, folders)):
+        return directory
+    below = (_holds_models(path, levels - 1) for path in folders) if levels > 1 else ()
+    return next((path for path in below if path is not None), None)
+
+
 def missing_version(model: Path) -> str:
     """What a model's folder without any version holds instead, and what to do about it."""
     found = entries(model)
@@ -97,8 +121,10 @@ def missing_version(model: Path) -> str:
     text = f"{model} has no numbered version folder; expected {model}/1/ with the model's file in it"
     if files := [path.name for path in found if path.is_file() and is_model_file(path.name)]:
         return f"{text}: move {', '.join(files)} there"
-    if inner := [path.name for path in folders if is_model(path)]:
-        return f"{text}, found folders of models ({', '.join(inner[:5])}): start with --model-repository {model}"
+    right = _holds_models(model)
+    if right is not None:
+        inner = [path.name for path in entries(right) if path.is_dir() and is_model(path)]
+        return f"{text}, found folders of models ({', '.join(inner[:5])}): start with --model-repository {right}"
     if odd := [path.name for path in folders if any(is_model_file(each.name) for each in entries(path))]:
         return f"{text}, found {odd[0]}/: rename it to a number from 1 on, without leading zeros"
     return f"{text}; an ensemble needs the folder too, it stays empty"

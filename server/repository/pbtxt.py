@@ -6,6 +6,7 @@ one generated module is loaded by itself, under its own name.
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
 import re
@@ -88,9 +89,29 @@ def parse_config(text: str, path: str) -> Message:
         line = error.GetLine()
         place = f"{path}:{line}" if line is not None else path
         reason = re.sub(r"^[0-9]+:[0-9]+ : ", "", str(error))
-        raise InvalidConfig(f"{place}: {reason if len(reason) < 400 else '…' + reason[-400:]}") from None
+        raise InvalidConfig(f"{place}: {reason if len(reason) < 400 else '…' + reason[-400:]}{_nearest(reason)}") from None
     except (ValueError, RecursionError) as error:
         raise InvalidConfig(f"{path}: {error}") from None
+
+
+def _nearest(reason: str) -> str:
+    """What to write instead of the field or value that protobuf's message says is unknown; "" where nothing is like it."""
+    found = re.search(r'(Message|Enum) type "inference\.([\w.]+)" has no (?:field|value) named "?(\w+)', reason)
+    if found is None:
+        return ""
+    kind, path, name = found.groups()
+    *outer, last = path.split(".")
+    scope = schema.ModelConfig.DESCRIPTOR.file.message_types_by_name
+    for part in outer:
+        scope, enums = scope[part].nested_types_by_name, scope[part].enum_types_by_name
+    if kind == "Message":
+        near = difflib.get_close_matches(name, [field.name for field in scope[last].fields], n=1)
+        return f" Did you mean {near[0]}?" if near else ""
+    values = [
+        value.name for value in (enums if outer else schema.ModelConfig.DESCRIPTOR.file.enum_types_by_name)[last].values
+    ]
+    near = [value for value in values if value.partition("_")[2] == name.upper()]
+    return f" Did you mean {near[0]}?" if near else f" Expected one of {', '.join(values)}."
 
 
 def _without_empty_entries(config: Message) -> Message:

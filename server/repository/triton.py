@@ -34,7 +34,7 @@ from .defaults import (
 )
 from .devices import framework_uses_gpus
 from .fields import check_fields
-from .layout import CONFIG_FILE, check_level, loose_ends, missing_version
+from .layout import CONFIG_FILE, check_level, loose_ends, misplaced_configs, missing_version
 from .limits import NO_LIMITS, Limits, limited
 from .names import inside, is_safe_name, safe_name
 from .pbtxt import Message, Source, parse_config, parse_config_json, schema
@@ -144,6 +144,8 @@ class TritonRepository:
     # -- how ---------------------------------------------------------------------------------------------------------------
 
     def _read(self, directory: Path, name: str, config_json: str | None) -> list[ModelConfig]:
+        for sentence in misplaced_configs(directory) if config_json is None else ():
+            log.warning("%s", sentence)
         config, source = self._parse(directory, name, config_json)
         if config.name not in ("", name):
             text = f"unexpected directory name '{name}' for model '{config.name}', directory name must equal model name"

@@ -137,8 +137,12 @@ def test_a_missing_batch_axis_is_told_at_load(tmp_path: Path) -> None:
 
 
 def test_a_state_dict_is_not_torchscript(tmp_path: Path) -> None:
-    torch.save(Pair().state_dict(), tmp_path / "model.pt")
-    with pytest.raises(CannotLoad, match=r"model\.pt cannot be loaded as TorchScript"):
+    for saved in (Pair().state_dict(), Pair()):
+        torch.save(saved, tmp_path / "model.pt")
+        with pytest.raises(CannotLoad, match=r"model\.pt cannot be loaded as TorchScript: it is what torch\.save wrote"):
+            loaded(config(tmp_path, "torchscript", [spec("x", 2)], [spec("y", 2)]))
+    (tmp_path / "model.pt").write_bytes(b"damaged")
+    with pytest.raises(CannotLoad, match=r"model\.pt cannot be loaded as TorchScript: (?!it is what)"):
         loaded(config(tmp_path, "torchscript", [spec("x", 2)], [spec("y", 2)]))
     with pytest.raises(CannotLoad, match=r"other\.pt does not exist"):
         loaded(config(tmp_path, "torchscript", [spec("x", 2)], [spec("y", 2)], filename="other.pt"))

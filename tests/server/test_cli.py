@@ -141,7 +141,8 @@ def test_options_that_have_a_meaning_since_they_guard_or_name_something(tmp_path
         ("--allow-client-shm=perhaps", "expected true or false"),
         ("--strict-readiness=maybe", "expected true or false"),
         ("--model-control-mode=sometimes", "invalid choice: 'sometimes'"),
-        ("--http-port=many", "invalid int value: 'many'"),
+        ("--http-port=many", "argument --http-port: expected a port from 0 to 65535, got 'many'"),
+        ("--metrics-port=99999", "argument --metrics-port: expected a port from 0 to 65535, got '99999'"),
     ],
 )
 def test_flags_that_are_refused(tmp_path: Path, argument: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,9 +166,40 @@ def test_values_that_are_refused(tmp_path: Path, argument: str, complaint: str) 
         settings(tmp_path, argument)
 
 
-def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["sreve"]) == 2
-    assert "unknown command 'sreve'" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("sreve", "jitney serve"), ("Serve", "jitney serve"), ("start", "jitney --start"), ("version", "jitney --version")],
+)
+def test_an_unknown_command_is_named_with_the_nearest(word: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([word]) == 2
+    assert f"unknown command '{word}'" in (said := capsys.readouterr().err) and f"did you mean `{meant}`?" in said
+
+
+def test_a_command_like_no_other_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["xyzzy"]) == 2
+    assert "unknown command 'xyzzy'" in (said := capsys.readouterr().err) and "did you mean" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (
+            ["models"],
+            "models; a folder of models is named by --model-repository models, one of archives by --model-store models",
+        ),
+        (["--modelrepository", "models"], "--modelrepository models; did you mean --model-repository?"),
+        (["--model_repository=models"], "--model_repository=models; did you mean --model-repository?"),
+        (["--port=8000"], "--port=8000; did you mean --http-port?"),
+        (["--xyzzy"], "--xyzzy\n"),
+    ],
+)
+def test_what_serve_does_not_take_is_answered_with_what_to_type(
+    arguments: list[str], advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["serve", *arguments])
+    assert caught.value.code == 2
+    assert f"unrecognized arguments: {advice}" in capsys.readouterr().err
 
 
 class TestFolders:

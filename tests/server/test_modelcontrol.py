@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from jitney.server import modelcontrol
 from jitney.server.dataplane import DataPlane
 from jitney.server.errors import InvalidConfig, LoadFailed, ModelNotReady, Unavailable
 from jitney.tests.fakes.plane import DOUBLING, doubling, first, loaded, rows
@@ -154,3 +155,24 @@ def test_a_misspelt_model_is_told_with_those_that_there_are(tmp_path: Path) -> N
         assert plane.modelcontrol is not None
         plane.modelcontrol.load_all(["n"], lambda model, version, reason, seconds: told.append((model, reason)))
     assert told == [("n", "model 'n' is not found; the model repository has: m")]
+
+
+def test_a_model_whose_turn_has_not_come_is_said_to_be_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modelcontrol, "LOAD_THREADS", 1)
+    with loaded(tmp_path) as plane:
+        doubling(tmp_path, "m")
+        doubling(tmp_path, "n")
+        (tmp_path / "empty").mkdir()
+        seen: list[str] = []
+
+        def report(model: str, version: str, reason: str | None, seconds: float) -> None:
+            if model == "m":
+                with pytest.raises(ModelNotReady) as caught:
+                    plane.config("n")
+                seen.append(str(caught.value))
+
+        assert plane.modelcontrol is not None
+        plane.modelcontrol.load_all(["nosuch", "m", "n", "empty"], report)
+        assert seen == ["model 'n' is not ready: it is being loaded"]
+        index = [(entry.name, entry.version, entry.state) for entry in plane.index()]
+        assert index == [("empty", "", "UNAVAILABLE"), ("m", "1", "READY"), ("n", "1", "READY")]

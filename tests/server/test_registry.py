@@ -10,6 +10,7 @@ import pytest
 
 from jitney.server.dataplane import DataPlane
 from jitney.server.deployment import State
+from jitney.server.errors import ModelNotReady
 from jitney.server.journal import registered
 from jitney.server.registry import Registry
 
@@ -46,3 +47,14 @@ def test_who_lists_the_models_never_meets_one_that_has_just_gone(
         done.set()
         changing.join()
         sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("version", [None, "1"])
+def test_a_model_that_is_being_loaded_is_said_to_be_and_one_that_could_not_says_why(version: str | None) -> None:
+    registry = Registry()
+    registry.note("model", "1", State.LOADING, "")
+    with pytest.raises(ModelNotReady, match="it is being loaded"):
+        registry.deployment("model", version)
+    registry.note("model", "1", State.UNAVAILABLE, "weights.bin is damaged")
+    with pytest.raises(ModelNotReady, match=r"weights\.bin is damaged"):
+        registry.deployment("model", version)

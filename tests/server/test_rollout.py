@@ -160,7 +160,8 @@ def test_what_is_loading_is_given_up_when_the_server_ends(model: Path) -> None:
     control = ModelControl(registry, repository, plane, Options(), "explicit")
     loading = threading.Thread(target=control.load_all, args=(None, lambda *_: None))
     loading.start()
-    wait_until(lambda: [entry.state for entry in registry.index()] == ["LOADING"], PATIENCE, "the load")
+    begun = [("2", "LOADING")]
+    wait_until(lambda: [(entry.version, entry.state) for entry in registry.index()] == begun, PATIENCE, "the load")
     control.close()
     loading.join(PATIENCE)
     assert not loading.is_alive()

@@ -14,6 +14,15 @@ from jitney.tools.served import serving
 
 QUICK = ["--seconds", "0.4", "--rounds", "1", "--loads", "20"]
 
+CHAIN = f"""platform: "ensemble" max_batch_size: 2
+input [ {{ name: "IN" data_type: TYPE_FP32 dims: [ 64 ] }} ]
+output [ {{ name: "OUT" data_type: TYPE_FP32 dims: [ 1 ] }} ]
+ensemble_scheduling {{ step [ {{
+  model_name: "{device_model.NAME}" model_version: -1
+  input_map {{ key: "INPUT" value: "IN" }} output_map {{ key: "OUTPUT" value: "OUT" }}
+}} ] }}
+"""
+
 
 def cells(text: str, start: str) -> list[str]:
     row = next(line for line in text.splitlines() if line.startswith(start))
@@ -41,6 +50,8 @@ def test_a_server_is_started_and_measured(tmp_path: Path, capsys: pytest.Capture
 def test_a_running_server_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     repository = tmp_path / "models"
     device_model.build(repository, 0.002, 0.0005, rows=2)
+    (repository / "chain" / "1").mkdir(parents=True)
+    (repository / "chain" / "config.pbtxt").write_text(CHAIN)
     with serving(repository, folder=tmp_path) as server:
         common = ["--url", server.inference, "--metrics-url", server.metrics]
         assert main([device_model.NAME, *common, *QUICK]) == 0
@@ -51,7 +62,9 @@ def test_a_running_server_is_measured(tmp_path: Path, capsys: pytest.CaptureFixt
         assert main([device_model.NAME, *common, *QUICK, "--fit", "2,0.5"]) == 0
         assert "as given with --fit: t(b) = 2.00 ms + 0.500 ms × b" in capsys.readouterr().out
         assert main(["unknown", *common, *QUICK]) == 1
-        assert "model 'unknown' is not ready" in capsys.readouterr().err
+        assert f"model 'unknown' is not ready: the server has chain, {device_model.NAME}" in capsys.readouterr().err
+        assert main(["chain", *common, *QUICK]) == 1
+        assert f"no batches of its own: measure its steps, {device_model.NAME}" in capsys.readouterr().err
         chart = tmp_path / "chart.svg"
         assert main([device_model.NAME, *common, *QUICK, "--fit", "0,0.001", "--plot", str(chart)]) == 0
         small = capsys.readouterr().out

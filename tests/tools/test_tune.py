@@ -253,6 +253,12 @@ def test_a_model_that_cannot_run_is_told_with_its_reason(tmp_path: Path, capsys:
     assert "it is broken" in capsys.readouterr().err
 
 
+def test_a_model_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_model(tmp_path, "broken", PBTXT, BROKEN)
+    assert tune.main(["borken", "--model-repository", str(tmp_path)]) == 1
+    assert "model 'borken' is not found; the model repository has: broken" in capsys.readouterr().err
+
+
 def test_a_model_that_hangs_is_ended(tmp_path: Path) -> None:
     write_model(tmp_path, "stuck", PBTXT, STUCK)
     began = time.monotonic()

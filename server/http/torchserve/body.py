@@ -27,19 +27,39 @@ def media_type(content_type: str) -> tuple[str, str]:
     return mime, mime.lower()
 
 
-def read_parts(body: bytes | bytearray | memoryview, content_type: str, *, believes: bool = True) -> list[Part]:
-    """One part per form field, or the whole body under the name `body`, with its content type without parameters.
-
-    `believes` false: a body that is labelled as an urlencoded form and cannot be one is a body without a content type.
-    """
+def read_parts(body: bytes | bytearray | memoryview, content_type: str) -> list[Part]:
+    """One part per form field, or the whole body under the name `body`, with its content type without parameters (TorchServe)."""
     mime, kind = media_type(content_type)
-    if kind == _MULTIPART:
-        _, options = falcon.parse_header(content_type)
-        if boundary := options.get("boundary"):
-            return parse_multipart(_searchable(body), boundary)
+    if kind == _MULTIPART and (boundary := _boundary(content_type)):
+        return parse_multipart(_searchable(body), boundary)
     if kind == FORM:
-        return parse_form(body) if believes or not len(body) or is_form(body) else [Part("body", body)]
+        return parse_form(body)
     return [Part("body", body, mime)]
+
+
+def read_parts_strictly(body: bytes | bytearray | memoryview, content_type: str) -> list[Part]:
+    """The same for models of a repository, where nothing that was sent is dropped or mistaken in silence.
+
+    A body that is labelled as an urlencoded form and cannot be one is a body without a content type. InvalidRequest for
+    multipart bodies without a boundary or an end, and for a field that is given twice.
+    """
+    _, kind = media_type(content_type)
+    if kind == FORM:
+        return parse_form(body, once=True) if not len(body) or is_form(body) else [Part("body", body)]
+    if kind == _MULTIPART:
+        boundary = _boundary(content_type)
+        if not boundary:
+            raise InvalidRequest(
+                "the content type multipart/form-data names no boundary; leave the header to the client's library, which "
+                "writes it itself (curl -F, requests' files=)"
+            )
+        return parse_multipart(_searchable(body), boundary, strict=True)
+    return read_parts(body, content_type)
+
+
+def _boundary(content_type: str) -> str | None:
+    _, options = falcon.parse_header(content_type)
+    return options.get("boundary")
 
 
 def _searchable(body: bytes | bytearray | memoryview) -> bytearray | bytes:

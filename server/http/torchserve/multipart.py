@@ -2,7 +2,8 @@
 
     --boundary CRLF  header CRLF …  CRLF  data CRLF  --boundary CRLF  …  --boundary--
 
-A part that does not end (a truncated body) is left out, without an error. Of parts with one name the last one counts. A part
+A part that does not end (a truncated body) is left out, without an error. Of parts with one name the last one counts. Where
+that is not wanted, both are refused (`strict`, `once`). A part
 with a file name keeps its content type (application/octet-stream where it names none); a plain field has none.
 """
 
@@ -23,20 +24,29 @@ MAX_FIELDS = 1000
 _NO_FORM = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
-def parse_multipart(body: bytearray | bytes, boundary: str) -> list[Part]:
-    """The parts of a multipart body, in order; InvalidRequest where a part has no name or there are too many."""
+def parse_multipart(body: bytearray | bytes, boundary: str, *, strict: bool = False) -> list[Part]:
+    """The parts of a multipart body, in order; InvalidRequest where a part has no name or there are too many.
+
+    `strict`: also where the body does not end with its boundary, or two parts have one name.
+    """
     mark = b"--" + boundary.encode("latin-1")
     view, parts = memoryview(body), {}
     at = 0 if body.startswith(mark) else body.find(b"\r\n" + mark) + 2
     if at == 1:
+        if strict:
+            raise InvalidRequest(f"the multipart body does not have the boundary '{boundary}' that its content type names")
         return []
     while not body.startswith(b"--", at + len(mark)):
         head = body.find(b"\r\n", at + len(mark))
         start = body.find(b"\r\n\r\n", head, head + MAX_PART_HEADER)
         end = body.find(b"\r\n" + mark, start + 2)
         if min(head, start, end) < 0:
+            if strict:
+                raise InvalidRequest(f"the multipart body ends before its last boundary, --{boundary}--")
             break  # truncated
         part = _part(bytes(body[head + 2 : start]), view[start + 4 : end])
+        if strict and part.name in parts:
+            raise InvalidRequest(f"the form's field '{part.name}' is given twice")
         parts[part.name] = part
         if len(parts) > MAX_PARTS:
             raise InvalidRequest(f"the multipart body has more than {MAX_PARTS} parts")
@@ -72,8 +82,11 @@ def is_form(body: bytes | bytearray | memoryview) -> bool:
     return True
 
 
-def parse_form(body: bytes | bytearray | memoryview) -> list[Part]:
-    """The fields of an urlencoded body. A bare word is an empty field, and none at all at the end (`curl -d word`)."""
+def parse_form(body: bytes | bytearray | memoryview, *, once: bool = False) -> list[Part]:
+    """The fields of an urlencoded body. A bare word is an empty field, and none at all at the end (`curl -d word`).
+
+    `once`: InvalidRequest for a field that is given twice.
+    """
     fields, pieces = {}, bytes(body).split(b"&")
     if len(pieces) > MAX_FIELDS:
         raise InvalidRequest(f"the form has more than {MAX_FIELDS} fields")
@@ -81,6 +94,8 @@ def parse_form(body: bytes | bytearray | memoryview) -> list[Part]:
         name, equals, value = piece.partition(b"=")
         if name and (equals or index < len(pieces) - 1):
             key = _unquote(name).decode("utf-8", "replace")
+            if once and key in fields:
+                raise InvalidRequest(f"the form's field '{key}' is given twice")
             fields[key] = Part(key, _unquote(value))
     return list(fields.values())
 

@@ -16,7 +16,7 @@ from ...errors import Cancelled, InvalidParameter, JitneyError, ModelNotFound, V
 from ...metrics.ledger import Ledger
 from ..inline import inline_limit
 from ..plan import MAX_HEADS, InFlightRequest, Reply, ReplyHead, RoutePlan
-from .body import FORM, FORMS, client_headers, media_type, query, query_parts, read_parts
+from .body import FORMS, client_headers, media_type, query, query_parts, read_parts, read_parts_strictly
 from .errors import Target, problem, with_reason
 from .render import ENVELOPE_PAIRS, new_request_id, prediction_head, problem_reply
 
@@ -110,7 +110,7 @@ class PredictPlan(RoutePlan):
         mime, kind = media_type(label)
         if kind not in FORMS:
             return [Part("body", flight.body, mime)]
-        return read_parts(flight.body, label, believes=kind != FORM or self.inference.is_archive(model, version))
+        return (read_parts if self.inference.is_archive(model, version) else read_parts_strictly)(flight.body, label)
 
     def _submit(self, flight: InFlightRequest, asked: Asked, request: Request) -> None:
         """Queues the request and counts it, also where it is refused, unless no such model exists."""

@@ -157,7 +157,7 @@ class TestEncode:
 
     @pytest.mark.parametrize("returned", ["object()", "(1, 'image/png')", "'\\ud800'", "{1: b''}"])
     def test_what_cannot_be_sent_is_named(self, make: Make, returned: str) -> None:
-        with pytest.raises(ModelFailed, match=r"codec 'codec\.py': what encode returned") as caught:
+        with pytest.raises(ModelFailed, match=r"codec 'codec\.py' of model 'm': what encode returned") as caught:
             answered(make(functions(encode=returned)), self.Y)
         assert caught.value.code == "BAD_OUTPUT"
 

@@ -49,10 +49,10 @@ def handle(data, context):
 """
 
 
-def archive(folder: Path, name: str) -> None:
+def archive(folder: Path, name: str, version: str = "1.0") -> None:
     (folder / "handler.py").write_text(HANDLER)
     generate_model_archive(
-        ModelArchiverConfig(model_name=name, version="1.0", handler=str(folder / "handler.py"), export_path=str(folder))
+        ModelArchiverConfig(model_name=name, version=version, handler=str(folder / "handler.py"), export_path=str(folder))
     )
 
 
@@ -168,6 +168,26 @@ def test_serve_takes_a_store_beside_a_repository(tmp_path: Path) -> None:
         assert post(f"{server.inference}/predictions/stray", b"{}")[0] == 404
         stray = str(tmp_path / "models" / "stray.mar")
         assert any(stray in line and "--model-store DIR" in line for line in server.lines)
+
+
+def test_an_archive_with_the_name_of_a_repositorys_model_goes_on_serving(tmp_path: Path) -> None:
+    for folder in ("models", "store"):
+        (tmp_path / folder).mkdir()
+    doubling(tmp_path / "models", "m")
+    doubling(tmp_path / "models", "n")
+    archive(tmp_path / "store", "m")
+    archive(tmp_path / "store", "n", version="1")
+    flags = ("--model-store", str(tmp_path / "store"), "--model-control-mode", "explicit", "--load-model", "*")
+    with serving(tmp_path / "models", flags=flags) as server:
+        assert post(f"{server.inference}/predictions/m/1", b"[1, 2]")[0] == 200
+        assert post(f"{server.inference}/predictions/m/1.0", b"{}", Content_Type="application/octet-stream")[0] == 200
+        clash = "version 1 of model 'n' is served from an archive already; give one of them another name or version"
+        assert any(clash in line for line in server.lines)
+        assert post(f"{server.inference}/predictions/n/1", b"{}", Content_Type="application/octet-stream")[0] == 200
+        config = tmp_path / "models" / "m" / "config.pbtxt"
+        config.write_text(config.read_text() + "\n# changed\n")
+        assert post(f"{server.inference}/v2/repository/models/m/load", b"")[0] == 200
+        assert post(f"{server.inference}/predictions/m/1.0", b"{}", Content_Type="application/octet-stream")[0] == 200
 
 
 def test_without_a_store_the_refusal_says_what_to_do(tmp_path: Path) -> None:

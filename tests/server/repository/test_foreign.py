@@ -73,6 +73,8 @@ def test_an_unknown_backend_is_told_the_general_way(folder: Folder) -> None:
             'rename resnet.onnx to model.onnx, or write backend: "onnxruntime" default_model_filename: "re',
         ),
         ({"1/net.pth": "", "1/notes.txt": ""}, "rename net.pth to model.pt, or write backend: "),
+        ({"1/model.safetensors": ""}, "weights alone; put a model.py with the module's class beside them"),
+        ({"1/pytorch_model.bin": ""}, "class beside them, and rename pytorch_model.bin to model.pt"),
         ({"1/weights.bin": ""}, "which holds weights.bin"),
         ({"1/.keep": ""}, "which is empty"),
         ({"1/a.onnx": "", "1/b.onnx": ""}, "which holds a.onnx, b.onnx"),

@@ -8,7 +8,7 @@ import pytest
 
 from jitney.server.errors import InvalidConfig
 from jitney.server.repository.config import ModelConfig
-from jitney.server.repository.layout import check_file, check_level, listing, loose_ends
+from jitney.server.repository.layout import check_file, check_level, listing, loose_ends, misplaced_configs
 from jitney.server.repository.triton import TritonRepository
 
 
@@ -77,6 +77,8 @@ def test_empty_repositories_and_loose_files_are_told(tmp_path: Path) -> None:
             ["m/inner/1/model.py", "m/other/1/model.py"],
             "folders of models (inner, other): start with --model-repository {m}",
         ),
+        (["m/a/b/1/model.py"], "found folders of models (b): start with --model-repository {m}/a"),
+        (["m/a/.git/", "m/b/c/d/config.pbtxt"], "found folders of models (d): start with --model-repository {m}/b/c"),
         (["m/"], "{m} has no numbered version folder; expected {m}/1/"),
     ],
 )
@@ -86,6 +88,20 @@ def test_a_model_without_a_version_says_what_is_missing(tmp_path: Path, paths: l
         TritonRepository([tmp_path], gpus=[]).read("m")
     assert str(caught.value).startswith("at least one version must be available under the version policy of model 'm': ")
     assert advice.format(m=tmp_path / "m") in str(caught.value)
+
+
+@pytest.mark.parametrize("paths", [["m/config.pbtx"], ["m/Config.pbtxt.txt"], ["m/1/config.pbtxt"], ["m/config.prototxt"]])
+def test_a_configuration_that_is_not_read_is_told(
+    tmp_path: Path, paths: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tmp_path, "m/1/model.py", *paths)
+    with pytest.raises(InvalidConfig, match="there is no such file"):
+        TritonRepository([tmp_path], auto_complete=False, gpus=[]).read("m")
+    assert f"{tmp_path}/{paths[0]} is not read: a model's configuration is {tmp_path}/m/config.pbtxt" in caplog.text
+
+
+def test_configurations_where_they_belong_and_copies_of_them_are_not_told(tmp_path: Path) -> None:
+    assert misplaced_configs(make(tmp_path, "config.pbtxt", "config.pbtxt.bak", "1/model.py", "labels.txt")) == []
 
 
 def test_a_version_without_the_models_file_says_what_is_there_instead(tmp_path: Path) -> None:

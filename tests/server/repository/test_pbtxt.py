@@ -34,6 +34,24 @@ def test_bad_text_names_file_line_and_field(text: str, line: int, reason: str) -
     assert reason.lower() in str(caught.value).lower()
 
 
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("max_batchsize: 8", "Did you mean max_batch_size?"),
+        ("dynamic_batching { max_queue_delay_ms: 5 }", "Did you mean max_queue_delay_microseconds?"),
+        ("version_policy { lates { } }", "Did you mean latest?"),
+        ("input { data_type: FP32 }", "Did you mean TYPE_FP32?"),
+        ("instance_group { kind: gpu }", "Did you mean KIND_GPU?"),
+        ("instance_group { kind: KIND_CUDA }", "Expected one of KIND_AUTO, KIND_GPU, KIND_CPU, KIND_MODEL."),
+        ("nonsense: 1", 'has no field named "nonsense".'),
+    ],
+)
+def test_bad_text_is_told_with_what_the_schema_has_instead(text: str, advice: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        parse_config(text, "config.pbtxt")
+    assert str(caught.value).endswith(advice)
+
+
 def test_text_that_nests_without_end_is_refused_briefly() -> None:
     with pytest.raises(InvalidConfig) as caught:
         parse_config("{" * 100_000, "c")

@@ -123,6 +123,22 @@ def test_several_inputs(server: Server) -> None:
     assert status == 400 and "Model 'two' takes 'text', 'times' as JSON" in told["message"]
 
 
+@pytest.mark.parametrize(
+    ("body", "kind", "reason"),
+    [
+        (*multipart(("text", "image/jpeg", JPEG), ("text", "image/jpeg", b"2")), "the form's field 'text' is given twice"),
+        (b"text=a&text=b", FORM, "the form's field 'text' is given twice"),
+        (multipart(("text", "", b"hi"))[0], "multipart/form-data", "multipart/form-data names no boundary"),
+        (multipart(("text", "", b"hi"))[0], "multipart/form-data; boundary=y", "does not have the boundary 'y'"),
+        (multipart(("text", "", b"hi"))[0][:-8], "multipart/form-data; boundary=x", "ends before its last boundary, --x--"),
+        (b"E = mc2", FORM, "found fields: 'E '; curl -d sends a form, use -T FILE, or -H"),
+    ],
+)
+def test_forms_of_which_something_would_be_lost(server: Server, body: bytes, kind: str, reason: str) -> None:
+    status, told = ask(server, "one", body, kind)
+    assert status == 400 and reason in told["message"]
+
+
 @pytest.mark.parametrize("path", ["/v1/models/{}:predict", "/predictions/{}"])
 def test_kserve_v1(server: Server, path: str) -> None:
     rows = [{"text": "a", "times": 1}, {"text": "b", "times": 2}]
