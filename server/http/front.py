@@ -76,6 +76,7 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
     _linger_until = 0.0
     _half_closed = False  # whether the client has ended its side while it waits for answers
     _sent = False  # whether something was sent to it since it was last asked
+    _held = False  # whether the first request begins only when what was answered before has left
 
     def __init__(self, server: Server, sock: socket.socket, addr: Any, adj: Any, map: dict[int, Any]) -> None:  # noqa: A002
         super().__init__(server, sock, addr, adj, map=map)
@@ -126,7 +127,15 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
         return len(data)  # where the next request would begin is unknown
 
     def begin_first(self) -> None:
-        """Begins with the request that is to be answered next: by its plan, or as a task for the application."""
+        """Begins with the request that is to be answered next: by its plan, or as a task for the application.
+
+        Not before all earlier answers are with the system. Whoever writes behind too much of them waits for the client, and that
+        must not be this thread; of the pool's it would take one for each client that sends requests and reads no answers.
+        """
+        self._held = bool(self.total_outbufs_len)
+        if self._held:
+            self.server.loop.look(self)
+            return
         request = self.requests[0]
         head, plans = request.head, self.server.plans
         if request.error is not None or head is None:
@@ -178,7 +187,8 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
         except OSError:
             self.handle_close()
             return
-        if not data or self.will_close or self.close_when_flushed or (found := whole_request(self.adj, data)) is None:
+        ending = not data or self.will_close or self.close_when_flushed
+        if ending or self.total_outbufs_len or (found := whole_request(self.adj, data)) is None:
             self._take(data)
             return
         self.last_activity = time.time()
@@ -244,6 +254,8 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
             self._linger()
         else:
             super().handle_write()
+        if self._held and self.connected and not self.total_outbufs_len:
+            self.begin_first()
 
     def _linger(self) -> None:
         """Says that nothing more will be sent, and goes on reading for a while."""

@@ -129,9 +129,7 @@ def parse_head(data: bytes) -> RequestHead:
 
     ParsingError for what is malformed or ambiguous, TransferEncodingNotImplemented for codings other than chunked.
     """
-    end = data.index(b"\r\n")
-    raw_line = data[:end]
-    line = _lines.get(raw_line) or _line(raw_line)
+    line, end = parse_line(data)
     headers = _Headers()
     try:
         httptools.HttpRequestParser(headers).feed_data(_LINE + data[end + 2 :])
@@ -151,6 +149,13 @@ def parse_head(data: bytes) -> RequestHead:
     if fields.get("host") not in _hosts:
         _check_host(line.version, pairs)
     return head
+
+
+def parse_line(data: bytes) -> tuple[RequestLine, int]:
+    """Reads the request line that a head begins with, and says where it ends; ParsingError where it is malformed."""
+    end = data.index(b"\r\n")
+    raw = data[:end]
+    return _lines.get(raw) or _line(raw), end
 
 
 def _check_host(version: str, pairs: list[tuple[str, str]]) -> None:
@@ -203,6 +208,7 @@ class Request:
     """One request as it arrives. The attributes from `command` on are what waitress' tasks ask of a parser.
 
     head      None until the head is there, or where it was malformed
+    line      its request line, also where what follows is malformed: the refusal is in the dialect of the path
     body      what has arrived of the body
     error     why the request is refused; nothing of it is consumed after that
     empty     blank lines, and no request
@@ -216,6 +222,7 @@ class Request:
     def __init__(self, adj: Adjustments, head: RequestHead | None = None, body: bytes = b"") -> None:
         """A request of which nothing has arrived yet, or with `head` a whole one."""
         self._adj, self.head, self._body = adj, head, body
+        self.line = head.line if head is not None else None
         self.completed = head is not None
 
     @property
@@ -263,6 +270,7 @@ class Request:
 
     def _begin(self, data: bytes) -> None:
         try:
+            self.line, _ = parse_line(data)
             head = self.head = parse_head(data)
         except ParsingError as error:
             self._fail(BadRequest(str(error)))
@@ -293,23 +301,23 @@ class Request:
 
     @property
     def command(self) -> str:
-        return self.head.line.command if self.head is not None else ""
+        return self.line.command if self.line is not None else ""
 
     @property
     def path(self) -> str:
-        return self.head.line.path if self.head is not None else ""
+        return self.line.path if self.line is not None else ""
 
     @property
     def version(self) -> str:
-        return self.head.line.version if self.head is not None else "1.0"
+        return self.line.version if self.line is not None else "1.0"
 
     @property
     def query(self) -> str:
-        return self.head.line.query if self.head is not None else ""
+        return self.line.query if self.line is not None else ""
 
     @property
     def request_uri(self) -> str:
-        return self.head.line.target if self.head is not None else ""
+        return self.line.target if self.line is not None else ""
 
     @property
     def url_scheme(self) -> str:

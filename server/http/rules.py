@@ -25,9 +25,8 @@ def host_problem(version: str, hosts: Sequence[str]) -> str:
 
 def path_of(uri: str) -> str:
     """The path of a request's target, as it was sent: `/path?query`, `http://host/path?query`."""
-    if not uri.startswith("/"):
-        uri = "/" + uri.partition("://")[2].partition("/")[2]
-    return uri.partition("?")[0].partition("#")[0]
+    uri = uri.partition("?")[0].partition("#")[0]
+    return uri if uri.startswith("/") else "/" + uri.partition("://")[2].partition("/")[2]
 
 
 def decoded(path: str) -> str:

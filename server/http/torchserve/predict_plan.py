@@ -190,6 +190,8 @@ class PredictPlan(RoutePlan):
 
     def _make_head(self, flight: InFlightRequest, response: Response, more: tuple[tuple[str, str], ...]) -> ReplyHead:
         status, pairs = prediction_head(response)
+        told = {name for name, _ in more}  # by the server, whatever the model says
+        pairs = [pair for pair in pairs if pair[0].lower() not in told]
         pairs = self.access.cors.merged([*pairs, *more, *ENVELOPE_PAIRS], flight.head.fields.get("origin"))
         return ReplyHead(status, pairs, "keep-alive" if response.status < 400 else "close")
 

@@ -152,6 +152,13 @@ def test_garbage_is_refused(connection: Connection) -> None:
     assert connection.closed()
 
 
+def test_malformed_headers_are_refused_in_the_way_of_the_path_and_method(connection: Connection) -> None:
+    connection.send(b"HEAD /v2/models/m HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
+    head = connection._until(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ") and b"x-path: /v2/models/m" in head
+    assert connection.closed() and not connection.buffer
+
+
 def test_headers_have_a_limit(connection: Connection) -> None:
     connection.send(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 70_000 + b"\r\n\r\n")
     assert connection.read().status == 431
@@ -537,6 +544,33 @@ def test_an_answer_that_nobody_reads_is_held_once_and_goes_with_its_client(holdi
             connection.send(GET)
             assert eventually(lambda: holdings.held > 0)
         assert eventually(lambda: holdings.held == 0)
+    finally:
+        listener.close(5)
+
+
+@pytest.mark.parametrize(
+    "behind", [b"GET /bad HTTP/1.1\r\nHost x\r\n\r\n", b"GET /inline HTTP/1.1\r\nHost: x\r\n\r\n"], ids=["refused", "inline"]
+)
+def test_requests_behind_an_answer_that_nobody_reads_keep_no_other_client_waiting(behind: bytes) -> None:
+    body = bytes(LARGE)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        answer = body if environ["PATH_INFO"] == "/large" else b"small"
+        start_response("200 OK", [("content-length", str(len(answer)))])
+        return [answer]
+
+    listener = Listener(app, ANY_PORT, name="inference", threads=1, max_body=MAX_BODY, refuse=refuse, inline={"/inline"})
+    listener.start()
+    try:
+        with Connection(listener.address) as silent:
+            silent.send(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n" + behind)
+            assert eventually(lambda: any(channel._held for channel in listener._server.active_channels.values()))
+            for path in (b"/inline", b"/other"):  # the loop's thread, and the only one of the pool
+                with Connection(listener.address) as other:
+                    other.send(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+                    assert other.read().body == b"small"
+            assert silent.read().body == body
+            assert silent.read().status == (400 if b"bad" in behind else 200)
     finally:
         listener.close(5)
 

@@ -131,6 +131,16 @@ def test_streams_are_the_same(open_site: Any, planned: list[bool]) -> None:
     assert all(planned)
 
 
+def test_a_stream_is_announced_once(open_site: Any) -> None:
+    """Handlers announce it too, as TorchServe's library does."""
+    site = open_site()
+    announced = {"TS_Stream_Next": "true", "x-own": "1"}
+    site.plane.add("stream", lambda _: [Response(body=b"one", final=False, headers=announced), Response(body=b"two")])
+    answer = same(site, post("/predictions/stream", b"abc"))
+    assert [value for name, value in answer.headers if name.lower() == "ts_stream_next"] == ["true"]
+    assert answer.header("x-own") == "1"
+
+
 def test_cross_origin_headers_are_the_same(open_site: Any) -> None:
     site = open_site(cors_allowed_origin="http://a")
     assert same(site, post("/predictions/echo", b"abc")).header("access-control-allow-origin") == "http://a"
@@ -249,6 +259,16 @@ def test_a_plan_ends_with_the_state_for_which_it_was_made() -> None:
     plane.state = 2
     table.find(line)
     assert made == ["POST /predictions/m"] * 2
+
+
+def test_requests_for_different_paths_have_different_plans(open_site: Any, planned: list[bool]) -> None:
+    """What stands behind a question mark is no path, also where none stands before it."""
+    site = open_site()
+    for target in (b"http://x?/predictions/echo", b"http://x?/predictions/nope"):
+        with Connection(site.address("inference")) as connection:
+            connection.send(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc" % target)
+            assert connection.read().status == 405
+    assert planned == [False, False]
 
 
 def test_requests_that_arrive_together_are_answered_in_order(open_site: Any) -> None:

@@ -91,6 +91,8 @@ def test_a_head_that_was_right_once_does_not_let_a_wrong_one_through(site: Any) 
         ("/a%2", "/a%2"),
         ("/%e9", "/é"),
         ("http://host/a%2Fb?x=/c", "/a%2Fb"),
+        ("http://host?x=/c", "/"),
+        ("http://host#x/c", "/"),
         ("//a%2Fb", "//a%2Fb"),
     ],
 )
