@@ -13,7 +13,7 @@ import pytest
 from jitney.backends.base import Request, Response
 from jitney.server.errors import InvalidRequest, ModelFailed, QueueFull
 from jitney.server.http.parser import RequestLine
-from jitney.server.http.plan import PlanTable
+from jitney.server.http.plan import InFlightRequest, PlanTable
 from jitney.server.http.tokens import Tokens
 from jitney.tests.fakes.raw_http import Answer, Connection
 
@@ -297,6 +297,25 @@ def test_a_client_that_goes_away_withdraws_its_call(open_site: Any) -> None:
         while call.error is None and time.monotonic() < deadline:
             time.sleep(0.01)
         assert "went away" in str(call.error)
+
+
+def test_a_failed_request_is_let_go_of(open_site: Any) -> None:
+    """An error that was raised refers to who raised it, and so to the body."""
+    site = open_site()
+
+    def fail(_: Request) -> list[Response]:
+        raise ModelFailed("wrong", status=507)
+
+    site.plane.add("fail", fail)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            assert site.ask("inference", "POST", "/predictions/fail", b"abc").status == 507
+        site.plane.calls.clear()
+        assert sum(isinstance(found, InFlightRequest) for found in gc.get_objects()) < 5
+    finally:
+        gc.enable()
 
 
 def test_a_request_leaves_no_garbage(open_site: Any, planned: list[bool]) -> None:
