@@ -223,6 +223,8 @@ class RoutePlan:
             taken.leave()
         if flight.answer is None and flight.call is not None and not flight.call.done:
             flight.call.cancel()
+        if isinstance(flight.answer, JitneyError):  # its traceback refers to the flight: a cycle that would keep the body
+            flight.answer.__traceback__ = None
 
     def passed(self, flight: InFlightRequest, status: int) -> None:
         """Counts an answer, and writes its line into the access log."""

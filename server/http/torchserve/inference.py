@@ -27,7 +27,7 @@ def add_inference(routes: Routes, inference: Inference) -> None:
     legacy, describe = partial(_legacy, inference), partial(_describe, plane)
     routes.add_plan(rf"/{MODEL}(?:/{VERSION})?/predict", legacy, describe)
     routes.add_plan(rf"/models/{MODEL}/invoke", legacy, describe)
-    routes.add_plan(r"/invocations", partial(InvocationPlan, inference), describe)
+    routes.add_plan(r"/invocations", partial(InvocationPlan, inference), partial(_describe_invoked, inference))
     routes.add_plan(rf"/v2/models/{MODEL}/explain", partial(_kserve, inference, "True"), describe)
     routes.add_plan(rf"/v1/models/{MODEL}:predict", partial(_kserve, inference, "False"), describe)
     routes.add_plan(rf"/v1/models/{MODEL}:explain", partial(_kserve, inference, "True"), describe)
@@ -56,6 +56,11 @@ def _kserve(inference: Inference, explain: str, model: str) -> RoutePlan:
 def _legacy(inference: Inference, model: str, version: str | None = None) -> RoutePlan:
     """`/{m}/predict` and SageMaker's `/models/{m}/invoke`: the query's parameters are inputs too, before the body's."""
     return PredictPlan(inference, model, version, {}, queries=True)
+
+
+def _describe_invoked(inference: Inference, exchange: Exchange) -> None:
+    """Describes the model that an invocation would reach, as far as that is known without a body (TorchServe)."""
+    _describe(inference.dataplane, exchange, InvocationPlan(inference).named(exchange.req.query_string))
 
 
 def _describe(plane: DataPlane, exchange: Exchange, model: str = "", version: str | None = None, **_: Any) -> None:

@@ -6,7 +6,7 @@ A plan's note in a flight is its `Asked`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -219,11 +219,16 @@ class InvocationPlan(PredictPlan):
         return False
 
     def read(self, flight: InFlightRequest) -> list[Part]:
-        model = query(flight.head.line.query).get("model_name") or self._only_model() or self._named(flight)
-        if not model:
-            raise InvalidParameter("model_name", None, "the name of a model")
+        model = self.named(flight.head.line.query, lambda: self._named(flight))
         flight.note.target = Target(model, None)
         return self.parts(flight, model, None)
+
+    def named(self, text: str, other: Callable[[], str | None] = lambda: None) -> str:
+        """The model that a request with this query names, or else `other` does; InvalidParameter where none is named."""
+        model = query(text).get("model_name") or self._only_model() or other()
+        if not model:
+            raise InvalidParameter("model_name", None, "the name of a model")
+        return model
 
     def _named(self, flight: InFlightRequest) -> str | None:
         """What the body's field `model_name` says."""

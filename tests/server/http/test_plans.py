@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 from jitney.backends.base import Request, Response
 from jitney.server.errors import InvalidRequest, ModelFailed, QueueFull
 from jitney.server.http.parser import RequestLine
-from jitney.server.http.plan import PlanTable
+from jitney.server.http.plan import InFlightRequest, PlanTable, RoutePlan
 from jitney.server.http.tokens import Tokens
 from jitney.tests.fakes.raw_http import Answer, Connection
 
@@ -298,6 +300,31 @@ def test_a_client_that_goes_away_withdraws_its_call(open_site: Any) -> None:
         while call.error is None and time.monotonic() < deadline:
             time.sleep(0.01)
         assert "went away" in str(call.error)
+
+
+class Unheard(InFlightRequest):
+    """A request of which nobody waits for the answer."""
+
+    def wake(self) -> None: ...
+
+
+def test_a_failed_request_is_let_go_of() -> None:
+    """An error that was raised refers to who raised it, and so to the body."""
+    nothing: Any = None
+    plan = RoutePlan(nothing, nothing)
+    flight = Unheard(plan, nothing, b"")
+    flight.note = PlanTable(nothing, lambda: 1)  # anything that a weak reference may refer to
+    body = weakref.ref(flight.note)
+    flight.answered(ModelFailed("wrong"))
+    gc.disable()
+    try:
+        with contextlib.suppress(ModelFailed):
+            flight.only()
+        plan.end(flight)
+        del flight
+        assert body() is None
+    finally:
+        gc.enable()
 
 
 def test_a_request_leaves_no_garbage(open_site: Any, planned: list[bool]) -> None:

@@ -552,3 +552,8 @@ def test_kserve_v1_has_the_error_where_its_clients_look(of_a_repository: Any) ->
     assert json.loads(answer.body)["error"] == "Prediction failed: ValueError: x"
     archive = of_a_repository.ask("inference", "POST", "/v1/models/echo:predict", b"x")
     assert "error" not in json.loads(archive.body)
+
+
+def test_options_describe_the_model_that_an_invocation_names(site: Any) -> None:
+    assert "/prediction/echo" in json.loads(site.ask("inference", "OPTIONS", "/invocations?model_name=echo").body)["paths"]
+    assert site.ask("inference", "OPTIONS", "/invocations?model_name=nope").status == 404
