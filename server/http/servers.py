@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 SPARE_SECONDS = 5.0
 #: How often places are made, and the part of all connections that may be closed for it each time.
 ROOM_SECONDS, ROOM_PART = 1.0, 4
+#: How many connections one pass of the loop accepts.
+ACCEPTS = 64
 #: How often the same trouble with accepting is logged.
 LOG_SECONDS = 60.0
 
@@ -64,18 +66,25 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         return bool(self.accepting and (self.in_connection_overflow or self._rests_until))
 
     def handle_accept(self) -> None:
-        """Accepts one connection. Whatever goes wrong concerns that connection, and never the listening socket."""
+        """Accepts the connections that wait, at most ACCEPTS: a pass of the loop is long where other threads compute."""
+        for _ in range(ACCEPTS):
+            if not self._accept() or not self.readable():
+                return
+
+    def _accept(self) -> bool:
+        """Whether more may wait. Whatever goes wrong concerns one connection, and never the listening socket."""
         try:
             sock, peer = self.socket.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError) as error:
+            return not isinstance(error, BlockingIOError)
         except OSError as error:
             self._rests_until = time.monotonic() + HOLD_OFF_S
             self.complain("no connection can be accepted: %s", error)
-            return
+            return False
         with contextlib.suppress(OSError):  # it may have gone already
             self.set_socket_options(sock)
         self.welcome(sock, self.fix_addr(peer))
+        return True
 
     def welcome(self, sock: socket.socket, peer: Any) -> None:
         """Serves an accepted connection, whose other end is `peer`: (host, port)."""

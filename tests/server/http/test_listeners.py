@@ -492,6 +492,20 @@ def test_a_process_without_descriptors_goes_on_when_it_has_some(listener: Any, c
     assert len([r for r in caplog.records if "no connection can be accepted" in r.getMessage()]) == 1
 
 
+def test_all_that_wait_are_accepted_at_once(site: Site) -> None:
+    """A pass of the loop is long where its threads decode images: at one connection a pass, clients waited for seconds."""
+    listener = Listener(site, ANY_PORT, name="test", threads=1, max_body=MAX_BODY, refuse=refuse)
+    clients = [socket.create_connection((listener.address.host, listener.address.port)) for _ in range(20)]
+    try:
+        listener._server.accepting = True
+        listener._server.handle_accept()
+        assert len(listener._server.active_channels) == 20
+    finally:
+        for client in clients:
+            client.close()
+        listener.close()
+
+
 def test_a_connection_that_cannot_be_served_does_not_close_the_port(
     listener: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
