@@ -21,6 +21,7 @@ import numpy as np
 
 from ..backends import factory
 from ..backends.base import Backend, Instance
+from ..backends.stacking import Array
 from ..backends.tensor import NUMPY_DTYPES
 from ..server.repository.config import ModelConfig
 from ..server.repository.triton import TritonRepository
@@ -95,15 +96,13 @@ def _torch_call(backend: Any, inputs: dict[str, Any]) -> tuple[Callable[[], Any]
 
 
 def _onnx_call(backend: Any, config: ModelConfig, inputs: dict[str, Any], gpu: int | None) -> Callable[[], Any]:
-    import onnxruntime as ort
+    from ..backends.onnx_binding import Binding
 
     place = ("cpu", 0) if gpu is None else ("cuda", gpu)
-    binding = backend.session.io_binding()
-    for name, values in inputs.items():
-        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(values, *place))
-    for spec in config.outputs:
-        binding.bind_output(spec.name, *place)
-    return lambda: backend.session.run_with_iobinding(binding)
+    arrays = {spec.name: Array(spec.datatype, inputs[spec.name]) for spec in config.inputs}
+    binding = backend.binding or Binding(backend.session, [spec.name for spec in config.outputs], place)
+    call: Callable[[], Any] = binding.again(arrays)
+    return call
 
 
 def _waiter(device: Any) -> Callable[[], None]:

@@ -367,6 +367,19 @@ def test_fixed_memory_is_refilled_for_each_batch(tmp_path: Path) -> None:
     assert binding.captured == 1
 
 
+def test_what_is_measured_has_a_graph_of_its_own_for_each_size(tmp_path: Path) -> None:
+    """ONNX Runtime replays the graph of the number that it is given, whatever the inputs' shapes."""
+    save_linear(tmp_path)
+    session = ort.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    binding = Binding(session, ["y"], ("cpu", 0), graphs=True)
+    for rows in (1, 4):
+        binding.again({"x": Array("FP32", np.ones((rows, 4), np.float32))})()
+    assert binding.captured == 2
+    shapes = [fixed.outputs[0].shape() for fixed in binding._fixed.values()]
+    numbers = [fixed.options.get_run_config_entry("gpu_graph_id") for fixed in binding._fixed.values()]
+    assert (shapes, numbers) == ([[1, 3], [4, 3]], ["1", "2"])
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("search", ["0", "1", "2"])
 def test_on_cuda_graphs_and_conv_search_answer_the_same(tmp_path: Path, search: str) -> None:
