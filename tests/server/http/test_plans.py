@@ -313,7 +313,7 @@ def test_a_failed_request_is_let_go_of() -> None:
     nothing: Any = None
     plan = RoutePlan(nothing, nothing)
     flight = Unheard(plan, nothing, b"")
-    flight.note = PlanTable(nothing, lambda: 1)  # anything that a weak reference may refer to
+    flight.note = {"a body"}  # a weak reference may refer to a set
     body = weakref.ref(flight.note)
     flight.answered(ModelFailed("wrong"))
     gc.disable()
