@@ -152,23 +152,14 @@ class InferPlan(RoutePlan):
 
     def refuse(self, flight: InFlightRequest, error: Exception) -> HttpReply:
         asked: Asked | None = flight.note
-        pairs = [("content-type", JSON)]
-        if isinstance(error, JitneyError):
-            status, text = describe(error, asked.id if asked is not None else "")
-            pairs += error_headers(error, status)
-        else:
-            line = flight.head.line
-            log.error("%s %s failed", line.command, line.path, exc_info=error)
-            status, text = 500, _INTERNAL
-        self.passed(flight, status)
-        head = HttpHead(status_line(status), self.access.cors.merged(pairs, flight.head.fields.get("origin")))
-        return HttpReply(head, (), dump({"error": text}))
+        return refusal(self, flight, error, asked.id if asked is not None else "")
 
 
 class HandlerPlan(PredictPlan):
     """For TorchServe's handlers: one gets the body as it is, and its answer goes out as it is.
 
-    Errors have TorchServe's form, with the text under `error` too, as KServe's clients expect it.
+    Errors have TorchServe's form, with the text under `error` too, as KServe's clients expect it. What is refused before the
+    model is asked (a token, a content coding, a body that cannot be read) has Triton's form, as on this path of any other model.
     """
 
     def __init__(self, services: Inferring, model: str, version: str | None) -> None:
@@ -189,6 +180,26 @@ class HandlerPlan(PredictPlan):
         if size:
             body = as_json(Reader(self.model, body, size, self._regions).read())
         return [Part("body", body, JSON if size != 0 else fields.get("content-type", ""))]
+
+    def refuse(self, flight: InFlightRequest, error: Exception) -> HttpReply:
+        if flight.places or isinstance(error, QueueFull):
+            return super().refuse(flight, error)
+        return refusal(self, flight, error)
+
+
+def refusal(plan: InferPlan | HandlerPlan, flight: InFlightRequest, error: Exception, request_id: str = "") -> HttpReply:
+    """The answer `{"error": text}` with Triton's status and headers."""
+    pairs = [("content-type", JSON)]
+    if isinstance(error, JitneyError):
+        status, text = describe(error, request_id)
+        pairs += error_headers(error, status)
+    else:
+        line = flight.head.line
+        log.error("%s %s failed", line.command, line.path, exc_info=error)
+        status, text = 500, _INTERNAL
+    plan.passed(flight, status)
+    head = HttpHead(status_line(status), plan.access.cors.merged(pairs, flight.head.fields.get("origin")))
+    return HttpReply(head, (), dump({"error": text}))
 
 
 def read_body(flight: InFlightRequest, limit: int) -> tuple[bytes | memoryview, int | None]:

@@ -221,6 +221,15 @@ def test_a_restricted_group_asks_for_its_header(open_site: Any, planned: list[bo
     assert all(planned)
 
 
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [(["Content-Encoding: br"], 501), (["Inference-Header-Content-Length: 9"], 400), (["Content-Encoding: gzip"], 400)],
+)
+def test_what_no_handler_gets_to_see_is_refused_as_triton_would(open_site: Any, lines: list[str], status: int) -> None:
+    refused = same(open_site(), post("/v2/models/echo/infer", b"abc", *lines))
+    assert refused.status == status and list(json.loads(refused.body)) == ["error"]
+
+
 def test_a_bad_escape_in_the_query_is_refused(open_site: Any, planned: list[bool]) -> None:
     site = open_site()
     assert same(site, post("/predictions/echo?a=1", b"abc")).status == 200
