@@ -59,10 +59,9 @@ class Mailbox:
     `queue.SimpleQueue.get(timeout)` can wait for ever in CPython 3.11 when the deadline passes between two of its retries.
     """
 
-    __slots__ = ("_answers", "_filled", "_unread", "watcher")
+    __slots__ = ("_answers", "_filled", "_unread")
 
     def __init__(self) -> None:
-        self.watcher: Callable[[], None] | None = None
         self._answers: deque[Response | JitneyError] = deque()
         self._unread = holding.Pile()
         self._filled = threading.Lock()  # held while nothing has arrived since the last look
@@ -76,10 +75,6 @@ class Mailbox:
         """Whether so much of a stream waits here, and in the whole process, that no more of it may come."""
         return self._unread.is_too_much
 
-    def nbytes(self) -> int:
-        """Bytes of tensors and bodies of the answers that wait."""
-        return sum(map(size, list(self._answers)))
-
     def put(self, answer: Response | JitneyError) -> None:
         """Any thread, one at a time for each call."""
         if isinstance(answer, Response) and not answer.final:
@@ -89,9 +84,6 @@ class Mailbox:
             self._filled.release()
         except RuntimeError:
             pass  # released already: the waiting thread has not looked since the last answer
-        watcher = self.watcher  # another thread may be taking it away
-        if watcher is not None:
-            watcher()
 
     def get(self, timeout: float | None) -> Response | JitneyError:
         """The waiting thread only. TimeoutError after `timeout` seconds, None = never."""
@@ -169,17 +161,12 @@ class Call:
         """Whether a worker has it, or a part of it where it is an ensemble's: its end is then that worker's matter."""
         if self.done:
             return False
-        return bool(self.times.dispatched) if self.parts is None else any(part.underway for part in self.parts)
+        return bool(self.times.dispatched) if self.parts is None else any(part.underway for part in list(self.parts))
 
     @property
     def delivered(self) -> int:
         """Answers that `result` would return at once."""
         return len(self.mailbox) if self.mailbox is not None else 0
-
-    @property
-    def delivered_bytes(self) -> int:
-        """Their tensors' and bodies' size."""
-        return self.mailbox.nbytes() if self.mailbox is not None else 0
 
     def weight(self, nbytes: int) -> int:
         """What an answer of `nbytes` counts for when it is decided which thread renders it."""
@@ -205,20 +192,6 @@ class Call:
                 return False
         self._hand_on(response, response.final)
         return True
-
-    def watch(self, callback: Callable[[], None]) -> None:
-        """Has `callback` called after each answer that `result` can return: here if there is one, else by who brings it.
-
-        It may be called twice for one answer, and must not block.
-        """
-        self._box.watcher = callback
-        if len(self._box):
-            callback()
-
-    def unwatch(self) -> None:
-        """Nobody wants to be called any more."""
-        if self.mailbox is not None:
-            self.mailbox.watcher = None
 
     def deliver(self, answer: Response | JitneyError) -> None:
         """Hands an answer to whoever waits in `result` or `stream`."""

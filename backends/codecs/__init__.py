@@ -16,7 +16,7 @@ from .own import OwnCodec, is_own
 from .pixels import PARAMETER, Pixels
 from .text_classifier import TextClassifier
 
-__all__ = ["CODECS", "Codec", "Pixels", "create", "is_built_in", "pixels_of"]
+__all__ = ["CODECS", "Codec", "Pixels", "create", "pixels_of"]
 
 #: What `parameters { key: "codec" … }` may say. Archives name their built-in handlers the same way.
 CODECS: dict[str, type[Codec]] = {
@@ -39,11 +39,6 @@ def create(config: ModelConfig) -> Codec:
             f"one of {', '.join(sorted(CODECS))}, or a Python file of the model's folder, such as codec.py"
         )
     return CODECS[config.codec](config)
-
-
-def is_built_in(name: str) -> bool:
-    """Whether a parameter `codec` names one of ours, rather than a file or nothing at all."""
-    return name in CODECS
 
 
 def pixels_of(config: ModelConfig) -> Pixels | None:

@@ -70,23 +70,3 @@ def test_an_answer_wakes_the_thread_that_waits() -> None:
     answerer.start()
     assert [response.body for response in call.stream(10)] == [bytes([i]) for i in range(100)]
     answerer.join()
-
-
-def test_a_watcher_hears_of_answers_before_and_after_it_came() -> None:
-    call, heard = Call(Request()), []
-    call.answer(Response(body=b"1", final=False))
-    call.watch(lambda: heard.append(call.delivered))
-    assert heard == [1]
-    call.answer(Response(body=b"2"))
-    assert heard == [1, 2]
-    assert [response.body for response in call.stream(0)] == [b"1", b"2"]
-
-
-def test_no_answer_escapes_a_watcher_that_comes_at_the_same_moment() -> None:
-    for _ in range(200):
-        call, heard = Call(Request()), threading.Event()
-        answerer = threading.Thread(target=call.answer, args=(Response(),))
-        answerer.start()
-        call.watch(heard.set)
-        assert heard.wait(5)
-        answerer.join()

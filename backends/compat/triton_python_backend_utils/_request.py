@@ -216,7 +216,7 @@ def _from_base(response: base.Response) -> InferenceResponse:
     if response.error is not None:
         return InferenceResponse(error=TritonError(response.error.message))
     own = {name: value for name, value in response.parameters.items() if not name.startswith(RESERVED)}
-    return InferenceResponse.received([Tensor.from_wire(each) for each in response.tensors], parameters=own)
+    return InferenceResponse.received([Tensor.from_wire(each) for each in response.tensors], own)
 
 
 def _correlation(value: Any) -> int | str:

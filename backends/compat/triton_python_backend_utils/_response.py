@@ -29,12 +29,10 @@ class InferenceResponse:
         self._parameters: dict[str, Any] = dict(checked_parameters(parameters))
 
     @classmethod
-    def received(
-        cls, tensors: list[Tensor], error: TritonError | None = None, parameters: Mapping[str, Any] | None = None
-    ) -> InferenceResponse:
+    def received(cls, tensors: list[Tensor], parameters: Mapping[str, Any]) -> InferenceResponse:
         """Another model's response, whose parameters may be numbers of any kind."""
-        made = cls(tensors, error)
-        made._parameters = dict(parameters or {})
+        made = cls(tensors)
+        made._parameters = dict(parameters)
         return made
 
     def output_tensors(self) -> list[Tensor]:
