@@ -27,7 +27,7 @@ def run_plan(
     on_disconnect(req, flight.cancel)
     try:
         flight.body = read(req)
-        plan.begin(flight)
+        flight.begin_plan()
         reply = plan.render(flight)
     except Exception as error:  # noqa: BLE001 - every accepted request is answered
         reply = plan.refuse(flight, error)

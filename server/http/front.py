@@ -132,6 +132,8 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
         Not before all earlier answers are with the system. Whoever writes behind too much of them waits for the client, and that
         must not be this thread; of the pool's it would take one for each client that sends requests and reads no answers.
         """
+        if not self.connected:
+            return
         self._held = bool(self.total_outbufs_len)
         if self._held:
             self.server.loop.look(self)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ...backends.base import Response
+from .. import holding
 from ..call import Call, Mailbox, failed, size
 from ..errors import JitneyError
 
@@ -94,8 +95,14 @@ class InFlightRequest:
         if self.mailbox is None:
             self.answer = answer
         else:
-            self.mailbox.put(answer)
+            self._keep(self.mailbox, answer)
         self.wake()
+
+    def _keep(self, mailbox: Mailbox, answer: Response | JitneyError) -> None:
+        """Until it is rendered; a stream that its client does not read ends where the process holds as much as it may."""
+        mailbox.put(answer)
+        if self.call is not None and isinstance(answer, Response) and not answer.final and mailbox.is_too_much:
+            self.call.cancel(holding.process.refusal())
 
     def wake(self) -> None:
         """Has whoever runs the plan look at what is there."""
@@ -112,7 +119,11 @@ class InFlightRequest:
         plan, head = self.plan, self.head
         if head.line.has_escapes or not plan.guard.lets_all_pass:
             plan.guard.check(head.fields.get, head.line.target)
-        plan.begin(self)
+        self.begin_plan()
+
+    def begin_plan(self) -> None:
+        """The same where it was checked before."""
+        self.plan.begin(self)
         self.body = b""
         if self.cancelled and self.call is not None:
             self.call.cancel()  # the client went away meanwhile

@@ -85,7 +85,7 @@ class PredictPlan(RoutePlan):
         self._ledger: Ledger | None = None
 
     def runs_inline(self, head: RequestHead, nbytes: int) -> bool:
-        return nbytes <= self._inline
+        return nbytes <= self._inline and self._route.get("explain") != "True"  # which may start a worker
 
     # -- the request -------------------------------------------------------------------------------------------------------
 

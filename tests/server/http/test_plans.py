@@ -7,6 +7,7 @@ import gc
 import json
 import time
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +15,14 @@ from typing import Any
 import pytest
 
 from jitney.backends.base import Request, Response
-from jitney.server.errors import InvalidRequest, ModelFailed, QueueFull
+from jitney.server import holding
+from jitney.server.call import Call
+from jitney.server.errors import HoldsTooMuch, InvalidRequest, ModelFailed, QueueFull
 from jitney.server.http.parser import RequestLine
 from jitney.server.http.plan import InFlightRequest, PlanTable, RoutePlan
 from jitney.server.http.tokens import Tokens
 from jitney.tests.fakes.raw_http import Answer, Connection
+from jitney.tools.served import wait_until
 
 _EACH_TIME = ("x-request-id", "date")
 
@@ -299,11 +303,11 @@ def test_a_client_that_goes_away_withdraws_its_call(open_site: Any) -> None:
     same(site, post("/predictions/echo", b"abc"))
     site.plane.add("stuck", None)
     request = post("/predictions/stuck", b"abc")
-    for number in range(1, 4):
+    for _ in range(3):
         with Connection(site.address("inference")) as connection:
+            before = len(site.plane.calls)
             connection.send(request)
-            while len(site.plane.calls) < number + 5:
-                pass
+            wait_until(lambda: len(site.plane.calls) > before, 5, "the call")  # noqa: B023
         call = site.plane.calls[-1]
         deadline = time.monotonic() + 5
         while call.error is None and time.monotonic() < deadline:
@@ -315,6 +319,37 @@ class Unheard(InFlightRequest):
     """A request of which nobody waits for the answer."""
 
     def wake(self) -> None: ...
+
+
+def test_a_stream_that_nobody_reads_ends_where_the_process_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan's mailbox is bounded as a call's own is."""
+    monkeypatch.setattr(holding, "process", holding.Holdings(2 * holding.SPARED))
+    nothing: Any = None
+    flight = Unheard(RoutePlan(nothing, nothing), nothing, b"")
+    call = flight.call = Call(Request(), on_answer=flight.answered)
+    taken = 0
+    while call.answer(Response(body=bytes(holding.COUNTED), final=False)) and not call.done:
+        taken += 1
+        assert taken < 10_000
+    assert taken > 1 and isinstance(call.error, HoldsTooMuch)
+    assert sum(1 for _ in read_until_error(flight)) == taken + 1
+
+
+def read_until_error(flight: InFlightRequest) -> Iterator[Response]:
+    with pytest.raises(HoldsTooMuch):
+        yield from flight.responses()
+
+
+def test_a_request_that_was_withdrawn_before_it_was_queued_is_never_run() -> None:
+    class Queues(RoutePlan):
+        def begin(self, flight: InFlightRequest) -> None:
+            flight.call = Call(Request(), on_answer=flight.answered)
+
+    nothing: Any = None
+    flight = Unheard(Queues(nothing, nothing), nothing, b"abc")
+    flight.cancel()
+    flight.begin_plan()
+    assert flight.call is not None and flight.call.done and flight.body == b""
 
 
 def test_a_failed_request_is_let_go_of() -> None:
