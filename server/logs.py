@@ -114,11 +114,11 @@ def _from_file(path: Path) -> None:
 def close() -> None:
     """Flushes and closes every handler of ours. What standard output and error do not take is dropped: Python would end with
     another status for it."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where it was closed before the start
         try:
             stream.flush()
         except (OSError, ValueError):
-            with contextlib.suppress(OSError), Path(os.devnull).open("wb") as nothing:
+            with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("wb") as nothing:
                 os.dup2(nothing.fileno(), stream.fileno())
     for name in FILES:
         logger = logging.getLogger(name)

@@ -130,7 +130,7 @@ class Server:
         self._opening = threading.Lock()
 
     def serve(self, received: Signals) -> int:
-        """From opening the ports to the last worker's end. Raises what made it impossible to answer, as NothingAnswers."""
+        """From opening the ports to the last worker's end. Raises what made it impossible to answer."""
         garbage.return_large_memory()
         plan, names = planned(self.settings), chosen(self.dataplane.modelcontrol, self.settings)
         self._tokens = self._make_tokens()

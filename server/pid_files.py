@@ -36,10 +36,12 @@ def write(pid: int, address: str) -> None:
     """Says that this user's process `pid` serves `address`. InvalidConfig where the file cannot be written."""
     path = path_of(pid)
     try:
-        path.unlink(missing_ok=True)  # left by a process that had this pid before
+        whole = path.with_suffix(".new")  # whoever looks meanwhile finds the whole file or none
+        whole.unlink(missing_ok=True)  # left by a process that had this pid before
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with open(os.open(path, flags, 0o600), "w") as file:  # noqa: PTH123 - the flags keep foreign links out
+        with open(os.open(whole, flags, 0o600), "w") as file:  # noqa: PTH123 - the flags keep foreign links out
             file.write(f"{pid}\n{address}\n")
+        whole.replace(path)
     except OSError as error:
         raise InvalidConfig(
             f"the pid file '{path}' cannot be written: {error.strerror}; TMPDIR in the environment names another folder"

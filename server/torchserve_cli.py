@@ -109,7 +109,11 @@ def _detach(arguments: list[str], address: str) -> int:
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
-    pid_files.write(process.pid, address)
+    try:
+        pid_files.write(process.pid, address)
+    except InvalidConfig:
+        process.terminate()  # --stop would not find it
+        raise
     return 0
 
 
@@ -133,7 +137,7 @@ def _ended(process: psutil.Process, seconds: float) -> bool:
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
             if time.monotonic() > deadline:
                 return False
-            time.sleep(0.05)
+            time.sleep(POLL_SECONDS)
     except psutil.NoSuchProcess:
         pass
     return True

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..errors import InvalidConfig
+
 #: What a model store's archives are called; TorchServe packs the first two, and .tar.gz.
 ARCHIVES = (".mar", ".model", ".tar.gz")
 #: Where people put one: beside the models, into a model's folder, into a version's.
@@ -17,8 +19,11 @@ def is_archive(path: Path) -> bool:
 
 
 def holds_archives(folder: Path) -> bool:
-    """Whether an archive lies in this folder itself; false where there is no such folder."""
-    return folder.is_dir() and any(is_archive(path) for path in folder.iterdir())
+    """Whether an archive lies in this folder itself; false where there is no such folder. InvalidConfig if it cannot be read."""
+    try:
+        return folder.is_dir() and any(is_archive(path) for path in folder.iterdir())
+    except OSError as error:
+        raise InvalidConfig(f"the folder '{folder}' cannot be read: {error.strerror}") from None
 
 
 def strays(repository: Path) -> Iterator[Path]:
