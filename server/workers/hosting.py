@@ -68,7 +68,8 @@ class Awaited(Protocol):
 
 
 class _Asked:
-    """One call of a worker, from its arrival to its last reply. `heard`: monotonic seconds of its arrival or latest reply."""
+    """One call of a worker, from its arrival to its last reply. `heard`: monotonic seconds of its arrival,
+    its latest reply, or the latest look at which it was underway."""
 
     def __init__(self, verb: str) -> None:
         self.verb, self.heard = verb, time.monotonic()
@@ -145,7 +146,10 @@ class HostDesk:
         """
         now = time.monotonic()
         asked = [other for key, other in list(self._running.items()) if key[0] is child]
-        if any(other.underway for other in asked):
+        underway = [other for other in asked if other.underway]
+        for other in underway:
+            other.heard = now  # an ensemble's next step may have to wait: from then on, not from its arrival
+        if underway:
             return now + limit_s
         for other in asked:
             if not other.is_cancelled() and now - other.heard >= limit_s:
