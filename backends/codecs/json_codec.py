@@ -199,7 +199,13 @@ def _dumps(value: Any) -> bytes:
     """Compact JSON. NaN and infinities are written as Python's json does (NaN, Infinity), where orjson would say null."""
     if _all_finite(value):
         return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-    return json.dumps(value, default=lambda array: array.tolist()).encode()
+    return json.dumps(value, default=_plain).encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 def _all_finite(value: Any) -> bool:

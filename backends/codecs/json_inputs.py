@@ -105,7 +105,7 @@ class JsonInputs:
 
     def from_instances(self, body: dict[str, Any], key: str) -> list[Tensor]:
         """The tensors of `{"instances": [row, …]}`: a row is a value, or an object by input names. One row or more."""
-        if unknown := [name for name in body if name != key and _SIGNATURE.get(name) != body[name]]:
+        if unknown := [name for name in body if name != key and not (name in _SIGNATURE and _SIGNATURE[name] == body[name])]:
             raise InvalidRequest(f"'{unknown[0]}' beside '{key}' is not supported here")
         rows = body[key]
         if not isinstance(rows, list) or not rows:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from ...server.call import SlowEncode
-from ...server.errors import InvalidConfig, InvalidRequest, JitneyError, ModelFailed
+from ...server.errors import InvalidConfig, InvalidRequest, ModelFailed
 from ...server.repository.config import ModelConfig
 from ...server.repository.names import inside
 from ..base import Part, Response
@@ -113,8 +113,6 @@ class OwnCodec(Codec):
         outputs = {tensor.name: _array(tensor) for tensor in response.tensors}
         try:
             answer = self._encode(outputs, request)
-        except JitneyError:
-            raise
         except (Exception, SystemExit) as error:
             raise self._failed("encode", error) from error
         return self._sent(response, answer)
