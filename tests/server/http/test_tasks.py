@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from jitney.server.errors import TooFewThreads
 from jitney.server.http.tasks import Dispatcher, Job
+from jitney.tools.served import wait_until
 
 PATIENCE = 10.0
 
@@ -56,8 +56,7 @@ def test_a_thread_for_each_task_that_finds_none_idle_up_to_the_most(dispatcher: 
 def test_tasks_one_after_the_other_need_one_thread(dispatcher: Dispatcher) -> None:
     dispatcher.start(10)
     for _ in range(20):
-        while dispatcher.active_count:  # until the thread waits again
-            time.sleep(0.001)
+        wait_until(lambda: not dispatcher.active_count, PATIENCE, "the thread to wait again")
         held = Held()
         held.release.set()
         dispatcher.add_task(held.job())
