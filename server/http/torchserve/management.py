@@ -182,22 +182,3 @@ class Management:
 
     def _of_a_model(self) -> list[str]:
         return ["GET", "PUT", "DELETE", "OPTIONS"] if self.settings.model_api else ["GET", "PUT", "OPTIONS"]
-
-
-class NoControl:
-    """Stands in where models cannot be changed over this API: every verb is refused with the reason."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-
-    def register(self, spec: Registration) -> tuple[str, str, int]:
-        raise InvalidRequest(self.reason)
-
-    def scale(self, model: str, version: str | None, min_workers: int, max_workers: int, synchronous: bool) -> int | None:
-        raise InvalidRequest(self.reason)
-
-    def set_default(self, model: str, version: str) -> None:
-        raise InvalidRequest(self.reason)
-
-    def unregister(self, model: str, version: str | None) -> None:
-        raise InvalidRequest(self.reason)
