@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from jitney.server import cli
 from jitney.server.errors import InvalidConfig
+from jitney.server.repository.strays import holds_archives
 from jitney.server.settings import Settings
 
 
@@ -233,3 +235,12 @@ class TestFolders:
     def test_one_store_at_most(self, tmp_path: Path, store: Path) -> None:
         with pytest.raises(InvalidConfig, match="expected one --model-store"):
             settings(tmp_path, "--model-store", str(store), "--model-store", str(tmp_path))
+
+
+def test_a_store_that_cannot_be_read_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(_: Path) -> NoReturn:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    with pytest.raises(InvalidConfig, match=f"the folder '{tmp_path}' cannot be read: Permission denied"):
+        holds_archives(tmp_path)

@@ -101,6 +101,13 @@ def test_a_server_serves_on_a_full_disk(tmp_path: Path, own: bool) -> None:
     assert said.count(f"{file}' cannot be written: No space left on device") == 1
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_command_without_standard_streams_ends_as_it_would(closed: str) -> None:
+    code = "import sys; from jitney.server import logs; logs.configure(None); logs.close(); sys.exit(7)"
+    command = ["bash", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 7
+
+
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full, which is a full disk")
 def test_a_command_that_cannot_print_ends_as_it_would(tmp_path: Path) -> None:
     code = (

@@ -4,15 +4,18 @@ import contextlib
 import ctypes
 import json
 import os
+import signal
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from jitney.server import launcher, pid_files
+from jitney.server import launcher, pid_files, torchserve_cli
 from jitney.server.errors import InvalidConfig
 from jitney.tests.fakes.raw_http import ask
 from jitney.tests.fakes.torchserve_server import COMMAND, archive, environment, properties
@@ -128,6 +131,7 @@ def test_files_of_others_are_not_believed(tmp_path: Path, monkeypatch: pytest.Mo
     target.write_text("x")
     pid_files.path_of(os.getpid()).symlink_to(target)
     pid_files.write(os.getpid(), "http://127.0.0.1:1")
+    assert not list(tmp_path.glob("*.new")) and pid_files.path_of(os.getpid()).read_text().count("\n") == 2
     assert target.read_text() == "x" and not pid_files.path_of(os.getpid()).is_symlink()
     pid_files.path_of(1).symlink_to(pid_files.path_of(os.getpid()))
     assert str(pid_files.path_of(1)) in map(str, tmp_path.iterdir())
@@ -136,6 +140,21 @@ def test_files_of_others_are_not_believed(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "nosuch"))
     with pytest.raises(InvalidConfig, match=r"the pid file '.*nosuch.*' cannot be written: .*TMPDIR"):
         pid_files.write(os.getpid(), "http://127.0.0.1:1")
+
+
+def test_a_server_that_stop_could_not_find_is_not_left_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+    popen = subprocess.Popen
+
+    def start(*arguments: Any, **options: Any) -> Any:
+        begun.append(popen([sys.executable, "-c", "import time; time.sleep(60)"]))
+        return begun[0]
+
+    monkeypatch.setattr(torchserve_cli.subprocess, "Popen", start)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "nosuch"))
+    with pytest.raises(InvalidConfig, match="the pid file"):
+        torchserve_cli._detach([], "http://127.0.0.1:1")
+    assert begun[0].wait(30) == -signal.SIGTERM
 
 
 def test_without_arguments_the_commands_are_listed(folder: Path) -> None:

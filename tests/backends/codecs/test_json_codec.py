@@ -10,6 +10,7 @@ import pytest
 
 from jitney.backends.base import Part, Response
 from jitney.backends.codecs import create
+from jitney.backends.codecs.json_codec import with_json
 from jitney.backends.tensor import DATATYPES, Tensor
 from jitney.server.errors import InvalidRequest, ModelFailed, Unsupported
 from jitney.server.repository.config import ModelConfig, TensorSpec
@@ -244,6 +245,7 @@ class TestRefused:
             (ONE, {"inputs": {"x": [[1, 2]]}}, "'inputs' must be a list"),
             (ONE, {"instances": [[1, 2]], "parameters": {}}, "'parameters' beside 'instances' is not supported here"),
             (ONE, {"instances": [[1, 2]], "signature_name": "other"}, "'signature_name' beside"),
+            (ONE, {"instances": [[1, 2]], "foo": None}, "'foo' beside"),
             (ONE, {"instances": [[1, 2], [3]]}, "'x': the list is ragged"),
             (ONE, {"instances": [[1, 2, 3]]}, "expected [-1, 2]"),
             (ONE, {"instances": [{"w": [1, 2]}]}, "unexpected input 'w'"),
@@ -353,3 +355,10 @@ class TestEncode:
         with pytest.raises(ModelFailed) as caught:
             answer(ONE, *tensors)
         assert caught.value.code == "BAD_OUTPUT"
+
+
+@pytest.mark.parametrize("number", [1.0, float("nan")])
+@pytest.mark.parametrize("other", [b"bytes", {1, 2}, object()])
+def test_what_is_no_json_is_a_type_error_whatever_stands_beside_it(number: float, other: object) -> None:
+    with pytest.raises(TypeError):
+        with_json(Response(), {"a": number, "b": other})

@@ -1,6 +1,7 @@
 """What models ask of the server while they run."""
 
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from jitney.server.errors import (
     Unsupported,
     WorkerDied,
 )
+from jitney.server.workers import hosting
 from jitney.server.workers.hosting import failure_of
 
 from .conftest import LIMIT_S, call_to, eventually
@@ -223,3 +225,16 @@ def test_without_a_server_behind_it_a_model_is_told_so(bench):
 )
 def test_codes(error, code):
     assert failure_of(error).code == code
+
+
+def test_what_was_underway_waits_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ensemble replies once, at its end: while its second step is in a queue, its first has not been waiting."""
+    now, child = [100.0], type("Child", (), {"heard": 100.0})()
+    monkeypatch.setattr(hosting.time, "monotonic", lambda: now[0])
+    asked = hosting._Asked("infer")
+    desk = types.SimpleNamespace(_running={(child, 1): asked})
+    for at, underway, excused in [(109.0, True, 119.0), (112.0, False, 119.0), (118.9, False, 119.0), (119.1, False, 129.1)]:
+        now[0] = at
+        monkeypatch.setattr(hosting._Asked, "underway", property(lambda _, it=underway: it))
+        assert hosting.HostDesk.excused(desk, child, 10.0) == pytest.approx(excused)
+        assert asked.is_cancelled() == (at > 119)
