@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -242,10 +243,9 @@ class ModelControl:
             self._check_dependents(name)
 
     def _unload(self, model: str) -> None:
-        if model not in self.registry.names():
+        if model not in self.registry.names() and model not in self._locks:  # a load that has just begun has the lock only
             return
-        given_up = self._rollout.give_up(model)  # whoever loads it holds the lock until then
-        with self._lock(model):
+        with self._instead_of_loading(model) as given_up:
             self._fingerprints.pop(model, None)
             self._asked.discard(model)
             taken = [self.registry.take(model, version) for version in self._serving(model)]
@@ -253,6 +253,17 @@ class ModelControl:
                 self.registry.note(model, version, State.UNAVAILABLE, "unloaded")
             remove_files = self.repository.release(model)
         close_aside([deployment for deployment in taken if deployment is not None], remove_files)
+
+    @contextmanager
+    def _instead_of_loading(self, model: str) -> Iterator[list[str]]:
+        """Holds a model's lock, which loads that have it give up; yields the versions that were being loaded."""
+        lock = self._lock(model)
+        with self._rollout.giving_up(model) as versions:
+            lock.acquire()
+        try:
+            yield versions
+        finally:
+            lock.release()
 
     def _serving(self, model: str) -> Mapping[str, Deployment]:
         return self._rollout.serving(model)

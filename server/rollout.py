@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from ..backends.codecs.own import with_source
 from .deployment import Deployment, Options, State
@@ -41,6 +42,7 @@ class Rollout:
         self._lock = threading.Lock()
         self._loading: set[Deployment] = set()  # those that no request is sent to yet
         self._growing: dict[WorkerDeployment, int] = {}  # those that wait for more workers, and how many they had
+        self._unloading: list[tuple[str, list[str]]] = []  # models that unloads wait for, and the versions given up for them
         self._closed = False
 
     def close(self) -> None:
@@ -51,21 +53,29 @@ class Rollout:
         for deployment in loading:
             deployment.close(0.0, reason="the server is stopping")
 
-    def give_up(self, model: str) -> list[str]:
-        """Ends the versions of a model that are just being loaded, and returns them; those that are growing stay as they were.
+    @contextmanager
+    def giving_up(self, model: str) -> Iterator[list[str]]:
+        """While it lasts, every load of a model fails, however far it has come; versions that are growing stay as they were.
 
-        The load fails then.
+        Yields the versions that were ended, as they become more.
         """
+        versions: list[str] = []
         with self._lock:
+            self._unloading.append((model, versions))
             loading = [deployment for deployment in self._loading if deployment.config.name == model]
             growing = [
                 (deployment, before) for deployment, before in self._growing.items() if deployment.config.name == model
             ]
-        for deployment in loading:
-            deployment.close(0.0, reason=GIVEN_UP)
-        for grown, before in growing:
-            grown.scale(before)
-        return [deployment.config.version for deployment in loading]
+            versions += [deployment.config.version for deployment in loading]
+        try:
+            for deployment in loading:
+                deployment.close(0.0, reason=GIVEN_UP)
+            for grown, before in growing:
+                grown.scale(before)
+            yield versions
+        finally:
+            with self._lock:
+                self._unloading = [entry for entry in self._unloading if entry[1] is not versions]
 
     def serving(self, model: str) -> Mapping[str, Deployment]:
         try:
@@ -124,7 +134,16 @@ class Rollout:
         with self._lock:
             if self._closed:
                 raise Draining("the server is stopping and loads no more models")
+            model, version = deployment.config.name, deployment.config.version
+            for unloaded in self._unloads(model):
+                unloaded.append(version)
+            if self._unloads(model):
+                raise LoadFailed(_failure_text(model, {version: f"given up: {GIVEN_UP}"}))
             self._loading.add(deployment)
+
+    def _unloads(self, model: str) -> list[list[str]]:
+        """For each unload that waits for this model's loads to end, the versions given up; call it with the lock held."""
+        return [versions for name, versions in self._unloading if name == model]
 
     def _over(self, deployments: Sequence[Deployment]) -> None:
         with self._lock:
@@ -185,6 +204,8 @@ class Rollout:
     def _grow(self, deployment: WorkerDeployment, before: int, now: int) -> None:
         """Returns when it has `now` workers; raises the reason where they could not be started, or were given up."""
         with self._lock:
+            if self._unloads(deployment.config.name):
+                raise LoadFailed(f"given up: {GIVEN_UP}")
             self._growing[deployment] = before
         try:
             deployment.scale(now)

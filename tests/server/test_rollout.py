@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -48,6 +49,13 @@ def rewrite(folder: Path, old: str, new: str) -> None:
     text = (folder / "config.pbtxt").read_text()
     assert old in text
     (folder / "config.pbtxt").write_text(text.replace(old, new))
+
+
+@pytest.fixture
+def started() -> Callable[[], list[psutil.Process]]:
+    """The processes that this test has started and that still run, whatever other tests left (multiprocessing's tracker)."""
+    before = set(psutil.Process().children())
+    return lambda: [process for process in psutil.Process().children() if process not in before]
 
 
 def add_version(folder: Path, version: str, source: str = DOUBLING) -> None:
@@ -171,7 +179,7 @@ def test_what_is_loading_is_given_up_when_the_server_ends(model: Path) -> None:
     repository.close()
 
 
-def test_unloading_gives_up_what_is_loading(model: Path) -> None:
+def test_unloading_gives_up_what_is_loading(model: Path, started: Callable[[], list[psutil.Process]]) -> None:
     with loaded(model.parent) as plane:
         (model / "1" / "model.py").write_text("import threading\nthreading.Event().wait()")
         told: list[str] = []
@@ -184,19 +192,47 @@ def test_unloading_gives_up_what_is_loading(model: Path) -> None:
 
         loading = threading.Thread(target=load)
         loading.start()
-        before = processes(plane)
-        children = psutil.Process().children
-        wait_until(lambda: len(children()) > len(before), PATIENCE, "the new worker")
+        wait_until(lambda: len(started()) == 2, PATIENCE, "the new worker")
         plane.unload("m")
         loading.join(PATIENCE)
         assert not loading.is_alive()
         assert "given up: it was unloaded before it was ready" in told[0]
-        wait_until(lambda: not children(), PATIENCE, "the end of all workers")
+        wait_until(lambda: not started(), PATIENCE, "the end of all workers")
         assert index(plane) == [("m", "1", "UNAVAILABLE")]
         assert [entry.reason for entry in plane.index()] == ["unloaded"]
 
 
-def test_unloading_gives_up_workers_that_are_being_added(model: Path) -> None:
+@pytest.mark.parametrize("served", [True, False])
+def test_unloading_gives_up_a_load_that_has_only_just_begun(tmp_path: Path, served: bool) -> None:
+    """The codec's own file takes its time here, which comes before the workers; then what loads would never end."""
+    folder, hold, reached = tmp_path / "models" / "m", tmp_path / "hold", tmp_path / "reached"
+    doubling(folder.parent, "m", 'parameters { key: "codec" value { string_value: "codec.py" } }')
+    codec = "def decode(request): ...\ndef encode(outputs, request): ...\n"
+    (folder / "codec.py").write_text(codec)
+    with loaded(folder.parent) as plane:
+        if not served:
+            plane.unload("m")
+        wait = f"import os, pathlib, time\npathlib.Path({str(reached)!r}).touch()\n"
+        wait += f"while os.path.exists({str(hold)!r}): time.sleep(0.01)\n"
+        (folder / "codec.py").write_text(wait + codec)
+        (folder / "1" / "model.py").write_text("import time\ntime.sleep(60)")
+        hold.touch()
+        with ThreadPoolExecutor() as pool:
+            loading = pool.submit(plane.load, "m")
+            wait_until(reached.exists, PATIENCE, "the codec")
+            unloading = pool.submit(plane.unload, "m")
+            control = plane.modelcontrol
+            assert control is not None
+            wait_until(lambda: control._rollout._unloads("m") != [], PATIENCE, "the unload")
+            hold.unlink()
+            unloading.result(PATIENCE)
+            with pytest.raises(LoadFailed, match="given up: it was unloaded before it was ready"):
+                loading.result(PATIENCE)
+        assert index(plane) == [("m", "1", "UNAVAILABLE")]
+        assert [entry.reason for entry in plane.index()] == ["unloaded"]
+
+
+def test_unloading_gives_up_workers_that_are_being_added(model: Path, started: Callable[[], list[psutil.Process]]) -> None:
     hold = model.parent / "hold"
     wait = f"import os, time\nwhile os.path.exists({str(hold)!r}): time.sleep(0.01)\n"
     (model / "1" / "model.py").write_text(wait + DOUBLING)
@@ -213,13 +249,12 @@ def test_unloading_gives_up_workers_that_are_being_added(model: Path) -> None:
         rewrite(model, "count: 1", "count: 2")
         loading = threading.Thread(target=load)
         loading.start()
-        children = psutil.Process().children
-        wait_until(lambda: len(children()) == 2, PATIENCE, "the second worker")
+        wait_until(lambda: len(started()) == 2, PATIENCE, "the second worker")
         assert ask(plane) == [2.0]
         plane.unload("m")
         loading.join(PATIENCE)
         assert "given up: it was unloaded before it was ready" in told[0]
-        wait_until(lambda: not children(), PATIENCE, "the end of all workers")
+        wait_until(lambda: not started(), PATIENCE, "the end of all workers")
 
 
 def test_more_instances_than_the_machine_can_hold_are_refused_and_none_is_started(model: Path) -> None:
@@ -238,22 +273,26 @@ def test_more_instances_than_the_machine_can_hold_are_refused_and_none_is_starte
         assert (processes(plane), ask(plane)) == (before, [2.0])
 
 
-def test_a_model_that_wants_too_many_workers_is_listed_with_the_reason(tmp_path: Path) -> None:
+def test_a_model_that_wants_too_many_workers_is_listed_with_the_reason(
+    tmp_path: Path, started: Callable[[], list[psutil.Process]]
+) -> None:
     doubling(tmp_path, "m", instances=100_000)
     with loaded(tmp_path) as plane:
-        ((entry,), children) = (plane.index(), psutil.Process().children())
+        (entry,) = plane.index()
         assert entry.state == "UNAVAILABLE"
         assert "'m' is to have 100000 workers, but this machine has room for at most" in entry.reason
-        assert not children
+        assert not started()
 
 
-def test_a_load_stops_where_memory_runs_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_load_stops_where_memory_runs_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: Callable[[], list[psutil.Process]]
+) -> None:
     monkeypatch.setattr("jitney.server.workers.capacity.shortage", lambda pid, loading: "no memory" if loading > 1 else "")
     doubling(tmp_path, "m", instances=3)
     with loaded(tmp_path) as plane:
         (entry,) = plane.index()
         assert (entry.state, "its process is not started: no memory" in entry.reason) == ("UNAVAILABLE", True)
-        wait_until(lambda: not psutil.Process().children(), PATIENCE, "the end of those that were started")
+        wait_until(lambda: not started(), PATIENCE, "the end of those that were started")
 
 
 def test_a_first_load_that_fails_in_part_serves_the_rest(model: Path) -> None:
