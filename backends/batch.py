@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .base import Backend, DeviceLost, Failure, Instance, Request, Respond, Response
+from .base import Backend, DeviceLost
 from .input_check import InputCheck, brackets, is_pixels
 from .options import CannotLoad, padded_sizes
 from .parameters import tell_unread
+from .request import Failure, Instance, Request, Respond, Response
 from .stacking import Array, BadInput, BatchBuffers, Key, aligned, split
 from .telling import text_of, trace_of
 from .tensor import Tensor, reshaped

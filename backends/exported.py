@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import pt2
-from .base import Instance
 from .options import CannotLoad
+from .request import Instance
 from .shape_check import check_datatype, check_shape, shows_scalar, with_scalars
 from .torch_batch import TorchBackend
 

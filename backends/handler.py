@@ -29,8 +29,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from . import handler_data as data
-from .base import Backend, DeviceLost, Failure, Instance, Request, Respond, Response
+from .base import Backend, DeviceLost
 from .handler_loader import COMPAT, find_entry, find_envelope, prepare_imports
+from .request import Failure, Instance, Request, Respond, Response
 
 if TYPE_CHECKING:
     from ..server.repository.config import HandlerSpec, ModelConfig

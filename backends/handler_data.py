@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from . import handler_json
-from .base import Failure, Part, Request, Response
+from .request import Failure, Part, Request, Response
 from .telling import sendable, text_of, trace_of
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .base import Request
+from .request import Request
 from .stacking import BadInput
 from .tensor import Tensor
 

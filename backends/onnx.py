@@ -17,11 +17,11 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from . import onnx_pixels
-from .base import Failure, Instance
 from .batch import Array, BadInput, BadOutput, TensorBackend
 from .onnx_binding import Binding
 from .onnx_options import SHRINKAGE, binds, plain_providers, providers, run_options, session_options, uses_graphs
 from .options import CannotLoad
+from .request import Failure, Instance
 from .shape_check import check_datatype, check_shape, shows_scalar, with_scalars
 from .tensor import datatype_of
 

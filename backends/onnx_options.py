@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime as ort
 
-from .base import Instance
 from .options import CannotLoad, flag, integer
+from .request import Instance
 
 if TYPE_CHECKING:
     from ..server.repository.config import ModelConfig

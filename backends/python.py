@@ -25,8 +25,9 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from .base import Backend, Failure, Instance, Request, Respond
+from .base import Backend
 from .python_answer import Answer
+from .request import Failure, Instance, Request, Respond
 from .telling import sendable, text_of, trace_of
 from .warmup import run_entries
 

@@ -22,7 +22,8 @@ from msgspec import structs
 
 from ..server.repository.names import inside
 from ..server.repository.stateful import Control, SequenceSpec, State, for_worker
-from .base import Backend, Failure, Instance, Request, Respond, Response
+from .base import Backend
+from .request import Failure, Instance, Request, Respond, Response
 from .tensor import NUMPY_DTYPES, Tensor, expected_bytes, pack_bytes, unpack_bytes
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .base import Request
+from .request import Request
 from .tensor import NUMPY_DTYPES, Tensor
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .base import Failure, Instance
 from .batch import Array, BadInput, BadOutput, TensorBackend
 from .cuda_graphs import CudaGraphs
 from .options import CannotLoad, choice, flag, integer
+from .request import Failure, Instance
 from .stacking import Key
 from .staging import Staging, pinned
 from .telling import text_of

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..server.errors import LoadFailed
-from .base import Backend, Failure, Request, Response
+from .base import Backend
 from .options import flag, padded_sizes, powers_of_two
+from .request import Failure, Request, Response
 from .tensor import NUMPY_DTYPES, Tensor, expected_bytes, pack_bytes
 
 if TYPE_CHECKING:

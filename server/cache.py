@@ -11,7 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 
-from ..backends.base import Request, Response
+from ..backends.request import Request, Response
 
 #: Fixed cost charged for an entry besides its tensors: key, objects, names.
 ENTRY_OVERHEAD = 512

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ..backends.base import Failure, Request, Response
+from ..backends.request import Failure, Request, Response
 from . import holding
 from .errors import Cancelled, JitneyError, ModelFailed
 from .repository.config import ModelConfig

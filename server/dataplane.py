@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ..backends.base import Request, Response
+from ..backends.request import Request, Response
 from .call import Call, Target
 from .deployment import Deployment, MakeRequest, OnAnswer, State
 from .errors import (

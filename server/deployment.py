@@ -9,10 +9,10 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from ..backends.base import Request, Response
 from ..backends.codecs import Codec
 from ..backends.codecs import create as create_codec
 from ..backends.codecs.base import Encode
+from ..backends.request import Request, Response
 from .cache import ResponseCache
 from .call import Call, Target
 from .errors import JitneyError

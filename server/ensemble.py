@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from ..backends.base import FINAL_MARK, Request, Response
 from ..backends.codecs.base import Encode
+from ..backends.request import FINAL_MARK, Request, Response
 from ..backends.tensor import Buffer, Tensor
 from .call import Call, Target, failed
 from .deployment import Deployment, MakeRequest, OnAnswer, State

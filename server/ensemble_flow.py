@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from ..backends.base import Parameter, Request, Response
+from ..backends.request import Parameter, Request, Response
 from ..backends.tensor import Tensor, reshaped
 from .errors import ModelFailed
 from .repository.config import ModelConfig, TensorSpec

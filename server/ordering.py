@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from ..backends.base import Response
+from ..backends.request import Response
 from .call import Call
 from .errors import JitneyError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..backends.base import Request, Response
+from ..backends.request import Request, Response
 from .call import Call
 from .dataplane import DataPlane
 from .errors import InvalidRequest, JitneyError, QueueTimeout

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Sequence
 from math import prod
 
-from ..backends.base import Request
+from ..backends.request import Request
 from ..backends.tensor import Tensor, expected_bytes
 from .errors import BatchTooWide, InvalidTensor
 from .repository.config import ModelConfig, TensorSpec

@@ -15,8 +15,8 @@ from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..backends.base import Request, Response
 from ..backends.codecs.base import Encode
+from ..backends.request import Request, Response
 from .batching.dispatch import Dispatcher, Queue
 from .batching.item import Batch, Item
 from .batching.policy import ShapeChange

@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 
 from ..backends import factory
-from ..backends.base import Backend, Part, Request, Response
+from ..backends.base import Backend
 from ..backends.codecs import create as create_codec
+from ..backends.request import Part, Request, Response
 from ..backends.tensor import NUMPY_DTYPES, Tensor
 from ..server.errors import JitneyError
 from ..server.repository.config import ModelConfig, TensorSpec

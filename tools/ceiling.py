@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..backends import factory
-from ..backends.base import Instance, Part, Request, Response
 from ..backends.codecs import create as create_codec
+from ..backends.request import Instance, Part, Request, Response
 from ..backends.tensor import Tensor
 from ..server.repository.config import ModelConfig
 from ..server.repository.triton import TritonRepository

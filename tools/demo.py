@@ -22,8 +22,8 @@ import numpy as np
 import tritonclient.http as tritonclient
 import urllib3
 
-from ..backends.base import Part
 from ..backends.codecs import create as create_codec
+from ..backends.request import Part
 from . import build_models, digits
 from .served import Server, ServerFailed, serving, taken
 from .steps import NotAsPromised, expect, heading

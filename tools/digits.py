@@ -19,9 +19,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from ..backends.base import Part
 from ..backends.codecs import create as create_codec
 from ..backends.eager import build
+from ..backends.request import Part
 from ..backends.torchscript import quiet_jit
 from ..server.repository.config import ModelConfig, TensorSpec
 

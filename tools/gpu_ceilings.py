@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from ..backends import factory
-from ..backends.base import Backend, Instance
+from ..backends.base import Backend
+from ..backends.request import Instance
 from ..backends.stacking import Array
 from ..backends.tensor import NUMPY_DTYPES
 from ..server.repository.config import ModelConfig

@@ -24,8 +24,9 @@ import msgspec
 import numpy as np
 
 from ..backends import factory
-from ..backends.base import Backend, Instance, Part, Request, Response
+from ..backends.base import Backend
 from ..backends.codecs import create as create_codec
+from ..backends.request import Instance, Part, Request, Response
 from ..backends.tensor import Tensor
 from ..server.repository.config import ModelConfig
 from ..server.repository.triton import TritonRepository

@@ -15,7 +15,7 @@ import orjson
 
 from ...server.errors import InvalidRequest, ModelFailed, Unsupported
 from ...server.repository.config import ModelConfig
-from ..base import Part, Response
+from ..request import Part, Response
 from ..tensor import Tensor
 
 Encode = Callable[[Response], Response]

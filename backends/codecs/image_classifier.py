@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...server.repository.config import ModelConfig
-from ..base import Response
+from ..request import Response
 from ..tensor import Tensor
 from .base import bad_output
 from .image_input import ImageCodec

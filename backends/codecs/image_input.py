@@ -15,7 +15,7 @@ from PIL import Image
 
 from ...server.errors import InvalidConfig, InvalidRequest
 from ...server.repository.config import ModelConfig
-from ..base import Part
+from ..request import Part
 from ..tensor import NUMPY_DTYPES, Tensor
 from .base import Codec, load_json, main_part, refuse_explanation
 from .image import MAX_PIXELS, allow_any_size, from_base64, open_image

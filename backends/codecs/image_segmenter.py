@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..base import Response
+from ..request import Response
 from .base import bad_output
 from .image_classifier import floats, single_output, softmax, to_json
 from .image_input import ImageCodec

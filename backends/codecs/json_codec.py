@@ -16,7 +16,7 @@ import orjson
 
 from ...server.errors import InvalidRequest, Unsupported
 from ...server.repository.config import ModelConfig, TensorSpec
-from ..base import Part, Response
+from ..request import Part, Response
 from ..tensor import Tensor
 from .arrays import to_python
 from .base import Codec, Encode, bad_output, is_json, load_json, main_part, refuse_explanation

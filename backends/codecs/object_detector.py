@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...server.repository.config import ModelConfig
-from ..base import Response
+from ..request import Response
 from .base import bad_output
 from .image_classifier import to_json
 from .image_input import ImageCodec

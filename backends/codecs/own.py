@@ -30,7 +30,7 @@ from ...server.call import SlowEncode
 from ...server.errors import InvalidConfig, InvalidRequest, ModelFailed
 from ...server.repository.config import ModelConfig
 from ...server.repository.names import inside
-from ..base import Part, Response
+from ..request import Part, Response
 from ..tensor import Tensor
 from .base import Codec, Encode, refuse_explanation
 from .json_codec import with_json

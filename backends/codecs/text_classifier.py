@@ -11,7 +11,7 @@ import numpy as np
 
 from ...server.errors import InvalidConfig, InvalidRequest
 from ...server.repository.config import ModelConfig, TensorSpec
-from ..base import Part, Response
+from ..request import Part, Response
 from ..tensor import NUMPY_DTYPES, Tensor
 from .base import Codec, bad_output, load_json, main_part, refuse_explanation
 from .image_classifier import floats, single_output, softmax, to_json

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...backends.base import Request, Response
+from ...backends.request import Request, Response
 from ..batching import gather
 from ..call import Call
 from ..errors import Cancelled, Draining, JitneyError, Unavailable

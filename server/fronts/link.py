@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from ...backends.base import Request, Response
+from ...backends.request import Request, Response
 from ...backends.tensor import Buffer
 from .. import holding
 from ..batching import gather

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from ...backends.base import Failure, Parameter
+from ...backends.request import Failure, Parameter
 from ...backends.tensor import Buffer
 from ..http.tokens import Key
 from ..repository.config import ModelConfig

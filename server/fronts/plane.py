@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from ...backends.base import Request, Response
 from ...backends.codecs import Codec
 from ...backends.codecs import create as create_codec
+from ...backends.request import Request, Response
 from ..call import Call
 from ..errors import JitneyError, Unavailable
 from ..repository.config import ModelConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ...backends.base import Part, Request, Response
+from ...backends.request import Part, Request, Response
 from ...backends.tensor import Buffer, Tensor
 from ..workers.arena import Arena, Slot
 from ..workers.memory import flat

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ...backends.base import Response
+from ...backends.request import Response
 from .. import holding
 from ..call import Call, Mailbox, failed, size
 from ..errors import JitneyError

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ...backends.base import Failure, Response
+from ...backends.request import Failure, Response
 from ..call import Call
 from ..errors import HoldsTooMuch, InvalidRequest, JitneyError
 from . import wire

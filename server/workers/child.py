@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import psutil
 
-from ...backends.base import Instance
+from ...backends.request import Instance
 from ...backends.tensor import Buffer
 from .. import holding, reactor
 from ..batching import gather

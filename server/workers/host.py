@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from ...backends.base import Host, Request, Response
+from ...backends.base import Host
+from ...backends.request import Request, Response
 from ..errors import ModelFailed
 from . import wire
 from .frame import Channel

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, runtime_checkable
 
-from ...backends.base import Failure, Request, Response
+from ...backends.request import Failure, Request, Response
 from .. import errors
 from . import wire
 from .child import Child

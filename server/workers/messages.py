@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ...backends.base import Failure, Instance, Parameter
+from ...backends.request import Failure, Instance, Parameter
 from ...backends.tensor import Buffer
 from ..repository.config import ModelConfig
 

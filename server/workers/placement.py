@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...backends.base import Instance
+from ...backends.request import Instance
 from ..errors import InvalidConfig
 from ..repository.config import CPU_TOO, InstanceGroup, ModelConfig
 

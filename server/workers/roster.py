@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from ...backends.base import Instance
+from ...backends.request import Instance
 from .backoff import Backoff
 
 #: Seconds that a worker may take to unload and end once it is told to stop.

@@ -8,7 +8,8 @@ from functools import partial
 
 import msgspec
 
-from ...backends.base import Backend, DeviceLost, Failure, Request, Response
+from ...backends.base import Backend, DeviceLost
+from ...backends.request import Failure, Request, Response
 from ...backends.telling import text_of, trace_of
 from ...backends.tensor import Buffer
 from ..errors import ModelFailed
@@ -118,7 +119,7 @@ class RunningBatch:
         self._cancelled.add(index)
 
     def respond(self, index: int, response: Response) -> None:
-        """`backends.base.Respond`. IndexError or RuntimeError for an answer that belongs to no open request."""
+        """`backends.request.Respond`. IndexError or RuntimeError for an answer that belongs to no open request."""
         started = time.perf_counter_ns()
         with self._lock:
             if not isinstance(index, int) or index not in self._open:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from ...backends.base import Instance
+from ...backends.request import Instance
 from .. import threads
 from ..errors import Draining, JitneyError, LoadFailed, WorkerTimeout
 from ..repository.config import ModelConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from ...backends.base import Part, Request, Response
+from ...backends.request import Part, Request, Response
 from ...backends.tensor import Buffer, Tensor, expected_bytes
 from ..call import Target
 from .arena import Slot

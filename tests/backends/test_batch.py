@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jitney.backends.base import DeviceLost, Instance, Request
+from jitney.backends.base import DeviceLost
 from jitney.backends.batch import Array, TensorBackend
+from jitney.backends.request import Instance, Request
 from jitney.backends.tensor import Tensor
 from jitney.server.repository.config import ModelConfig
 from jitney.tests.fakes.tensors import answers, arrays, config, request, spec

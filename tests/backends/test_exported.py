@@ -16,9 +16,9 @@ import pytest
 import torch
 from torch.export import Dim
 
-from jitney.backends.base import Request
 from jitney.backends.inspect import describe
 from jitney.backends.options import CannotLoad
+from jitney.backends.request import Request
 from jitney.backends.tensor import Tensor
 from jitney.backends.warmup import WarmupFailed
 from jitney.tests.fakes.tensors import answers, arrays, config, loaded, request, spec

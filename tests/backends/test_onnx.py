@@ -13,11 +13,11 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from jitney.backends.base import Instance, Request
 from jitney.backends.onnx import OnnxBackend
 from jitney.backends.onnx_binding import Binding
 from jitney.backends.onnx_options import cuda_options, providers, session_options, uses_graphs
 from jitney.backends.options import CannotLoad
+from jitney.backends.request import Instance, Request
 from jitney.backends.stacking import Array
 from jitney.backends.tensor import Tensor
 from jitney.backends.warmup import WarmupFailed

@@ -13,9 +13,10 @@ import torch
 from msgspec import structs
 from PIL import Image
 
-from jitney.backends.base import Backend, Part, Request
+from jitney.backends.base import Backend
 from jitney.backends.codecs import create, pixels_of
 from jitney.backends.onnx_pixels import model_bytes
+from jitney.backends.request import Part, Request
 from jitney.backends.tensor import NUMPY_DTYPES, Tensor
 from jitney.backends.torch_values import Normalizer
 from jitney.backends.torchscript import quiet_jit

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jitney.backends.base import Request
+from jitney.backends.request import Request
 from jitney.backends.tensor import Tensor
 from jitney.server.errors import InvalidRequest, LoadFailed, ModelFailed
 from jitney.tests.fakes.serving import LIMIT_S, Serving, serving, write_model

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jitney.backends.base import Response
+from jitney.backends.request import Response
 from jitney.backends.tensor import Tensor
 from jitney.server.errors import JitneyError
 from jitney.tests.fakes.serving import Serving, serving, write_model

@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from jitney.backends.base import Instance, Request, Response
 from jitney.backends.factory import create
+from jitney.backends.request import Instance, Request, Response
 from jitney.backends.sequence import SequenceBackend
 from jitney.backends.tensor import Tensor
 from jitney.server.repository.config import ModelConfig, TensorSpec, Warmup, WarmupInput

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from jitney.backends.base import Request
+from jitney.backends.request import Request
 from jitney.backends.stacking import BatchBuffers, aligned
 from jitney.backends.staging import Staging, pinned
 from jitney.backends.tensor import Tensor

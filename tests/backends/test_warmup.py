@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jitney.backends.base import Backend, Failure, Instance, Request, Respond, Response
+from jitney.backends.base import Backend
 from jitney.backends.codecs import Pixels
+from jitney.backends.request import Failure, Instance, Request, Respond, Response
 from jitney.backends.warmup import WarmupFailed, batch_sizes, entry_requests, run_entries, warm_up
 from jitney.server.repository.config import ModelConfig, Warmup, WarmupInput
 from jitney.tests.fakes.tensors import config, spec

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from jitney.backends.base import Request, Response
+from jitney.backends.request import Request, Response
 from jitney.backends.tensor import Tensor
 from jitney.server.call import Call
 from jitney.server.errors import JitneyError, ModelNotFound, ModelNotReady, VersionNotFound

@@ -85,8 +85,8 @@ def _main() -> None:
     import logging
     from pathlib import Path
 
-    from jitney.backends.base import Instance, Part, Request
     from jitney.backends.factory import create
+    from jitney.backends.request import Instance, Part, Request
     from jitney.server.repository.config import HandlerSpec, ModelConfig
 
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jitney.backends.base import Request, Response
+from jitney.backends.request import Request, Response
 from jitney.backends.tensor import Tensor
 from jitney.server.call import Call
 from jitney.server.dataplane import DataPlane

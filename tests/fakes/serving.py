@@ -13,7 +13,7 @@ import falcon
 import falcon.testing
 import pytest
 
-from jitney.backends.base import Request, Response
+from jitney.backends.request import Request, Response
 from jitney.backends.tensor import Tensor
 from jitney.server.addresses import Address
 from jitney.server.dataplane import DataPlane

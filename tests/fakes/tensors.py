@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jitney.backends.base import Backend, Instance, Request, Response
+from jitney.backends.base import Backend
 from jitney.backends.factory import create
+from jitney.backends.request import Instance, Request, Response
 from jitney.backends.tensor import Tensor
 from jitney.server.repository.config import ModelConfig, TensorSpec
 

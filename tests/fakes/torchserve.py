@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from jitney.backends.base import Request, Response
+from jitney.backends.request import Request, Response
 from jitney.server.call import Call
 from jitney.server.dataplane import Description
 from jitney.server.errors import DefaultVersionInUse, JitneyError, ModelNotFound, VersionNotFound

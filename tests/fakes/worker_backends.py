@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jitney.backends.base import Backend, DeviceLost, Failure, Instance, Request, Respond, Response
+from jitney.backends.base import Backend, DeviceLost
+from jitney.backends.request import Failure, Instance, Request, Respond, Response
 from jitney.backends.tensor import Tensor
 from jitney.server.repository.config import ModelConfig
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jitney.backends.base import Request, Response
+from jitney.backends.request import Request, Response
 from jitney.backends.tensor import Tensor
 from jitney.server.cache import ENTRY_OVERHEAD, ResponseCache, cache_key
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from jitney.backends.base import Failure, Request, Response
+from jitney.backends.request import Failure, Request, Response
 from jitney.server.call import Call
 from jitney.server.errors import Cancelled, ModelFailed, QueueTimeout
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jitney.backends.base import Request, Response
+from jitney.backends.request import Request, Response
 from jitney.backends.tensor import Buffer, Tensor
 from jitney.server import holding
 from jitney.server.cache import ResponseCache

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jitney.backends.base import Request, Response
+from jitney.backends.request import Request, Response
 from jitney.backends.tensor import Tensor, reshaped
 from jitney.server.dataplane import DataPlane
 from jitney.server.ensemble_flow import Flowing, Membership, Step, entering, for_step, leaving, needed

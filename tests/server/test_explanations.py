@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from jitney.backends.base import Part, Request
+from jitney.backends.request import Part, Request
 from jitney.server.dataplane import DataPlane
 from jitney.server.deployment import Options
 from jitney.server.errors import Unsupported

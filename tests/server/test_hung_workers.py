@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from jitney.backends.base import Request, Response
+from jitney.backends.request import Request, Response
 from jitney.backends.tensor import Tensor
 from jitney.server.errors import ModelFailed, WorkerDied, WorkerTimeout
 from jitney.server.worker_deployment import WorkerDeployment

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from jitney.backends.base import Request, Response
+from jitney.backends.request import Request, Response
 from jitney.server.call import Call
 from jitney.server.errors import QueueTimeout
 from jitney.server.ordering import OrderedAnswers

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jitney.backends.base import Part, Request
 from jitney.backends.codecs.transforms import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from jitney.backends.request import Part, Request
 from jitney.backends.tensor import Tensor
 from jitney.server.errors import InvalidTensor
 from jitney.tests.fakes.plane import answers

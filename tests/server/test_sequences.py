@@ -17,7 +17,7 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from jitney.backends.base import Request
+from jitney.backends.request import Request
 from jitney.backends.tensor import Tensor
 from jitney.server.errors import JitneyError, WorkerDied
 from jitney.tests.fakes.serving import LIMIT_S, Serving, serving, write_model

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from jitney.backends.base import Request
+from jitney.backends.request import Request
 from jitney.server.call import Call, Times
 from jitney.server.errors import (
     BatchTooWide,

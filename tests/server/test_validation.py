@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from jitney.backends.base import Request
+from jitney.backends.request import Request
 from jitney.backends.tensor import Tensor, pack_bytes
 from jitney.server.errors import BatchTooWide, InvalidTensor
 from jitney.server.repository.config import ModelConfig, TensorSpec

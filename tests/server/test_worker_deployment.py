@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jitney.backends.base import Part, Request, Response
+from jitney.backends.request import Part, Request, Response
 from jitney.backends.tensor import Tensor
 from jitney.server.call import Call, Target
 from jitney.server.dataplane import DataPlane

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import falcon
 
-from ....backends.base import Request, Response
+from ....backends.request import Request, Response
 from ....backends.tensor import Tensor
 from ...call import Call, failed
 from ...errors import InvalidRequest, JitneyError, ModelFailed

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ....backends.base import Part, Response
+from ....backends.request import Part, Response
 from ...errors import JitneyError, ModelFailed, PayloadTooLarge, QueueFull, Unavailable, Unsupported
 from ...repository.config import ModelConfig
 from ..inline import MAX_OPAQUE, MAX_PARSED

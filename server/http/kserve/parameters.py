@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ....backends.base import Parameter
+from ....backends.request import Parameter
 from ...errors import InvalidRequest
 from .documents import MAX_INT64, Document, checked, unsigned
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ....backends.base import Response
+from ....backends.request import Response
 from ....backends.tensor import Buffer, Tensor
 from ...repository.config import ModelConfig
 from .classification import classify

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from ....backends.base import Request
+from ....backends.request import Request
 from ....backends.tensor import DATATYPES, NUMPY_DTYPES, Tensor, pack_bytes
 from ...errors import InvalidRequest, InvalidTensor
 from ...repository.config import ModelConfig

@@ -11,7 +11,7 @@ from typing import Any
 import falcon
 import falcon.constants
 
-from ....backends.base import Response
+from ....backends.request import Response
 from ...call import Call
 from ...errors import InvalidRequest, JitneyError, ModelNotReady, PayloadTooLarge
 from ..reasons import REASON, in_one_line

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 import falcon
 
-from ....backends.base import Part
+from ....backends.request import Part
 from ...errors import InvalidRequest
 from .multipart import is_form, parse_form, parse_multipart
 

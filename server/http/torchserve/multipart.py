@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 import falcon
 
-from ....backends.base import Part
+from ....backends.request import Part
 from ...errors import InvalidRequest
 
 MAX_PARTS = 1000

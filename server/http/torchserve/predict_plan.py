@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ....backends.base import Part, Request, Response
+from ....backends.request import Part, Request, Response
 from ...errors import Cancelled, InvalidParameter, JitneyError, ModelNotFound, VersionNotFound, WorkerDied
 from ...metrics.ledger import Ledger
 from ..inline import inline_limit

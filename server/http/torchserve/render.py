@@ -12,7 +12,7 @@ from typing import Any
 import falcon
 import orjson
 
-from ....backends.base import Response
+from ....backends.request import Response
 from ...errors import ModelFailed
 from ..plan import Reply, ReplyHead
 from .errors import Problem, problem_headers

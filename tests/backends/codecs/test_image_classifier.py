@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jitney.backends.base import Part, Response
 from jitney.backends.codecs import create
 from jitney.backends.codecs.image import MAX_PIXELS
 from jitney.backends.codecs.transforms import IMAGENET_MEAN, IMAGENET_STD, CenterCrop, Normalize, Resize
+from jitney.backends.request import Part, Response
 from jitney.backends.tensor import Tensor
 from jitney.server.errors import InvalidConfig, InvalidRequest, ModelFailed, Unsupported
 from jitney.server.repository.config import HandlerSpec, TensorSpec

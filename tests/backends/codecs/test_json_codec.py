@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jitney.backends.base import Part, Response
 from jitney.backends.codecs import create
 from jitney.backends.codecs.json_codec import with_json
+from jitney.backends.request import Part, Response
 from jitney.backends.tensor import DATATYPES, Tensor
 from jitney.server.errors import InvalidRequest, ModelFailed, Unsupported
 from jitney.server.repository.config import ModelConfig, TensorSpec

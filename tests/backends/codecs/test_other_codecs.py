@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from jitney.backends.base import Part, Response
 from jitney.backends.codecs import create
 from jitney.backends.codecs.text import ngrams, words_of
+from jitney.backends.request import Part, Response
 from jitney.backends.tensor import Tensor
 from jitney.server.errors import InvalidConfig, InvalidRequest, ModelFailed
 from jitney.server.repository.config import ModelConfig, TensorSpec

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jitney.backends.base import Part, Response
 from jitney.backends.codecs import Codec, create
 from jitney.backends.codecs.own import with_source
+from jitney.backends.request import Part, Response
 from jitney.backends.tensor import Tensor
 from jitney.server.call import HEAVY, Call
 from jitney.server.errors import InvalidConfig, InvalidRequest, ModelFailed, Unsupported

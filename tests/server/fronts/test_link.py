@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jitney.backends.base import Failure, Part, Request, Response
+from jitney.backends.request import Failure, Part, Request, Response
 from jitney.backends.tensor import Tensor
 from jitney.server import reactor
 from jitney.server.call import Call

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from jitney.backends.base import Request, Response
+from jitney.backends.request import Request, Response
 from jitney.server import holding
 from jitney.server.call import Call
 from jitney.server.errors import HoldsTooMuch, InvalidRequest, ModelFailed, QueueFull

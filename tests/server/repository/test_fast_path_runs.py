@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from jitney.backends.base import Instance, Request
 from jitney.backends.factory import create
+from jitney.backends.request import Instance, Request
 from jitney.backends.tensor import Tensor
 from jitney.server.registration import Registration
 from jitney.server.repository.store import ModelStore

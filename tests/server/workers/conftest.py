@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from jitney.backends.base import Part, Request
+from jitney.backends.request import Part, Request
 from jitney.backends.tensor import Tensor
 from jitney.server import reactor
 from jitney.server.call import Call

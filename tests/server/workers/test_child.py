@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jitney.backends.base import Instance
+from jitney.backends.request import Instance
 from jitney.server import reactor
 from jitney.server.repository.config import ModelConfig
 from jitney.server.workers.child import Child, environment

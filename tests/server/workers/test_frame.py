@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jitney.backends.base import Failure, Instance
+from jitney.backends.request import Failure, Instance
 from jitney.server.repository.config import Batching, HandlerSpec, InstanceGroup, ModelConfig, QueuePolicy, TensorSpec
 from jitney.server.workers.frame import KINDS, MAX_PAYLOAD, BadFrame, Channel, PeerClosed
 from jitney.server.workers.messages import (

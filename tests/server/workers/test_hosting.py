@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from jitney.backends.base import Failure, Response
+from jitney.backends.request import Failure, Response
 from jitney.backends.tensor import Tensor
 from jitney.server.errors import (
     InvalidTensor,

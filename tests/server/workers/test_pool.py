@@ -7,7 +7,7 @@ import numpy as np
 import psutil
 import pytest
 
-from jitney.backends.base import Request
+from jitney.backends.request import Request
 from jitney.backends.tensor import Tensor
 from jitney.server import holding
 from jitney.server.call import Call

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from jitney.backends.base import Failure, Request, Response
+from jitney.backends.request import Failure, Request, Response
 from jitney.backends.tensor import Tensor
 from jitney.server.workers.frame import Channel
 from jitney.server.workers.host import FrameHost

@@ -11,7 +11,7 @@ import falcon.testing
 import numpy as np
 import pytest
 
-from jitney.backends.base import FINAL_MARK, Failure, Request, Response
+from jitney.backends.request import FINAL_MARK, Failure, Request, Response
 from jitney.backends.tensor import NUMPY_DTYPES, Tensor
 from jitney.server.addresses import Address
 from jitney.server.errors import ModelFailed

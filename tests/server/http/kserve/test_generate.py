@@ -180,7 +180,7 @@ def test_events_arrive_over_a_socket_as_chunks(server: str) -> None:
 
 
 def test_closing_a_stream_early_withdraws_the_call(client: Client, dataplane: FakeDataPlane) -> None:
-    from jitney.backends.base import Response
+    from jitney.backends.request import Response
 
     def endless(request: object) -> list[Response]:
         return [Response(final=False)]  # and nothing more

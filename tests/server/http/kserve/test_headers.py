@@ -9,7 +9,7 @@ import falcon
 import falcon.testing
 import pytest
 
-from jitney.backends.base import Request
+from jitney.backends.request import Request
 from jitney.server.call import Call
 from jitney.tests.fakes.dataplane import FakeDataPlane
 from jitney.tests.fakes.kserve_app import kserve_app

@@ -10,7 +10,7 @@ import falcon.testing
 import numpy as np
 import pytest
 
-from jitney.backends.base import Response
+from jitney.backends.request import Response
 from jitney.backends.tensor import NUMPY_DTYPES, pack_bytes
 from jitney.server.errors import (
     Cancelled,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jitney.backends.base import Request, Response
+from jitney.backends.request import Request, Response
 from jitney.backends.tensor import Tensor
 from jitney.server.errors import JitneyError, ModelFailed, QueueFull
 from jitney.server.repository.config import ModelConfig, TensorSpec

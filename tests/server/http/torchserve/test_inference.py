@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jitney.backends.base import Failure, Request, Response
+from jitney.backends.request import Failure, Request, Response
 from jitney.server.errors import (
     Draining,
     JitneyError,
