@@ -27,7 +27,7 @@ format: $(READY)  ## ruff: fix what it can
 # The root is the package, so mypy is shown a folder in which it has the package's name.
 types: $(READY)  ## mypy --strict
 	@mkdir -p .types && ln -sfn .. .types/jitney
-	@cd .types && ../$(PY) -m mypy --config-file ../pyproject.toml -p jitney.server -p jitney.backends -p jitney.tools
+	@cd .types && ../$(PY) -m mypy --config-file ../pyproject.toml -p jitney.core -p jitney.codecs -p jitney.backends -p jitney.server -p jitney.tools
 
 test: $(READY)  ## All tests, warnings as errors, coverage printed
 	@$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
@@ -35,27 +35,27 @@ test: $(READY)  ## All tests, warnings as errors, coverage printed
 check: lint types test  ## What must pass before a change lands: lint, types, tests
 
 models: $(READY)  ## Build the weights of the shipped models
-	@$(PY) -m jitney.tools.build_models
+	@$(PY) -m jitney.tools.dev.build_models
 
 demo: $(READY)  ## Build the models, serve them, show the main job on real images, end
-	@$(PY) -m jitney.tools.demo
+	@$(PY) -m jitney.tools.dev.demo
 
 torchserve-demo: $(READY)  ## The page "Batch Inference with TorchServe", command for command, every answer checked
-	@$(PY) -m jitney.tools.torchserve_demo
+	@$(PY) -m jitney.tools.dev.torchserve_demo
 
 triton-demo: $(READY)  ## What a Triton user would try first, with tritonclient, every answer checked
-	@$(PY) -m jitney.tools.triton_demo
+	@$(PY) -m jitney.tools.dev.triton_demo
 
 serve: models  ## The server in the foreground, on model_repository/
 	@$(PY) -m jitney.server.cli serve --model-repository model_repository
 
 bench: $(READY)  ## The server against the bare model, at 1 to 128 connections (a quarter of an hour)
-	@$(PY) -m jitney.tools.bench
+	@$(PY) -m jitney.tools.dev.bench
 
 # A .venv made from requirements-gpu.txt is taken as it is: `setup` would put the CPU builds in its place.
 bench-gpu:  ## ResNet-152 and an MLP on a GPU, beside what the card can do; says so where there is none
 	@test -x $(PY) || $(MAKE) setup
-	@$(PY) -m jitney.tools.bench_gpu
+	@$(PY) -m jitney.tools.dev.bench_gpu
 
 clean:  ## Remove everything built
 	rm -rf .venv .cache .types build *.egg-info .pytest_cache .ruff_cache .hypothesis

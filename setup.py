@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "__init__.py").read_text())
-FOLDERS = ["backends", "backends.*", "server", "server.*", "tools", "tools.*"]
+FOLDERS = ["core", "codecs", "backends", "backends.*", "server", "server.*", "tools", "tools.*"]
 
 BASE = [
     "falcon>=4.0",
@@ -49,5 +49,5 @@ setup(
         "tls": ["cryptography>=42"],
         "client": ["tritonclient[http]>=2.50"],
     },
-    entry_points={"console_scripts": ["jitney = jitney.server.cli:main"]},
+    entry_points={"console_scripts": ["jitney = jitney.server.cli.main:main"]},
 )

@@ -19,10 +19,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .request import Instance, Request, Respond, Response
+from ..core.request import Instance, Request, Respond, Response
 
 if TYPE_CHECKING:
-    from ..server.repository.config import ModelConfig
+    from ..core.model_config import ModelConfig
 
 
 class Host(Protocol):

@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..core.request import Failure, Instance, Request, Respond, Response
+from ..core.tensor import Tensor, reshaped
 from .base import Backend, DeviceLost
 from .input_check import InputCheck, brackets, is_pixels
 from .options import CannotLoad, padded_sizes
 from .parameters import tell_unread
-from .request import Failure, Instance, Request, Respond, Response
 from .stacking import Array, BadInput, BatchBuffers, Key, aligned, split
 from .telling import text_of, trace_of
-from .tensor import Tensor, reshaped
 from .warmup import warm_up
 
 if TYPE_CHECKING:
-    from ..server.repository.config import ModelConfig, TensorSpec
-    from .codecs import Pixels
+    from ..codecs import Pixels
+    from ..core.model_config import ModelConfig, TensorSpec
 
 __all__ = ["Array", "BadInput", "BadOutput", "TensorBackend"]
 
@@ -236,6 +236,6 @@ def pixels_of(model: ModelConfig) -> Pixels | None:
     """What this worker is to normalise; codecs (and Pillow) are imported for models that have an image codec only."""
     if model.codec in ("", "json"):
         return None
-    from .codecs import pixels_of as of_codec
+    from ..codecs import pixels_of as of_codec
 
     return of_codec(model)

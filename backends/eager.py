@@ -27,7 +27,7 @@ from .options import CannotLoad, flag
 from .torch_batch import TorchBackend
 
 if TYPE_CHECKING:
-    from ..server.repository.config import ModelConfig
+    from ..core.model_config import ModelConfig
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
 

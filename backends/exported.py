@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.request import Instance
 from . import pt2
 from .options import CannotLoad
-from .request import Instance
 from .shape_check import check_datatype, check_shape, shows_scalar, with_scalars
 from .torch_batch import TorchBackend
 
 if TYPE_CHECKING:
-    from ..server.repository.config import ModelConfig, TensorSpec
+    from ..core.model_config import ModelConfig, TensorSpec
 
 _RESULT = re.compile(r"RESULT\[(\d+)\]")
 

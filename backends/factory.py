@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .base import Backend
 
 if TYPE_CHECKING:
-    from ..server.repository.config import ModelConfig
+    from ..core.model_config import ModelConfig
 
 #: backend name -> module of this package and class in it. Modules are imported when needed: a worker pays for one framework.
 BACKENDS: dict[str, tuple[str, str]] = {

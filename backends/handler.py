@@ -28,13 +28,13 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from ..core.request import Failure, Instance, Request, Respond, Response
 from . import handler_data as data
 from .base import Backend, DeviceLost
 from .handler_loader import COMPAT, find_entry, find_envelope, prepare_imports
-from .request import Failure, Instance, Request, Respond, Response
 
 if TYPE_CHECKING:
-    from ..server.repository.config import HandlerSpec, ModelConfig
+    from ..core.model_config import HandlerSpec, ModelConfig
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import logging
 import sys
 from typing import Any
 
+from ..core.request import Failure, Part, Request, Response
 from . import handler_json
-from .request import Failure, Part, Request, Response
 from .telling import sendable, text_of, trace_of
 
 logger = logging.getLogger(__name__)

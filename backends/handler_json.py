@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from .tensor import Buffer
+from ..core.tensor import Buffer
 
 _INDENTED = orjson.OPT_INDENT_2
 #: Containers in each other beyond this are left to `json`, which tells a circle from a deep document.

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .tensor import datatype_of
+from ..core.tensor import datatype_of
 
 Shape = list[int]
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .request import Request
+from ..core.request import Request
+from ..core.tensor import Tensor
 from .stacking import BadInput
-from .tensor import Tensor
 
 if TYPE_CHECKING:
-    from ..server.repository.config import ModelConfig
-    from .codecs import Pixels
+    from ..codecs import Pixels
+    from ..core.model_config import ModelConfig
 
 StackKey = tuple[tuple[str, tuple[int, ...]], ...]
 """Input names with their shapes behind the batch axis: requests of the same key can be stacked."""

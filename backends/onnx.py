@@ -16,17 +16,17 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from ..core.request import Failure, Instance
+from ..core.tensor import datatype_of
 from . import onnx_pixels
 from .batch import Array, BadInput, BadOutput, TensorBackend
 from .onnx_binding import Binding
 from .onnx_options import SHRINKAGE, binds, plain_providers, providers, run_options, session_options, uses_graphs
 from .options import CannotLoad
-from .request import Failure, Instance
 from .shape_check import check_datatype, check_shape, shows_scalar, with_scalars
-from .tensor import datatype_of
 
 if TYPE_CHECKING:
-    from ..server.repository.config import ModelConfig, TensorSpec
+    from ..core.model_config import ModelConfig, TensorSpec
 
 #: ONNX Runtime's type strings -> KServe v2 datatypes.
 DATATYPES = {

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from ..core.tensor import datatype_of
 from .onnx_pixels import INPUT, OUTPUT
 from .stacking import Array
-from .tensor import datatype_of
 
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 _GRAPH_ID = "gpu_graph_id"
@@ -181,7 +181,7 @@ def _contiguous(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _numpy(datatype: str) -> Any:
-    from .tensor import NUMPY_DTYPES
+    from ..core.tensor import NUMPY_DTYPES
 
     return NUMPY_DTYPES[datatype].type
 

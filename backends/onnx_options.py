@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime as ort
 
+from ..core.request import Instance
 from .options import CannotLoad, flag, integer
-from .request import Instance
 
 if TYPE_CHECKING:
-    from ..server.repository.config import ModelConfig
+    from ..core.model_config import ModelConfig
 
 #: When memory arenas shrink: a configuration entry of each run.
 SHRINKAGE = "memory.enable_memory_arena_shrinkage"

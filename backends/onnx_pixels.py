@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 if TYPE_CHECKING:
-    from .codecs import Pixels
+    from ..codecs import Pixels
 
 INPUT, OUTPUT = "rows", "normalized"
 #: TensorProto.DataType

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..server.errors import LoadFailed
+from ..core.errors import LoadFailed
 
 if TYPE_CHECKING:
-    from ..server.repository.config import ModelConfig
+    from ..core.model_config import ModelConfig
 
 _TRUE = frozenset({"true", "1", "on", "yes"})
 _FALSE = frozenset({"false", "0", "off", "no", ""})

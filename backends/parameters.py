@@ -14,7 +14,7 @@ import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..server.repository.config import ModelConfig
+    from ..core.model_config import ModelConfig
 
 TABLE = """
 | parameter | backends | default | what it does |

@@ -25,14 +25,14 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ..core.request import Failure, Instance, Request, Respond
 from .base import Backend
 from .python_answer import Answer
-from .request import Failure, Instance, Request, Respond
 from .telling import sendable, text_of, trace_of
 from .warmup import run_entries
 
 if TYPE_CHECKING:
-    from ..server.repository.config import ModelConfig
+    from ..core.model_config import ModelConfig
 
 COMPAT = Path(__file__).parent / "compat"
 

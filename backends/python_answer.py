@@ -6,7 +6,7 @@ import importlib
 import threading
 from typing import TYPE_CHECKING, Any
 
-from .request import FINAL_MARK, Failure, Respond, Response
+from ..core.request import FINAL_MARK, Failure, Respond, Response
 from .telling import text_of, trace_of
 
 if TYPE_CHECKING:

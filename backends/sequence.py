@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from msgspec import structs
 
-from ..server.repository.names import inside
-from ..server.repository.stateful import Control, SequenceSpec, State, for_worker
+from ..core.names import inside
+from ..core.request import Failure, Instance, Request, Respond, Response
+from ..core.sequence_spec import Control, SequenceSpec, State, for_worker
+from ..core.tensor import NUMPY_DTYPES, Tensor, expected_bytes, pack_bytes, unpack_bytes
 from .base import Backend
-from .request import Failure, Instance, Request, Respond, Response
-from .tensor import NUMPY_DTYPES, Tensor, expected_bytes, pack_bytes, unpack_bytes
 
 if TYPE_CHECKING:
-    from ..server.repository.config import ModelConfig
+    from ..core.model_config import ModelConfig
 
 #: Flags of the request parameter `triton_flags` (Triton's TRITONSERVER_REQUEST_FLAG_SEQUENCE_*).
 START, END = 1, 2

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .options import CannotLoad
 
 if TYPE_CHECKING:
-    from ..server.repository.config import ModelConfig, TensorSpec
+    from ..core.model_config import ModelConfig, TensorSpec
 
 
 def check_datatype(model: ModelConfig, spec: TensorSpec, side: str, theirs: str) -> None:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .request import Request
-from .tensor import NUMPY_DTYPES, Tensor
+from ..core.request import Request
+from ..core.tensor import NUMPY_DTYPES, Tensor
 
 if TYPE_CHECKING:
-    from ..server.repository.config import ModelConfig
-    from .codecs.pixels import Pixels
+    from ..codecs.pixels import Pixels
+    from ..core.model_config import ModelConfig
 
 ALIGNMENT = 64
 #: Bytes that are copied by a memoryview, and announced together: numpy's copy costs more, and lets other threads run.

@@ -16,17 +16,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..core.request import Failure, Instance
 from .batch import Array, BadInput, BadOutput, TensorBackend
 from .cuda_graphs import CudaGraphs
 from .options import CannotLoad, choice, flag, integer
-from .request import Failure, Instance
 from .stacking import Key
 from .staging import Staging, pinned
 from .telling import text_of
 from .torch_values import TORCH_DTYPES, Normalizer, from_array, strings, swallow_read_only_warning, to_array
 
 if TYPE_CHECKING:
-    from ..server.repository.config import ModelConfig, TensorSpec
+    from ..core.model_config import ModelConfig, TensorSpec
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 #: CUDA's codes of errors that leave the context usable: invalid value, out of memory, invalid configuration, too many resources.

@@ -11,7 +11,7 @@ import torch
 from .batch import Array, BadInput, BadOutput
 
 if TYPE_CHECKING:
-    from .codecs import Pixels
+    from ..codecs import Pixels
 
 DATATYPES = {
     torch.bool: "BOOL",

@@ -21,7 +21,7 @@ from .options import CannotLoad, flag, optional_flag
 from .torch_batch import TorchBackend
 
 if TYPE_CHECKING:
-    from ..server.repository.config import ModelConfig
+    from ..core.model_config import ModelConfig
 
 
 class TorchScriptBackend(TorchBackend):

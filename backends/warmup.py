@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..server.errors import LoadFailed
+from ..core.errors import LoadFailed
+from ..core.request import Failure, Request, Response
+from ..core.tensor import NUMPY_DTYPES, Tensor, expected_bytes, pack_bytes
 from .base import Backend
 from .options import flag, padded_sizes, powers_of_two
-from .request import Failure, Request, Response
-from .tensor import NUMPY_DTYPES, Tensor, expected_bytes, pack_bytes
 
 if TYPE_CHECKING:
-    from ..server.repository.config import ModelConfig, TensorSpec, Warmup, WarmupInput
-    from .codecs import Pixels
+    from ..codecs import Pixels
+    from ..core.model_config import ModelConfig, TensorSpec, Warmup, WarmupInput
 
 LARGEST_CPU_BATCH = 256 << 20
 _log = logging.getLogger(__name__)

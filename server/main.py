@@ -18,25 +18,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import garbage, logs, signals, threads
-from .cache import ResponseCache
-from .dataplane import DataPlane
-from .deployment import Deployment, Options
-from .errors import InvalidConfig, NothingAnswers, TooFewThreads
+from ..core.errors import InvalidConfig, NothingAnswers, TooFewThreads
 from .http.app import Services, Web
-from .http.tokens import Tokens
-from .journal import Journal
-from .management import Management
+from .http.middleware.tokens import Tokens
+from .lifecycle.bls import Scripting
+from .lifecycle.management import Management
+from .lifecycle.model_control import ModelControl
+from .lifecycle.snapshot_writer import Journal
+from .lifecycle.startup import Begun, Planned, chosen, planned, preload, register, settle, tell_strays
 from .metrics import Metrics
-from .modelcontrol import ModelControl
-from .registry import Registry
-from .repository.limits import Limits
-from .repository.store import ModelStore
-from .repository.triton import TritonRepository
-from .scripting import Scripting
-from .settings import Settings, access_problems, start_problems, without_grpc
-from .signals import Signals
-from .startup import Begun, Planned, chosen, planned, preload, register, settle, tell_strays
+from .process import gc_tuning, logs, signals, threads
+from .process.signals import Signals
+from .repository.torchserve.model_store import ModelStore
+from .repository.triton.limits import Limits
+from .repository.triton.repository import TritonRepository
+from .serving.dataplane import DataPlane
+from .serving.deployment import Deployment, Options
+from .serving.registry import Registry
+from .serving.response_cache import ResponseCache
+from .settings.settings import Settings, access_problems, start_problems, without_grpc
 from .workers.roster import number_from
 
 log = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ class Server:
 
     def serve(self, received: Signals) -> int:
         """From opening the ports to the last worker's end. Raises what made it impossible to answer."""
-        garbage.return_large_memory()
+        gc_tuning.return_large_memory()
         plan, names = planned(self.settings), chosen(self.dataplane.modelcontrol, self.settings)
         self._tokens = self._make_tokens()
         web = Web(Services(self.dataplane, self.dataplane, self.metrics, self.settings, self._tokens))
@@ -199,7 +199,7 @@ class Server:
             received.put(0)
             return
         self.dataplane.started = True
-        garbage.spare_collector()
+        gc_tuning.spare_collector()
         _say(STARTED)
 
     def _open(self, web: Web) -> None:

@@ -4,7 +4,7 @@ Serves the small model that comes with jitney, a network trained on handwritten 
 shows each request with its answer. The status is 0 only if all of it was right. Nothing is downloaded, built or left behind.
 
 Model and picture are those of `digits` (Alpaydin and Kaynak's optical recognition data, as scikit-learn bundles it): the folder
-`starter/digits` is model_repository/digits_onnx with the weights that tools/build_models.py trains.
+`starter/digits` is model_repository/digits_onnx with the weights that tools/dev/build_models.py trains.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 from PIL import Image
 
-from .served import Server, ServerFailed, serving
+from .bench.served import Server, ServerFailed, serving
 from .steps import NotAsPromised, expect, heading
 
 STARTER = Path(__file__).resolve().parent / "starter"

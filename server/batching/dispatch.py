@@ -24,8 +24,8 @@ from collections.abc import Callable
 from math import inf
 from typing import Protocol, TypeVar
 
-from ..errors import Draining, NoWorkers, QueueFull
-from .gather import postpone, refused
+from ...core.errors import Draining, NoWorkers, QueueFull
+from ..ipc.coalesce import postpone, refused
 from .item import Batch, Item, Step
 
 T = TypeVar("T")

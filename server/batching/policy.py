@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
-from ..errors import InvalidRequest
-from ..repository.config import Batching, QueuePolicy
+from ...core.errors import InvalidRequest
+from ...core.model_config import Batching, QueuePolicy
 from .item import Item, Reason
 
 ShapeChange = Literal["lane", "flush"]

@@ -19,8 +19,8 @@ from collections.abc import Hashable
 from heapq import heapify, heappop, heappush
 from typing import Final
 
-from ..errors import BatchTooWide, QueueFull
-from ..repository.config import Batching, QueuePolicy
+from ...core.errors import BatchTooWide, QueueFull
+from ...core.model_config import Batching, QueuePolicy
 from .item import Batch, Item, Reason, Step
 from .lane import Lane
 from .policy import Levels, Policy, ShapeChange, Walk, expiry

@@ -16,24 +16,24 @@ from typing import TYPE_CHECKING, Any
 import falcon
 import orjson
 
-from .. import holding
-from ..errors import QueueFull
-from ..fronts.child import Post
-from ..fronts.counters import Counters
-from ..fronts.desk import Office
-from ..fronts.inner import InnerListener
-from ..fronts.remote import SharedPlaces
-from ..fronts.supervisor import FrontEnds
+from ...core import holding
+from ...core.errors import QueueFull
+from ..frontends.child.remote_services import SharedPlaces
+from ..frontends.frontend_process import Post
+from ..frontends.relay_listener import InnerListener
+from ..frontends.session import Office
+from ..frontends.shared_counters import Counters
+from ..frontends.supervisor import FrontEnds
 from . import kserve, torchserve
-from .access import Access, is_kserve
-from .admission import Admission
-from .certificates import made_certificate, server_context
-from .cors import Cors
+from .engine.certificates import made_certificate, server_context
+from .engine.listener import Listener
 from .inline import ALIVE
 from .kserve.generate import Generate, GenerateStream
 from .kserve.shm import Regions
-from .listeners import Listener
 from .metrics import add_metrics
+from .middleware.access import Access, is_kserve
+from .middleware.admission import Admission
+from .middleware.cors import Cors
 from .plan import PlanTable
 from .plan_finder import PlanFinder
 from .retry import RETRY_AFTER, SECONDS
@@ -48,11 +48,11 @@ from .torchserve.routing import Routes
 if TYPE_CHECKING:
     from waitress.utilities import Error
 
-    from ..addresses import Address
-    from ..dataplane import DataPlane
     from ..metrics import Metrics
-    from ..settings import Settings
-    from .tokens import Tokens
+    from ..serving.dataplane import DataPlane
+    from ..settings.addresses import Address
+    from ..settings.settings import Settings
+    from .middleware.tokens import Tokens
     from .torchserve.management import Control
 
 log = logging.getLogger(__name__)

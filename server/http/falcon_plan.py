@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import falcon
 
-from .parser import RequestHead, RequestLine
+from .engine.parser import RequestHead, RequestLine
 from .plan import Reply, RoutePlan, WaitingRequest
 from .wsgi import at_end, body_of, on_disconnect
 

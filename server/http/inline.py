@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import JitneyError
+from ...core.errors import JitneyError
 
 if TYPE_CHECKING:
-    from ..dataplane import DataPlane
+    from ..serving.dataplane import DataPlane
 
 #: Bytes of a body that are handed on as they are, and of one that is parsed as JSON (some 100 µs).
 MAX_OPAQUE = 1 << 20

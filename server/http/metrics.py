@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 
 import falcon
 
-from ..errors import InvalidRequest
+from ...core.errors import InvalidRequest
 from ..metrics import CONTENT_TYPE
 from .torchserve.routing import Exchange, Routes
 

@@ -16,15 +16,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ...backends.request import Response
-from .. import holding
-from ..call import Call, Mailbox, failed, size
-from ..errors import JitneyError
+from ...core import holding
+from ...core.call import Call, Mailbox, failed, size
+from ...core.errors import JitneyError
+from ...core.request import Response
 
 if TYPE_CHECKING:
-    from .access import Access, Guard
-    from .admission import Admission, Places
-    from .parser import RequestHead, RequestLine
+    from .engine.parser import RequestHead, RequestLine
+    from .middleware.access import Access, Guard
+    from .middleware.admission import Admission, Places
 
 #: Plans that are kept; a client that makes up paths cannot fill the memory.
 MAX_PLANS = 1024

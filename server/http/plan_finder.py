@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import falcon
 
-from .access import Access
+from .middleware.access import Access
 
 if TYPE_CHECKING:
-    from .parser import RequestLine
+    from .engine.parser import RequestLine
     from .plan import RoutePlan
 
 

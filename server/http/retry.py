@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import ModelNotReady, Unavailable
+from ...core.errors import ModelNotReady, Unavailable
 
 RETRY_AFTER = "retry-after"
 #: Seconds. The server cannot know when there is room again; a second is the least that the header can say, and many batches long.

@@ -9,8 +9,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from .. import gpus
-from ..cache import ResponseCache
+from ...backends import gpus
+from ..serving.response_cache import ResponseCache
 from .custom import CustomMetrics
 from .machine import cache_families, cpu_families, gpu_families
 from .models import Served, families

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..histogram import Histogram
+from ...core.histogram import Histogram
 from .text import Family, Kind
 
 log = logging.getLogger(__name__)

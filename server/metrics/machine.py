@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import psutil
 
-from ..cache import ResponseCache
-from ..gpus import GpuFigures
+from ...backends.gpus import GpuFigures
+from ..serving.response_cache import ResponseCache
 from .text import Family
 
 _MIB = 1 << 20

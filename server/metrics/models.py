@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..histogram import Histogram
-from ..repository.config import ModelConfig
-from ..statistics import ModelStatistics
+from ...core.histogram import Histogram
+from ...core.model_config import ModelConfig
+from .statistics import ModelStatistics
 from .text import Family
 
 #: Upper bounds in rows.

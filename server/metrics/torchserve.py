@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..errors import InvalidConfig
-from ..histogram import Histogram
+from ...core.errors import InvalidConfig
+from ...core.histogram import Histogram
 from .text import Family, Kind
 
 if TYPE_CHECKING:
-    from ..call import Times
-    from ..gpus import GpuFigures
+    from ...backends.gpus import GpuFigures
+    from ...core.call import Times
 
 #: What is declared where no other file is named; handlers' `ts` reads the same file.
 DEFAULTS = Path(__file__).parents[2] / "backends/compat/ts/configs/metrics.yaml"

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import psutil
 
-from ..errors import InvalidConfig
-from .cores import cgroups, usable_cores
+from ...core.errors import InvalidConfig
+from ..process.cores import cgroups, usable_cores
 
 #: Bytes of a worker that has loaded nothing (measured: 40 MB each with 278 of them).
 WORKER_BYTES = 40 << 20

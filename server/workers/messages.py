@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ...backends.request import Failure, Instance, Parameter
-from ...backends.tensor import Buffer
-from ..repository.config import ModelConfig
+from ...core.model_config import ModelConfig
+from ...core.request import Failure, Instance, Parameter
+from ...core.tensor import Buffer
 
 if TYPE_CHECKING:
     Data = Buffer | tuple[int, int]

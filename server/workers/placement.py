@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...backends.request import Instance
-from ..errors import InvalidConfig
-from ..repository.config import CPU_TOO, InstanceGroup, ModelConfig
+from ...core.errors import InvalidConfig
+from ...core.model_config import CPU_TOO, InstanceGroup, ModelConfig
+from ...core.request import Instance
 
 #: Parameters that set a worker's threads: Triton's PyTorch backend, its lower-case spelling, and the Python backends' habit.
 THREAD_PARAMETERS = ("INTRA_OP_THREAD_COUNT", "intra_op_thread_count", "NUM_THREADS")

@@ -21,18 +21,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..call import Call
-from ..errors import Draining, HoldsTooMuch, JitneyError, LoadFailed, NoWorkers, WorkerDied
-from ..repository.config import AT_ONCE, ModelConfig
-from . import capacity, cores, placement
-from .arena import Arena
-from .batch import Batch, BatchReport
-from .child import Child
-from .hosting import HostDesk, HostServer
+from ...core.call import Call
+from ...core.errors import Draining, HoldsTooMuch, JitneyError, LoadFailed, NoWorkers, WorkerDied
+from ...core.model_config import AT_ONCE, ModelConfig
+from ..ipc.arena import Arena
+from ..process import cores
+from . import capacity, placement
+from .host_calls import HostDesk, HostServer
 from .messages import Cancel, Event, HostCall, HostCancel, Message, Results
 from .roster import State
+from .running_calls import Batch, BatchReport
 from .status import WorkerStatus, status
 from .supervisor import Member, Supervisor
+from .worker_process import Child
 
 __all__ = ["BatchReport", "HostServer", "Pool", "Seat", "WorkerStatus"]
 

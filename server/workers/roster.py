@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from ...backends.request import Instance
-from .backoff import Backoff
+from ...core.request import Instance
+from ..process.backoff import Backoff
 
 #: Seconds that a worker may take to unload and end once it is told to stop.
 STOP_GRACE_S = 30.0

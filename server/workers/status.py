@@ -7,8 +7,8 @@ from typing import Any
 
 import psutil
 
-from .child import Child
 from .roster import State, Worker
+from .worker_process import Child
 
 
 @dataclass(frozen=True, slots=True)

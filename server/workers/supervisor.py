@@ -13,17 +13,17 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from ...backends.request import Instance
-from .. import threads
-from ..errors import Draining, JitneyError, LoadFailed, WorkerTimeout
-from ..repository.config import ModelConfig
+from ...core.errors import Draining, JitneyError, LoadFailed, WorkerTimeout
+from ...core.model_config import ModelConfig
+from ...core.request import Instance
+from ..ipc.arena import Arena
+from ..process import threads
+from ..process.cores import usable_cores
 from . import capacity
-from .arena import Arena
-from .batch import Batch
-from .child import Child
-from .cores import usable_cores
 from .messages import Loaded, Message, Stop
 from .roster import Alarm, Roster, Worker
+from .running_calls import Batch
+from .worker_process import Child
 
 log = logging.getLogger(__name__)
 

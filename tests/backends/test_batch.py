@@ -10,9 +10,9 @@ import pytest
 
 from jitney.backends.base import DeviceLost
 from jitney.backends.batch import Array, TensorBackend
-from jitney.backends.request import Instance, Request
-from jitney.backends.tensor import Tensor
-from jitney.server.repository.config import ModelConfig
+from jitney.core.model_config import ModelConfig
+from jitney.core.request import Instance, Request
+from jitney.core.tensor import Tensor
 from jitney.tests.fakes.tensors import answers, arrays, config, request, spec
 
 Run = Callable[[dict[str, Array]], dict[str, Array]]

@@ -12,7 +12,7 @@ import torch
 from jitney.backends.cuda_graphs import key_of
 from jitney.backends.options import CannotLoad, padded_sizes
 from jitney.backends.warmup import batch_sizes
-from jitney.server.repository.config import ModelConfig
+from jitney.core.model_config import ModelConfig
 from jitney.tests.fakes.tensors import answers, arrays, config, loaded, request, spec
 
 SOURCE = """

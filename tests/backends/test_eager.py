@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from jitney.backends.base import DeviceLost
 from jitney.backends.eager import EagerBackend, build
 from jitney.backends.options import CannotLoad
-from jitney.backends.request import Request
-from jitney.backends.tensor import Tensor
+from jitney.core.request import Request
+from jitney.core.tensor import Tensor
 from jitney.tests.fakes.tensors import answers, arrays, config, loaded, request, spec
 
 LINEAR = """

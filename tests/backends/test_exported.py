@@ -18,9 +18,9 @@ from torch.export import Dim
 
 from jitney.backends.inspect import describe
 from jitney.backends.options import CannotLoad
-from jitney.backends.request import Request
-from jitney.backends.tensor import Tensor
 from jitney.backends.warmup import WarmupFailed
+from jitney.core.request import Request
+from jitney.core.tensor import Tensor
 from jitney.tests.fakes.tensors import answers, arrays, config, loaded, request, spec
 
 ROWS = {0: Dim("rows", min=1, max=64)}

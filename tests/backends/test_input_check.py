@@ -9,9 +9,9 @@ import pytest
 
 from jitney.backends import input_check
 from jitney.backends.input_check import InputCheck
-from jitney.backends.request import Request
 from jitney.backends.stacking import BadInput
-from jitney.backends.tensor import Tensor
+from jitney.core.request import Request
+from jitney.core.tensor import Tensor
 from jitney.tests.fakes.tensors import config, request, spec
 
 

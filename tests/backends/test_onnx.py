@@ -17,10 +17,10 @@ from jitney.backends.onnx import OnnxBackend
 from jitney.backends.onnx_binding import Binding
 from jitney.backends.onnx_options import cuda_options, providers, session_options, uses_graphs
 from jitney.backends.options import CannotLoad
-from jitney.backends.request import Instance, Request
 from jitney.backends.stacking import Array
-from jitney.backends.tensor import Tensor
 from jitney.backends.warmup import WarmupFailed
+from jitney.core.request import Instance, Request
+from jitney.core.tensor import Tensor
 from jitney.tests.fakes.tensors import answers, arrays, config, loaded, request, spec
 
 Info = tuple[str, int, Sequence[Any]]

@@ -18,7 +18,7 @@ import torch
 
 from jitney.backends import parameters
 from jitney.backends.torchscript import quiet_jit
-from jitney.server.repository.config import ModelConfig
+from jitney.core.model_config import ModelConfig
 from jitney.tests.fakes.tensors import answers, arrays, config, loaded, request, spec
 
 ROOT = Path(__file__).parents[2]

@@ -14,15 +14,15 @@ from msgspec import structs
 from PIL import Image
 
 from jitney.backends.base import Backend
-from jitney.backends.codecs import create, pixels_of
 from jitney.backends.onnx_pixels import model_bytes
-from jitney.backends.request import Part, Request
-from jitney.backends.tensor import NUMPY_DTYPES, Tensor
 from jitney.backends.torch_values import Normalizer
 from jitney.backends.torchscript import quiet_jit
-from jitney.server.errors import InvalidConfig, InvalidTensor
-from jitney.server.repository.config import ModelConfig
-from jitney.server.validation import validate
+from jitney.codecs import create, pixels_of
+from jitney.core.errors import InvalidConfig, InvalidTensor
+from jitney.core.model_config import ModelConfig
+from jitney.core.request import Part, Request
+from jitney.core.tensor import NUMPY_DTYPES, Tensor
+from jitney.server.serving.validation import validate
 from jitney.tests.fakes.tensors import answers, arrays, config, loaded, spec
 
 SIZE = 6

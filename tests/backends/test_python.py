@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jitney.backends.request import Request
-from jitney.backends.tensor import Tensor
-from jitney.server.errors import InvalidRequest, LoadFailed, ModelFailed
+from jitney.core.errors import InvalidRequest, LoadFailed, ModelFailed
+from jitney.core.request import Request
+from jitney.core.tensor import Tensor
 from jitney.tests.fakes.serving import LIMIT_S, Serving, serving, write_model
 
 ACTS_CONFIG = """

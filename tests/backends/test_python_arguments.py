@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jitney.backends.request import Response
-from jitney.backends.tensor import Tensor
-from jitney.server.errors import JitneyError
+from jitney.core.errors import JitneyError
+from jitney.core.request import Response
+from jitney.core.tensor import Tensor
 from jitney.tests.fakes.serving import Serving, serving, write_model
 
 CONFIG = """

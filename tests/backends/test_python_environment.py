@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jitney.backends.tensor import Tensor
-from jitney.server.errors import InvalidConfig, LoadFailed
-from jitney.server.workers.environment import module_command, own_python
+from jitney.core.errors import InvalidConfig, LoadFailed
+from jitney.core.tensor import Tensor
+from jitney.server.process.environment import module_command, own_python
 from jitney.tests.fakes.serving import serving, write_model
 
 CONFIG = """

@@ -12,10 +12,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from jitney.backends.factory import create
-from jitney.backends.request import Instance, Request, Response
 from jitney.backends.sequence import SequenceBackend
-from jitney.backends.tensor import Tensor
-from jitney.server.repository.config import ModelConfig, TensorSpec, Warmup, WarmupInput
+from jitney.core.model_config import ModelConfig, TensorSpec, Warmup, WarmupInput
+from jitney.core.request import Instance, Request, Response
+from jitney.core.tensor import Tensor
 
 START, END = 1, 2
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jitney.backends.request import Request
 from jitney.backends.stacking import Array, BadInput, BatchBuffers, aligned, named, split
-from jitney.backends.tensor import NUMPY_DTYPES, Tensor
+from jitney.core.request import Request
+from jitney.core.tensor import NUMPY_DTYPES, Tensor
 from jitney.tests.fakes.tensors import config, spec
 
 COUNTS = (1, 3, 2, 1)

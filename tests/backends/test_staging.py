@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from jitney.backends.request import Request
 from jitney.backends.stacking import BatchBuffers, aligned
 from jitney.backends.staging import Staging, pinned
-from jitney.backends.tensor import Tensor
+from jitney.core.request import Request
+from jitney.core.tensor import Tensor
 from jitney.tests.fakes.tensors import answers, arrays, config, loaded, request, spec
 
 KEY = ("x", "FP32")

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from jitney.backends.base import Backend
-from jitney.backends.codecs import Pixels
-from jitney.backends.request import Failure, Instance, Request, Respond, Response
 from jitney.backends.warmup import WarmupFailed, batch_sizes, entry_requests, run_entries, warm_up
-from jitney.server.repository.config import ModelConfig, Warmup, WarmupInput
+from jitney.codecs import Pixels
+from jitney.core.model_config import ModelConfig, Warmup, WarmupInput
+from jitney.core.request import Failure, Instance, Request, Respond, Response
 from jitney.tests.fakes.tensors import config, spec
 
 

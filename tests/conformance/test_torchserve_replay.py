@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from jitney.tools.served import free_port
+from jitney.tools.bench.served import free_port
 
 pytestmark = pytest.mark.timeout(500)
 

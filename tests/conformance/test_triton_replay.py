@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from jitney.tests.fakes.serving import conformance_kit
-from jitney.tools.served import Server, serving
+from jitney.tools.bench.served import Server, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

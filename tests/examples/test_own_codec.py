@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from jitney.tools.served import Server, serving, wait_until
+from jitney.tools.bench.served import Server, serving, wait_until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "own_codec"

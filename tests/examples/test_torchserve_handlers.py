@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from jitney.server import cli
+from jitney.server.cli import main as cli
 from jitney.tests.fakes.torchserve_server import Site, running
 
 torch = pytest.importorskip("torch")

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from jitney.backends.request import Request, Response
-from jitney.backends.tensor import Tensor
-from jitney.server.call import Call
-from jitney.server.errors import JitneyError, ModelNotFound, ModelNotReady, VersionNotFound
-from jitney.server.repository.config import ModelConfig
-from jitney.server.statistics import ModelStatistics, Statistics
-from jitney.server.validation import validate
+from jitney.core.call import Call
+from jitney.core.errors import JitneyError, ModelNotFound, ModelNotReady, VersionNotFound
+from jitney.core.model_config import ModelConfig
+from jitney.core.request import Request, Response
+from jitney.core.tensor import Tensor
+from jitney.server.metrics.statistics import ModelStatistics, Statistics
+from jitney.server.serving.validation import validate
 
 Model = Callable[[Request], Iterable[Response]]
 

@@ -86,8 +86,8 @@ def _main() -> None:
     from pathlib import Path
 
     from jitney.backends.factory import create
-    from jitney.backends.request import Instance, Part, Request
-    from jitney.server.repository.config import HandlerSpec, ModelConfig
+    from jitney.core.model_config import HandlerSpec, ModelConfig
+    from jitney.core.request import Instance, Part, Request
 
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
     job = json.load(sys.stdin)

@@ -6,12 +6,12 @@ from typing import Any
 
 import falcon
 
-from jitney.server.addresses import parse_address
-from jitney.server.http.access import Access
-from jitney.server.http.admission import Admission
 from jitney.server.http.kserve import add_routes
+from jitney.server.http.middleware.access import Access
+from jitney.server.http.middleware.admission import Admission
 from jitney.server.metrics import Metrics
-from jitney.server.settings import Settings
+from jitney.server.settings.addresses import parse_address
+from jitney.server.settings.settings import Settings
 
 App = falcon.App[falcon.Request, falcon.Response]
 

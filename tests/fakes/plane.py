@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from jitney.backends.request import Request, Response
-from jitney.backends.tensor import Tensor
-from jitney.server.call import Call
-from jitney.server.dataplane import DataPlane
-from jitney.server.deployment import Options
-from jitney.server.modelcontrol import ModelControl
-from jitney.server.registry import Registry
-from jitney.server.repository.triton import TritonRepository
-from jitney.server.scripting import Scripting
+from jitney.core.call import Call
+from jitney.core.request import Request, Response
+from jitney.core.tensor import Tensor
+from jitney.server.lifecycle.bls import Scripting
+from jitney.server.lifecycle.model_control import ModelControl
+from jitney.server.repository.triton.repository import TritonRepository
+from jitney.server.serving.dataplane import DataPlane
+from jitney.server.serving.deployment import Options
+from jitney.server.serving.registry import Registry
 
 #: Doubles its input; a value of -1 fails the request that brought it, and sleeps as long as the config's parameter says.
 DOUBLING = """

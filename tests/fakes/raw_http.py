@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass, field
 
-from jitney.server.addresses import Address
+from jitney.server.settings.addresses import Address
 
 
 def connect(address: Address, timeout: float = 5.0) -> socket.socket:

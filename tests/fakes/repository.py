@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jitney.server.repository.config import ModelConfig
-from jitney.server.repository.triton import TritonRepository
+from jitney.core.model_config import ModelConfig
+from jitney.server.repository.triton.repository import TritonRepository
 
 TENSORS = """
 input [ { name: "x" data_type: TYPE_FP32 dims: [ 2 ] } ]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
+from jitney.core.errors import JitneyError
 from jitney.server.batching.queue import Batch, Batcher, Item
-from jitney.server.errors import JitneyError
 
 
 @dataclass

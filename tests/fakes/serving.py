@@ -13,16 +13,16 @@ import falcon
 import falcon.testing
 import pytest
 
-from jitney.backends.request import Request, Response
-from jitney.backends.tensor import Tensor
-from jitney.server.addresses import Address
-from jitney.server.dataplane import DataPlane
-from jitney.server.deployment import Options
-from jitney.server.http.listeners import Listener
-from jitney.server.modelcontrol import ModelControl
-from jitney.server.registry import Registry
-from jitney.server.repository.triton import TritonRepository
-from jitney.server.scripting import Scripting
+from jitney.core.request import Request, Response
+from jitney.core.tensor import Tensor
+from jitney.server.http.engine.listener import Listener
+from jitney.server.lifecycle.bls import Scripting
+from jitney.server.lifecycle.model_control import ModelControl
+from jitney.server.repository.triton.repository import TritonRepository
+from jitney.server.serving.dataplane import DataPlane
+from jitney.server.serving.deployment import Options
+from jitney.server.serving.registry import Registry
+from jitney.server.settings.addresses import Address
 from jitney.tests.fakes.kserve_app import kserve_app
 
 LIMIT_S = 30.0

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from jitney.backends.base import Backend
 from jitney.backends.factory import create
-from jitney.backends.request import Instance, Request, Response
-from jitney.backends.tensor import Tensor
-from jitney.server.repository.config import ModelConfig, TensorSpec
+from jitney.core.model_config import ModelConfig, TensorSpec
+from jitney.core.request import Instance, Request, Response
+from jitney.core.tensor import Tensor
 
 
 def spec(name: str, *dims: int, datatype: str = "FP32", **fields: Any) -> TensorSpec:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from jitney.backends.request import Request, Response
-from jitney.server.call import Call
-from jitney.server.dataplane import Description
-from jitney.server.errors import DefaultVersionInUse, JitneyError, ModelNotFound, VersionNotFound
-from jitney.server.registration import Registration
-from jitney.server.repository.config import ModelConfig
+from jitney.core.call import Call
+from jitney.core.errors import DefaultVersionInUse, JitneyError, ModelNotFound, VersionNotFound
+from jitney.core.model_config import ModelConfig
+from jitney.core.request import Request, Response
+from jitney.server.repository.torchserve.registration import Registration
+from jitney.server.serving.dataplane import Description
 
 Run = Callable[[Request], Iterable[Response]]
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT, Popen
 from typing import Any
 
-from jitney.server.addresses import Address, parse_address
+from jitney.server.settings.addresses import Address, parse_address
 from jitney.tests.fakes.raw_http import Answer, ask
-from jitney.tools.archiver import ModelArchiverConfig, generate_model_archive
-from jitney.tools.served import Server, free_port
+from jitney.tools.archive import ModelArchiverConfig, generate_model_archive
+from jitney.tools.bench.served import Server, free_port
 
 #: Answers each request with its body in capitals, and with the archive's version where `version` is asked.
 CAPITALS = """

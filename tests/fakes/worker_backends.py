@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from jitney.backends.base import Backend, DeviceLost
-from jitney.backends.request import Failure, Instance, Request, Respond, Response
-from jitney.backends.tensor import Tensor
-from jitney.server.repository.config import ModelConfig
+from jitney.core.model_config import ModelConfig
+from jitney.core.request import Failure, Instance, Request, Respond, Response
+from jitney.core.tensor import Tensor
 
 
 def factory(name: str) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jitney.server.addresses import Address
+from jitney.server.settings.addresses import Address
 from jitney.tests.fakes.raw_http import Connection
 from jitney.tests.fakes.torchserve_server import Site, archive, running
-from jitney.tools.served import wait_until
+from jitney.tools.bench.served import wait_until
 
 CLIENTS, ROUNDS = 32, 200
 #: Seconds between two requests of a client: some 600 requests a second in all, which leaves the workers time to start.

@@ -17,9 +17,9 @@ import pytest
 import urllib3
 
 from jitney.server import main
-from jitney.server.signals import Signals
+from jitney.server.process.signals import Signals
 from jitney.tests.fakes.plane import doubling
-from jitney.tools.served import Server, free_port, serving, taken, wait_until
+from jitney.tools.bench.served import Server, free_port, serving, taken, wait_until
 
 PATIENCE = 30.0
 IDLE_SECONDS = 2.0

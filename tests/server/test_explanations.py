@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from jitney.backends.request import Part, Request
-from jitney.server.dataplane import DataPlane
-from jitney.server.deployment import Options
-from jitney.server.errors import Unsupported
-from jitney.server.management import Management
-from jitney.server.registration import Registration
-from jitney.server.registry import Registry
-from jitney.server.repository.store import ModelStore
-from jitney.server.settings import Settings
+from jitney.core.errors import Unsupported
+from jitney.core.request import Part, Request
+from jitney.server.lifecycle.management import Management
+from jitney.server.repository.torchserve.model_store import ModelStore
+from jitney.server.repository.torchserve.registration import Registration
+from jitney.server.serving.dataplane import DataPlane
+from jitney.server.serving.deployment import Options
+from jitney.server.serving.registry import Registry
+from jitney.server.settings.settings import Settings
 from jitney.tests.fakes.plane import answers, doubling, loaded
-from jitney.tools.archiver import ModelArchiverConfig, generate_model_archive
+from jitney.tools.archive import ModelArchiverConfig, generate_model_archive
 
 torch = pytest.importorskip("torch")
 

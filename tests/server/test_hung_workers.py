@@ -12,12 +12,12 @@ import numpy as np
 import psutil
 import pytest
 
-from jitney.backends.request import Request, Response
-from jitney.backends.tensor import Tensor
-from jitney.server.errors import ModelFailed, WorkerDied, WorkerTimeout
-from jitney.server.worker_deployment import WorkerDeployment
+from jitney.core.errors import ModelFailed, WorkerDied, WorkerTimeout
+from jitney.core.request import Request, Response
+from jitney.core.tensor import Tensor
+from jitney.server.serving.worker_deployment import WorkerDeployment
 from jitney.tests.fakes.serving import Serving, serving, write_model
-from jitney.tools.served import wait_until
+from jitney.tools.bench.served import wait_until
 
 PATIENCE = 20.0
 LIMIT = 1.0

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jitney.server.dataplane import DataPlane
-from jitney.server.errors import NoWorkers, WorkerDied
+from jitney.core.errors import NoWorkers, WorkerDied
+from jitney.server.serving.dataplane import DataPlane
 from jitney.tests.fakes.plane import doubling, first, loaded, rows
 
 REQUESTS = 10_000

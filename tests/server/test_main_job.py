@@ -20,10 +20,10 @@ import tritonclient.http as tritonclient
 import urllib3
 
 from jitney.tests.fakes.plane import doubling
-from jitney.tools import build_models, digits
-from jitney.tools.served import Server, serving, wait_until
+from jitney.tools.bench.served import Server, serving, wait_until
+from jitney.tools.dev import build_models, digits
 
-ROOT = Path(build_models.__file__).resolve().parent.parent
+ROOT = Path(build_models.__file__).resolve().parents[2]
 DIGITS = ("digits_eager", "digits_torchscript", "digits_onnx")
 PATIENCE = 30.0
 

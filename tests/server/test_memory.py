@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from jitney.server import holding
-from jitney.server.call import Call
-from jitney.server.errors import JitneyError
-from jitney.server.holding import Holdings
+from jitney.core import holding
+from jitney.core.call import Call
+from jitney.core.errors import JitneyError
+from jitney.core.holding import Holdings
 from jitney.tests.fakes.plane import doubling, loaded, rows
 from jitney.tests.fakes.serving import serving, write_model
 

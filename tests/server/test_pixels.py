@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jitney.backends.codecs.transforms import IMAGENET_MEAN, IMAGENET_STD, Normalize
-from jitney.backends.request import Part, Request
-from jitney.backends.tensor import Tensor
-from jitney.server.errors import InvalidTensor
+from jitney.codecs.transforms import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from jitney.core.errors import InvalidTensor
+from jitney.core.request import Part, Request
+from jitney.core.tensor import Tensor
 from jitney.tests.fakes.plane import answers
 from jitney.tests.fakes.serving import LIMIT_S, serving, write_model
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from jitney.server.worker_deployment import WorkerDeployment
+from jitney.server.serving.worker_deployment import WorkerDeployment
 from jitney.tests.fakes.plane import DOUBLING
 from jitney.tests.fakes.serving import Serving, serving, write_model
-from jitney.tools.served import wait_until
+from jitney.tools.bench.served import wait_until
 
 PATIENCE = 20.0
 CONFIG = """backend: "python" max_batch_size: 8

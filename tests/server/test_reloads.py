@@ -22,7 +22,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from jitney.tests.fakes.plane import doubling
-from jitney.tools.served import Server, serving, wait_until
+from jitney.tools.bench.served import Server, serving, wait_until
 
 RELOADS = int(os.environ.get("RELOADS", "20"))
 #: Cycles before the first look: threads, caches and allocators have then taken what they keep.

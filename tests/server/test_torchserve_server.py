@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from jitney.server import snapshots
+from jitney.server.settings import snapshots
 from jitney.tests.fakes import web
 from jitney.tests.fakes.torchserve_server import CAPITALS, archive, running
-from jitney.tools.served import ServerFailed, free_port, wait_until
+from jitney.tools.bench.served import ServerFailed, free_port, wait_until
 
 #: Cannot be loaded until the file that its source names exists.
 LATE = """

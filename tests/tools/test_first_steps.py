@@ -67,7 +67,8 @@ def test_a_wrong_answer_is_no_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The picture of another digit: the demo finds what it promised not fulfilled."""
-    from jitney.tools import digits, first_steps
+    from jitney.tools import first_steps
+    from jitney.tools.dev import digits
 
     other = tmp_path / "three.png"
     other.write_bytes(next(png for png, label in digits.held_out() if label == 3))
@@ -79,7 +80,7 @@ def test_a_wrong_answer_is_no_success(
 def test_the_model_is_the_one_that_is_trained_here() -> None:
     """Its configuration is digits_onnx's under another name, and its weights find the digits that were held out."""
     onnxruntime = pytest.importorskip("onnxruntime")
-    from jitney.tools import digits
+    from jitney.tools.dev import digits
 
     folders = (STARTER / "digits", ROOT / "model_repository" / "digits_onnx")
     ours, theirs = ((folder / "config.pbtxt").read_text().splitlines() for folder in folders)

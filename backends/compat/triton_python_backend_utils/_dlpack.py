@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jitney.backends import tensor as wire
+from jitney.core import tensor as wire
 
 CPU_DEVICES = (1, 3)  # kDLCPU, kDLCUDAHost
 _UINT, _BFLOAT = 1, 4  # DLDataTypeCode

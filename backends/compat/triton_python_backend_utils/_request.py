@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from jitney.backends import base
+from jitney.core import request as plain
 
 from ._arguments import INT64, UINT32, UINT64, WrongArgument, elements, integer, text
 from ._arguments import parameters as checked_parameters
@@ -95,10 +95,10 @@ class InferenceRequest:
         self._parameters: dict[str, Any] = dict(checked_parameters(parameters))
         _refuse_reserved(self._parameters)
         self._handle: Handle | None = None
-        self._source = base.Request()
+        self._source = plain.Request()
 
     @classmethod
-    def received(cls, source: base.Request, outputs: Sequence[str], handle: Handle) -> InferenceRequest:
+    def received(cls, source: plain.Request, outputs: Sequence[str], handle: Handle) -> InferenceRequest:
         """A client's request as the model sees it; `outputs` are those wanted, all of them where the client named none."""
         made = cls.__new__(cls)  # what the server sends needs none of `__init__`'s checks
         made._id, made._correlation_id, made._flags, made._timeout, made._parameters = source.id, 0, 0, 0, {}
@@ -181,15 +181,15 @@ class InferenceRequest:
             raise
         except Exception as error:  # noqa: BLE001 - whatever cannot be sent becomes the response's error
             return iter([InferenceResponse(error=TritonError(str(error)))])
-        return (_from_base(response) for response in responses if not response.only_ends)
+        return (_from_plain(response) for response in responses if not response.only_ends)
 
-    def _to_other(self) -> base.Request:
-        parameters: dict[str, base.Parameter] = dict(self._parameters)
+    def _to_other(self) -> plain.Request:
+        parameters: dict[str, plain.Parameter] = dict(self._parameters)
         if self._correlation_id:
             parameters["triton_sequence_id"] = self._correlation_id
             parameters["triton_flags"] = self._flags
         tensors = [each.to_wire() for each in self._inputs]
-        return base.Request(self._id, tensors, parameters=parameters, outputs=tuple(self._outputs))
+        return plain.Request(self._id, tensors, parameters=parameters, outputs=tuple(self._outputs))
 
 
 class ResponseIterator:
@@ -211,7 +211,7 @@ class ResponseIterator:
             close()
 
 
-def _from_base(response: base.Response) -> InferenceResponse:
+def _from_plain(response: plain.Response) -> InferenceResponse:
     """The code of another model's error is lost, as in Triton: passed on to the client it is INTERNAL."""
     if response.error is not None:
         return InferenceResponse(error=TritonError(response.error.message))

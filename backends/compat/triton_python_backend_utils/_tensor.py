@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jitney.backends import tensor as wire
+from jitney.core import tensor as wire
 
 from . import _dlpack
 from ._arguments import WrongArgument, text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from jitney.server import torchserve_cli
+from jitney.server.cli import torchserve as torchserve_cli
 
 #: Where torchserve's parser keeps the flags that jitney keeps under their own names.
 _NAMES = {"disable_token_auth": "token_auth", "enable_model_api": "model_mode"}

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterable
 
-from jitney.server.launcher import register_model, register_model_with_params, start, stop
+from jitney.server.cli.launcher import register_model, register_model_with_params, start, stop
 
 __all__ = ["PrintTillTheEnd", "Tee", "register_model", "register_model_with_params", "start", "stop"]
 

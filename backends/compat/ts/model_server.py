@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from jitney.server import properties, torchserve_cli
+from jitney.server.cli import torchserve as torchserve_cli
+from jitney.server.settings import properties
 
 from .arg_parser import ArgParser
 from .version import __version__

@@ -1,6 +1,6 @@
 """ResNet-152; the definition is jitney's own, its state dict has torchvision's names."""
 
-import jitney.tools.resnet as definition
+import jitney.tools.dev.resnet as definition
 
 
 class ResNet152(definition.ResNet):

@@ -16,10 +16,10 @@ from .resource import Resource, not_found
 from .shm import Regions
 
 if TYPE_CHECKING:
-    from ...dataplane import DataPlane
-    from ...settings import Settings
-    from ..access import Access
-    from ..admission import Admission
+    from ...serving.dataplane import DataPlane
+    from ...settings.settings import Settings
+    from ..middleware.access import Access
+    from ..middleware.admission import Admission
 
 _MODEL = "/v2/models/{model}"
 _SYSTEM, _CUDA = "/v2/systemsharedmemory", "/v2/cudasharedmemory"

@@ -7,8 +7,8 @@ from math import prod
 
 import numpy as np
 
-from ....backends.tensor import Tensor, pack_bytes
-from ...errors import InvalidRequest
+from ....core.errors import InvalidRequest
+from ....core.tensor import Tensor, pack_bytes
 
 _UNSUPPORTED = ("BYTES", "BF16", "BOOL")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-from ...errors import InvalidRequest, PayloadTooLarge
+from ....core.errors import InvalidRequest, PayloadTooLarge
 from .errors import UnsupportedEncoding
 
 _WBITS = {"gzip": 31, "deflate": 15}

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import falcon
 
-from ...errors import InvalidConfig, InvalidRequest, LoadFailed, ModelNotFound, Unsupported
-from ...repository.names import relative_path, safe_name
+from ....core.errors import InvalidConfig, InvalidRequest, LoadFailed, ModelNotFound, Unsupported
+from ....core.names import relative_path, safe_name
 from .documents import Document, checked, optional, parse_optional
 from .resource import JSON, Resource, answers_errors, read_body, set_json
 
 if TYPE_CHECKING:
-    from ...dataplane import DataPlane
+    from ...serving.dataplane import DataPlane
 
 _FILE_PREFIX = "file:"
 

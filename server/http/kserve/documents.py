@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from ...errors import InvalidRequest
+from ....core.errors import InvalidRequest
 
 Document = Mapping[str, Any]
 

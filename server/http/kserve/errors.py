@@ -6,7 +6,7 @@ UNAVAILABLE 503. Bodies are `{"error": text}`. Where Triton answers 500 to a mal
 
 from __future__ import annotations
 
-from ... import errors
+from ....core import errors
 
 #: Longest error text sent to a client; names in it come from the request and may be of any length.
 MAX_TEXT = 8192

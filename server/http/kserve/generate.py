@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import falcon
 
-from ....backends.request import Request, Response
-from ....backends.tensor import Tensor
-from ...call import Call, failed
-from ...errors import InvalidRequest, JitneyError, ModelFailed
-from ...repository.config import ModelConfig, TensorSpec
+from ....core.call import Call, failed
+from ....core.errors import InvalidRequest, JitneyError, ModelFailed
+from ....core.model_config import ModelConfig, TensorSpec
+from ....core.request import Request, Response
+from ....core.tensor import Tensor
 from ..retry import RETRY_AFTER, SECONDS, is_temporary
 from .documents import Document, dump, parse
 from .errors import describe
@@ -23,7 +23,7 @@ from .resource import Resource, answers_errors, read_body, refuse_coding, respon
 from .tensors import from_json, to_json
 
 if TYPE_CHECKING:
-    from ...dataplane import DataPlane
+    from ...serving.dataplane import DataPlane
 
 _TOO_MANY = (
     "generate expects model to produce exactly 1 response, use generate stream for model that generates various number of "

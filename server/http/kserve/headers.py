@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from ....backends.request import Parameter
+from ....core.request import Parameter
 from .parameters import custom
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ....backends.request import Part, Response
-from ...errors import JitneyError, ModelFailed, PayloadTooLarge, QueueFull, Unavailable, Unsupported
-from ...repository.config import ModelConfig
+from ....core.errors import JitneyError, ModelFailed, PayloadTooLarge, QueueFull, Unavailable, Unsupported
+from ....core.model_config import ModelConfig
+from ....core.request import Part, Response
 from ..inline import MAX_OPAQUE, MAX_PARSED
 from ..plan import InFlightRequest, RoutePlan
 from ..plan import Reply as HttpReply
@@ -28,10 +28,10 @@ from .resource import HEADER_LENGTH, JSON, error_headers, status_line, version_o
 from .shm import Regions
 
 if TYPE_CHECKING:
-    from ...dataplane import DataPlane
-    from ..access import Access
-    from ..admission import Admission
-    from ..parser import RequestHead
+    from ...serving.dataplane import DataPlane
+    from ..engine.parser import RequestHead
+    from ..middleware.access import Access
+    from ..middleware.admission import Admission
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import falcon
 
-from ...errors import InvalidRequest
+from ....core.errors import InvalidRequest
 from .documents import Document, checked, parse, unsigned
 from .errors import RegionNotFound
 from .resource import JSON, Resource, answers_errors, read_body, set_json

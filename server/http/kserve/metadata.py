@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import falcon
 
 from .... import __version__
-from ...errors import InvalidRequest
-from ...repository.config import ModelConfig, TensorSpec
+from ....core.errors import InvalidRequest
+from ....core.model_config import ModelConfig, TensorSpec
 from .resource import Resource, answers_errors, set_json, version_of
 
 if TYPE_CHECKING:
-    from ...dataplane import DataPlane
+    from ...serving.dataplane import DataPlane
 
 #: Triton's names of what a server offers beyond the core protocol; clients look here before they use it.
 EXTENSIONS = (

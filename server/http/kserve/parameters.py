@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ....backends.request import Parameter
-from ...errors import InvalidRequest
+from ....core.errors import InvalidRequest
+from ....core.request import Parameter
 from .documents import MAX_INT64, Document, checked, unsigned
 
 _RESERVED = "triton_"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ....backends.request import Response
-from ....backends.tensor import Buffer, Tensor
-from ...repository.config import ModelConfig
+from ....core.model_config import ModelConfig
+from ....core.request import Response
+from ....core.tensor import Buffer, Tensor
 from .classification import classify
 from .documents import dump
 from .parameters import own

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from ....backends.request import Request
-from ....backends.tensor import DATATYPES, NUMPY_DTYPES, Tensor, pack_bytes
-from ...errors import InvalidRequest, InvalidTensor
-from ...repository.config import ModelConfig
+from ....core.errors import InvalidRequest, InvalidTensor
+from ....core.model_config import ModelConfig
+from ....core.request import Request
+from ....core.tensor import DATATYPES, NUMPY_DTYPES, Tensor, pack_bytes
 from .documents import Document, checked, dump, member, optional, parse, unsigned
 from .parameters import Parameters
 from .parameters import read as read_parameters

@@ -11,9 +11,9 @@ from typing import Any
 import falcon
 import falcon.constants
 
-from ....backends.request import Response
-from ...call import Call
-from ...errors import InvalidRequest, JitneyError, ModelNotReady, PayloadTooLarge
+from ....core.call import Call
+from ....core.errors import InvalidRequest, JitneyError, ModelNotReady, PayloadTooLarge
+from ....core.request import Response
 from ..reasons import REASON, in_one_line
 from ..retry import RETRY_AFTER, SECONDS, is_temporary
 from ..wsgi import body_of, on_disconnect

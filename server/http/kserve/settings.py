@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import falcon
 
-from ...errors import InvalidRequest, JitneyError, Unsupported
+from ....core.errors import InvalidRequest, JitneyError, Unsupported
 from .documents import Document, checked, parse, unsigned
 from .resource import Resource, answers_errors, read_body, set_json
 
 if TYPE_CHECKING:
-    from ...dataplane import DataPlane
+    from ...serving.dataplane import DataPlane
 
 log = logging.getLogger(__name__)
 

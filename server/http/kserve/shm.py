@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ....backends.tensor import Buffer
-from ...errors import InvalidRequest, Unsupported
+from ....core.errors import InvalidRequest, Unsupported
+from ....core.tensor import Buffer
 from .errors import RegionNotFound
 
 _ROOT = "/dev/shm/"

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import falcon
 
-from ...errors import InvalidRequest, ModelNotFound, ModelNotReady, VersionNotFound
-from ...statistics import BatchStatistics, Duration, ModelStatistics
+from ....core.errors import InvalidRequest, ModelNotFound, ModelNotReady, VersionNotFound
+from ...metrics.statistics import BatchStatistics, Duration, ModelStatistics
 from .resource import Resource, answers_errors, set_json, version_of
 
 if TYPE_CHECKING:
-    from ...dataplane import DataPlane
+    from ...serving.dataplane import DataPlane
 
 _DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss")
 

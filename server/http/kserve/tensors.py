@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from ....backends.tensor import NUMPY_DTYPES, Tensor, pack_bytes, unpack_bytes
-from ...errors import InvalidRequest, ModelFailed
+from ....core.errors import InvalidRequest, ModelFailed
+from ....core.tensor import NUMPY_DTYPES, Tensor, pack_bytes, unpack_bytes
 from .documents import MAX_INT64
 
 #: Longest shape that is looked at; numpy takes no more axes.

@@ -16,9 +16,9 @@ from .routing import Exchange, Handler, Routes, not_found
 from .v1 import ModelsV1
 
 if TYPE_CHECKING:
-    from ...dataplane import DataPlane
-    from ...settings import Settings
-    from ..tokens import Tokens
+    from ...serving.dataplane import DataPlane
+    from ...settings.settings import Settings
+    from ..middleware.tokens import Tokens
 
 log = logging.getLogger(__name__)
 

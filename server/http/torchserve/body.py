@@ -8,12 +8,12 @@ from urllib.parse import parse_qsl
 
 import falcon
 
-from ....backends.request import Part
-from ...errors import InvalidRequest
+from ....core.errors import InvalidRequest
+from ....core.request import Part
 from .multipart import is_form, parse_form, parse_multipart
 
 if TYPE_CHECKING:
-    from ..parser import RequestHead
+    from ..engine.parser import RequestHead
 
 FORM, _MULTIPART = "application/x-www-form-urlencoded", "multipart/form-data"
 FORMS = frozenset({FORM, _MULTIPART})

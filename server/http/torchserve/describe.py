@@ -6,11 +6,11 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from ...gpus import READER
+from ....backends.gpus import READER
 
 if TYPE_CHECKING:
-    from ...dataplane import Description
-    from ...repository.config import ModelConfig
+    from ....core.model_config import ModelConfig
+    from ...serving.dataplane import Description
     from ...workers.pool import WorkerStatus
 
 

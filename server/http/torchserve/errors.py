@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ...errors import (
+from ....core.errors import (
     AlreadyRegistered,
     ArchiveExists,
     DefaultVersionInUse,

@@ -15,7 +15,7 @@ from .render import send_json, send_status
 from .routing import MODEL, VERSION, Exchange, Routes
 
 if TYPE_CHECKING:
-    from ...dataplane import DataPlane
+    from ...serving.dataplane import DataPlane
 
 _REST = r"(?P<rest>.*)"
 

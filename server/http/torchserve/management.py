@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ...errors import InvalidRequest, Unauthorized
+from ....core.errors import InvalidRequest, Unauthorized
 from . import openapi
 from .body import query
 from .describe import description
@@ -15,10 +15,10 @@ from .render import send_json, send_status
 from .routing import MODEL, VERSION, Exchange, Routes
 
 if TYPE_CHECKING:
-    from ...dataplane import DataPlane
-    from ...registration import Registration
-    from ...settings import Settings
-    from ..tokens import Tokens
+    from ...repository.torchserve.registration import Registration
+    from ...serving.dataplane import DataPlane
+    from ...settings.settings import Settings
+    from ..middleware.tokens import Tokens
 
 PAGE = 100
 PROCESSING = "Processing worker updates..."

@@ -14,8 +14,8 @@ from urllib.parse import unquote_to_bytes
 
 import falcon
 
-from ....backends.request import Part
-from ...errors import InvalidRequest
+from ....core.errors import InvalidRequest
+from ....core.request import Part
 
 MAX_PARTS = 1000
 MAX_PART_HEADER = 16384

@@ -14,7 +14,7 @@ import falcon
 from .render import new_request_id, seal, send_json
 
 if TYPE_CHECKING:
-    from ...dataplane import DataPlane
+    from ...serving.dataplane import DataPlane
 
 #: TorchServe 0.12's own, its spelling included: clients that look for the key look for this one.
 METADATA = {"name": "Torchserve", "version": "0.12.0", "extenstion": ["kserve", "kubeflow"]}

@@ -13,8 +13,8 @@ from typing import Any
 import falcon
 import orjson
 
-from ...errors import InvalidParameter, InvalidRequest
-from ...registration import Registration
+from ....core.errors import InvalidParameter, InvalidRequest
+from ...repository.torchserve.registration import Registration
 from ..wsgi import body_of
 from .body import query
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ....backends.request import Part, Request, Response
-from ...errors import Cancelled, InvalidParameter, JitneyError, ModelNotFound, VersionNotFound, WorkerDied
-from ...metrics.ledger import Ledger
+from ....core.errors import Cancelled, InvalidParameter, JitneyError, ModelNotFound, VersionNotFound, WorkerDied
+from ....core.request import Part, Request, Response
+from ...metrics.request_counters import Ledger
 from ..inline import inline_limit
 from ..plan import MAX_HEADS, InFlightRequest, Reply, ReplyHead, RoutePlan
 from .body import FORMS, client_headers, media_type, query, query_parts, read_parts, read_parts_strictly
@@ -21,11 +21,11 @@ from .errors import Target, problem, with_reason
 from .render import ENVELOPE_PAIRS, new_request_id, prediction_head, problem_reply
 
 if TYPE_CHECKING:
-    from ...dataplane import DataPlane
     from ...metrics import Metrics
-    from ..access import Access
-    from ..admission import Admission
-    from ..parser import RequestHead
+    from ...serving.dataplane import DataPlane
+    from ..engine.parser import RequestHead
+    from ..middleware.access import Access
+    from ..middleware.admission import Admission
 
 log = logging.getLogger(__name__)
 

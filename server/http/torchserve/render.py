@@ -12,8 +12,8 @@ from typing import Any
 import falcon
 import orjson
 
-from ....backends.request import Response
-from ...errors import ModelFailed
+from ....core.errors import ModelFailed
+from ....core.request import Response
 from ..plan import Reply, ReplyHead
 from .errors import Problem, problem_headers
 

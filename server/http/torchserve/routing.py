@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import falcon
 
-from ...errors import JitneyError
+from ....core.errors import JitneyError
 from ..falcon_plan import run_plan
 from .errors import BadEscape, ResourceNotFound, Target, problem, problem_headers
 from .render import new_request_id, seal, send_json

@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...errors import Unavailable
+from ....core.errors import Unavailable
 from ...workers.roster import State
 from .errors import MethodNotAllowed
 from .render import send_json
 from .routing import MODEL, Exchange, Routes
 
 if TYPE_CHECKING:
-    from ...dataplane import DataPlane
+    from ...serving.dataplane import DataPlane
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import pytest
 import torch
 import torch.utils.dlpack
 
-from jitney.backends import tensor as wire
 from jitney.backends.python import COMPAT
+from jitney.core import tensor as wire
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from jitney.core.errors import BatchTooWide, QueueFull
+from jitney.core.model_config import Batching, QueuePolicy
 from jitney.server.batching.queue import Batcher
-from jitney.server.errors import BatchTooWide, QueueFull
-from jitney.server.repository.config import Batching, QueuePolicy
 from jitney.tests.fakes.server_in_virtual_time import Outcome, Sent, serve
 
 DELAY = 1_500_000

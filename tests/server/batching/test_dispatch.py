@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from jitney.core.errors import BatchTooWide, Draining, NoWorkers, QueueFull
+from jitney.core.model_config import Batching, QueuePolicy
 from jitney.server.batching.dispatch import Dispatcher
 from jitney.server.batching.queue import Batch, Batcher, Item
-from jitney.server.errors import BatchTooWide, Draining, NoWorkers, QueueFull
-from jitney.server.repository.config import Batching, QueuePolicy
 from jitney.tests.fakes.clock import Clock
 
 LIMIT = 10.0  # seconds after which a test gives up waiting

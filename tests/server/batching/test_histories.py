@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from jitney.core.errors import QueueFull
+from jitney.core.model_config import Batching, QueuePolicy
 from jitney.server.batching.queue import Batch, Batcher, Item, Step
-from jitney.server.errors import QueueFull
-from jitney.server.repository.config import Batching, QueuePolicy
 
 TICK = 1 / 64  # seconds; binary fractions add up exactly
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from jitney.core.errors import InvalidRequest
+from jitney.core.model_config import Batching, QueuePolicy
 from jitney.server.batching.policy import Levels, Policy, expiry
 from jitney.server.batching.queue import Batcher
-from jitney.server.errors import InvalidRequest
-from jitney.server.repository.config import Batching, QueuePolicy
 from jitney.tests.fakes.server_in_virtual_time import Sent, serve
 
 HOLD = 0.7

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from jitney.server.addresses import parse_address
-from jitney.server.http.listeners import AddressInUse
+from jitney.server.http.engine.listener import AddressInUse
+from jitney.server.settings.addresses import parse_address
 from jitney.tests.fakes.raw_http import Connection
 
 

@@ -17,8 +17,8 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from jitney.tests.fakes.plane import doubling
-from jitney.tools.archiver import ModelArchiverConfig, generate_model_archive
-from jitney.tools.served import Server, serving
+from jitney.tools.archive import ModelArchiverConfig, generate_model_archive
+from jitney.tools.bench.served import Server, serving
 
 #: Says what it got; with the envelope `kservev2` it doubles its inputs.
 HANDLER = """

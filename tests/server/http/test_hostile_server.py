@@ -17,11 +17,11 @@ from typing import Any
 import psutil
 import pytest
 
-from jitney.server.addresses import parse_address
+from jitney.server.settings.addresses import parse_address
 from jitney.tests.fakes.plane import doubling
 from jitney.tests.fakes.raw_http import Connection
 from jitney.tests.fakes.repository import PYTHON_MODEL
-from jitney.tools.served import Server, serving
+from jitney.tools.bench.served import Server, serving
 
 #: Seconds that a refusal may take, and bytes of memory that the server may have more after it.
 SECONDS, BYTES = 10.0, 96 << 20

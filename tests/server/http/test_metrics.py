@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from jitney.server.addresses import parse_address
-from jitney.tools.served import free_port
+from jitney.server.settings.addresses import parse_address
+from jitney.tools.bench.served import free_port
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 

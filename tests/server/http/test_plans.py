@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from jitney.backends.request import Request, Response
-from jitney.server import holding
-from jitney.server.call import Call
-from jitney.server.errors import HoldsTooMuch, InvalidRequest, ModelFailed, QueueFull
-from jitney.server.http.parser import RequestLine
+from jitney.core import holding
+from jitney.core.call import Call
+from jitney.core.errors import HoldsTooMuch, InvalidRequest, ModelFailed, QueueFull
+from jitney.core.request import Request, Response
+from jitney.server.http.engine.parser import RequestLine
+from jitney.server.http.middleware.tokens import Tokens
 from jitney.server.http.plan import InFlightRequest, PlanTable, RoutePlan
-from jitney.server.http.tokens import Tokens
 from jitney.tests.fakes.raw_http import Answer, Connection
-from jitney.tools.served import wait_until
+from jitney.tools.bench.served import wait_until
 
 _EACH_TIME = ("x-request-id", "date")
 

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from jitney.backends.request import Request, Response
-from jitney.backends.tensor import Tensor
-from jitney.server.cache import ResponseCache
-from jitney.server.call import Call
-from jitney.server.errors import InvalidConfig, ModelFailed, QueueFull
-from jitney.server.histogram import Histogram
+from jitney.core.call import Call
+from jitney.core.errors import InvalidConfig, ModelFailed, QueueFull
+from jitney.core.histogram import Histogram
+from jitney.core.model_config import ModelConfig
+from jitney.core.request import Request, Response
+from jitney.core.tensor import Tensor
 from jitney.server.metrics import Metrics
+from jitney.server.metrics.statistics import Statistics
 from jitney.server.metrics.system import SystemFigures
 from jitney.server.metrics.text import Family, render
-from jitney.server.repository.config import ModelConfig
-from jitney.server.statistics import Statistics
+from jitney.server.serving.response_cache import ResponseCache
 
 MILLISECOND = 1_000_000
 

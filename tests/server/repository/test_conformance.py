@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from jitney.server.errors import InvalidConfig
-from jitney.server.repository.config import ModelConfig
-from jitney.server.repository.ensembles import connect, dependencies
-from jitney.server.repository.pbtxt import parse_config_json, to_json
-from jitney.server.repository.triton import TritonRepository
+from jitney.core.errors import InvalidConfig
+from jitney.core.model_config import ModelConfig
+from jitney.server.repository.triton.ensembles import connect, dependencies
+from jitney.server.repository.triton.pbtxt import parse_config_json, to_json
+from jitney.server.repository.triton.repository import TritonRepository
 
 BROKEN = {
     "broken_cfg": ':1: Message type "inference.ModelConfig" has no field named "nonsense"',

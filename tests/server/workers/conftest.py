@@ -12,13 +12,13 @@ import numpy as np
 import psutil
 import pytest
 
-from jitney.backends.request import Part, Request
-from jitney.backends.tensor import Tensor
-from jitney.server import reactor
-from jitney.server.call import Call
-from jitney.server.http.loop import Loop
-from jitney.server.repository.config import ModelConfig
-from jitney.server.workers.arena import Arena
+from jitney.core.call import Call
+from jitney.core.model_config import ModelConfig
+from jitney.core.request import Part, Request
+from jitney.core.tensor import Tensor
+from jitney.server.http.engine.loop import Loop
+from jitney.server.ipc import reactor
+from jitney.server.ipc.arena import Arena
 from jitney.server.workers.pool import Pool
 from jitney.tests.fakes.worker_backends import factory
 

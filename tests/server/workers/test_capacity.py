@@ -8,10 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jitney.server.errors import InvalidConfig
+from jitney.core.errors import InvalidConfig
+from jitney.server.process.cores import usable_cores
 from jitney.server.workers import capacity
 from jitney.server.workers.capacity import WORKER_BYTES, WORKER_TASKS, WORKERS_PER_CORE
-from jitney.server.workers.cores import usable_cores
 
 
 @pytest.fixture

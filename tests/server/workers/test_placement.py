@@ -1,7 +1,7 @@
 import pytest
 
-from jitney.server.errors import InvalidConfig
-from jitney.server.repository.config import InstanceGroup, ModelConfig
+from jitney.core.errors import InvalidConfig
+from jitney.core.model_config import InstanceGroup, ModelConfig
 from jitney.server.workers.placement import declared, instances
 
 

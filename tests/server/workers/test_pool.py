@@ -7,13 +7,13 @@ import numpy as np
 import psutil
 import pytest
 
-from jitney.backends.request import Request
-from jitney.backends.tensor import Tensor
-from jitney.server import holding
-from jitney.server.call import Call
-from jitney.server.errors import Draining, HoldsTooMuch, InvalidRequest, ModelFailed, NoWorkers
-from jitney.server.repository.config import ModelConfig, TensorSpec
-from jitney.server.workers.arena import Arena
+from jitney.core import holding
+from jitney.core.call import Call
+from jitney.core.errors import Draining, HoldsTooMuch, InvalidRequest, ModelFailed, NoWorkers
+from jitney.core.model_config import ModelConfig, TensorSpec
+from jitney.core.request import Request
+from jitney.core.tensor import Tensor
+from jitney.server.ipc.arena import Arena
 from jitney.server.workers.pool import Pool
 from jitney.server.workers.roster import State
 
@@ -270,7 +270,7 @@ def test_status(bench):
     assert second.id == first.id + 1
     for worker in (first, second):
         process = psutil.Process(worker.pid)
-        assert "jitney.server.workers.process" in process.cmdline()
+        assert "jitney.server.worker.main" in process.cmdline()
         assert worker.name in process.cmdline()
         assert worker.memory_bytes > 1 << 20
         assert abs(worker.started - process.create_time()) < 5

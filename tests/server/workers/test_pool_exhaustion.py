@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from jitney.server.errors import WorkerDied
-from jitney.server.workers import child
-from jitney.server.workers.frame import BadFrame
+from jitney.core.errors import WorkerDied
+from jitney.server.workers import worker_process
+from jitney.server.workers.channel import BadFrame
 
 from .conftest import LIMIT_S, call_to, eventually
 
@@ -22,7 +22,7 @@ def test_a_worker_without_descriptors_is_tried_again(bench, monkeypatch):
             raise OSError(errno.EMFILE, "Too many open files")
         return dup(fd)
 
-    monkeypatch.setattr(child.os, "dup", second_fails)
+    monkeypatch.setattr(worker_process.os, "dup", second_fails)
     b = bench()
     b.pool.start(1, retry=True)
     eventually(b.pool.ready)

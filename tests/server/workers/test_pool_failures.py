@@ -9,8 +9,8 @@ import numpy as np
 import psutil
 import pytest
 
-from jitney.server.errors import Draining, LoadFailed, ModelFailed, NoWorkers, WorkerDied, WorkerTimeout
-from jitney.server.repository.config import AT_ONCE
+from jitney.core.errors import Draining, LoadFailed, ModelFailed, NoWorkers, WorkerDied, WorkerTimeout
+from jitney.core.model_config import AT_ONCE
 from jitney.server.workers.roster import State
 
 from .conftest import LIMIT_S, call_to, eventually
@@ -298,7 +298,7 @@ def test_wait_ready_has_a_limit_of_its_own(bench):
 
 
 def test_an_interpreter_that_is_not_there(bench):
-    from jitney.server.repository.config import HandlerSpec
+    from jitney.core.model_config import HandlerSpec
 
     b = bench(handler=HandlerSpec("x.py", python="/no/such/python"))
     b.pool.start(1)

@@ -12,8 +12,8 @@ import numpy as np
 import psutil
 import pytest
 
-from jitney.server.errors import Draining, InvalidConfig
-from jitney.server.repository.config import InstanceGroup
+from jitney.core.errors import Draining, InvalidConfig
+from jitney.core.model_config import InstanceGroup
 from jitney.server.workers import supervisor
 from jitney.server.workers.roster import State
 
@@ -167,8 +167,8 @@ def test_nothing_wakes_up_while_nothing_happens(bench, monkeypatch):
 
 SERVER = """
 import sys, time
-from jitney.server.repository.config import ModelConfig
-from jitney.server.workers.arena import Arena
+from jitney.core.model_config import ModelConfig
+from jitney.server.ipc.arena import Arena
 from jitney.server.workers.pool import Pool
 pool = Pool(ModelConfig("m", "1", "python"), Arena(1 << 20), on_idle=lambda: None, gpus=(),
             factory="jitney.tests.fakes.worker_backends:" + sys.argv[1])

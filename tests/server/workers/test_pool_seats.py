@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from jitney.server.errors import WorkerDied
+from jitney.core.errors import WorkerDied
 from jitney.server.workers.pool import Seat
 from jitney.tests.server.workers.conftest import LIMIT_S, call_to, eventually
 

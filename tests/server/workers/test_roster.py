@@ -3,7 +3,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from jitney.backends.request import Instance
+from jitney.core.request import Instance
 from jitney.server.workers.roster import STOP_GRACE_S, Alarm, Roster, State
 
 

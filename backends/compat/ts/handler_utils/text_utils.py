@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from jitney.backends.codecs.text import ngrams as runs_of_words
+from jitney.codecs.text import ngrams as runs_of_words
 
 #: Marks that are words of their own; those that are dropped (None) or part words.
 _BASIC_ENGLISH = str.maketrans({**{mark: f" {mark} " for mark in "'.,()!?"}, '"': None, ";": " ", ":": " "})

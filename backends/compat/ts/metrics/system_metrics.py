@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from jitney.server import gpus
+from jitney.backends import gpus
 
 from .dimension import Dimension
 from .metric import Metric

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jitney.backends.handler_data import BAD_ELEMENT, STREAM_HEADER, UnsupportedOutput, body_of, value_of
-from jitney.backends.request import Part
+from jitney.core.request import Part
 
 from ..utils.util import deprecated
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jitney.backends.codecs.text import expand_contractions
+from jitney.codecs.text import expand_contractions
 
 _WORDS = """
 are ca could did do does had has have is may might must need ought sha should was were wo would

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from jitney.backends.codecs import text
+from jitney.codecs import text
 
 from ..handler_utils.text_utils import get_tokenizer
 from ..utils.util import CLEANUP_REGEX

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from jitney.backends.codecs import transforms
+from jitney.codecs import transforms
 
 
 class Compose:

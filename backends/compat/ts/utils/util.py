@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import yaml
 
-from jitney.backends.codecs.text import TAGS
+from jitney.codecs.text import TAGS
 
 logger = logging.getLogger(__name__)
 Parameters = ParamSpec("Parameters")

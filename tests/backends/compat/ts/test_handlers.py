@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from jitney.backends.codecs import create
 from jitney.backends.compat.ts.context import Context, RequestProcessor
 from jitney.backends.compat.ts.metrics import sink
 from jitney.backends.compat.ts.torch_handler import loading
@@ -25,9 +24,10 @@ from jitney.backends.compat.ts.torch_handler.insights import IntegratedGradients
 from jitney.backends.compat.ts.torch_handler.object_detector import ObjectDetector
 from jitney.backends.compat.ts.torch_handler.text_classifier import TextClassifier
 from jitney.backends.compat.ts.torch_handler.text_handler import CONTRACTION_MAP, CONTRACTIONS_PATTERN
-from jitney.backends.request import Part, Response
-from jitney.backends.tensor import Tensor
-from jitney.server.repository.config import ModelConfig, TensorSpec
+from jitney.codecs import create
+from jitney.core.model_config import ModelConfig, TensorSpec
+from jitney.core.request import Part, Response
+from jitney.core.tensor import Tensor
 from jitney.tests.fakes.handler_metrics import made_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")

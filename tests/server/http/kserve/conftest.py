@@ -11,12 +11,12 @@ import falcon.testing
 import numpy as np
 import pytest
 
-from jitney.backends.request import FINAL_MARK, Failure, Request, Response
-from jitney.backends.tensor import NUMPY_DTYPES, Tensor
-from jitney.server.addresses import Address
-from jitney.server.errors import ModelFailed
-from jitney.server.http.listeners import Listener
-from jitney.server.repository.config import ModelConfig, TensorSpec
+from jitney.core.errors import ModelFailed
+from jitney.core.model_config import ModelConfig, TensorSpec
+from jitney.core.request import FINAL_MARK, Failure, Request, Response
+from jitney.core.tensor import NUMPY_DTYPES, Tensor
+from jitney.server.http.engine.listener import Listener
+from jitney.server.settings.addresses import Address
 from jitney.tests.fakes.dataplane import FakeDataPlane, identity
 from jitney.tests.fakes.kserve_app import kserve_app
 

@@ -8,8 +8,8 @@ import falcon.testing
 import numpy as np
 import pytest
 
-from jitney.backends.tensor import Tensor, unpack_bytes
-from jitney.server.errors import InvalidRequest
+from jitney.core.errors import InvalidRequest
+from jitney.core.tensor import Tensor, unpack_bytes
 from jitney.server.http.kserve.classification import classify
 from jitney.tests.server.http.kserve.messages import entry, post
 

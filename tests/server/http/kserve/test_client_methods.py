@@ -20,7 +20,7 @@ from tritonclient.http.auth import BasicAuth
 from tritonclient.utils import InferenceServerException
 
 from jitney.tests.fakes.plane import DOUBLING, doubling
-from jitney.tools.served import Server, serving
+from jitney.tools.bench.served import Server, serving
 
 X = np.array([[1.5, -2.0], [0.1, 4]], np.float32)
 #: What no request to a server belongs to: called by users on themselves.

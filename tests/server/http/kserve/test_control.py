@@ -11,7 +11,7 @@ from typing import Any
 import falcon.testing
 import pytest
 
-from jitney.server.errors import InvalidConfig, InvalidRequest, LoadFailed, ModelNotFound, Unavailable
+from jitney.core.errors import InvalidConfig, InvalidRequest, LoadFailed, ModelNotFound, Unavailable
 from jitney.tests.fakes.dataplane import FakeDataPlane
 
 Client = falcon.testing.TestClient

@@ -13,13 +13,13 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from jitney.server.addresses import Address
-from jitney.server.dataplane import DataPlane
-from jitney.server.deployment import Options
-from jitney.server.http.listeners import Listener
-from jitney.server.modelcontrol import ModelControl
-from jitney.server.registry import Registry
-from jitney.server.repository.triton import TritonRepository
+from jitney.server.http.engine.listener import Listener
+from jitney.server.lifecycle.model_control import ModelControl
+from jitney.server.repository.triton.repository import TritonRepository
+from jitney.server.serving.dataplane import DataPlane
+from jitney.server.serving.deployment import Options
+from jitney.server.serving.registry import Registry
+from jitney.server.settings.addresses import Address
 from jitney.tests.fakes.kserve_app import kserve_app
 
 CONFIG: dict[str, Any] = {

@@ -9,8 +9,8 @@ from typing import Any
 import falcon.testing
 import pytest
 
-from jitney.server.errors import Cancelled
-from jitney.server.repository.config import ModelConfig, TensorSpec
+from jitney.core.errors import Cancelled
+from jitney.core.model_config import ModelConfig, TensorSpec
 from jitney.tests.fakes.dataplane import FakeDataPlane
 
 Client = falcon.testing.TestClient
@@ -180,7 +180,7 @@ def test_events_arrive_over_a_socket_as_chunks(server: str) -> None:
 
 
 def test_closing_a_stream_early_withdraws_the_call(client: Client, dataplane: FakeDataPlane) -> None:
-    from jitney.backends.request import Response
+    from jitney.core.request import Response
 
     def endless(request: object) -> list[Response]:
         return [Response(final=False)]  # and nothing more

@@ -9,8 +9,8 @@ import falcon
 import falcon.testing
 import pytest
 
-from jitney.backends.request import Request
-from jitney.server.call import Call
+from jitney.core.call import Call
+from jitney.core.request import Request
 from jitney.tests.fakes.dataplane import FakeDataPlane
 from jitney.tests.fakes.kserve_app import kserve_app
 from jitney.tests.server.http.kserve.messages import entry, post

@@ -15,7 +15,7 @@ from typing import Any
 import falcon.testing
 import pytest
 
-from jitney.server.errors import InvalidRequest, PayloadTooLarge
+from jitney.core.errors import InvalidRequest, PayloadTooLarge
 from jitney.server.http.kserve.compression import decompress
 from jitney.tests.server.http.kserve.messages import binary, entry, post
 

@@ -10,9 +10,7 @@ import falcon.testing
 import numpy as np
 import pytest
 
-from jitney.backends.request import Response
-from jitney.backends.tensor import NUMPY_DTYPES, pack_bytes
-from jitney.server.errors import (
+from jitney.core.errors import (
     Cancelled,
     JitneyError,
     ModelFailed,
@@ -22,6 +20,8 @@ from jitney.server.errors import (
     QueueTimeout,
     WorkerDied,
 )
+from jitney.core.request import Response
+from jitney.core.tensor import NUMPY_DTYPES, pack_bytes
 from jitney.server.http.inline import MAX_PARSED
 from jitney.server.http.kserve.errors import describe
 from jitney.tests.fakes.dataplane import FakeDataPlane

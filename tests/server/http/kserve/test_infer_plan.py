@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from jitney.backends.request import Request, Response
-from jitney.backends.tensor import Tensor
-from jitney.server.errors import JitneyError, ModelFailed, QueueFull
-from jitney.server.repository.config import ModelConfig, TensorSpec
+from jitney.core.errors import JitneyError, ModelFailed, QueueFull
+from jitney.core.model_config import ModelConfig, TensorSpec
+from jitney.core.request import Request, Response
+from jitney.core.tensor import Tensor
 from jitney.tests.fakes.dataplane import FakeDataPlane
 from jitney.tests.server.http.kserve.messages import entry
 from jitney.tests.server.http.test_plans import post, same

@@ -14,7 +14,7 @@ import falcon
 import falcon.testing
 import pytest
 
-from jitney.server.errors import InvalidRequest
+from jitney.core.errors import InvalidRequest
 from jitney.server.http.kserve.errors import RegionNotFound
 from jitney.server.http.kserve.shm import Regions
 from jitney.tests.fakes.dataplane import FakeDataPlane

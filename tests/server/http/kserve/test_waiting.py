@@ -6,7 +6,7 @@ import json
 import socket
 import time
 
-from jitney.server.errors import Cancelled
+from jitney.core.errors import Cancelled
 from jitney.tests.fakes.dataplane import FakeDataPlane
 from jitney.tests.server.http.kserve.messages import entry
 

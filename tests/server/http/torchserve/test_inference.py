@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from jitney.backends.request import Failure, Request, Response
-from jitney.server.errors import (
+from jitney.core.errors import (
     Draining,
     JitneyError,
     ModelFailed,
@@ -21,6 +20,7 @@ from jitney.server.errors import (
     WorkerDied,
     WorkerTimeout,
 )
+from jitney.core.request import Failure, Request, Response
 from jitney.tests.fakes.raw_http import Answer, Connection
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jitney.server.errors import (
+from jitney.core.errors import (
     AlreadyRegistered,
     ArchiveExists,
     DependencyInstallFailed,
@@ -17,7 +17,7 @@ from jitney.server.errors import (
     SaveFailed,
     UrlRefused,
 )
-from jitney.server.registration import Registration
+from jitney.server.repository.torchserve.registration import Registration
 from jitney.tests.fakes.raw_http import Answer
 from jitney.tests.fakes.torchserve import echo
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jitney.server.errors import InvalidRequest
+from jitney.core.errors import InvalidRequest
 from jitney.server.http.torchserve.multipart import MAX_FIELDS, MAX_PARTS, parse_form, parse_multipart
 
 

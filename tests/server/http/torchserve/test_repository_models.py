@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from jitney.tests.fakes.serving import write_model
-from jitney.tools.served import Server, serving
+from jitney.tools.bench.served import Server, serving
 
 JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(range(256))
 #: Says of each row what it got.

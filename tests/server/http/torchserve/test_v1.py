@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from jitney.server.addresses import parse_address
+from jitney.server.settings.addresses import parse_address
 from jitney.server.workers.roster import State
 from jitney.server.workers.status import WorkerStatus
 from jitney.tests.fakes.torchserve import echo
-from jitney.tools.served import free_port
+from jitney.tools.bench.served import free_port
 
 
 def asked(site: Any, path: str) -> tuple[int, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jitney.backends.tensor import datatype_of
+from jitney.core.tensor import datatype_of
 
 from .base import BaseEnvelope
 from .single import SingleEnvelope

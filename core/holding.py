@@ -1,0 +1,197 @@
+"""What a process holds for its clients, counted in bytes and bounded: bodies as they come in, and answers until they are sent.
+
+A client that does not read its answer, or sends its request slowly, has the server keep data for as long as it likes; so all of
+them together are allowed so much, and what would be more is refused (`HoldsTooMuch`), as the one thing that always works. Data up
+to `COUNTED` bytes is not counted, so that small requests go on when large ones cannot: the number of connections bounds them.
+
+Each process has one `Holdings`, `process`. Data is counted while the memory is there, whoever refers to it:
+
+    memory(n)   memory for an answer, copied from where its worker (or the scheduler) left it
+    Body        a request's body
+    Unsent      the part of an answer that the client's socket did not take yet
+    Pile        parts of a stream that wait to be sent
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import HoldsTooMuch
+
+if TYPE_CHECKING:
+    from ..server.settings.settings import Settings
+
+#: Bytes of one piece of data from which on it is counted.
+COUNTED = 64 << 10
+DEFAULT_LIMIT = 1 << 30
+#: Bytes that a part of a stream costs besides its data, and unread bytes that no stream is ended for.
+PART, SPARED = 512, 1 << 20
+
+
+class Holdings:
+    """How much is held. Thread-safe. `give` may be called at any point, by a finalizer in the middle of `take` too.
+
+    One piece is always taken where nothing else is held, however large it is.
+    """
+
+    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
+        self.limit = limit
+        self._lock = threading.Lock()
+        self._taken = 0
+        self._given: deque[int] = deque()  # not subtracted yet: whoever gives back takes no lock
+
+    @property
+    def held(self) -> int:
+        """Bytes held now."""
+        with self._lock:
+            return self._settled()
+
+    def _settled(self) -> int:
+        while self._given:
+            self._taken -= self._given.popleft()
+        return self._taken
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether `take` would succeed now."""
+        held = self.held
+        return not held or held + nbytes <= self.limit
+
+    def take(self, nbytes: int) -> bool:
+        """Counts so many bytes more, unless that would be too many."""
+        with self._lock:
+            held = self._settled()
+            if held and held + nbytes > self.limit:
+                return False
+            self._taken += nbytes
+        return True
+
+    def add(self, nbytes: int) -> None:
+        """Counts bytes that are there already, also where they are too many: what follows is refused then."""
+        with self._lock:
+            self._taken += nbytes
+
+    def give(self, nbytes: int) -> None:
+        """They are gone."""
+        self._given.append(nbytes)
+
+    def refusal(self) -> HoldsTooMuch:
+        return HoldsTooMuch(
+            f"the server holds {self.held} bytes of requests and unread answers, and may hold {self.limit} (max_held_bytes); "
+            "try again later"
+        )
+
+
+#: Of this process.
+process = Holdings()
+
+
+def limit(settings: Settings) -> None:
+    """Sets what this process may hold: its share, but as much as one request and one answer may have in any case.
+
+    To be called once, before it serves. What the response cache keeps is counted too, and has a limit of its own.
+    """
+    processes = settings.front_ends + 1 if settings.front_ends > 1 else 1
+    least = settings.max_request_size + settings.max_response_size
+    process.limit = max(settings.max_held_bytes // processes, least) + settings.cache_config
+
+
+def memory(nbytes: int) -> memoryview:
+    """Writable memory that is counted until the last view of it is gone. HoldsTooMuch where there is no room for it."""
+    if not process.take(nbytes):
+        raise process.refusal()
+    array = np.empty(nbytes, np.uint8)
+    weakref.finalize(array, process.give, nbytes).atexit = False
+    return array.data
+
+
+class Body(bytearray):
+    """A request's body. `counted`: how many of its bytes are."""
+
+    counted = 0
+
+    def grown(self) -> bool:
+        """To be called after more was added; false where that is too much."""
+        more = len(self) - self.counted
+        if len(self) <= COUNTED:
+            return True
+        if not process.take(more):
+            return False
+        self.counted += more
+        return True
+
+    def __del__(self) -> None:
+        if self.counted:
+            process.give(self.counted)
+
+
+class Pile:
+    """Parts of one stream that came faster than its client reads. Each is small, or counted already, and they may be many."""
+
+    __slots__ = ("_put", "_taken")
+
+    def __init__(self) -> None:
+        self._put = self._taken = 0  # each written by one thread
+
+    @property
+    def nbytes(self) -> int:
+        return self._put - self._taken
+
+    def put(self, nbytes: int) -> None:
+        """One more waits. Any thread, one at a time."""
+        if nbytes <= COUNTED:
+            process.add(nbytes + PART)
+            self._put += nbytes + PART
+
+    def take(self, nbytes: int) -> None:
+        """One was taken away. The reading thread."""
+        if nbytes <= COUNTED:
+            process.give(nbytes + PART)
+            self._taken += nbytes + PART
+
+    @property
+    def is_too_much(self) -> bool:
+        """Whether the process holds as much as it may, and this stream some of it."""
+        return self.nbytes > SPARED and not process.has_room(1)
+
+    def __del__(self) -> None:
+        if self.nbytes:
+            process.give(self.nbytes)
+
+
+class Unsent:
+    """The rest of an answer, as one of a waitress channel's buffers: sent from where it lies, without a copy."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._rest, self._nbytes = data, len(data)
+        process.add(self._nbytes)
+
+    def __len__(self) -> int:
+        return len(self._rest)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def get(self, numbytes: int = -1, skip: bool = False) -> memoryview:
+        """The next bytes; with `skip` they are not offered again."""
+        found = self._rest if numbytes < 0 else self._rest[:numbytes]
+        if skip:
+            self.skip(len(found))
+        return found
+
+    def skip(self, numbytes: int, allow_prune: bool = False) -> None:
+        """So many bytes are sent."""
+        self._rest = self._rest[numbytes:]
+
+    def close(self) -> None:
+        """Lets go of the answer. May be called again."""
+        nbytes, self._nbytes, self._rest = self._nbytes, 0, memoryview(b"")
+        if nbytes:
+            process.give(nbytes)
+
+    def __del__(self) -> None:
+        self.close()

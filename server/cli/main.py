@@ -1,0 +1,308 @@
+"""The `jitney` command.
+
+jitney demo                                serves a small model that comes with jitney, and shows what a client sends and gets
+jitney serve --model-repository DIR …      tritonserver's flags: serve a model repository in the foreground
+jitney --start --model-store DIR …         torchserve's flags: start (detached), --stop, --version
+jitney archive …                           torch-model-archiver's flags: make a model archive
+jitney bench MODEL …                       a model's latency under load, beside what batching can reach
+jitney tune MODEL …                        finds the parameters and number of workers that are fastest on this machine
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ... import __version__
+from ...core.errors import InvalidConfig, NothingAnswers
+from ..process import threads
+from ..repository.triton.strays import holds_archives
+from . import torchserve as torchserve_cli
+
+#: Options of tritonserver that change nothing here, with the reason that is printed once.
+_GRPC = (
+    *("allow-grpc", "reuse-grpc-port", "grpc-address", "grpc-port", "grpc-infer-allocation-pool-size", "grpc-use-ssl"),
+    *("grpc-use-ssl-mutual", "grpc-server-cert", "grpc-server-key", "grpc-root-cert", "grpc-keepalive-time"),
+    *("grpc-infer-response-compression-level", "grpc-keepalive-timeout", "grpc-keepalive-permit-without-calls"),
+    *("grpc-http2-max-pings-without-data", "grpc-http2-min-recv-ping-interval-without-data", "grpc-http2-max-ping-strikes"),
+    *("grpc-max-connection-age", "grpc-max-connection-age-grace", "grpc-restricted-protocol", "grpc-header-forward-pattern"),
+    *("grpc-infer-thread-count", "grpc-max-response-pool-size"),
+)
+NO_MEANING = {
+    **{f"--{name}": "gRPC is not served" for name in _GRPC},
+    **{f"--{name}": "SageMaker's routes share the inference port" for name in ("allow-sagemaker", "sagemaker-port")},
+    **{
+        f"--sagemaker-{name}": "SageMaker's routes have no port of their own" for name in ("safe-port-range", "thread-count")
+    },
+    **{f"--{name}": "Vertex AI's routes are not served" for name in ("allow-vertex-ai", "vertex-ai-port")},
+    **{f"--vertex-ai-{name}": "Vertex AI's routes are not served" for name in ("thread-count", "default-model")},
+    "--host-policy": "set CPU affinity outside of the server",
+    "--model-load-gpu-limit": "the framework decides how much of a GPU it takes",
+    "--enable-peer-access": "GPUs do not exchange tensors",
+    "--metrics-config": "all metrics are shown",
+    "--allow-http": "HTTP is always served",
+    "--allow-gpu-metrics": "GPU metrics need no switch",
+    "--allow-cpu-metrics": "CPU metrics need no switch",
+    "--metrics-interval-ms": "metrics are read when they are asked for",
+    "--http-thread-count": "use http_threads in config.properties",
+    "--model-load-thread-count": "models load four at a time",
+    "--model-load-retry-count": "a load that fails is not tried again by itself",
+    "--model-namespacing": "model names are unique over all repositories",
+    "--buffer-manager-thread-count": "there is no such pool here",
+    "--pinned-memory-pool-byte-size": "pinned memory belongs to each worker",
+    "--cuda-memory-pool-byte-size": "CUDA memory belongs to each worker",
+    "--cuda-virtual-address-size": "CUDA memory belongs to each worker",
+    "--min-supported-compute-capability": "the framework decides",
+    "--backend-directory": "backends are Python modules",
+    "--repoagent-directory": "repository agents are not supported",
+    "--cache-directory": "the response cache is in-process",
+    "--strict-model-config": "use --disable-auto-complete-config",
+    **{f"--log-{name}": "POST /v2/logging changes what is logged" for name in ("verbose", "info", "warning", "error")},
+    "--log-format": "lines have Python's format",
+    "--log-file": "redirect the output",
+    **{f"--trace-{name}": "nothing is traced" for name in ("config", "file", "level", "rate", "count", "log-frequency")},
+    "--rate-limit": "there is no rate limiter; instance_group.count bounds what runs at once",
+    "--rate-limit-resource": "there is no rate limiter; instance_group.count bounds what runs at once",
+    "--reuse-http-port": "one process owns each port",
+}
+#: Options of newer versions of tritonserver that begin so change nothing either, whatever they are called.
+NO_MEANING_PREFIXES = {
+    "--grpc-": "gRPC is not served",
+    "--sagemaker-": "SageMaker's routes share the inference port",
+    "--vertex-ai-": "Vertex AI's routes are not served",
+    "--trace-": "nothing is traced",
+}
+
+
+def without_meaning(arguments: Sequence[str]) -> dict[str, str]:
+    """tritonserver's options that change nothing here, with the reason; those in `arguments` that only their beginning tells."""
+    options = [argument.split("=")[0] for argument in arguments]
+    newer = {option: why for option in options for start, why in NO_MEANING_PREFIXES.items() if option.startswith(start)}
+    return newer | NO_MEANING
+
+
+def switch(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise argparse.ArgumentTypeError("expected true or false")
+    return text.lower() in ("true", "1")
+
+
+def port(text: str) -> int:
+    if not (text.isdecimal() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got '{text}'")
+    return int(text)
+
+
+def serve_parser(no_meaning: Iterable[str] = NO_MEANING) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jitney serve",
+        description="Serve model repositories, TorchServe archives, or both. Options have tritonserver's names and meaning.",
+    )
+    add = parser.add_argument
+    add("--model-repository", action="append", metavar="DIR", help="folder with models; repeatable")
+    add(
+        "--model-store",
+        action="append",
+        metavar="DIR",
+        help="folder with TorchServe archives, all of which are loaded unless load_models or --load-model says otherwise",
+    )
+    add("--config", "--ts-config", dest="ts_config", metavar="FILE", help="config.properties")
+    add(
+        "--models",
+        "--load-model",
+        dest="load_model",
+        action="append",
+        metavar="NAME",
+        help="load only this model; repeatable",
+    )
+    add("--model-control-mode", choices=("none", "poll", "explicit"), help="who loads models after the start (none)")
+    add("--repository-poll-secs", type=int, metavar="N", help="seconds between looks at the folders in mode poll (15)")
+    add("--strict-readiness", type=switch, metavar="BOOL", help="ready only while every model is ready (true)")
+    add("--exit-on-error", type=switch, metavar="BOOL", help="end if a model fails to load at start (false)")
+    add("--disable-auto-complete-config", action="store_true", help="do not complete configurations from model files")
+    add("--model-config-name", metavar="NAME", help="read configs/NAME.pbtxt instead of config.pbtxt")
+    add("--backend-config", action="append", metavar="BACKEND,KEY=VALUE", help="e.g. onnxruntime,default-max-batch-size=8")
+    add("--response-cache-byte-size", type=int, metavar="BYTES", help="the same as --cache-config=local,size=BYTES")
+    add("--cache-config", metavar="local,size=BYTES", help="size of the response cache")
+    add("--id", dest="server_id", metavar="NAME", help="what GET /v2 calls the server (triton)")
+    add("--http-address", metavar="HOST", help="address of the inference port (127.0.0.1)")
+    add("--http-port", type=port, metavar="PORT", help="inference port (8080)")
+    add("--management-port", type=port, metavar="PORT", help="management port (8081)")
+    add("--metrics-address", metavar="HOST", help="address of the metrics port (127.0.0.1)")
+    add("--metrics-port", type=port, metavar="PORT", help="metrics port (8082)")
+    add("--http-max-input-size", dest="max_request_size", type=int, metavar="BYTES", help="largest request body (67108864)")
+    add(
+        "--http-header-forward-pattern", metavar="REGEX", help="headers that become parameters of KServe requests for models"
+    )
+    add(
+        "--http-restricted-api",
+        action="append",
+        metavar="API,…:HEADER=VALUE",
+        help="routes that need a header, e.g. model-repository,statistics:admin-key=secret; repeatable",
+    )
+    add("--allow-client-shm", type=switch, metavar="BOOL", help="clients may register shared memory (true)")
+    add("--allow-metrics", dest="enable_metrics_api", type=switch, metavar="BOOL", help="serve the metrics port (true)")
+    add("--exit-timeout-secs", type=int, metavar="N", help="seconds that accepted requests may take at the end (30)")
+    add(
+        "--shape-change",
+        choices=("lane", "flush"),
+        help="an odd shape waits in a lane of its own, or closes the batch (lane)",
+    )
+    add("--log-config", metavar="FILE", help="logging configuration: Python's dictConfig as JSON or YAML")
+    add("--disable-token-auth", action="store_true", help="serve non-loopback addresses without tokens")
+    for option in no_meaning:
+        add(option, dest="no_meaning", action="append", nargs="?", const=option, help=argparse.SUPPRESS)
+    return parser
+
+
+def serve_flags(arguments: Sequence[str]) -> dict[str, Any]:
+    """The flags of `jitney serve` as `Settings.load` takes them; says once what has no meaning here."""
+    no_meaning = without_meaning(arguments)
+    parser = serve_parser(no_meaning)
+    parsed, unknown = parser.parse_known_args(list(arguments))
+    if unknown:
+        parser.error(_unrecognized(unknown, parser.format_help()))
+    given = vars(parsed)
+    given.pop("no_meaning")
+    for option in dict.fromkeys(argument.split("=")[0] for argument in arguments):
+        if option in no_meaning:
+            print(f"{option} has no effect: {no_meaning[option]}", file=sys.stderr)
+    flags: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    flags.update(_addresses(flags))
+    flags.update(_folders(flags.pop("model_repository", []), flags.pop("model_store", [])))
+    if (load := flags.get("load_model")) is not None:
+        flags["load_model"] = [name for value in load for name in value.split(",")]
+    if (config := flags.get("backend_config")) is not None:
+        flags["backend_config"] = " ".join(config)
+    if (size := flags.pop("response_cache_byte_size", None)) is not None:
+        flags.setdefault("cache_config", f"local,size={size}")
+    if (restricted := flags.get("http_restricted_api")) is not None:
+        flags["http_restricted_api"] = " ".join(restricted)
+    for name in ("strict_readiness", "exit_on_error", "allow_client_shm", "enable_metrics_api"):
+        if name in flags:
+            flags[name] = "true" if flags[name] else "false"
+    return flags | {"no_config_snapshots": True}
+
+
+def _unrecognized(unknown: Sequence[str], known: str) -> str:
+    """What to type instead of arguments that `jitney serve` does not take; `known` is the help, which has all that it does."""
+    text = f"unrecognized arguments: {' '.join(unknown)}"
+    first = unknown[0]
+    if not first.startswith("-"):
+        return f"{text}; a folder of models is named by --model-repository {first}, one of archives by --model-store {first}"
+    option = "--" + first.lstrip("-").replace("_", "-").split("=")[0].lower()
+    close = difflib.get_close_matches(option, re.findall(r"--[a-z-]+[a-z]", known), n=1)
+    return f"{text}; did you mean {close[0]}?" if close else text
+
+
+def _unknown_command(word: str) -> str:
+    """What to type instead of a first word that is no command: the nearest one, or the flag of torchserve's that is called so."""
+    near = difflib.get_close_matches(word.lower(), [*COMMANDS, *_FLAGS], n=1)
+    meant = f"; did you mean `jitney {'--' * (near[0] in _FLAGS)}{near[0]}`?" if near else ""
+    return f"unknown command '{word}', expected {', '.join(COMMANDS)} or torchserve's flags{meant}"
+
+
+def _folders(repositories: list[str], stores: list[str]) -> dict[str, Any]:
+    """What `--model-repository` and `--model-store` name, as settings.
+
+    tritonserver has both words for a repository. So a folder is a store of archives where it holds some, or where a repository
+    is named beside it.
+    """
+    archives = [folder for folder in stores if repositories or holds_archives(Path(folder))]
+    if len(archives) > 1:
+        raise InvalidConfig(f"expected one --model-store, got {' and '.join(archives)}")
+    named = repositories + [folder for folder in stores if folder not in archives]
+    return ({"model_repository": named} if named else {}) | ({"model_store": archives[0]} if archives else {})
+
+
+def _addresses(flags: dict[str, Any]) -> dict[str, str]:
+    """`--http-address`, `--http-port` and their like as addresses of config.properties, where any was given.
+
+    `--http-address` opens the inference port alone: metrics need no token, and management is for this machine.
+    """
+    host, metrics_host = flags.pop("http_address", None), flags.pop("metrics_address", None)
+    ports = {name: flags.pop(f"{name}_port", None) for name in ("http", "management", "metrics")}
+    found = {}
+    for name, at, port in (("http", host, 8080), ("management", None, 8081), ("metrics", metrics_host, 8082)):
+        given = ports[name]
+        if at or given is not None:
+            key = "inference_address" if name == "http" else f"{name}_address"
+            found[key] = f"http://{at or '127.0.0.1'}:{port if given is None else given}"
+    return found
+
+
+def serve(arguments: Sequence[str]) -> int:
+    with threads.one_for_blas():
+        from ..main import run
+    from ..lifecycle.startup import with_archives
+    from ..settings.settings import Settings
+
+    flags = serve_flags(arguments)
+    flags.setdefault("exit_on_error", "false")
+    settings = Settings.load(flags, os.environ)
+    if not settings.model_repository and not settings.model_store:
+        raise InvalidConfig("jitney serve needs a folder of models: --model-repository DIR or --model-store DIR")
+    return run(with_archives(settings) if "model_store" in flags else settings)
+
+
+def archive(arguments: Sequence[str]) -> int:
+    from ...tools.archive import main
+
+    return main(list(arguments))
+
+
+def bench(arguments: Sequence[str]) -> int:
+    from ...tools.bench.command import main
+
+    return main(list(arguments))
+
+
+def tune(arguments: Sequence[str]) -> int:
+    from ...tools.tune.command import main
+
+    return main(list(arguments))
+
+
+def demo(arguments: Sequence[str]) -> int:
+    from ...tools.first_steps import main
+
+    return main(list(arguments))
+
+
+def _require_working_directory() -> None:
+    """InvalidConfig where the folder that the command was typed in has been deleted: paths mean nothing there."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise InvalidConfig(f"the working directory cannot be used: {error.strerror}; change into one that exists") from None
+
+
+#: Flags of torchserve's that people type as commands.
+_FLAGS = ("start", "stop", "version", "help")
+COMMANDS = {"demo": demo, "serve": serve, "archive": archive, "bench": bench, "tune": tune}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments and arguments[0] in COMMANDS:
+            _require_working_directory()
+            return COMMANDS[arguments[0]](arguments[1:])
+        if arguments in ([], ["help"], ["--help"], ["-h"]):
+            print((__doc__ or "").strip() + f"\n\nEach takes --help. jitney {__version__}")
+            return 0
+        if arguments and not arguments[0].startswith("-"):
+            print(f"jitney: {_unknown_command(arguments[0])}", file=sys.stderr)
+            return 2
+        return torchserve_cli.main(arguments)
+    except (InvalidConfig, NothingAnswers) as error:
+        print(f"jitney: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,1 @@
+"""A front-end process: HTTP here, the scheduler in the process that started it."""

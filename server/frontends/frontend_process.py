@@ -1,0 +1,242 @@
+"""`FrontChild`: one front end as the scheduler sees it: started, spoken to, read from, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from ...core.errors import TooFewThreads
+from ..ipc.arena import Arena
+from ..ipc.frame_reading import Reading
+from ..ipc.memory import Region
+from ..process import exits, threads
+from ..process.environment import module_command
+from ..process.threads import BLAS_THREADS
+from ..settings.settings import Settings
+from ..workers.channel import BadFrame, FrameReader, PeerClosed
+from .child.relay import receive_peer
+from .messages import UPWARD, Drain, Flush, Hello
+from .relay_listener import InnerListener
+from .send_queue import Outbox
+from .session import Desk, Office
+from .shared_counters import GONE
+
+log = logging.getLogger(__name__)
+
+#: Virtual size of each front end's memory for requests and for answers; only pages that hold data in flight are real.
+MEMORY_BYTES = 8 << 30
+#: A process that closed its socket and does not end is killed after this.
+_END_S = 2.0
+#: The server's own; no front end needs it.
+_SECRETS = ("JITNEY_TOKEN",)
+_LOGGERS = ("jitney", "jitney.access")
+
+
+@dataclass(frozen=True)
+class Post:
+    """What all front ends of a server have in common."""
+
+    settings: Settings
+    office: Office
+    inner: InnerListener
+    pem: bytes
+
+
+class FrontChild:
+    """A process, its socket, its memory, and the threads that read from it.
+
+    `on_exit(child)` is called by the reading thread. The thread that makes a FrontChild must outlive it: the kernel kills the
+    process with that thread. OSError where the process cannot be started; nothing is left of it then.
+    """
+
+    def __init__(self, post: Post, index: int, on_ready: Callable[[], None], on_exit: Callable[[FrontChild], None]) -> None:
+        self.index, self.name, self.started = index, f"front-{index}", time.monotonic()
+        self.ready = False
+        self._post, self._on_ready, self._on_exit = post, on_ready, on_exit
+        self._flushes = itertools.count(1)
+        self._flushed: dict[int, threading.Event] = {}
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
+            self._requests = Region.create(f"jitney-{self.name}", MEMORY_BYTES)
+            undo.callback(self._requests.close)
+            self._replies = Arena(MEMORY_BYTES)
+            undo.callback(self._replies.close)
+            self._socket, their_socket = socket.socketpair()
+            undo.callback(self._socket.close)
+            theirs.callback(their_socket.close)
+            self._door, their_door = socket.socketpair(type=socket.SOCK_SEQPACKET)
+            undo.callback(self._door.close)
+            theirs.callback(their_door.close)
+            self._process = self._start(their_socket, their_door)
+            undo.pop_all()
+        self._requests.close_fd()
+        self._replies.region.close_fd()
+        self._reading = Reading(self._socket, FrameReader(self._socket, 1), self._take)
+        self.outbox = Outbox(self._socket, self.name, self.kill)
+        self.desk = Desk(post.office, self.outbox, self._requests, self._replies, self._take_ready, self._take_flushed)
+        self._threads = [
+            threading.Thread(target=self._read, name=f"{self.name}-read", daemon=True),
+            threading.Thread(target=self._adopt, name=f"{self.name}-relay", daemon=True),
+        ]
+
+    def _start(self, their_socket: socket.socket, their_door: socket.socket) -> subprocess.Popen[bytes]:
+        counters = self._post.office.counters
+        fds = {
+            "fd": their_socket.fileno(),
+            "door-fd": their_door.fileno(),
+            "request-fd": self._requests.fd,
+            "reply-fd": self._replies.region.fd,
+            "counters-fd": counters.region.fd,
+            "listen-fd": self._post.inner.fd,
+        }
+        command = [*module_command(None, f"{__package__}.process"), f"--parent={os.getpid()}", f"--name={self.name}"]
+        inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+        return subprocess.Popen(
+            [*command, *(f"--{name}={fd}" for name, fd in fds.items())],
+            env={BLAS_THREADS: "1", **inherited},
+            pass_fds=list(fds.values()),
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # what the server prints is for whoever started it, and not ours to add to
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    # -- the thread that made it -------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Starts the threads and tells the process what to do; where the system has no thread left, it is over at once."""
+        reading, relaying = self._threads
+        try:
+            with threads.needed(f"front end {self.index}"):
+                self.outbox.start()
+                relaying.start()
+                reading.start()
+        except TooFewThreads as error:
+            log.error("%s", error)
+            self.kill()
+            self._bury()
+            self._on_exit(self)
+            return
+        post = self._post
+        hello = Hello(
+            post.settings,
+            tuple(port for port in ("inference", "management", "metrics") if port in post.inner.ports),
+            self.index,
+            MEMORY_BYTES,
+            MEMORY_BYTES,
+            {name: _level(name) for name in _LOGGERS},
+            post.pem,
+            post.office.tokens is not None,
+        )
+        self.outbox.put(hello)
+
+    # -- any thread --------------------------------------------------------------------------------------------------------
+
+    def drain(self, seconds: float) -> None:
+        """Has it stop accepting, answer what it accepted for at most so many seconds, and end."""
+        self.outbox.put(Drain(seconds))
+
+    def flush(self) -> threading.Event:
+        """Has it send what was counted; the event is set when that is here, or will never be."""
+        number, event = next(self._flushes), threading.Event()
+        self._flushed[number] = event
+        if self.ready:
+            self.outbox.put(Flush(number))
+        else:
+            event.set()
+        return event
+
+    def kill(self) -> None:
+        """Ends the process at once."""
+        self._process.kill()
+
+    def join(self, timeout: float) -> bool:
+        """Waits for the end of the process and its threads; false where they are not over after so many seconds."""
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            if thread.ident is None:
+                continue  # the system had none left for it
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def ending(self) -> str:
+        """How it ended."""
+        code = self._process.returncode
+        return "still running" if code is None else exits.describe(code)
+
+    # -- its threads -------------------------------------------------------------------------------------------------------
+
+    def _take_ready(self) -> None:
+        self.ready = True
+        self._on_ready()
+
+    def _take_flushed(self, number: int) -> None:
+        event = self._flushed.pop(number, None)
+        if event is not None:
+            event.set()
+
+    def _take(self, payload: bytes | bytearray) -> None:
+        self.desk.take(UPWARD.decode(payload))
+
+    def _read(self) -> None:
+        try:
+            self._reading.run()
+        except PeerClosed:
+            pass
+        except (BadFrame, msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+            log.error("front end %d sent something that is no message of ours: %s", self.index, error)
+            self.kill()
+        except Exception:
+            log.exception("front end %d: its messages cannot be handled", self.index)
+            self.kill()
+        self._bury()
+        self._on_exit(self)
+
+    def _adopt(self) -> None:
+        """Takes the connections that it relays requests on."""
+        while True:
+            try:
+                sock, peer = receive_peer(self._door)
+            except OSError:
+                return
+            if sock is None:
+                return
+            sock.setblocking(False)
+            self._post.inner.adopt(sock, peer)
+
+    def _bury(self) -> None:
+        self.desk.close()
+        self.outbox.close()
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self._process.wait()
+        self._post.office.counters.set_waiting(self.index + 1, 0)
+        self._post.office.counters.set_connections(self.index, GONE)
+        for event in list(self._flushed.values()):
+            event.set()
+        with contextlib.suppress(OSError):
+            self._door.shutdown(socket.SHUT_RDWR)
+        if self._threads[1].ident is not None:
+            self._threads[1].join()
+        for sock in (self._socket, self._door):
+            sock.close()
+        self._requests.close()
+        self._replies.close()
+
+
+def _level(name: str) -> int | None:
+    logger = logging.getLogger(name)
+    return None if logger.disabled else logger.getEffectiveLevel()

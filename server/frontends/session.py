@@ -1,0 +1,275 @@
+"""`Desk`: what one front end asks of the scheduler, and the answers that it gets.
+
+A request's way: the front end's reader calls `take`, `_submit` hands it to the model's deployment; whoever has an answer puts it
+into the request's box, and the box's owner of the moment sends it. When the front end has gone, `close` cancels what is open.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...core.call import Call
+from ...core.errors import Cancelled, Draining, JitneyError, Unavailable
+from ...core.model_config import ModelConfig
+from ...core.request import Request, Response
+from ..http.kserve.shm import Regions
+from ..http.middleware.tokens import Tokens
+from ..ipc import coalesce
+from ..ipc.arena import Arena, Slot
+from ..ipc.memory import Region
+from ..workers.channel import BadFrame
+from . import books, wire
+from .error_codec import error_to_wire
+from .messages import (
+    Answer,
+    Answered,
+    Ask,
+    Cancel,
+    Counted,
+    Flushed,
+    Freed,
+    FrontTimes,
+    Logged,
+    Ready,
+    RegionFile,
+    Requested,
+    Stale,
+    Submit,
+    Told,
+    Upward,
+)
+from .send_queue import Outbox
+from .shared_counters import Counters
+
+if TYPE_CHECKING:
+    from ..metrics import Metrics
+    from ..serving.dataplane import DataPlane
+
+log = logging.getLogger(__name__)
+
+UNFORESEEN = "internal error, see the server's log"
+
+
+@dataclass(frozen=True)
+class Office:
+    """What all desks share."""
+
+    dataplane: DataPlane
+    metrics: Metrics
+    tokens: Tokens | None
+    regions: Regions
+    counters: Counters
+
+
+class Box:
+    """Answers to one request. They are sent in their order, and not before its call is known: the times are there."""
+
+    def __init__(self, number: int, prepared: bool) -> None:
+        self.number, self.prepared = number, prepared
+        self.call: Call | None = None
+        self.answers: deque[Response | JitneyError] = deque()
+        self.sending = threading.Lock()
+        self.told = prepared  # whether the front end knows which version answers
+        self.over = False  # whether it had its final answer
+
+
+class Desk:
+    """One front end's. `take` and `close` are for its reading thread; answers come on any."""
+
+    def __init__(
+        self, office: Office, outbox: Outbox, requests: Region, replies: Arena, on_ready: Callable[[], None],
+        on_flushed: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        self._office, self._outbox, self._requests, self._replies = office, outbox, requests, replies
+        self._on_ready, self._on_flushed = on_ready, on_flushed
+        self._open: dict[int, Box] = {}
+        self._slots: dict[int, Slot] = {}  # answers that the front end has not read yet
+        self._closed = False
+
+    @property
+    def open(self) -> int:
+        """Requests without a final answer."""
+        return len(self._open)
+
+    # -- the reading thread ------------------------------------------------------------------------------------------------
+
+    def take(self, messages: list[Upward]) -> None:
+        """Does what a frame says. ValueError where it makes no sense: then the front end cannot be trusted any more."""
+        with coalesce.together():
+            for message in messages:
+                self._handle(message)
+
+    def _handle(self, message: Upward) -> None:
+        match message:
+            case Submit():
+                self._submit(message)
+            case Cancel():
+                self._cancel(message.number)
+            case Freed():
+                self._free(message.offsets)
+            case Ask():
+                self._tell(message)
+            case Counted() | Requested() | Answered():
+                books.count(self._office.metrics.torchserve, message)
+            case Logged():
+                books.write(message)
+            case Flushed():
+                self._on_flushed(message.number)
+            case Ready():
+                self._on_ready()
+
+    def close(self) -> None:
+        """The front end has gone: nobody waits for what it had asked."""
+        self._closed = True
+        for box in list(self._open.values()):
+            if box.call is not None:
+                box.call.cancel()
+        self._open.clear()
+
+    def _submit(self, message: Submit) -> None:
+        request = wire.request_from_wire(message.request, self._requests.view)
+        if message.number in self._open:
+            raise BadFrame(f"request {message.number} is open already")
+        box = self._open[message.number] = Box(message.number, message.epoch is not None)
+
+        def on_answer(answer: Response | JitneyError) -> None:
+            box.answers.append(answer)
+            self._send(box)
+
+        try:
+            call = self._hand_on(message, request, on_answer)
+        except JitneyError as error:
+            on_answer(error)
+            call = None
+        except Exception:
+            log.exception("a request for model '%s' failed", message.model)
+            on_answer(JitneyError(UNFORESEEN))
+            call = None
+        if call is None and not box.answers:  # the model has changed: the front end sends the request once more
+            self._open.pop(message.number)
+            self._outbox.put(Stale(message.number))
+            return
+        box.call = call or Call(request)
+        self._send(box)
+
+    def _hand_on(
+        self, message: Submit, request: Request, on_answer: Callable[[Response | JitneyError], None]
+    ) -> Call | None:
+        """The request's call; None where it was prepared for another state of the models."""
+        plane, model, version = self._office.dataplane, message.model, message.version
+        if message.epoch is None:
+            if message.verb == "predict":
+                return plane.predict(model, version, request, on_answer=on_answer)
+            return plane.infer(
+                model, version, request, priority=message.priority, timeout_us=message.timeout_us, on_answer=on_answer
+            )
+        if message.epoch != self._office.counters.epoch("models"):
+            return None
+        deployment = plane.registry.deployment(model, version)
+        try:
+            return deployment.submit(request, priority=message.priority, timeout_us=message.timeout_us, on_answer=on_answer)
+        except Draining:  # `infer` and `predict` know its successor
+            return None
+
+    def _cancel(self, number: int) -> None:
+        box = self._open.get(number)
+        if box is not None and box.call is not None:
+            box.call.cancel()
+
+    def _free(self, offsets: list[int]) -> None:
+        for offset in offsets:
+            slot = self._slots.pop(offset, None)
+            if slot is None:
+                raise BadFrame(f"there is no answer at {offset}")
+            self._replies.free(slot)
+
+    def _tell(self, message: Ask) -> None:
+        told = Told(message.number)
+        try:
+            self._find(message, told)
+        except JitneyError as error:
+            told.error = error_to_wire(error)
+        except Exception:
+            log.exception("a front end's question failed")
+            told.error = error_to_wire(Unavailable(UNFORESEEN))
+        self._outbox.put(told)
+
+    def _find(self, message: Ask, told: Told) -> None:
+        if message.what == "config":
+            model, *version = message.arguments
+            told.config = self._office.dataplane.config(model, version[0] if version else None)
+        elif message.what == "keys":
+            told.keys = dict(self._office.tokens.keys) if self._office.tokens is not None else {}
+        else:
+            region = self._office.regions.find(*message.arguments)
+            if region is not None:
+                file = os.fstat(region.fd)
+                told.region = RegionFile(
+                    region.key, region.offset, region.byte_size, region.fd, file.st_dev, file.st_ino
+                )  # fmt: skip
+
+    # -- any thread --------------------------------------------------------------------------------------------------------
+
+    def _send(self, box: Box) -> None:
+        """Sends the answers that are there, once the call is known. Whoever comes meanwhile leaves his to this thread."""
+        call = box.call
+        if call is None or box.over:
+            return
+        with box.sending:
+            while box.answers:
+                answer = box.answers.popleft()
+                if not box.over:
+                    self._send_one(box, call, answer)
+
+    def _send_one(self, box: Box, call: Call, answer: Response | JitneyError) -> None:
+        if isinstance(answer, Response):
+            answer = self._try(box, call, answer) or answer
+        if isinstance(answer, JitneyError):
+            self._end(box)
+            if not self._closed:
+                self._outbox.put(Answer(box.number, error=error_to_wire(answer)))
+            call.cancel()  # nothing to cancel unless it was a part of a stream that could not be sent
+
+    def _try(self, box: Box, call: Call, response: Response) -> JitneyError | None:
+        """Sends a response; returns why that is impossible."""
+        final = response.final
+        if self._closed:
+            return Cancelled("the front end has gone")
+        slots: list[Slot] = []
+        try:
+            if not box.prepared and call.encode is not None and response.error is None:
+                response = call.encode(response)
+            message, slots = wire.response_to_wire(response, self._replies)
+            for slot in slots:
+                self._slots[slot.offset] = slot
+            if final:
+                self._end(box)
+            self._outbox.put(Answer(box.number, message, None, _times_for(call), self._version(box, call)))
+        except JitneyError as error:
+            return error
+        except (TypeError, ValueError, OverflowError) as error:
+            self._free([slot.offset for slot in slots])
+            return Unavailable(f"the answer cannot be handed to a front end: {error}")
+        return None
+
+    def _end(self, box: Box) -> None:
+        box.over = True
+        self._open.pop(box.number, None)
+
+    def _version(self, box: Box, call: Call) -> ModelConfig | None:
+        """What the front end does not know yet: the version that answers, where it did not prepare the request."""
+        if box.told:
+            return None
+        box.told = True
+        return call.config
+
+
+def _times_for(call: Call) -> FrontTimes:
+    times = call.times
+    return FrontTimes(times.dispatched, times.compute_input, times.compute_infer, times.compute_output)

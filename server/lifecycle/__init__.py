@@ -1,0 +1,1 @@
+"""Models come and go: loading, unloading, registering, scaling, snapshots, polling."""

@@ -1,0 +1,61 @@
+"""Models that use other models of the same server (Triton's business logic scripting): the server's side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...core.call import Call
+from ...core.errors import InvalidRequest, JitneyError, QueueTimeout
+from ...core.request import Request, Response
+from ..serving.dataplane import DataPlane
+
+
+class Answers(Iterator[Response]):
+    """A call's responses up to the final one: `workers.hosting.Awaited`."""
+
+    def __init__(self, call: Call, model: str, timeout_s: float | None) -> None:
+        self._call, self._model, self._timeout_s = call, model, timeout_s
+        self._ended = False
+
+    def __next__(self) -> Response:
+        if self._ended:
+            raise StopIteration
+        try:
+            response = self._call.result(self._timeout_s)
+        except TimeoutError:
+            self.cancel()
+            raise QueueTimeout(f"model '{self._model}' did not answer within {self._timeout_s:g} s") from None
+        self._ended = response.final
+        return response
+
+    def cancel(self, error: JitneyError | None = None) -> None:
+        self._call.cancel(error)
+
+    @property
+    def underway(self) -> bool:
+        return self._call.underway
+
+
+class Scripting:
+    """What a worker may ask of the server. Called on threads of its pool."""
+
+    def __init__(self, dataplane: DataPlane) -> None:
+        self.dataplane = dataplane
+
+    def infer(self, model: str, version: str, request: Request, timeout_s: float | None) -> Iterator[Response]:
+        """Runs a request on another model; yields its responses up to the final one."""
+        return Answers(self.dataplane.infer(model, version or None, request), model, timeout_s)
+
+    def control(self, verb: str, model: str, arguments: Mapping[str, Any]) -> Any:
+        """Runs "load", "unload" or "is_ready"."""
+        match verb:
+            case "is_ready":
+                return self.dataplane.model_ready(model, str(arguments.get("version", "")) or None)
+            case "load":
+                self.dataplane.load(model, arguments.get("config") or None, arguments.get("files") or None)
+            case "unload":
+                self.dataplane.unload(model, bool(arguments.get("unload_dependents")))
+            case _:
+                raise InvalidRequest(f"unknown verb '{verb}', expected load, unload or is_ready")
+        return None

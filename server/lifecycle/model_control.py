@@ -1,0 +1,279 @@
+"""Loading and unloading models of a Triton-style repository: at start, over the repository API, and by polling.
+
+A load reads the model's folder, starts the new version's workers beside whatever serves, and switches only when they are ready;
+what it replaces answers what it had accepted and ends. A load that fails leaves the old version serving.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+from ...core.errors import InvalidConfig, JitneyError, LoadFailed, ModelNotFound, Unavailable
+from ...core.model_config import ModelConfig
+from ..repository.triton import ensembles
+from ..repository.triton.repository import TritonRepository
+from ..serving.deployment import Deployment, Options, State
+from ..serving.ensemble import Models
+from ..serving.registry import Record, Registry
+from .poller import Poller
+from .rollout import Rollout, close_aside
+
+log = logging.getLogger(__name__)
+
+LOAD_THREADS = 4
+
+Report = Callable[[str, str, str | None, float], None]
+"""Called as report(model, version, reason or None when ready, seconds) for each version that settled."""
+
+
+def _untold(version: str, reason: str | None) -> None:
+    """Where the caller learns from the load itself how it went."""
+
+
+@dataclass(frozen=True)
+class _Startup:
+    """One loading of everything: who is told, and which models have settled, so that none is tried twice."""
+
+    report: Report
+    settled: set[str] = field(default_factory=set)
+    told: set[tuple[str, str]] = field(default_factory=set)
+
+    def tell(self, model: str, began: float, version: str, reason: str | None) -> None:
+        """Reports a version once, whoever loaded it."""
+        if (model, version) not in self.told:
+            self.told.add((model, version))
+            self.report(model, version, reason, time.monotonic() - began)
+
+
+class ControlDisabled(Unavailable):
+    """Loading and unloading over the API needs the control mode "explicit"."""
+
+
+class ModelControl:
+    """The models of one or more repository folders. Threads: any; each model has a lock, so that its loads take turns."""
+
+    def __init__(
+        self, registry: Registry, repository: TritonRepository, models: Models, options: Options, mode: str = "none"
+    ) -> None:
+        self.registry, self.repository, self.models = registry, repository, models
+        self.options, self.mode = options, mode
+        self._locks: dict[str, threading.Lock] = {}
+        self._locks_lock = threading.Lock()
+        self._fingerprints: dict[str, Hashable] = {}
+        self._asked: set[str] = set()  # models loaded for their own sake, not as a step of an ensemble
+        self._rollout = Rollout(registry, models, options)
+        self._poller = Poller(repository, self)
+
+    # -- verbs -----------------------------------------------------------------------------------------------------------
+
+    def load_all(self, names: Sequence[str] | None, report: Report) -> None:
+        """Loads the named models, or all, a few at a time; a model that fails is listed with its reason and reported."""
+        wanted = list(names) if names is not None else self.repository.names()
+        run = _Startup(report)
+        for name in wanted:
+            if not self._serving(name):
+                self.registry.note(name, "", State.LOADING, "")  # its turn may come late
+
+        def load(name: str) -> None:
+            try:
+                self._load(name, run=run)
+            except JitneyError as error:
+                log.debug("model '%s' was not loaded: %s", name, error)  # it has been reported
+            finally:
+                self._no_longer_waits(name)
+
+        with ThreadPoolExecutor(LOAD_THREADS, thread_name_prefix="load") as pool:
+            list(pool.map(load, wanted))
+
+    def _no_longer_waits(self, model: str) -> None:
+        """Takes back that a model as a whole waits to be loaded, where nothing has done so."""
+        reasons = dict(self.registry.records()).get(model, Record()).reasons
+        if reasons.get("") == (State.LOADING, ""):
+            self.registry.forget(model, "")
+
+    def load(self, model: str, config_json: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
+        """Loads or reloads one model over the API; returns when it serves, raises with the reason when it does not."""
+        self._refuse_unless_explicit()
+        self._load(model, config_json, files)
+
+    def unload(self, model: str, dependents: bool = False) -> None:
+        """Stops a model over the API: new requests are refused at once, accepted ones are answered, then its memory is free."""
+        self._refuse_unless_explicit()
+        steps = self._steps_only_of(model) if dependents else []
+        for name in (model, *steps):
+            self._unload(name)
+
+    def _refuse_unless_explicit(self) -> None:
+        if self.mode != "explicit":
+            raise ControlDisabled(
+                f"explicit model load / unload is not allowed if polling is enabled: the control mode is '{self.mode}'; to load "
+                "and unload models over the API, start the server with --model-control-mode=explicit"
+            )
+
+    def poll(self, seconds: float) -> None:
+        """Starts the thread that rescans the folders every `seconds` (control mode "poll")."""
+        self._poller.start(seconds)
+
+    def reload(self, model: str) -> None:
+        """Loads a model whose files have changed."""
+        self._load(model)
+
+    def remove(self, model: str) -> None:
+        """Stops a model whose files are gone."""
+        self._unload(model)
+
+    def names(self) -> list[str]:
+        """The models that the repository has, loaded or not."""
+        return self.repository.names()
+
+    def close(self) -> None:
+        """Nothing is loaded any more, and what is loading is given up."""
+        self._rollout.close()
+        self._poller.close()
+
+    # -- how -------------------------------------------------------------------------------------------------------------
+
+    def _lock(self, model: str) -> threading.Lock:
+        with self._locks_lock:
+            return self._locks.setdefault(model, threading.Lock())
+
+    def _load(
+        self,
+        model: str,
+        config_json: str | None = None,
+        files: Mapping[str, bytes] | None = None,
+        run: _Startup | None = None,
+        path: tuple[str, ...] = (),
+    ) -> None:
+        """Loads a model, the models of an ensemble's steps before it. `path` are the ensembles that asked for it.
+
+        No lock is held while other models are loaded, so that ensembles cannot wait for each other.
+        """
+        if model in path:
+            raise InvalidConfig(f"ensembles depend on each other in a circle: {' -> '.join((*path, model))}")
+        fingerprint = self.repository.fingerprint(model)
+        if fingerprint is not None:
+            self._poller.seen[model] = fingerprint
+        if not path:
+            self._asked.add(model)
+        if run is not None and model in run.settled:
+            return
+        override = bool(config_json or files)
+        settled = partial(run.tell, model, time.monotonic()) if run is not None else _untold
+        try:
+            if not override and self._serves_unchanged(model, fingerprint):
+                return
+            configs = self.repository.read(model, config_json=config_json, files=files)
+            for config in configs:
+                self._load_steps(config, run, (*path, model))
+            configs = [self._connected(config) for config in configs]
+            with self._lock(model):
+                if override or not self._serves_unchanged(model, fingerprint):
+                    self._rollout.replace(model, configs, afresh=override, settled=settled)
+                    self._fingerprints[model] = fingerprint  # also after an override, which a plain load keeps (Triton)
+            self._check_dependents(model)
+        except LoadFailed:
+            raise
+        except ModelNotFound as error:
+            self._asked.discard(model)
+            settled("", f"{error}; the model repository has: {', '.join(self.names()) or 'no models'}")
+            raise
+        except (JitneyError, OSError) as error:
+            if not self._serving(model):
+                self.registry.note(model, "", State.UNAVAILABLE, str(error))
+            settled("", str(error))
+            if isinstance(error, OSError):
+                raise LoadFailed(f"load failed for model '{model}': {error}") from error
+            raise
+        finally:
+            if run is not None:
+                run.settled.add(model)
+
+    def _load_steps(self, config: ModelConfig, run: _Startup | None, path: tuple[str, ...]) -> None:
+        """Loads the models of an ensemble's steps that do not serve."""
+        for model, _ in ensembles.dependencies(config):
+            if self._serving(model):
+                continue
+            try:
+                self._load(model, run=run, path=path)
+            except JitneyError as error:
+                raise InvalidConfig(
+                    f"ensemble '{config.name}' depends on '{model}' which has no loaded version: {error}"
+                ) from error
+
+    def _connected(self, config: ModelConfig) -> ModelConfig:
+        """An ensemble whose steps' models serve and fit together; any other model as it is."""
+        if config.backend != "ensemble":
+            return config
+        steps = []
+        for model, version in ensembles.dependencies(config):
+            try:
+                steps.append(self.registry.deployment(model, version or None).config)
+            except JitneyError:
+                wanted = f"has no loaded version {version}" if version else "has no loaded version"
+                raise InvalidConfig(f"ensemble '{config.name}' depends on '{model}' which {wanted}") from None
+        return ensembles.connect(config, steps)
+
+    def _serves_unchanged(self, model: str, fingerprint: Hashable) -> bool:
+        return bool(self._serving(model)) and self._fingerprints.get(model) == fingerprint
+
+    def _check_dependents(self, model: str) -> None:
+        """Connects the ensembles that use a model to what it is now; one that does not fit any more stops serving (Triton)."""
+        for deployment in self.registry.deployments():
+            name, version = deployment.config.name, deployment.config.version
+            if model not in {step for step, _ in ensembles.dependencies(deployment.config)}:
+                continue
+            with self._lock(name):
+                if self._serving(name).get(version) is not deployment:
+                    continue  # it has just been loaded anew, or unloaded
+                try:
+                    deployment.config = self._connected(deployment.config)
+                except InvalidConfig as error:
+                    log.error("model '%s' does not serve any more: %s", name, error)
+                    self._fingerprints.pop(name, None)
+                    self.registry.take(name, version, str(error))
+                    close_aside([deployment])
+            self._check_dependents(name)
+
+    def _unload(self, model: str) -> None:
+        if model not in self.registry.names() and model not in self._locks:  # a load that has just begun has the lock only
+            return
+        with self._instead_of_loading(model) as given_up:
+            self._fingerprints.pop(model, None)
+            self._asked.discard(model)
+            taken = [self.registry.take(model, version) for version in self._serving(model)]
+            for version in given_up:
+                self.registry.note(model, version, State.UNAVAILABLE, "unloaded")
+            remove_files = self.repository.release(model)
+        close_aside([deployment for deployment in taken if deployment is not None], remove_files)
+
+    @contextmanager
+    def _instead_of_loading(self, model: str) -> Iterator[list[str]]:
+        """Holds a model's lock, which loads that have it give up; yields the versions that were being loaded."""
+        lock = self._lock(model)
+        with self._rollout.giving_up(model) as versions:
+            lock.acquire()
+        try:
+            yield versions
+        finally:
+            lock.release()
+
+    def _serving(self, model: str) -> Mapping[str, Deployment]:
+        return self._rollout.serving(model)
+
+    def _steps_only_of(self, model: str) -> list[str]:
+        """The models of an ensemble's steps that were loaded for its sake and that no other served ensemble uses (Triton)."""
+        uses = {
+            deployment.config.name: {name for name, _ in ensembles.dependencies(deployment.config)}
+            for deployment in self.registry.deployments()
+            if deployment.config.backend == "ensemble"
+        }
+        others: set[str] = set().union(*(used for name, used in uses.items() if name != model))
+        return sorted(uses.get(model, set()) - others - self._asked)

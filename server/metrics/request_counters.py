@@ -1,0 +1,53 @@
+"""`Ledger`: what every request of one model version changes in TorchServe's metrics, with the series looked up once."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ...core.call import Times
+    from .torchserve import Series, TorchServeMetrics
+
+
+class Ledger:
+    """Counts requests as `TorchServeMetrics.requested`, `answered` and `responded` do. `version` as the request named it.
+
+    Where the metrics go to a log, or are declared in another form than TorchServe's own, it hands on to these methods.
+    """
+
+    def __init__(self, metrics: TorchServeMetrics, model: str, version: str | None) -> None:
+        self._metrics, self._model, self._version = metrics, model, version
+        found = metrics.series_of(model, version)
+        self._requests: Series | None = None
+        self._answers: list[Series] = []
+        if found is not None:
+            self._requests, *self._answers = found
+
+    def requested(self) -> None:
+        """A request for a model that exists."""
+        if self._requests is None:
+            if not self._metrics.silent:
+                self._metrics.requested(self._model, self._version)
+            return
+        values, key, _ = self._requests
+        with self._metrics.lock:
+            values[key] = values.get(key, 0.0) + 1.0
+
+    def answered(self, times: Times) -> None:
+        """A request that was answered with success."""
+        if not self._answers:
+            if not self._metrics.silent:
+                self._metrics.answered(self._model, self._version, times)
+                self._metrics.responded(200)
+            return
+        queued = max(0, times.dispatched - times.arrived)
+        in_worker = times.compute_input + times.compute_infer + times.compute_output
+        on_the_way = max(0, times.answered - times.dispatched - in_worker)
+        (inference, a, _), (queue, b, _), (queue_ms, c, _), (way_ms, d, _), (responses, e, _) = self._answers
+        with self._metrics.lock:
+            inference[a] = inference.get(a, 0.0) + (time.monotonic_ns() - times.arrived) / 1000
+            queue[b] = queue.get(b, 0.0) + queued / 1000
+            queue_ms[c] = float(queued // 1_000_000)
+            way_ms[d] = float(on_the_way // 1_000_000)
+            responses[e] = responses.get(e, 0.0) + 1.0

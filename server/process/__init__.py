@@ -1,0 +1,1 @@
+"""The process and its machine: cores, GPUs, environment, signals, threads, logs."""

@@ -1,0 +1,1 @@
+"""TorchServe's model archives: fetching, unpacking, their configuration and their handlers."""

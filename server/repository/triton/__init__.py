@@ -1,0 +1,1 @@
+"""Triton's model repository: `config.pbtxt`, versions, defaults, completion."""

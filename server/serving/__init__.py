@@ -1,0 +1,1 @@
+"""Loaded models and the way to them: validation, batching or scheduling, the response cache, ensembles."""

@@ -1,0 +1,1 @@
+"""What an operator may set, from where it is read, and how it is checked."""

@@ -1,0 +1,121 @@
+"""`Inbox`: how a worker process gets its messages. Worker process only.
+
+Waking another thread of the same process costs each batch more than its messages do. So the main thread reads the socket itself
+while it waits for a batch. While it executes one, nobody reads, at first; the watching thread takes over
+
+    * where a batch runs for longer than `MOMENT_S`, so that cancellations reach it and the server can go on sending,
+    * at once, where the model waits for the server's reply to a call,
+
+and reads until it hands the next batch to the main thread. It sees the end of the server at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import select
+import sys
+import threading
+from collections.abc import Callable
+
+from ..process import exits
+from ..workers.channel import BadFrame, Channel, PeerClosed
+from ..workers.messages import Execute, Message, Stop
+
+#: Batches shorter than this are not told of cancellations; seconds.
+MOMENT_S = 0.02
+
+_MAIN, _WATCH = "main", "watch"
+
+
+class Inbox:
+    """Batches for the main thread; all other messages go to `dispatch`, called by whichever thread read them.
+
+    `expecting()` tells whether the model waits for a reply. The watching thread reads from the start, while the model loads.
+    BadFrame from `dispatch`, like the end of the server, ends this process: the main thread may be deep in a model.
+    """
+
+    def __init__(self, channel: Channel, dispatch: Callable[[Message], None], expecting: Callable[[], bool]) -> None:
+        self._channel, self._dispatch, self._expecting = channel, dispatch, expecting
+        self._lock = threading.Lock()
+        self._reader: str | None = _WATCH  # who reads; None while a batch runs and nobody does
+        self._handed: queue.SimpleQueue[Execute | Stop] = queue.SimpleQueue()
+        self._batches = 0
+        self._parked = False
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    # ---- main thread
+
+    def start(self) -> None:
+        """Begins to watch, and to read up to the first batch."""
+        threading.Thread(target=self._watch, name="jitney-watch", daemon=True).start()
+
+    def get(self) -> Execute | Stop:
+        """Waits for the next batch, or for the word to stop."""
+        with self._lock:
+            if self._reader is None and self._handed.empty():
+                self._reader = _MAIN
+        mine = self._reader is _MAIN
+        message = self._read() if mine else self._handed.get()
+        self._batches += 1
+        if mine:
+            self._reader = None
+        if self._parked or self._expecting():
+            self._ring()
+        return message
+
+    # ---- any thread
+
+    def expect(self) -> None:
+        """The model waits for a reply from now on."""
+        if self._reader is None:
+            self._ring()
+
+    def _ring(self) -> None:
+        os.eventfd_write(self._bell, 1)
+
+    def _read(self) -> Execute | Stop:
+        """Reads up to the next batch. Only the thread that `_reader` names calls it."""
+        try:
+            while not isinstance(message := self._channel.receive(), Execute | Stop):
+                self._dispatch(message)
+        except PeerClosed:
+            os._exit(exits.PARENT_GONE)  # the main thread may be deep in a model: nothing less would end it
+        except BadFrame as error:
+            print(f"worker cannot go on: {error}", file=sys.stderr, flush=True)  # noqa: T201 - the server logs it
+            os._exit(exits.PROTOCOL)
+        return message
+
+    # ---- watching thread
+
+    def _watch(self) -> None:
+        poll, idle = select.poll(), False
+        # Data wakes the main thread alone, the end of the server wakes this one too.
+        poll.register(self._channel.fileno(), select.POLLRDHUP)
+        poll.register(self._bell, select.POLLIN)
+        while True:
+            if self._reader is _WATCH:
+                self._hand_over(self._read())
+            batches = self._batches
+            woken = self._sleep(poll, idle)
+            same = not woken and self._batches == batches
+            with self._lock:
+                if self._reader is None and (same or self._expecting()):
+                    self._reader = _WATCH
+                idle = same and self._reader is _MAIN
+
+    def _hand_over(self, message: Execute | Stop) -> None:
+        with self._lock:
+            self._reader = None
+            self._handed.put(message)
+
+    def _sleep(self, poll: select.poll, idle: bool) -> bool:
+        """Waits for a moment or, where no batch came lately, for the next one; returns whether the bell rang."""
+        self._parked = idle  # set before the look at the reader: who begins a batch after that rings
+        events = poll.poll(None if idle and self._reader is _MAIN else MOMENT_S * 1000)
+        self._parked = False
+        for descriptor, _ in events:
+            if descriptor != self._bell:
+                os._exit(exits.PARENT_GONE)
+            os.eventfd_read(self._bell)
+        return bool(events)

@@ -1,0 +1,181 @@
+"""A worker process: `python -m jitney.server.worker.main`, started by `child.Child` and by nobody else.
+
+    main thread      load the model, then receive and execute batch after batch     blocks on the socket
+    watching thread  receives while the main thread is busy (`inbox`): replies to   blocks on the socket
+                     their waiters, cancellations to the running batch
+
+It ends when it is told to stop, when the server's end of the socket closes, and when the server dies without a word. SIGINT,
+SIGTERM and SIGHUP, which a terminal or a service manager sends to all processes at once, are left to the server: it drains first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import ctypes
+import gc
+import importlib
+import logging
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from ...backends.base import Backend, DeviceLost
+from ...backends.extras import explain
+from ...backends.telling import text_of, trace_of
+from ...core.errors import JitneyError
+from ...core.model_config import ModelConfig
+from ..ipc.memory import Region
+from ..process import exits
+from ..workers.channel import BadFrame, Channel, PeerClosed
+from ..workers.messages import Cancel, Execute, HostReply, Load, Loaded, Message
+from .host import FrameHost
+from .inbox import Inbox
+from .running_batch import RunningBatch, is_out_of_memory
+
+_PR_SET_PDEATHSIG = 1
+
+
+def load(message: Load, host: FrameHost) -> Backend:
+    """Makes the backend and has it load the model; raises what the model's code raises."""
+    create: Callable[[ModelConfig], Backend]
+    if message.factory:
+        module, _, function = message.factory.partition(":")
+        create = getattr(importlib.import_module(module), function)
+    else:
+        from ...backends.factory import create  # late: it may import much, and must see the environment of this process
+    backend = create(message.config)
+    backend.host = host
+    backend.load(message.config, message.instance)
+    return backend
+
+
+class Worker:
+    """The life of this process between the first message and the exit code."""
+
+    def __init__(self, channel: Channel, arena_fd: int, reply_fd: int) -> None:
+        self._channel, self._arena_fd, self._reply_fd = channel, arena_fd, reply_fd
+        self._host = FrameHost(channel)
+        self._inbox = Inbox(channel, self._dispatch, self._host.waiting)
+        self._host.on_call = self._inbox.expect
+        self._batches: dict[int, RunningBatch] = {}
+        self._early_cancels: set[tuple[int, int]] = set()
+
+    # ---- main thread
+
+    def serve(self) -> int:
+        """Loads the model, executes until told to stop; returns the exit code."""
+        message = self._channel.receive()
+        if not isinstance(message, Load):
+            raise BadFrame(f"the first message must be Load, got {type(message).__name__}")
+        arena, reply = Region(self._arena_fd, message.arena_bytes), Region(self._reply_fd, message.reply_bytes)
+        arena.close_fd()
+        reply.close_fd()
+        self._inbox.start()
+        try:
+            backend = load(message, self._host)
+        except BaseException as error:  # noqa: BLE001 - also SystemExit: a script's sys.exit() is a failure to load
+            self._refuse(error)
+            return exits.LOAD_FAILED
+        gc.collect()
+        gc.freeze()  # the model and its libraries stay: they need not be looked through while it answers
+        self._channel.send(Loaded())
+        try:
+            self._execute(backend, arena, reply, message.config.decoupled)
+        except DeviceLost as error:
+            print(f"worker ends because its device is lost: {error}", file=sys.stderr, flush=True)  # noqa: T201 - logged
+            return exits.DEVICE_LOST
+        backend.unload()
+        return exits.STOPPED
+
+    def _refuse(self, error: BaseException) -> None:
+        reason = text_of(error) if isinstance(error, JitneyError) else explain(error)
+        self._channel.send(Loaded(reason or type(error).__name__, trace_of(error), is_out_of_memory(error)))
+
+    def _execute(self, backend: Backend, arena: Region, reply: Region, decoupled: bool) -> None:
+        while isinstance(message := self._inbox.get(), Execute):
+            batch = RunningBatch(message, self._channel, arena, reply, decoupled)
+            self._batches = {number: other for number, other in self._batches.items() if not other.done}
+            self._batches[batch.id] = batch
+            while self._early_cancels:
+                self._cancel(*self._early_cancels.pop())
+            batch.run(backend)
+
+    # ---- whichever thread receives
+
+    def _dispatch(self, message: Message) -> None:
+        if isinstance(message, HostReply):
+            self._host.deliver(message)
+        elif isinstance(message, Cancel):
+            self._early_cancels.add((message.batch, message.index))
+            self._cancel(message.batch, message.index)
+        else:
+            raise BadFrame(f"{type(message).__name__} is not for a worker")
+
+    def _cancel(self, batch: int, index: int) -> None:
+        running = self._batches.get(batch)
+        if running is not None:
+            running.cancel(index)
+
+
+def die_with(parent: int) -> None:
+    """Has the kernel kill this process when the server's thread that started it ends, even if no Python code can run."""
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    except (OSError, AttributeError):
+        pass  # no prctl here: the socket's end tells us
+    if os.getppid() != parent:
+        os._exit(exits.PARENT_GONE)
+
+
+def leave_signals_to_the_server() -> None:
+    """SIGINT, SIGTERM and SIGHUP do nothing here."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+        # Processes that the model forks get the usual behaviour back, so that `terminate()` works on them.
+        os.register_at_fork(after_in_child=lambda number=number: signal.signal(number, signal.SIG_DFL))
+
+
+def _exit(code: int) -> NoReturn:
+    """Ends without waiting for threads that the model left running, which `sys.exit` would."""
+    atexit._run_exitfuncs()
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            pass
+    os._exit(code)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    parser = argparse.ArgumentParser(description="A worker process of jitney; the server starts it.")
+    for name in ("fd", "arena-fd", "reply-fd", "parent"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--name", required=True, help="the instance's name, for `ps`")
+    options = parser.parse_args(arguments)
+    sys.argv = [""]  # as in Triton: a model's argparse must not find these flags
+    die_with(options.parent)
+    leave_signals_to_the_server()
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    connection = socket.socket(fileno=options.fd)
+    for fd in (options.fd, options.arena_fd, options.reply_fd):
+        os.set_inheritable(fd, False)
+    # A forked child holding the socket would hide this process's death from the server.
+    os.register_at_fork(after_in_child=connection.close)
+    try:
+        code = Worker(Channel(connection), options.arena_fd, options.reply_fd).serve()
+    except (PeerClosed, ConnectionError):
+        code = exits.PARENT_GONE
+    except BaseException:  # noqa: BLE001 - a defect, or sys.exit() in the model: the server logs the traceback
+        traceback.print_exc()
+        code = exits.CRASHED
+    _exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""The batch that a worker is running: what `execute` gets, and where its answers go. Worker process only."""
+
+from __future__ import annotations
+
+import threading
+import time
+from functools import partial
+
+import msgspec
+
+from ...backends.base import Backend, DeviceLost
+from ...backends.telling import text_of, trace_of
+from ...core.errors import ModelFailed
+from ...core.request import Failure, Request, Response
+from ...core.tensor import Buffer
+from ..ipc import wire
+from ..ipc.memory import Region
+from ..workers.channel import MAX_PAYLOAD, Channel
+from ..workers.messages import Data, Execute, Results, WireRequest
+
+#: Answers up to this size travel in the frame: cheaper than two copies through shared memory.
+INLINE = 4 << 10
+#: The same for streamed answers, whose place in the reply memory could not be used again before the batch is over.
+INLINE_STREAM = 1 << 20
+#: All answers of one frame together; what is beyond goes through shared memory however small it is.
+INLINE_TOTAL = 16 << 20
+
+#: The names, parameters and small tensors of one answer; what all answers of a frame have together beyond their tensors.
+LARGEST = MAX_PAYLOAD - (1 << 20)
+
+_ALIGNMENT = 64
+_REQUEST = msgspec.msgpack.Decoder(WireRequest)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Python's, torch's or CUDA's way to say so; torch is recognised by name because it may not be imported here."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = text_of(error)
+    return isinstance(error, RuntimeError) and "out of memory" in text and ("CUDA" in text or "HIP" in text)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """What a client hears about an exception out of the model's code."""
+    text, detail = text_of(error), trace_of(error)
+    if isinstance(error, ModelFailed):
+        return Failure(text, error.code, error.status, error.by_model, detail)
+    code = "OUT_OF_MEMORY" if is_out_of_memory(error) else "INTERNAL"
+    return Failure(f"{type(error).__name__}: {text}", code, detail=detail)
+
+
+class RunningBatch:
+    """One batch from its arrival to its last answer.
+
+    Answers of a model that is not decoupled are collected and sent together when `execute` returns, except streamed ones,
+    which take along what was collected. After that, and for decoupled models at any time, each is sent at once.
+    `respond` may be called from any thread.
+    """
+
+    def __init__(self, message: Execute, channel: Channel, arena: Region, reply: Region, decoupled: bool) -> None:
+        self.id = message.batch
+        self._message, self._channel, self._arena, self._reply, self._decoupled = message, channel, arena, reply, decoupled
+        self._lock = threading.Lock()
+        self._encoder = msgspec.msgpack.Encoder()
+        self._open = set(range(len(message.requests)))
+        self._refused: set[int] = set()
+        self._cancelled: set[int] = set()
+        self._collected: list[tuple[int, msgspec.Raw]] = []
+        self._collected_bytes = 0
+        self._reply_end = 0
+        self._returned = False
+        self._input_ns = self._infer_ns = self._output_ns = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether every request had its final answer and `execute` has returned."""
+        return self._returned and not self._open
+
+    # ---- main thread
+
+    def run(self, backend: Backend) -> None:
+        """Has the backend execute the batch; leaves no request open but those that a decoupled model answers later.
+
+        Raises the backend's DeviceLost after it failed the requests.
+        """
+        started = time.perf_counter_ns()
+        requests = self._requests()
+        self._input_ns = time.perf_counter_ns() - started
+        failure, lost = None, None
+        backend.durations = (0, 0, 0)
+        try:
+            backend.execute(requests, self.respond)
+        except Exception as error:  # noqa: BLE001 - whatever the model's code raises fails its requests, not the worker
+            failure = failure_of(error)
+            lost = error if isinstance(error, DeviceLost) else None
+        spent = time.perf_counter_ns() - started
+        with self._lock:
+            self._count(spent, backend.durations)
+            self._returned = True
+            self._finish(failure)
+        if lost is not None:
+            raise lost
+
+    def _requests(self) -> list[Request]:
+        is_cancelled = self._cancelled.__contains__
+        requests = []
+        for index, raw in enumerate(self._message.requests):
+            request = wire.request_from_wire(_REQUEST.decode(raw), self._fetch)
+            request.is_cancelled = partial(is_cancelled, index)
+            requests.append(request)
+        return requests
+
+    def _fetch(self, data: Data, into: memoryview | None = None) -> Buffer:
+        return self._arena.view(*data) if isinstance(data, tuple) else data
+
+    # ---- any thread
+
+    def cancel(self, index: int) -> None:
+        self._cancelled.add(index)
+
+    def respond(self, index: int, response: Response) -> None:
+        """`backends.request.Respond`. IndexError or RuntimeError for an answer that belongs to no open request."""
+        started = time.perf_counter_ns()
+        with self._lock:
+            if not isinstance(index, int) or index not in self._open:
+                self._turn_away(index)
+                return
+            final = self._collect(index, response)
+            if final:
+                self._open.discard(index)
+            if self._returned or self._decoupled or not final:
+                self._flush()
+            self._output_ns += time.perf_counter_ns() - started
+
+    # ---- with the lock held
+
+    def _count(self, spent_ns: int, durations: tuple[int, int, int]) -> None:
+        """Shares the time out: the backend's own account of its part where it has one."""
+        before, model, after = durations
+        self._infer_ns = model or max(spent_ns - self._input_ns - self._output_ns, 0)
+        self._input_ns += before
+        self._output_ns += after
+
+    def _finish(self, failure: Failure | None) -> None:
+        """`execute` returned, or raised `failure`: ends what is open, except for a decoupled model, and sends."""
+        if failure is None and self._open and not self._decoupled:
+            total = len(self._message.requests)
+            failure = Failure(f"the model answered {total - len(self._open)} of {total} requests", "BAD_OUTPUT")
+        if failure is not None:
+            for index in sorted(self._open):
+                self._collect(index, Response(error=failure))
+            self._open.clear()
+        self._flush()
+
+    def _turn_away(self, index: object) -> None:
+        """An answer that belongs to no open request."""
+        total = len(self._message.requests)
+        if not isinstance(index, int) or not 0 <= index < total:
+            raise IndexError(f"answer to request {index!r} of a batch of {total}")
+        if index not in self._refused:  # else it was ended for an answer that could not be sent; the model need not know
+            raise RuntimeError(f"request {index} of the batch had its final response already")
+
+    def _collect(self, index: int, response: Response) -> bool:
+        """Encodes one answer, or in its place the reason why that is impossible; returns whether it was final."""
+        final = response.final
+        try:
+            message = wire.response_to_wire(response, self._place if final else self._place_streamed)
+            raw = self._encoder.encode(message)
+            if len(raw) > LARGEST:
+                raise ValueError(f"its parameters or its error text have {len(raw)} bytes, at most {LARGEST} can be sent")
+        except Exception as error:  # noqa: BLE001 - the model's objects may raise anything when they are looked at
+            self._refused.add(index)
+            final = True
+            text = f"the model's answer cannot be sent: {text_of(error)}"
+            failure = Failure(text, "BAD_OUTPUT", detail=trace_of(error))
+            raw = self._encoder.encode(wire.response_to_wire(Response(error=failure), self._place))
+        if self._collected_bytes + len(raw) > LARGEST:
+            self._flush()
+        self._collected.append((index, msgspec.Raw(raw)))
+        self._collected_bytes += len(raw)
+        return final
+
+    def _place(self, data: Buffer) -> Data:
+        return data if len(data) <= INLINE and self._collected_bytes < INLINE_TOTAL else self._put(data)
+
+    def _place_streamed(self, data: Buffer) -> Data:
+        return data if len(data) <= INLINE_STREAM and self._collected_bytes < INLINE_TOTAL else self._put(data)
+
+    def _put(self, data: Buffer) -> Data:
+        offset = self._reply_end
+        self._reply.write(offset, data)
+        self._reply_end = -(-(offset + len(data)) // _ALIGNMENT) * _ALIGNMENT
+        return offset, len(data)
+
+    def _flush(self) -> None:
+        times = (self._input_ns, self._infer_ns, self._output_ns)
+        self._channel.send(Results(self.id, self._collected, self.done, *times, self._reply_end))
+        self._collected, self._collected_bytes = [], 0

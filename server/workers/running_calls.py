@@ -1,0 +1,116 @@
+"""`Batch`: the calls that one worker executes together, as the server keeps them; `BatchReport`: how that went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from ...core.call import Call
+from ...core.errors import HoldsTooMuch, InvalidRequest, JitneyError
+from ...core.request import Failure, Response
+from ..ipc import wire
+from ..ipc.wire import Fetch
+from .messages import Execute, Results, WireResponse
+
+_ENCODER = msgspec.msgpack.Encoder()
+_RESPONSE = msgspec.msgpack.Decoder(WireResponse)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """One batch after all its calls are over: their slots may be freed.
+
+    durations  nanoseconds of the worker: input, infer, output; zeros where it died
+    worker     its name, "" for a batch that never found one
+    ok         whether a worker executed it to the end, whatever each call's result
+    """
+
+    calls: list[Call]
+    rows: int
+    durations: tuple[int, int, int]
+    worker: str
+    ok: bool
+
+
+class Batch:
+    """`calls` are those that were handed in, `live` those that are executed, at their index of the message.
+
+    A call that is over already, or that cannot be encoded (it is failed with InvalidRequest), is not executed. A `pinned`
+    batch is for one worker and no other.
+    """
+
+    def __init__(self, number: int, calls: Sequence[Call], pinned: bool = False) -> None:
+        self.number, self.pinned = number, pinned
+        self.calls = list(calls)
+        self.live: list[Call] = []
+        self.cancelled: set[int] = set()
+        requests: list[msgspec.Raw] = []
+        self.rows = 0
+        for call in self.calls:
+            if not call.done and (raw := call.message or _encode(call)) is not None:
+                self.live.append(call)
+                self.rows += call.request.rows
+                requests.append(raw)
+        self.message = Execute(number, requests)
+
+    def answers(self, results: Results, fetch: Fetch) -> Iterable[tuple[int, Response | HoldsTooMuch]]:
+        """The message's responses with their index, their bytes copied out of the worker's memory, to where the call wants them.
+
+        Each is read when its turn comes; HoldsTooMuch stands for one that the server has no room for. ValueError, at once,
+        where the worker speaks of a request that it does not have.
+        """
+        if results.batch != self.number:
+            raise ValueError(f"answers of batch {results.batch} while batch {self.number} runs")
+        for index, _ in results.responses:
+            if not 0 <= index < len(self.live):
+                raise ValueError(f"an answer to request {index} of a batch of {len(self.live)}")
+        return self._decoded(results, fetch)
+
+    def _decoded(self, results: Results, fetch: Fetch) -> Iterator[tuple[int, Response | HoldsTooMuch]]:
+        for index, raw in results.responses:
+            try:
+                message = _RESPONSE.decode(raw)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                failure = Failure(f"the model's answer cannot be understood: {error}", "BAD_OUTPUT")
+                yield index, Response(error=failure)
+                continue
+            call = self.live[index]
+            try:
+                answer: Response | HoldsTooMuch = wire.response_from_wire(message, fetch, None if call.done else call.target)
+            except HoldsTooMuch as error:
+                answer = error.with_traceback(None)  # which refers to what was read of the answer
+            yield index, answer
+
+    def is_answered(self) -> bool:
+        """Whether every call has its final answer."""
+        return not [call for call in self.live if not call.done]
+
+    def fail(self, error: JitneyError) -> None:
+        """Ends the calls that are not over."""
+        for call in self.live:
+            call.fail(error)
+
+    def report(self, worker: str = "", results: Results | None = None) -> BatchReport:
+        """`results`: the message that ended the batch, None where there was none."""
+        if results is None:
+            return BatchReport(self.calls, self.rows, (0, 0, 0), worker, False)
+        times = (results.input_ns, results.infer_ns, results.output_ns)
+        return BatchReport(self.calls, self.rows, times, worker, True)
+
+
+def encoded(call: Call) -> msgspec.Raw:
+    """The request as its worker gets it. InvalidRequest where it cannot be encoded."""
+    try:
+        return msgspec.Raw(_ENCODER.encode(wire.request_to_wire(call.request, call.slots)))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidRequest(f"the request cannot be handed to a worker: {error}") from None
+
+
+def _encode(call: Call) -> msgspec.Raw | None:
+    try:
+        return encoded(call)
+    except InvalidRequest as error:
+        call.fail(error)
+        return None

@@ -1,0 +1,330 @@
+"""Both ends of a front end's socket in one process: requests, answers, memory, models that change, and nonsense."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jitney.core.call import Call
+from jitney.core.errors import Cancelled, Draining, InvalidRequest, InvalidTensor, ModelFailed, ModelNotFound, QueueFull
+from jitney.core.model_config import ModelConfig, TensorSpec
+from jitney.core.request import Failure, Part, Request, Response
+from jitney.core.tensor import Tensor
+from jitney.server.frontends.child.remote_dataplane import RemoteDataPlane
+from jitney.server.frontends.child.scheduler_client import Link
+from jitney.server.frontends.messages import UPWARD, Cancel, Freed, FrontPart, FrontRequest, Submit
+from jitney.server.frontends.send_queue import Outbox
+from jitney.server.frontends.session import Desk, Office
+from jitney.server.frontends.shared_counters import Counters
+from jitney.server.http.kserve.shm import Regions
+from jitney.server.ipc import reactor
+from jitney.server.ipc.arena import Arena
+from jitney.server.ipc.frame_reading import Reading
+from jitney.server.ipc.memory import Region
+from jitney.server.metrics import Metrics
+from jitney.server.serving.dataplane import DataPlane
+from jitney.server.serving.registry import Registry
+from jitney.server.workers.channel import FrameReader, PeerClosed
+from jitney.tests.fakes.plane import answers
+from jitney.tools.bench.served import wait_until
+
+LIMIT = 10.0
+NBYTES = 64 << 20
+X, Y = TensorSpec("x", "FP32", (-1,)), TensorSpec("y", "FP32", (-1,))
+
+
+class FakeDeployment:
+    """A served version whose calls a test answers."""
+
+    def __init__(self, name: str = "m", backend: Any = "onnxruntime", **config: Any) -> None:
+        self.config = ModelConfig(name, "1", backend, inputs=(X,), outputs=(Y,), max_batch_size=8, **config)
+        self.calls: list[Call] = []
+        self.data: list[bytes] = []
+        self.refusal: Exception | None = None
+
+    def submit(self, request: Request, **options: Any) -> Call:
+        if self.refusal is not None:
+            raise self.refusal
+        call = Call(request, self.config, on_answer=options["on_answer"])
+        call.encode = options.get("encode")
+        self.data.append(b"".join(bytes(piece.data) for piece in (*request.tensors, *request.parts)))
+        call.times.dispatched, call.times.compute_infer = call.times.arrived + 1, 7
+        self.calls.append(call)
+        return call
+
+    def refuse_if_hopeless(self) -> None: ...
+
+    def refuse_if_full(self) -> None: ...
+
+    @property
+    def codec(self) -> Any:
+        from jitney.codecs import create
+
+        return create(self.config)
+
+
+class Site:
+    """`plane` is the front end's, `deployment` the scheduler's."""
+
+    def __init__(self) -> None:
+        self.sockets = socket.socketpair()
+        front, scheduler = self.sockets
+        self.registry, self.counters = Registry(), Counters.create(1)
+        self.registry.on_change = lambda: self.counters.changed("models")
+        self.deployment = self.serve(FakeDeployment())
+        requests = Region.create("requests", NBYTES)
+        self.requests, self.replies = Arena(NBYTES, requests), Arena(NBYTES)
+        office = Office(DataPlane(self.registry), Metrics(), None, Regions(), self.counters)
+        self.outboxes = Outbox(front, "front", lambda: None), Outbox(scheduler, "desk", lambda: None)
+        self.desk = Desk(office, self.outboxes[1], requests, self.replies, lambda: None, lambda number: None)
+        self.lost: list[str] = []
+        self.link = Link(
+            front,
+            FrameReader(front, 1),
+            self.outboxes[0],
+            self.requests,
+            self.replies.region,
+            lambda _: None,
+            self.lost.append,
+        )
+        self.plane = RemoteDataPlane(self.link, self.counters)
+        self.ended: list[Exception] = []
+        reading = Reading(scheduler, FrameReader(scheduler, 1), lambda payload: self.desk.take(UPWARD.decode(payload)))
+        self.threads = [threading.Thread(target=self._run, args=(reading,), daemon=True), self.link._thread]
+        self.outboxes[1].start()
+        self.threads[0].start()
+        self.link.start()
+
+    def _run(self, reading: Reading) -> None:
+        try:
+            reading.run()
+        except Exception as error:  # noqa: BLE001 - looked at by the test
+            self.ended.append(error)
+
+    def serve(self, deployment: FakeDeployment) -> FakeDeployment:
+        self.registry.put(deployment)  # type: ignore[arg-type]
+        return deployment
+
+    def call(self, number: int = 0, deployment: FakeDeployment | None = None) -> Call:
+        """The scheduler's call, when it is there."""
+        calls = (deployment or self.deployment).calls
+        wait_until(lambda: len(calls) > number, LIMIT, "the request")
+        return calls[number]
+
+    def close(self) -> None:
+        for sock in self.sockets:
+            sock.shutdown(socket.SHUT_RDWR)
+        for thread in self.threads:
+            thread.join(LIMIT)
+        for outbox in self.outboxes:
+            outbox.close()
+        for sock in self.sockets:
+            sock.close()
+        self.requests.close()
+        self.replies.close()
+        self.counters.close()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.close()
+
+
+def request(width: int = 2, value: float = 1.0) -> Request:
+    return Request("me", [Tensor.from_numpy("x", np.full((1, width), value, np.float32))])
+
+
+def response(width: int = 2, **more: Any) -> Response:
+    return Response([Tensor.from_numpy("y", np.arange(width, dtype=np.float32).reshape(1, width))], **more)
+
+
+@pytest.mark.parametrize("width", [2, 2048, 2049, 1_000_000])
+def test_a_request_and_its_answer_arrive_and_leave_no_memory_behind(site: Site, width: int) -> None:
+    call = site.plane.infer("m", None, request(width))
+    there = site.call()
+    assert site.deployment.data == [np.ones(width, np.float32).tobytes()]
+    assert (there.request.id, there.request.rows, there.request.tensors[0].shape) == ("me", 1, (1, width))
+    there.answer(response(width, parameters={"p": 1}))
+    answer = call.result(LIMIT)
+    np.testing.assert_array_equal(answer.tensors[0].numpy(), np.arange(width, dtype=np.float32).reshape(1, width))
+    assert answer.parameters == {"p": 1} and call.done
+    assert call.times.compute_infer == 7 and call.times.dispatched == there.times.dispatched
+    assert (site.link.open, site.desk.open, site.requests.used) == (0, 0, 0)
+    wait_until(lambda: site.replies.used == 0, LIMIT, "the memory of the answer")
+
+
+def test_requests_are_kept_apart_and_streams_in_order(site: Site) -> None:
+    site.serve(FakeDeployment("words", "handler"))
+    words = site.registry.deployment("words")
+    calls = [site.plane.predict("words", None, Request(parts=[Part("body", b"%d" % n)])) for n in range(4)]
+    there = [site.call(n, words) for n in range(4)]  # type: ignore[arg-type]
+    for n in reversed(range(4)):
+        for piece in range(50):
+            there[n].answer(Response(body=b"%d.%d" % (n, piece) * (1 + 5000 * (piece % 2)), final=piece == 49))
+    for n, call in enumerate(calls):
+        bodies = [bytes(answer.body or b"") for answer in call.stream(LIMIT)]
+        assert bodies == [b"%d.%d" % (n, piece) * (1 + 5000 * (piece % 2)) for piece in range(50)]
+    wait_until(lambda: site.replies.used == 0, LIMIT, "the memory of the answers")
+
+
+def test_a_stream_goes_on_after_an_error_in_it(site: Site) -> None:
+    call = site.plane.infer("m", None, request())
+    failure = Failure("not this one", "UNAVAILABLE", by_model=True)
+    there = site.call()
+    for part in (Response(error=failure, final=False), response(final=False), response()):
+        there.answer(part)
+    assert [part.error for part in call.stream(LIMIT)] == [failure, None, None]
+
+
+def test_refusals_and_failures_are_the_errors_that_they_are(site: Site) -> None:
+    with pytest.raises(ModelNotFound):
+        site.plane.config("nothing")
+    with pytest.raises(InvalidTensor):
+        site.plane.infer("m", None, Request(tensors=[Tensor("y", "FP32", (1, 1), b"0000")]))
+    failed = site.plane.infer("m", None, request())
+    site.call().answer(Response(error=Failure("it broke", "UNAVAILABLE", 418, True, "trace\nKeyError: 1")))
+    with pytest.raises(ModelFailed, match="it broke") as found:
+        failed.result(LIMIT)
+    assert (found.value.code, found.value.status, found.value.reason) == ("UNAVAILABLE", 418, "KeyError: 1")
+    site.deployment.refusal = QueueFull("full")
+    with pytest.raises(QueueFull, match="full"):
+        site.plane.infer("m", None, request(5000)).result(LIMIT)
+    site.deployment.refusal = ValueError("a defect")
+    with pytest.raises(Exception, match="internal error"):
+        site.plane.infer("m", None, request(5000)).result(LIMIT)
+    site.deployment.refusal = None
+    with pytest.raises(InvalidRequest, match="cannot be handed to a worker"):
+        site.plane.infer("m", None, Request(tensors=request(5000).tensors, parameters={"p": 2**70}))
+    assert (site.link.open, site.desk.open, site.requests.used) == (0, 0, 0)
+
+
+def test_an_answer_that_cannot_be_sent_ends_its_request(site: Site) -> None:
+    call = site.plane.infer("m", None, request())
+    site.call().answer(response(5000, parameters={"p": 2**70}))
+    with pytest.raises(Exception, match="cannot be handed to a front end"):
+        call.result(LIMIT)
+    assert (site.link.open, site.desk.open) == (0, 0)
+    wait_until(lambda: site.replies.used == 0, LIMIT, "the memory of the answer")
+
+
+def test_a_cancelled_request_is_cancelled_there_and_frees_its_memory(site: Site) -> None:
+    call = site.plane.infer("m", None, request(5000))
+    there = site.call()
+    withdrawn = threading.Event()
+    there.withdraw = withdrawn.set
+    assert call.cancel()
+    assert withdrawn.wait(LIMIT) and isinstance(there.error, Cancelled)
+    wait_until(lambda: (site.link.open, site.desk.open, site.requests.used) == (0, 0, 0), LIMIT, "the request's end")
+    assert not there.answer(response())
+
+
+def test_when_the_front_end_goes_what_it_asked_is_cancelled(site: Site) -> None:
+    site.plane.infer("m", None, request())
+    there = site.call()
+    site.desk.close()
+    assert isinstance(there.error, Cancelled) and site.desk.open == 0
+
+
+def test_what_was_prepared_for_another_state_of_the_models_is_prepared_again(site: Site) -> None:
+    """The front end looked just before the change, and its request arrives just after."""
+    epoch = site.counters.epoch
+    old = site.plane.config("m")
+    later = site.serve(FakeDeployment(parameters={"new": "1"}))
+    site.counters.epoch = lambda what: epoch(what) - 1  # type: ignore[method-assign]
+    site.plane._known = (epoch("models") - 1, site.plane._known[1])
+    known = site.plane._find("m", None)
+    assert known.config == old
+
+    def look(what: Any) -> int:
+        front = threading.current_thread() is threading.main_thread()
+        return epoch(what) - 1 if front else epoch(what)
+
+    site.counters.epoch = look  # type: ignore[method-assign]
+    call = site.plane.infer("m", None, request(5000))
+    there = site.call(0, later)
+    assert later.data == [np.ones(5000, np.float32).tobytes()] and not site.deployment.calls
+    there.answer(response())
+    assert call.result(LIMIT).tensors[0].shape == (1, 2)
+    assert call.config == later.config, "the front end is told who answers"
+    predicted = site.plane.predict("m", None, Request(parts=[Part("body", b"[[1, 2]]", "application/json")]))
+    there = site.call(1, later)
+    there.answer(response())
+    assert [bytes(answer.body or b"") for answer in answers(predicted, LIMIT)] == [b"[[0.0,1.0]]"]
+    assert (site.link.open, site.desk.open, site.requests.used) == (0, 0, 0)
+
+
+def test_a_version_that_is_just_being_replaced_hands_over_to_its_successor(site: Site) -> None:
+    site.deployment.refusal = Draining("stopping")
+    later = FakeDeployment()
+
+    def drain(request: Request, **_: Any) -> Call:
+        site.registry.put(later)  # type: ignore[arg-type]
+        raise Draining("stopping")
+
+    site.deployment.submit = drain  # type: ignore[method-assign]
+    call = site.plane.infer("m", None, request())
+    site.call(0, later).answer(response())
+    assert call.result(LIMIT).final
+
+
+def test_the_reactors_own_thread_may_ask_and_wait(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the one that reads the answers."""
+    served: list[Any] = []
+
+    class Held:
+        def watch(self, fd: int, serve: Any, lost: Any) -> bool:
+            if fd != site.sockets[0].fileno():
+                return False
+            served.append((fd, serve, lost))
+            return True
+
+    monkeypatch.setattr(reactor, "current", Held)
+    site.plane.config("m")
+    wait_until(lambda: len(served) >= 1, LIMIT, "the loan of the socket")
+    for n in range(3):
+        site.serve(FakeDeployment(f"m{n}"))
+        assert site.plane.config(f"m{n}").name == f"m{n}"
+    for _, _, lost in served:
+        lost()
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("place", [(NBYTES, 1), (NBYTES - 1, 2), (0, NBYTES + 1), (-1, 1), (2**62, 2**62), (0, -1)], ids=str)
+def test_a_place_outside_of_the_memory_ends_the_front_end(site: Site, place: tuple[int, int]) -> None:
+    wild = FrontRequest("", [], [FrontPart("body", "", place)], {}, {}, (), 1)
+    site.outboxes[0].put(Submit(1, "predict", "m", None, 0, wild))
+    wait_until(lambda: site.ended, LIMIT, "the end")
+    assert isinstance(site.ended[0], ValueError) and not site.deployment.calls
+
+
+def test_memory_that_is_given_back_twice_ends_the_front_end(site: Site) -> None:
+    site.outboxes[0].put(Freed([64]))
+    wait_until(lambda: site.ended, LIMIT, "the end")
+    assert isinstance(site.ended[0], ValueError)
+
+
+def test_a_number_that_is_taken_ends_the_front_end_and_an_unknown_one_is_nothing(site: Site) -> None:
+    site.outboxes[0].put(Cancel(99))
+    plain = FrontRequest("", [], [FrontPart("body", "", b"x")], {}, {}, (), 1)
+    for _ in range(2):
+        site.outboxes[0].put(Submit(5, "predict", "m", None, site.counters.epoch("models"), plain))
+    wait_until(lambda: site.ended, LIMIT, "the end")
+    assert isinstance(site.ended[0], ValueError) and len(site.deployment.calls) == 1
+
+
+def test_bytes_that_are_no_message_end_the_front_end(site: Site) -> None:
+    site.sockets[0].sendall(b"\x05\0\0\0\0" + b"\xdd\0\0\0\1" + b"\x05\0\0\0\x09hello")
+    wait_until(lambda: site.ended, LIMIT, "the end")
+    assert not isinstance(site.ended[0], PeerClosed)
+
+
+def test_a_front_end_hears_of_the_schedulers_end(site: Site) -> None:
+    site.sockets[1].shutdown(socket.SHUT_RDWR)
+    wait_until(lambda: site.lost == [""], LIMIT, "the news")

@@ -1,0 +1,367 @@
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
+
+from jitney.core.errors import Draining, QueueFull
+from jitney.server.ipc.arena import ALIGNMENT, INLINE, KEEP, Arena, Slot, size_class
+from jitney.server.ipc.memory import Region, flat
+
+
+@pytest.fixture
+def arena():
+    arena = Arena(1 << 20)
+    yield arena
+    arena.close()
+
+
+def resident(region):
+    """Bytes of memory that the region really occupies."""
+    return os.fstat(region.fd).st_blocks * 512
+
+
+def test_put_concatenates_and_view_is_writable(arena):
+    slot = arena.put(b"abc", bytearray(b"de"), memoryview(b"f"))
+    assert slot.nbytes == 6
+    assert bytes(arena.view(slot)) == b"abcdef"
+    arena.view(slot)[0] = ord("X")
+    assert bytes(arena.view(slot)) == b"Xbcdef"
+
+
+def test_put_takes_any_contiguous_or_strided_buffer(arena):
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    assert bytes(arena.view(arena.put(array.data))) == array.tobytes()
+    strided = array[:, ::2]
+    assert bytes(arena.view(arena.put(strided.data))) == strided.tobytes()
+    assert arena.put(np.empty((0, 3), np.float32).data).nbytes == 0
+
+
+def test_large_puts_are_copied_too(arena):
+    data = os.urandom(300_000)
+    assert bytes(arena.view(arena.put(data))) == data
+
+
+@given(st.integers(0, 1 << 40))
+def test_size_classes_waste_at_most_an_eighth_and_stay_aligned(nbytes):
+    size = size_class(nbytes)
+    assert size >= max(nbytes, 1)
+    assert size % ALIGNMENT == 0
+    assert size <= max(nbytes * 1.125, nbytes + ALIGNMENT)
+    assert size_class(size) == size  # a block given back is found again
+
+
+def test_the_slot_freed_last_is_used_next(arena):
+    first, second, keep = arena.alloc(1000), arena.alloc(1000), arena.alloc(1000)
+    arena.free(first)
+    arena.free(second)
+    assert arena.alloc(1000).offset == second.offset
+    assert arena.alloc(1000).offset == first.offset
+    assert keep.offset not in (first.offset, second.offset)
+
+
+def test_full_is_refused_and_keeps_what_is_there(arena):
+    slots = [arena.alloc(1 << 18) for _ in range(4)]
+    with pytest.raises(QueueFull, match="no room for"):
+        arena.alloc(1)
+    arena.free(slots[2])
+    assert arena.alloc(1 << 18).offset == slots[2].offset
+
+
+def test_at_the_end_a_larger_free_slot_will_do(arena):
+    slots = [arena.alloc(1 << 18) for _ in range(4)]
+    arena.free(slots[1])
+    small = arena.alloc(100)
+    assert small.offset == slots[1].offset
+    arena.free(small)
+    assert arena.alloc(1 << 18).offset == slots[1].offset  # and it is still a large one
+
+
+def test_double_free_is_detected_also_after_the_place_was_used_again(arena):
+    keep, slot = arena.alloc(1), arena.alloc(64)
+    arena.free(slot)
+    with pytest.raises(ValueError, match="freed twice"):
+        arena.free(slot)
+    again = arena.alloc(64)
+    assert again.offset == slot.offset
+    with pytest.raises(ValueError, match="freed twice"):
+        arena.free(slot)
+    arena.free(again)
+    arena.free(keep)
+    with pytest.raises(ValueError, match="not in use"):
+        arena.free(Slot(12345, 1, 1))
+
+
+def test_put_all_leaves_small_data_out_and_is_all_or_nothing(arena):
+    assert arena.put_all([b"x" * (INLINE - 1), b"y"]) == []
+    slots = arena.put_all([b"x" * INLINE, b"y", b""])
+    assert [slot.nbytes for slot in slots] == [INLINE, 1, 0]
+    with pytest.raises(QueueFull):
+        arena.put_all([b"a" * 900_000, b"b" * 900_000])
+    assert arena.slots == 3
+    arena.free_all(slots)
+    assert arena.slots == arena.used == 0
+    with pytest.raises(TypeError, match="expected a slot"):
+        arena.free_all([(0, 1)])
+
+
+def placed(arena, content):
+    view = arena.place(len(content))
+    view[:] = content
+    return view
+
+
+CONTENT = bytes(range(256)) * 64
+
+
+def test_a_placed_view_is_taken_over_and_any_other_copied(arena):
+    view = placed(arena, CONTENT)
+    other, own = arena.put_all([view[:], view])
+    assert own.placed is view
+    assert bytes(arena.view(other)) == bytes(arena.view(own)) == CONTENT
+    view[0] = 77  # it is the slot's own memory
+    assert arena.view(own)[0] == 77
+    assert arena.view(other)[0] == 0
+    (copied,) = arena.put_all([view])  # it has an owner already
+    assert copied.placed is None
+    assert arena.slots == 3
+    arena.free_all([other, own, copied])
+    arena.reclaim(view)  # taken over, so no more to be freed here
+    assert arena.slots == arena.used == 0
+
+
+def test_a_placed_view_that_nobody_took_is_freed_once(arena):
+    view = placed(arena, CONTENT)
+    arena.reclaim(view)
+    assert arena.slots == arena.used == 0
+    again = arena.alloc(len(CONTENT))  # the same place, with another owner
+    arena.reclaim(view)
+    assert arena.slots == 1
+    arena.free(again)
+
+
+def test_what_could_not_be_put_whole_is_as_it_was_placed(arena):
+    view = placed(arena, CONTENT)
+    with pytest.raises(QueueFull):
+        arena.put_all([b"x" * 10_000, view, b"y" * (1 << 20)])
+    assert arena.slots == 1
+    assert bytes(view) == CONTENT
+    (slot,) = arena.put_all([view])
+    assert slot.placed is view
+    arena.undo([slot])
+    assert arena.slots == 1
+    arena.reclaim(view)
+    assert arena.slots == arena.used == 0
+
+
+def test_a_view_placed_in_another_arena_is_copied(arena):
+    other = Arena(1 << 20)
+    view = placed(other, CONTENT)
+    other.close()  # a model that was replaced meanwhile
+    (slot,) = arena.put_all([view])
+    assert bytes(arena.view(slot)) == CONTENT
+    arena.free(slot)
+    other.reclaim(view)
+    assert arena.slots == other.slots == 0
+
+
+def test_nothing_is_placed_that_travels_in_the_message_or_does_not_fit(arena):
+    assert arena.place(INLINE) is None
+    assert arena.place((1 << 20) + 1) is None
+    assert arena.slots == 0
+    view = arena.place(INLINE + 1)
+    assert len(view) == INLINE + 1
+    arena.close()
+    assert arena.place(INLINE + 1) is None
+    view[:] = bytes(len(view))  # what was placed before stays writable
+    arena.reclaim(view)
+    assert arena.slots == 0
+
+
+def test_a_placed_view_has_one_taker_of_many_threads(arena):
+    for _ in range(50):
+        view, slots = placed(arena, CONTENT), []
+        start = threading.Barrier(4)
+
+        def take(view=view, slots=slots, start=start):
+            start.wait()
+            slots.extend(arena.put_all([view]))
+
+        def reclaim(view=view, start=start):
+            start.wait()
+            arena.reclaim(view)
+
+        threads = [threading.Thread(target=target) for target in (take, reclaim, reclaim, reclaim)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert arena.slots == 1
+        arena.free_all(slots)
+        assert arena.slots == arena.used == 0
+
+
+def test_negative_sizes_are_refused(arena):
+    with pytest.raises(ValueError, match="-1 bytes"):
+        arena.alloc(-1)
+    with pytest.raises(ValueError, match="must be positive"):
+        Arena(0)
+
+
+def test_an_empty_arena_gives_its_pages_back_if_there_were_many():
+    arena = Arena(4 << 30)
+    slots = [arena.put(b"\1" * (8 << 20)) for _ in range(KEEP // (8 << 20) + 1)]
+    assert resident(arena.region) > KEEP
+    arena.free_all(slots)
+    assert resident(arena.region) == 0
+    slot = arena.put(b"again" * 1000)
+    assert slot.offset == 0
+    assert 0 < resident(arena.region) < KEEP
+    arena.close()
+
+
+def test_a_large_capacity_costs_nothing_and_has_no_name():
+    before = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").exists() else set()
+    arena = Arena(16 << 30)
+    assert resident(arena.region) == 0
+    assert (set(Path("/dev/shm").iterdir()) if before else set()) == before
+    arena.close()
+
+
+def test_nobody_can_cut_the_memory_short(arena):
+    with pytest.raises(PermissionError):
+        os.ftruncate(arena.region.fd, 10)
+
+
+def test_close_waits_for_no_view_and_leaves_no_descriptor():
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    arena = Arena(1 << 20)
+    view = arena.view(arena.put(b"still here"))
+    arena.close()
+    assert bytes(view) == b"still here"
+    del view, arena
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_closed_arena_takes_slots_back_and_hands_out_none():
+    arena = Arena(4 << 30)
+    slot = arena.put(bytes(KEEP + 1))
+    arena.close()
+    arena.free(slot)
+    with pytest.raises(Draining):
+        arena.alloc(1)
+
+
+def test_region_refuses_to_reach_outside(arena):
+    for offset, nbytes in ((-1, 5), (0, (1 << 20) + 1), (1 << 20, 1), (0, -1)):
+        with pytest.raises(ValueError, match="outside"):
+            arena.region.view(offset, nbytes)
+
+
+def test_region_reads_are_private_and_writable_copies():
+    region = Region.create("test", 1 << 20)
+    for nbytes in (10, 500_000):
+        region.write(64, b"\7" * nbytes)
+        data = region.read(64, nbytes)
+        region.write(64, b"\0" * nbytes)
+        view = memoryview(data)
+        assert bytes(view) == b"\7" * nbytes
+        assert not view.readonly
+    region.close()
+
+
+def test_flat_refuses_what_is_no_buffer():
+    with pytest.raises(TypeError):
+        flat("text")  # type: ignore[arg-type]
+
+
+def test_threads_share_it_without_overlap(arena):
+    errors = []
+
+    def work(mark):
+        for n in range(300):
+            slot = arena.put(bytes([mark]) * (n * 7 % 2000))
+            if set(arena.view(slot)) - {mark}:
+                errors.append(slot)
+            arena.free(slot)
+
+    threads = [threading.Thread(target=work, args=(mark,)) for mark in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert arena.slots == arena.used == 0
+
+
+class ArenaMachine(RuleBasedStateMachine):
+    """Whatever is allocated and freed in whatever order: slots never overlap, and all memory can be had again."""
+
+    slots = Bundle("slots")
+    capacity = 1 << 16
+
+    def __init__(self):
+        super().__init__()
+        self.arena = Arena(self.capacity)
+        self.live = {}
+
+    @rule(target=slots, nbytes=st.one_of(st.integers(0, 300), st.integers(0, 40_000)), mark=st.integers(0, 255))
+    def alloc(self, nbytes, mark):
+        try:
+            slot = self.arena.put(bytes([mark]) * nbytes)
+        except QueueFull:
+            assert self.arena.used + size_class(nbytes) > 0
+            return None
+        self.live[slot] = mark
+        return slot
+
+    @rule(target=slots, nbytes=st.integers(INLINE + 1, 20_000), mark=st.integers(0, 255), taken=st.booleans())
+    def place(self, nbytes, mark, taken):
+        view = self.arena.place(nbytes)
+        if view is None:
+            return None
+        view[:] = bytes([mark]) * nbytes
+        (slot,) = self.arena.put_all([view]) if taken else (None,)
+        self.arena.reclaim(view)
+        if taken:
+            self.live[slot] = mark
+        return slot
+
+    @rule(slot=consumes(slots))
+    def free(self, slot):
+        if slot is None:
+            return
+        del self.live[slot]
+        self.arena.free(slot)
+        with pytest.raises(ValueError, match="freed twice"):
+            self.arena.free(slot)
+
+    @precondition(lambda self: not self.live)
+    @rule()
+    def everything_fits_into_an_empty_arena(self):
+        slot = self.arena.alloc(self.capacity // 2)
+        self.arena.free(slot)
+
+    @invariant()
+    def slots_are_apart_and_untouched(self):
+        end = 0
+        for slot in sorted(self.live):
+            assert slot.offset % ALIGNMENT == 0
+            assert slot.offset >= end
+            end = slot.offset + slot.nbytes
+            assert bytes(self.arena.view(slot)) == bytes([self.live[slot]]) * slot.nbytes
+        assert end <= self.capacity
+        assert self.arena.slots == len(self.live)
+
+    def teardown(self):
+        self.arena.free_all(self.live)
+        assert self.arena.used == 0
+        self.arena.close()
+
+
+TestArenaMachine = ArenaMachine.TestCase
+TestArenaMachine.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

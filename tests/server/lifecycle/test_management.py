@@ -1,0 +1,111 @@
+"""Registering where something comes between: nothing is left half registered, and no thread ends with a traceback."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jitney.core.errors import Draining, InvalidConfig, ModelNotFound
+from jitney.server.lifecycle.management import Management
+from jitney.server.lifecycle.startup import Planned, register
+from jitney.server.repository.torchserve.model_store import ModelStore
+from jitney.server.repository.torchserve.registration import Registration
+from jitney.server.serving.deployment import Options
+from jitney.server.serving.registry import Registry
+from jitney.server.settings.settings import Settings
+from jitney.tests.fakes.torchserve_server import archive
+from jitney.tools.bench.served import wait_until
+
+PATIENCE = 20.0
+ENDLESS = "import threading\ndef handle(data, context):\n    threading.Event().wait()\n"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    archive(tmp_path / "store", "capitals")
+    archive(tmp_path / "store", "endless", ENDLESS, entry="")
+    return Settings.load({"model_store": str(tmp_path / "store")}, {})
+
+
+@pytest.fixture
+def management(settings: Settings) -> Iterator[Management]:
+    management = Management(Registry(), ModelStore(settings), Options(), lambda: None, 10.0)
+    yield management
+    for deployment in management.registry.deployments():
+        deployment.close(0)
+    management.store.close()
+
+
+def threads(name: str) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == name]
+
+
+def test_a_model_can_be_unregistered_while_it_loads(management: Management) -> None:
+    management.register(Registration("endless.mar", initial_workers=1, synchronous=False))
+    assert threads("load-endless")
+    management.unregister("endless", None)
+    wait_until(
+        lambda: not threads("load-endless"), PATIENCE, "the thread that waits for the workers"
+    )  # a warning if it raised
+    with pytest.raises(ModelNotFound):
+        management.registry.record("endless")
+
+
+def test_who_waits_for_a_model_that_is_unregistered_is_told(management: Management) -> None:
+    told: list[Exception] = []
+
+    def register() -> None:
+        try:
+            management.register(Registration("endless.mar", initial_workers=1, synchronous=True))
+        except Draining as error:
+            told.append(error)
+
+    waiting = threading.Thread(target=register)
+    waiting.start()
+    wait_until(lambda: "endless" in management.registry.names(), PATIENCE, "the registration")
+    wait_until(lambda: management.registry.deployment("endless").workers(), PATIENCE, "its worker")
+    management.unregister("endless", None)
+    waiting.join(PATIENCE)
+    assert len(told) == 1
+
+
+def test_more_workers_than_the_machine_can_hold_are_refused_and_nothing_changes(management: Management) -> None:
+    for synchronous in (True, False):
+        with pytest.raises(InvalidConfig, match=r"'capitals' is to have 100000 workers, .* has room for at most"):
+            management.register(Registration("capitals.mar", initial_workers=100_000, synchronous=synchronous))
+    assert management.registry.names() == []
+    management.register(Registration("capitals.mar", initial_workers=1, synchronous=True))
+    deployment = management.registry.deployment("capitals")
+    for synchronous in (True, False):
+        with pytest.raises(InvalidConfig, match=r"lower .* min_worker"):
+            management.scale("capitals", None, 100_000, 100_000, synchronous)
+    assert (deployment.wanted_workers(), deployment.min_workers, deployment.ready) == (1, 1, True)
+
+
+def test_a_start_with_more_workers_than_the_machine_can_hold_says_so(settings: Settings) -> None:
+    wanted = {"JITNEY_MODELS": '{"capitals": {"1.0": {"minWorkers": 100000, "maxWorkers": 100000}}}'}
+    told: list[tuple[str, str | None]] = []
+    store = ModelStore(Settings.load({"model_store": settings.model_store}, wanted))
+    management = Management(Registry(), store, Options(), lambda: None, 10.0)
+    plan = [Planned(Registration("capitals.mar"))]
+    assert register(management, plan, lambda model, version, reason, seconds: told.append((model, reason))) == []
+    assert len(told) == 1
+    assert "is to have 100000 workers, but this machine has room for at most" in str(told[0][1])
+    assert management.registry.names() == []
+    store.close()
+
+
+@pytest.mark.parametrize("synchronous", [True, False])
+def test_workers_without_a_place_leave_nothing_registered(settings: Settings, synchronous: bool) -> None:
+    """A store that was told of a GPU which this machine does not have."""
+    store = ModelStore(settings, gpus=[977])
+    management = Management(Registry(), store, Options(), lambda: None, 10.0)
+    with pytest.raises(InvalidConfig, match="GPU"):
+        management.register(Registration("capitals.mar", initial_workers=1, synchronous=synchronous))
+    with pytest.raises(InvalidConfig, match="GPU"):
+        management.begin(Registration("capitals.mar"))
+    assert management.registry.names() == []
+    store.close()

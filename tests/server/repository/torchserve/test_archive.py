@@ -1,0 +1,159 @@
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jitney.core.errors import InvalidArchive
+from jitney.server.repository.torchserve.archive import MANIFEST, open_archive, parse_manifest
+
+KIT = Path(os.environ.get("JITNEY_CONFORMANCE", Path(__file__).parents[5] / "shared" / "conformance")) / "torchserve"
+FULL = {
+    "createdOn": "22/11/2026 06:58:52",
+    "runtime": "python",
+    "model": {
+        "modelName": "digits",
+        "serializedFile": "digits.pt",
+        "handler": "digits_handler.py:entry",
+        "modelFile": "net.py",
+        "modelVersion": "1.0",
+        "requirementsFile": "requirements.txt",
+        "configFile": "model-config.yaml",
+    },
+    "archiverVersion": "0.12.0",
+}
+
+
+def manifest(**changes):
+    model = {key: value for key, value in (FULL["model"] | changes).items() if value is not ...}
+    return parse_manifest(json.dumps(FULL | {"model": model}).encode())
+
+
+def folder(path, document=FULL):
+    (path / "MAR-INF").mkdir(parents=True)
+    (path / MANIFEST).write_text(json.dumps(document))
+    return path
+
+
+def test_a_manifest_is_read():
+    read = manifest()
+    assert (read.model_name, read.model_version, read.runtime, read.handler) == (
+        "digits",
+        "1.0",
+        "python",
+        "digits_handler.py:entry",
+    )
+    assert (read.serialized_file, read.model_file) == ("digits.pt", "net.py")
+    assert (read.requirements_file, read.config_file) == ("requirements.txt", "model-config.yaml")
+    assert read.document["createdOn"] == FULL["createdOn"]
+
+
+def test_older_and_unknown_keys_are_kept_and_numbers_are_text():
+    document = {
+        "runtime": "python3",
+        "implementationVersion": "1.0",
+        "model": {"modelName": "m", "modelVersion": 2.0, "x": [1]},
+    }
+    read = parse_manifest(json.dumps(document).encode())
+    assert (read.runtime, read.model_version, read.handler) == ("python3", "2.0", "")
+    assert read.document["model"]["x"] == [1]
+
+
+@pytest.mark.parametrize("value", [..., None, ""])
+def test_the_name_may_come_from_elsewhere_the_version_may_not(value):
+    assert manifest(modelName=value).model_name == ""
+    with pytest.raises(InvalidArchive) as error:
+        manifest(modelVersion=value)
+    assert error.value.kind == "model_version"
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [
+        (b"{}", "model"),
+        (b'{"model": 3}', "model"),
+        (b'{"model": {"modelName": "m", "modelVersion": "1"}}', "runtime"),
+        (b'{"runtime": "cobol", "model": {"modelName": "m", "modelVersion": "1"}}', "runtime"),
+        (b"", "damaged"),
+        (b"[]", "damaged"),
+        (b"{", "damaged"),
+        (b"\xff", "damaged"),
+        (b"[" * 100_000, "damaged"),
+        (b'{"runtime": "python", "model": {"modelName": ["m"], "modelVersion": "1"}}', "damaged"),
+        (b'{"runtime": "python", "model": {"modelName": "m\\u0000", "modelVersion": "1"}}', "damaged"),
+    ],
+)
+def test_what_a_manifest_lacks_is_said(raw, kind):
+    with pytest.raises(InvalidArchive) as error:
+        parse_manifest(raw)
+    assert error.value.kind == kind
+
+
+@pytest.mark.parametrize("key", ["serializedFile", "modelFile", "requirementsFile", "configFile"])
+@pytest.mark.parametrize("name", ["/etc/passwd", "../secret", "a/../../b", "a//b"])
+def test_files_outside_of_the_archive_are_refused(key, name):
+    with pytest.raises(InvalidArchive) as error:
+        manifest(**{key: name})
+    assert (error.value.kind, error.value.entry) == ("file", key)
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_refused_not_raised(raw):
+    with pytest.raises(InvalidArchive):
+        parse_manifest(raw)
+
+
+def test_a_folder_is_used_in_place(tmp_path):
+    archive = open_archive(folder(tmp_path / "m"), tmp_path / "into")
+    assert archive.directory == tmp_path / "m" and archive.has_manifest and not archive.unpacked
+    assert not (tmp_path / "into").exists()
+
+
+def test_a_folder_that_holds_one_folder_stands_for_it(tmp_path):
+    folder(tmp_path / "outer" / "inner")
+    (tmp_path / "outer" / ".hidden").touch()
+    assert open_archive(tmp_path / "outer", tmp_path / "into").directory == tmp_path / "outer" / "inner"
+    (tmp_path / "outer" / "second").touch()
+    plain = open_archive(tmp_path / "outer", tmp_path / "into")
+    assert plain.directory == tmp_path / "outer" and not plain.has_manifest and plain.manifest.model_version == "1.0"
+    assert open_archive(folder(tmp_path / "only"), tmp_path / "into").directory == tmp_path / "only"
+
+
+def test_an_archive_with_a_bad_manifest_leaves_nothing(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.mar", "w") as archive:
+        archive.writestr(MANIFEST, "{}")
+        archive.writestr("a.py", "1")
+    with pytest.raises(InvalidArchive):
+        open_archive(tmp_path / "a.mar", tmp_path / "into")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mar"]
+
+
+def test_another_kind_of_file_is_named_so(tmp_path):
+    (tmp_path / "a.mar").write_bytes(b"not an archive")
+    with pytest.raises(InvalidArchive) as error:
+        open_archive(tmp_path / "a.mar", tmp_path / "into")
+    assert error.value.kind == "not_archive"
+
+
+@pytest.mark.skipif(not KIT.is_dir(), reason="the archives recorded with TorchServe are not here (JITNEY_CONFORMANCE)")
+def test_the_recorded_archives_open(tmp_path):
+    found = {}
+    for path in sorted((KIT / "mars").glob("*.mar")):
+        try:
+            found[path.stem] = open_archive(path, tmp_path / path.stem)
+        except InvalidArchive as error:
+            found[path.stem] = error.kind
+    assert found.pop("notzip") == "not_archive"
+    assert not found.pop("nomanifest").has_manifest
+    assert len(found) >= 20
+    for name, archive in found.items():
+        with zipfile.ZipFile(KIT / "mars" / f"{name}.mar") as packed:
+            document = json.loads(packed.read(MANIFEST))
+        assert archive.manifest.model_name == document["model"]["modelName"]
+        assert archive.manifest.model_version == document["model"]["modelVersion"]
+        assert archive.file(archive.manifest.handler).is_file()
+    assert found["yamlcfg"].file(found["yamlcfg"].manifest.config_file).is_file()
+    assert found["echo_batch_v2"].manifest.model_version == "2.0"

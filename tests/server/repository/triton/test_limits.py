@@ -1,0 +1,55 @@
+"""The parameters that limit how long a model's workers may take, and the defaults of those that say nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jitney.core.errors import InvalidConfig
+from jitney.server.repository.triton.limits import Limits
+from jitney.tests.fakes.repository import Folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def parameter(name: str, value: str) -> str:
+    return f'parameters {{ key: "{name}" value {{ string_value: "{value}" }} }}\n'
+
+
+def test_without_a_word_nothing_is_limited(folder: Folder) -> None:
+    folder.python("m")
+    config = folder.read("m")
+    assert (config.response_timeout_s, config.startup_timeout_s) == (0, 0)
+
+
+def test_the_server_s_limits_are_for_models_that_say_nothing(folder: Folder) -> None:
+    folder.python("m")
+    folder.python("own", parameter("response_timeout", "2.5") + parameter("startup_timeout", "0"))
+    limits = Limits(120, 1200)
+    config = folder.read("m", limits=limits)
+    assert (config.response_timeout_s, config.startup_timeout_s) == (120, 1200)
+    config = folder.read("own", limits=limits)
+    assert (config.response_timeout_s, config.startup_timeout_s) == (2.5, 0)
+
+
+@pytest.mark.parametrize("name", ["response_timeout", "startup_timeout"])
+@pytest.mark.parametrize("value", ["-1", "soon", "", "nan", "inf"])
+def test_what_is_no_number_of_seconds_is_refused_by_name_and_line(folder: Folder, name: str, value: str) -> None:
+    folder.python("m", parameter(name, value))
+    with pytest.raises(InvalidConfig, match=rf"config\.pbtxt:4: parameter '{name}' of model 'm' is '{value}': expected"):
+        folder.read("m")
+
+
+def test_an_ensemble_has_no_workers_to_limit(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
+    tensors = (
+        'input [ { name: "x" data_type: TYPE_FP32 dims: [ 2 ] } ] output [ { name: "y" data_type: TYPE_FP32 dims: [ 2 ] } ]'
+    )
+    step = 'step { model_name: "m" model_version: -1 input_map { key: "x" value: "x" } output_map { key: "y" value: "y" } }'
+    text = f'platform: "ensemble" {tensors} ensemble_scheduling {{ {step} }} {parameter("response_timeout", "3")}'
+    folder.model("e", text, {"1/.keep": ""})
+    assert folder.read("e", limits=Limits(120, 1200)).response_timeout_s == 0
+    assert "parameter response_timeout has no effect, set it for the models of its steps" in caplog.text

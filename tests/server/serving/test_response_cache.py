@@ -1,0 +1,60 @@
+"""The response cache: what is kept, how it is found, and its bound."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jitney.core.request import Request, Response
+from jitney.core.tensor import Tensor
+from jitney.server.serving.response_cache import ENTRY_OVERHEAD, ResponseCache, cache_key
+
+
+def request(value: float, name: str = "x") -> Request:
+    return Request(tensors=[Tensor.from_numpy(name, np.array([value], np.float32))])
+
+
+def answer(size: int) -> Response:
+    return Response([Tensor("y", "UINT8", (size,), bytes(size))])
+
+
+def test_a_key_tells_requests_apart() -> None:
+    base = cache_key("m", "1", 1, request(1.0))
+    assert cache_key("m", "1", 1, request(1.0)) == base
+    others = [
+        cache_key("m", "1", 1, request(2.0)),
+        cache_key("m", "1", 1, request(1.0, "z")),
+        cache_key("m", "2", 1, request(1.0)),
+        cache_key("m", "1", 2, request(1.0)),
+        cache_key("n", "1", 1, request(1.0)),
+        cache_key("m", "1", 1, Request(tensors=request(1.0).tensors, outputs=("y",))),
+        cache_key("m", "1", 1, Request(tensors=[Tensor("x", "INT32", (1,), request(1.0).tensors[0].data)])),
+    ]
+    assert base not in others
+    assert len(set(others)) == len(others)
+
+
+def test_the_least_recently_used_answer_goes_first() -> None:
+    cache = ResponseCache(3 * (ENTRY_OVERHEAD + 100))
+    for key in (b"a", b"b", b"c"):
+        assert cache.put(key, answer(100))
+    assert cache.get(b"a") is not None
+    cache.put(b"d", answer(100))
+    assert cache.get(b"b") is None
+    assert [cache.get(key) is not None for key in (b"a", b"c", b"d")] == [True, True, True]
+    assert cache.evictions == 1
+    assert cache.used <= cache.limit
+
+
+def test_an_answer_larger_than_the_cache_is_not_kept() -> None:
+    cache = ResponseCache(1000)
+    assert not cache.put(b"a", answer(1000))
+    assert len(cache) == 0
+
+
+def test_forgetting_gives_everything_back() -> None:
+    cache = ResponseCache(10_000)
+    cache.put(b"a", answer(10))
+    cache.put(b"a", answer(20))
+    assert (len(cache), cache.used) == (1, ENTRY_OVERHEAD + 20)
+    cache.forget_all()
+    assert (len(cache), cache.used) == (0, 0)

@@ -1,0 +1,172 @@
+"""`Inbox` over a socketpair: which thread reads what, and when. The server's end and whole processes: test_pool, test_process."""
+
+import os
+import queue
+import select
+import socket
+import threading
+
+import pytest
+
+from jitney.server.process import exits
+from jitney.server.worker import inbox
+from jitney.server.worker.inbox import Inbox
+from jitney.server.workers.channel import BadFrame, Channel
+from jitney.server.workers.messages import Cancel, Execute, HostReply, Stop
+
+from ..workers.conftest import LIMIT_S
+
+
+class Desk:
+    """The server's end, the inbox, and which thread dispatched what."""
+
+    def __init__(self):
+        self.ours, self.theirs = socket.socketpair()
+        self.server = Channel(self.ours)
+        self.seen = queue.SimpleQueue()
+        self.waits = False
+        self.inbox = Inbox(Channel(self.theirs), self.dispatch, lambda: self.waits)
+        self.inbox.start()
+
+    def dispatch(self, message):
+        if isinstance(message, HostReply):
+            self.waits = False
+        if isinstance(message, Cancel) and message.batch < 0:
+            raise BadFrame("not for a worker")
+        self.seen.put((message, threading.current_thread().name))
+
+    def send(self, *messages):
+        for message in messages:
+            self.server.send(message)
+
+    def begin(self, batch):
+        """The main thread gets this batch."""
+        self.send(Execute(batch, []))
+        assert self.inbox.get() == Execute(batch, [])
+
+    def next(self):
+        return self.seen.get(timeout=LIMIT_S)
+
+
+@pytest.fixture
+def left(monkeypatch):
+    """Exit codes with which the process would have ended; the thread that ends it then ends itself."""
+    codes = queue.SimpleQueue()
+
+    def leave(code):
+        codes.put(code)
+        raise SystemExit
+
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    return codes
+
+
+@pytest.fixture
+def desk(left):
+    made = Desk()
+    yield made
+    threads = [thread for thread in threading.enumerate() if thread.name == "jitney-watch"]
+    made.ours.close()
+    for thread in threads:
+        thread.join(LIMIT_S)
+        assert not thread.is_alive(), "the end of the server was not seen"
+    made.theirs.close()
+    os.close(made.inbox._bell)
+
+
+MAIN, WATCH = threading.main_thread().name, "jitney-watch"
+
+
+def test_while_the_model_loads_messages_are_read(desk):
+    desk.send(HostReply(1))
+    assert desk.next() == (HostReply(1), WATCH)
+    desk.begin(1)
+
+
+def test_while_no_batch_runs_the_main_thread_reads(desk, monkeypatch):
+    monkeypatch.setattr(inbox, "MOMENT_S", 600)  # the watching thread takes nothing over
+    desk.begin(1)
+    desk.send(Cancel(1, 0), HostReply(1))
+    desk.begin(2)
+    assert [desk.next(), desk.next()] == [(Cancel(1, 0), MAIN), (HostReply(1), MAIN)]
+    for batch in range(3, 50):
+        desk.begin(batch)
+    desk.send(Stop())
+    assert isinstance(desk.inbox.get(), Stop)
+
+
+def test_a_batch_that_takes_long_hears_of_cancellations(desk):
+    for batch in (1, 2, 3):
+        desk.begin(batch)
+        desk.send(Cancel(batch, 5))
+        assert desk.next() == (Cancel(batch, 5), WATCH)
+    desk.send(Execute(4, []), Stop())
+    assert [type(desk.inbox.get()) for _ in range(2)] == [Execute, Stop]
+
+
+def test_after_a_pause_too(desk):
+    desk.begin(1)
+    arrived = threading.Thread(target=lambda: (parked(desk), desk.send(Execute(2, []))))
+    arrived.start()
+    assert desk.inbox.get().batch == 2
+    arrived.join()
+    desk.send(Cancel(2, 0))
+    assert desk.next() == (Cancel(2, 0), WATCH)
+
+
+def parked(desk):
+    """Waits until the watching thread sleeps without an end."""
+    while not desk.inbox._parked:
+        select.select([], [], [], 0.002)
+
+
+def test_a_reply_that_the_model_waits_for_is_read_at_once(desk, monkeypatch):
+    desk.begin(1)
+    monkeypatch.setattr(inbox, "MOMENT_S", 600)
+    for batch in range(2, 20):
+        desk.begin(batch)
+        desk.waits = True
+        desk.inbox.expect()
+        desk.send(HostReply(batch))
+        assert desk.next() == (HostReply(batch), WATCH)
+
+
+def test_a_reply_that_a_thread_of_the_model_waits_for_when_a_batch_begins(desk, monkeypatch):
+    desk.begin(1)
+    monkeypatch.setattr(inbox, "MOMENT_S", 600)
+    desk.waits = True
+    desk.begin(2)
+    desk.send(HostReply(7))
+    assert desk.next() == (HostReply(7), WATCH)
+
+
+def test_the_server_can_always_go_on_sending(desk):
+    desk.begin(1)
+    desk.ours.settimeout(LIMIT_S)
+    desk.send(*(Cancel(1, index) for index in range(20_000)))
+    assert [desk.next()[0].index for _ in range(20_000)] == list(range(20_000))
+
+
+@pytest.mark.parametrize("moment", [0.001, 600])
+def test_the_end_of_the_server_ends_a_process_that_is_busy(desk, left, monkeypatch, moment):
+    desk.begin(1)
+    monkeypatch.setattr(inbox, "MOMENT_S", moment)
+    desk.begin(2)
+    desk.ours.close()
+    assert left.get(timeout=LIMIT_S) == exits.PARENT_GONE
+
+
+def test_the_end_of_the_server_ends_a_process_that_is_idle(desk, left):
+    desk.begin(1)
+    desk.ours.shutdown(socket.SHUT_WR)
+    with pytest.raises(SystemExit):
+        desk.inbox.get()
+    assert left.get(timeout=LIMIT_S) == exits.PARENT_GONE
+
+
+def test_a_message_that_nobody_understands_ends_the_process(desk, left, capsys):
+    desk.begin(1)
+    desk.send(Cancel(-1, 0))
+    assert left.get(timeout=LIMIT_S) == exits.PROTOCOL
+    assert "not for a worker" in capsys.readouterr().err

@@ -1,0 +1,85 @@
+"""What a worker's process is started with. The processes themselves: test_pool."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from jitney.core.model_config import ModelConfig
+from jitney.core.request import Instance
+from jitney.server.ipc import reactor
+from jitney.server.workers.channel import Channel
+from jitney.server.workers.messages import Event, Message
+from jitney.server.workers.worker_process import Child, environment
+
+
+def of(config: ModelConfig) -> dict[str, str]:
+    return environment(config, Instance("m_0", threads=3))
+
+
+def test_a_worker_gets_the_servers_environment_and_its_share_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_SETTING", "kept")
+    found = of(ModelConfig("m", "1", "handler", environment={"EXTRA": "more"}))
+    assert (found["A_SETTING"], found["OMP_NUM_THREADS"], found["EXTRA"]) == ("kept", "3", "more")
+
+
+def test_a_worker_keeps_memory_that_it_used_once_unless_the_server_is_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MALLOC_MMAP_MAX_", raising=False)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+    found = of(ModelConfig("m", "1", "handler"))
+    assert (found["MALLOC_MMAP_MAX_"], found["MALLOC_TRIM_THRESHOLD_"]) == ("0", "1")
+
+
+def test_the_servers_token_stays_with_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JITNEY_TOKEN", "a-secret-of-the-server")
+    assert "JITNEY_TOKEN" not in of(ModelConfig("m", "1", "handler"))
+
+
+def test_withheld_names_match_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_SECRET", "AWS_REGION_NAME", "MY_AWS_SECRET", "DB_PASSWORD"):
+        monkeypatch.setenv(name, "x")
+    found = of(ModelConfig("m", "1", "handler", withheld_environment="AWS_.*|DB_PASSWORD"))
+    assert "MY_AWS_SECRET" in found
+    assert not {"AWS_SECRET", "AWS_REGION_NAME", "DB_PASSWORD"} & set(found)
+
+
+class Sleeper:
+    """A reactor that takes a socket and never reads from it."""
+
+    def __init__(self) -> None:
+        self.lent = threading.Event()
+        self.lost: Callable[[], None] = lambda: None
+
+    def watch(self, fd: int, serve: Callable[[], bool], lost: Callable[[], None]) -> bool:
+        self.lost = lost
+        self.lent.set()
+        return True
+
+
+def test_what_was_read_already_is_handled_before_the_reactor_gets_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for more to come, while the worker waits for its next batch."""
+    ours, theirs = socket.socketpair()
+    seen: list[Message] = []
+    child: Any = Child.__new__(Child)
+    child.name, child.loaded, child._socket, child._channel = "w", True, ours, Channel(ours)
+    child._left_over, child._failure, child._returned = None, None, threading.Event()
+    child._on_message, child._on_exit, child._bury = lambda _, message: seen.append(message), lambda _: None, lambda: None
+    sleeper, sender = Sleeper(), Channel(theirs)
+    monkeypatch.setattr(reactor, "current", lambda: sleeper)
+    with ours, theirs:
+        for number in range(3):
+            sender.send(Event(str(number), {}))
+        reading = threading.Thread(target=child._read, daemon=True)
+        reading.start()
+        assert sleeper.lent.wait(5)
+        assert [message.kind for message in seen if isinstance(message, Event)] == ["0", "1", "2"]
+        theirs.close()
+        sleeper.lost()
+        reading.join(5)
+        assert not reading.is_alive()

@@ -1,0 +1,1 @@
+"""`jitney bench`: load, measurement and theory, beside one another."""

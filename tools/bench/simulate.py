@@ -1,0 +1,245 @@
+"""Compares batch policies in simulated time: `python -m jitney.tools.bench.simulate --help`.
+
+Requests arrive by a trace (`traces`), wait in the production `Batcher` (`policies`), and run on workers. A batch takes its
+worker `host` seconds and then its device t0 + a * rows; a device runs one batch at a time. Nothing sleeps: the same object that
+decides in the server is asked at each event of a simulated clock. `--report DIR` writes tables and plots instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from math import inf
+from pathlib import Path
+
+import numpy as np
+
+from ...server.batching.queue import Item, Reason
+from .policies import Queue, make_queue
+from .traces import TRACES, Times
+
+POLICIES = ("zero", "delay:5", "ts:10", "ts:100")
+
+
+@dataclass(frozen=True)
+class Server:
+    """`workers` on `devices` in turn (0 devices: each worker has its own) run batches of at most `max_rows` rows.
+
+    A batch takes `host` seconds of its worker only, then t0 + a * rows seconds of the device too.
+    """
+
+    max_rows: int
+    t0: float
+    a: float
+    workers: int = 1
+    devices: int = 0
+    host: float = 0.0
+
+    @property
+    def device_count(self) -> int:
+        return min(self.devices or self.workers, self.workers)
+
+    @property
+    def capacity(self) -> float:
+        """Requests per second with every batch full."""
+        device = self.t0 + self.a * self.max_rows
+        return self.max_rows * min(self.device_count / device, self.workers / (self.host + device))
+
+
+@dataclass(frozen=True)
+class Result:
+    """Latencies in seconds, in the order of arrival; the share of device time that was busy.
+
+    sizes   batches by their rows
+    """
+
+    latencies: Times
+    batches: int
+    busy: float
+    reasons: dict[Reason, int]
+    sizes: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float:
+        return float(self.latencies.mean())
+
+    @property
+    def p99(self) -> float:
+        return float(np.percentile(self.latencies, 99))
+
+    @property
+    def mean_batch(self) -> float:
+        return len(self.latencies) / self.batches
+
+
+class Workers:
+    """Who is idle, and until when each device is taken."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._idle = [server.workers // server.device_count] * server.device_count
+        for device in range(server.workers % server.device_count):
+            self._idle[device] += 1
+        self._taken_until = [0.0] * server.device_count
+        self._running: list[tuple[float, int]] = []  # (end, device) of the batches being executed
+        self.idle, self.work, self.last = server.workers, 0.0, 0.0
+
+    def next_end(self) -> float:
+        return self._running[0][0] if self._running else inf
+
+    def run(self, rows: int, now: float) -> float:
+        """Gives a batch to the idle worker whose device is soonest free; when it ends."""
+        device = min((d for d, idle in enumerate(self._idle) if idle), key=self._taken_until.__getitem__)
+        seconds = self._server.t0 + self._server.a * rows
+        end = max(now + self._server.host, self._taken_until[device]) + seconds
+        self._taken_until[device] = end
+        self._idle[device] -= 1
+        heappush(self._running, (end, device))
+        self.idle, self.work, self.last = self.idle - 1, self.work + seconds, max(self.last, end)
+        return end
+
+    def finish(self, now: float) -> None:
+        while self._running and self._running[0][0] <= now:
+            self._idle[heappop(self._running)[1]] += 1
+            self.idle += 1
+
+
+def simulate(queue: Queue, arrivals: Sequence[float], server: Server) -> Result:
+    """Runs all arrivals (seconds, ascending) through the queue until every one is answered."""
+    latencies = np.empty(len(arrivals))
+    reasons, sizes = dict.fromkeys(Reason, 0), dict[int, int]()
+    workers, sent = Workers(server), 0
+    wake_at = inf
+    times = [*arrivals, inf]
+    while (now := min(times[sent], workers.next_end(), wake_at)) < inf:
+        workers.finish(now)
+        while times[sent] <= now:
+            queue.submit(Item(sent, 1, None, now))
+            sent += 1
+        step = queue.poll(now, workers.idle)
+        for batch in step.batches:
+            end = workers.run(batch.rows, now)
+            for item in batch.items:
+                latencies[item.payload] = end - item.arrived
+            reasons[batch.reason] += 1
+            sizes[batch.rows] = sizes.get(batch.rows, 0) + 1
+        wake_at = inf if step.wake_at is None else step.wake_at
+    span = workers.last - arrivals[0]
+    return Result(latencies, sum(sizes.values()), workers.work / (server.device_count * span), reasons, sizes)
+
+
+def theory(rate: float, server: Server) -> float | None:
+    """Bound of the mean latency of zero delay with one worker, Poisson arrivals and no limit to a batch, in seconds.
+
+    Inoue, "Queueing analysis of GPU-based inference servers with dynamic batching" (arXiv 1912.06322). None where the load
+    is above what such a server can take, or there are several workers.
+    """
+    a, t0, rho = server.a, server.t0 + server.host, rate * server.a
+    if server.workers != 1 or rho >= 1:
+        return None
+    first = (a + t0) / (2 * (1 - rho)) * (1 + 2 * rate * t0 + (1 - rate * t0) / (1 + rho))
+    second = 1.5 * t0 / (1 - rho) + a / 2 * (rho + 2) / (1 - rho**2)
+    return min(first, second)
+
+
+# Command
+
+
+def table(
+    trace: str, rates: Sequence[float], policies: Sequence[str], count: int, server: Server, seed: int
+) -> Iterator[str]:
+    """One line for each rate and policy."""
+    yield f"{'req/s':>8} {'policy':<12} {'mean ms':>9} {'p99 ms':>9} {'busy':>6} {'mean batch':>10}  batches left by"
+    for rate in rates:
+        arrivals = TRACES[trace](rate, count, np.random.default_rng(seed)).tolist()
+        for policy in policies:
+            result = simulate(make_queue(policy, server.max_rows), arrivals, server)
+            why = ", ".join(f"{reason} {n / result.batches:.0%}" for reason, n in result.reasons.items() if n)
+            times = f"{result.mean * 1000:>9.2f} {result.p99 * 1000:>9.2f}"
+            yield f"{rate:>8g} {policy:<12} {times} {result.busy:>6.0%} {result.mean_batch:>10.2f}  {why}"
+        if trace == "poisson" and (bound := theory(rate, server)) is not None:
+            yield f"{rate:>8g} {'theory':<12} {bound * 1000:>9.2f}  (zero delay, batches without a limit)"
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    return 0.0 if text.strip() in ("0", "0.0") else _positive(text)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"expected 1 to 1000000, got {text}")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jitney.tools.bench.simulate", description="Compares batch policies in simulated time."
+    )
+    add = parser.add_argument
+    add("--trace", choices=sorted(TRACES), help="how requests arrive (poisson; with --report all of them)")
+    add(
+        "--rates", type=_positive, nargs="+", help="requests per second (50 200 1000 3000; with --report shares of capacity)"
+    )
+    add("--policies", nargs="+", default=list(POLICIES), help="zero, alone, delay:MS, delay:MS:SIZES, ts:MS")
+    add("--requests", type=_count, default=20_000, help="requests per rate and policy, at most a million")
+    add("--max-batch", type=_count, default=32, help="rows that a batch may hold")
+    add("--t0-ms", type=_positive, default=3.0, help="a batch takes its device t0 + a * rows: t0")
+    add("--a-ms", type=_positive, default=0.2, help="a batch takes its device t0 + a * rows: a")
+    add("--host-ms", type=_not_negative, default=0.0, help="time of the worker alone before that, for each batch")
+    add("--workers", type=_count, default=1)
+    add("--devices", type=_count, help="GPUs that the workers share, in turn (one for each worker)")
+    add("--seed", type=int, default=1)
+    add("--report", type=Path, metavar="DIR", help="write report.md and plots into this folder")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    server = Server(
+        args.max_batch, args.t0_ms / 1000, args.a_ms / 1000, args.workers, args.devices or 0, args.host_ms / 1000
+    )
+    try:
+        if server.devices > server.workers:
+            raise ValueError(f"{server.devices} devices need as many workers at least, got {server.workers}")
+        for policy in args.policies:
+            make_queue(policy, server.max_rows)
+    except ValueError as error:
+        parser.error(str(error))
+    if args.report is not None:
+        from ..dev.simulate_report import write
+
+        if args.rates:
+            parser.error("--report chooses the rates as shares of the capacity: leave out --rates")
+        for line in write(
+            args.report, [args.trace] if args.trace else list(TRACES), args.policies, args.requests, server, args.seed
+        ):
+            print(line, file=sys.stderr, flush=True)
+        return 0
+    trace = args.trace or "poisson"
+    print(f"{trace}, {args.requests} requests, {describe(server)}: at most {server.capacity:.0f} requests/s")
+    for line in table(trace, args.rates or [50.0, 200.0, 1000.0, 3000.0], args.policies, args.requests, server, args.seed):
+        print(line, flush=True)
+    return 0
+
+
+def describe(server: Server) -> str:
+    """The server in words."""
+    host = f"{server.host * 1000:g} ms + " if server.host else ""
+    batch = f"a batch of at most {server.max_rows} takes {host}{server.t0 * 1000:g} ms + {server.a * 1000:g} ms per row"
+    return f"{server.workers} worker(s) on {server.device_count} device(s), {batch}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What jitney's developers run: demonstrations, builders, comparisons. Not in the wheel."""
