@@ -15,7 +15,7 @@ $(READY): requirements.txt setup.py pyproject.toml
 	@test -x $(PY) || { echo "creating .venv"; $(PYTHON) -m venv .venv; }
 	@echo "installing requirements into .venv (about a minute the first time)"
 	@$(INSTALL) -r requirements.txt
-	@$(INSTALL) --no-deps --no-build-isolation --editable . 2>/dev/null
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
 setup: $(READY)  ## Create .venv with the pinned requirements and jitney itself
