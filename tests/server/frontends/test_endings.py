@@ -19,6 +19,7 @@ import urllib3
 
 from jitney.core.errors import NothingAnswers
 from jitney.server.frontends import supervisor
+from jitney.server.frontends.frontend_process import FrontChild
 from jitney.server.serving.dataplane import DataPlane
 from jitney.tests.fakes.frontends import House, figures, house, settled
 from jitney.tests.fakes.plane import doubling
@@ -154,7 +155,7 @@ def test_front_ends_that_cannot_start_are_tried_again_ever_later(
 ) -> None:
     monkeypatch.setattr(supervisor, "START_S", 0.5)
     monkeypatch.setattr(supervisor, "DELAYS", (0.0, 0.05, 0.2, 30.0))
-    monkeypatch.setattr(supervisor.FrontChild, "_start", lambda *_: (_ for _ in ()).throw(OSError("no more processes")))
+    monkeypatch.setattr(FrontChild, "_start", lambda *_: (_ for _ in ()).throw(OSError("no more processes")))
     before = figures()
     with house(plane, answers=False) as opened:
         assert opened.fronts.pids() == []
