@@ -22,6 +22,7 @@ from ..core.errors import InvalidConfig, NothingAnswers, TooFewThreads
 from .http.app import Services, Web
 from .http.middleware.tokens import Tokens
 from .lifecycle.bls import Scripting
+from .lifecycle.control_plane import ControlPlane
 from .lifecycle.management import Management
 from .lifecycle.model_control import ModelControl
 from .lifecycle.snapshot_writer import Journal
@@ -99,9 +100,10 @@ class Server:
             cache=cache,
         )
         self.dataplane = DataPlane(self.registry, strict_readiness=settings.strict_readiness)
+        self.control = ControlPlane(self.registry)
         options = Options(
             shape_change=settings.shape_change,
-            host=Scripting(self.dataplane),
+            host=Scripting(self.dataplane, self.control),
             on_event=self._event,
             cache=cache,
         )
@@ -110,8 +112,8 @@ class Server:
         self.management = Management(
             self.registry, self.store, options, self._models_changed, settings.unregister_model_timeout
         )
-        self.dataplane.management = self.management
         self.repository: TritonRepository | None = None
+        self.model_control: ModelControl | None = None
         if settings.model_repository:
             self.repository = TritonRepository(
                 [Path(folder) for folder in settings.model_repository],
@@ -120,9 +122,10 @@ class Server:
                 config_name=settings.model_config_name,
                 limits=Limits(max(0, settings.default_response_timeout), max(0, settings.repository_startup_timeout)),
             )
-            self.dataplane.modelcontrol = ModelControl(
+            self.model_control = ModelControl(
                 self.registry, self.repository, self.dataplane, options, settings.model_control_mode
             )
+        self.control.attach(archives=self.management, repository=self.model_control)
         self.failed = 0
         self._tokens: Tokens | None = None
         self._cannot_serve: Exception | None = None
@@ -132,9 +135,9 @@ class Server:
     def serve(self, received: Signals) -> int:
         """From opening the ports to the last worker's end. Raises what made it impossible to answer."""
         gc_tuning.return_large_memory()
-        plan, names = planned(self.settings), chosen(self.dataplane.modelcontrol, self.settings)
+        plan, names = planned(self.settings), chosen(self.model_control, self.settings)
         self._tokens = self._make_tokens()
-        web = Web(Services(self.dataplane, self.dataplane, self.metrics, self.settings, self._tokens))
+        web = Web(Services(self.dataplane, self.control, self.metrics, self.settings, self._tokens))
         try:
             self._announce(web, [*(item.name for item in plan), *names])
             if self._tokens is not None:
@@ -215,9 +218,9 @@ class Server:
         archives = threading.Thread(target=settle, args=(begun, self._report), name="settle-archives", daemon=True)
         if begun:
             threads.start(archives, "loading archives")
-        if self.dataplane.modelcontrol is not None:
+        if self.model_control is not None:
             with threads.needed("loading models"):
-                preload(self.dataplane.modelcontrol, names, self.settings, self._report)
+                preload(self.model_control, names, self.settings, self._report)
         if begun:
             archives.join()
 
@@ -240,9 +243,7 @@ class Server:
     def _end(self, web: Web, received: Signals) -> None:
         with self._opening:
             self.dataplane.stopping = True
-        self.management.close()
-        if self.dataplane.modelcontrol is not None:
-            self.dataplane.modelcontrol.close()
+        self.control.close()
         self.journal.write("shutdown")
         web.stop_accepting()
         drained = threading.Thread(

@@ -25,21 +25,25 @@ from ..frontends.session import Office
 from ..frontends.shared_counters import Counters
 from ..frontends.supervisor import FrontEnds
 from . import kserve, torchserve
+from .dialect import is_kserve
 from .engine.certificates import made_certificate, server_context
 from .engine.listener import Listener
 from .inline import ALIVE
 from .kserve.generate import Generate, GenerateStream
+from .kserve.infer_plan import Inferring
 from .kserve.shm import Regions
 from .metrics import add_metrics
-from .middleware.access import Access, is_kserve
+from .middleware.access import Access
 from .middleware.admission import Admission
 from .middleware.cors import Cors
+from .middleware.guard import Guards
+from .middleware.recorder import Recorder
 from .plan import PlanTable
 from .plan_finder import PlanFinder
 from .retry import RETRY_AFTER, SECONDS
 from .torchserve import Port
 from .torchserve.errors import Problem
-from .torchserve.inference import add_inference
+from .torchserve.inference import add_inference, add_predictions
 from .torchserve.oip import add_open_inference
 from .torchserve.predict_plan import Inference
 from .torchserve.render import new_request_id, seal, to_json
@@ -48,12 +52,14 @@ from .torchserve.routing import Routes
 if TYPE_CHECKING:
     from waitress.utilities import Error
 
+    from ..lifecycle.control_plane import ControlPlane
     from ..metrics import Metrics
+    from ..metrics.request_counters import RequestMetrics
     from ..serving.dataplane import DataPlane
+    from ..serving.inference_plane import InferencePlane
     from ..settings.addresses import Address
     from ..settings.settings import Settings
-    from .middleware.tokens import Tokens
-    from .torchserve.management import Control
+    from .middleware.tokens import Keys, Tokens
 
 log = logging.getLogger(__name__)
 
@@ -68,61 +74,93 @@ MANAGEMENT_THREADS, METRICS_THREADS = 8, 2
 
 
 @dataclass(frozen=True)
+class InferenceServices:
+    """What the inference routes work with, in the scheduler's process or in a front end. `keys` None: no request needs one."""
+
+    plane: InferencePlane
+    metrics: RequestMetrics
+    settings: Settings
+    keys: Keys | None
+    admission: Admission
+    regions: Regions
+
+
+@dataclass(frozen=True)
 class Services:
-    """What the routes work with. `tokens` None: no request needs one."""
+    """What all routes work with. `tokens` None: no request needs one."""
 
     dataplane: DataPlane
-    control: Control
+    control: ControlPlane
     metrics: Metrics
     settings: Settings
     tokens: Tokens | None = None
 
+    def inference(self, admission: Admission, regions: Regions | None = None) -> InferenceServices:
+        """Those that inference works with. `regions`: the shared memory of clients, where others know it too."""
+        regions = regions or Regions(self.settings.allow_client_shm)
+        return InferenceServices(self.dataplane, self.metrics.torchserve, self.settings, self.tokens, admission, regions)
 
-def build_app(ports: Collection[Port], services: Services, admission: Admission) -> App:
-    """The application of one listener that carries these ports."""
-    return build(ports, services, admission)[0]
+
+class Application:
+    """Falcon's application of one listener that carries `ports`, and what makes plans of its routes."""
+
+    def __init__(self, ports: Collection[Port], services: InferenceServices) -> None:
+        self.services = services
+        self.guards = Guards(ports, services.settings, services.keys)
+        self.recorder = Recorder(services.settings, services.metrics)
+        middleware: list[Any] = [Access(self.guards, self.recorder), KServeAdmission(services.admission)]
+        self.app = falcon.App(middleware=middleware)
+        self.app.resp_options.default_media_type = None  # type: ignore[assignment]
+        self.app.set_error_serializer(_serialize)
+        self.routes = Routes(self.app)
+        torchserve.add_common(self.routes, next(port for port in PORTS if port in ports))
+
+    def torchserve(self) -> Inference:
+        """What TorchServe's plans work with."""
+        services = self.services
+        return Inference(services.plane, self.recorder, services.admission, services.settings.max_response_size)
+
+    def kserve(self) -> Inferring:
+        """What KServe v2's plans work with."""
+        services = self.services
+        return kserve.inferring(services.plane, services.settings, self.recorder, services.admission, services.regions)
+
+    def plans(self, serves: Callable[[str], bool] = lambda path: True) -> PlanTable:
+        """The plans of its routes, on the paths that `serves` tells."""
+        return PlanTable(PlanFinder(self.app, self.guards, serves), self.services.plane)
+
+
+def build_inference(
+    ports: Collection[Port], services: InferenceServices, serves: Callable[[str], bool]
+) -> tuple[App, PlanTable]:
+    """The application of a front end: what it answers itself, which are the paths that `serves` tells."""
+    made = Application(ports, services)
+    kserve.add_infer(made.app, made.kserve())
+    add_predictions(made.routes, made.torchserve())
+    return made.app, made.plans(serves)
 
 
 def build(
-    ports: Collection[Port],
-    services: Services,
-    admission: Admission,
-    regions: Regions | None = None,
-    serves: Callable[[str], bool] = lambda path: True,
+    ports: Collection[Port], services: Services, admission: Admission, regions: Regions | None = None
 ) -> tuple[App, PlanTable | None]:
-    """The application, and the plans of those of its routes that have any, on the paths that `serves` tells."""
+    """The application of one listener that carries these ports, and the plans of those of its routes that have any."""
     settings, metrics, dataplane = services.settings, services.metrics, services.dataplane
-    access = Access(ports, settings, metrics, services.tokens)
-    middleware: list[Any] = [access, KServeAdmission(admission)]
-    app = falcon.App(middleware=middleware)
-    app.resp_options.default_media_type = None  # type: ignore[assignment]
-    app.set_error_serializer(_serialize)
-    routes = Routes(app)
-    torchserve.add_common(routes, next(port for port in PORTS if port in ports))
-    for port in ports:
-        kserve.add_routes(
-            app,
-            dataplane,
-            settings,
-            port,
-            forward=settings.http_header_forward_pattern,
-            access=access,
-            admission=admission,
-            regions=regions,
-        )
+    made = Application(ports, services.inference(admission, regions))
+    app, routes = made.app, made.routes
+    if "inference" in ports:
+        kserve.add_routes(app, made.kserve(), dataplane, services.control, settings.server_id)
     if "metrics" in ports or (settings.enable_metrics_api and {"inference", "management"} <= set(ports)):
         add_metrics(routes, metrics, only_get=settings.replaces_triton)  # TorchServe's shared port has it beside their own
     if "inference" in ports:
         torchserve.add_kserve_v1(routes, dataplane)
     if "management" in ports:
         torchserve.add_management(routes, dataplane, services.control, settings, services.tokens)
-    if "inference" in ports:
-        add_inference(routes, Inference(dataplane, access, admission, settings.max_response_size))
-        if settings.ts_open_inference_protocol:
-            add_open_inference(app, dataplane)
     if "inference" not in ports:
         return app, None
-    return app, PlanTable(PlanFinder(app, access, serves), dataplane)
+    add_inference(routes, made.torchserve(), dataplane)
+    if settings.ts_open_inference_protocol:
+        add_open_inference(app, dataplane)
+    return app, made.plans()
 
 
 class KServeAdmission:

@@ -20,11 +20,11 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from ....core import holding
 from ....core.errors import JitneyError
-from ...http.app import Services, build, listener_options
+from ...http.app import InferenceServices, build_inference, listener_options
 from ...http.engine.certificates import server_context
 from ...http.engine.listener import Listener
 from ...http.middleware.admission import Admission
@@ -39,14 +39,8 @@ from ..shared_counters import NBYTES, Counters
 from .accepting_listener import AcceptingListener
 from .relay import Doorway, is_served
 from .remote_dataplane import RemoteDataPlane
-from .remote_services import RemoteLog, RemoteMetrics, RemoteRegions, RemoteTokens, SharedPlaces
+from .remote_services import RemoteLog, RemoteRegions, RemoteRequestMetrics, RemoteTokens, SharedPlaces
 from .scheduler_client import Link
-
-if TYPE_CHECKING:
-    from ...http.middleware.tokens import Tokens
-    from ...http.torchserve.management import Control
-    from ...metrics import Metrics
-    from ...serving.dataplane import DataPlane
 
 #: How long the last words may take.
 _LAST_S = 2.0
@@ -91,14 +85,17 @@ class FrontEnd:
     def _listener(self) -> Listener:
         hello, link, counters = self.hello, self._link, self._counters
         settings, ports = hello.settings, hello.ports
-        plane = cast("DataPlane", RemoteDataPlane(link, counters))  # all that the routes use which are served here
-        keys = cast("Tokens", RemoteTokens(link, counters)) if hello.asks_keys else None
-        metrics = cast("Metrics", RemoteMetrics(self.outbox))
-        services = Services(plane, cast("Control", plane), metrics, settings, keys)
         admission = Admission(settings.http_threads, settings.max_waiting)
         admission.waiting = SharedPlaces(settings.max_waiting, counters, hello.index + 1)
-        regions = RemoteRegions(link, counters, settings.allow_client_shm)
-        app, plans = build(ports, services, admission, regions, is_served)
+        services = InferenceServices(
+            RemoteDataPlane(link, counters),
+            RemoteRequestMetrics(self.outbox),
+            settings,
+            RemoteTokens(link, counters) if hello.asks_keys else None,
+            admission,
+            RemoteRegions(link, counters, settings.allow_client_shm),
+        )
+        app, plans = build_inference(ports, services, is_served)
         doorway: Any = Doorway(app, self._door, settings.http_threads)
         address = settings.inference_address
         tls = server_context(settings, hello.pem) if address.tls else None

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import orjson
 
 from ....core.errors import JitneyError, QueueFull
-from ...http.middleware.access import is_kserve
+from ...http.dialect import is_kserve
 from ...http.middleware.admission import Places
 from ...http.retry import RETRY_AFTER, SECONDS
 from ...http.torchserve.errors import problem

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Mapping
 
@@ -19,15 +20,16 @@ from ..shared_counters import Counters
 from .scheduler_client import Link
 
 
-class RemoteTorchServeMetrics:
+class RemoteRequestMetrics:
     """What the routes count, sent to `metrics.torchserve.TorchServeMetrics`. Never urgent: a scrape asks for it."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
+        self.lock = threading.Lock()
         self.silent = False
 
     def series_of(self, model: str, version: str | None) -> None:
-        """The values are not here, so `Ledger` is to call what follows."""
+        """The values are not here, so `RequestCounters` is to call what follows."""
 
     def responded(self, status: int) -> None:
         self._outbox.count(status)
@@ -41,15 +43,8 @@ class RemoteTorchServeMetrics:
         self._outbox.put(message, urgent=False)
 
 
-class RemoteMetrics:
-    """The part of `metrics.Metrics` that inference routes use."""
-
-    def __init__(self, outbox: Outbox) -> None:
-        self.torchserve = RemoteTorchServeMetrics(outbox)
-
-
 class RemoteTokens:
-    """`http.tokens.Tokens` as far as requests are let through by it."""
+    """`http.middleware.tokens.Keys`: the scheduler's, asked for when one was renewed."""
 
     def __init__(self, link: Link, counters: Counters) -> None:
         self._link, self._counters = link, counters

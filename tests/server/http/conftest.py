@@ -53,7 +53,7 @@ def open_site() -> Iterator[Open]:
     def build(tokens: Tokens | None = None, mode: str = "prometheus", **values: Any) -> Site:
         plane, metrics = FakeTorchServe(), Metrics(mode=mode)
         plane.add("echo", echo)
-        services = Services(cast(Any, plane), plane, metrics, settings(**values), tokens)
+        services = Services(cast(Any, plane), cast(Any, plane), metrics, settings(**values), tokens)
         web = Web(services)
         webs.append((web, plane))
         web.start()

@@ -221,8 +221,7 @@ def test_unloading_gives_up_a_load_that_has_only_just_begun(tmp_path: Path, serv
             loading = pool.submit(plane.load, "m")
             wait_until(reached.exists, PATIENCE, "the codec")
             unloading = pool.submit(plane.unload, "m")
-            control = plane.modelcontrol
-            assert control is not None
+            control = plane.model_control
             wait_until(lambda: control._rollout._unloads("m") != [], PATIENCE, "the unload")
             hold.unlink()
             unloading.result(PATIENCE)
@@ -405,8 +404,7 @@ def test_an_ensemble_says_which_step_cannot_be_loaded(chain: Path) -> None:
         ):
             plane.load("chain")
         assert ("chain", "", "UNAVAILABLE") in index(plane)
-        control = plane.modelcontrol
-        assert control is not None
+        control = plane.model_control
         control.load_all(["chain"], lambda model, version, reason, seconds: told.append((model, reason)))
         assert {model for model, _ in told} == {"chain", "n"}
 
