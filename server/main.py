@@ -21,6 +21,7 @@ from typing import Any
 from ..core.errors import InvalidConfig, NothingAnswers, TooFewThreads
 from .http.app import Services, Web
 from .http.middleware.tokens import Tokens
+from .ipc.io_context import IoContext
 from .lifecycle.bls import Scripting
 from .lifecycle.control_plane import ControlPlane
 from .lifecycle.management import Management
@@ -88,7 +89,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         number_from(settings.initial_worker_port)
-        self.registry = Registry()
+        self.registry, self.io = Registry(), IoContext()
         cache = ResponseCache(settings.cache_config) if settings.cache_config else None
         self.metrics = Metrics(
             self.registry.deployments,
@@ -106,6 +107,7 @@ class Server:
             host=Scripting(self.dataplane, self.control),
             on_event=self._event,
             cache=cache,
+            io=self.io,
         )
         self.store = ModelStore(settings)
         self.journal = Journal(settings, self.registry)
@@ -137,7 +139,7 @@ class Server:
         gc_tuning.return_large_memory()
         plan, names = planned(self.settings), chosen(self.model_control, self.settings)
         self._tokens = self._make_tokens()
-        web = Web(Services(self.dataplane, self.control, self.metrics, self.settings, self._tokens))
+        web = Web(Services(self.dataplane, self.control, self.metrics, self.settings, self._tokens, self.io))
         try:
             self._announce(web, [*(item.name for item in plan), *names])
             if self._tokens is not None:

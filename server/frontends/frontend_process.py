@@ -80,8 +80,8 @@ class FrontChild:
             undo.pop_all()
         self._requests.close_fd()
         self._replies.region.close_fd()
-        self._reading = Reading(self._socket, FrameReader(self._socket, 1), self._take)
-        self.outbox = Outbox(self._socket, self.name, self.kill)
+        self._reading = Reading(self._socket, FrameReader(self._socket, 1), self._take, post.office.io.reactors)
+        self.outbox = Outbox(self._socket, self.name, self.kill, post.office.io.coalescer)
         self.desk = Desk(post.office, self.outbox, self._requests, self._replies, self._take_ready, self._take_flushed)
         self._threads = [
             threading.Thread(target=self._read, name=f"{self.name}-read", daemon=True),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from ..frontends.relay_listener import InnerListener
 from ..frontends.session import Office
 from ..frontends.shared_counters import Counters
 from ..frontends.supervisor import FrontEnds
+from ..ipc.io_context import IoContext
 from . import kserve, torchserve
 from .dialect import is_kserve
 from .engine.certificates import made_certificate, server_context
@@ -94,6 +95,7 @@ class Services:
     metrics: Metrics
     settings: Settings
     tokens: Tokens | None = None
+    io: IoContext = field(default_factory=IoContext)
 
     def inference(self, admission: Admission, regions: Regions | None = None) -> InferenceServices:
         """Those that inference works with. `regions`: the shared memory of clients, where others know it too."""
@@ -185,7 +187,7 @@ class Web:
     def __init__(self, services: Services) -> None:
         settings = services.settings
         holding.limit(settings)
-        self.admission = Admission(settings.http_threads, settings.max_waiting)
+        self.admission = Admission(settings.http_threads, settings.max_waiting, services.io.coalescer)
         self.listeners: list[Listener | FrontEnds] = []
         try:
             by_address = _by_address(settings)
@@ -198,7 +200,9 @@ class Web:
                     continue
                 app, plans = build(ports, services, self.admission)
                 self.listeners.append(
-                    Listener(app, address, tls=tls, plans=plans, inline=ALIVE, **listener_options(ports, settings))
+                    Listener(
+                        app, address, tls=tls, plans=plans, inline=ALIVE, io=services.io, **listener_options(ports, settings)
+                    )
                 )
         except BaseException:
             self.close(0)
@@ -272,18 +276,18 @@ def _front_ends(
     """Several processes that answer the inference address, and the application for what they relay."""
     settings, tokens = services.settings, services.tokens
     counters, regions = Counters.create(settings.front_ends), Regions(settings.allow_client_shm)
-    admission.waiting = SharedPlaces(settings.max_waiting, counters, 0)
+    admission.waiting = SharedPlaces(settings.max_waiting, counters, 0, services.io.coalescer)
     services.dataplane.registry.on_change = lambda: counters.changed("models")
     regions.on_change = lambda: counters.changed("regions")
     if tokens is not None:
         tokens.on_renewed = lambda: counters.changed("keys")
     app, plans = build(ports, services, admission, regions)
     try:
-        inner = InnerListener(app, address, plans=plans, inline=ALIVE, **listener_options(ports, settings))
+        inner = InnerListener(app, address, plans=plans, inline=ALIVE, io=services.io, **listener_options(ports, settings))
     except BaseException:
         counters.close()
         raise
-    office = Office(services.dataplane, services.metrics, tokens, regions, counters)
+    office = Office(services.dataplane, services.metrics, tokens, regions, counters, services.io)
     fronts = FrontEnds(Post(settings, office, inner, pem), settings.front_ends)
     services.metrics.collect = fronts.collect
     return fronts

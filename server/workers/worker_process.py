@@ -20,8 +20,8 @@ from ...core.errors import Draining, JitneyError, WorkerDied
 from ...core.model_config import ModelConfig
 from ...core.request import Instance
 from ...core.tensor import Buffer
-from ..ipc import coalesce, reactor
 from ..ipc.arena import Arena
+from ..ipc.io_context import IoContext
 from ..ipc.memory import Region
 from ..process import exits
 from ..process.environment import module_command, own_python
@@ -86,8 +86,9 @@ class Child:
         factory: str,
         on_message: Callable[[Child, Message], None],
         on_exit: Callable[[Child], None],
+        io: IoContext,
     ) -> None:
-        self.name, self._model = instance.name, config.name
+        self.name, self._model, self._io = instance.name, config.name, io
         self.started = time.time()
         self.loaded, self.load_seconds = False, 0.0
         self.heard = -math.inf  # monotonic seconds when the server last answered a question of its model (`hosting`)
@@ -244,7 +245,7 @@ class Child:
 
     def _lend(self) -> None:
         """Lets the reactor read until it gives the socket back; raises what went wrong there."""
-        reader = reactor.current()
+        reader = self._io.reactors.current()
         self._returned.clear()
         if reader is None or not reader.watch(self._socket.fileno(), self._serve, self._returned.set):
             return
@@ -271,7 +272,7 @@ class Child:
     # ---- whoever reads
 
     def _handle(self, message: Message) -> None:
-        with coalesce.together():  # a batch's answers leave for their front end in one piece
+        with self._io.coalescer.together():  # a batch's answers leave for their front end in one piece
             self._on_message(self, message)
 
     # ---- the reading thread

@@ -76,7 +76,7 @@ class House:
 def house(plane: LoadedPlane, tokens: Tokens | None = None, *, answers: bool = True, **values: Any) -> Iterator[House]:
     """Opens a web over `plane`; all its front ends answer, unless they cannot."""
     metrics = Metrics(plane.registry.deployments)
-    web = Web(Services(plane, plane.control, metrics, settings(**values), tokens))
+    web = Web(Services(plane, plane.control, metrics, settings(**values), tokens, plane.io))
     try:
         web.start()
         if answers:
@@ -94,7 +94,7 @@ def plane_of(models: Path, store: Path | None = None, options: Options | None = 
             yield plane
             return
         shelf = ModelStore(Settings.load({"model_store": str(store)}, {}, store.parent), gpus=())
-        management = Management(plane.registry, shelf, Options(), lambda: None, 10.0)
+        management = Management(plane.registry, shelf, Options(io=plane.io), lambda: None, 10.0)
         plane.control.attach(archives=management)
         try:
             for archive in sorted(store.glob("*.mar")):

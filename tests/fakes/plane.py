@@ -11,6 +11,7 @@ import numpy as np
 from jitney.core.call import Call
 from jitney.core.request import Request, Response
 from jitney.core.tensor import Tensor
+from jitney.server.ipc.io_context import IoContext
 from jitney.server.lifecycle.bls import Scripting
 from jitney.server.lifecycle.control_plane import ControlPlane
 from jitney.server.lifecycle.model_control import ModelControl
@@ -65,6 +66,7 @@ class LoadedPlane(DataPlane):
     def __init__(self) -> None:
         super().__init__(Registry(), strict_readiness=False)
         self.control = ControlPlane(self.registry)
+        self.io = IoContext()
 
     @property
     def model_control(self) -> ModelControl:
@@ -86,7 +88,7 @@ def loaded(repository: Path, *, mode: str = "explicit", options: Options | None 
     plane = LoadedPlane()
     models = TritonRepository([repository])
     options = options or Options()
-    options = Options(options.shape_change, Scripting(plane, plane.control), None, options.cache)
+    options = Options(options.shape_change, Scripting(plane, plane.control), None, options.cache, plane.io)
     control = ModelControl(plane.registry, models, plane, options, mode)
     plane.control.attach(repository=control)
     try:

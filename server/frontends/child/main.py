@@ -29,6 +29,7 @@ from ...http.engine.certificates import server_context
 from ...http.engine.listener import Listener
 from ...http.middleware.admission import Admission
 from ...ipc.arena import Arena
+from ...ipc.io_context import IoContext
 from ...ipc.memory import Region
 from ...process import exits, gc_tuning, threads
 from ...worker.main import die_with, leave_signals_to_the_server
@@ -61,13 +62,14 @@ class FrontEnd:
         holding.limit(hello.settings)
         self._listening = socket.socket(fileno=fds["listen-fd"])
         self._drains: queue.SimpleQueue[float] = queue.SimpleQueue()
-        self.outbox = Outbox(sock, "front", lambda: _end(exits.PARENT_GONE))
+        self._io = IoContext()
+        self.outbox = Outbox(sock, "front", lambda: _end(exits.PARENT_GONE), self._io.coalescer)
         arena = Arena(hello.request_bytes, Region(fds["request-fd"], hello.request_bytes))
         replies = Region(fds["reply-fd"], hello.reply_bytes)
         self._counters = Counters(Region(fds["counters-fd"], NBYTES), hello.settings.front_ends)
         for region in (arena.region, replies, self._counters.region):
             region.close_fd()
-        self._link = Link(sock, reader, self.outbox, arena, replies, self._drains.put, _lost)
+        self._link = Link(sock, reader, self.outbox, arena, replies, self._drains.put, _lost, self._io)
         _send_log(self.outbox, hello)
 
     def serve(self) -> int:
@@ -85,8 +87,8 @@ class FrontEnd:
     def _listener(self) -> Listener:
         hello, link, counters = self.hello, self._link, self._counters
         settings, ports = hello.settings, hello.ports
-        admission = Admission(settings.http_threads, settings.max_waiting)
-        admission.waiting = SharedPlaces(settings.max_waiting, counters, hello.index + 1)
+        admission = Admission(settings.http_threads, settings.max_waiting, self._io.coalescer)
+        admission.waiting = SharedPlaces(settings.max_waiting, counters, hello.index + 1, self._io.coalescer)
         services = InferenceServices(
             RemoteDataPlane(link, counters),
             RemoteRequestMetrics(self.outbox),
@@ -101,7 +103,7 @@ class FrontEnd:
         tls = server_context(settings, hello.pem) if address.tls else None
         return AcceptingListener(
             doorway, address, tls=tls, plans=plans, sock=self._listening, counters=counters,
-            index=hello.index, **listener_options(ports, settings),
+            index=hello.index, io=self._io, **listener_options(ports, settings),
         )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from ....core.errors import InvalidRequest, QueueFull, Unavailable
 from ...http.kserve.shm import Region, Regions
 from ...http.middleware.admission import Places
 from ...http.middleware.tokens import Key, Kind, bearer
-from ...ipc.coalesce import refused
+from ...ipc.coalesce import Coalescer
 from ..messages import Answered, FrontTimes, Logged, RegionFile, Requested
 from ..send_queue import Outbox
 from ..shared_counters import Counters
@@ -103,14 +103,14 @@ def _opened(name: str, told: RegionFile) -> Region:
 class SharedPlaces(Places):
     """Places that all processes of the server have together. Where several take the last one at once, each may get it."""
 
-    def __init__(self, limit: int, counters: Counters, process: int) -> None:
-        super().__init__(limit)
+    def __init__(self, limit: int, counters: Counters, process: int, coalescer: Coalescer | None = None) -> None:
+        super().__init__(limit, coalescer)
         self._counters, self._process = counters, process
 
     def enter(self) -> None:
         with self._lock:
             if self._counters.waiting() >= self.limit:
-                refused()
+                self._coalescer.refused()
                 raise QueueFull(f"the server answers {self.limit} requests already, which is all it may hold")
             self._set(self.taken + 1)
 

@@ -17,8 +17,8 @@ from jitney.core.model_config import ModelConfig
 from jitney.core.request import Part, Request
 from jitney.core.tensor import Tensor
 from jitney.server.http.engine.loop import Loop
-from jitney.server.ipc import reactor
 from jitney.server.ipc.arena import Arena
+from jitney.server.ipc.io_context import IoContext
 from jitney.server.workers.pool import Pool
 from jitney.tests.fakes.worker_backends import factory
 
@@ -44,7 +44,7 @@ def call_to(do="echo", *, tensors=(), parts=(), **parameters):
 class Bench:
     """One model's pool with its arena, and a record of what it reported."""
 
-    def __init__(self, backend="obedient", gpus=(), host=None, capacity=1 << 30, **config):
+    def __init__(self, backend="obedient", gpus=(), host=None, capacity=1 << 30, io=None, **config):
         self.arena = Arena(capacity)
         self.reports, self.events, self.states = [], [], 0
         self.idle_times = 0
@@ -59,6 +59,7 @@ class Bench:
             factory=factory(backend),
             host=host,
             gpus=gpus,
+            io=io,
         )
 
     def _idle(self):
@@ -106,29 +107,31 @@ def descriptors():
 @pytest.fixture(params=["reader", "reactor"])
 def reading(request):
     """Who reads what workers send: a thread for each, or all of it the loop of a listener, to which they lend their sockets."""
+    io = IoContext()
     if request.param == "reader":
-        yield
+        yield io
         return
     loop = Loop("test")
     idle = SimpleNamespace(active_channels={}, holds_off=False, maintenance=lambda now: None)
     thread = threading.Thread(target=loop.run, args=(idle, 1.0), name="test-loop")
     thread.start()
-    reactor.offer(loop)
-    yield
-    reactor.withdraw(loop)
+    io.reactors.offer(loop)
+    yield io
+    io.reactors.withdraw(loop)
     loop.stop()
     thread.join(LIMIT_S)
     loop.close()
 
 
 @pytest.fixture
-def bench():
+def bench(request):
     """Makes pools; afterwards no descriptor, thread, process or slot of theirs may be left."""
+    io = request.getfixturevalue("reading") if "reading" in request.fixturenames else None
     before = descriptors(), set(threading.enumerate()), {p.pid for p in psutil.Process().children(recursive=True)}
     benches = []
 
     def make(*args, **kwargs):
-        benches.append(Bench(*args, **kwargs))
+        benches.append(Bench(*args, io=io, **kwargs))
         return benches[-1]
 
     yield make
