@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import InvalidConfig, NothingAnswers, TooFewThreads
-from .http.app import Services, Web
+from .http.app import Services
 from .http.middleware.tokens import Tokens
 from .ipc.io_context import IoContext
 from .lifecycle.bls import Scripting
@@ -39,6 +39,7 @@ from .serving.deployment import Deployment, Options
 from .serving.registry import Registry
 from .serving.response_cache import ResponseCache
 from .settings.settings import Settings, access_problems, start_problems, without_grpc
+from .web import Web
 from .workers.roster import number_from
 
 log = logging.getLogger(__name__)

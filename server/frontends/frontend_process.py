@@ -17,15 +17,15 @@ import msgspec
 
 from ...core.errors import TooFewThreads
 from ..ipc.arena import Arena
+from ..ipc.frame import BadFrame, FrameReader, PeerClosed
 from ..ipc.frame_reading import Reading
 from ..ipc.memory import Region
 from ..process import exits, threads
 from ..process.environment import module_command
 from ..process.threads import BLAS_THREADS
 from ..settings.settings import Settings
-from ..workers.channel import BadFrame, FrameReader, PeerClosed
-from .child.relay import receive_peer
 from .messages import UPWARD, Drain, Flush, Hello
+from .peers import receive_peer
 from .relay_listener import InnerListener
 from .send_queue import Outbox
 from .session import Desk, Office

@@ -21,9 +21,9 @@ from ...core.request import Request, Response
 from ..http.kserve.shm import Regions
 from ..http.middleware.tokens import Tokens
 from ..ipc.arena import Arena, Slot
+from ..ipc.frame import BadFrame
 from ..ipc.io_context import IoContext
 from ..ipc.memory import Region
-from ..workers.channel import BadFrame
 from . import books, wire
 from .error_codec import error_to_wire
 from .messages import (

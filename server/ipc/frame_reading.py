@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from ..workers.channel import FrameReader
+from .frame import FrameReader
 from .reactor import Reactors
 
 #: How long a waiting thread relies on another one's reading before it looks again.

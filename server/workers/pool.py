@@ -26,10 +26,11 @@ from ...core.errors import Draining, HoldsTooMuch, JitneyError, LoadFailed, NoWo
 from ...core.model_config import AT_ONCE, ModelConfig
 from ..ipc.arena import Arena
 from ..ipc.io_context import IoContext
+from ..ipc.messages import Message
 from ..process import cores
 from . import capacity, placement
 from .host_calls import HostDesk, HostServer
-from .messages import Cancel, Event, HostCall, HostCancel, Message, Results
+from .messages import Cancel, Event, HostCall, HostCancel, Results
 from .roster import State
 from .running_calls import Batch, BatchReport
 from .status import WorkerStatus, status

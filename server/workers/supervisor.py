@@ -18,10 +18,11 @@ from ...core.model_config import ModelConfig
 from ...core.request import Instance
 from ..ipc.arena import Arena
 from ..ipc.io_context import IoContext
+from ..ipc.messages import Message
 from ..process import threads
 from ..process.cores import usable_cores
 from . import capacity
-from .messages import Loaded, Message, Stop
+from .messages import Loaded, Stop
 from .roster import Alarm, Roster, Worker
 from .running_calls import Batch
 from .worker_process import Child

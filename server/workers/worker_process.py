@@ -21,13 +21,15 @@ from ...core.model_config import ModelConfig
 from ...core.request import Instance
 from ...core.tensor import Buffer
 from ..ipc.arena import Arena
+from ..ipc.frame import BadFrame, PeerClosed
 from ..ipc.io_context import IoContext
 from ..ipc.memory import Region
+from ..ipc.messages import Data, Message
 from ..process import exits
 from ..process.environment import module_command, own_python
-from .channel import BadFrame, Channel, PeerClosed
+from .channel import Channel
 from .logs import LogPump
-from .messages import Data, Load, Loaded, Message, Results
+from .messages import Load, Loaded, Results
 
 log = logging.getLogger(__name__)
 

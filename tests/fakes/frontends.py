@@ -12,7 +12,7 @@ from typing import Any
 
 from jitney.server.frontends.frontend_process import FrontChild
 from jitney.server.frontends.supervisor import FrontEnds
-from jitney.server.http.app import Services, Web
+from jitney.server.http.app import Services
 from jitney.server.http.middleware.tokens import Tokens
 from jitney.server.lifecycle.management import Management
 from jitney.server.metrics import Metrics
@@ -21,6 +21,7 @@ from jitney.server.repository.torchserve.registration import Registration
 from jitney.server.serving.deployment import Options
 from jitney.server.settings.addresses import Address, parse_address
 from jitney.server.settings.settings import Settings
+from jitney.server.web import Web
 from jitney.tests.fakes.plane import LoadedPlane, loaded
 from jitney.tests.fakes.raw_http import Answer, ask
 from jitney.tools.bench.served import wait_until

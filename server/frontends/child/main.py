@@ -29,11 +29,11 @@ from ...http.engine.certificates import server_context
 from ...http.engine.listener import Listener
 from ...http.middleware.admission import Admission
 from ...ipc.arena import Arena
+from ...ipc.frame import BadFrame, FrameReader, PeerClosed
 from ...ipc.io_context import IoContext
 from ...ipc.memory import Region
 from ...process import exits, gc_tuning, threads
 from ...worker.main import die_with, leave_signals_to_the_server
-from ...workers.channel import BadFrame, FrameReader, PeerClosed
 from ..messages import DOWNWARD, Hello, Ready
 from ..send_queue import Outbox
 from ..shared_counters import NBYTES, Counters
@@ -59,7 +59,7 @@ class FrontEnd:
         hello = self.hello = first
         self._door = door
         gc_tuning.return_large_memory()
-        holding.limit(hello.settings)
+        holding.limit(hello.settings.held_bytes)
         self._listening = socket.socket(fileno=fds["listen-fd"])
         self._drains: queue.SimpleQueue[float] = queue.SimpleQueue()
         self._io = IoContext()

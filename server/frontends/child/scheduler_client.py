@@ -19,10 +19,10 @@ from ....core.errors import HoldsTooMuch, InvalidRequest, JitneyError, QueueFull
 from ....core.request import Request, Response
 from ....core.tensor import Buffer
 from ...ipc.arena import Arena, Slot
+from ...ipc.frame import BadFrame, FrameReader, PeerClosed
 from ...ipc.frame_reading import Reading
 from ...ipc.io_context import IoContext
 from ...ipc.memory import Region
-from ...workers.channel import BadFrame, FrameReader, PeerClosed
 from .. import wire
 from ..error_codec import error_from_wire
 from ..messages import (

@@ -8,22 +8,23 @@ send them without keys.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import falcon
 
 from ....core.errors import JitneyError
-from ..dialect import is_kserve
-from ..kserve.resource import set_error
-from ..torchserve.routing import Exchange, answer
 from .guard import Guards
 from .recorder import Recorder
 
+#: Makes a response an error's answer, in the dialect of the request's path.
+Refuse = Callable[[falcon.Request, falcon.Response, JitneyError], None]
+
 
 class Access:
-    """Falcon middleware of one listener."""
+    """Falcon middleware of one listener. `refuse` answers those that may not pass."""
 
-    def __init__(self, guards: Guards, recorder: Recorder) -> None:
-        self.guards, self.recorder = guards, recorder
+    def __init__(self, guards: Guards, recorder: Recorder, refuse: Refuse) -> None:
+        self.guards, self.recorder, self._refuse = guards, recorder, refuse
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Normalises the path, answers preflights, then lets through or refuses."""
@@ -34,7 +35,7 @@ class Access:
         try:
             self.guards.guard(req.method, req.path).check(req.get_header, req.env.get("REQUEST_URI", ""))
         except JitneyError as error:
-            _refuse(req, resp, error)
+            self._refuse(req, resp, error)
             resp.complete = True
 
     def process_response(self, req: falcon.Request, resp: falcon.Response, resource: object, succeeded: bool) -> None:
@@ -50,15 +51,3 @@ class Access:
             uri = req.env.get("REQUEST_URI") or req.relative_uri
             line = f"{req.method} {uri} {req.env.get('SERVER_PROTOCOL', 'HTTP/1.1')}"
             self.recorder.log(peer, line, resp.status_code, getattr(req.context, "began", 0.0))
-
-
-def _refuse(req: falcon.Request, resp: falcon.Response, error: JitneyError) -> None:
-    """Answers in the dialect of the path."""
-    if is_kserve(req.path):
-        set_error(req, resp, error)
-        return
-
-    def fail(exchange: Exchange) -> None:
-        raise error
-
-    answer(Exchange(req, resp), fail)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ....core.errors import Restricted, Unauthorized
 from ...settings.restrictions import group_of
 from ..dialect import is_kserve
-from ..torchserve.errors import refuse_bad_escapes
+from ..rules import refuse_bad_escapes
 
 if TYPE_CHECKING:
     from ...settings.settings import Settings

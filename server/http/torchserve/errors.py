@@ -5,7 +5,6 @@ TorchServe's texts are kept to the letter where it has one, since scripts compar
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -39,6 +38,7 @@ from ....core.errors import (
 )
 from ..reasons import REASON, in_one_line
 from ..retry import RETRY_AFTER, SECONDS, is_temporary
+from ..rules import BadEscape
 
 #: Errors whose reason TorchServe's text leaves out.
 WITH_REASONS = (
@@ -78,10 +78,6 @@ class MethodNotAllowed(JitneyError):
     def __init__(self, *allowed: str) -> None:
         super().__init__(f"expected one of {', '.join(allowed)}")
         self.allowed = allowed
-
-
-class BadEscape(JitneyError):
-    """A `%` in the path or the query is not followed by two hexadecimal digits."""
 
 
 class RequestTimeout(JitneyError):
@@ -266,19 +262,3 @@ def _reason(error: Exception, told: str) -> str:
         return ""
     reason = getattr(error, "reason", "") or str(error)
     return "" if " ".join(reason.split()) in told else in_one_line(reason)
-
-
-_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-
-
-def refuse_bad_escapes(uri: str) -> None:
-    """Raises BadEscape for a percent sign that begins no escape, in the words of TorchServe's network library."""
-    found = _BAD_ESCAPE.search(uri)
-    if found is None:
-        return
-    at, (path, _, query) = found.start(), uri.partition("?")
-    text = path if at < len(path) else query
-    at -= 0 if at < len(path) else len(path) + 1
-    if at + 3 > len(text):
-        raise BadEscape(f"unterminated escape sequence at index {at} of: {text}")
-    raise BadEscape(f"invalid hex byte '{text[at + 1 : at + 3]}' at index {at + 1} of '{text}'")

@@ -20,10 +20,11 @@ import pytest
 import tritonclient.http as tritonclient
 
 from jitney.core.errors import InvalidConfig
-from jitney.server.http.app import Services, Web
+from jitney.server.http.app import Services
 from jitney.server.http.middleware.tokens import Tokens
 from jitney.server.metrics import Metrics
 from jitney.server.settings.addresses import parse_address
+from jitney.server.web import Web
 from jitney.tests.fakes.frontends import House, figures, house, plane_of, settings, settled
 from jitney.tests.fakes.plane import LoadedPlane, doubling
 from jitney.tests.fakes.raw_http import Connection

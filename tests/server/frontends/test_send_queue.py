@@ -13,7 +13,7 @@ from jitney.server.frontends import send_queue as module
 from jitney.server.frontends.messages import MAX_MESSAGE, UPWARD, Cancel, Counted, Requested, Upward, encode
 from jitney.server.frontends.send_queue import Outbox
 from jitney.server.ipc.coalesce import Coalescer
-from jitney.server.workers.channel import BadFrame, FrameReader, PeerClosed
+from jitney.server.ipc.frame import BadFrame, FrameReader, PeerClosed
 
 LIMIT = 10.0
 

@@ -11,9 +11,9 @@ import pytest
 
 from jitney.server.frontends.messages import UPWARD, Requested, encode, pack
 from jitney.server.http.engine.loop import Loop
+from jitney.server.ipc.frame import FrameReader, PeerClosed
 from jitney.server.ipc.frame_reading import Reading
 from jitney.server.ipc.reactor import Reactors
-from jitney.server.workers.channel import FrameReader, PeerClosed
 from jitney.tools.bench.served import wait_until
 
 LIMIT = 10.0

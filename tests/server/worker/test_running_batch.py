@@ -10,10 +10,11 @@ import pytest
 from jitney.core.request import Failure, Request, Response
 from jitney.core.tensor import Tensor
 from jitney.server.ipc.memory import Region
+from jitney.server.ipc.messages import WirePart, WireRequest, WireResponse
 from jitney.server.worker.host import FrameHost
 from jitney.server.worker.running_batch import INLINE, LARGEST, RunningBatch
 from jitney.server.workers.channel import Channel
-from jitney.server.workers.messages import Event, Execute, Results, WirePart, WireRequest, WireResponse
+from jitney.server.workers.messages import Event, Execute, Results
 
 RESPONSE = msgspec.msgpack.Decoder(WireResponse)
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from jitney.core.model_config import Batching, HandlerSpec, InstanceGroup, ModelConfig, QueuePolicy, TensorSpec
 from jitney.core.request import Failure, Instance
-from jitney.server.workers.channel import KINDS, MAX_PAYLOAD, BadFrame, Channel, PeerClosed
+from jitney.server.ipc.frame import MAX_PAYLOAD, BadFrame, PeerClosed
+from jitney.server.ipc.messages import WirePart, WireRequest, WireResponse, WireTensor
+from jitney.server.workers.channel import KINDS, Channel
 from jitney.server.workers.messages import (
     Cancel,
     Event,
@@ -22,10 +24,6 @@ from jitney.server.workers.messages import (
     Loaded,
     Results,
     Stop,
-    WirePart,
-    WireRequest,
-    WireResponse,
-    WireTensor,
 )
 from jitney.tests.fakes.drip import DripSocket
 

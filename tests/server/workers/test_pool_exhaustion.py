@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from jitney.core.errors import WorkerDied
+from jitney.server.ipc.frame import BadFrame
 from jitney.server.workers import worker_process
-from jitney.server.workers.channel import BadFrame
 
 from .conftest import LIMIT_S, call_to, eventually
 

@@ -12,8 +12,9 @@ import pytest
 from jitney.core.model_config import ModelConfig
 from jitney.core.request import Instance
 from jitney.server.ipc.io_context import IoContext
+from jitney.server.ipc.messages import Message
 from jitney.server.workers.channel import Channel
-from jitney.server.workers.messages import Event, Message
+from jitney.server.workers.messages import Event
 from jitney.server.workers.worker_process import Child, environment
 
 

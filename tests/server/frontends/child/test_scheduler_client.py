@@ -23,13 +23,13 @@ from jitney.server.frontends.session import Desk, Office
 from jitney.server.frontends.shared_counters import Counters
 from jitney.server.http.kserve.shm import Regions
 from jitney.server.ipc.arena import Arena
+from jitney.server.ipc.frame import FrameReader, PeerClosed
 from jitney.server.ipc.frame_reading import Reading
 from jitney.server.ipc.io_context import IoContext
 from jitney.server.ipc.memory import Region
 from jitney.server.metrics import Metrics
 from jitney.server.serving.dataplane import DataPlane
 from jitney.server.serving.registry import Registry
-from jitney.server.workers.channel import FrameReader, PeerClosed
 from jitney.tests.fakes.plane import answers
 from jitney.tools.bench.served import wait_until
 
