@@ -63,8 +63,8 @@ parameters {{ key: "seconds" value {{ string_value: "{seconds}" }} }}
 class LoadedPlane(DataPlane):
     """Both planes of a server in one object, for tests that change what they ask for."""
 
-    def __init__(self) -> None:
-        super().__init__(Registry(), strict_readiness=False)
+    def __init__(self, *, strict_readiness: bool = True) -> None:
+        super().__init__(Registry(), strict_readiness=strict_readiness)
         self.control = ControlPlane(self.registry)
         self.io = IoContext()
 
@@ -85,7 +85,7 @@ class LoadedPlane(DataPlane):
 @contextmanager
 def loaded(repository: Path, *, mode: str = "explicit", options: Options | None = None) -> Iterator[LoadedPlane]:
     """The planes of a server with every model of the folder; failures to load stay in their index."""
-    plane = LoadedPlane()
+    plane = LoadedPlane(strict_readiness=False)
     models = TritonRepository([repository])
     options = options or Options()
     options = Options(options.shape_change, Scripting(plane, plane.control), None, options.cache, plane.io)
