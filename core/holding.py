@@ -17,14 +17,10 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .errors import HoldsTooMuch
-
-if TYPE_CHECKING:
-    from ..server.settings.settings import Settings
 
 #: Bytes of one piece of data from which on it is counted.
 COUNTED = 64 << 10
@@ -90,14 +86,9 @@ class Holdings:
 process = Holdings()
 
 
-def limit(settings: Settings) -> None:
-    """Sets what this process may hold: its share, but as much as one request and one answer may have in any case.
-
-    To be called once, before it serves. What the response cache keeps is counted too, and has a limit of its own.
-    """
-    processes = settings.front_ends + 1 if settings.front_ends > 1 else 1
-    least = settings.max_request_size + settings.max_response_size
-    process.limit = max(settings.max_held_bytes // processes, least) + settings.cache_config
+def limit(nbytes: int) -> None:
+    """Sets what this process may hold. To be called once, before it serves."""
+    process.limit = nbytes
 
 
 def memory(nbytes: int) -> memoryview:

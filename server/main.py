@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import InvalidConfig, NothingAnswers, TooFewThreads
-from .http.app import Services, Web
+from .http.app import Services
 from .http.middleware.tokens import Tokens
+from .ipc.io_context import IoContext
 from .lifecycle.bls import Scripting
+from .lifecycle.control_plane import ControlPlane
 from .lifecycle.management import Management
 from .lifecycle.model_control import ModelControl
 from .lifecycle.snapshot_writer import Journal
@@ -37,6 +39,7 @@ from .serving.deployment import Deployment, Options
 from .serving.registry import Registry
 from .serving.response_cache import ResponseCache
 from .settings.settings import Settings, access_problems, start_problems, without_grpc
+from .web import Web
 from .workers.roster import number_from
 
 log = logging.getLogger(__name__)
@@ -87,7 +90,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         number_from(settings.initial_worker_port)
-        self.registry = Registry()
+        self.registry, self.io = Registry(), IoContext()
         cache = ResponseCache(settings.cache_config) if settings.cache_config else None
         self.metrics = Metrics(
             self.registry.deployments,
@@ -99,19 +102,21 @@ class Server:
             cache=cache,
         )
         self.dataplane = DataPlane(self.registry, strict_readiness=settings.strict_readiness)
+        self.control = ControlPlane(self.registry)
         options = Options(
             shape_change=settings.shape_change,
-            host=Scripting(self.dataplane),
+            host=Scripting(self.dataplane, self.control),
             on_event=self._event,
             cache=cache,
+            io=self.io,
         )
         self.store = ModelStore(settings)
         self.journal = Journal(settings, self.registry)
         self.management = Management(
             self.registry, self.store, options, self._models_changed, settings.unregister_model_timeout
         )
-        self.dataplane.management = self.management
         self.repository: TritonRepository | None = None
+        self.model_control: ModelControl | None = None
         if settings.model_repository:
             self.repository = TritonRepository(
                 [Path(folder) for folder in settings.model_repository],
@@ -120,9 +125,10 @@ class Server:
                 config_name=settings.model_config_name,
                 limits=Limits(max(0, settings.default_response_timeout), max(0, settings.repository_startup_timeout)),
             )
-            self.dataplane.modelcontrol = ModelControl(
+            self.model_control = ModelControl(
                 self.registry, self.repository, self.dataplane, options, settings.model_control_mode
             )
+        self.control.attach(archives=self.management, repository=self.model_control)
         self.failed = 0
         self._tokens: Tokens | None = None
         self._cannot_serve: Exception | None = None
@@ -132,9 +138,9 @@ class Server:
     def serve(self, received: Signals) -> int:
         """From opening the ports to the last worker's end. Raises what made it impossible to answer."""
         gc_tuning.return_large_memory()
-        plan, names = planned(self.settings), chosen(self.dataplane.modelcontrol, self.settings)
+        plan, names = planned(self.settings), chosen(self.model_control, self.settings)
         self._tokens = self._make_tokens()
-        web = Web(Services(self.dataplane, self.dataplane, self.metrics, self.settings, self._tokens))
+        web = Web(Services(self.dataplane, self.control, self.metrics, self.settings, self._tokens, self.io))
         try:
             self._announce(web, [*(item.name for item in plan), *names])
             if self._tokens is not None:
@@ -215,9 +221,9 @@ class Server:
         archives = threading.Thread(target=settle, args=(begun, self._report), name="settle-archives", daemon=True)
         if begun:
             threads.start(archives, "loading archives")
-        if self.dataplane.modelcontrol is not None:
+        if self.model_control is not None:
             with threads.needed("loading models"):
-                preload(self.dataplane.modelcontrol, names, self.settings, self._report)
+                preload(self.model_control, names, self.settings, self._report)
         if begun:
             archives.join()
 
@@ -240,9 +246,7 @@ class Server:
     def _end(self, web: Web, received: Signals) -> None:
         with self._opening:
             self.dataplane.stopping = True
-        self.management.close()
-        if self.dataplane.modelcontrol is not None:
-            self.dataplane.modelcontrol.close()
+        self.control.close()
         self.journal.write("shutdown")
         web.stop_accepting()
         drained = threading.Thread(

@@ -6,7 +6,6 @@ import socket
 from typing import Any
 
 from ..http.engine.listener import Listener
-from ..ipc import reactor
 from ..process import threads
 
 
@@ -20,7 +19,7 @@ class AdoptingListener(Listener):
         """Begins to answer what is adopted; returns at once."""
         self._dispatcher.start(self.threads)
         threads.start(self._thread, f"listener '{self.name}'")
-        reactor.offer(self._loop)
+        self._io.reactors.offer(self._loop)
 
     def adopt(self, sock: socket.socket, peer: Any) -> None:
         """Answers on this connection, whose other end is `peer`: (host, port). Any thread."""

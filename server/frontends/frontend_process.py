@@ -17,15 +17,15 @@ import msgspec
 
 from ...core.errors import TooFewThreads
 from ..ipc.arena import Arena
+from ..ipc.frame import BadFrame, FrameReader, PeerClosed
 from ..ipc.frame_reading import Reading
 from ..ipc.memory import Region
 from ..process import exits, threads
 from ..process.environment import module_command
 from ..process.threads import BLAS_THREADS
 from ..settings.settings import Settings
-from ..workers.channel import BadFrame, FrameReader, PeerClosed
-from .child.relay import receive_peer
 from .messages import UPWARD, Drain, Flush, Hello
+from .peers import receive_peer
 from .relay_listener import InnerListener
 from .send_queue import Outbox
 from .session import Desk, Office
@@ -80,8 +80,8 @@ class FrontChild:
             undo.pop_all()
         self._requests.close_fd()
         self._replies.region.close_fd()
-        self._reading = Reading(self._socket, FrameReader(self._socket, 1), self._take)
-        self.outbox = Outbox(self._socket, self.name, self.kill)
+        self._reading = Reading(self._socket, FrameReader(self._socket, 1), self._take, post.office.io.reactors)
+        self.outbox = Outbox(self._socket, self.name, self.kill, post.office.io.coalescer)
         self.desk = Desk(post.office, self.outbox, self._requests, self._replies, self._take_ready, self._take_flushed)
         self._threads = [
             threading.Thread(target=self._read, name=f"{self.name}-read", daemon=True),
@@ -98,7 +98,7 @@ class FrontChild:
             "counters-fd": counters.region.fd,
             "listen-fd": self._post.inner.fd,
         }
-        command = [*module_command(None, f"{__package__}.process"), f"--parent={os.getpid()}", f"--name={self.name}"]
+        command = [*module_command(None, f"{__package__}.child.main"), f"--parent={os.getpid()}", f"--name={self.name}"]
         inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
         return subprocess.Popen(
             [*command, *(f"--{name}={fd}" for name, fd in fds.items())],

@@ -26,8 +26,8 @@ from ...core.model_config import ModelConfig
 from ...core.request import Failure, Parameter
 from ...core.tensor import Buffer
 from ..http.middleware.tokens import Key
+from ..ipc.frame import HEADER, MAX_PAYLOAD, BadFrame
 from ..settings.settings import Settings
-from ..workers.channel import HEADER, MAX_PAYLOAD, BadFrame
 
 if TYPE_CHECKING:
     Data = Buffer | tuple[int, int]

@@ -20,10 +20,10 @@ from ...core.model_config import ModelConfig
 from ...core.request import Request, Response
 from ..http.kserve.shm import Regions
 from ..http.middleware.tokens import Tokens
-from ..ipc import coalesce
 from ..ipc.arena import Arena, Slot
+from ..ipc.frame import BadFrame
+from ..ipc.io_context import IoContext
 from ..ipc.memory import Region
-from ..workers.channel import BadFrame
 from . import books, wire
 from .error_codec import error_to_wire
 from .messages import (
@@ -65,6 +65,7 @@ class Office:
     tokens: Tokens | None
     regions: Regions
     counters: Counters
+    io: IoContext
 
 
 class Box:
@@ -101,7 +102,7 @@ class Desk:
 
     def take(self, messages: list[Upward]) -> None:
         """Does what a frame says. ValueError where it makes no sense: then the front end cannot be trusted any more."""
-        with coalesce.together():
+        with self._office.io.coalescer.together():
             for message in messages:
                 self._handle(message)
 

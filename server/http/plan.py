@@ -23,8 +23,9 @@ from ...core.request import Response
 
 if TYPE_CHECKING:
     from .engine.parser import RequestHead, RequestLine
-    from .middleware.access import Access, Guard
     from .middleware.admission import Admission, Places
+    from .middleware.guard import Guard
+    from .middleware.recorder import Recorder
 
 #: Plans that are kept; a client that makes up paths cannot fill the memory.
 MAX_PLANS = 1024
@@ -195,8 +196,8 @@ class RoutePlan:
     streams = False
     guard: Guard
 
-    def __init__(self, access: Access, admission: Admission) -> None:
-        self.access, self.admission = access, admission
+    def __init__(self, recorder: Recorder, admission: Admission) -> None:
+        self.recorder, self.admission = recorder, admission
 
     def runs_inline(self, head: RequestHead, nbytes: int) -> bool:
         """Whether `begin`, for a body of so many bytes, takes so little time that the thread of all connections may do it."""
@@ -239,13 +240,13 @@ class RoutePlan:
 
     def passed(self, flight: InFlightRequest, status: int) -> None:
         """Counts an answer, and writes its line into the access log."""
-        self.access.metrics.torchserve.responded(status)
+        self.recorder.answered(status)
         self.log(flight, status)
 
     def log(self, flight: InFlightRequest, status: int) -> None:
-        if self.access.logs:
+        if self.recorder.logs:
             line = flight.head.line
-            self.access.log(flight.peer, f"{line.command} {line.target} HTTP/{line.version}", status, flight.began)
+            self.recorder.log(flight.peer, f"{line.command} {line.target} HTTP/{line.version}", status, flight.began)
 
 
 #: Makes the plan for a request line's method and path, None where there is none.

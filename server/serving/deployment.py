@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from ...core.errors import JitneyError
 from ...core.model_config import ModelConfig
 from ...core.request import Request, Response
 from ..ipc.arena import Arena
+from ..ipc.io_context import IoContext
 from ..metrics.statistics import Statistics
 from ..workers.pool import HostServer, WorkerStatus
 from .response_cache import ResponseCache
@@ -42,12 +43,14 @@ class Options:
     shape_change  "lane": an odd shape waits in a lane of its own; "flush": it closes the batch before it (Triton's way)
     host          answers workers' own calls: other models' inference, loading, unloading
     on_event      on_event(deployment, kind, payload) takes what workers emit: metrics of handlers and models
+    io            the process' own
     """
 
     shape_change: str = "lane"
     host: HostServer | None = None
     on_event: Callable[[Deployment, str, Mapping[str, Any]], None] | None = None
     cache: ResponseCache | None = None
+    io: IoContext = field(default_factory=IoContext)
 
 
 class Deployment(ABC):

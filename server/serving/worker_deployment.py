@@ -69,6 +69,7 @@ class WorkerDeployment(Deployment):
             host=options.host,
             on_event=self._event,
             on_state=self._workers_changed,
+            io=options.io,
         )
         self.dispatcher = Dispatcher(
             self._make_batcher(),
@@ -76,6 +77,7 @@ class WorkerDeployment(Deployment):
             deliver=self._deliver,
             expire=self._expired,
             tickets=config.use_job_ticket,
+            coalescer=options.io.coalescer,
             name=f"{config.name}/{config.version}",
         )
 
@@ -301,7 +303,7 @@ class WorkerDeployment(Deployment):
             if call.slots:
                 self._free(call)
         self.statistics.batch(report)
-        self.dispatcher.brisk = report.ok and sum(report.durations) < BRISK_NS
+        self.dispatcher.low_latency = report.ok and sum(report.durations) < BRISK_NS
 
     def _event(self, kind: str, payload: Mapping[str, Any]) -> None:
         if self._on_event is not None:

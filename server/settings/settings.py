@@ -164,6 +164,16 @@ class Settings:
         return self.management_address.is_local if self.enable_model_api is None else self.enable_model_api
 
     @property
+    def held_bytes(self) -> int:
+        """What one process of the server may hold: its share, but as much as one request and one answer may have in any case.
+
+        What the response cache keeps is counted too, and has a limit of its own.
+        """
+        processes = self.front_ends + 1 if self.front_ends > 1 else 1
+        least = self.max_request_size + self.max_response_size
+        return max(self.max_held_bytes // processes, least) + self.cache_config
+
+    @property
     def snapshot_folder(self) -> Path:
         return Path(self.log_location) / "config"
 

@@ -18,9 +18,11 @@ import sys
 import threading
 from collections.abc import Callable
 
+from ..ipc.frame import BadFrame, PeerClosed
+from ..ipc.messages import Message
 from ..process import exits
-from ..workers.channel import BadFrame, Channel, PeerClosed
-from ..workers.messages import Execute, Message, Stop
+from ..workers.channel import Channel
+from ..workers.messages import Execute, Stop
 
 #: Batches shorter than this are not told of cancellations; seconds.
 MOMENT_S = 0.02

@@ -29,10 +29,12 @@ from ...backends.extras import explain
 from ...backends.telling import text_of, trace_of
 from ...core.errors import JitneyError
 from ...core.model_config import ModelConfig
+from ..ipc.frame import BadFrame, PeerClosed
 from ..ipc.memory import Region
+from ..ipc.messages import Message
 from ..process import exits
-from ..workers.channel import BadFrame, Channel, PeerClosed
-from ..workers.messages import Cancel, Execute, HostReply, Load, Loaded, Message
+from ..workers.channel import Channel
+from ..workers.messages import Cancel, Execute, HostReply, Load, Loaded
 from .host import FrameHost
 from .inbox import Inbox
 from .running_batch import RunningBatch, is_out_of_memory

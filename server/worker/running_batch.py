@@ -14,9 +14,11 @@ from ...core.errors import ModelFailed
 from ...core.request import Failure, Request, Response
 from ...core.tensor import Buffer
 from ..ipc import wire
+from ..ipc.frame import MAX_PAYLOAD
 from ..ipc.memory import Region
-from ..workers.channel import MAX_PAYLOAD, Channel
-from ..workers.messages import Data, Execute, Results, WireRequest
+from ..ipc.messages import Data, WireRequest
+from ..workers.channel import Channel
+from ..workers.messages import Execute, Results
 
 #: Answers up to this size travel in the frame: cheaper than two copies through shared memory.
 INLINE = 4 << 10

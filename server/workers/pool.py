@@ -25,10 +25,12 @@ from ...core.call import Call
 from ...core.errors import Draining, HoldsTooMuch, JitneyError, LoadFailed, NoWorkers, WorkerDied
 from ...core.model_config import AT_ONCE, ModelConfig
 from ..ipc.arena import Arena
+from ..ipc.io_context import IoContext
+from ..ipc.messages import Message
 from ..process import cores
 from . import capacity, placement
 from .host_calls import HostDesk, HostServer
-from .messages import Cancel, Event, HostCall, HostCancel, Message, Results
+from .messages import Cancel, Event, HostCall, HostCancel, Results
 from .roster import State
 from .running_calls import Batch, BatchReport
 from .status import WorkerStatus, status
@@ -72,6 +74,7 @@ class Pool:
         on_event: Callable[[str, Mapping[str, Any]], None] | None = None,
         on_state: Callable[[], None] | None = None,
         gpus: Sequence[int] | None = None,
+        io: IoContext | None = None,
     ) -> None:
         self.config = config
         self._on_idle, self._on_batch, self._on_event, self._on_state = on_idle, on_batch, on_event, on_state
@@ -87,6 +90,7 @@ class Pool:
             on_ready=self._ready,
             on_end=self._end,
             excused=self._desk.excused,
+            io=io or IoContext(),
         )
         self._lock, self._roster = self._supervisor.lock, self._supervisor.roster
         self._waiting: collections.deque[Batch] = collections.deque()  # batches whose worker died in the very moment

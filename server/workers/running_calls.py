@@ -11,8 +11,9 @@ from ...core.call import Call
 from ...core.errors import HoldsTooMuch, InvalidRequest, JitneyError
 from ...core.request import Failure, Response
 from ..ipc import wire
+from ..ipc.messages import WireResponse
 from ..ipc.wire import Fetch
-from .messages import Execute, Results, WireResponse
+from .messages import Execute, Results
 
 _ENCODER = msgspec.msgpack.Encoder()
 _RESPONSE = msgspec.msgpack.Decoder(WireResponse)

@@ -17,10 +17,12 @@ from ...core.errors import Draining, JitneyError, LoadFailed, WorkerTimeout
 from ...core.model_config import ModelConfig
 from ...core.request import Instance
 from ..ipc.arena import Arena
+from ..ipc.io_context import IoContext
+from ..ipc.messages import Message
 from ..process import threads
 from ..process.cores import usable_cores
 from . import capacity
-from .messages import Loaded, Message, Stop
+from .messages import Loaded, Stop
 from .roster import Alarm, Roster, Worker
 from .running_calls import Batch
 from .worker_process import Child
@@ -52,8 +54,9 @@ class Supervisor:
         on_ready: Callable[[], None],
         on_end: Callable[[Child | None, Batch | None], None],
         excused: Callable[[Child, float], float | None],
+        io: IoContext,
     ) -> None:
-        self._config, self._arena, self._factory = config, arena, factory
+        self._config, self._arena, self._factory, self._io = config, arena, factory, io
         self._on_message, self._on_ready, self._on_end, self._excused = on_message, on_ready, on_end, excused
         self._model_log = logging.getLogger(f"jitney.model.{config.name}")
         self.lock = threading.Lock()
@@ -227,7 +230,7 @@ class Supervisor:
             return
         message, gone = partial(self._message, worker), partial(self._gone, worker)
         try:
-            child = Child(self._config, worker.instance, self._arena, self._factory, message, gone)
+            child = Child(self._config, worker.instance, self._arena, self._factory, message, gone, self._io)
         except (OSError, ValueError, JitneyError) as error:
             self._not_started(worker, f"its process cannot be started: {error}")
             return

@@ -20,14 +20,16 @@ from ...core.errors import Draining, JitneyError, WorkerDied
 from ...core.model_config import ModelConfig
 from ...core.request import Instance
 from ...core.tensor import Buffer
-from ..ipc import coalesce, reactor
 from ..ipc.arena import Arena
+from ..ipc.frame import BadFrame, PeerClosed
+from ..ipc.io_context import IoContext
 from ..ipc.memory import Region
+from ..ipc.messages import Data, Message
 from ..process import exits
 from ..process.environment import module_command, own_python
-from .channel import BadFrame, Channel, PeerClosed
+from .channel import Channel
 from .logs import LogPump
-from .messages import Data, Load, Loaded, Message, Results
+from .messages import Load, Loaded, Results
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 
 def command(config: ModelConfig, instance: Instance, fds: tuple[int, int, int]) -> list[str]:
     """The worker's command line, in the model's own Python where it has one. InvalidConfig where that cannot be used."""
-    module = f"{__package__}.process"
+    module = f"{(__package__ or '').rpartition('.')[0]}.worker.main"
     named = config.parameters if config.backend == "python" else {}
     start = module_command(own_python(config.name, named, config.directory), module)
     if config.handler is not None and config.handler.python:
@@ -86,8 +88,9 @@ class Child:
         factory: str,
         on_message: Callable[[Child, Message], None],
         on_exit: Callable[[Child], None],
+        io: IoContext,
     ) -> None:
-        self.name, self._model = instance.name, config.name
+        self.name, self._model, self._io = instance.name, config.name, io
         self.started = time.time()
         self.loaded, self.load_seconds = False, 0.0
         self.heard = -math.inf  # monotonic seconds when the server last answered a question of its model (`hosting`)
@@ -244,7 +247,7 @@ class Child:
 
     def _lend(self) -> None:
         """Lets the reactor read until it gives the socket back; raises what went wrong there."""
-        reader = reactor.current()
+        reader = self._io.reactors.current()
         self._returned.clear()
         if reader is None or not reader.watch(self._socket.fileno(), self._serve, self._returned.set):
             return
@@ -271,7 +274,7 @@ class Child:
     # ---- whoever reads
 
     def _handle(self, message: Message) -> None:
-        with coalesce.together():  # a batch's answers leave for their front end in one piece
+        with self._io.coalescer.together():  # a batch's answers leave for their front end in one piece
             self._on_message(self, message)
 
     # ---- the reading thread

@@ -150,5 +150,5 @@ def test_what_is_left_in_a_pile_goes_with_it(process: Holdings) -> None:
 def test_a_process_has_its_share_and_as_much_as_one_request_may_need(
     options: dict[str, int], expected: int, process: Holdings
 ) -> None:
-    holding.limit(Settings(ADDRESS, ADDRESS, ADDRESS, **options))  # type: ignore[arg-type]
+    holding.limit(Settings(ADDRESS, ADDRESS, ADDRESS, **options).held_bytes)  # type: ignore[arg-type]
     assert process.limit == expected

@@ -12,17 +12,17 @@ from typing import Any
 
 from jitney.server.frontends.frontend_process import FrontChild
 from jitney.server.frontends.supervisor import FrontEnds
-from jitney.server.http.app import Services, Web
+from jitney.server.http.app import Services
 from jitney.server.http.middleware.tokens import Tokens
 from jitney.server.lifecycle.management import Management
 from jitney.server.metrics import Metrics
 from jitney.server.repository.torchserve.model_store import ModelStore
 from jitney.server.repository.torchserve.registration import Registration
-from jitney.server.serving.dataplane import DataPlane
 from jitney.server.serving.deployment import Options
 from jitney.server.settings.addresses import Address, parse_address
 from jitney.server.settings.settings import Settings
-from jitney.tests.fakes.plane import loaded
+from jitney.server.web import Web
+from jitney.tests.fakes.plane import LoadedPlane, loaded
 from jitney.tests.fakes.raw_http import Answer, ask
 from jitney.tools.bench.served import wait_until
 
@@ -40,7 +40,7 @@ class House:
     """A running web over real models."""
 
     web: Web
-    plane: DataPlane
+    plane: LoadedPlane
     metrics: Metrics
 
     @property
@@ -74,10 +74,10 @@ class House:
 
 
 @contextlib.contextmanager
-def house(plane: DataPlane, tokens: Tokens | None = None, *, answers: bool = True, **values: Any) -> Iterator[House]:
+def house(plane: LoadedPlane, tokens: Tokens | None = None, *, answers: bool = True, **values: Any) -> Iterator[House]:
     """Opens a web over `plane`; all its front ends answer, unless they cannot."""
     metrics = Metrics(plane.registry.deployments)
-    web = Web(Services(plane, plane, metrics, settings(**values), tokens))
+    web = Web(Services(plane, plane.control, metrics, settings(**values), tokens, plane.io))
     try:
         web.start()
         if answers:
@@ -88,17 +88,18 @@ def house(plane: DataPlane, tokens: Tokens | None = None, *, answers: bool = Tru
 
 
 @contextlib.contextmanager
-def plane_of(models: Path, store: Path | None = None, options: Options | None = None) -> Iterator[DataPlane]:
+def plane_of(models: Path, store: Path | None = None, options: Options | None = None) -> Iterator[LoadedPlane]:
     """The models of a repository and of a store, all of them loaded."""
     with loaded(models, options=options) as plane:
         if store is None:
             yield plane
             return
         shelf = ModelStore(Settings.load({"model_store": str(store)}, {}, store.parent), gpus=())
-        management = plane.management = Management(plane.registry, shelf, Options(), lambda: None, 10.0)
+        management = Management(plane.registry, shelf, Options(io=plane.io), lambda: None, 10.0)
+        plane.control.attach(archives=management)
         try:
             for archive in sorted(store.glob("*.mar")):
-                plane.register(Registration(archive.name, initial_workers=1, synchronous=True))
+                management.register(Registration(archive.name, initial_workers=1, synchronous=True))
             yield plane
         finally:
             management.close()

@@ -29,7 +29,8 @@ from ...server.process.cores import usable_cores
 from . import chart, load, open_loop
 from .batch_time import BareModel, Line, fit, sizes, synthetic
 from .options import given_line, read_options
-from .report import Reach, Sample, report
+from .report import report
+from .samples import Reach, Sample
 from .served import ServerFailed, serving
 from .simulate import Result, Server, simulate, theory
 from .target import Model, Target, TargetError, infer_request

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf
-from pathlib import Path
 
 import numpy as np
 
@@ -182,15 +181,11 @@ def _count(text: str) -> int:
     return value
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="jitney.tools.bench.simulate", description="Compares batch policies in simulated time."
-    )
-    add = parser.add_argument
-    add("--trace", choices=sorted(TRACES), help="how requests arrive (poisson; with --report all of them)")
-    add(
-        "--rates", type=_positive, nargs="+", help="requests per second (50 200 1000 3000; with --report shares of capacity)"
-    )
+def parser(program: str, description: str) -> argparse.ArgumentParser:
+    """The options that say what is simulated."""
+    made = argparse.ArgumentParser(prog=program, description=description)
+    add = made.add_argument
+    add("--trace", choices=sorted(TRACES), help="how requests arrive")
     add("--policies", nargs="+", default=list(POLICIES), help="zero, alone, delay:MS, delay:MS:SIZES, ts:MS")
     add("--requests", type=_count, default=20_000, help="requests per rate and policy, at most a million")
     add("--max-batch", type=_count, default=32, help="rows that a batch may hold")
@@ -200,13 +195,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", type=_count, default=1)
     add("--devices", type=_count, help="GPUs that the workers share, in turn (one for each worker)")
     add("--seed", type=int, default=1)
-    add("--report", type=Path, metavar="DIR", help="write report.md and plots into this folder")
-    return parser
+    return made
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = _parser()
-    args = parser.parse_args(argv)
+def server_of(made: argparse.ArgumentParser, args: argparse.Namespace) -> Server:
+    """The server that the options describe; ends the program where they do not fit together."""
     server = Server(
         args.max_batch, args.t0_ms / 1000, args.a_ms / 1000, args.workers, args.devices or 0, args.host_ms / 1000
     )
@@ -216,17 +209,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         for policy in args.policies:
             make_queue(policy, server.max_rows)
     except ValueError as error:
-        parser.error(str(error))
-    if args.report is not None:
-        from ..dev.simulate_report import write
+        made.error(str(error))
+    return server
 
-        if args.rates:
-            parser.error("--report chooses the rates as shares of the capacity: leave out --rates")
-        for line in write(
-            args.report, [args.trace] if args.trace else list(TRACES), args.policies, args.requests, server, args.seed
-        ):
-            print(line, file=sys.stderr, flush=True)
-        return 0
+
+def main(argv: Sequence[str] | None = None) -> int:
+    made = parser("jitney.tools.bench.simulate", "Compares batch policies in simulated time.")
+    made.add_argument("--rates", type=_positive, nargs="+", help="requests per second (50 200 1000 3000)")
+    args = made.parse_args(argv)
+    server = server_of(made, args)
     trace = args.trace or "poisson"
     print(f"{trace}, {args.requests} requests, {describe(server)}: at most {server.capacity:.0f} requests/s")
     for line in table(trace, args.rates or [50.0, 200.0, 1000.0, 3000.0], args.policies, args.requests, server, args.seed):

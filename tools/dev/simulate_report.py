@@ -1,10 +1,13 @@
-"""`simulate --report DIR`: the comparison of policies as a page with tables, and plots of mean, p99 and the device's busy share.
+"""The comparison of batch policies as a page with tables, and plots of mean, p99 and the device's busy share.
+
+    python -m jitney.tools.dev.simulate_report DIR
 
 Rates are shares of the capacity (all batches full); a trace whose rate swings for long is scaled so that its peak has that share.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +16,7 @@ import numpy as np
 
 from ..bench.plot import Panel, svg
 from ..bench.policies import make_queue
-from ..bench.simulate import Result, Server, describe, simulate, theory
+from ..bench.simulate import Result, Server, describe, parser, server_of, simulate, theory
 from ..bench.traces import BURST, DAY, PEAKS, SPREAD, SWING, TRACES
 
 LOADS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -141,3 +144,17 @@ def _second_worker(count: int, server: Server, seed: int) -> list[str]:
 def _zero(rate: float, count: int, server: Server, seed: int) -> str:
     result = simulate(make_queue("zero", server.max_rows), _arrivals("poisson", rate, count, seed), server)
     return f"{result.mean * 1000:.1f} / {result.p99 * 1000:.1f}, {result.mean_batch:.1f}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    made = parser("jitney.tools.dev.simulate_report", "Compares batch policies in simulated time, as a page with plots.")
+    made.add_argument("folder", type=Path, metavar="DIR", help="where report.md and the plots go")
+    args = made.parse_args(argv)
+    server, traces = server_of(made, args), [args.trace] if args.trace else list(TRACES)
+    for line in write(args.folder, traces, args.policies, args.requests, server, args.seed):
+        print(line, file=sys.stderr, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -20,33 +20,28 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from ....core import holding
 from ....core.errors import JitneyError
-from ...http.app import Services, build, listener_options
+from ...http.app import InferenceServices, build_inference, listener_options
 from ...http.engine.certificates import server_context
 from ...http.engine.listener import Listener
 from ...http.middleware.admission import Admission
 from ...ipc.arena import Arena
+from ...ipc.frame import BadFrame, FrameReader, PeerClosed
+from ...ipc.io_context import IoContext
 from ...ipc.memory import Region
 from ...process import exits, gc_tuning, threads
 from ...worker.main import die_with, leave_signals_to_the_server
-from ...workers.channel import BadFrame, FrameReader, PeerClosed
 from ..messages import DOWNWARD, Hello, Ready
 from ..send_queue import Outbox
 from ..shared_counters import NBYTES, Counters
 from .accepting_listener import AcceptingListener
 from .relay import Doorway, is_served
 from .remote_dataplane import RemoteDataPlane
-from .remote_services import RemoteLog, RemoteMetrics, RemoteRegions, RemoteTokens, SharedPlaces
+from .remote_services import RemoteLog, RemoteRegions, RemoteRequestMetrics, RemoteTokens, SharedPlaces
 from .scheduler_client import Link
-
-if TYPE_CHECKING:
-    from ...http.middleware.tokens import Tokens
-    from ...http.torchserve.management import Control
-    from ...metrics import Metrics
-    from ...serving.dataplane import DataPlane
 
 #: How long the last words may take.
 _LAST_S = 2.0
@@ -64,16 +59,17 @@ class FrontEnd:
         hello = self.hello = first
         self._door = door
         gc_tuning.return_large_memory()
-        holding.limit(hello.settings)
+        holding.limit(hello.settings.held_bytes)
         self._listening = socket.socket(fileno=fds["listen-fd"])
         self._drains: queue.SimpleQueue[float] = queue.SimpleQueue()
-        self.outbox = Outbox(sock, "front", lambda: _end(exits.PARENT_GONE))
+        self._io = IoContext()
+        self.outbox = Outbox(sock, "front", lambda: _end(exits.PARENT_GONE), self._io.coalescer)
         arena = Arena(hello.request_bytes, Region(fds["request-fd"], hello.request_bytes))
         replies = Region(fds["reply-fd"], hello.reply_bytes)
         self._counters = Counters(Region(fds["counters-fd"], NBYTES), hello.settings.front_ends)
         for region in (arena.region, replies, self._counters.region):
             region.close_fd()
-        self._link = Link(sock, reader, self.outbox, arena, replies, self._drains.put, _lost)
+        self._link = Link(sock, reader, self.outbox, arena, replies, self._drains.put, _lost, self._io)
         _send_log(self.outbox, hello)
 
     def serve(self) -> int:
@@ -91,20 +87,23 @@ class FrontEnd:
     def _listener(self) -> Listener:
         hello, link, counters = self.hello, self._link, self._counters
         settings, ports = hello.settings, hello.ports
-        plane = cast("DataPlane", RemoteDataPlane(link, counters))  # all that the routes use which are served here
-        keys = cast("Tokens", RemoteTokens(link, counters)) if hello.asks_keys else None
-        metrics = cast("Metrics", RemoteMetrics(self.outbox))
-        services = Services(plane, cast("Control", plane), metrics, settings, keys)
-        admission = Admission(settings.http_threads, settings.max_waiting)
-        admission.waiting = SharedPlaces(settings.max_waiting, counters, hello.index + 1)
-        regions = RemoteRegions(link, counters, settings.allow_client_shm)
-        app, plans = build(ports, services, admission, regions, is_served)
+        admission = Admission(settings.http_threads, settings.max_waiting, self._io.coalescer)
+        admission.waiting = SharedPlaces(settings.max_waiting, counters, hello.index + 1, self._io.coalescer)
+        services = InferenceServices(
+            RemoteDataPlane(link, counters),
+            RemoteRequestMetrics(self.outbox),
+            settings,
+            RemoteTokens(link, counters) if hello.asks_keys else None,
+            admission,
+            RemoteRegions(link, counters, settings.allow_client_shm),
+        )
+        app, plans = build_inference(ports, services, is_served)
         doorway: Any = Doorway(app, self._door, settings.http_threads)
         address = settings.inference_address
         tls = server_context(settings, hello.pem) if address.tls else None
         return AcceptingListener(
             doorway, address, tls=tls, plans=plans, sock=self._listening, counters=counters,
-            index=hello.index, **listener_options(ports, settings),
+            index=hello.index, io=self._io, **listener_options(ports, settings),
         )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Mapping
 
@@ -12,22 +13,23 @@ from ....core.errors import InvalidRequest, QueueFull, Unavailable
 from ...http.kserve.shm import Region, Regions
 from ...http.middleware.admission import Places
 from ...http.middleware.tokens import Key, Kind, bearer
-from ...ipc.coalesce import refused
+from ...ipc.coalesce import Coalescer
 from ..messages import Answered, FrontTimes, Logged, RegionFile, Requested
 from ..send_queue import Outbox
 from ..shared_counters import Counters
 from .scheduler_client import Link
 
 
-class RemoteTorchServeMetrics:
+class RemoteRequestMetrics:
     """What the routes count, sent to `metrics.torchserve.TorchServeMetrics`. Never urgent: a scrape asks for it."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
+        self.lock = threading.Lock()
         self.silent = False
 
     def series_of(self, model: str, version: str | None) -> None:
-        """The values are not here, so `Ledger` is to call what follows."""
+        """The values are not here, so `RequestCounters` is to call what follows."""
 
     def responded(self, status: int) -> None:
         self._outbox.count(status)
@@ -41,15 +43,8 @@ class RemoteTorchServeMetrics:
         self._outbox.put(message, urgent=False)
 
 
-class RemoteMetrics:
-    """The part of `metrics.Metrics` that inference routes use."""
-
-    def __init__(self, outbox: Outbox) -> None:
-        self.torchserve = RemoteTorchServeMetrics(outbox)
-
-
 class RemoteTokens:
-    """`http.tokens.Tokens` as far as requests are let through by it."""
+    """`http.middleware.tokens.Keys`: the scheduler's, asked for when one was renewed."""
 
     def __init__(self, link: Link, counters: Counters) -> None:
         self._link, self._counters = link, counters
@@ -108,14 +103,14 @@ def _opened(name: str, told: RegionFile) -> Region:
 class SharedPlaces(Places):
     """Places that all processes of the server have together. Where several take the last one at once, each may get it."""
 
-    def __init__(self, limit: int, counters: Counters, process: int) -> None:
-        super().__init__(limit)
+    def __init__(self, limit: int, counters: Counters, process: int, coalescer: Coalescer | None = None) -> None:
+        super().__init__(limit, coalescer)
         self._counters, self._process = counters, process
 
     def enter(self) -> None:
         with self._lock:
             if self._counters.waiting() >= self.limit:
-                refused()
+                self._coalescer.refused()
                 raise QueueFull(f"the server answers {self.limit} requests already, which is all it may hold")
             self._set(self.taken + 1)
 

@@ -18,11 +18,11 @@ from ....core.call import Call
 from ....core.errors import HoldsTooMuch, InvalidRequest, JitneyError, QueueFull, Unavailable
 from ....core.request import Request, Response
 from ....core.tensor import Buffer
-from ...ipc import coalesce
 from ...ipc.arena import Arena, Slot
+from ...ipc.frame import BadFrame, FrameReader, PeerClosed
 from ...ipc.frame_reading import Reading
+from ...ipc.io_context import IoContext
 from ...ipc.memory import Region
-from ...workers.channel import BadFrame, FrameReader, PeerClosed
 from .. import wire
 from ..error_codec import error_from_wire
 from ..messages import (
@@ -75,10 +75,10 @@ class Link:
 
     def __init__(
         self, sock: socket.socket, reader: FrameReader, outbox: Outbox, arena: Arena, replies: Region,
-        on_drain: Callable[[float], None], on_lost: Callable[[str], None],
+        on_drain: Callable[[float], None], on_lost: Callable[[str], None], io: IoContext,
     ) -> None:  # fmt: skip
-        self.outbox, self.arena = outbox, arena
-        self._reading, self._replies = Reading(sock, reader, self._take), replies
+        self.outbox, self.arena, self._coalescer = outbox, arena, io.coalescer
+        self._reading, self._replies = Reading(sock, reader, self._take, io.reactors), replies
         self._on_drain, self._on_lost = on_drain, on_lost
         self._numbers = itertools.count(1)
         self._open: dict[int, _Open] = {}
@@ -164,7 +164,7 @@ class Link:
     # -- whoever reads -----------------------------------------------------------------------------------------------------
 
     def _take(self, payload: bytes | bytearray) -> None:
-        with coalesce.together():
+        with self._coalescer.together():
             for message in DOWNWARD.decode(payload):
                 self._handle(message)
 
@@ -204,7 +204,7 @@ class Link:
         withdraw = call.withdraw
         if isinstance(answer, JitneyError):
             if isinstance(answer, QueueFull):
-                coalesce.refused()
+                self._coalescer.refused()
             taken = not call.fail(answer) or not isinstance(answer, HoldsTooMuch)
         else:
             taken = answer is None or call.answer(answer)

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Container
+from typing import TYPE_CHECKING, Any, Protocol
 
 from waitress.buffers import OverflowableBuffer
 from waitress.channel import ClientDisconnected, HTTPChannel
@@ -26,7 +26,8 @@ from .runner import PlanRunner
 from .task import AppTask, HeadWriter, RefusalTask
 
 if TYPE_CHECKING:
-    from .server import Server
+    from ..plan import PlanTable
+    from .loop import Loop
 
 #: Seconds that a client may be silent within a request or while it does not read its answer, and between requests.
 STALLED_SECONDS = 60
@@ -48,6 +49,21 @@ FIRST_BYTES = 64 << 10
 Refuse = Callable[[str, Error], tuple[str, list[tuple[str, str]], bytes]]
 
 
+class ListeningServer(Protocol):
+    """What a channel needs of the server that accepted it; see `server.Server`."""
+
+    loop: Loop
+    plans: PlanTable | None
+    inline: Container[str]
+    draining: bool
+    task_dispatcher: Any
+
+    @property
+    def refuse(self) -> Refuse: ...
+
+    def add_task(self, task: object) -> None: ...
+
+
 class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
     """One connection: tells when the client goes away, drops refused bodies, lingers after an early answer.
 
@@ -58,7 +74,7 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
     task_class = AppTask
     error_task_class = RefusalTask
 
-    server: Server
+    server: ListeningServer
     request: Request | None
     requests: list[Request]
     current_outbuf_count: int
@@ -78,7 +94,7 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
     _sent = False  # whether something was sent to it since it was last asked
     _held = False  # whether the first request begins only when what was answered before has left
 
-    def __init__(self, server: Server, sock: socket.socket, addr: Any, adj: Any, map: dict[int, Any]) -> None:  # noqa: A002
+    def __init__(self, server: ListeningServer, sock: socket.socket, addr: Any, adj: Any, map: dict[int, Any]) -> None:  # noqa: A002
         super().__init__(server, sock, addr, adj, map=map)
         server.loop.look(self)
 

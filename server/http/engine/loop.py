@@ -23,7 +23,7 @@ from typing import Any
 
 from waitress import wasyncore
 
-from ...ipc import coalesce
+from ...ipc.coalesce import Coalescer
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +79,8 @@ class Loop:
     many of these have something to say, an answer does not stand in their queue.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, coalescer: Coalescer | None = None) -> None:
+        self.name, self._coalescer = name, coalescer or Coalescer()
         self._poll = select.epoll()
         self.sockets = Sockets(self._poll)
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -196,16 +196,16 @@ class Loop:
                 self._serve(fd, events)
                 if number % FEW == 0:
                     self._serve_watched()
-            coalesce.pause()
+            self._coalescer.flush()
             self._work_off()
         finally:
             self._reads = self._reads - PORTION if len(ready) == PORTION else 0
             if self._gathers and ((self._answers <= 0 >= self._reads) or time.monotonic() > self._gathers_until):
                 self._gathers = False
-                coalesce.end()
+                self._coalescer.unplug()
             self._awake = False
         self._busy += time.monotonic() - begun
-        self._refused += coalesce.take_refusals()
+        self._refused += self._coalescer.take_refusals()
         if self._refused:
             self._rest(self._busy * self._refused / max(self._refused, self.finished))
         elif self._busy > REST_S:
@@ -226,7 +226,7 @@ class Loop:
     def _begin_to_gather(self) -> None:
         self._gathers, self._answers, self._reads = True, len(self._posted), GATHERED
         self._gathers_until = time.monotonic() + GATHERED_S
-        coalesce.begin()
+        self._coalescer.plug()
 
     def _serve_watched(self) -> None:
         """What workers and front ends have sent."""

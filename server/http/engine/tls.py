@@ -149,7 +149,7 @@ class TlsChannel(Channel):
 
     reads_plainly = False
 
-    def __init__(self, server: TlsServer, sock: net.socket, *arguments: Any, **named: Any) -> None:
+    def __init__(self, server: Any, sock: net.socket, *arguments: Any, **named: Any) -> None:
         encrypted: Any = TlsSocket(sock, server.context)  # all of a socket that a channel uses
         super().__init__(server, encrypted, *arguments, **named)
 

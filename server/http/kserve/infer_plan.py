@@ -28,10 +28,10 @@ from .resource import HEADER_LENGTH, JSON, error_headers, status_line, version_o
 from .shm import Regions
 
 if TYPE_CHECKING:
-    from ...serving.dataplane import DataPlane
+    from ...serving.inference_plane import InferencePlane
     from ..engine.parser import RequestHead
-    from ..middleware.access import Access
     from ..middleware.admission import Admission
+    from ..middleware.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +51,8 @@ class Inferring:
     regions  the system shared memory that clients registered
     """
 
-    dataplane: DataPlane
-    access: Access
+    plane: InferencePlane
+    recorder: Recorder
     admission: Admission
     regions: Regions
     limit: int
@@ -63,7 +63,7 @@ class Inferring:
         """The plan for a model by what it is now: tensors, or a handler that reads the body itself."""
         try:
             version = version_of(version)
-            handler = self.dataplane.config(model, version).backend == "handler"
+            handler = self.plane.config(model, version).backend == "handler"
         except JitneyError:
             handler = False  # its plan raises the same
         return HandlerPlan(self, model, version) if handler else InferPlan(self, model, version)
@@ -83,7 +83,7 @@ class InferPlan(RoutePlan):
     """For models that take tensors."""
 
     def __init__(self, services: Inferring, model: str, version: str | None) -> None:
-        super().__init__(services.access, services.admission)
+        super().__init__(services.recorder, services.admission)
         self._services, self._model, self._version = services, model, version
         self._heads: dict[tuple[bool, str, str], HttpHead] = {}
 
@@ -104,18 +104,18 @@ class InferPlan(RoutePlan):
         except QueueFull as error:
             raise ServerFull(str(error)) from None
         version = version_of(self._version)
-        config = services.dataplane.config(self._model, version)
+        config = services.plane.config(self._model, version)
         if config.decoupled:
             raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
         if len(flight.body) > MAX_PARSED:  # before reading costs anything
-            services.dataplane.refuse_if_full(self._model, version)
+            services.plane.refuse_if_full(self._model, version)
         accepted = flight.head.fields.get("accept-encoding")
         asked = flight.note = Asked(config, encoding=choose(accepted) if accepted else "")
         infer = asked.infer = self._read(flight, asked)
         if forwarded := services.headers.of(flight.head.pairs):
             infer.request.parameters = {**infer.request.parameters, **forwarded}
         given = infer.parameters
-        flight.call = services.dataplane.infer(
+        flight.call = services.plane.infer(
             self._model, version, infer.request,
             priority=given.priority, timeout_us=given.timeout_us, on_answer=flight.answered,
         )  # fmt: skip
@@ -144,10 +144,10 @@ class InferPlan(RoutePlan):
 
     def _head(self, flight: InFlightRequest, binary: bool, encoding: str) -> HttpHead:
         origin = flight.head.fields.get("origin")
-        key = binary, encoding, self.access.cors.variant(origin)
+        key = binary, encoding, self.recorder.cors.variant(origin)
         head = self._heads.get(key)
         if head is None:
-            head = self._heads[key] = HttpHead("200 OK", self.access.cors.merged(_headers(binary, encoding), origin))
+            head = self._heads[key] = HttpHead("200 OK", self.recorder.cors.merged(_headers(binary, encoding), origin))
         return head
 
     def refuse(self, flight: InFlightRequest, error: Exception) -> HttpReply:
@@ -163,7 +163,7 @@ class HandlerPlan(PredictPlan):
     """
 
     def __init__(self, services: Inferring, model: str, version: str | None) -> None:
-        inference = Inference(services.dataplane, services.access, services.admission, services.max_response)
+        inference = Inference(services.plane, services.recorder, services.admission, services.max_response)
         super().__init__(inference, model, version, {"explain": "False"}, kserve=True)
         self._regions, self._limit = services.regions, services.limit
 
@@ -198,7 +198,7 @@ def refusal(plan: InferPlan | HandlerPlan, flight: InFlightRequest, error: Excep
         log.error("%s %s failed", line.command, line.path, exc_info=error)
         status, text = 500, _INTERNAL
     plan.passed(flight, status)
-    head = HttpHead(status_line(status), plan.access.cors.merged(pairs, flight.head.fields.get("origin")))
+    head = HttpHead(status_line(status), plan.recorder.cors.merged(pairs, flight.head.fields.get("origin")))
     return HttpReply(head, (), dump({"error": text}))
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from ....core.errors import InvalidConfig, Unavailable
 
@@ -41,6 +41,13 @@ class Key:
         if given is None or (self.expires is not None and now >= self.expires):
             return False
         return hmac.compare_digest(given.encode(), self.text.encode())
+
+
+class Keys(Protocol):
+    """What lets requests through: `Tokens`, or in a front end what knows them. Thread-safe."""
+
+    def allows(self, kind: Kind, authorization: str | None) -> bool:
+        """Whether an Authorization header opens this kind of route."""
 
 
 class Tokens:

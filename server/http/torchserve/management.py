@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ....core.errors import InvalidRequest, Unauthorized
 from . import openapi
@@ -15,7 +15,7 @@ from .render import send_json, send_status
 from .routing import MODEL, VERSION, Exchange, Routes
 
 if TYPE_CHECKING:
-    from ...repository.torchserve.registration import Registration
+    from ...lifecycle.control_plane import ControlPlane
     from ...serving.dataplane import DataPlane
     from ...settings.settings import Settings
     from ..middleware.tokens import Tokens
@@ -25,26 +25,12 @@ PROCESSING = "Processing worker updates..."
 SCALING = "Workers scaling in progress..."
 
 
-class Control(Protocol):
-    """What changes which models are served."""
-
-    def register(self, spec: Registration) -> tuple[str, str, int]:
-        """Registers; returns name, version and the number of workers that it is to have."""
-
-    def scale(self, model: str, version: str | None, min_workers: int, max_workers: int, synchronous: bool) -> int | None:
-        """Changes the number of workers; returns how many there are when it waited for them, else None."""
-
-    def set_default(self, model: str, version: str) -> None: ...
-
-    def unregister(self, model: str, version: str | None) -> None: ...
-
-
 @dataclass(frozen=True)
 class Management:
     """The handlers of the management port."""
 
     dataplane: DataPlane
-    control: Control
+    control: ControlPlane
     settings: Settings
     tokens: Tokens | None
 
@@ -128,7 +114,7 @@ class Management:
             raise MethodNotAllowed(*self._of_the_list())
         spec = registration(exchange.req)
         exchange.target = Target(spec.model_name or "")
-        name, version, workers = self.control.register(spec)
+        name, version, workers = self.control.archives.register(spec)
         if workers <= 0:
             hint = "Use scale workers API to add workers for the model."
             send_status(exchange.resp, f'Model "{name}" Version: {version} registered with 0 initial workers. {hint}')
@@ -155,7 +141,7 @@ class Management:
         if most < least:
             raise InvalidRequest("max_worker cannot be less than min_worker.")
         synchronous = boolean(given, "synchronous", False)
-        running = self.control.scale(model, version, least, most, synchronous)
+        running = self.control.archives.scale(model, version, least, most, synchronous)
         if not synchronous or running is None:
             send_status(exchange.resp, PROCESSING, 202)
         elif running < least:
@@ -166,13 +152,13 @@ class Management:
 
     def _set_default(self, exchange: Exchange, model: str, version: str) -> None:
         exchange.target = Target(model, version, "set-default")
-        self.control.set_default(model, version)
+        self.control.archives.set_default(model, version)
         send_status(exchange.resp, f'Default version successfully updated for model "{model}" to "{version}"')
 
     def _unregister(self, exchange: Exchange, model: str, version: str | None) -> None:
         if not self.settings.model_api:
             raise MethodNotAllowed(*self._of_a_model())
-        self.control.unregister(model, version)
+        self.control.archives.unregister(model, version)
         send_status(exchange.resp, f'Model "{model}" unregistered')
 
     # -- which methods there are: registering and unregistering may be switched off ---------------------------------------

@@ -20,9 +20,8 @@ import urllib3
 from jitney.core.errors import NothingAnswers
 from jitney.server.frontends import supervisor
 from jitney.server.frontends.frontend_process import FrontChild
-from jitney.server.serving.dataplane import DataPlane
 from jitney.tests.fakes.frontends import House, figures, house, settled
-from jitney.tests.fakes.plane import doubling
+from jitney.tests.fakes.plane import LoadedPlane, doubling
 from jitney.tests.fakes.raw_http import Connection
 from jitney.tests.fakes.torchserve_server import archive, running
 from jitney.tools.bench.served import serving, taken, wait_until
@@ -78,7 +77,7 @@ class Clients:
             thread.join()
 
 
-def test_front_ends_are_killed_under_load(plane: DataPlane) -> None:
+def test_front_ends_are_killed_under_load(plane: LoadedPlane) -> None:
     with house(plane):
         pass  # whatever is made once in a process is there before the figures are taken
     before = figures()
@@ -151,7 +150,7 @@ def test_a_front_end_that_writes_nonsense_is_replaced(several: House) -> None:
 
 
 def test_front_ends_that_cannot_start_are_tried_again_ever_later(
-    plane: DataPlane, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    plane: LoadedPlane, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(supervisor, "START_S", 0.5)
     monkeypatch.setattr(supervisor, "DELAYS", (0.0, 0.05, 0.2, 30.0))
@@ -169,7 +168,7 @@ def test_front_ends_that_cannot_start_are_tried_again_ever_later(
     assert settled(before), (before, figures())
 
 
-def test_draining_answers_what_was_accepted_and_refuses_the_rest(plane: DataPlane) -> None:
+def test_draining_answers_what_was_accepted_and_refuses_the_rest(plane: LoadedPlane) -> None:
     with house(plane) as opened, ThreadPoolExecutor(16) as clients:
         pids, address = opened.fronts.pids(), opened.inference
         idle = Connection(address)
@@ -191,7 +190,7 @@ def test_draining_answers_what_was_accepted_and_refuses_the_rest(plane: DataPlan
         assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
-def test_front_ends_that_do_not_end_in_time_are_killed(plane: DataPlane) -> None:
+def test_front_ends_that_do_not_end_in_time_are_killed(plane: LoadedPlane) -> None:
     with house(plane) as opened, Connection(opened.inference) as connection:
         pids = opened.fronts.pids()
         head = b"POST /predictions/words HTTP/1.1\r\nHost: x\r\nContent-Length: 34\r\n\r\n"

@@ -14,7 +14,7 @@ from jitney.server.frontends.error_codec import error_from_wire, error_to_wire
 from jitney.server.frontends.messages import DOWNWARD, UPWARD, Answer, FrontError, encode, pack
 from jitney.server.http.kserve.errors import describe
 from jitney.server.http.torchserve.errors import Target, problem
-from jitney.server.workers.channel import HEADER
+from jitney.server.ipc.frame import HEADER
 
 CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, JitneyError)]
 

@@ -20,13 +20,13 @@ import pytest
 import tritonclient.http as tritonclient
 
 from jitney.core.errors import InvalidConfig
-from jitney.server.http.app import Services, Web
+from jitney.server.http.app import Services
 from jitney.server.http.middleware.tokens import Tokens
 from jitney.server.metrics import Metrics
-from jitney.server.serving.dataplane import DataPlane
 from jitney.server.settings.addresses import parse_address
+from jitney.server.web import Web
 from jitney.tests.fakes.frontends import House, figures, house, plane_of, settings, settled
-from jitney.tests.fakes.plane import doubling
+from jitney.tests.fakes.plane import LoadedPlane, doubling
 from jitney.tests.fakes.raw_http import Connection
 from jitney.tools.bench.served import wait_until
 
@@ -48,7 +48,7 @@ def test_each_front_end_is_a_process_of_its_own_and_all_of_them_answer(several: 
     several.wait_idle()
 
 
-def test_kept_connections_are_shared_out(plane: DataPlane) -> None:
+def test_kept_connections_are_shared_out(plane: LoadedPlane) -> None:
     """Also those that come at once, which whoever is awake could take alone."""
     with house(plane, front_ends=3) as opened, contextlib.ExitStack() as stack:
         counters = opened.fronts._post.office.counters
@@ -137,7 +137,7 @@ def test_what_front_ends_count_is_in_the_next_scrape(several: House) -> None:
 
 
 def test_access_lines_and_errors_of_front_ends_are_in_the_servers_log(
-    plane: DataPlane, caplog: pytest.LogCaptureFixture
+    plane: LoadedPlane, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO), house(plane) as opened:
         served, relayed = "POST /predictions/capitals/1.0?a=b HTTP/1.1", "GET /ping?c=d HTTP/1.1"
@@ -285,7 +285,7 @@ def test_no_request_fails_while_its_model_is_reloaded(tmp_path: Path) -> None:
         opened.wait_idle()
 
 
-def test_all_front_ends_together_hold_no_more_than_may_wait(plane: DataPlane) -> None:
+def test_all_front_ends_together_hold_no_more_than_may_wait(plane: LoadedPlane) -> None:
     with house(plane, max_waiting=6, front_ends=3) as opened, ThreadPoolExecutor(24) as clients:
         asking = [clients.submit(opened.ask, "POST", "/predictions/slow", b"[[1, 2]]", **JSON) for _ in range(24)]
         statuses = [future.result().status for future in asking]
@@ -294,7 +294,7 @@ def test_all_front_ends_together_hold_no_more_than_may_wait(plane: DataPlane) ->
         assert opened.ask("POST", "/predictions/slow", b"[[1, 2]]", **JSON).status == 200
 
 
-def test_as_many_are_relayed_as_there_are_threads_and_health_is_still_told(plane: DataPlane) -> None:
+def test_as_many_are_relayed_as_there_are_threads_and_health_is_still_told(plane: LoadedPlane) -> None:
     with house(plane, http_threads=2) as opened, ThreadPoolExecutor(24) as clients:
         body = b'{"x": [[1.0, 2.0]]}'
         asking = [clients.submit(opened.ask, "POST", "/v2/models/slow/generate", body) for _ in range(24)]
@@ -308,7 +308,9 @@ def test_as_many_are_relayed_as_there_are_threads_and_health_is_still_told(plane
 # -- addresses and who may come in ---------------------------------------------------------------------------------------
 
 
-def test_tokens_are_asked_for_by_every_front_end_and_a_renewed_one_counts_at_once(plane: DataPlane, tmp_path: Path) -> None:
+def test_tokens_are_asked_for_by_every_front_end_and_a_renewed_one_counts_at_once(
+    plane: LoadedPlane, tmp_path: Path
+) -> None:
     path = tmp_path / "key_file.json"
     tokens = Tokens(path, 60)
     tokens.publish()
@@ -330,7 +332,7 @@ def test_tokens_are_asked_for_by_every_front_end_and_a_renewed_one_counts_at_onc
             assert [opened.ask(*request, Authorization=key("inference")).status for request in requests] == [200] * 3
 
 
-def test_restricted_groups_are_restricted_everywhere(plane: DataPlane) -> None:
+def test_restricted_groups_are_restricted_everywhere(plane: LoadedPlane) -> None:
     with house(plane, http_restricted_api={"inference": ("x-key", "secret")}) as opened:
         for path in ("/v2/models/m/infer", "/v2/models/m/generate"):
             assert opened.ask("POST", path, infer()).status == 403
@@ -338,7 +340,7 @@ def test_restricted_groups_are_restricted_everywhere(plane: DataPlane) -> None:
         assert opened.ask("GET", "/ping").status == 200
 
 
-def test_a_shared_port_carries_the_management_api_too(plane: DataPlane) -> None:
+def test_a_shared_port_carries_the_management_api_too(plane: LoadedPlane) -> None:
     from jitney.tools.bench.served import free_port
 
     address = parse_address(f"http://127.0.0.1:{free_port()}")
@@ -349,7 +351,7 @@ def test_a_shared_port_carries_the_management_api_too(plane: DataPlane) -> None:
         assert opened.ask("PUT", "/models/capitals?min_worker=1&synchronous=true").status == 200
 
 
-def test_a_unix_socket(plane: DataPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_unix_socket(plane: LoadedPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     address = parse_address("unix:inference.sock")
     with house(plane, inference_address=address) as opened:
@@ -364,7 +366,7 @@ def test_a_unix_socket(plane: DataPlane, tmp_path: Path, monkeypatch: pytest.Mon
     assert not Path("inference.sock").exists()
 
 
-def test_tls_with_one_certificate_for_all(plane: DataPlane) -> None:
+def test_tls_with_one_certificate_for_all(plane: LoadedPlane) -> None:
     import ssl
     import urllib.request
 
@@ -379,11 +381,11 @@ def test_tls_with_one_certificate_for_all(plane: DataPlane) -> None:
                 assert reply.read() == body.upper()
 
 
-def test_what_cannot_be_had_ends_the_start_and_is_named(plane: DataPlane, several: House) -> None:
+def test_what_cannot_be_had_ends_the_start_and_is_named(plane: LoadedPlane, several: House) -> None:
     before = figures()
     for port in ("inference", "management", "metrics"):
         with pytest.raises(InvalidConfig, match=rf"{port}_address=.*is already in use"):
-            Web(Services(plane, plane, Metrics(), settings(**{f"{port}_address": several.inference}), None))
+            Web(Services(plane, plane.control, Metrics(), settings(**{f"{port}_address": several.inference}), None))
     assert settled(before), (before, figures())
     with pytest.raises(InvalidConfig, match=r"inference_address=.*is already in use"), house(
         plane, inference_address=several.inference

@@ -12,8 +12,8 @@ import pytest
 from jitney.server.frontends import send_queue as module
 from jitney.server.frontends.messages import MAX_MESSAGE, UPWARD, Cancel, Counted, Requested, Upward, encode
 from jitney.server.frontends.send_queue import Outbox
-from jitney.server.ipc import coalesce
-from jitney.server.workers.channel import BadFrame, FrameReader, PeerClosed
+from jitney.server.ipc.coalesce import Coalescer
+from jitney.server.ipc.frame import BadFrame, FrameReader, PeerClosed
 
 LIMIT = 10.0
 
@@ -23,7 +23,8 @@ class Pair:
         self.ours, self.theirs = socket.socketpair()
         self.theirs.settimeout(LIMIT)
         self.stuck = threading.Event()
-        self.outbox = Outbox(self.ours, "test", self.stuck.set)
+        self.coalescer = Coalescer()
+        self.outbox = Outbox(self.ours, "test", self.stuck.set, self.coalescer)
         self.reader = FrameReader(self.theirs, 1)
 
     def frame(self) -> list[Upward]:
@@ -52,13 +53,13 @@ def test_a_message_leaves_at_once(pair: Pair) -> None:
 
 
 def test_what_a_thread_gathers_leaves_in_one_frame(pair: Pair) -> None:
-    coalesce.begin()
+    pair.coalescer.plug()
     for number in range(3):
         pair.outbox.put(Cancel(number))
     pair.theirs.setblocking(False)
     with pytest.raises(BlockingIOError):
         pair.theirs.recv(1)
-    coalesce.end()
+    pair.coalescer.unplug()
     pair.theirs.settimeout(LIMIT)
     assert pair.frame() == [Cancel(0), Cancel(1), Cancel(2)]
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from jitney.server.ipc.frame import BadFrame
 from jitney.server.process import exits
 from jitney.server.worker import inbox
 from jitney.server.worker.inbox import Inbox
-from jitney.server.workers.channel import BadFrame, Channel
+from jitney.server.workers.channel import Channel
 from jitney.server.workers.messages import Cancel, Execute, HostReply, Stop
 
 from ..workers.conftest import LIMIT_S

@@ -15,10 +15,11 @@ from jitney.backends.base import Backend
 from jitney.core.request import Failure, Request, Response
 from jitney.core.tensor import Tensor
 from jitney.server.ipc.memory import Region
+from jitney.server.ipc.messages import WirePart, WireRequest, WireResponse
 from jitney.server.worker.host import FrameHost
 from jitney.server.worker.running_batch import INLINE, LARGEST, RunningBatch
 from jitney.server.workers.channel import Channel
-from jitney.server.workers.messages import Event, Execute, Results, WirePart, WireRequest, WireResponse
+from jitney.server.workers.messages import Event, Execute, Results
 
 RESPONSE = msgspec.msgpack.Decoder(WireResponse)
 

@@ -19,8 +19,8 @@ from jitney.core.model_config import ModelConfig
 from jitney.core.request import Part, Request
 from jitney.core.tensor import Tensor
 from jitney.server.http.engine.loop import Loop
-from jitney.server.ipc import reactor
 from jitney.server.ipc.arena import Arena
+from jitney.server.ipc.io_context import IoContext
 from jitney.server.workers.pool import Pool
 from jitney.server.workers.running_calls import BatchReport
 from jitney.tests.fakes.worker_backends import factory
@@ -53,6 +53,7 @@ class Bench:
         gpus: Sequence[int] = (),
         host: Any = None,
         capacity: int = 1 << 30,
+        io: IoContext | None = None,
         **config: Any,
     ) -> None:
         self.arena = Arena(capacity)
@@ -71,6 +72,7 @@ class Bench:
             factory=factory(backend),
             host=host,
             gpus=gpus,
+            io=io,
         )
 
     def _idle(self) -> None:
@@ -120,31 +122,33 @@ def descriptors() -> int:
 
 
 @pytest.fixture(params=["reader", "reactor"])
-def reading(request: pytest.FixtureRequest) -> Iterator[None]:
+def reading(request: pytest.FixtureRequest) -> Iterator[IoContext]:
     """Who reads what workers send: a thread for each, or all of it the loop of a listener, to which they lend their sockets."""
+    io = IoContext()
     if request.param == "reader":
-        yield
+        yield io
         return
     loop = Loop("test")
     idle = SimpleNamespace(active_channels={}, holds_off=False, maintenance=lambda now: None)
     thread = threading.Thread(target=loop.run, args=(idle, 1.0), name="test-loop")
     thread.start()
-    reactor.offer(loop)
-    yield
-    reactor.withdraw(loop)
+    io.reactors.offer(loop)
+    yield io
+    io.reactors.withdraw(loop)
     loop.stop()
     thread.join(LIMIT_S)
     loop.close()
 
 
 @pytest.fixture
-def bench() -> Iterator[Callable[..., Any]]:
+def bench(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     """Makes pools; afterwards no descriptor, thread, process or slot of theirs may be left."""
+    io = request.getfixturevalue("reading") if "reading" in request.fixturenames else None
     before = descriptors(), set(threading.enumerate()), {p.pid for p in psutil.Process().children(recursive=True)}
     benches = []
 
     def make(*args: Any, **kwargs: Any) -> Bench:
-        benches.append(Bench(*args, **kwargs))
+        benches.append(Bench(*args, **{"io": io, **kwargs}))
         return benches[-1]
 
     yield make

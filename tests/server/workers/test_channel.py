@@ -15,7 +15,9 @@ from hypothesis.strategies import DataObject
 
 from jitney.core.model_config import Batching, HandlerSpec, InstanceGroup, ModelConfig, QueuePolicy, TensorSpec
 from jitney.core.request import Failure, Instance
-from jitney.server.workers.channel import KINDS, MAX_PAYLOAD, BadFrame, Channel, PeerClosed
+from jitney.server.ipc.frame import MAX_PAYLOAD, BadFrame, PeerClosed
+from jitney.server.ipc.messages import Message, WirePart, WireRequest, WireResponse, WireTensor
+from jitney.server.workers.channel import KINDS, Channel
 from jitney.server.workers.messages import (
     Cancel,
     Event,
@@ -25,13 +27,8 @@ from jitney.server.workers.messages import (
     HostReply,
     Load,
     Loaded,
-    Message,
     Results,
     Stop,
-    WirePart,
-    WireRequest,
-    WireResponse,
-    WireTensor,
 )
 from jitney.tests.fakes.drip import DripSocket
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jitney.core.errors import WorkerDied
-from jitney.server.workers.channel import BadFrame
+from jitney.server.ipc.frame import BadFrame
 
 from .conftest import LIMIT_S, call_to, eventually
 

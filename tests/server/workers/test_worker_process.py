@@ -11,9 +11,10 @@ import pytest
 
 from jitney.core.model_config import ModelConfig
 from jitney.core.request import Instance
-from jitney.server.ipc import reactor
+from jitney.server.ipc.io_context import IoContext
+from jitney.server.ipc.messages import Message
 from jitney.server.workers.channel import Channel
-from jitney.server.workers.messages import Event, Message
+from jitney.server.workers.messages import Event
 from jitney.server.workers.worker_process import Child, environment
 
 
@@ -62,7 +63,7 @@ class Sleeper:
         return True
 
 
-def test_what_was_read_already_is_handled_before_the_reactor_gets_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_read_already_is_handled_before_the_reactor_gets_the_socket() -> None:
     """It would wait for more to come, while the worker waits for its next batch."""
     ours, theirs = socket.socketpair()
     seen: list[Message] = []
@@ -71,7 +72,8 @@ def test_what_was_read_already_is_handled_before_the_reactor_gets_the_socket(mon
     child._left_over, child._failure, child._returned = None, None, threading.Event()
     child._on_message, child._on_exit, child._bury = lambda _, message: seen.append(message), lambda _: None, lambda: None
     sleeper, sender = Sleeper(), Channel(theirs)
-    monkeypatch.setattr(reactor, "current", lambda: sleeper)
+    child._io = IoContext()
+    child._io.reactors.offer(sleeper)
     with ours, theirs:
         for number in range(3):
             sender.send(Event(str(number), {}))

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from jitney.server.frontends.child.relay import Doorway, is_served, receive_peer, send_peer
+from jitney.server.frontends.child.relay import Doorway, is_served
+from jitney.server.frontends.peers import receive_peer, send_peer
 from jitney.server.http.engine.body import BodyStream
 from jitney.tools.bench.served import wait_until
 

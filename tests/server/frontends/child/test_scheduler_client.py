@@ -22,14 +22,14 @@ from jitney.server.frontends.send_queue import Outbox
 from jitney.server.frontends.session import Desk, Office
 from jitney.server.frontends.shared_counters import Counters
 from jitney.server.http.kserve.shm import Regions
-from jitney.server.ipc import reactor
 from jitney.server.ipc.arena import Arena
+from jitney.server.ipc.frame import FrameReader, PeerClosed
 from jitney.server.ipc.frame_reading import Reading
+from jitney.server.ipc.io_context import IoContext
 from jitney.server.ipc.memory import Region
 from jitney.server.metrics import Metrics
 from jitney.server.serving.dataplane import DataPlane
 from jitney.server.serving.registry import Registry
-from jitney.server.workers.channel import FrameReader, PeerClosed
 from jitney.tests.fakes.plane import answers
 from jitney.tools.bench.served import wait_until
 
@@ -81,8 +81,12 @@ class Site:
         self.deployment = self.serve(FakeDeployment())
         requests = Region.create("requests", NBYTES)
         self.requests, self.replies = Arena(NBYTES, requests), Arena(NBYTES)
-        office = Office(DataPlane(self.registry), Metrics(), None, Regions(), self.counters)
-        self.outboxes = Outbox(front, "front", lambda: None), Outbox(scheduler, "desk", lambda: None)
+        self.io = IoContext(), IoContext()  # of either process
+        office = Office(DataPlane(self.registry), Metrics(), None, Regions(), self.counters, self.io[1])
+        self.outboxes = (
+            Outbox(front, "front", lambda: None, self.io[0].coalescer),
+            Outbox(scheduler, "desk", lambda: None, self.io[1].coalescer),
+        )
         self.desk = Desk(office, self.outboxes[1], requests, self.replies, lambda: None, lambda number: None)
         self.lost: list[str] = []
         self.link = Link(
@@ -93,10 +97,12 @@ class Site:
             self.replies.region,
             lambda _: None,
             self.lost.append,
+            self.io[0],
         )
         self.plane = RemoteDataPlane(self.link, self.counters)
         self.ended: list[Exception] = []
-        reading = Reading(scheduler, FrameReader(scheduler, 1), lambda payload: self.desk.take(UPWARD.decode(payload)))
+        take = lambda payload: self.desk.take(UPWARD.decode(payload))  # noqa: E731
+        reading = Reading(scheduler, FrameReader(scheduler, 1), take, self.io[1].reactors)
         self.threads = [threading.Thread(target=self._run, args=(reading,), daemon=True), self.link._thread]
         self.outboxes[1].start()
         self.threads[0].start()
@@ -276,7 +282,7 @@ def test_a_version_that_is_just_being_replaced_hands_over_to_its_successor(site:
     assert call.result(LIMIT).final
 
 
-def test_the_reactors_own_thread_may_ask_and_wait(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reactors_own_thread_may_ask_and_wait(site: Site) -> None:
     """It is the one that reads the answers."""
     served: list[Any] = []
 
@@ -287,7 +293,8 @@ def test_the_reactors_own_thread_may_ask_and_wait(site: Site, monkeypatch: pytes
             served.append((fd, serve, lost))
             return True
 
-    monkeypatch.setattr(reactor, "current", Held)
+    held = Held()
+    site.io[0].reactors.offer(held)
     site.plane.config("m")
     wait_until(lambda: len(served) >= 1, LIMIT, "the loan of the socket")
     for n in range(3):
@@ -295,7 +302,7 @@ def test_the_reactors_own_thread_may_ask_and_wait(site: Site, monkeypatch: pytes
         assert site.plane.config(f"m{n}").name == f"m{n}"
     for _, _, lost in served:
         lost()
-    monkeypatch.undo()
+    site.io[0].reactors.withdraw(held)
 
 
 @pytest.mark.parametrize("place", [(NBYTES, 1), (NBYTES - 1, 2), (0, NBYTES + 1), (-1, 1), (2**62, 2**62), (0, -1)], ids=str)

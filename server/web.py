@@ -1,0 +1,124 @@
+"""`Web`: the listeners of the three ports. Addresses that are equal share one; several front ends may share one too."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from ..core import holding
+from .frontends.child.remote_services import SharedPlaces
+from .frontends.frontend_process import Post
+from .frontends.relay_listener import InnerListener
+from .frontends.session import Office
+from .frontends.shared_counters import Counters
+from .frontends.supervisor import FrontEnds
+from .http.app import PORTS, Services, build, listener_options
+from .http.engine.certificates import made_certificate, server_context
+from .http.engine.listener import Listener
+from .http.inline import ALIVE
+from .http.kserve.shm import Regions
+from .http.middleware.admission import Admission
+from .http.torchserve import Port
+
+if TYPE_CHECKING:
+    from .settings.addresses import Address
+    from .settings.settings import Settings
+
+
+class Web:
+    """All listeners. Creating it binds the sockets, so that a busy port is known before any model is loaded."""
+
+    def __init__(self, services: Services) -> None:
+        settings = services.settings
+        holding.limit(settings.held_bytes)
+        self.admission = Admission(settings.http_threads, settings.max_waiting, services.io.coalescer)
+        self.listeners: list[Listener | FrontEnds] = []
+        try:
+            by_address = _by_address(settings)
+            secure = any(address.tls for address, _ in by_address)
+            pem = made_certificate(settings) if secure else b""
+            tls = server_context(settings, pem) if secure else None
+            for address, ports in by_address:
+                if "inference" in ports and settings.front_ends > 1:
+                    self.listeners.append(_front_ends(address, ports, services, self.admission, pem))
+                    continue
+                app, plans = build(ports, services, self.admission)
+                self.listeners.append(
+                    Listener(
+                        app, address, tls=tls, plans=plans, inline=ALIVE, io=services.io, **listener_options(ports, settings)
+                    )
+                )
+        except BaseException:
+            self.close(0)
+            raise
+
+    def start(self) -> None:
+        for listener in self.listeners:
+            listener.start()
+
+    def wait_started(self) -> None:
+        """Returns when every process that answers is there."""
+        for listener in self.listeners:
+            if isinstance(listener, FrontEnds):
+                listener.wait_started()
+
+    def stop_accepting(self) -> None:
+        for listener in self.listeners:
+            listener.stop_accepting()
+
+    def close(self, timeout: float) -> None:
+        """Answers what was accepted, for at most `timeout` seconds, and ends."""
+        self.stop_accepting()
+        deadline = time.monotonic() + timeout
+        for listener in self.listeners:
+            listener.close(max(0.0, deadline - time.monotonic()))
+
+    def addresses(self) -> list[tuple[str, Address]]:
+        """Each port that is served with where it listens."""
+        return [(port, self.address(port)) for port in PORTS if any(port in listener.ports for listener in self.listeners)]
+
+    def address(self, port: Port) -> Address:
+        """Where a port listens in fact (0 asked for any free one)."""
+        return next(listener.address for listener in self.listeners if port in listener.ports)
+
+
+def _by_address(settings: Settings) -> list[tuple[Address, list[Port]]]:
+    """Each address with the ports that it carries. Port 0 is any free port, so never the same one twice."""
+    wanted: list[tuple[Port, Address]] = [
+        ("inference", settings.inference_address),
+        ("management", settings.management_address),
+    ]
+    if settings.enable_metrics_api:
+        wanted.append(("metrics", settings.metrics_address))
+    found: list[tuple[Address, list[Port]]] = []
+    for port, address in wanted:
+        same = next((ports for other, ports in found if other == address and (address.port or address.path)), None)
+        if same is not None:
+            same.append(port)
+        else:
+            found.append((address, [port]))
+    return found
+
+
+def _front_ends(
+    address: Address, ports: Collection[Port], services: Services, admission: Admission, pem: bytes
+) -> FrontEnds:
+    """Several processes that answer the inference address, and the application for what they relay."""
+    settings, tokens = services.settings, services.tokens
+    counters, regions = Counters.create(settings.front_ends), Regions(settings.allow_client_shm)
+    admission.waiting = SharedPlaces(settings.max_waiting, counters, 0, services.io.coalescer)
+    services.dataplane.registry.on_change = lambda: counters.changed("models")
+    regions.on_change = lambda: counters.changed("regions")
+    if tokens is not None:
+        tokens.on_renewed = lambda: counters.changed("keys")
+    app, plans = build(ports, services, admission, regions)
+    try:
+        inner = InnerListener(app, address, plans=plans, inline=ALIVE, io=services.io, **listener_options(ports, settings))
+    except BaseException:
+        counters.close()
+        raise
+    office = Office(services.dataplane, services.metrics, tokens, regions, counters, services.io)
+    fronts = FrontEnds(Post(settings, office, inner, pem), settings.front_ends)
+    services.metrics.collect = fronts.collect
+    return fronts
