@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from jitney.tests.fakes.serving import conformance_kit
-from jitney.tools.bench.served import Server, serving
+from jitney.tools.bench.served import ServedProcess, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -42,7 +42,7 @@ def authority(url: str) -> str:
     return url.removeprefix("http://")
 
 
-def replay(kit: Path, server: Server, folder: Path, *arguments: str) -> dict[str, str]:
+def replay(kit: Path, server: ServedProcess, folder: Path, *arguments: str) -> dict[str, str]:
     """Runs the kit's replay; the reasons of the cases that fail, by name."""
     results = folder / "results.json"
     command = [sys.executable, str(kit / "replay.py"), "--golden", str(kit / "golden"), "--json", str(results)]
@@ -53,7 +53,7 @@ def replay(kit: Path, server: Server, folder: Path, *arguments: str) -> dict[str
     return {entry["name"]: entry["reason"] for entry in found if entry["result"] == "failed"}
 
 
-def bursts(kit: Path, server: Server, names: Sequence[str]) -> dict[str, str]:
+def bursts(kit: Path, server: ServedProcess, names: Sequence[str]) -> dict[str, str]:
     """Runs bursts of the kit, those of one model after the other; the output of those that fail, twice, by name."""
 
     def run(name: str) -> str:

@@ -12,7 +12,7 @@ from jitney.core.model_config import Batching, HandlerSpec, InstanceGroup, Model
 from jitney.core.request import Failure, Instance
 from jitney.server.ipc.frame import MAX_PAYLOAD, BadFrame, PeerClosed
 from jitney.server.ipc.messages import WirePart, WireRequest, WireResponse, WireTensor
-from jitney.server.workers.channel import KINDS, Channel
+from jitney.server.workers.channel import KINDS, MessageChannel
 from jitney.server.workers.messages import (
     Cancel,
     Event,
@@ -74,28 +74,28 @@ def test_every_kind_has_a_message_here():
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 def test_round_trip(pair, message):
-    Channel(pair[0]).send(message)
-    received = Channel(pair[1]).receive()
+    MessageChannel(pair[0]).send(message)
+    received = MessageChannel(pair[1]).receive()
     assert type(received) is type(message)
     assert plain(received) == plain(message)
 
 
 def test_load_carries_the_whole_configuration(pair):
-    Channel(pair[0]).send(MESSAGES[0])
-    assert Channel(pair[1]).receive().config == CONFIG
+    MessageChannel(pair[0]).send(MESSAGES[0])
+    assert MessageChannel(pair[1]).receive().config == CONFIG
 
 
 def test_inline_data_is_writable(pair):
-    Channel(pair[0]).send(HostReply(1, RESPONSE))
-    assert isinstance(Channel(pair[1]).receive().response.body, bytearray)
+    MessageChannel(pair[0]).send(HostReply(1, RESPONSE))
+    assert isinstance(MessageChannel(pair[1]).receive().response.body, bytearray)
 
 
 def test_one_byte_at_a_time(pair):
     sender, receiver = DripSocket(pair[0]), DripSocket(pair[1])
     with sender, receiver:
-        writing = threading.Thread(target=lambda: [Channel(sender).send(message) for message in MESSAGES])
+        writing = threading.Thread(target=lambda: [MessageChannel(sender).send(message) for message in MESSAGES])
         writing.start()
-        channel = Channel(receiver)
+        channel = MessageChannel(receiver)
         for message in MESSAGES:
             assert plain(channel.receive()) == plain(message)
         writing.join()
@@ -104,10 +104,10 @@ def test_one_byte_at_a_time(pair):
 def test_frames_of_all_sizes_arrive_whole_and_in_order(pair):
     sizes = [0, 1, 65_000, 65_530, 65_531, 65_536, 70_000, 3, 1_000_000, 5, 200_000, 1] * 2
     events = [Event(str(n), {"data": random.Random(n).randbytes(size)}) for n, size in enumerate(sizes)]
-    sender = Channel(pair[0])
+    sender = MessageChannel(pair[0])
     writing = threading.Thread(target=lambda: [sender.send(event) for event in events])
     writing.start()
-    receiver = Channel(pair[1])
+    receiver = MessageChannel(pair[1])
     for event in events:
         received = receiver.receive()
         assert (received.kind, received.payload) == (event.kind, event.payload)
@@ -115,7 +115,7 @@ def test_frames_of_all_sizes_arrive_whole_and_in_order(pair):
 
 
 def test_many_threads_send_without_mixing(pair):
-    sender, receiver = Channel(pair[0]), Channel(pair[1])
+    sender, receiver = MessageChannel(pair[0]), MessageChannel(pair[1])
 
     def send(mark):
         for n in range(50):
@@ -134,7 +134,7 @@ def test_many_threads_send_without_mixing(pair):
 def test_the_end_of_the_peer(pair):
     pair[0].close()
     with pytest.raises(PeerClosed, match=r"^closed$"):
-        Channel(pair[1]).receive()
+        MessageChannel(pair[1]).receive()
 
 
 @pytest.mark.parametrize("cut", [1, 4, 5, 6, 10])
@@ -144,7 +144,7 @@ def test_the_end_in_the_middle_of_a_frame(pair, cut):
     pair[0].sendall(frame[:cut])
     pair[0].close()
     with pytest.raises(PeerClosed, match="middle of a frame"):
-        Channel(pair[1]).receive()
+        MessageChannel(pair[1]).receive()
 
 
 def test_a_reset_is_an_end_too():
@@ -154,19 +154,19 @@ def test_a_reset_is_an_end_too():
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         accepted.close()
         with client, pytest.raises(PeerClosed):
-            Channel(client).receive()
+            MessageChannel(client).receive()
 
 
 def test_too_long_is_refused_by_both_ends(pair):
     with pytest.raises(BadFrame, match="over the limit"):
-        Channel(pair[0]).send(Event("x", {"data": bytes(MAX_PAYLOAD)}))
+        MessageChannel(pair[0]).send(Event("x", {"data": bytes(MAX_PAYLOAD)}))
     pair[0].sendall(struct.pack("<IB", MAX_PAYLOAD + 1, 0))
     with pytest.raises(BadFrame, match="over the limit"):
-        Channel(pair[1]).receive()
+        MessageChannel(pair[1]).receive()
 
 
 def test_after_a_refused_message_the_channel_is_as_before(pair):
-    sender = Channel(pair[0])
+    sender = MessageChannel(pair[0])
     with pytest.raises(TypeError):
         sender.send(Event("x", {"data": object()}))
     with pytest.raises(UnicodeEncodeError):
@@ -174,11 +174,11 @@ def test_after_a_refused_message_the_channel_is_as_before(pair):
     with pytest.raises(OverflowError):
         sender.send(Event("x", {"n": 1 << 70}))
     sender.send(Event("fine", {}))
-    assert Channel(pair[1]).receive().kind == "fine"
+    assert MessageChannel(pair[1]).receive().kind == "fine"
 
 
 def test_held_messages_arrive_in_front_of_the_next_one_and_not_before(pair):
-    sender, receiver = Channel(pair[0]), Channel(pair[1])
+    sender, receiver = MessageChannel(pair[0]), MessageChannel(pair[1])
     sender.send(Event("before", {"data": bytes(1000)}))
     sender.hold(Event("first", {}))
     sender.hold(Event("second", {"data": bytes(2000)}))
@@ -196,7 +196,7 @@ def test_held_messages_arrive_in_front_of_the_next_one_and_not_before(pair):
 
 @pytest.mark.parametrize("refused", [Event("x", {"data": object()}), Event("x", {"data": bytes(MAX_PAYLOAD)})])
 def test_a_refused_message_leaves_those_that_are_held(pair, refused):
-    sender, receiver = Channel(pair[0]), Channel(pair[1])
+    sender, receiver = MessageChannel(pair[0]), MessageChannel(pair[1])
     sender.hold(Event("held", {}))
     for attempt in (sender.hold, sender.send):
         with pytest.raises((TypeError, BadFrame)):
@@ -209,10 +209,10 @@ def test_a_refused_message_leaves_those_that_are_held(pair, refused):
 def test_unknown_kinds_and_wrong_payloads_are_named(pair):
     pair[0].sendall(struct.pack("<IB", 0, len(KINDS)))
     with pytest.raises(BadFrame, match="unknown kind"):
-        Channel(pair[1]).receive()
+        MessageChannel(pair[1]).receive()
     payload = msgspec.msgpack.encode(["not a number", 1])
     pair[0].sendall(struct.pack("<IB", len(payload), KINDS.index(Cancel)) + payload)
-    channel = Channel(pair[1])
+    channel = MessageChannel(pair[1])
     channel._start = channel._end = 0
     with pytest.raises(BadFrame, match="Cancel cannot be understood"):
         channel.receive()
@@ -225,7 +225,7 @@ def test_garbage_ends_in_a_clear_error(garbage):
     with ours, theirs:
         ours.sendall(garbage)
         ours.close()
-        channel = Channel(theirs)
+        channel = MessageChannel(theirs)
         with pytest.raises((BadFrame, PeerClosed)):
             while True:
                 channel.receive()
@@ -243,7 +243,7 @@ def test_a_damaged_frame_is_a_message_or_a_clear_error(number, data):
     with ours, theirs:
         ours.sendall(struct.pack("<IB", len(payload), KINDS.index(type(message))) + payload)
         ours.close()
-        channel = Channel(theirs)
+        channel = MessageChannel(theirs)
         try:
             assert type(channel.receive()) is type(message)
         except BadFrame:
@@ -256,7 +256,7 @@ def test_a_damaged_frame_is_a_message_or_a_clear_error(number, data):
 
 
 def test_what_is_not_here_yet_is_not_waited_for(pair):
-    sender, receiver = Channel(pair[0]), Channel(pair[1])
+    sender, receiver = MessageChannel(pair[0]), MessageChannel(pair[1])
     assert receiver.take() is None
     for message in MESSAGES:
         sender.send(message)
@@ -266,8 +266,8 @@ def test_what_is_not_here_yet_is_not_waited_for(pair):
 
 
 def test_a_message_that_comes_in_pieces_is_taken_when_it_is_whole(pair):
-    Channel(pair[0]).send(MESSAGES[1])
-    data, receiver = pair[1].recv(1 << 16), Channel(pair[1])
+    MessageChannel(pair[0]).send(MESSAGES[1])
+    data, receiver = pair[1].recv(1 << 16), MessageChannel(pair[1])
     for at in range(len(data) - 1):
         pair[0].send(data[at : at + 1])
         assert receiver.take() is None
@@ -276,7 +276,7 @@ def test_a_message_that_comes_in_pieces_is_taken_when_it_is_whole(pair):
 
 
 def test_taking_and_receiving_may_alternate(pair):
-    sender, receiver = Channel(pair[0]), Channel(pair[1])
+    sender, receiver = MessageChannel(pair[0]), MessageChannel(pair[1])
     for number in range(2000):
         sender.send(Execute(number, [msgspec.Raw(msgspec.msgpack.encode(b"x" * (number % 700)))]))
         message = receiver.take() if number % 3 else receiver.receive()
@@ -285,9 +285,9 @@ def test_taking_and_receiving_may_alternate(pair):
 
 def test_a_long_message_is_left_to_whoever_may_wait(pair):
     long = Execute(1, [msgspec.Raw(msgspec.msgpack.encode(b"x" * 300_000))])
-    sending = threading.Thread(target=Channel(pair[0]).send, args=(long,))
+    sending = threading.Thread(target=MessageChannel(pair[0]).send, args=(long,))
     sending.start()
-    receiver = Channel(pair[1])
+    receiver = MessageChannel(pair[1])
     while not receiver.is_long:
         assert receiver.take() is None
     assert receiver.take() is None
@@ -296,7 +296,7 @@ def test_a_long_message_is_left_to_whoever_may_wait(pair):
 
 
 def test_what_was_read_with_another_message_is_known_to_be_here(pair):
-    sender, receiver = Channel(pair[0]), Channel(pair[1])
+    sender, receiver = MessageChannel(pair[0]), MessageChannel(pair[1])
     sender.hold(MESSAGES[-1])
     sender.send(MESSAGES[2])
     assert not receiver.holds_frame
@@ -305,10 +305,10 @@ def test_what_was_read_with_another_message_is_known_to_be_here(pair):
 
 
 def test_an_end_and_nonsense_are_noticed_without_waiting(pair):
-    receiver = Channel(pair[1])
+    receiver = MessageChannel(pair[1])
     pair[0].send(struct.pack("<IB", 1, len(KINDS)))
     with pytest.raises(BadFrame, match="unknown kind"):
         receiver.take()
     pair[0].close()
     with pytest.raises(PeerClosed):
-        Channel(pair[1]).take()
+        MessageChannel(pair[1]).take()
