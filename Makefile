@@ -29,9 +29,9 @@ format: $(READY)  ## ruff: fix what it can
 	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
 
 # The root is the package, so mypy is shown a folder in which it has the package's name.
-types: $(READY)  ## mypy --strict
+types: $(READY)  ## mypy --strict, tests included
 	@mkdir -p .types && ln -sfn .. .types/jitney
-	@cd .types && ../$(PY) -m mypy --config-file ../pyproject.toml -p jitney.core -p jitney.codecs -p jitney.backends -p jitney.server -p jitney.tools
+	@cd .types && ../$(PY) -m mypy --config-file ../pyproject.toml -p jitney.core -p jitney.codecs -p jitney.backends -p jitney.server -p jitney.tools -p jitney.tests
 
 test: $(READY)  ## All tests, warnings as errors, coverage printed and at least COVERAGE per cent
 	@$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE)

@@ -74,7 +74,7 @@ def imported(name: str, path: Path) -> Iterator[str]:
             base = (
                 ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
                 if node.level
-                else node.module
+                else str(node.module)
             )
             for alias in node.names:
                 found = f"{base}.{alias.name}"

@@ -106,7 +106,8 @@ def running(
         [*command, *arguments], cwd=folder, env=environment(folder, **(env or {})), stdin=DEVNULL, stdout=PIPE, stderr=STDOUT,
         text=True,
     )  # fmt: skip
-    server = ServedProcess(process, *(str(addresses[port]) for port in ("inference", "management", "metrics")))
+    inference, management, metrics = (str(addresses[port]) for port in ("inference", "management", "metrics"))
+    server = ServedProcess(process, inference, management, metrics)
     reader = threading.Thread(target=server.read_output, args=(False,))
     reader.start()
     try:

@@ -64,7 +64,7 @@ class Clients:
                 self._ask(client, model, np.array([[number, asked]], np.float32))
                 time.sleep(0.002)
 
-    def _ask(self, client: triton.InferenceServerClient, model: str, x: np.ndarray) -> None:  # type: ignore[type-arg]
+    def _ask(self, client: triton.InferenceServerClient, model: str, x: np.ndarray) -> None:
         try:
             y = infer(client, model, x)
         except InferenceServerException as error:
@@ -83,10 +83,10 @@ def connect(server: ServedProcess) -> triton.InferenceServerClient:
     return triton.InferenceServerClient(server.inference.removeprefix("http://"))
 
 
-def infer(client: triton.InferenceServerClient, model: str, x: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def infer(client: triton.InferenceServerClient, model: str, x: np.ndarray) -> np.ndarray:
     tensor = triton.InferInput("x", list(x.shape), "FP32")
     tensor.set_data_from_numpy(x)
-    found: np.ndarray = client.infer(model, [tensor]).as_numpy("y")  # type: ignore[type-arg]
+    found: np.ndarray = client.infer(model, [tensor]).as_numpy("y")
     return found
 
 

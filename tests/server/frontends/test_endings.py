@@ -19,6 +19,7 @@ import urllib3
 
 from jitney.core.errors import NothingAnswers
 from jitney.server.frontends import supervisor
+from jitney.server.frontends.frontend_process import FrontendProcess
 from jitney.tests.fakes.frontends import House, figures, opened_fronts, settled
 from jitney.tests.fakes.plane import LoadedPlane, doubling
 from jitney.tests.fakes.raw_http import Connection
@@ -153,7 +154,7 @@ def test_front_ends_that_cannot_start_are_tried_again_ever_later(
 ) -> None:
     monkeypatch.setattr(supervisor, "START_S", 0.5)
     monkeypatch.setattr(supervisor, "DELAYS", (0.0, 0.05, 0.2, 30.0))
-    monkeypatch.setattr(supervisor.FrontendProcess, "_start", lambda *_: (_ for _ in ()).throw(OSError("no more processes")))
+    monkeypatch.setattr(FrontendProcess, "_start", lambda *_: (_ for _ in ()).throw(OSError("no more processes")))
     before = figures()
     with opened_fronts(plane, answers=False) as opened:
         assert opened.fronts.pids() == []

@@ -1,6 +1,7 @@
 """What one thread brings together is looked at once; other threads do not notice."""
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -166,7 +167,8 @@ def test_a_queue_is_full_only_when_what_was_gathered_for_it_cannot_leave() -> No
     site.dispatcher.refuse_if_full()
     site.submit(4)
     assert site.sizes == [3, 3] and site.dispatcher.pending() == 3
-    for refused in (lambda: site.submit(1), site.dispatcher.refuse_if_full):
+    refusals: list[Callable[[], object]] = [lambda: site.submit(1), site.dispatcher.refuse_if_full]
+    for refused in refusals:
         with pytest.raises(QueueFull):
             refused()
     coalescer.unplug()

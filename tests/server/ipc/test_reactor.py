@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -106,7 +107,8 @@ def crowd() -> Iterator[list[tuple[int, int]]]:
 
 def test_an_answer_does_not_stand_in_the_queue_of_connections(crowd: list[tuple[int, int]], pipe: tuple[int, int]) -> None:
     """However many connections have something to say, and whenever the answer comes."""
-    loop, seen = Loop("test"), []
+    loop = Loop("test")
+    seen: list[Any] = []
     answers_at = {10, 11, PORTION + 7}
 
     def say() -> None:
@@ -134,7 +136,9 @@ def test_gathering_ends_in_time_though_there_is_more_to_read(
 ) -> None:
     monkeypatch.setattr(loops, "GATHERED_S", 0.0)
     coalescer = Coalescer()
-    loop, woken, seen = Loop("test", coalescer), [], []
+    loop = Loop("test", coalescer)
+    woken: list[Any] = []
+    seen: list[Any] = []
 
     def wake() -> None:
         woken.append(len(seen))

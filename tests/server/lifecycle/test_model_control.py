@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jitney.core.errors import InvalidConfig, LoadFailed, ModelNotReady, Unavailable
+from jitney.core.errors import InvalidConfig, LoadFailed, ModelFailed, ModelNotReady, Unavailable
 from jitney.server.lifecycle import model_control
 from jitney.server.serving.dataplane import DataPlane
 from jitney.tests.fakes.plane import DOUBLING, doubling, first, loaded, rows
@@ -110,7 +110,7 @@ def test_an_ensemble_runs_its_steps_and_names_itself_in_their_errors(tmp_path: P
     with loaded(tmp_path) as plane:
         call = plane.infer("a_chain", None, rows(3.0, name="IN"))
         assert first(call.result(PATIENCE)) == [12.0]
-        with pytest.raises(Exception, match="poisoned") as caught:
+        with pytest.raises(ModelFailed, match="poisoned") as caught:
             plane.infer("a_chain", None, rows(-1.0, name="IN")).result(PATIENCE)
         assert caught.value.context == "in ensemble 'a_chain', "
         assert plane.statistics("a_chain")[0].success.count == 2

@@ -18,7 +18,7 @@ from jitney.server.repository.triton.repository import TritonRepository
 from jitney.server.serving.dataplane import DataPlane
 from jitney.server.serving.deployment import Options
 from jitney.server.serving.registry import Registry
-from jitney.tests.fakes.plane import DOUBLING, doubling, first, loaded, rows
+from jitney.tests.fakes.plane import DOUBLING, LoadedPlane, doubling, first, loaded, rows
 from jitney.tools.bench.served import wait_until
 
 PATIENCE = 20.0
@@ -68,7 +68,7 @@ def ask(plane: DataPlane, model: str = "m", version: str | None = None) -> list[
     return first(plane.infer(model, version, rows(1.0, name=name)).result(PATIENCE))
 
 
-def index(plane: DataPlane) -> list[tuple[str, str, str]]:
+def index(plane: LoadedPlane) -> list[tuple[str, str, str]]:
     return [(entry.name, entry.version, entry.state) for entry in plane.index()]
 
 

@@ -52,7 +52,9 @@ class FakeDeployment:
             raise self.refusal
         call = Call(request, self.config, on_answer=options["on_answer"])
         call.encode = options.get("encode")
-        self.data.append(b"".join(bytes(piece.data) for piece in (*request.tensors, *request.parts)))
+        self.data.append(
+            b"".join(bytes(data) for data in (*(t.data for t in request.tensors), *(p.data for p in request.parts)))
+        )
         call.times.dispatched, call.times.compute_infer = call.times.arrived + 1, 7
         self.calls.append(call)
         return call
