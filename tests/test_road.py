@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
 import sys
@@ -19,9 +18,11 @@ from jitney.server.http.app import Services
 from jitney.server.metrics import Metrics
 from jitney.server.web import Web
 from jitney.tests.fakes.frontends import plane_of, settings
+from jitney.tests.fakes.raw_http import Connection
 
 ROOT = Path(__file__).resolve().parents[1]
 HANDLER = "def handle(data, context):\n    return [bytes(row['body']) for row in data] if data else None\n"
+REQUEST = b"POST /predictions/m HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
 MANIFEST = {"runtime": "python", "model": {"modelName": "m", "handler": "h.py:handle", "modelVersion": "1.0"}}
 
 
@@ -68,16 +69,16 @@ def test_a_prediction_crosses_the_files_that_the_page_lists(tmp_path: Path) -> N
         web = Web(services)
         web.start()
         try:
-            connection = http.client.HTTPConnection("127.0.0.1", web.address("inference").port, timeout=20)
+            connection = Connection(web.address("inference"))  # which sends head and body in one piece
             for turn in range(4):  # the first makes the plan
                 if turn == 3:
                     time.sleep(1.05)  # so that the Date header is another one
                     trace.on = True
-                connection.request("POST", "/predictions/m", b"hello")
-                assert connection.getresponse().read() == b"hello"
+                connection.send(REQUEST)
+                assert connection.read().body == b"hello"
             time.sleep(0.05)  # what is counted after the answer has left
             trace.on = False
-            connection.close()
+            connection.sock.close()
         finally:
             web.close(5)
     page = (ROOT / "docs" / "design.md").read_text()
