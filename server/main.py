@@ -22,11 +22,11 @@ from ..core.errors import InvalidConfig, NothingAnswers, TooFewThreads
 from .http.app import Services
 from .http.middleware.tokens import Tokens
 from .ipc.io_context import IoContext
-from .lifecycle.bls import Scripting
+from .lifecycle.bls import BlsHost
 from .lifecycle.control_plane import ControlPlane
 from .lifecycle.management import Management
 from .lifecycle.model_control import ModelControl
-from .lifecycle.snapshot_writer import Journal
+from .lifecycle.snapshot_writer import SnapshotWriter
 from .lifecycle.startup import Begun, Planned, chosen, planned, preload, register, settle, tell_strays
 from .metrics import Metrics
 from .process import gc_tuning, logs, signals, threads
@@ -105,13 +105,13 @@ class Server:
         self.control = ControlPlane(self.registry)
         options = Options(
             shape_change=settings.shape_change,
-            host=Scripting(self.dataplane, self.control),
+            host=BlsHost(self.dataplane, self.control),
             on_event=self._event,
             cache=cache,
             io=self.io,
         )
         self.store = ModelStore(settings)
-        self.journal = Journal(settings, self.registry)
+        self.journal = SnapshotWriter(settings, self.registry)
         self.management = Management(
             self.registry, self.store, options, self._models_changed, settings.unregister_model_timeout
         )
@@ -205,7 +205,7 @@ class Server:
             received.put(0)
             return
         self.dataplane.started = True
-        gc_tuning.spare_collector()
+        gc_tuning.freeze_heap()
         _say(STARTED)
 
     def _open(self, web: Web) -> None:

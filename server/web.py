@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 from ..core import holding
 from .frontends.child.remote_services import SharedPlaces
-from .frontends.frontend_process import Post
-from .frontends.relay_listener import InnerListener
-from .frontends.session import Office
-from .frontends.shared_counters import Counters
+from .frontends.frontend_process import FrontendSpec
+from .frontends.relay_listener import RelayListener
+from .frontends.session import SharedServices
+from .frontends.shared_counters import SharedCounters
 from .frontends.supervisor import FrontEnds
 from .http.app import PORTS, Services, build, listener_options
 from .http.engine.certificates import made_certificate, server_context
 from .http.engine.listener import Listener
 from .http.inline import ALIVE
-from .http.kserve.shm import Regions
+from .http.kserve.shm import ClientRegions
 from .http.middleware.admission import Admission
 from .http.torchserve import Port
 
@@ -106,7 +106,7 @@ def _front_ends(
 ) -> FrontEnds:
     """Several processes that answer the inference address, and the application for what they relay."""
     settings, tokens = services.settings, services.tokens
-    counters, regions = Counters.create(settings.front_ends), Regions(settings.allow_client_shm)
+    counters, regions = SharedCounters.create(settings.front_ends), ClientRegions(settings.allow_client_shm)
     admission.waiting = SharedPlaces(settings.max_waiting, counters, 0, services.io.coalescer)
     services.dataplane.registry.on_change = lambda: counters.changed("models")
     regions.on_change = lambda: counters.changed("regions")
@@ -114,11 +114,11 @@ def _front_ends(
         tokens.on_renewed = lambda: counters.changed("keys")
     app, plans = build(ports, services, admission, regions)
     try:
-        inner = InnerListener(app, address, plans=plans, inline=ALIVE, io=services.io, **listener_options(ports, settings))
+        relay = RelayListener(app, address, plans=plans, inline=ALIVE, io=services.io, **listener_options(ports, settings))
     except BaseException:
         counters.close()
         raise
-    office = Office(services.dataplane, services.metrics, tokens, regions, counters, services.io)
-    fronts = FrontEnds(Post(settings, office, inner, pem), settings.front_ends)
+    shared = SharedServices(services.dataplane, services.metrics, tokens, regions, counters, services.io)
+    fronts = FrontEnds(FrontendSpec(settings, shared, relay, pem), settings.front_ends)
     services.metrics.collect = fronts.collect
     return fronts

@@ -1,4 +1,4 @@
-"""`FrontChild`: one front end as the scheduler sees it: started, spoken to, read from, ended."""
+"""`FrontendProcess`: one front end as the scheduler sees it: started, spoken to, read from, ended."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from ..process.threads import BLAS_THREADS
 from ..settings.settings import Settings
 from .messages import UPWARD, Drain, Flush, Hello
 from .peers import receive_peer
-from .relay_listener import InnerListener
-from .send_queue import Outbox
-from .session import Desk, Office
+from .relay_listener import RelayListener
+from .send_queue import SendQueue
+from .session import FrontendSession, SharedServices
 from .shared_counters import GONE
 
 log = logging.getLogger(__name__)
@@ -43,26 +43,28 @@ _LOGGERS = ("jitney", "jitney.access")
 
 
 @dataclass(frozen=True)
-class Post:
+class FrontendSpec:
     """What all front ends of a server have in common."""
 
     settings: Settings
-    office: Office
-    inner: InnerListener
+    shared: SharedServices
+    relay: RelayListener
     pem: bytes
 
 
-class FrontChild:
+class FrontendProcess:
     """A process, its socket, its memory, and the threads that read from it.
 
-    `on_exit(child)` is called by the reading thread. The thread that makes a FrontChild must outlive it: the kernel kills the
-    process with that thread. OSError where the process cannot be started; nothing is left of it then.
+    `on_exit(process)` is called by the reading thread. The thread that makes a FrontendProcess must outlive it: the kernel kills
+    the process with that thread. OSError where the process cannot be started; nothing is left of it then.
     """
 
-    def __init__(self, post: Post, index: int, on_ready: Callable[[], None], on_exit: Callable[[FrontChild], None]) -> None:
+    def __init__(
+        self, spec: FrontendSpec, index: int, on_ready: Callable[[], None], on_exit: Callable[[FrontendProcess], None]
+    ) -> None:
         self.index, self.name, self.started = index, f"front-{index}", time.monotonic()
         self.ready = False
-        self._post, self._on_ready, self._on_exit = post, on_ready, on_exit
+        self._spec, self._on_ready, self._on_exit = spec, on_ready, on_exit
         self._flushes = itertools.count(1)
         self._flushed: dict[int, threading.Event] = {}
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
@@ -80,23 +82,25 @@ class FrontChild:
             undo.pop_all()
         self._requests.close_fd()
         self._replies.region.close_fd()
-        self._reading = Reading(self._socket, FrameReader(self._socket, 1), self._take, post.office.io.reactors)
-        self.outbox = Outbox(self._socket, self.name, self.kill, post.office.io.coalescer)
-        self.desk = Desk(post.office, self.outbox, self._requests, self._replies, self._take_ready, self._take_flushed)
+        self._reading = Reading(self._socket, FrameReader(self._socket, 1), self._take, spec.shared.io.reactors)
+        self.send_queue = SendQueue(self._socket, self.name, self.kill, spec.shared.io.coalescer)
+        self.session = FrontendSession(
+            spec.shared, self.send_queue, self._requests, self._replies, self._take_ready, self._take_flushed
+        )
         self._threads = [
             threading.Thread(target=self._read, name=f"{self.name}-read", daemon=True),
             threading.Thread(target=self._adopt, name=f"{self.name}-relay", daemon=True),
         ]
 
     def _start(self, their_socket: socket.socket, their_door: socket.socket) -> subprocess.Popen[bytes]:
-        counters = self._post.office.counters
+        counters = self._spec.shared.counters
         fds = {
             "fd": their_socket.fileno(),
             "door-fd": their_door.fileno(),
             "request-fd": self._requests.fd,
             "reply-fd": self._replies.region.fd,
             "counters-fd": counters.region.fd,
-            "listen-fd": self._post.inner.fd,
+            "listen-fd": self._spec.relay.fd,
         }
         command = [*module_command(None, f"{__package__}.child.main"), f"--parent={os.getpid()}", f"--name={self.name}"]
         inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
@@ -119,40 +123,40 @@ class FrontChild:
         reading, relaying = self._threads
         try:
             with threads.needed(f"front end {self.index}"):
-                self.outbox.start()
+                self.send_queue.start()
                 relaying.start()
                 reading.start()
         except TooFewThreads as error:
             log.error("%s", error)
             self.kill()
-            self._bury()
+            self._finish()
             self._on_exit(self)
             return
-        post = self._post
+        spec = self._spec
         hello = Hello(
-            post.settings,
-            tuple(port for port in ("inference", "management", "metrics") if port in post.inner.ports),
+            spec.settings,
+            tuple(port for port in ("inference", "management", "metrics") if port in spec.relay.ports),
             self.index,
             MEMORY_BYTES,
             MEMORY_BYTES,
             {name: _level(name) for name in _LOGGERS},
-            post.pem,
-            post.office.tokens is not None,
+            spec.pem,
+            spec.shared.tokens is not None,
         )
-        self.outbox.put(hello)
+        self.send_queue.put(hello)
 
     # -- any thread --------------------------------------------------------------------------------------------------------
 
     def drain(self, seconds: float) -> None:
         """Has it stop accepting, answer what it accepted for at most so many seconds, and end."""
-        self.outbox.put(Drain(seconds))
+        self.send_queue.put(Drain(seconds))
 
     def flush(self) -> threading.Event:
         """Has it send what was counted; the event is set when that is here, or will never be."""
         number, event = next(self._flushes), threading.Event()
         self._flushed[number] = event
         if self.ready:
-            self.outbox.put(Flush(number))
+            self.send_queue.put(Flush(number))
         else:
             event.set()
         return event
@@ -187,7 +191,7 @@ class FrontChild:
             event.set()
 
     def _take(self, payload: bytes | bytearray) -> None:
-        self.desk.take(UPWARD.decode(payload))
+        self.session.take(UPWARD.decode(payload))
 
     def _read(self) -> None:
         try:
@@ -200,7 +204,7 @@ class FrontChild:
         except Exception:
             log.exception("front end %d: its messages cannot be handled", self.index)
             self.kill()
-        self._bury()
+        self._finish()
         self._on_exit(self)
 
     def _adopt(self) -> None:
@@ -213,18 +217,18 @@ class FrontChild:
             if sock is None:
                 return
             sock.setblocking(False)
-            self._post.inner.adopt(sock, peer)
+            self._spec.relay.adopt(sock, peer)
 
-    def _bury(self) -> None:
-        self.desk.close()
-        self.outbox.close()
+    def _finish(self) -> None:
+        self.session.close()
+        self.send_queue.close()
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
             self.kill()
             self._process.wait()
-        self._post.office.counters.set_waiting(self.index + 1, 0)
-        self._post.office.counters.set_connections(self.index, GONE)
+        self._spec.shared.counters.set_waiting(self.index + 1, 0)
+        self._spec.shared.counters.set_connections(self.index, GONE)
         for event in list(self._flushed.values()):
             event.set()
         with contextlib.suppress(OSError):

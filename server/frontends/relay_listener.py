@@ -1,4 +1,4 @@
-"""`InnerListener`: the scheduler's own listener where front ends answer the address: for what they relay, and for nobody else."""
+"""`RelayListener`: the scheduler's own listener where front ends answer the address: for what they relay, and for nobody else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..settings.addresses import Address
 from .adopting_listener import AdoptingListener
 
 
-class InnerListener(AdoptingListener):
+class RelayListener(AdoptingListener):
     """Opens the listening socket for the front ends, and never accepts from it."""
 
     def __init__(

@@ -1,7 +1,7 @@
-"""`Outbox`: messages on their way to the other process. Nobody who puts one waits for the socket.
+"""`SendQueue`: messages on their way to the other process. Nobody who puts one waits for the socket.
 
 What a thread puts while it gathers (`ipc.coalesce`) leaves in one frame. What is not urgent waits a little for company.
-What the socket does not take at once, a thread of the outbox sends; it sleeps while there is nothing of either kind.
+What the socket does not take at once, a thread of the queue sends; it sleeps while there is nothing of either kind.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_BACKLOG = 256 << 20
 _LOOK_MS = 200
 
 
-class Outbox:
+class SendQueue:
     """`on_stuck` is called once, with the lock held, where the other side does not read. Threads: any."""
 
     def __init__(
@@ -120,7 +120,7 @@ class Outbox:
         self._backlog += rest
         self._wake.notify_all()
 
-    # -- the outbox's thread -----------------------------------------------------------------------------------------------
+    # -- the queue's thread ------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         writable = select.poll()

@@ -20,9 +20,9 @@ from ..ipc.io_context import IoContext
 from . import kserve, torchserve
 from .dialect import is_kserve
 from .kserve.generate import Generate, GenerateStream
-from .kserve.infer_plan import Inferring
+from .kserve.infer_plan import InferServices
 from .kserve.resource import set_error
-from .kserve.shm import Regions
+from .kserve.shm import ClientRegions
 from .metrics import add_metrics
 from .middleware.access import Access
 from .middleware.admission import Admission
@@ -36,7 +36,7 @@ from .torchserve import Port
 from .torchserve.errors import Problem
 from .torchserve.inference import add_inference, add_predictions
 from .torchserve.oip import add_open_inference
-from .torchserve.predict_plan import Inference
+from .torchserve.predict_plan import PredictServices
 from .torchserve.render import new_request_id, seal, to_json
 from .torchserve.routing import Exchange, Routes, answer
 
@@ -72,7 +72,7 @@ class InferenceServices:
     settings: Settings
     keys: Keys | None
     admission: Admission
-    regions: Regions
+    regions: ClientRegions
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ class Services:
     tokens: Tokens | None = None
     io: IoContext = field(default_factory=IoContext)
 
-    def inference(self, admission: Admission, regions: Regions | None = None) -> InferenceServices:
+    def inference(self, admission: Admission, regions: ClientRegions | None = None) -> InferenceServices:
         """Those that inference works with. `regions`: the shared memory of clients, where others know it too."""
-        regions = regions or Regions(self.settings.allow_client_shm)
+        regions = regions or ClientRegions(self.settings.allow_client_shm)
         return InferenceServices(self.dataplane, self.metrics.torchserve, self.settings, self.tokens, admission, regions)
 
 
@@ -106,12 +106,12 @@ class Application:
         self.routes = Routes(self.app)
         torchserve.add_common(self.routes, next(port for port in PORTS if port in ports))
 
-    def torchserve(self) -> Inference:
+    def torchserve(self) -> PredictServices:
         """What TorchServe's plans work with."""
         services = self.services
-        return Inference(services.plane, self.recorder, services.admission, services.settings.max_response_size)
+        return PredictServices(services.plane, self.recorder, services.admission, services.settings.max_response_size)
 
-    def kserve(self) -> Inferring:
+    def kserve(self) -> InferServices:
         """What KServe v2's plans work with."""
         services = self.services
         return kserve.inferring(services.plane, services.settings, self.recorder, services.admission, services.regions)
@@ -132,7 +132,7 @@ def build_inference(
 
 
 def build(
-    ports: Collection[Port], services: Services, admission: Admission, regions: Regions | None = None
+    ports: Collection[Port], services: Services, admission: Admission, regions: ClientRegions | None = None
 ) -> tuple[App, PlanTable | None]:
     """The application of one listener that carries these ports, and the plans of those of its routes that have any."""
     settings, metrics, dataplane = services.settings, services.metrics, services.dataplane

@@ -38,7 +38,7 @@ class Answers(Iterator[Response]):
         return self._call.underway
 
 
-class Scripting:
+class BlsHost:
     """What a worker may ask of the server. Called on threads of its pool."""
 
     def __init__(self, dataplane: DataPlane, control: ControlPlane) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...core.errors import Unavailable, Unsupported
-from ..serving.deployment import State
+from ..serving.deployment import ModelState
 from ..serving.registry import IndexEntry, Registry
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class ControlPlane:
         """
         found = self._registry.index()
         if ready_only:
-            return [entry for entry in found if entry.state == State.READY]
+            return [entry for entry in found if entry.state == ModelState.READY]
         known = set(self._registry.names())
         found += [IndexEntry(name) for name in self._repository.names() if name not in known] if self._repository else []
         return sorted(found, key=lambda entry: entry.name)

@@ -20,7 +20,7 @@ class Folders(Protocol):
     def fingerprint(self, name: str) -> Hashable: ...
 
 
-class Control(Protocol):
+class ReloadControl(Protocol):
     """Who loads and unloads."""
 
     def reload(self, model: str) -> None: ...
@@ -35,7 +35,7 @@ class Poller:
     `look` is for it, or for a test, alone. Whoever loads a model notes in `seen` what it is about to read.
     """
 
-    def __init__(self, folders: Folders, control: Control) -> None:
+    def __init__(self, folders: Folders, control: ReloadControl) -> None:
         self._folders, self._control = folders, control
         self.seen: dict[str, Hashable] = {}
         self._stop = threading.Event()

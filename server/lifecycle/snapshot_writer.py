@@ -1,4 +1,4 @@
-"""`Journal`: writes a snapshot of what is registered after each change, so that a restart brings it back (TorchServe)."""
+"""`SnapshotWriter`: writes a snapshot of what is registered after each change, so that a restart brings it back (TorchServe)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VERSION = "0.12.0"
 _TICK = datetime.timedelta(milliseconds=1)
 
 
-class Journal:
+class SnapshotWriter:
     """Threads: any; snapshots are written one after the other, each with what is registered at that moment."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:

@@ -27,7 +27,7 @@ from ...core.request import Request, Response
 from ..ipc.arena import Arena
 from ..metrics.statistics import ModelStatistics
 from ..workers.pool import WorkerStatus
-from .deployment import Deployment, MakeRequest, OnAnswer, State
+from .deployment import Deployment, MakeRequest, ModelState, OnAnswer
 from .registry import Registry, version_order
 from .validation import validate
 from .worker_deployment import WorkerDeployment
@@ -114,7 +114,7 @@ class DataPlane:
             return deployment.submit(request, on_answer=on_answer)
         if request.headers.get("explain") == "True" and isinstance(deployment, WorkerDeployment):
             return deployment.explainer().submit(request, on_answer=on_answer)
-        deployment.refuse_if_hopeless()  # before decoding costs anything
+        deployment.refuse_without_workers()  # before decoding costs anything
         deployment.refuse_if_full()
         codec = deployment.codec
         tensors, encode = codec.read(request.parts, request.headers)
@@ -167,7 +167,7 @@ class DataPlane:
         if not self.started or self.stopping:
             return False
         return not self.strict_readiness or (
-            all(entry.state == State.READY or entry.reason == "unloaded" for entry in self.registry.index())
+            all(entry.state == ModelState.READY or entry.reason == "unloaded" for entry in self.registry.index())
             and not any(deployment.stranded for deployment in self.registry.deployments())
         )
 

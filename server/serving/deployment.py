@@ -27,7 +27,7 @@ OnAnswer = Callable[[Response | JitneyError], None]
 MakeRequest = Callable[["Deployment"], Request]
 
 
-class State(StrEnum):
+class ModelState(StrEnum):
     """Triton's model states, as the repository index shows them."""
 
     LOADING = "LOADING"
@@ -63,7 +63,7 @@ class Deployment(ABC):
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
-        self.state = State.LOADING
+        self.state = ModelState.LOADING
         self.reason = ""
         self.stamp: Hashable = None  # what its files looked like when it was loaded, where the loader cares
         self.min_workers, self.max_workers = config.min_workers, config.max_workers
@@ -89,7 +89,7 @@ class Deployment(ABC):
         return False
 
     @abstractmethod
-    def refuse_if_hopeless(self) -> None:
+    def refuse_without_workers(self) -> None:
         """Raises where a request could not be answered: stopping, not loaded, no workers, or none that gets up again."""
 
     def refuse_if_full(self, priority: int | None = None) -> None:  # noqa: B027 - nothing to be full without a queue

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from ..ipc.frame import BadFrame, PeerClosed
 from ..ipc.messages import Message
 from ..process import exits
-from ..workers.channel import Channel
+from ..workers.channel import MessageChannel
 from ..workers.messages import Execute, Stop
 
 #: Batches shorter than this are not told of cancellations; seconds.
@@ -37,7 +37,7 @@ class Inbox:
     BadFrame from `dispatch`, like the end of the server, ends this process: the main thread may be deep in a model.
     """
 
-    def __init__(self, channel: Channel, dispatch: Callable[[Message], None], expecting: Callable[[], bool]) -> None:
+    def __init__(self, channel: MessageChannel, dispatch: Callable[[Message], None], expecting: Callable[[], bool]) -> None:
         self._channel, self._dispatch, self._expecting = channel, dispatch, expecting
         self._lock = threading.Lock()
         self._reader: str | None = _WATCH  # who reads; None while a batch runs and nobody does
@@ -63,7 +63,7 @@ class Inbox:
         if mine:
             self._reader = None
         if self._parked or self._expecting():
-            self._ring()
+            self._signal()
         return message
 
     # ---- any thread
@@ -71,9 +71,9 @@ class Inbox:
     def expect(self) -> None:
         """The model waits for a reply from now on."""
         if self._reader is None:
-            self._ring()
+            self._signal()
 
-    def _ring(self) -> None:
+    def _signal(self) -> None:
         os.eventfd_write(self._bell, 1)
 
     def _read(self) -> Execute | Stop:

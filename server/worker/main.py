@@ -33,7 +33,7 @@ from ..ipc.frame import BadFrame, PeerClosed
 from ..ipc.memory import Region
 from ..ipc.messages import Message
 from ..process import exits
-from ..workers.channel import Channel
+from ..workers.channel import MessageChannel
 from ..workers.messages import Cancel, Execute, HostReply, Load, Loaded
 from .host import FrameHost
 from .inbox import Inbox
@@ -59,7 +59,7 @@ def load(message: Load, host: FrameHost) -> Backend:
 class Worker:
     """The life of this process between the first message and the exit code."""
 
-    def __init__(self, channel: Channel, arena_fd: int, reply_fd: int) -> None:
+    def __init__(self, channel: MessageChannel, arena_fd: int, reply_fd: int) -> None:
         self._channel, self._arena_fd, self._reply_fd = channel, arena_fd, reply_fd
         self._host = FrameHost(channel)
         self._inbox = Inbox(channel, self._dispatch, self._host.waiting)
@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # A forked child holding the socket would hide this process's death from the server.
     os.register_at_fork(after_in_child=connection.close)
     try:
-        code = Worker(Channel(connection), options.arena_fd, options.reply_fd).serve()
+        code = Worker(MessageChannel(connection), options.arena_fd, options.reply_fd).serve()
     except (PeerClosed, ConnectionError):
         code = exits.PARENT_GONE
     except BaseException:  # noqa: BLE001 - a defect, or sys.exit() in the model: the server logs the traceback

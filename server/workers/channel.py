@@ -21,7 +21,7 @@ _KIND_OF = {kind: number for number, kind in enumerate(KINDS)}
 _DECODERS = tuple(msgspec.msgpack.Decoder(kind) for kind in KINDS)
 
 
-class Channel(FrameReader):
+class MessageChannel(FrameReader):
     """Sends and receives messages over a connected stream socket.
 
     Any thread may `send` and `hold`; only one may `receive` at a time. Closing belongs to the owner of the socket.

@@ -1,4 +1,4 @@
-"""`Batch`: the calls that one worker executes together, as the server keeps them; `BatchReport`: how that went."""
+"""`RunningCalls`: the calls that one worker executes together, as the server keeps them; `BatchReport`: how that went."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class BatchReport:
     ok: bool
 
 
-class Batch:
+class RunningCalls:
     """`calls` are those that were handed in, `live` those that are executed, at their index of the message.
 
     A call that is over already, or that cannot be encoded (it is failed with InvalidRequest), is not executed. A `pinned`

@@ -16,7 +16,7 @@ from jitney.tests.conformance.replay.triton.burst_cases import CASES, BurstCase
 from jitney.tests.conformance.replay.triton.bursts import send_burst
 from jitney.tests.conformance.replay.triton.cases import replay
 from jitney.tests.fakes.recordings import recordings
-from jitney.tools.bench.served import Server, serving
+from jitney.tools.bench.served import ServedProcess, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -43,7 +43,7 @@ def authority(url: str) -> str:
     return url.removeprefix("http://")
 
 
-def replayed(kit: Path, server: Server, group: str | None = None) -> dict[str, list[str]]:
+def replayed(kit: Path, server: ServedProcess, group: str | None = None) -> dict[str, list[str]]:
     """Replays the usual cases, or those of a group; what is different, by the names of those that fail."""
     servers = {"http": authority(server.inference), "metrics": authority(server.metrics)}
     found = dict(replay(kit / "golden", servers, group))
@@ -51,7 +51,7 @@ def replayed(kit: Path, server: Server, group: str | None = None) -> dict[str, l
     return {name: told for name, told in found.items() if told}
 
 
-def bursts(server: Server, cases: Sequence[BurstCase]) -> dict[str, str]:
+def bursts(server: ServedProcess, cases: Sequence[BurstCase]) -> dict[str, str]:
     """Sends bursts, those of one model after the other; what is wrong with those that fail, twice, by name."""
     address = authority(server.inference)
     groups = [list(group) for _, group in groupby(sorted(cases, key=lambda case: case.model), key=lambda case: case.model)]

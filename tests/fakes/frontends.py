@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jitney.server.frontends.frontend_process import FrontChild
+from jitney.server.frontends.frontend_process import FrontendProcess
 from jitney.server.frontends.supervisor import FrontEnds
 from jitney.server.http.app import Services
 from jitney.server.http.middleware.tokens import Tokens
@@ -50,7 +50,7 @@ class House:
         return found
 
     @property
-    def children(self) -> list[FrontChild]:
+    def children(self) -> list[FrontendProcess]:
         return [place.child for place in self.fronts._places if place.child is not None]
 
     @property
@@ -63,7 +63,7 @@ class House:
         return ask(self.web.address(port), method, path, body, named, timeout=PATIENCE)  # type: ignore[arg-type]
 
     def open_requests(self) -> int:
-        return sum(child.desk.open for child in self.children)
+        return sum(child.session.open for child in self.children)
 
     def wait_idle(self) -> None:
         """Returns when no process of the server holds anything of a request any more."""
@@ -74,7 +74,9 @@ class House:
 
 
 @contextlib.contextmanager
-def house(plane: LoadedPlane, tokens: Tokens | None = None, *, answers: bool = True, **values: Any) -> Iterator[House]:
+def opened_fronts(
+    plane: LoadedPlane, tokens: Tokens | None = None, *, answers: bool = True, **values: Any
+) -> Iterator[House]:
     """Opens a web over `plane`; all its front ends answer, unless they cannot."""
     metrics = Metrics(plane.registry.deployments)
     web = Web(Services(plane, plane.control, metrics, settings(**values), tokens, plane.io))

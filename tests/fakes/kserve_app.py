@@ -7,7 +7,7 @@ from typing import Any
 import falcon
 
 from jitney.server.http.kserve import add_routes, inferring
-from jitney.server.http.kserve.shm import Regions
+from jitney.server.http.kserve.shm import ClientRegions
 from jitney.server.http.middleware.admission import Admission
 from jitney.server.http.middleware.recorder import Recorder
 from jitney.server.metrics import Metrics
@@ -24,6 +24,6 @@ def kserve_app(dataplane: Any, max_request_size: int, forward: str = "", *, cont
     settings = Settings(address, address, address, **values)
     app: App = falcon.App()
     recorder = Recorder(settings, Metrics().torchserve)
-    services = inferring(dataplane, settings, recorder, Admission(64, 64), Regions(settings.allow_client_shm))
+    services = inferring(dataplane, settings, recorder, Admission(64, 64), ClientRegions(settings.allow_client_shm))
     add_routes(app, services, dataplane, control or dataplane, settings.server_id)
     return app

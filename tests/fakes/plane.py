@@ -12,7 +12,7 @@ from jitney.core.call import Call
 from jitney.core.request import Request, Response
 from jitney.core.tensor import Tensor
 from jitney.server.ipc.io_context import IoContext
-from jitney.server.lifecycle.bls import Scripting
+from jitney.server.lifecycle.bls import BlsHost
 from jitney.server.lifecycle.control_plane import ControlPlane
 from jitney.server.lifecycle.model_control import ModelControl
 from jitney.server.repository.triton.repository import TritonRepository
@@ -88,7 +88,7 @@ def loaded(repository: Path, *, mode: str = "explicit", options: Options | None 
     plane = LoadedPlane(strict_readiness=False)
     models = TritonRepository([repository])
     options = options or Options()
-    options = Options(options.shape_change, Scripting(plane, plane.control), None, options.cache, plane.io)
+    options = Options(options.shape_change, BlsHost(plane, plane.control), None, options.cache, plane.io)
     control = ModelControl(plane.registry, models, plane, options, mode)
     plane.control.attach(repository=control)
     try:

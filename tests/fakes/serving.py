@@ -14,7 +14,7 @@ import falcon.testing
 from jitney.core.request import Request, Response
 from jitney.core.tensor import Tensor
 from jitney.server.http.engine.listener import Listener
-from jitney.server.lifecycle.bls import Scripting
+from jitney.server.lifecycle.bls import BlsHost
 from jitney.server.lifecycle.model_control import ModelControl
 from jitney.server.repository.triton.repository import TritonRepository
 from jitney.server.serving.deployment import Options
@@ -81,7 +81,7 @@ def serving(folder: Path, *names: str) -> Iterator[Serving]:
     dataplane, events = LoadedPlane(), []
     repository = TritonRepository([folder])
     options = Options(
-        host=Scripting(dataplane, dataplane.control),
+        host=BlsHost(dataplane, dataplane.control),
         on_event=lambda deployment, kind, payload: events.append((kind, payload)),
     )
     dataplane.control.attach(repository=ModelControl(dataplane.registry, repository, dataplane, options, "explicit"))

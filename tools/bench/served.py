@@ -27,7 +27,7 @@ class ServerFailed(RuntimeError):
 
 
 @dataclass
-class Server:
+class ServedProcess:
     """A running server process. `lines` is what it has printed so far; addresses are base URLs."""
 
     process: subprocess.Popen[str]
@@ -102,7 +102,7 @@ def serving(
     timeout: float = 180.0,
     echo: bool = False,
     folder: Path | None = None,
-) -> Iterator[Server]:
+) -> Iterator[ServedProcess]:
     """`jitney serve` on a repository, ready to answer; stopped at the end. `properties` are lines of config.properties."""
     inference, management, metrics = (
         f"http://127.0.0.1:{port}" for port in ports or (free_port(), free_port(), free_port())
@@ -121,7 +121,7 @@ def serving(
             text=True,
             cwd=folder,
         )
-        server = Server(process, inference, management, metrics)
+        server = ServedProcess(process, inference, management, metrics)
         reader = threading.Thread(target=server.read_output, args=(echo,), name="server-output")
         reader.start()
         try:

@@ -24,7 +24,7 @@ POLICIES = ("zero", "delay:5", "ts:10", "ts:100")
 
 
 @dataclass(frozen=True)
-class Server:
+class SimulatedServer:
     """`workers` on `devices` in turn (0 devices: each worker has its own) run batches of at most `max_rows` rows.
 
     A batch takes `host` seconds of its worker only, then t0 + a * rows seconds of the device too.
@@ -77,7 +77,7 @@ class Result:
 class Workers:
     """Who is idle, and until when each device is taken."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: SimulatedServer) -> None:
         self._server = server
         self._idle = [server.workers // server.device_count] * server.device_count
         for device in range(server.workers % server.device_count):
@@ -106,7 +106,7 @@ class Workers:
             self.idle += 1
 
 
-def simulate(queue: Queue, arrivals: Sequence[float], server: Server) -> Result:
+def simulate(queue: Queue, arrivals: Sequence[float], server: SimulatedServer) -> Result:
     """Runs all arrivals (seconds, ascending) through the queue until every one is answered."""
     latencies = np.empty(len(arrivals))
     reasons, sizes = dict.fromkeys(Reason, 0), dict[int, int]()
@@ -130,7 +130,7 @@ def simulate(queue: Queue, arrivals: Sequence[float], server: Server) -> Result:
     return Result(latencies, sum(sizes.values()), workers.work / (server.device_count * span), reasons, sizes)
 
 
-def theory(rate: float, server: Server) -> float | None:
+def theory(rate: float, server: SimulatedServer) -> float | None:
     """Bound of the mean latency of zero delay with one worker, Poisson arrivals and no limit to a batch, in seconds.
 
     Inoue, "Queueing analysis of GPU-based inference servers with dynamic batching" (arXiv 1912.06322). None where the load
@@ -148,7 +148,7 @@ def theory(rate: float, server: Server) -> float | None:
 
 
 def table(
-    trace: str, rates: Sequence[float], policies: Sequence[str], count: int, server: Server, seed: int
+    trace: str, rates: Sequence[float], policies: Sequence[str], count: int, server: SimulatedServer, seed: int
 ) -> Iterator[str]:
     """One line for each rate and policy."""
     yield f"{'req/s':>8} {'policy':<12} {'mean ms':>9} {'p99 ms':>9} {'busy':>6} {'mean batch':>10}  batches left by"
@@ -198,9 +198,9 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
     return made
 
 
-def server_of(made: argparse.ArgumentParser, args: argparse.Namespace) -> Server:
+def server_of(made: argparse.ArgumentParser, args: argparse.Namespace) -> SimulatedServer:
     """The server that the options describe; ends the program where they do not fit together."""
-    server = Server(
+    server = SimulatedServer(
         args.max_batch, args.t0_ms / 1000, args.a_ms / 1000, args.workers, args.devices or 0, args.host_ms / 1000
     )
     try:
@@ -225,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def describe(server: Server) -> str:
+def describe(server: SimulatedServer) -> str:
     """The server in words."""
     host = f"{server.host * 1000:g} ms + " if server.host else ""
     batch = f"a batch of at most {server.max_rows} takes {host}{server.t0 * 1000:g} ms + {server.a * 1000:g} ms per row"

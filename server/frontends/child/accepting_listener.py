@@ -15,7 +15,7 @@ from typing import Any
 
 from ...process import threads
 from ..adopting_listener import AdoptingListener
-from ..shared_counters import Counters
+from ..shared_counters import SharedCounters
 
 #: How long and how often a front end leaves a connection to those that have fewer, before it takes it itself.
 POLITE_S = 0.001
@@ -27,7 +27,7 @@ _FULL_S = 0.05
 class AcceptingListener(AdoptingListener):
     """The listener of front end `index`."""
 
-    def __init__(self, *arguments: Any, counters: Counters, index: int, **options: Any) -> None:
+    def __init__(self, *arguments: Any, counters: SharedCounters, index: int, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._counters, self._index = counters, index
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC)

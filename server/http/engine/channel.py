@@ -21,7 +21,7 @@ from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.utilities import Error, InternalServerError, logger
 
 from ....core.holding import COUNTED, Unsent
-from .parser import Request, RequestHead, whole_request
+from .parser import ParsedRequest, RequestHead, whole_request
 from .runner import PlanRunner
 from .task import AppTask, HeadWriter, RefusalTask
 
@@ -50,7 +50,7 @@ Refuse = Callable[[str, Error], tuple[str, list[tuple[str, str]], bytes]]
 
 
 class ListeningServer(Protocol):
-    """What a channel needs of the server that accepted it; see `server.Server`."""
+    """What a channel needs of the server that accepted it; see `server.HttpServer`."""
 
     loop: Loop
     plans: PlanTable | None
@@ -75,8 +75,8 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
     error_task_class = RefusalTask
 
     server: ListeningServer
-    request: Request | None
-    requests: list[Request]
+    request: ParsedRequest | None
+    requests: list[ParsedRequest]
     current_outbuf_count: int
     outbufs: list[Any]
     total_outbufs_len: int
@@ -122,7 +122,7 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
 
     def _feed(self, data: bytes) -> int:
         """Gives data to the current request and returns how much of it is used up."""
-        request = self.request = self.request or Request(self.adj)
+        request = self.request = self.request or ParsedRequest(self.adj)
         used = request.received(data)
         if request.expect_continue and request.headers_finished and not self.requests and not self.sent_continue:
             self.send_continue()
@@ -170,7 +170,7 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
         else:
             self.server.add_task(self)
 
-    def survives(self, request: Request) -> bool:
+    def survives(self, request: ParsedRequest) -> bool:
         """Whether the connection goes on after this refused request: only if it is known where its body ends.
 
         A client that waits for `100 Continue` may send the refused body after all or may not (`_untrusted`): the answer
@@ -212,7 +212,7 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
         self.last_activity = time.time()
         head, body = found
         plan = self.server.plans.find(head.line) if self.server.plans is not None else None
-        self.requests.append(Request(self.adj, head, b"" if plan is not None else body))
+        self.requests.append(ParsedRequest(self.adj, head, b"" if plan is not None else body))
         if plan is not None:
             self.run_plan(plan, head, body)
         else:
@@ -333,7 +333,7 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
             logger.exception("Exception while serving %s", task.request.path)
             task.close_on_finish = True
             if not task.wrote_header and not isinstance(task, RefusalTask):
-                failed = Request(self.adj, task.request.head)
+                failed = ParsedRequest(self.adj, task.request.head)
                 failed.error = InternalServerError("The server encountered an unexpected internal server error")
                 refusal = self.error_task_class(self, failed)
                 self._guard(refusal, refusal.service)

@@ -34,8 +34,8 @@ from ...settings.addresses import Address
 from ..plan import PlanTable
 from .channel import Refuse
 from .loop import Loop
-from .server import Server, UnixServer
-from .task import Dispatcher
+from .server import HttpServer, UnixServer
+from .task import TaskPool
 from .tls import TlsServer
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class Listener:
         self._sock = sock or open_socket(address, setting or f"{name}_address")
         self._io = io or IoContext()
         self._loop = Loop(name, self._io.coalescer)
-        self._dispatcher = Dispatcher(name)
+        self._dispatcher = TaskPool(name)
         self._server = _server(app, self._sock, self._loop, self._dispatcher, max_body, tls if address.tls else None)
         self._server.refuse = refuse
         self._server.plans, self._server.inline = plans, inline
@@ -177,9 +177,9 @@ class Listener:
 
 
 def _server(
-    app: Callable[..., Any], sock: socket.socket, loop: Loop, dispatcher: Dispatcher, max_body: int,
+    app: Callable[..., Any], sock: socket.socket, loop: Loop, dispatcher: TaskPool, max_body: int,
     tls: ssl.SSLContext | None,
-) -> Server:  # fmt: skip
+) -> HttpServer:  # fmt: skip
     """A waitress server on an open socket. Why these values: see the comments; waitress' defaults are for small pages."""
     adjustments = Adjustments(
         sockets=[sock],
@@ -196,7 +196,7 @@ def _server(
         backlog=1024,
         clear_untrusted_proxy_headers=False,  # no proxy header is believed, and handlers see what clients sent
     )
-    kind = TlsServer if tls else UnixServer if sock.family == socket.AF_UNIX else Server
+    kind = TlsServer if tls else UnixServer if sock.family == socket.AF_UNIX else HttpServer
     info = (sock.family, sock.type, sock.proto, sock.getsockname())
     server = kind(app, loop.sockets, False, sock, dispatcher=dispatcher, adj=adjustments, bind_socket=False, sockinfo=info)
     if isinstance(server, TlsServer) and tls:

@@ -150,7 +150,7 @@ class Loop:
         """Has `call` called after so many seconds, if the loop still runs then. Not to be taken back: it asks what holds then."""
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._numbers), call))
 
-    def _ring(self) -> None:
+    def _signal(self) -> None:
         while self._timers and self._timers[0][0] <= time.monotonic():
             heapq.heappop(self._timers)[2]()
 
@@ -161,7 +161,7 @@ class Loop:
         while not self._stopping:
             try:
                 self._round(self._patience(server, due))
-                self._ring()
+                self._signal()
                 if server.holds_off:
                     server.make_room()
                     self.look(server)

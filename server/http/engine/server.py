@@ -30,7 +30,7 @@ ACCEPTS = 64
 LOG_SECONDS = 60.0
 
 
-class Server(TcpWSGIServer):  # type: ignore[misc]
+class HttpServer(TcpWSGIServer):  # type: ignore[misc]
     """One listening socket. `draining`: every answer closes its connection, and new ones are refused.
 
     Where there are as many connections as there may be, or nothing to accept one with, new ones wait in the system's queue and
@@ -145,7 +145,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         wasyncore.dispatcher.close(self)
 
 
-class UnixServer(Server, UnixWSGIServer):  # type: ignore[misc]
+class UnixServer(HttpServer, UnixWSGIServer):  # type: ignore[misc]
     """The same on a Unix socket."""
 
     getsockname = UnixWSGIServer.getsockname

@@ -15,7 +15,7 @@ import threading
 from typing import Any
 
 from .channel import LINGER_BYTES, Channel
-from .server import Server
+from .server import HttpServer
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ class TlsChannel(Channel):
             self.close_when_flushed = True
 
 
-class TlsServer(Server):
+class TlsServer(HttpServer):
     """A listening socket whose connections are encrypted."""
 
     channel_class = TlsChannel

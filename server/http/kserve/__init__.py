@@ -11,9 +11,9 @@ import falcon
 
 from . import control, generate, infer, memory, metadata, settings, statistics
 from .headers import ForwardedHeaders
-from .infer_plan import Inferring
+from .infer_plan import InferServices
 from .resource import Resource, not_found
-from .shm import Regions
+from .shm import ClientRegions
 
 if TYPE_CHECKING:
     from ...lifecycle.control_plane import ControlPlane
@@ -30,19 +30,19 @@ _SYSTEM, _CUDA = "/v2/systemsharedmemory", "/v2/cudasharedmemory"
 
 
 def inferring(
-    plane: InferencePlane, server_settings: Settings, recorder: Recorder, admission: Admission, regions: Regions
-) -> Inferring:
+    plane: InferencePlane, server_settings: Settings, recorder: Recorder, admission: Admission, regions: ClientRegions
+) -> InferServices:
     """What this dialect's plans work with. `regions`: the shared memory that clients registered."""
     limit, forwarded = server_settings.max_request_size, ForwardedHeaders(server_settings.http_header_forward_pattern)
-    return Inferring(plane, recorder, admission, regions, limit, forwarded, server_settings.max_response_size)
+    return InferServices(plane, recorder, admission, regions, limit, forwarded, server_settings.max_response_size)
 
 
-def add_infer(app: App, services: Inferring) -> None:
+def add_infer(app: App, services: InferServices) -> None:
     """Adds the routes that front ends answer themselves."""
     _add_of_models(app, {"/infer": infer.Infer(services)})
 
 
-def add_routes(app: App, services: Inferring, dataplane: DataPlane, control_plane: ControlPlane, server_id: str) -> None:
+def add_routes(app: App, services: InferServices, dataplane: DataPlane, control_plane: ControlPlane, server_id: str) -> None:
     """Adds all of this dialect's routes; they belong to the inference port."""
     limit, traces = services.limit, settings.TraceSettings()
     app.add_route("/v2", metadata.ServerMetadata(server_id))
@@ -68,7 +68,7 @@ def _add_of_models(app: App, resources: dict[str, Resource]) -> None:
         app.add_route(f"{_MODEL}/versions/{{version}}{path}", resource)
 
 
-def _of_models(services: Inferring, dataplane: DataPlane) -> dict[str, Resource]:
+def _of_models(services: InferServices, dataplane: DataPlane) -> dict[str, Resource]:
     limit, headers = services.limit, services.headers
     return {
         "": metadata.ModelMetadata(dataplane),
@@ -88,7 +88,7 @@ def _of_the_repository(control_plane: ControlPlane, limit: int) -> dict[str, Res
     }
 
 
-def _of_shared_memory(regions: Regions, limit: int) -> dict[str, Resource]:
+def _of_shared_memory(regions: ClientRegions, limit: int) -> dict[str, Resource]:
     system = {"status": memory.Status(regions), "register": memory.Register(regions, limit)}
     cuda = {"status": memory.CudaStatus(), "register": memory.CudaRegister(limit)}
     routes: dict[str, Resource] = {}

@@ -17,7 +17,7 @@ from ..inline import MAX_OPAQUE, MAX_PARSED
 from ..plan import InFlightRequest, RoutePlan
 from ..plan import Reply as HttpReply
 from ..plan import ReplyHead as HttpHead
-from ..torchserve.predict_plan import Inference, PredictPlan
+from ..torchserve.predict_plan import PredictPlan, PredictServices
 from .compression import choose, compress, decompress
 from .documents import dump
 from .errors import describe
@@ -25,7 +25,7 @@ from .headers import ForwardedHeaders
 from .reply import render
 from .request import InferRequest, Reader, as_json, header_length, read_raw
 from .resource import HEADER_LENGTH, JSON, error_headers, status_line, version_of
-from .shm import Regions
+from .shm import ClientRegions
 
 if TYPE_CHECKING:
     from ...serving.inference_plane import InferencePlane
@@ -44,7 +44,7 @@ class ServerFull(Unavailable):
 
 
 @dataclass(frozen=True)
-class Inferring:
+class InferServices:
     """What the plans of one listener work with.
 
     limit    bytes of the largest body, compressed or not
@@ -54,7 +54,7 @@ class Inferring:
     plane: InferencePlane
     recorder: Recorder
     admission: Admission
-    regions: Regions
+    regions: ClientRegions
     limit: int
     headers: ForwardedHeaders
     max_response: int
@@ -70,7 +70,7 @@ class Inferring:
 
 
 @dataclass(slots=True)
-class Asked:
+class InferNote:
     """A flight's note: the id that the texts of errors name, the request as it was read, and the coding of its answer."""
 
     config: ModelConfig
@@ -82,7 +82,7 @@ class Asked:
 class InferPlan(RoutePlan):
     """For models that take tensors."""
 
-    def __init__(self, services: Inferring, model: str, version: str | None) -> None:
+    def __init__(self, services: InferServices, model: str, version: str | None) -> None:
         super().__init__(services.recorder, services.admission)
         self._services, self._model, self._version = services, model, version
         self._heads: dict[tuple[bool, str, str], HttpHead] = {}
@@ -110,7 +110,7 @@ class InferPlan(RoutePlan):
         if len(flight.body) > MAX_PARSED:  # before reading costs anything
             services.plane.refuse_if_full(self._model, version)
         accepted = flight.head.fields.get("accept-encoding")
-        asked = flight.note = Asked(config, encoding=choose(accepted) if accepted else "")
+        asked = flight.note = InferNote(config, encoding=choose(accepted) if accepted else "")
         infer = asked.infer = self._read(flight, asked)
         if forwarded := services.headers.of(flight.head.pairs):
             infer.request.parameters = {**infer.request.parameters, **forwarded}
@@ -120,7 +120,7 @@ class InferPlan(RoutePlan):
             priority=given.priority, timeout_us=given.timeout_us, on_answer=flight.answered,
         )  # fmt: skip
 
-    def _read(self, flight: InFlightRequest, asked: Asked) -> InferRequest:
+    def _read(self, flight: InFlightRequest, asked: InferNote) -> InferRequest:
         body, length = read_body(flight, self._services.limit)
         if length == 0:
             return read_raw(asked.config, body)
@@ -131,7 +131,7 @@ class InferPlan(RoutePlan):
     # -- the answer --------------------------------------------------------------------------------------------------------
 
     def render(self, flight: InFlightRequest) -> HttpReply:
-        asked: Asked = flight.note
+        asked: InferNote = flight.note
         call, infer = flight.call, asked.infer
         if call is None or infer is None:
             raise RuntimeError("the request was not queued")
@@ -151,7 +151,7 @@ class InferPlan(RoutePlan):
         return head
 
     def refuse(self, flight: InFlightRequest, error: Exception) -> HttpReply:
-        asked: Asked | None = flight.note
+        asked: InferNote | None = flight.note
         return refusal(self, flight, error, asked.id if asked is not None else "")
 
 
@@ -162,8 +162,8 @@ class HandlerPlan(PredictPlan):
     model is asked (a token, a content coding, a body that cannot be read) has Triton's form, as on this path of any other model.
     """
 
-    def __init__(self, services: Inferring, model: str, version: str | None) -> None:
-        inference = Inference(services.plane, services.recorder, services.admission, services.max_response)
+    def __init__(self, services: InferServices, model: str, version: str | None) -> None:
+        inference = PredictServices(services.plane, services.recorder, services.admission, services.max_response)
         super().__init__(inference, model, version, {"explain": "False"}, kserve=True)
         self._regions, self._limit = services.regions, services.limit
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..plan import RoutePlan
 from . import openapi
-from .predict_plan import Inference, InvocationPlan, PredictPlan
+from .predict_plan import InvocationPlan, PredictPlan, PredictServices
 from .render import send_json, send_status
 from .routing import MODEL, VERSION, Exchange, Routes
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _REST = r"(?P<rest>.*)"
 
 
-def add_predictions(routes: Routes, inference: Inference) -> None:
+def add_predictions(routes: Routes, inference: PredictServices) -> None:
     """Adds the routes that front ends answer themselves: predictions, explanations and KServe v1's."""
     describe = partial(_describe, inference.plane)
     routes.add_plan(rf"/v1/models/{MODEL}:predict", partial(_kserve, inference, "False"), describe)
@@ -32,7 +32,7 @@ def add_predictions(routes: Routes, inference: Inference) -> None:
         routes.add_plan(rf"/{name}/{MODEL}(?:/{VERSION}(?:/{_REST})?)?", make, describe)
 
 
-def add_inference(routes: Routes, inference: Inference, dataplane: DataPlane) -> None:
+def add_inference(routes: Routes, inference: PredictServices, dataplane: DataPlane) -> None:
     """Adds all of the inference port's routes."""
     legacy, describe = partial(_legacy, inference), partial(_describe, inference.plane)
     invoked = partial(InvocationPlan, inference, partial(_only_model, dataplane))
@@ -49,11 +49,13 @@ def _ping(plane: DataPlane, exchange: Exchange, **_: Any) -> None:
     send_status(exchange.resp, "Healthy" if healthy else "Unhealthy", 200 if healthy else 500)
 
 
-def _plan(inference: Inference, explain: str, model: str, version: str | None = None, rest: str | None = None) -> RoutePlan:
+def _plan(
+    inference: PredictServices, explain: str, model: str, version: str | None = None, rest: str | None = None
+) -> RoutePlan:
     return PredictPlan(inference, model, version, {"url_path": rest or "", "explain": explain})
 
 
-def _kserve(inference: Inference, explain: str, model: str) -> RoutePlan:
+def _kserve(inference: PredictServices, explain: str, model: str) -> RoutePlan:
     """KServe's routes know no path behind the model, so their handlers see no `url_path` (TorchServe).
 
     For models of a repository the text of an error stands where clients of KServe look for it.
@@ -61,7 +63,7 @@ def _kserve(inference: Inference, explain: str, model: str) -> RoutePlan:
     return PredictPlan(inference, model, None, {"explain": explain}, kserve=not inference.is_archive(model, None))
 
 
-def _legacy(inference: Inference, model: str, version: str | None = None) -> RoutePlan:
+def _legacy(inference: PredictServices, model: str, version: str | None = None) -> RoutePlan:
     """`/{m}/predict` and SageMaker's `/models/{m}/invoke`: the query's parameters are inputs too, before the body's."""
     return PredictPlan(inference, model, version, {}, queries=True)
 

@@ -1,6 +1,6 @@
 """The plans of TorchServe's inference routes: predictions, explanations, KServe v1, SageMaker's and the legacy ones.
 
-A plan's note in a flight is its `Asked`.
+A plan's note in a flight is its `PredictNote`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Inference:
+class PredictServices:
     """What the plans of one listener work with. `max_response`: bytes of the largest answer."""
 
     plane: InferencePlane
@@ -46,7 +46,7 @@ class Inference:
             return True
 
 
-class Asked:
+class PredictNote:
     """The id that TorchServe gives a request, and what the request names."""
 
     __slots__ = ("id", "target")
@@ -67,7 +67,7 @@ class PredictPlan(RoutePlan):
     streams = True
 
     def __init__(
-        self, inference: Inference, model: str, version: str | None, route: Mapping[str, str], *, queries: bool = False,
+        self, inference: PredictServices, model: str, version: str | None, route: Mapping[str, str], *, queries: bool = False,
         kserve: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(inference.recorder, inference.admission)
@@ -85,7 +85,7 @@ class PredictPlan(RoutePlan):
     # -- the request -------------------------------------------------------------------------------------------------------
 
     def begin(self, flight: InFlightRequest) -> None:
-        asked = flight.note = Asked(self._target)
+        asked = flight.note = PredictNote(self._target)
         head = flight.head
         parts = self.read(flight)
         if self._queries:
@@ -107,7 +107,7 @@ class PredictPlan(RoutePlan):
             return [Part("body", flight.body, mime)]
         return (read_parts if self.inference.is_archive(model, version) else read_parts_strictly)(flight.body, label)
 
-    def _submit(self, flight: InFlightRequest, asked: Asked, request: Request) -> None:
+    def _submit(self, flight: InFlightRequest, asked: PredictNote, request: Request) -> None:
         """Queues the request and counts it, also where it is refused, unless no such model exists."""
         model, version = asked.target.model, asked.target.version
         try:
@@ -129,7 +129,7 @@ class PredictPlan(RoutePlan):
 
     def render(self, flight: InFlightRequest) -> Reply:
         """One response, or a stream of them."""
-        asked: Asked = flight.note
+        asked: PredictNote = flight.note
         encode = flight.call.encode if flight.call is not None else None
         if flight.mailbox is None:
             first = flight.answer if isinstance(flight.answer, Response) else flight.only()
@@ -144,7 +144,7 @@ class PredictPlan(RoutePlan):
         self.passed(flight, head.code)
         return Reply(head, (("x-request-id", asked.id),), stream=_stream(body, answers))
 
-    def _whole(self, flight: InFlightRequest, asked: Asked, response: Response) -> Reply:
+    def _whole(self, flight: InFlightRequest, asked: PredictNote, response: Response) -> Reply:
         body = self._body(response, asked)
         head = self._head(flight, response)
         if flight.call is not None and head.code < 400:
@@ -154,7 +154,7 @@ class PredictPlan(RoutePlan):
             self.passed(flight, head.code)
         return Reply(head, (("x-request-id", asked.id),), body)
 
-    def _body(self, response: Response, asked: Asked) -> bytes:
+    def _body(self, response: Response, asked: PredictNote) -> bytes:
         """TorchServe's worker dies of an answer that is too large; here it lives, and the client is told the same."""
         body, limit = bytes(response.body or b""), self.inference.max_response
         if len(body) <= limit:
@@ -191,7 +191,7 @@ class PredictPlan(RoutePlan):
         return ReplyHead(status, pairs, "keep-alive" if response.status < 400 else "close")
 
     def refuse(self, flight: InFlightRequest, error: Exception) -> Reply:
-        asked: Asked = flight.note or Asked(self._target)
+        asked: PredictNote = flight.note or PredictNote(self._target)
         line = flight.head.line
         if not isinstance(error, JitneyError):
             log.error("%s %s failed", line.command, line.path, exc_info=error)
@@ -207,7 +207,7 @@ class PredictPlan(RoutePlan):
 class InvocationPlan(PredictPlan):
     """SageMaker's `/invocations`: the model is in the query, or is `only_model`'s, or a field of the body."""
 
-    def __init__(self, inference: Inference, only_model: Callable[[], str | None]) -> None:
+    def __init__(self, inference: PredictServices, only_model: Callable[[], str | None]) -> None:
         super().__init__(inference, "", None, {}, queries=True)
         self._only_model = only_model
 

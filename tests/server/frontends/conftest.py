@@ -8,7 +8,7 @@ import pytest
 
 from jitney.server.serving.deployment import Options
 from jitney.server.serving.response_cache import ResponseCache
-from jitney.tests.fakes.frontends import House, house, plane_of
+from jitney.tests.fakes.frontends import House, opened_fronts, plane_of
 from jitney.tests.fakes.plane import LoadedPlane, doubling
 from jitney.tests.fakes.serving import write_model
 from jitney.tests.fakes.torchserve_server import CAPITALS, archive
@@ -79,5 +79,5 @@ ensemble_scheduling { step [
 
 @pytest.fixture(scope="module")
 def several(plane: LoadedPlane) -> Iterator[House]:
-    with house(plane, max_request_size=30_000_000) as opened:
+    with opened_fronts(plane, max_request_size=30_000_000) as opened:
         yield opened

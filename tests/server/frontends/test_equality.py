@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jitney.tests.fakes.frontends import House, house
+from jitney.tests.fakes.frontends import House, opened_fronts
 from jitney.tests.fakes.plane import LoadedPlane
 from jitney.tests.fakes.raw_http import Answer, Connection
 
@@ -20,7 +20,7 @@ JSON = {"Content_Type": "application/json"}
 
 @pytest.fixture(scope="module")
 def one(plane: LoadedPlane) -> Iterator[House]:
-    with house(plane, front_ends=1, max_request_size=30_000_000) as opened:
+    with opened_fronts(plane, front_ends=1, max_request_size=30_000_000) as opened:
         yield opened
 
 

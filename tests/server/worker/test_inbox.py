@@ -17,7 +17,7 @@ from jitney.server.ipc.frame import BadFrame
 from jitney.server.process import exits
 from jitney.server.worker import inbox
 from jitney.server.worker.inbox import Inbox
-from jitney.server.workers.channel import Channel
+from jitney.server.workers.channel import MessageChannel
 from jitney.server.workers.messages import Cancel, Execute, HostReply, Stop
 
 from ..workers.conftest import LIMIT_S
@@ -28,10 +28,10 @@ class Desk:
 
     def __init__(self) -> None:
         self.ours, self.theirs = socket.socketpair()
-        self.server = Channel(self.ours)
+        self.server = MessageChannel(self.ours)
         self.seen: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.waits = False
-        self.inbox = Inbox(Channel(self.theirs), self.dispatch, lambda: self.waits)
+        self.inbox = Inbox(MessageChannel(self.theirs), self.dispatch, lambda: self.waits)
         self.inbox.start()
 
     def dispatch(self, message: Any) -> None:

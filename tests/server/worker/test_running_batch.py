@@ -18,7 +18,7 @@ from jitney.server.ipc.memory import Region
 from jitney.server.ipc.messages import WirePart, WireRequest, WireResponse
 from jitney.server.worker.host import FrameHost
 from jitney.server.worker.running_batch import INLINE, LARGEST, RunningBatch
-from jitney.server.workers.channel import Channel
+from jitney.server.workers.channel import MessageChannel
 from jitney.server.workers.messages import Event, Execute, Results
 
 RESPONSE = msgspec.msgpack.Decoder(WireResponse)
@@ -41,13 +41,13 @@ class Runner:
 
     def batch(self, *requests: WireRequest, decoupled: bool = False) -> RunningBatch:
         raw = [msgspec.Raw(msgspec.msgpack.encode(request)) for request in requests]
-        return RunningBatch(Execute(7, raw), Channel(self.theirs), self.arena, self.reply, decoupled)
+        return RunningBatch(Execute(7, raw), MessageChannel(self.theirs), self.arena, self.reply, decoupled)
 
     def run(self, batch: RunningBatch, execute: Callable[..., Any]) -> tuple[Results, dict[int, WireResponse]]:
         """The message that ended the batch, and its answers by index."""
         self.execute = execute
         batch.run(cast("Backend", self))
-        results = Channel(self.ours).receive()
+        results = MessageChannel(self.ours).receive()
         assert isinstance(results, Results)
         return results, {index: RESPONSE.decode(raw) for index, raw in results.responses}
 
@@ -114,7 +114,7 @@ def test_what_was_held_is_sent_with_the_answers(runner: Runner) -> None:
 
     runner.execute = execute
     batch.run(cast("Backend", runner))
-    server = Channel(runner.ours)
+    server = MessageChannel(runner.ours)
     assert server.receive() == Event("metric", {"n": 1})
     done: Any = server.receive()
     assert done.done
@@ -167,7 +167,7 @@ def test_answers_that_are_too_much_for_one_message_travel_in_several(runner: Run
     """Parameters and error texts go with the message whatever their size: the worker must not end over them."""
     text = "x" * (40 << 20)
     received: list[Any] = []
-    reader = threading.Thread(target=lambda: received.extend(Channel(runner.ours).receive() for _ in range(2)))
+    reader = threading.Thread(target=lambda: received.extend(MessageChannel(runner.ours).receive() for _ in range(2)))
     reader.start()
     runner.execute = lambda requests, respond: [respond(index, Response(parameters={"k": text})) for index in range(2)]
     runner.batch(request(), request()).run(cast("Backend", runner))
@@ -227,7 +227,7 @@ def test_an_exception_with_any_text_is_told(runner: Runner, error: Any, told: st
 )
 def test_a_call_that_the_server_could_not_read_is_not_sent(runner: Runner, ask: Callable[..., Any]) -> None:
     """The server would end the worker for it."""
-    host = FrameHost(Channel(runner.theirs))
+    host = FrameHost(MessageChannel(runner.theirs))
     with pytest.raises(TypeError, match="cannot be sent"):
         ask(host)
     assert not host.waiting()

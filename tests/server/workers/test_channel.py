@@ -17,7 +17,7 @@ from jitney.core.model_config import Batching, HandlerSpec, InstanceGroup, Model
 from jitney.core.request import Failure, Instance
 from jitney.server.ipc.frame import MAX_PAYLOAD, BadFrame, PeerClosed
 from jitney.server.ipc.messages import Message, WirePart, WireRequest, WireResponse, WireTensor
-from jitney.server.workers.channel import KINDS, Channel
+from jitney.server.workers.channel import KINDS, MessageChannel
 from jitney.server.workers.messages import (
     Cancel,
     Event,
@@ -61,12 +61,12 @@ MESSAGES = [
 ]
 
 
-def message_of(channel: Channel) -> Any:
+def message_of(channel: MessageChannel) -> Any:
     """The next message; which kind of message it is, each test knows."""
     return channel.receive()
 
 
-def send_all(channel: Channel, messages: Iterable[Message]) -> None:
+def send_all(channel: MessageChannel, messages: Iterable[Message]) -> None:
     for message in messages:
         channel.send(message)
 
@@ -89,28 +89,28 @@ def test_every_kind_has_a_message_here() -> None:
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 def test_round_trip(pair: tuple[socket.socket, socket.socket], message: Any) -> None:
-    Channel(pair[0]).send(message)
-    received = Channel(pair[1]).receive()
+    MessageChannel(pair[0]).send(message)
+    received = MessageChannel(pair[1]).receive()
     assert type(received) is type(message)
     assert plain(received) == plain(message)
 
 
 def test_load_carries_the_whole_configuration(pair: tuple[socket.socket, socket.socket]) -> None:
-    Channel(pair[0]).send(MESSAGES[0])
-    assert message_of(Channel(pair[1])).config == CONFIG
+    MessageChannel(pair[0]).send(MESSAGES[0])
+    assert message_of(MessageChannel(pair[1])).config == CONFIG
 
 
 def test_inline_data_is_writable(pair: tuple[socket.socket, socket.socket]) -> None:
-    Channel(pair[0]).send(HostReply(1, RESPONSE))
-    assert isinstance(message_of(Channel(pair[1])).response.body, bytearray)
+    MessageChannel(pair[0]).send(HostReply(1, RESPONSE))
+    assert isinstance(message_of(MessageChannel(pair[1])).response.body, bytearray)
 
 
 def test_one_byte_at_a_time(pair: tuple[socket.socket, socket.socket]) -> None:
     sender, receiver = DripSocket(pair[0]), DripSocket(pair[1])
     with sender, receiver:
-        writing = threading.Thread(target=send_all, args=(Channel(sender), MESSAGES))
+        writing = threading.Thread(target=send_all, args=(MessageChannel(sender), MESSAGES))
         writing.start()
-        channel = Channel(receiver)
+        channel = MessageChannel(receiver)
         for message in MESSAGES:
             assert plain(channel.receive()) == plain(message)
         writing.join()
@@ -119,10 +119,10 @@ def test_one_byte_at_a_time(pair: tuple[socket.socket, socket.socket]) -> None:
 def test_frames_of_all_sizes_arrive_whole_and_in_order(pair: tuple[socket.socket, socket.socket]) -> None:
     sizes = [0, 1, 65_000, 65_530, 65_531, 65_536, 70_000, 3, 1_000_000, 5, 200_000, 1] * 2
     events = [Event(str(n), {"data": random.Random(n).randbytes(size)}) for n, size in enumerate(sizes)]
-    sender = Channel(pair[0])
+    sender = MessageChannel(pair[0])
     writing = threading.Thread(target=send_all, args=(sender, events))
     writing.start()
-    receiver = Channel(pair[1])
+    receiver = MessageChannel(pair[1])
     for event in events:
         received = message_of(receiver)
         assert (received.kind, received.payload) == (event.kind, event.payload)
@@ -130,7 +130,7 @@ def test_frames_of_all_sizes_arrive_whole_and_in_order(pair: tuple[socket.socket
 
 
 def test_many_threads_send_without_mixing(pair: tuple[socket.socket, socket.socket]) -> None:
-    sender, receiver = Channel(pair[0]), Channel(pair[1])
+    sender, receiver = MessageChannel(pair[0]), MessageChannel(pair[1])
 
     def send(mark: int) -> None:
         for n in range(50):
@@ -149,7 +149,7 @@ def test_many_threads_send_without_mixing(pair: tuple[socket.socket, socket.sock
 def test_the_end_of_the_peer(pair: tuple[socket.socket, socket.socket]) -> None:
     pair[0].close()
     with pytest.raises(PeerClosed, match=r"^closed$"):
-        Channel(pair[1]).receive()
+        MessageChannel(pair[1]).receive()
 
 
 @pytest.mark.parametrize("cut", [1, 4, 5, 6, 10])
@@ -159,7 +159,7 @@ def test_the_end_in_the_middle_of_a_frame(pair: tuple[socket.socket, socket.sock
     pair[0].sendall(frame[:cut])
     pair[0].close()
     with pytest.raises(PeerClosed, match="middle of a frame"):
-        Channel(pair[1]).receive()
+        MessageChannel(pair[1]).receive()
 
 
 def test_a_reset_is_an_end_too() -> None:
@@ -169,19 +169,19 @@ def test_a_reset_is_an_end_too() -> None:
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         accepted.close()
         with client, pytest.raises(PeerClosed):
-            Channel(client).receive()
+            MessageChannel(client).receive()
 
 
 def test_too_long_is_refused_by_both_ends(pair: tuple[socket.socket, socket.socket]) -> None:
     with pytest.raises(BadFrame, match="over the limit"):
-        Channel(pair[0]).send(Event("x", {"data": bytes(MAX_PAYLOAD)}))
+        MessageChannel(pair[0]).send(Event("x", {"data": bytes(MAX_PAYLOAD)}))
     pair[0].sendall(struct.pack("<IB", MAX_PAYLOAD + 1, 0))
     with pytest.raises(BadFrame, match="over the limit"):
-        Channel(pair[1]).receive()
+        MessageChannel(pair[1]).receive()
 
 
 def test_after_a_refused_message_the_channel_is_as_before(pair: tuple[socket.socket, socket.socket]) -> None:
-    sender = Channel(pair[0])
+    sender = MessageChannel(pair[0])
     with pytest.raises(TypeError):
         sender.send(Event("x", {"data": object()}))
     with pytest.raises(UnicodeEncodeError):
@@ -189,11 +189,11 @@ def test_after_a_refused_message_the_channel_is_as_before(pair: tuple[socket.soc
     with pytest.raises(OverflowError):
         sender.send(Event("x", {"n": 1 << 70}))
     sender.send(Event("fine", {}))
-    assert message_of(Channel(pair[1])).kind == "fine"
+    assert message_of(MessageChannel(pair[1])).kind == "fine"
 
 
 def test_held_messages_arrive_in_front_of_the_next_one_and_not_before(pair: tuple[socket.socket, socket.socket]) -> None:
-    sender, receiver = Channel(pair[0]), Channel(pair[1])
+    sender, receiver = MessageChannel(pair[0]), MessageChannel(pair[1])
     sender.send(Event("before", {"data": bytes(1000)}))
     sender.hold(Event("first", {}))
     sender.hold(Event("second", {"data": bytes(2000)}))
@@ -211,7 +211,7 @@ def test_held_messages_arrive_in_front_of_the_next_one_and_not_before(pair: tupl
 
 @pytest.mark.parametrize("refused", [Event("x", {"data": object()}), Event("x", {"data": bytes(MAX_PAYLOAD)})])
 def test_a_refused_message_leaves_those_that_are_held(pair: tuple[socket.socket, socket.socket], refused: Event) -> None:
-    sender, receiver = Channel(pair[0]), Channel(pair[1])
+    sender, receiver = MessageChannel(pair[0]), MessageChannel(pair[1])
     sender.hold(Event("held", {}))
     for attempt in (sender.hold, sender.send):
         with pytest.raises((TypeError, BadFrame)):
@@ -224,10 +224,10 @@ def test_a_refused_message_leaves_those_that_are_held(pair: tuple[socket.socket,
 def test_unknown_kinds_and_wrong_payloads_are_named(pair: tuple[socket.socket, socket.socket]) -> None:
     pair[0].sendall(struct.pack("<IB", 0, len(KINDS)))
     with pytest.raises(BadFrame, match="unknown kind"):
-        Channel(pair[1]).receive()
+        MessageChannel(pair[1]).receive()
     payload = msgspec.msgpack.encode(["not a number", 1])
     pair[0].sendall(struct.pack("<IB", len(payload), KINDS.index(Cancel)) + payload)
-    channel = Channel(pair[1])
+    channel = MessageChannel(pair[1])
     channel._start = channel._end = 0
     with pytest.raises(BadFrame, match="Cancel cannot be understood"):
         channel.receive()
@@ -240,7 +240,7 @@ def test_garbage_ends_in_a_clear_error(garbage: bytes) -> None:
     with ours, theirs:
         ours.sendall(garbage)
         ours.close()
-        channel = Channel(theirs)
+        channel = MessageChannel(theirs)
         with pytest.raises((BadFrame, PeerClosed)):
             while True:
                 channel.receive()
@@ -258,7 +258,7 @@ def test_a_damaged_frame_is_a_message_or_a_clear_error(number: int, data: DataOb
     with ours, theirs:
         ours.sendall(struct.pack("<IB", len(payload), KINDS.index(type(message))) + payload)
         ours.close()
-        channel = Channel(theirs)
+        channel = MessageChannel(theirs)
         try:
             assert type(channel.receive()) is type(message)
         except BadFrame:
@@ -271,7 +271,7 @@ def test_a_damaged_frame_is_a_message_or_a_clear_error(number: int, data: DataOb
 
 
 def test_what_is_not_here_yet_is_not_waited_for(pair: tuple[socket.socket, socket.socket]) -> None:
-    sender, receiver = Channel(pair[0]), Channel(pair[1])
+    sender, receiver = MessageChannel(pair[0]), MessageChannel(pair[1])
     assert receiver.take() is None
     for message in MESSAGES:
         sender.send(message)
@@ -281,8 +281,8 @@ def test_what_is_not_here_yet_is_not_waited_for(pair: tuple[socket.socket, socke
 
 
 def test_a_message_that_comes_in_pieces_is_taken_when_it_is_whole(pair: tuple[socket.socket, socket.socket]) -> None:
-    Channel(pair[0]).send(MESSAGES[1])
-    data, receiver = pair[1].recv(1 << 16), Channel(pair[1])
+    MessageChannel(pair[0]).send(MESSAGES[1])
+    data, receiver = pair[1].recv(1 << 16), MessageChannel(pair[1])
     for at in range(len(data) - 1):
         pair[0].send(data[at : at + 1])
         assert receiver.take() is None
@@ -291,7 +291,7 @@ def test_a_message_that_comes_in_pieces_is_taken_when_it_is_whole(pair: tuple[so
 
 
 def test_taking_and_receiving_may_alternate(pair: tuple[socket.socket, socket.socket]) -> None:
-    sender, receiver = Channel(pair[0]), Channel(pair[1])
+    sender, receiver = MessageChannel(pair[0]), MessageChannel(pair[1])
     for number in range(2000):
         sender.send(Execute(number, [msgspec.Raw(msgspec.msgpack.encode(b"x" * (number % 700)))]))
         message = receiver.take() if number % 3 else receiver.receive()
@@ -300,9 +300,9 @@ def test_taking_and_receiving_may_alternate(pair: tuple[socket.socket, socket.so
 
 def test_a_long_message_is_left_to_whoever_may_wait(pair: tuple[socket.socket, socket.socket]) -> None:
     long = Execute(1, [msgspec.Raw(msgspec.msgpack.encode(b"x" * 300_000))])
-    sending = threading.Thread(target=Channel(pair[0]).send, args=(long,))
+    sending = threading.Thread(target=MessageChannel(pair[0]).send, args=(long,))
     sending.start()
-    receiver = Channel(pair[1])
+    receiver = MessageChannel(pair[1])
     while not receiver.is_long:
         assert receiver.take() is None
     assert receiver.take() is None
@@ -311,7 +311,7 @@ def test_a_long_message_is_left_to_whoever_may_wait(pair: tuple[socket.socket, s
 
 
 def test_what_was_read_with_another_message_is_known_to_be_here(pair: tuple[socket.socket, socket.socket]) -> None:
-    sender, receiver = Channel(pair[0]), Channel(pair[1])
+    sender, receiver = MessageChannel(pair[0]), MessageChannel(pair[1])
     sender.hold(MESSAGES[-1])
     sender.send(MESSAGES[2])
     assert not receiver.holds_frame
@@ -320,10 +320,10 @@ def test_what_was_read_with_another_message_is_known_to_be_here(pair: tuple[sock
 
 
 def test_an_end_and_nonsense_are_noticed_without_waiting(pair: tuple[socket.socket, socket.socket]) -> None:
-    receiver = Channel(pair[1])
+    receiver = MessageChannel(pair[1])
     pair[0].send(struct.pack("<IB", 1, len(KINDS)))
     with pytest.raises(BadFrame, match="unknown kind"):
         receiver.take()
     pair[0].close()
     with pytest.raises(PeerClosed):
-        Channel(pair[1]).take()
+        MessageChannel(pair[1]).take()

@@ -141,7 +141,7 @@ def test_a_worker_that_dies_takes_its_host_calls_along(bench: Callable[..., Any]
     with pytest.raises(WorkerDied):
         call.result(LIMIT_S)
     server.go.set()
-    eventually(lambda: not b.pool._desk._running)
+    eventually(lambda: not b.pool._host_calls._running)
 
 
 class Waiting:
@@ -239,5 +239,5 @@ def test_what_was_underway_waits_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     for at, underway, excused in [(109.0, True, 119.0), (112.0, False, 119.0), (118.9, False, 119.0), (119.1, False, 129.1)]:
         now[0] = at
         monkeypatch.setattr(host_calls._Asked, "underway", property(functools.partial(lambda it, _: it, underway)))
-        assert host_calls.HostDesk.excused(cast("host_calls.HostDesk", desk), child, 10.0) == pytest.approx(excused)
+        assert host_calls.HostCalls.excused(cast("host_calls.HostCalls", desk), child, 10.0) == pytest.approx(excused)
         assert asked.is_cancelled() == (at > 119)

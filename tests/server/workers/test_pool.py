@@ -20,7 +20,7 @@ from jitney.core.request import Request
 from jitney.core.tensor import Tensor
 from jitney.server.ipc.arena import Arena
 from jitney.server.workers.pool import Pool
-from jitney.server.workers.roster import State
+from jitney.server.workers.roster import WorkerState
 
 from .conftest import LIMIT_S, call_to, eventually
 
@@ -185,7 +185,7 @@ def test_a_decoupled_batch_keeps_the_worker_until_its_last_answer(bench: Callabl
     later, now = b.send(call_to("later", until=str(until), tensors=[[1.0]]), call_to())
     now.result(LIMIT_S)
     assert b.pool.idle() == 0
-    assert b.pool.workers()[0].state is State.BUSY
+    assert b.pool.workers()[0].state is WorkerState.BUSY
     until.write_text("")
     assert [r.final for r in later.stream(LIMIT_S)] == [False, True]
 
@@ -285,7 +285,7 @@ def test_status(bench: Callable[..., Any]) -> None:
         assert worker.name in process.cmdline()
         assert worker.memory_bytes > 1 << 20
         assert abs(worker.started - process.create_time()) < 5
-        assert (worker.state, worker.gpu, worker.restarts, worker.error) == (State.READY, None, 0, "")
+        assert (worker.state, worker.gpu, worker.restarts, worker.error) == (WorkerState.READY, None, 0, "")
     assert (b.pool.ready(), b.pool.idle(), b.pool.target(), b.pool.healthy()) == (2, 2, 2, 2)
 
 

@@ -16,7 +16,7 @@ import pytest
 from jitney.core.call import Call
 from jitney.core.errors import Draining, JitneyError, LoadFailed, ModelFailed, NoWorkers, WorkerDied, WorkerTimeout
 from jitney.core.model_config import AT_ONCE
-from jitney.server.workers.roster import State
+from jitney.server.workers.roster import WorkerState
 
 from .conftest import LIMIT_S, call_to, eventually
 
@@ -56,7 +56,7 @@ def test_a_killed_worker_fails_its_calls_only_and_is_back_within_two_seconds(
     go.write_text("")
     assert kept[0].result(LIMIT_S).final
     (dead,) = [worker for worker in b.pool.workers() if worker.restarts]
-    assert (dead.restarts, dead.state, dead.error) == (1, State.READY, "")
+    assert (dead.restarts, dead.state, dead.error) == (1, WorkerState.READY, "")
     assert dead.pid != pid
     assert b.reports[0].worker == dead.name
 
@@ -197,7 +197,7 @@ def test_a_model_that_cannot_load_says_why_and_is_not_tried_again(unloadable: An
     ):
         b.pool.wait_ready(LIMIT_S)
     (worker,) = b.pool.workers()
-    assert (worker.state, worker.pid, worker.error) == (State.FAILED, 0, "FileNotFoundError: weights are missing")
+    assert (worker.state, worker.pid, worker.error) == (WorkerState.FAILED, 0, "FileNotFoundError: weights are missing")
     assert "weights are missing" in str(b.pool.failure)
     assert (b.pool.ready(), b.pool.healthy(), b.pool.target()) == (0, 0, 1)
     assert "Traceback" in caplog.text
@@ -239,7 +239,7 @@ def test_a_loaded_model_that_breaks_is_given_up_in_the_end(unloadable: Any) -> N
     b.up()
     unloadable.broken.write_text("")
     os.kill(b.pids()[0], signal.SIGKILL)
-    eventually(lambda: b.pool.workers()[0].state is State.FAILED)
+    eventually(lambda: b.pool.workers()[0].state is WorkerState.FAILED)
     assert b.pool.healthy() == 0
     (call,) = b.send(call_to())
     error_of(call, NoWorkers)

@@ -19,7 +19,7 @@ import pytest
 from jitney.core.errors import Draining, InvalidConfig
 from jitney.core.model_config import InstanceGroup
 from jitney.server.workers import supervisor
-from jitney.server.workers.roster import State
+from jitney.server.workers.roster import WorkerState
 
 from .conftest import LIMIT_S, call_to, eventually
 
@@ -42,7 +42,7 @@ def test_down_lets_the_last_ones_finish_their_batch(bench: Callable[..., Any], t
         eventually(mark.exists)
     b.pool.scale(1)
     states = {worker.name: worker.state for worker in b.pool.workers()}
-    assert states == {"m_0_0": State.BUSY, "m_0_1": State.STOPPING}
+    assert states == {"m_0_0": WorkerState.BUSY, "m_0_1": WorkerState.STOPPING}
     assert b.pool.target() == 1
     go.write_text("")
     assert {call.result(LIMIT_S).parameters["name"] for call in calls} == {"m_0_0", "m_0_1"}

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hypothesis.strategies import DataObject
 
 from jitney.core.request import Instance
-from jitney.server.workers.roster import STOP_GRACE_S, Alarm, Roster, State, Worker
+from jitney.server.workers.roster import STOP_GRACE_S, Alarm, Roster, Worker, WorkerState
 
 
 def place(n: int) -> Instance:
@@ -52,12 +52,12 @@ def test_a_batch_has_a_limit_that_signs_of_life_extend(roster: Roster[Any, Any])
     (worker,) = hire(roster, 1)
     assert roster.wake_at() is None  # an idle worker needs no timer
     assert roster.take("batch", 10) is worker
-    assert worker.state is State.BUSY
+    assert worker.state is WorkerState.BUSY
     roster.progress(worker, 12)
     assert roster.due(16.9) == []
     assert roster.due(17) == [(worker, Alarm.ANSWERING)]
     roster.release(worker, 18)
-    assert (worker.state, roster.wake_at(), roster.idle) == (State.READY, None, [worker])
+    assert (worker.state, roster.wake_at(), roster.idle) == (WorkerState.READY, None, [worker])
 
 
 def test_without_limits_there_is_no_timer() -> None:
@@ -87,11 +87,11 @@ def test_a_death_returns_the_batch_and_the_member_comes_back_at_once(roster: Ros
     (worker,) = hire(roster, 1)
     roster.take("batch", 100)
     assert roster.gone(worker, 100, "killed", load_failed=False) == "batch"
-    assert (worker.state, worker.error, worker.restarts) == (State.BACKOFF, "killed", 1)
+    assert (worker.state, worker.error, worker.restarts) == (WorkerState.BACKOFF, "killed", 1)
     assert roster.due(100) == [(worker, Alarm.START)]
     roster.started(worker, "again", 100)
     roster.loaded(worker, 101)
-    assert (worker.state, worker.error) == (State.READY, "")
+    assert (worker.state, worker.error) == (WorkerState.READY, "")
     assert worker.id == roster.members[0].id
 
 
@@ -100,43 +100,45 @@ def test_the_first_load_that_fails_is_final_unless_retry_is_asked_for(roster: Ro
     ((worker, _),) = roster.due(0)
     roster.started(worker, "p", 0)
     roster.gone(worker, 1, "no weights", load_failed=True)
-    assert worker.state is State.FAILED
+    assert worker.state is WorkerState.FAILED
     assert roster.refused() is worker
-    assert roster.hopeless()
+    assert roster.no_workers_left()
     roster.resize(1, 2, place)  # scaling again repairs
     assert roster.refused() is None
     assert roster.due(2) == [(worker, Alarm.START)]
     roster.retry = True
     roster.started(worker, "p", 2)
     roster.gone(worker, 3, "no weights", load_failed=True)
-    assert (worker.state, roster.refused()) == (State.BACKOFF, worker)
-    assert roster.hopeless()  # as far as anybody knows: who waits now hears why at once
+    assert (worker.state, roster.refused()) == (WorkerState.BACKOFF, worker)
+    assert roster.no_workers_left()  # as far as anybody knows: who waits now hears why at once
     roster.started(worker, "p", 4)
-    assert roster.hopeless()
+    assert roster.no_workers_left()
     roster.loaded(worker, 5)
-    assert not roster.hopeless()
+    assert not roster.no_workers_left()
 
 
-def test_a_model_is_not_hopeless_while_one_of_its_workers_has_not_yet_tried_to_load_it(roster: Roster[Any, Any]) -> None:
+def test_a_model_is_not_without_workers_while_one_of_its_workers_has_not_yet_tried_to_load_it(
+    roster: Roster[Any, Any],
+) -> None:
     roster.retry = True
     roster.resize(2, 0, place)
     (first, _), (second, _) = roster.due(0)
     roster.started(first, "p", 0)
     roster.started(second, "q", 0)
     roster.gone(first, 1, "no weights", load_failed=True)
-    assert not roster.hopeless()
+    assert not roster.no_workers_left()
     roster.gone(second, 1, "no weights", load_failed=True)
-    assert roster.hopeless()
+    assert roster.no_workers_left()
 
 
 def test_a_worker_that_died_while_it_served_leaves_hope(roster: Roster[Any, Any]) -> None:
     (worker,) = hire(roster, 1)
     roster.gone(worker, 1, "killed", load_failed=False)
-    assert not roster.hopeless()
+    assert not roster.no_workers_left()
     roster.due(1)
     roster.started(worker, "p", 1)
     roster.gone(worker, 2, "no weights", load_failed=True)
-    assert roster.hopeless()
+    assert roster.no_workers_left()
 
 
 def test_only_so_many_load_at_once_and_the_next_start_when_one_is_through() -> None:
@@ -173,13 +175,13 @@ def test_once_loaded_a_model_is_tried_again_until_it_is_given_up(roster: Roster[
     (worker,) = hire(roster, 1)
     now = 100.0
     roster.gone(worker, now, "killed", load_failed=False)
-    while worker.state is State.BACKOFF:
+    while worker.state is WorkerState.BACKOFF:
         now = roster.wake_at() or 0.0
         roster.due(now)
         roster.started(worker, "p", now)
         roster.gone(worker, now + 1, "no weights", load_failed=True)
         now += 1
-    assert worker.state is State.FAILED
+    assert worker.state is WorkerState.FAILED
     assert 300 <= now - 100 <= 340
 
 
@@ -189,7 +191,7 @@ def test_leaving_lets_batches_finish(roster: Roster[Any, Any]) -> None:
     assert busy is workers[2]
     stopped = roster.resize(1, 1, place)
     assert stopped == [workers[1]]
-    assert (busy.state, busy.leaving, busy.batch) == (State.STOPPING, True, "batch")
+    assert (busy.state, busy.leaving, busy.batch) == (WorkerState.STOPPING, True, "batch")
     assert roster.idle == [workers[0]]
     assert set(roster.processes()) == {w.child for w in workers}
     assert roster.due(5) == [(busy, Alarm.ANSWERING)]  # its batch keeps its limit
@@ -221,15 +223,15 @@ def test_growing_takes_new_ids_and_keeps_those_that_work(roster: Roster[Any, Any
     assert roster.members[1].id > first.id >= 9000
 
 
-def test_hopeless_needs_nobody_who_could_come(roster: Roster[Any, Any]) -> None:
-    assert roster.hopeless()
+def test_no_workers_left_means_that_none_can_come(roster: Roster[Any, Any]) -> None:
+    assert roster.no_workers_left()
     hire(roster, 1)
     busy = roster.take("batch", 0)
     roster.resize(0, 0, place)
-    assert not roster.hopeless()  # it finishes, and at a shutdown takes what waits
+    assert not roster.no_workers_left()  # it finishes, and at a shutdown takes what waits
     assert busy is not None
     roster.release(busy, 1)
-    assert roster.hopeless()
+    assert roster.no_workers_left()
 
 
 class RosterMachine(RuleBasedStateMachine):
@@ -258,10 +260,10 @@ class RosterMachine(RuleBasedStateMachine):
             elif alarm in (Alarm.LOADING, Alarm.STOPPING, Alarm.ANSWERING):
                 self.gone(worker)
 
-    @precondition(lambda self: any(w.child and w.state is State.STARTING for w in self.everyone()))
+    @precondition(lambda self: any(w.child and w.state is WorkerState.STARTING for w in self.everyone()))
     @rule(good=st.booleans())
     def load_ends(self, good: bool) -> None:
-        worker = next(w for w in self.everyone() if w.child and w.state is State.STARTING)
+        worker = next(w for w in self.everyone() if w.child and w.state is WorkerState.STARTING)
         if good:
             self.roster.loaded(worker, self.now)
         else:
@@ -297,10 +299,10 @@ class RosterMachine(RuleBasedStateMachine):
         assert all(w.child for w in roster.leaving)
         for worker in roster.members:
             if worker.child is None:
-                assert (worker.alarm is not None) == (worker.state is not State.FAILED)
-            if worker.state is State.READY:
+                assert (worker.alarm is not None) == (worker.state is not WorkerState.FAILED)
+            if worker.state is WorkerState.READY:
                 assert worker in roster.idle
-        assert roster.ready() == len(roster.idle) + sum(w.state is State.BUSY for w in roster.members)
+        assert roster.ready() == len(roster.idle) + sum(w.state is WorkerState.BUSY for w in roster.members)
 
 
 TestRosterMachine = RosterMachine.TestCase
