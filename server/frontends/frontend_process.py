@@ -98,7 +98,7 @@ class FrontChild:
             "counters-fd": counters.region.fd,
             "listen-fd": self._post.inner.fd,
         }
-        command = [*module_command(None, f"{__package__}.process"), f"--parent={os.getpid()}", f"--name={self.name}"]
+        command = [*module_command(None, f"{__package__}.child.main"), f"--parent={os.getpid()}", f"--name={self.name}"]
         inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
         return subprocess.Popen(
             [*command, *(f"--{name}={fd}" for name, fd in fds.items())],

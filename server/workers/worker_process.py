@@ -49,7 +49,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 
 def command(config: ModelConfig, instance: Instance, fds: tuple[int, int, int]) -> list[str]:
     """The worker's command line, in the model's own Python where it has one. InvalidConfig where that cannot be used."""
-    module = f"{__package__}.process"
+    module = f"{(__package__ or '').rpartition('.')[0]}.worker.main"
     named = config.parameters if config.backend == "python" else {}
     start = module_command(own_python(config.name, named, config.directory), module)
     if config.handler is not None and config.handler.python:

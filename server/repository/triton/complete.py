@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 INSPECT_TIMEOUT_S = 120.0
 KINDS = {"onnxruntime": "onnx", "torchscript": "torchscript", "exported": "exported"}
-_PACKAGE = (__package__ or "").rsplit(".", 2)[0]
+_PACKAGE = (__package__ or "").rsplit(".", 3)[0]
 _MAX_REASON = 4000
 
 
