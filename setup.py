@@ -11,7 +11,6 @@ FOLDERS = ["core", "codecs", "backends", "backends.*", "server", "server.*", "to
 
 BASE = [
     "falcon>=4.0",
-    "grpcio>=1.60",  # tritonclient's generated config schema imports it
     "httptools>=0.6.4",
     "msgspec>=0.19",
     "numpy>=1.26",
@@ -37,7 +36,7 @@ setup(
     package_dir={"jitney": "."},
     package_data={
         "jitney": ["py.typed"],
-        "jitney.server": ["**/*.yaml", "**/*.json"],
+        "jitney.server": ["**/*.yaml", "**/*.json", "**/*.proto"],
         "jitney.backends": ["**/*.yaml", "**/version.txt"],
         "jitney.tools": ["starter/**/*"],
     },
@@ -47,6 +46,7 @@ setup(
         "onnx": ["onnxruntime>=1.20"],
         "gpu": ["onnxruntime-gpu[cuda,cudnn]>=1.20", "torch>=2.10", "safetensors>=0.4"],
         "tls": ["cryptography>=42"],
+        "grpc": ["grpcio>=1.60"],
         "client": ["tritonclient[http]>=2.50"],
     },
     entry_points={"console_scripts": ["jitney = jitney.server.cli.main:main"]},

@@ -96,6 +96,7 @@ def limit(settings: Settings) -> None:
     To be called once, before it serves. What the response cache keeps is counted too, and has a limit of its own.
     """
     processes = settings.front_ends + 1 if settings.front_ends > 1 else 1
+    processes += settings.grpc.front_ends if settings.grpc_addresses else 0
     least = settings.max_request_size + settings.max_response_size
     process.limit = max(settings.max_held_bytes // processes, least) + settings.cache_config
 

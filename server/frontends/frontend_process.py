@@ -10,8 +10,9 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import msgspec
 
@@ -22,11 +23,11 @@ from ..ipc.memory import Region
 from ..process import exits, threads
 from ..process.environment import module_command
 from ..process.threads import BLAS_THREADS
+from ..settings.addresses import Address
 from ..settings.settings import Settings
 from ..workers.channel import BadFrame, FrameReader, PeerClosed
 from .child.relay import receive_peer
 from .messages import UPWARD, Drain, Flush, Hello
-from .relay_listener import InnerListener
 from .send_queue import Outbox
 from .session import Desk, Office
 from .shared_counters import GONE
@@ -42,14 +43,39 @@ _SECRETS = ("JITNEY_TOKEN",)
 _LOGGERS = ("jitney", "jitney.access")
 
 
+class Inner(Protocol):
+    """Who answers in the scheduler what its front ends relay, and owns the address that they answer: a listener's verbs."""
+
+    @property
+    def fd(self) -> int: ...  # of the socket that has the address
+    @property
+    def address(self) -> Address: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def ports(self) -> Collection[str]: ...
+    def adopt(self, sock: socket.socket, peer: Any) -> None: ...
+    def start(self) -> None: ...
+    def stop_listening(self) -> None: ...
+    def close(self, timeout: float) -> None: ...
+
+
 @dataclass(frozen=True)
 class Post:
-    """What all front ends of a server have in common."""
+    """What all front ends of one kind have in common.
+
+    kind    begins their names;  module: their main function;  first: the number of the first among all front ends
+    fronts  how many of all kinds there are
+    """
 
     settings: Settings
     office: Office
-    inner: InnerListener
-    pem: bytes
+    inner: Inner
+    pem: bytes = b""
+    kind: str = "front"
+    module: str = f"{__package__}.child.main"
+    first: int = 0
+    fronts: int = 1
 
 
 class FrontChild:
@@ -60,7 +86,7 @@ class FrontChild:
     """
 
     def __init__(self, post: Post, index: int, on_ready: Callable[[], None], on_exit: Callable[[FrontChild], None]) -> None:
-        self.index, self.name, self.started = index, f"front-{index}", time.monotonic()
+        self.index, self.name, self.started = index, f"{post.kind}-{index - post.first}", time.monotonic()
         self.ready = False
         self._post, self._on_ready, self._on_exit = post, on_ready, on_exit
         self._flushes = itertools.count(1)
@@ -98,7 +124,7 @@ class FrontChild:
             "counters-fd": counters.region.fd,
             "listen-fd": self._post.inner.fd,
         }
-        command = [*module_command(None, f"{__package__}.child.main"), f"--parent={os.getpid()}", f"--name={self.name}"]
+        command = [*module_command(None, self._post.module), f"--parent={os.getpid()}", f"--name={self.name}"]
         inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
         return subprocess.Popen(
             [*command, *(f"--{name}={fd}" for name, fd in fds.items())],
@@ -138,6 +164,7 @@ class FrontChild:
             {name: _level(name) for name in _LOGGERS},
             post.pem,
             post.office.tokens is not None,
+            post.fronts,
         )
         self.outbox.put(hello)
 

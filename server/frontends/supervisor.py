@@ -45,7 +45,7 @@ class FrontEnds:
 
     def __init__(self, post: Post, count: int) -> None:
         self._post = post
-        self._places = [_Place(index) for index in range(count)]
+        self._places = [_Place(post.first + index) for index in range(count)]
         self._changed = threading.Condition()
         self._closing = False
         # The kernel ends the processes with the thread that started them, so this one lives as long as they do.
@@ -113,7 +113,6 @@ class FrontEnds:
         if self._thread.ident is not None:
             self._thread.join(_LAST_S)
         self._post.inner.close(max(0.0, deadline - time.monotonic()))
-        self._post.office.counters.close()
 
     def collect(self) -> None:
         """Returns when what front ends have counted so far is here, or after `COLLECT_S`."""

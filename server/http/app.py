@@ -7,9 +7,10 @@ patterns come before its others.
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,16 @@ from ..frontends.child.remote_services import SharedPlaces
 from ..frontends.frontend_process import Post
 from ..frontends.relay_listener import InnerListener
 from ..frontends.session import Office
-from ..frontends.shared_counters import Counters
+from ..frontends.shared_counters import GONE, Counters
 from ..frontends.supervisor import FrontEnds
+from ..grpc import listener as grpc
+from ..grpc.controls import controls
 from . import kserve, torchserve
 from .engine.certificates import made_certificate, server_context
 from .engine.listener import Listener
 from .inline import ALIVE
 from .kserve.generate import Generate, GenerateStream
+from .kserve.settings import LogSettings, TraceSettings
 from .kserve.shm import Regions
 from .metrics import add_metrics
 from .middleware.access import Access, is_kserve
@@ -78,6 +82,15 @@ class Services:
     tokens: Tokens | None = None
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What KServe's routes have in common with whoever else answers such requests."""
+
+    regions: Regions
+    traces: TraceSettings = field(default_factory=TraceSettings)
+    logs: LogSettings = field(default_factory=LogSettings)
+
+
 def build_app(ports: Collection[Port], services: Services, admission: Admission) -> App:
     """The application of one listener that carries these ports."""
     return build(ports, services, admission)[0]
@@ -87,7 +100,7 @@ def build(
     ports: Collection[Port],
     services: Services,
     admission: Admission,
-    regions: Regions | None = None,
+    shared: Shared | None = None,
     serves: Callable[[str], bool] = lambda path: True,
 ) -> tuple[App, PlanTable | None]:
     """The application, and the plans of those of its routes that have any, on the paths that `serves` tells."""
@@ -108,7 +121,9 @@ def build(
             forward=settings.http_header_forward_pattern,
             access=access,
             admission=admission,
-            regions=regions,
+            regions=shared.regions if shared else None,
+            traces=shared.traces if shared else None,
+            logs=shared.logs if shared else None,
         )
     if "metrics" in ports or (settings.enable_metrics_api and {"inference", "management"} <= set(ports)):
         add_metrics(routes, metrics, only_get=settings.replaces_triton)  # TorchServe's shared port has it beside their own
@@ -142,29 +157,76 @@ class KServeAdmission:
 
 
 class Web:
-    """All listeners. Creating it binds the sockets, so that a busy port is known before any model is loaded."""
+    """All listeners, and the front ends of gRPC. Creating it binds the sockets, so that a busy port is known before any model is
+    loaded."""
 
     def __init__(self, services: Services) -> None:
         settings = services.settings
         holding.limit(settings)
         self.admission = Admission(settings.http_threads, settings.max_waiting)
         self.listeners: list[Listener | FrontEnds] = []
+        self._shared = Shared(Regions(settings.allow_client_shm))
+        self._counters: Counters | None = None
+        held: list[socket.socket] = []
         try:
             by_address = _by_address(settings)
             secure = any(address.tls for address, _ in by_address)
             pem = made_certificate(settings) if secure else b""
             tls = server_context(settings, pem) if secure else None
+            self.grpc_addresses, held = grpc.served(settings)
+            office = self._office(services)
             for address, ports in by_address:
-                if "inference" in ports and settings.front_ends > 1:
-                    self.listeners.append(_front_ends(address, ports, services, self.admission, pem))
+                if "inference" in ports and office is not None and settings.front_ends > 1:
+                    self.listeners.append(self._front_ends(address, ports, services, office, pem))
                     continue
-                app, plans = build(ports, services, self.admission)
+                app, plans = build(ports, services, self.admission, self._shared)
                 self.listeners.append(
                     Listener(app, address, tls=tls, plans=plans, inline=ALIVE, **listener_options(ports, settings))
                 )
+            if held and office is not None:
+                self.listeners.append(self._grpc(services, office, held))
         except BaseException:
+            for sock in held:
+                sock.close()
             self.close(0)
             raise
+
+    def _office(self, services: Services) -> Office | None:
+        """What front ends of all kinds work with; None where there are none."""
+        settings, tokens, regions = services.settings, services.tokens, self._shared.regions
+        fronts = _fronts(settings) + (settings.grpc.front_ends if self.grpc_addresses else 0)
+        if not fronts:
+            return None
+        counters = self._counters = Counters.create(fronts)
+        for index in range(_fronts(settings), fronts):
+            counters.set_connections(index, GONE)  # gRPC's are not to be waited for
+        self.admission.waiting = SharedPlaces(settings.max_waiting, counters, 0)
+        services.dataplane.registry.on_change = lambda: counters.changed("models")
+        regions.on_change = lambda: counters.changed("regions")
+        if tokens is not None:
+            tokens.on_renewed = lambda: counters.changed("keys")
+        services.metrics.collect = self._collect
+        return Office(services.dataplane, services.metrics, tokens, regions, counters)
+
+    def _front_ends(
+        self, address: Address, ports: Collection[Port], services: Services, office: Office, pem: bytes
+    ) -> FrontEnds:
+        """Several processes that answer the inference address, and the application for what they relay."""
+        settings, count = services.settings, services.settings.front_ends
+        app, plans = build(ports, services, self.admission, self._shared)
+        inner = InnerListener(app, address, plans=plans, inline=ALIVE, **listener_options(ports, settings))
+        return FrontEnds(Post(settings, office, inner, pem, fronts=office.counters.fronts), count)
+
+    def _grpc(self, services: Services, office: Office, held: list[socket.socket]) -> FrontEnds:
+        return grpc.listener(
+            services.settings, office, controls(services, self._shared), self.grpc_addresses, held,
+            _fronts(services.settings), office.counters.fronts,
+        )  # fmt: skip
+
+    def _collect(self) -> None:
+        for listener in self.listeners:
+            if isinstance(listener, FrontEnds):
+                listener.collect()
 
     def start(self) -> None:
         for listener in self.listeners:
@@ -186,6 +248,9 @@ class Web:
         deadline = time.monotonic() + timeout
         for listener in self.listeners:
             listener.close(max(0.0, deadline - time.monotonic()))
+        if self._counters is not None:
+            self._counters.close()
+            self._counters = None
 
     def addresses(self) -> list[tuple[str, Address]]:
         """Each port that is served with where it listens."""
@@ -194,6 +259,11 @@ class Web:
     def address(self, port: Port) -> Address:
         """Where a port listens in fact (0 asked for any free one)."""
         return next(listener.address for listener in self.listeners if port in listener.ports)
+
+
+def _fronts(settings: Settings) -> int:
+    """Processes that answer HTTP; 0 where the main process does."""
+    return settings.front_ends if settings.front_ends > 1 else 0
 
 
 def _by_address(settings: Settings) -> list[tuple[Address, list[Port]]]:
@@ -226,29 +296,6 @@ def listener_options(ports: Collection[Port], settings: Settings) -> dict[str, A
         "max_body": settings.max_request_size,
         "refuse": partial(_refuse, Cors(settings)),
     }
-
-
-def _front_ends(
-    address: Address, ports: Collection[Port], services: Services, admission: Admission, pem: bytes
-) -> FrontEnds:
-    """Several processes that answer the inference address, and the application for what they relay."""
-    settings, tokens = services.settings, services.tokens
-    counters, regions = Counters.create(settings.front_ends), Regions(settings.allow_client_shm)
-    admission.waiting = SharedPlaces(settings.max_waiting, counters, 0)
-    services.dataplane.registry.on_change = lambda: counters.changed("models")
-    regions.on_change = lambda: counters.changed("regions")
-    if tokens is not None:
-        tokens.on_renewed = lambda: counters.changed("keys")
-    app, plans = build(ports, services, admission, regions)
-    try:
-        inner = InnerListener(app, address, plans=plans, inline=ALIVE, **listener_options(ports, settings))
-    except BaseException:
-        counters.close()
-        raise
-    office = Office(services.dataplane, services.metrics, tokens, regions, counters)
-    fronts = FrontEnds(Post(settings, office, inner, pem), settings.front_ends)
-    services.metrics.collect = fronts.collect
-    return fronts
 
 
 def _refuse(cors: Cors, path: str, error: Error) -> tuple[str, list[tuple[str, str]], bytes]:

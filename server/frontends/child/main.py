@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ....core import holding
 from ....core.errors import JitneyError
-from ...http.app import Services, build, listener_options
+from ...http.app import Services, Shared, build, listener_options
 from ...http.engine.certificates import server_context
 from ...http.engine.listener import Listener
 from ...http.middleware.admission import Admission
@@ -70,7 +70,7 @@ class FrontEnd:
         self.outbox = Outbox(sock, "front", lambda: _end(exits.PARENT_GONE))
         arena = Arena(hello.request_bytes, Region(fds["request-fd"], hello.request_bytes))
         replies = Region(fds["reply-fd"], hello.reply_bytes)
-        self._counters = Counters(Region(fds["counters-fd"], NBYTES), hello.settings.front_ends)
+        self._counters = Counters(Region(fds["counters-fd"], NBYTES), hello.fronts)
         for region in (arena.region, replies, self._counters.region):
             region.close_fd()
         self._link = Link(sock, reader, self.outbox, arena, replies, self._drains.put, _lost)
@@ -97,8 +97,8 @@ class FrontEnd:
         services = Services(plane, cast("Control", plane), metrics, settings, keys)
         admission = Admission(settings.http_threads, settings.max_waiting)
         admission.waiting = SharedPlaces(settings.max_waiting, counters, hello.index + 1)
-        regions = RemoteRegions(link, counters, settings.allow_client_shm)
-        app, plans = build(ports, services, admission, regions, is_served)
+        shared = Shared(RemoteRegions(link, counters, settings.allow_client_shm))
+        app, plans = build(ports, services, admission, shared, is_served)
         doorway: Any = Doorway(app, self._door, settings.http_threads)
         address = settings.inference_address
         tls = server_context(settings, hello.pem) if address.tls else None
@@ -132,7 +132,7 @@ def _end(code: int) -> NoReturn:
     os._exit(code)
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
+def main(arguments: Sequence[str] | None = None, kind: type[FrontEnd] = FrontEnd) -> NoReturn:
     parser = argparse.ArgumentParser(description="A front end of jitney; the server starts it.")
     for name in (*_FDS, "parent"):
         parser.add_argument(f"--{name}", type=int, required=True)
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for fd in fds.values():
         os.set_inheritable(fd, False)
     try:
-        code = FrontEnd(socket.socket(fileno=fds["fd"]), socket.socket(fileno=fds["door-fd"]), fds).serve()
+        code = kind(socket.socket(fileno=fds["fd"]), socket.socket(fileno=fds["door-fd"]), fds).serve()
     except (PeerClosed, ConnectionError):
         code = exits.PARENT_GONE
     except JitneyError as error:

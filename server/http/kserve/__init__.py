@@ -35,23 +35,25 @@ def add_routes(
     access: Access,
     admission: Admission,
     regions: Regions | None = None,
+    traces: settings.TraceSettings | None = None,
+    logs: settings.LogSettings | None = None,
 ) -> None:
     """Adds this dialect's routes; all of them belong to the inference port.
 
-    `forward`: headers whose names match become parameters of requests. `regions`: the system shared memory, where others know
-    it too.
+    `forward`: headers whose names match become parameters of requests. `regions`, `traces`, `logs`: the system shared memory
+    and the settings, where others know them too.
     """
     if port != "inference":
         return
     limit = server_settings.max_request_size
-    regions, traces = regions or Regions(server_settings.allow_client_shm), settings.TraceSettings()
+    regions, traces = regions or Regions(server_settings.allow_client_shm), traces or settings.TraceSettings()
     app.add_route("/v2", metadata.ServerMetadata(server_settings.server_id))
     app.add_route("/v2/health/live", metadata.Live(dataplane))
     app.add_route("/v2/health/ready", metadata.Ready(dataplane))
     app.add_route("/v2/models/stats", statistics.Statistics(dataplane))
     app.add_route("/v2/trace/setting", settings.Trace(dataplane, traces, limit))
     app.add_route(f"{_MODEL}/trace/setting", settings.Trace(dataplane, traces, limit))
-    app.add_route("/v2/logging", settings.Logging(settings.LogSettings(), limit))
+    app.add_route("/v2/logging", settings.Logging(logs or settings.LogSettings(), limit))
     headers = ForwardedHeaders(forward)
     inferring = Inferring(dataplane, access, admission, regions, limit, headers, server_settings.max_response_size)
     for path, resource in _of_models(inferring).items():
