@@ -275,5 +275,7 @@ class StreamInfer:
             await Stream(self._preparing, context, ends_at_error).run(requests)
         except grpc.aio.AbortError:
             raise
+        except grpc.aio.InternalError:
+            log.debug("a stream's client has gone")  # nothing can be sent, no status either
         except Exception as error:  # noqa: BLE001 - every call ends with a status
             await abort(context, error, errors.status_of, "ModelStreamInfer")
