@@ -192,7 +192,8 @@ class Flushed(Plain, tag=10):
 
 
 class Hello(Plain, tag=1):
-    """`pem`: the certificate that was made at the start, if any. `levels`: logger -> level; None = it is disabled."""
+    """`pem`: the certificate that was made at the start, if any. `levels`: logger -> level; None = it is disabled. `fronts`: how
+    many front ends there are, of all kinds."""
 
     settings: Settings
     ports: tuple[Literal["inference", "management", "metrics"], ...]
@@ -202,6 +203,7 @@ class Hello(Plain, tag=1):
     levels: dict[str, int | None]
     pem: bytes = b""
     asks_keys: bool = False
+    fronts: int = 1
 
 
 class CallAnswer(Plain, tag=2):

@@ -26,7 +26,7 @@ class SharedCounters:
     """The page. Threads: any may read; a number has one writing thread at a time."""
 
     def __init__(self, region: Region, fronts: int) -> None:
-        self.region = region
+        self.region, self.fronts = region, fronts
         self._numbers = region.view(0, NBYTES).cast("Q")
         self._waiting = self._numbers[3 : 4 + fronts]
         self._connections = self._numbers[4 + fronts : 4 + 2 * fronts]

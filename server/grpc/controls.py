@@ -1,0 +1,19 @@
+"""What answers in the scheduler for each gRPC service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .control import Control
+from .triton.control import TritonControl
+
+if TYPE_CHECKING:
+    from ..http.app import Services, Shared
+
+
+def controls(services: Services, shared: Shared) -> dict[str, Control]:
+    """The controls by the name that front ends give them."""
+    triton = TritonControl(
+        services.dataplane, services.control, shared.regions, shared.traces, shared.logs, services.settings.server_id
+    )
+    return {"triton": triton}
