@@ -72,13 +72,13 @@ def run(settings: Settings, *, torchserve: bool = False) -> int:
 
 
 def _again(received: Signals, began: float) -> bool:
-    """Whether somebody insists: launchers often send the same signal twice at once, people do so after a while."""
+    """Whether the operator insists: launchers often send the same signal twice at once, people do so after a while."""
     number = received.get_nowait()
     return number not in (None, signal.SIGHUP) and time.monotonic() - began > INSISTING_SECONDS
 
 
 def _say(line: str) -> None:
-    """Prints a line for whoever started the server; serving does not depend on somebody reading it."""
+    """Prints a line for the operator; serving does not depend on its being read."""
     with contextlib.suppress(OSError):
         print(f"{line}\n", end="", flush=True)  # in one piece: models that load together are reported at once
 

@@ -135,7 +135,7 @@ class FrontendProcess:
             env={BLAS_THREADS: "1", **inherited},
             pass_fds=list(fds.values()),
             stdin=subprocess.DEVNULL,
-            stdout=2,  # what the server prints is for whoever started it, and not ours to add to
+            stdout=2,  # standard output is the server's own
         )
 
     @property

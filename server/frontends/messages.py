@@ -3,7 +3,7 @@
     front end -> scheduler                                scheduler -> front end
     Ready      it answers requests from now on            Hello       the settings; the first message
     Submit     one request for a model                    CallAnswer  one response, or why there is none
-    Cancel     nobody waits for it any more               Stale       a request was prepared for a model that has changed
+    Cancel     its client has gone                        Stale       a request was prepared for a model that has changed
     Freed      answers in shared memory that were read    QueryReply  the answer to a Query
     Query      something that it keeps until it changes   Flush       send what was counted
     Counted,   what the metrics count                     Drain       stop accepting, finish, end

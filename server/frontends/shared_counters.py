@@ -62,7 +62,7 @@ class SharedCounters:
             self._connections[front] = count
 
     def close(self) -> None:
-        """Nobody looks at the numbers any more; what changes is not counted."""
+        """Gives the memory back; what changes from now on is not counted."""
         self._closed = True
         self._waiting.release()
         self._connections.release()

@@ -94,7 +94,7 @@ class Services:
 
 @dataclass(frozen=True)
 class Shared:
-    """What KServe's routes have in common with whoever else answers such requests: shared memory of clients, and settings."""
+    """What KServe's routes share with gRPC's service: shared memory of clients, and settings."""
 
     regions: ClientRegions
     traces: TraceSettings = field(default_factory=TraceSettings)

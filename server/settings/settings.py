@@ -200,7 +200,7 @@ def _absolute(cwd: str | Path) -> Path:
 
 
 def access_problems(settings: Settings) -> list[str]:
-    """Why the server must not start: other machines could use or manage it and nobody decided about tokens."""
+    """Why the server must not start: other machines could use or manage it and no setting says whether requests need tokens."""
     problems = []
     if settings.token and len(settings.token) < MIN_TOKEN:
         problems.append(f"JITNEY_TOKEN has {len(settings.token)} characters, expected at least {MIN_TOKEN}")

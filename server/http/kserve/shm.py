@@ -21,7 +21,7 @@ from .errors import PlaceTooSmall, RegionExists, RegionNotFound, RegionUnreadabl
 
 _ROOT = "/dev/shm/"
 _KEY = re.compile(r"/?[^/\0]{1,255}")
-#: Triton refuses its own prefix; so do we, for whoever shares the host with a Triton.
+#: Triton refuses its own prefix; so do we, for hosts that run a Triton too.
 _RESERVED = "triton_python_backend_shm_region_"
 #: Largest tensor; what Linux reads at a time, and a bound for what a region's declared size can make the server allocate.
 _MAX_BYTES = 0x7FFFF000
@@ -89,7 +89,7 @@ class ClientRegions:
         self._allowed = allowed
         self._regions: dict[str, ClientRegion] = {}
         self._lock = threading.Lock()
-        self.on_change: Callable[[], None] = lambda: None  # called before whoever changed something hears of it
+        self.on_change: Callable[[], None] = lambda: None  # called before the change is answered
 
     def refuse_unless_allowed(self) -> None:
         if not self._allowed:
