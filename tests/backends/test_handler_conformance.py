@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from typing import Any
 import pytest
 
 from jitney.tests.fakes.handler_runner import Outcome, body, json_body, run, unpack
+from jitney.tests.fakes.recordings import OWN
 
-KIT = Path(os.environ.get("JITNEY_CONFORMANCE", Path(__file__).parents[3] / "shared/conformance")) / "torchserve"
-pytestmark = pytest.mark.skipif(not KIT.is_dir(), reason="the conformance kit is not here (JITNEY_CONFORMANCE)")
+KIT = OWN / "torchserve"
 
 
 @pytest.fixture

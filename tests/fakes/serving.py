@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import falcon
 import falcon.testing
-import pytest
 
 from jitney.core.request import Request, Response
 from jitney.core.tensor import Tensor
@@ -23,6 +21,7 @@ from jitney.server.serving.deployment import Options
 from jitney.server.settings.addresses import Address
 from jitney.tests.fakes.kserve_app import kserve_app
 from jitney.tests.fakes.plane import LoadedPlane
+from jitney.tests.fakes.recordings import OWN
 
 LIMIT_S = 30.0
 LIMIT_BYTES = 1 << 20
@@ -113,10 +112,5 @@ def write_model(folder: Path, name: str, config: str, source: str, version: str 
 
 
 def conformance_kit() -> Path:
-    """The folder of Triton's recordings; the test is skipped where there is none."""
-    kit = (
-        Path(os.environ.get("JITNEY_CONFORMANCE") or Path(__file__).parents[2] / ".." / "shared" / "conformance") / "triton"
-    )
-    if not kit.is_dir():
-        pytest.skip("the recordings of a Triton server are not here; JITNEY_CONFORMANCE names their folder")
-    return kit.resolve()
+    """The folder of Triton's recordings."""
+    return OWN / "triton"

@@ -1,7 +1,7 @@
 """What a Triton user would try first, each step with its answer: `make triton-demo`.
 
-Serves the models of the Triton conformance kit where it is found (JITNEY_CONFORMANCE, or `shared/conformance` beside the
-repository), else the shipped digits, as `jitney serve` with tritonserver's flags, and drives them with `tritonclient.http` and
+Serves the models with which a Triton was recorded (tests/conformance/recordings, or where JITNEY_CONFORMANCE says), else the
+shipped digits, as `jitney serve` with tritonserver's flags, and drives them with `tritonclient.http` and
 its aio client. Every answer is checked; the status is 0 only if all of it held.
 """
 
@@ -61,9 +61,9 @@ class Subject:
 
 
 def kit() -> Path | None:
-    """The conformance kit's folder, None where there is none."""
-    beside = Path(__file__).resolve().parents[3] / "shared" / "conformance"
-    folder = Path(os.environ.get("JITNEY_CONFORMANCE") or beside) / "triton" / "model_repository"
+    """The folder of the recorded models, None where there is none."""
+    recordings = Path(__file__).resolve().parents[2] / "tests" / "conformance" / "recordings"
+    folder = Path(os.environ.get("JITNEY_CONFORMANCE") or recordings) / "triton" / "model_repository"
     return folder if folder.is_dir() else None
 
 

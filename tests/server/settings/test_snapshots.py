@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ from jitney.server.settings import properties, snapshots
 from jitney.server.settings.keys import entry_of
 from jitney.server.settings.settings import Settings
 from jitney.server.settings.snapshots import Registered
+from jitney.tests.fakes.recordings import OWN
 
-KIT = Path(os.environ.get("JITNEY_CONFORMANCE", Path(__file__).parents[4] / "shared" / "conformance")) / "torchserve"
+KIT = OWN / "torchserve"
 NOON = datetime.datetime(2026, 11, 22, 7, 31, 21, 41_999, tzinfo=datetime.UTC)
 NOOP = Registered("noop", "1.0", True, "noop.mar", 2, 2, 3, 30, 20, 120)
 ECHO = [
@@ -93,7 +93,6 @@ def test_archives_that_are_gone_are_named(tmp_path: Path) -> None:
     assert snapshots.missing_archives([NOOP, *ECHO], tmp_path) == ["echo_batch.mar", "echo_batch_v2.mar"]
 
 
-@pytest.mark.skipif(not KIT.is_dir(), reason="the recordings of TorchServe are not here (JITNEY_CONFORMANCE)")
 @pytest.mark.parametrize("record", ["001.after_start", "003.after_register_zero", "010.after_scale", "016.after_unregister"])
 def test_the_recorded_files_read_and_write_alike(tmp_path: Path, record: str) -> None:
     content = json.loads((KIT / "golden" / f"snapshot.{record}.json").read_text())["content"]

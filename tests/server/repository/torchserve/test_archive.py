@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ from hypothesis import strategies as st
 
 from jitney.core.errors import InvalidArchive
 from jitney.server.repository.torchserve.archive import MANIFEST, Manifest, open_archive, parse_manifest
+from jitney.tests.fakes.recordings import OWN
 
-KIT = Path(os.environ.get("JITNEY_CONFORMANCE", Path(__file__).parents[5] / "shared" / "conformance")) / "torchserve"
+KIT = OWN / "torchserve"
 FULL = {
     "createdOn": "22/11/2026 06:58:52",
     "runtime": "python",
@@ -142,7 +142,6 @@ def test_another_kind_of_file_is_named_so(tmp_path: Path) -> None:
     assert error.value.kind == "not_archive"
 
 
-@pytest.mark.skipif(not KIT.is_dir(), reason="the archives recorded with TorchServe are not here (JITNEY_CONFORMANCE)")
 def test_the_recorded_archives_open(tmp_path: Path) -> None:
     found: dict[str, Any] = {}
     for path in sorted((KIT / "mars").glob("*.mar")):

@@ -20,12 +20,10 @@ from jitney.server.repository.torchserve.registration import Registration
 from jitney.server.settings.settings import Settings
 from jitney.server.settings.snapshots import Registered
 from jitney.tests.fakes import web as fake
+from jitney.tests.fakes.recordings import OWN
 from jitney.tests.fakes.web import Web
 
-KIT = Path(os.environ.get("JITNEY_CONFORMANCE", Path(__file__).parents[5] / "shared" / "conformance")) / "torchserve"
-needs_kit = pytest.mark.skipif(
-    not KIT.is_dir(), reason="the archives recorded with TorchServe are not here (JITNEY_CONFORMANCE)"
-)
+KIT = OWN / "torchserve"
 
 
 def mar(
@@ -387,7 +385,6 @@ def test_the_pages_url_is_fetched_when_its_host_is_reachable(
 # -- the recorded archives ---------------------------------------------------------------------------------------------------
 
 
-@needs_kit
 @pytest.mark.parametrize(
     ("record", "registration", "at_startup", "settings"),
     [

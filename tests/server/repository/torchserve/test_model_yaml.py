@@ -1,14 +1,12 @@
-import os
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jitney.core.errors import InvalidArchive
 from jitney.server.repository.torchserve.model_yaml import Asked, Defaults, ModelYaml, parse_yaml, rank
+from jitney.tests.fakes.recordings import OWN
 
-KIT = Path(os.environ.get("JITNEY_CONFORMANCE", Path(__file__).parents[5] / "shared" / "conformance")) / "torchserve"
+KIT = OWN / "torchserve"
 ALL = """
 minWorkers: 1
 maxWorkers: 2
@@ -179,7 +177,6 @@ def test_what_is_in_effect(asked: Asked, rows: int, delay: int) -> None:
     assert (ranked.rows, ranked.delay_ms) == (rows, delay)
 
 
-@pytest.mark.skipif(not KIT.is_dir(), reason="the archives recorded with TorchServe are not here (JITNEY_CONFORMANCE)")
 def test_the_recorded_yaml_files_are_read_without_complaint() -> None:
     paths = sorted((KIT / "handlers").glob("*.yaml"))
     assert len(paths) >= 4
