@@ -16,6 +16,7 @@ from ...core import holding
 from ...core.call import failed, size
 from ...core.errors import JitneyError, ModelFailed
 from ...core.request import Response
+from .control import reason_of
 
 if TYPE_CHECKING:
     from ..frontends.child.remote_dataplane import RemoteDataPlane
@@ -41,6 +42,7 @@ class Services:
     relay: Relay
     settings: Settings
     tokens: Any
+    metrics: Any
 
     @contextmanager
     def place(self, nbytes: int) -> Iterator[None]:
@@ -125,18 +127,14 @@ async def abort(context: Context, error: Exception, status_of: StatusOf, method:
     """Ends a call with the status that an error is; does not return."""
     if isinstance(error, JitneyError):
         status, text = status_of(error)
-        reason = getattr(error, "reason", "")
+        reason = reason_of(error)
     else:
         log.error("%s failed", method, exc_info=error)
         status, text, reason = "INTERNAL", INTERNAL, ""
-    trailing = ((REASON, in_metadata(reason)),) if reason else ()
-    await context.abort(grpc.StatusCode[status], text, trailing)
+    await context.abort(grpc.StatusCode[status], text, reason_metadata("" if reason in text else reason))
 
 
-#: The metadata in which the reason of an error comes where the original's text does not say it.
-REASON = "x-jitney-reason"
-
-
-def in_metadata(text: str) -> str:
-    """A text as metadata can carry it: printable ASCII in one line."""
-    return " ".join(text.split()).encode("ascii", "backslashreplace").decode()[:1024]
+def reason_metadata(reason: str) -> tuple[tuple[str, str], ...]:
+    """The metadata in which the reason of an error comes where the original's text does not say it."""
+    text = " ".join(reason.split()).encode("ascii", "backslashreplace").decode()[:1024]
+    return (("x-jitney-reason", text),) if text else ()

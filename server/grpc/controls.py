@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .control import Control
+from .torchserve.control import InferenceControl, ManagementControl
 from .triton.control import TritonControl
 
 if TYPE_CHECKING:
@@ -14,4 +15,5 @@ if TYPE_CHECKING:
 def controls(services: Services, shared: Shared) -> dict[str, Control]:
     """The controls by the name that front ends give them."""
     triton = TritonControl(services.dataplane, shared.regions, shared.traces, shared.logs, services.settings.server_id)
-    return {"triton": triton}
+    inference = InferenceControl(services.dataplane)
+    return {"triton": triton, "inference": inference, "management": ManagementControl(services.dataplane, services.settings)}

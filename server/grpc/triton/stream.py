@@ -21,7 +21,7 @@ import msgspec
 
 from ....core import holding
 from ....core.call import Call, failed, size
-from ....core.errors import Cancelled, JitneyError
+from ....core.errors import Cancelled, JitneyError, Unsupported
 from ....core.model_config import ModelConfig
 from ....core.request import Response
 from ...http.kserve.request import InferRequest
@@ -128,6 +128,8 @@ class Stream:
         preparing = self.preparing
         try:
             version, exchange.config = preparing.config(reader)
+            if exchange.config.backend == "handler":
+                raise Unsupported(f"model '{exchange.model}' is a TorchServe archive, which is asked with ModelInfer")
             exchange.decoupled = exchange.config.decoupled
         finally:
             if not exchange.decoupled:
