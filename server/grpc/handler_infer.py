@@ -15,7 +15,7 @@ import orjson
 
 from ...core.errors import InvalidRequest, WorkerDied
 from ...core.request import Part
-from ...core.tensor import Tensor, pack_bytes, unpack_bytes
+from ...core.tensor import Buffer, Tensor, pack_bytes, unpack_bytes
 from ..http.kserve.documents import dump
 from ..http.kserve.request import InferRequest
 from ..http.kserve.tensors import from_json, to_json
@@ -83,7 +83,7 @@ def _elements(tensor: Tensor) -> Any:
 
 def _response(body: bytes, model: str, version: str, request_id: str, raw: bool) -> bytes:
     """TorchServe's worker dies of an answer that is no KServe v2 response; here it lives, and the client is told the same."""
-    kind, pieces = schema.triton().message("inference.ModelInferResponse"), []
+    kind, pieces = schema.triton().message("inference.ModelInferResponse"), list[Buffer]()
     message = kind(model_name=model, model_version=version, id=request_id)
     try:
         outputs: Sequence[Any] = orjson.loads(body)["outputs"]
