@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import grpc
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from .relay import Relay
 
 log = logging.getLogger(__name__)
+access_log = logging.getLogger("jitney.access")
 
 INTERNAL = "internal error, see the server's log"
 Context = Any
@@ -43,6 +46,20 @@ class Services:
     settings: Settings
     tokens: Any
     metrics: Any
+
+    def note(self, context: Context, path: str) -> None:
+        """Has the call's line written into the access log when it is over, where somebody reads that."""
+        if not access_log.isEnabledFor(logging.INFO):
+            return
+        began, peer = time.monotonic(), unquote(context.peer()).partition(":")[2]
+
+        def write(context: Context) -> None:
+            code = context.code()
+            status = code.name if isinstance(code, grpc.StatusCode) else "CANCELLED" if context.cancelled() else "OK"
+            took = int((time.monotonic() - began) * 1000)
+            access_log.info('/%s "gRPC %s HTTP/2.0" %s %d', peer, path.removeprefix("/"), status, took)
+
+        context.add_done_callback(write)
 
     @contextmanager
     def place(self, nbytes: int) -> Iterator[None]:

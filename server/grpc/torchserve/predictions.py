@@ -39,7 +39,8 @@ class Predictions:
 
     async def one(self, request: Any, context: Any) -> Any:
         """The first answer: a handler that streams is not asked for more."""
-        answers = self.stream(request, context)
+        self._predicting.services.note(context, f"/{PACKAGE}.InferenceAPIsService/Predictions")
+        answers = self._answers(request, context)
         try:
             return await anext(answers)
         finally:
@@ -47,6 +48,11 @@ class Predictions:
 
     async def stream(self, request: Any, context: Any) -> AsyncGenerator[Any, None]:
         """All answers as they come."""
+        self._predicting.services.note(context, f"/{PACKAGE}.InferenceAPIsService/StreamPredictions")
+        async for answer in self._answers(request, context):
+            yield answer
+
+    async def _answers(self, request: Any, context: Any) -> AsyncGenerator[Any, None]:
         target, nbytes = target_of(request), request.ByteSize()
         try:
             if not self._guard.lets_all_pass:

@@ -16,6 +16,8 @@ from . import errors, reply
 from .request import Reader
 from .versions import version_of
 
+PATH = "/inference.GRPCInferenceService/ModelInfer"
+
 
 class Preparing:
     """Reads requests and hands them to their models."""
@@ -54,6 +56,7 @@ class Infer:
 
     async def __call__(self, data: bytes, context: Any) -> bytes:
         request_id = ""
+        self._preparing.services.note(context, PATH)
 
         def status_of(error: JitneyError) -> tuple[str, str]:
             return errors.status_of(error, request_id)

@@ -1,4 +1,4 @@
-"""Where the package grpcio is missing: HTTP is served, and a line says how to get gRPC. With it, the scheduler does not load it."""
+"""Where grpcio is missing HTTP is served, and a line says how to get gRPC; where it is there, the scheduler does not load it."""
 
 from __future__ import annotations
 

@@ -277,3 +277,18 @@ def test_the_start_says_where_it_listens(site: tuple[Site, Client, int]) -> None
     assert re.search(r"^gRPC inference bind to: 127\.0\.0\.1:\d+$", printed, re.M)
     assert re.search(r"^gRPC management bind to: 127\.0\.0\.1:\d+$", printed, re.M)
     assert re.search(r"^gRPC GRPCInferenceService bind to: 127\.0\.0\.1:\d+$", printed, re.M)
+
+
+def test_each_call_has_a_line_in_the_access_log(site: tuple[Site, Client, int]) -> None:
+    found, client, _ = site
+    client.predict("capitals", b"abc")
+    refused(client.predict, "nope")
+    client.call(PREDICT, "Ping")
+
+    def lines() -> list[str]:
+        pattern = (
+            r'/127\.0\.0\.1:\d+ "gRPC org\.pytorch\.serve\.grpc\.inference\.InferenceAPIsService/(\w+) HTTP/2\.0" (\w+) \d+$'
+        )
+        return [" ".join(found) for found in re.findall(pattern, found.log("access_log.log"), re.M)]
+
+    wait_until(lambda: lines()[-3:] == ["Predictions OK", "Predictions INTERNAL", "Ping OK"], 20, "three lines")
