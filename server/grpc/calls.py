@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import grpc
 
@@ -16,15 +18,19 @@ from ...core import holding
 from ...core.call import failed, size
 from ...core.errors import JitneyError, ModelFailed
 from ...core.request import Response
+from .control import reason_of
 
 if TYPE_CHECKING:
-    from ..frontends.child.remote_dataplane import RemoteDataPlane
     from ..http.kserve.shm import ClientRegions
     from ..http.middleware.admission import Places
+    from ..http.middleware.tokens import Keys
+    from ..metrics.request_counters import RequestMetrics
+    from ..serving.inference_plane import InferencePlane
     from ..settings.settings import Settings
     from .relay import Relay
 
 log = logging.getLogger(__name__)
+access_log = logging.getLogger("jitney.access")
 
 INTERNAL = "internal error, see the server's log"
 Context = Any
@@ -35,12 +41,27 @@ StatusOf = Callable[[JitneyError], tuple[str, str]]
 class Services:
     """What the calls of one front end work with. `tokens` None: no call needs a key."""
 
-    dataplane: RemoteDataPlane
+    dataplane: InferencePlane
     regions: ClientRegions
     places: Places
     relay: Relay
     settings: Settings
-    tokens: Any
+    tokens: Keys | None
+    metrics: RequestMetrics
+
+    def note(self, context: Context, path: str) -> None:
+        """Has the call's line written into the access log when it is over, where somebody reads that."""
+        if not access_log.isEnabledFor(logging.INFO):
+            return
+        began, peer = time.monotonic(), unquote(context.peer()).partition(":")[2]
+
+        def write(context: Context) -> None:
+            code = context.code()
+            status = code.name if isinstance(code, grpc.StatusCode) else "CANCELLED" if context.cancelled() else "OK"
+            took = int((time.monotonic() - began) * 1000)
+            access_log.info('/%s "gRPC %s HTTP/2.0" %s %d', peer, path.removeprefix("/"), status, took)
+
+        context.add_done_callback(write)
 
     @contextmanager
     def place(self, nbytes: int) -> Iterator[None]:
@@ -125,18 +146,14 @@ async def abort(context: Context, error: Exception, status_of: StatusOf, method:
     """Ends a call with the status that an error is; does not return."""
     if isinstance(error, JitneyError):
         status, text = status_of(error)
-        reason = getattr(error, "reason", "")
+        reason = reason_of(error)
     else:
         log.error("%s failed", method, exc_info=error)
         status, text, reason = "INTERNAL", INTERNAL, ""
-    trailing = ((REASON, in_metadata(reason)),) if reason else ()
-    await context.abort(grpc.StatusCode[status], text, trailing)
+    await context.abort(grpc.StatusCode[status], text, reason_metadata("" if reason in text else reason))
 
 
-#: The metadata in which the reason of an error comes where the original's text does not say it.
-REASON = "x-jitney-reason"
-
-
-def in_metadata(text: str) -> str:
-    """A text as metadata can carry it: printable ASCII in one line."""
-    return " ".join(text.split()).encode("ascii", "backslashreplace").decode()[:1024]
+def reason_metadata(reason: str) -> tuple[tuple[str, str], ...]:
+    """The metadata in which the reason of an error comes where the original's text does not say it."""
+    text = " ".join(reason.split()).encode("ascii", "backslashreplace").decode()[:1024]
+    return (("x-jitney-reason", text),) if text else ()

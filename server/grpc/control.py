@@ -16,6 +16,7 @@ import msgspec
 import orjson
 
 from ...core.errors import JitneyError
+from ..http.torchserve.errors import WITH_REASONS
 from ..settings.addresses import Address
 from .relay import QUICK, SLOW, Asked, Told, read_asked, send_told
 
@@ -27,13 +28,18 @@ _INTERNAL = "internal error, see the server's log"
 _PATIENCE_S = 30.0
 
 
+def reason_of(error: Exception) -> str:
+    """What was wrong, where the original's text leaves it out."""
+    return str(getattr(error, "reason", "") or (error if isinstance(error, WITH_REASONS) else ""))
+
+
 class Control(Protocol):
     """The calls of one service."""
 
     def call(self, method: str, request: Document) -> Any:
         """The answer, as something that becomes JSON; JitneyError where there is none."""
 
-    def status_of(self, error: JitneyError) -> tuple[str, str]:
+    def status_of(self, method: str, error: JitneyError) -> tuple[str, str]:
         """The name of a status, and its text."""
 
 
@@ -90,7 +96,7 @@ class ControlAnswerer:
         try:
             return Told(document=orjson.dumps(control.call(asked.method, orjson.loads(asked.document))))
         except JitneyError as error:
-            return Told(*control.status_of(error))
+            return Told(*control.status_of(asked.method, error), reason=reason_of(error))
         except Exception:
             log.exception("%s/%s failed", asked.service, asked.method)
             return Told("INTERNAL", _INTERNAL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .control import Control
+from .torchserve.control import InferenceControl, ManagementControl
 from .triton.control import TritonControl
 
 if TYPE_CHECKING:
@@ -16,4 +17,5 @@ def controls(services: Services, shared: Shared) -> dict[str, Control]:
     triton = TritonControl(
         services.dataplane, services.control, shared.regions, shared.traces, shared.logs, services.settings.server_id
     )
-    return {"triton": triton}
+    management = ManagementControl(services.dataplane, services.control, services.settings)
+    return {"triton": triton, "inference": InferenceControl(services.dataplane), "management": management}

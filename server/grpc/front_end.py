@@ -12,12 +12,13 @@ It ends when it is told to drain, when the scheduler's end of the socket closes,
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import Any
 
 from ..frontends.child.main import _LAST_S, FrontEnd, main
 from ..frontends.child.remote_dataplane import RemoteDataPlane
-from ..frontends.child.remote_services import RemoteRegions, RemoteTokens, SharedPlaces
+from ..frontends.child.remote_services import RemoteRegions, RemoteRequestMetrics, RemoteTokens, SharedPlaces
 from ..frontends.messages import Ready
 from ..process import exits, gc_tuning, threads
 from .calls import Services
@@ -31,14 +32,15 @@ class GatheringDataPlane(RemoteDataPlane):
 
     def __init__(self, gathering: Gathering, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._gathering = gathering
+        self._gathering, self._thread = gathering, threading.get_ident()
 
     def infer(self, *arguments: Any, **options: Any) -> Any:
         self._gathering.begin()
         return super().infer(*arguments, **options)
 
     def predict(self, *arguments: Any, **options: Any) -> Any:
-        self._gathering.begin()
+        if threading.get_ident() == self._thread:  # what is decoded in a thread beside the loop leaves at once
+            self._gathering.begin()
         return super().predict(*arguments, **options)
 
 
@@ -76,7 +78,8 @@ class GrpcFrontEnd(FrontEnd):
         regions = RemoteRegions(link, counters, settings.allow_client_shm)
         tokens = RemoteTokens(link, counters) if hello.asks_keys else None
         plane = GatheringDataPlane(Gathering(loop, self._io.coalescer), link, counters)
-        return Services(plane, regions, places, Relay(self._door), settings, tokens)
+        metrics = RemoteRequestMetrics(self.send_queue)
+        return Services(plane, regions, places, Relay(self._door), settings, tokens, metrics)
 
 
 if __name__ == "__main__":

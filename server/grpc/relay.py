@@ -25,7 +25,7 @@ _READ_BYTES = 1 << 18
 
 
 class Asked(Plain):
-    """`document`: the request, as JSON. `metadata`: what of the call's metadata the scheduler needs."""
+    """`document`: the request, as JSON. `peer`: who calls."""
 
     service: str
     method: str
@@ -34,11 +34,13 @@ class Asked(Plain):
 
 
 class Told(Plain):
-    """`status`: the name of a gRPC status; `text` is what it says, `document` the answer as JSON where it is OK."""
+    """`status`: the name of a gRPC status; `text` is what it says, `reason` what that leaves out, `document` the answer as JSON
+    where it is OK."""
 
     status: str = "OK"
     text: str = ""
     document: bytes = b"{}"
+    reason: str = ""
 
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -10,6 +10,7 @@ import grpc
 from ...core.errors import JitneyError
 from .calls import Services
 from .options import credentials, options
+from .torchserve import service as torchserve
 from .triton import service as triton
 
 #: Calls that one server has under way beyond those that may wait for models: health, metadata, repository, streams.
@@ -35,13 +36,18 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[misc]
         return grpc.stream_stream_rpc_method_handler(refuse)
 
 
+def _router(services: Services, service: str) -> Router:
+    if service == "triton":
+        return Router(triton.handlers(services))
+    found = torchserve.inference_handlers if service == "inference" else torchserve.management_handlers
+    return Router(found(services), torchserve.UNKNOWN)
+
+
 def servers(services: Services) -> list[grpc.aio.Server]:
     """A server for each address of the settings, bound and not started. InvalidConfig where TLS is not as it has to be."""
     found = []
     for address in services.settings.grpc_addresses:
-        router = Router(triton.handlers(services)) if address.service == "triton" else None
-        if router is None:
-            continue
+        router = _router(services, address.service)
         server = grpc.aio.server(
             handlers=[router],
             options=options(services.settings, address.service),

@@ -52,7 +52,7 @@ class TritonControl:
     logs: LogSettings
     server_id: str
 
-    def status_of(self, error: JitneyError) -> tuple[str, str]:
+    def status_of(self, method: str, error: JitneyError) -> tuple[str, str]:
         return status_of(error)
 
     def call(self, method: str, request: Document) -> Any:

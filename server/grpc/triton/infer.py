@@ -8,11 +8,15 @@ from ....core.errors import JitneyError, Unsupported
 from ....core.model_config import ModelConfig
 from ...http.kserve.headers import ForwardedHeaders
 from ...http.kserve.request import InferRequest
+from ...http.torchserve.errors import Target
 from ..calls import Awaited, Services, abort
 from ..guard import Guard
+from ..handler_infer import HandlerInfer
 from . import errors, reply
 from .request import Reader
 from .versions import version_of
+
+PATH = "/inference.GRPCInferenceService/ModelInfer"
 
 
 class Preparing:
@@ -48,9 +52,11 @@ class Infer:
 
     def __init__(self, preparing: Preparing, guard: Guard) -> None:
         self._preparing, self._guard = preparing, guard
+        self._handlers = HandlerInfer(preparing.services)
 
     async def __call__(self, data: bytes, context: Any) -> bytes:
         request_id = ""
+        self._preparing.services.note(context, PATH)
 
         def status_of(error: JitneyError) -> tuple[str, str]:
             return errors.status_of(error, request_id)
@@ -71,6 +77,8 @@ class Infer:
         version, config = preparing.config(reader)
         if config.decoupled:
             raise Unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy")
+        if config.backend == "handler":
+            return await self.ask_handler(reader, Target(reader.model, version), context, raw=True)
         asked, _ = preparing.read(reader, context.invocation_metadata)
         awaited = Awaited()
         call = preparing.submit(reader, version, asked, awaited.on_answer)
@@ -79,3 +87,8 @@ class Infer:
         finally:
             call.cancel()  # nothing, where it is over
         return reply.render(call.config or config, asked, response)
+
+    async def ask_handler(self, reader: Reader, target: Target, context: Any, *, raw: bool) -> bytes:
+        """The answer of a TorchServe handler, its tensors typed or `raw`."""
+        asked, _ = self._preparing.read(reader, context.invocation_metadata)
+        return await self._handlers.answer(asked, target, raw=raw)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import grpc
-import orjson
-from google.protobuf import json_format
 
-from ....core.errors import JitneyError
 from ...http.middleware.tokens import Kind
 from .. import schema
-from ..calls import Services, abort
-from ..guard import Guard, guards
-from ..relay import Asked
-from ..schema import Method
+from ..calls import Services
+from ..guard import guards
+from ..relayed import relayed
 from . import errors
 from .infer import Infer, Preparing
 from .stream import StreamInfer
@@ -66,26 +61,8 @@ def handlers(services: Services) -> dict[str, Any]:
             elif name == "ModelStreamInfer":
                 handler = grpc.stream_stream_rpc_method_handler(StreamInfer(preparing, guard).__call__)
             else:
-                handler = grpc.unary_unary_rpc_method_handler(
-                    relayed(services, guard, name, method), method.request.FromString, method.response.SerializeToString
-                )
+                answer = relayed(services, "triton", guard, method, errors.status_of, slow=name in _SLOW)
+                read, write = method.request.FromString, method.response.SerializeToString
+                handler = grpc.unary_unary_rpc_method_handler(answer, read, write)
             found[method.path] = handler
     return found
-
-
-def relayed(services: Services, guard: Guard, name: str, method: Method) -> Callable[[Any, Any], Any]:
-    """The handler of a call that the scheduler answers."""
-
-    async def answer(request: Any, context: Any) -> Any:
-        try:
-            guard.check(context.invocation_metadata() or ())
-            document = orjson.dumps(json_format.MessageToDict(request, preserving_proto_field_name=True))
-            told = await services.relay.ask(Asked("triton", name, document, context.peer()), slow=name in _SLOW)
-        except JitneyError as error:
-            await abort(context, error, errors.status_of, name)
-            raise
-        if told.status != "OK":
-            await context.abort(grpc.StatusCode[told.status], told.text)
-        return json_format.ParseDict(orjson.loads(told.document), method.response(), ignore_unknown_fields=True)
-
-    return answer

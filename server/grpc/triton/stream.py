@@ -21,7 +21,7 @@ import msgspec
 
 from ....core import holding
 from ....core.call import Call, failed, size
-from ....core.errors import Cancelled, JitneyError
+from ....core.errors import Cancelled, JitneyError, Unsupported
 from ....core.model_config import ModelConfig
 from ....core.request import Response
 from ...http.kserve.request import InferRequest
@@ -130,6 +130,8 @@ class Stream:
         preparing = self.preparing
         try:
             version, exchange.config = preparing.config(reader)
+            if exchange.config.backend == "handler":
+                raise Unsupported(f"model '{exchange.model}' is a TorchServe archive, which is asked with ModelInfer")
             exchange.decoupled = exchange.config.decoupled
         finally:
             if not exchange.decoupled:
@@ -272,6 +274,7 @@ class StreamInfer:
 
     async def __call__(self, requests: AsyncIterator[bytes], context: Any) -> None:
         metadata = tuple(context.invocation_metadata() or ())
+        self._preparing.services.note(context, "/inference.GRPCInferenceService/ModelStreamInfer")
         try:
             self._guard.check(metadata)
             ends_at_error = dict(metadata).get("triton_grpc_error") == "true"
