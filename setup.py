@@ -15,7 +15,6 @@ PROJECT = "https://github.com/jitney/jitney"
 
 BASE = [
     "falcon>=4.0",
-    "grpcio>=1.60",  # tritonclient's generated config schema imports it
     "httptools>=0.6.4",
     "msgspec>=0.19",
     "numpy>=1.26",
@@ -85,7 +84,7 @@ setup(
     cmdclass={"build_py": BuildPackage},
     package_data={
         "jitney": ["py.typed"],
-        "jitney.server": ["**/*.yaml", "**/*.json"],
+        "jitney.server": ["**/*.yaml", "**/*.json", "**/*.proto"],
         "jitney.backends": ["**/*.yaml", "**/version.txt"],
         "jitney.tools": ["starter/**/*"],
     },
@@ -95,6 +94,7 @@ setup(
         "onnx": ["onnxruntime>=1.20"],
         "gpu": ["onnxruntime-gpu[cuda,cudnn]>=1.20", "torch>=2.10", "safetensors>=0.4"],
         "tls": ["cryptography>=42"],
+        "grpc": ["grpcio>=1.60"],
         "client": ["tritonclient[http]>=2.50"],
     },
     entry_points={"console_scripts": ["jitney = jitney.server.cli.main:main"]},

@@ -4,7 +4,7 @@ A client that does not read its answer, or sends its request slowly, has the ser
 them together are allowed so much, and what would be more is refused (`HoldsTooMuch`), as the one thing that always works. Data up
 to `COUNTED` bytes is not counted, so that small requests go on when large ones cannot: the number of connections bounds them.
 
-Each process has one `Holdings`, `process`. Data is counted while the memory is there, whoever refers to it:
+Each process has one `Holdings`, `process`. Data is counted while the memory is there, whatever refers to it:
 
     memory(n)   memory for an answer, copied from where its worker (or the scheduler) left it
     Body        a request's body
@@ -39,7 +39,7 @@ class Holdings:
         self.limit = limit
         self._lock = threading.Lock()
         self._taken = 0
-        self._given: deque[int] = deque()  # not subtracted yet: whoever gives back takes no lock
+        self._given: deque[int] = deque()  # not subtracted yet: giving back takes no lock
 
     @property
     def held(self) -> int:

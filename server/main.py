@@ -38,7 +38,7 @@ from .serving.dataplane import DataPlane
 from .serving.deployment import Deployment, Options
 from .serving.registry import Registry
 from .serving.response_cache import ResponseCache
-from .settings.settings import Settings, access_problems, start_problems, without_grpc
+from .settings.settings import Settings, access_problems, start_problems
 from .web import Web
 from .workers.roster import number_from
 
@@ -62,7 +62,6 @@ def run(settings: Settings, *, torchserve: bool = False) -> int:
     logs.configure(folder, Path(settings.metrics_location), settings.log_config)
     for note in settings.notes:
         log.info("%s", note)
-    log.info("%s", without_grpc(settings, torchserve=torchserve))
     for warning in settings.warnings:
         log.warning("%s", warning)
     try:
@@ -73,13 +72,13 @@ def run(settings: Settings, *, torchserve: bool = False) -> int:
 
 
 def _again(received: Signals, began: float) -> bool:
-    """Whether somebody insists: launchers often send the same signal twice at once, people do so after a while."""
+    """Whether the operator insists: launchers often send the same signal twice at once, people do so after a while."""
     number = received.get_nowait()
     return number not in (None, signal.SIGHUP) and time.monotonic() - began > INSISTING_SECONDS
 
 
 def _say(line: str) -> None:
-    """Prints a line for whoever started the server; serving does not depend on somebody reading it."""
+    """Prints a line for the operator; serving does not depend on its being read."""
     with contextlib.suppress(OSError):
         print(f"{line}\n", end="", flush=True)  # in one piece: models that load together are reported at once
 
@@ -180,6 +179,8 @@ class Server:
         """Where the server listens, in TorchServe's words, and what it is about to load."""
         for port, address in web.addresses():
             _say(f"{port.capitalize()} API bind to: {address}")
+        for at in web.grpc_addresses:
+            _say(f"gRPC {'GRPCInferenceService' if at.service == 'triton' else at.service} bind to: {at}")
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         _say(f"Loading {', '.join(names[:NAMED])}{more}." if names else "No model is loaded at the start.")
 

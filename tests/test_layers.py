@@ -41,6 +41,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("server/http/app",),
     ("server/frontends/",),
     ("server/frontends/child/",),
+    ("server/grpc/",),
     ("server/web", "server/main"),
     ("tools/__init__", "tools/steps", "tools/archive", "tools/bench/"),
     ("tools/first_steps", "tools/tune/"),

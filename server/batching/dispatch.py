@@ -275,4 +275,4 @@ class Dispatcher:
         return None
 
 
-_NOTHING = Step([], [], None)  # shared; nobody changes a step
+_NOTHING = Step([], [], None)  # shared; a step is never changed

@@ -26,16 +26,14 @@ from ..repository.triton.strays import holds_archives
 from . import torchserve as torchserve_cli
 
 #: Options of tritonserver that change nothing here, with the reason that is printed once.
-_GRPC = (
-    *("allow-grpc", "reuse-grpc-port", "grpc-address", "grpc-port", "grpc-infer-allocation-pool-size", "grpc-use-ssl"),
-    *("grpc-use-ssl-mutual", "grpc-server-cert", "grpc-server-key", "grpc-root-cert", "grpc-keepalive-time"),
-    *("grpc-infer-response-compression-level", "grpc-keepalive-timeout", "grpc-keepalive-permit-without-calls"),
-    *("grpc-http2-max-pings-without-data", "grpc-http2-min-recv-ping-interval-without-data", "grpc-http2-max-ping-strikes"),
-    *("grpc-max-connection-age", "grpc-max-connection-age-grace", "grpc-restricted-protocol", "grpc-header-forward-pattern"),
-    *("grpc-infer-thread-count", "grpc-max-response-pool-size"),
-)
+_GRPC = {
+    "--reuse-grpc-port": "one server owns each port",
+    "--grpc-infer-allocation-pool-size": "there is no such pool here",
+    "--grpc-max-response-pool-size": "there is no such pool here",
+    "--grpc-infer-thread-count": "use --grpc-front-ends",
+}
 NO_MEANING = {
-    **{f"--{name}": "gRPC is not served" for name in _GRPC},
+    **_GRPC,
     **{f"--{name}": "SageMaker's routes share the inference port" for name in ("allow-sagemaker", "sagemaker-port")},
     **{
         f"--sagemaker-{name}": "SageMaker's routes have no port of their own" for name in ("safe-port-range", "thread-count")
@@ -73,7 +71,7 @@ NO_MEANING = {
 }
 #: Options of newer versions of tritonserver that begin so change nothing either, whatever they are called.
 NO_MEANING_PREFIXES = {
-    "--grpc-": "gRPC is not served",
+    "--grpc-": "nothing here has such an option",
     "--sagemaker-": "SageMaker's routes share the inference port",
     "--vertex-ai-": "Vertex AI's routes are not served",
     "--trace-": "nothing is traced",
@@ -84,7 +82,7 @@ def without_meaning(arguments: Sequence[str]) -> dict[str, str]:
     """tritonserver's options that change nothing here, with the reason; those in `arguments` that only their beginning tells."""
     options = [argument.split("=")[0] for argument in arguments]
     newer = {option: why for option in options for start, why in NO_MEANING_PREFIXES.items() if option.startswith(start)}
-    return newer | NO_MEANING
+    return {option: why for option, why in (newer | NO_MEANING).items() if option not in _GRPC_OPTIONS}
 
 
 def switch(text: str) -> bool:
@@ -146,6 +144,7 @@ def serve_parser(no_meaning: Iterable[str] = NO_MEANING) -> argparse.ArgumentPar
         metavar="API,…:HEADER=VALUE",
         help="routes that need a header, e.g. model-repository,statistics:admin-key=secret; repeatable",
     )
+    add_grpc(parser)
     add("--allow-client-shm", type=switch, metavar="BOOL", help="clients may register shared memory (true)")
     add("--allow-metrics", dest="enable_metrics_api", type=switch, metavar="BOOL", help="serve the metrics port (true)")
     add("--exit-timeout-secs", type=int, metavar="N", help="seconds that accepted requests may take at the end (30)")
@@ -159,6 +158,48 @@ def serve_parser(no_meaning: Iterable[str] = NO_MEANING) -> argparse.ArgumentPar
     for option in no_meaning:
         add(option, dest="no_meaning", action="append", nargs="?", const=option, help=argparse.SUPPRESS)
     return parser
+
+
+#: What every gRPC flag of tritonserver's is called, what it takes, and what it does.
+_GRPC_FLAGS = (
+    ("allow-grpc", "BOOL", "serve gRPC (where the package grpcio is installed)"),
+    ("grpc-port", "PORT", "port of Triton's gRPC service (8001)"),
+    ("grpc-address", "HOST", "address of that port (127.0.0.1)"),
+    ("grpc-front-ends", "N", "processes that answer gRPC (1)"),
+    ("grpc-header-forward-pattern", "REGEX", "metadata that becomes parameters of requests for models"),
+    ("grpc-infer-response-compression-level", "LEVEL", "none, low, medium or high (none)"),
+    ("grpc-use-ssl", "BOOL", "speak TLS on the gRPC port, with --grpc-server-cert and --grpc-server-key"),
+    ("grpc-use-ssl-mutual", "BOOL", "and have clients show a certificate that --grpc-root-cert signed"),
+    ("grpc-server-cert", "FILE", "certificate and its chain, PEM"),
+    ("grpc-server-key", "FILE", "its private key, PEM"),
+    ("grpc-root-cert", "FILE", "certificates that clients' are signed by, PEM"),
+    ("grpc-keepalive-time", "MS", "milliseconds without data after which a client is pinged (7200000)"),
+    ("grpc-keepalive-timeout", "MS", "milliseconds that it has to answer (20000)"),
+    ("grpc-keepalive-permit-without-calls", "BOOL", "ping also where no call is under way (false)"),
+    ("grpc-http2-max-pings-without-data", "N", "pings that are sent without data between them (2)"),
+    ("grpc-http2-min-recv-ping-interval-without-data", "MS", "shortest time between a client's pings (300000)"),
+    ("grpc-http2-max-ping-strikes", "N", "pings that may come too soon before the connection is closed (2)"),
+    ("grpc-max-connection-age", "MS", "how long a connection may last (0: any time)"),
+    ("grpc-max-connection-age-grace", "MS", "how long its calls may go on then (0: any time)"),
+)
+_GRPC_OPTIONS = {"--grpc-restricted-protocol", *(f"--{name}" for name, _, _ in _GRPC_FLAGS)}
+#: Those of its flags that may stand alone, for true.
+_ALONE = ("allow-grpc", "grpc-use-ssl", "grpc-use-ssl-mutual", "grpc-keepalive-permit-without-calls")
+
+
+def add_grpc(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of gRPC; `Settings` reads and checks their values."""
+    for name, metavar, text in _GRPC_FLAGS:
+        if name in _ALONE:
+            parser.add_argument(f"--{name}", metavar=metavar, help=text, nargs="?", const="true")
+        else:
+            parser.add_argument(f"--{name}", metavar=metavar, help=text)
+    parser.add_argument(
+        "--grpc-restricted-protocol",
+        action="append",
+        metavar="API,…:KEY=VALUE",
+        help="calls that need metadata triton-grpc-protocol-KEY, e.g. model-repository:admin-key=secret; repeatable",
+    )
 
 
 def serve_flags(arguments: Sequence[str]) -> dict[str, Any]:
@@ -184,6 +225,8 @@ def serve_flags(arguments: Sequence[str]) -> dict[str, Any]:
         flags.setdefault("cache_config", f"local,size={size}")
     if (restricted := flags.get("http_restricted_api")) is not None:
         flags["http_restricted_api"] = " ".join(restricted)
+    if (restricted := flags.get("grpc_restricted_protocol")) is not None:
+        flags["grpc_restricted_protocol"] = " ".join(restricted)
     for name in ("strict_readiness", "exit_on_error", "allow_client_shm", "enable_metrics_api"):
         if name in flags:
             flags[name] = "true" if flags[name] else "false"

@@ -10,7 +10,7 @@ from ..process import threads
 
 
 class AdoptingListener(Listener):
-    """A `Listener` whose listening socket is somebody else's business. `adopt` brings the connections."""
+    """A `Listener` that does not accept connections itself. `adopt` brings the connections."""
 
     _handed = 0  # connections given to `adopt`, by one thread at a time
     _entered = 0  # those that the loop has taken

@@ -10,8 +10,9 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import msgspec
 
@@ -23,10 +24,10 @@ from ..ipc.memory import Region
 from ..process import exits, threads
 from ..process.environment import module_command
 from ..process.threads import BLAS_THREADS
+from ..settings.addresses import Address
 from ..settings.settings import Settings
 from .messages import UPWARD, Drain, Flush, Hello
 from .peers import receive_peer
-from .relay_listener import RelayListener
 from .send_queue import SendQueue
 from .session import FrontendSession, SharedServices
 from .shared_counters import GONE
@@ -42,14 +43,39 @@ _SECRETS = ("JITNEY_TOKEN",)
 _LOGGERS = ("jitney", "jitney.access")
 
 
+class Relay(Protocol):
+    """Who answers in the scheduler what its front ends relay, and owns the address that they answer: a listener's verbs."""
+
+    @property
+    def fd(self) -> int: ...  # of the socket that has the address
+    @property
+    def address(self) -> Address: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def ports(self) -> Collection[str]: ...
+    def adopt(self, sock: socket.socket, peer: Any) -> None: ...
+    def start(self) -> None: ...
+    def stop_listening(self) -> None: ...
+    def close(self, timeout: float) -> None: ...
+
+
 @dataclass(frozen=True)
 class FrontendSpec:
-    """What all front ends of a server have in common."""
+    """What all front ends of one kind have in common.
+
+    kind    begins their names;  module: their main function;  first: the number of the first among all front ends
+    fronts  how many of all kinds there are
+    """
 
     settings: Settings
     shared: SharedServices
-    relay: RelayListener
-    pem: bytes
+    relay: Relay
+    pem: bytes = b""
+    kind: str = "front"
+    module: str = f"{__package__}.child.main"
+    first: int = 0
+    fronts: int = 1
 
 
 class FrontendProcess:
@@ -62,7 +88,7 @@ class FrontendProcess:
     def __init__(
         self, spec: FrontendSpec, index: int, on_ready: Callable[[], None], on_exit: Callable[[FrontendProcess], None]
     ) -> None:
-        self.index, self.name, self.started = index, f"front-{index}", time.monotonic()
+        self.index, self.name, self.started = index, f"{spec.kind}-{index - spec.first}", time.monotonic()
         self.ready = False
         self._spec, self._on_ready, self._on_exit = spec, on_ready, on_exit
         self._flushes = itertools.count(1)
@@ -102,14 +128,14 @@ class FrontendProcess:
             "counters-fd": counters.region.fd,
             "listen-fd": self._spec.relay.fd,
         }
-        command = [*module_command(None, f"{__package__}.child.main"), f"--parent={os.getpid()}", f"--name={self.name}"]
+        command = [*module_command(None, self._spec.module), f"--parent={os.getpid()}", f"--name={self.name}"]
         inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
         return subprocess.Popen(
             [*command, *(f"--{name}={fd}" for name, fd in fds.items())],
             env={BLAS_THREADS: "1", **inherited},
             pass_fds=list(fds.values()),
             stdin=subprocess.DEVNULL,
-            stdout=2,  # what the server prints is for whoever started it, and not ours to add to
+            stdout=2,  # standard output is the server's own
         )
 
     @property
@@ -142,6 +168,7 @@ class FrontendProcess:
             {name: _level(name) for name in _LOGGERS},
             spec.pem,
             spec.shared.tokens is not None,
+            spec.fronts,
         )
         self.send_queue.put(hello)
 

@@ -3,7 +3,7 @@
     front end -> scheduler                                scheduler -> front end
     Ready      it answers requests from now on            Hello       the settings; the first message
     Submit     one request for a model                    CallAnswer  one response, or why there is none
-    Cancel     nobody waits for it any more               Stale       a request was prepared for a model that has changed
+    Cancel     its client has gone                        Stale       a request was prepared for a model that has changed
     Freed      answers in shared memory that were read    QueryReply  the answer to a Query
     Query      something that it keeps until it changes   Flush       send what was counted
     Counted,   what the metrics count                     Drain       stop accepting, finish, end
@@ -192,7 +192,8 @@ class Flushed(Plain, tag=10):
 
 
 class Hello(Plain, tag=1):
-    """`pem`: the certificate that was made at the start, if any. `levels`: logger -> level; None = it is disabled."""
+    """`pem`: the certificate that was made at the start, if any. `levels`: logger -> level; None = it is disabled. `fronts`: how
+    many front ends there are, of all kinds."""
 
     settings: Settings
     ports: tuple[Literal["inference", "management", "metrics"], ...]
@@ -202,6 +203,7 @@ class Hello(Plain, tag=1):
     levels: dict[str, int | None]
     pem: bytes = b""
     asks_keys: bool = False
+    fronts: int = 1
 
 
 class CallAnswer(Plain, tag=2):

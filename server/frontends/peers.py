@@ -14,7 +14,7 @@ def send_peer(door: socket.socket, theirs: socket.socket, host: str, port: str) 
 
 
 def receive_peer(door: socket.socket) -> tuple[socket.socket | None, tuple[str, str]]:
-    """The next socket and whom it speaks for; None at the end."""
+    """The next socket and its client's address; None at the end."""
     while True:
         data, fds, _, _ = socket.recv_fds(door, 1024, 1)
         if not data:

@@ -1,4 +1,4 @@
-"""`RelayListener`: the scheduler's own listener where front ends answer the address: for what they relay, and for nobody else."""
+"""`RelayListener`: the scheduler's own listener where front ends answer the address: for what they relay alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`SendQueue`: messages on their way to the other process. Nobody who puts one waits for the socket.
+"""`SendQueue`: messages on their way to the other process. Putting one never waits for the socket.
 
 What a thread puts while it gathers (`ipc.coalesce`) leaves in one frame. What is not urgent waits a little for company.
 What the socket does not take at once, a thread of the queue sends; it sleeps while there is nothing of either kind.
@@ -105,7 +105,7 @@ class SendQueue:
             return self._socket.send(data, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return 0
-        except OSError:  # the other side is gone, which whoever reads from it notices
+        except OSError:  # the other side is gone, which the reading thread notices
             self._closed = True
             self._messages.clear()
             self._backlog.clear()

@@ -1,8 +1,8 @@
 """`FrontendSession`: what one front end asks of the scheduler, and the answers that it gets.
 
-A request's way: the front end's reader calls `take`, `_submit` hands it to the model's deployment; whoever has an answer puts it
-into the request's `PendingReply`, and one thread at a time sends from there. When the front end has gone, `close` cancels what is
-open.
+A request's way: the front end's reader calls `take`, `_submit` hands it to the model's deployment; the thread that has an
+answer puts it into the request's `PendingReply`, and one thread at a time sends from there. When the front end has gone,
+`close` cancels what is open.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class FrontendSession:
                 self._on_ready()
 
     def close(self) -> None:
-        """The front end has gone: nobody waits for what it had asked."""
+        """The front end has gone: what it had asked is withdrawn."""
         self._closed = True
         for box in list(self._open.values()):
             if box.call is not None:
@@ -219,7 +219,7 @@ class FrontendSession:
     # -- any thread --------------------------------------------------------------------------------------------------------
 
     def _send(self, box: PendingReply) -> None:
-        """Sends the answers that are there, once the call is known. Whoever comes meanwhile leaves his to this thread."""
+        """Sends the answers that are there, once the call is known. Threads that come meanwhile leave theirs to this one."""
         call = box.call
         if call is None or box.over:
             return

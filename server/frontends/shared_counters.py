@@ -26,7 +26,7 @@ class SharedCounters:
     """The page. Threads: any may read; a number has one writing thread at a time."""
 
     def __init__(self, region: Region, fronts: int) -> None:
-        self.region = region
+        self.region, self.fronts = region, fronts
         self._numbers = region.view(0, NBYTES).cast("Q")
         self._waiting = self._numbers[3 : 4 + fronts]
         self._connections = self._numbers[4 + fronts : 4 + 2 * fronts]
@@ -62,7 +62,7 @@ class SharedCounters:
             self._connections[front] = count
 
     def close(self) -> None:
-        """Nobody looks at the numbers any more; what changes is not counted."""
+        """Gives the memory back; what changes from now on is not counted."""
         self._closed = True
         self._waiting.release()
         self._connections.release()

@@ -45,7 +45,7 @@ class FrontEnds:
 
     def __init__(self, spec: FrontendSpec, count: int) -> None:
         self._spec = spec
-        self._places = [_Place(index) for index in range(count)]
+        self._places = [_Place(spec.first + index) for index in range(count)]
         self._changed = threading.Condition()
         self._closing = False
         # The kernel ends the processes with the thread that started them, so this one lives as long as they do.
@@ -113,7 +113,6 @@ class FrontEnds:
         if self._thread.ident is not None:
             self._thread.join(_LAST_S)
         self._spec.relay.close(max(0.0, deadline - time.monotonic()))
-        self._spec.shared.counters.close()
 
     def collect(self) -> None:
         """Returns when what front ends have counted so far is here, or after `COLLECT_S`."""

@@ -22,6 +22,7 @@ from .dialect import is_kserve
 from .kserve.generate import Generate, GenerateStream
 from .kserve.infer_plan import InferServices
 from .kserve.resource import set_error
+from .kserve.settings import LogSettings, TraceSettings
 from .kserve.shm import ClientRegions
 from .metrics import add_metrics
 from .middleware.access import Access
@@ -86,10 +87,18 @@ class Services:
     tokens: Tokens | None = None
     io: IoContext = field(default_factory=IoContext)
 
-    def inference(self, admission: Admission, regions: ClientRegions | None = None) -> InferenceServices:
-        """Those that inference works with. `regions`: the shared memory of clients, where others know it too."""
-        regions = regions or ClientRegions(self.settings.allow_client_shm)
+    def inference(self, admission: Admission, regions: ClientRegions) -> InferenceServices:
+        """Those that inference works with."""
         return InferenceServices(self.dataplane, self.metrics.torchserve, self.settings, self.tokens, admission, regions)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What KServe's routes share with gRPC's service: shared memory of clients, and settings."""
+
+    regions: ClientRegions
+    traces: TraceSettings = field(default_factory=TraceSettings)
+    logs: LogSettings = field(default_factory=LogSettings)
 
 
 class Application:
@@ -131,15 +140,13 @@ def build_inference(
     return made.app, made.plans(serves)
 
 
-def build(
-    ports: Collection[Port], services: Services, admission: Admission, regions: ClientRegions | None = None
-) -> tuple[App, PlanTable | None]:
+def build(ports: Collection[Port], services: Services, admission: Admission, shared: Shared) -> tuple[App, PlanTable | None]:
     """The application of one listener that carries these ports, and the plans of those of its routes that have any."""
     settings, metrics, dataplane = services.settings, services.metrics, services.dataplane
-    made = Application(ports, services.inference(admission, regions))
+    made = Application(ports, services.inference(admission, shared.regions))
     app, routes = made.app, made.routes
     if "inference" in ports:
-        kserve.add_routes(app, made.kserve(), dataplane, services.control, settings.server_id)
+        kserve.add_routes(app, made.kserve(), dataplane, services.control, settings.server_id, shared.traces, shared.logs)
     if "metrics" in ports or (settings.enable_metrics_api and {"inference", "management"} <= set(ports)):
         add_metrics(routes, metrics, only_get=settings.replaces_triton)  # TorchServe's shared port has it beside their own
     if "inference" in ports:

@@ -1,7 +1,7 @@
 """One plan per route: the only code that reads an inference request and queues it, renders its answer, and renders a refusal.
 
 A plan is made for method and path by the route that they lead to, and kept until the registry changes. It serves
-whoever runs it: the loop's thread, a thread of the pool, Falcon's route, a front end.
+every runner: the loop's thread, a thread of the pool, Falcon's route, a front end.
 
     plan.begin(flight)           reads the request and queues it; raises what the client is to be told
     … the model answers: `flight.answered`, any thread …
@@ -64,7 +64,7 @@ class Reply(NamedTuple):
 class InFlightRequest:
     """One request between its arrival and its answer.
 
-    Whoever runs the plan has it, except for `answered` and `cancel`, which any thread calls. `note` is the plan's own.
+    The thread that runs the plan has it, except for `answered` and `cancel`, which any thread calls. `note` is the plan's own.
 
     began    monotonic seconds
     blocks   whether a thread waits for the answer
@@ -106,11 +106,11 @@ class InFlightRequest:
             self.call.cancel(holding.process.refusal())
 
     def wake(self) -> None:
-        """Has whoever runs the plan look at what is there."""
+        """Has the plan's runner look at what is there."""
         raise NotImplementedError
 
     def cancel(self) -> None:
-        """Nobody waits for the answer any more."""
+        """The client has gone, or gave up."""
         self.cancelled = True
         if self.call is not None:
             self.call.cancel()
@@ -190,7 +190,7 @@ class WaitingRequest(InFlightRequest):
 
 
 class RoutePlan:
-    """Base of the dialects' plans. `guard` says who may ask; whoever keeps the plan sets it."""
+    """Base of the dialects' plans. `guard` says what requests must carry; `PlanFinder` sets it."""
 
     #: Whether an answer begins with the model's first response, or is made of all of them.
     streams = False

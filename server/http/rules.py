@@ -39,7 +39,7 @@ def path_of(uri: str) -> str:
 def decoded(path: str) -> str:
     """A path without its percent escapes, but for `%2F`, which is no separator and stays as it was sent (RFC 3986, 2.2).
 
-    So whoever guards routes by their paths in front of the server sees the same segments as the server. Bytes that are not
+    So a proxy that guards routes by their paths sees the same segments as the server. Bytes that are not
     ASCII become the characters with the same numbers, as in WSGI.
     """
     kept = _SLASH.sub(b"%25", path.encode("latin-1"))

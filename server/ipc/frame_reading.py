@@ -1,7 +1,7 @@
 """`Reading`: one end of a socket between front end and scheduler, read by the process' reactor while there is one.
 
 A thread reads until there is a reactor (`ipc.reactor`), lends it the socket, and takes over again for frames that are long
-and when the reactor ends. A thread that waits for a particular message reads too where nobody does (`wait_for`): it may be the
+and when the reactor ends. A thread that waits for a particular message reads too where no other does (`wait_for`): it may be the
 reactor's own.
 """
 
@@ -27,7 +27,7 @@ class Reading:
         self, sock: socket.socket, reader: FrameReader, take: Callable[[bytes | bytearray], None], reactors: Reactors
     ) -> None:
         self._socket, self._reader, self._take, self._reactors = sock, reader, take, reactors
-        self._turn = threading.Lock()  # whoever reads has it
+        self._turn = threading.Lock()  # the reading thread has it
         self._returned = threading.Event()  # the reactor has given the socket back
         self._failure: Exception | None = None
 
@@ -72,7 +72,7 @@ class Reading:
     def _serve(self) -> bool:
         """Takes what has come; false where the reading thread has to go on."""
         if not self._turn.acquire(blocking=False):
-            return True  # somebody waits for a message, and reads
+            return True  # another thread waits for a message, and reads
         try:
             while self._failure is None and (frame := self._reader.take_frame()) is not None:
                 self._take(frame[1])

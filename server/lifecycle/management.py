@@ -186,7 +186,7 @@ class Management:
         name, version = deployment.config.name, deployment.config.version
         with self._turn:
             if self._serves(name, version) is not deployment:
-                return  # somebody has unregistered it meanwhile, and closes it
+                return  # another call has unregistered it meanwhile, and closes it
             self.registry.take(name, version, None)
         self._close(deployment, 0.0)
 

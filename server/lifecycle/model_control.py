@@ -46,7 +46,7 @@ class _Startup:
     told: set[tuple[str, str]] = field(default_factory=set)
 
     def tell(self, model: str, began: float, version: str, reason: str | None) -> None:
-        """Reports a version once, whoever loaded it."""
+        """Reports a version once, whichever thread loaded it."""
         if (model, version) not in self.told:
             self.told.add((model, version))
             self.report(model, version, reason, time.monotonic() - began)

@@ -49,7 +49,7 @@ class SnapshotWriter:
 
 
 def registered(registry: Registry) -> list[Registered]:
-    """What is registered, name by name; models of a repository are not: nobody registers them."""
+    """What is registered, name by name; models of a repository are not, since they are not registered."""
     found = []
     for _, record in registry.records():
         for version in sorted(record.serving, key=version_order):

@@ -16,7 +16,7 @@ Series = tuple[dict[tuple[str, ...], float], tuple[str, ...], bool]
 class RequestMetrics(Protocol):
     """Where routes count: `TorchServeMetrics` in the scheduler's process, in a front end what sends it there. Thread-safe.
 
-    silent   nobody reads what is counted for a model
+    silent   what is counted for a model has no reader
     lock     held while the values of `series_of` are changed
     """
 

@@ -141,7 +141,7 @@ class TorchServeMetrics:
 
     @property
     def silent(self) -> bool:
-        """Whether nobody would hear of a change: a log is meant, and it is switched off."""
+        """Whether a change has no reader: it goes to a log, which is switched off."""
         return self.mode == "log" and not _log.isEnabledFor(logging.INFO)
 
     def series_of(self, model: str, version: str | None) -> list[Series] | None:

@@ -123,7 +123,7 @@ class DataPlane:
         return deployment.submit(decoded, on_answer=on_answer, encode=encode)
 
     def step(self, model: str, version: str | None, make: MakeRequest, on_answer: OnAnswer, target: Target) -> Call:
-        """Queues one step of an ensemble, made for whoever takes it; its answers are given to `on_answer`."""
+        """Queues one step of an ensemble, made for the deployment that takes it; its answers are given to `on_answer`."""
 
         def submit(deployment: Deployment) -> Call:
             request = make(deployment)

@@ -5,7 +5,7 @@ step is batched with other requests' steps and independent steps run side by sid
 the graph on the thread that brought it.
 
 A large tensor between steps stays in shared memory: the worker's reader copies it into the arena of the last step that takes
-it (`Run._place`), whose `submit` takes the slot over. Steps that take it before copy it from there. A slot that nobody took,
+it (`Run._place`), whose `submit` takes the slot over. Steps that take it before copy it from there. A slot that no step took,
 because the run failed or a model was replaced, is freed when no step runs any more: until then readers may be writing.
 """
 
@@ -102,7 +102,7 @@ class Run:
             part = self.models.step(step.model, step.version, make, answered, place)
         except JitneyError as error:
             self._answered(started, error)
-        except Exception as error:  # nobody else would answer the call
+        except Exception as error:  # else the call would never be answered
             log.exception("ensemble '%s'", self.config.name)
             self._answered(started, ModelFailed(f"{type(error).__name__}: {error}"))
         else:

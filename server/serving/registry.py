@@ -44,7 +44,7 @@ class Record:
 
 
 def _told(state: ModelState, reason: str) -> str:
-    """Why a version does not serve, for whoever asked it."""
+    """Why a version does not serve, as requests for it are told."""
     return reason or ("it is being loaded" if state is ModelState.LOADING else "")
 
 
@@ -59,7 +59,7 @@ class Registry:
     def __init__(self) -> None:
         self._records: Mapping[str, Record] = {}
         self._lock = threading.Lock()
-        self.on_change: Callable[[], None] = lambda: None  # called before whoever changed something hears of it
+        self.on_change: Callable[[], None] = lambda: None  # called before the change is answered
         self.state = 0  # changes with every change
 
     # -- reading ---------------------------------------------------------------------------------------------------------

@@ -148,6 +148,11 @@ def _check_tensor(config: ModelConfig, spec: TensorSpec, tensor: Tensor) -> None
 
 def _check_shape(config: ModelConfig, spec: TensorSpec, tensor: Tensor) -> None:
     dims = tensor.shape[1:] if config.batches else tensor.shape
+    if len(dims) == len(spec.dims) and -1 in dims:
+        raise InvalidTensor(
+            f"All input dimensions should be specified for input '{spec.name}' for model '{config.name}', got "
+            f"{_dims(tensor.shape)}"
+        )
     fits = len(dims) == len(spec.dims) and all(want in (-1, got) for want, got in zip(spec.dims, dims, strict=True))
     if not fits or min(dims, default=0) < 0:
         expected = (-1, *spec.dims) if config.batches else spec.dims

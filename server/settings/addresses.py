@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
@@ -10,6 +11,24 @@ from urllib.parse import urlsplit
 #: (http, https) port where an address names none: TorchServe's `Connector`.
 DEFAULT_PORTS = {"inference": (80, 443), "management": (8081, 8444), "metrics": (8082, 8445)}
 FORMS = "expected http://host:port, https://host:port or unix:/path"
+
+
+def is_local_host(host: str) -> bool:
+    """Whether only this machine can reach what listens there: `localhost` or a loopback address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a host name: what it resolves to may change
+
+
+def parse_host(text: str) -> str:
+    """A host name or an IP address (IPv6 also in brackets), without a port; ValueError says what was expected."""
+    host = text.strip().removeprefix("[").removesuffix("]")
+    if not host or not re.fullmatch(r"[0-9A-Za-z._:%-]{1,255}", host) or (":" in host and host.count(":") < 2):
+        raise ValueError("expected a host name or an IP address, without a port")
+    return host
 
 
 @dataclass(frozen=True)
@@ -28,12 +47,7 @@ class Address:
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach it: a unix socket, `localhost` or a loopback address."""
-        if self.scheme == "unix" or self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False  # a host name: what it resolves to may change
+        return self.scheme == "unix" or is_local_host(self.host)
 
     def __str__(self) -> str:
         if self.scheme == "unix":

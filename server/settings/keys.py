@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import restrictions
-from .addresses import parse_address
+from .addresses import parse_address, parse_host
 
 Reader = Callable[[str], Any]
 
@@ -188,9 +188,22 @@ def address(listener: str) -> Reader:
     return lambda value: parse_address(value, listener)
 
 
+def flag(value: str) -> bool:
+    """A switch that tritonserver takes as a number."""
+    return value.strip() == "1" if value.strip() in ("0", "1") else switch(value)
+
+
+def age(value: str) -> int:
+    """Milliseconds that a connection may last, 0 = any time; Java's largest number, TorchServe's default, is that too."""
+    found = integer(0, 2**63 - 1)(value)
+    return 0 if found >= NEVER_MS else found
+
+
 SECONDS = integer(-(2**31), 2**31 - 1)
+#: gRPC counts milliseconds in a signed 32-bit integer, whose largest means never.
+NEVER_MS = 2**31 - 1
+MILLISECONDS, PORT = integer(0, NEVER_MS), integer(0, 65535)
 NETTY = "tuning of TorchServe's network library; jitney's is http_threads"
-GRPC = "gRPC is not served"
 JAVA = "there is no Java here"
 SEQUENCES = "sequence batching of TorchServe's archives is not offered"
 INTEL = "Intel's extension and launcher are not used"
@@ -240,17 +253,20 @@ TORCHSERVE: dict[str, Key] = {
     "ts_open_inference_protocol": Key(oip, "false"),
     "initial_worker_port": Key(integer(0, 65535), "9000"),
     "enable_envvars_config": Key(switch, "false", ts_env=""),
+    "grpc_inference_address": Key(parse_host, "127.0.0.1"),
+    "grpc_inference_port": Key(PORT),
+    "grpc_management_address": Key(parse_host, "127.0.0.1"),
+    "grpc_management_port": Key(PORT),
+    "grpc_inference_max_connection_age_ms": Key(age, "0"),
+    "grpc_inference_max_connection_age_grace_ms": Key(age, "0"),
+    "grpc_management_max_connection_age_ms": Key(age, "0"),
+    "grpc_management_max_connection_age_grace_ms": Key(age, "0"),
+    "enable_grpc_ssl": Key(switch, "false"),
 }
 
 NO_MEANING: dict[str, str] = {
     **dict.fromkeys(["number_of_netty_threads", "netty_client_threads", "prefer_direct_buffer"], NETTY),
     **dict.fromkeys(["use_native_io", "io_ratio"], NETTY),
-    **dict.fromkeys(
-        ["grpc_inference_address", "grpc_management_address", "grpc_inference_port", "grpc_management_port"], GRPC
-    ),
-    **dict.fromkeys([f"grpc_{api}_max_connection_age_ms" for api in ("inference", "management")], GRPC),
-    **dict.fromkeys([f"grpc_{api}_max_connection_age_grace_ms" for api in ("inference", "management")], GRPC),
-    "enable_grpc_ssl": GRPC,
     **dict.fromkeys(["vmargs", "plugins_path", "model_server_home", "async_logging"], JAVA),
     "cpp_log_config": "there is no C++ backend here",
     **dict.fromkeys(["ipex_enable", "ipex_gpu_enable", "cpu_launcher_enable", "cpu_launcher_args"], INTEL),
@@ -269,6 +285,7 @@ JITNEY: dict[str, Key] = {
     "max_waiting": Key(integer(1, 1_000_000), "2048"),
     "max_held_bytes": Key(integer(1 << 20, 2**63 - 1), str(1 << 30)),
     "front_ends": Key(integer(1, 256), "1"),
+    "grpc_front_ends": Key(integer(1, 256), "1"),
     "allow_private_urls": Key(switch, "false"),
     "shape_change": Key(choice("lane", "flush"), "lane"),
     "fast_path": Key(switch, "true"),
@@ -296,6 +313,25 @@ TRITON: dict[str, Key] = {
     "allow_client_shm": Key(switch, "true"),
     "http_header_forward_pattern": Key(pattern, ""),
     "http_restricted_api": Key(restrictions.parse, ""),
+    "allow_grpc": Key(flag),
+    "grpc_address": Key(parse_host, "127.0.0.1"),
+    "grpc_port": Key(PORT),
+    "grpc_use_ssl": Key(flag, "false"),
+    "grpc_use_ssl_mutual": Key(flag, "false"),
+    "grpc_server_cert": Key(text, ""),
+    "grpc_server_key": Key(text, ""),
+    "grpc_root_cert": Key(text, ""),
+    "grpc_keepalive_time": Key(MILLISECONDS, "7200000"),
+    "grpc_keepalive_timeout": Key(MILLISECONDS, "20000"),
+    "grpc_keepalive_permit_without_calls": Key(flag, "false"),
+    "grpc_http2_max_pings_without_data": Key(MILLISECONDS, "2"),
+    "grpc_http2_min_recv_ping_interval_without_data": Key(MILLISECONDS, "300000"),
+    "grpc_http2_max_ping_strikes": Key(MILLISECONDS, "2"),
+    "grpc_max_connection_age": Key(age, "0"),
+    "grpc_max_connection_age_grace": Key(age, "0"),
+    "grpc_infer_response_compression_level": Key(choice("none", "low", "medium", "high"), "none"),
+    "grpc_restricted_protocol": Key(restrictions.parse, ""),
+    "grpc_header_forward_pattern": Key(pattern, ""),
 }
 
 #: Keys that earlier versions of jitney knew.

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import InvalidConfig
+from . import grpc
 from .addresses import Address
+from .grpc import GrpcAddress, GrpcSettings
 from .keys import MAX_BYTES
 from .restrictions import Restrictions
 from .sources import collect
@@ -43,6 +45,7 @@ class Settings:
     http_restricted_api  group of routes -> header and value that its requests need
     server_id         what GET /v2 calls the server (tritonserver's --id)
     allow_client_shm  whether clients may register shared memory
+    grpc              what concerns gRPC
     source            the file that was read, "" if none
     live              the properties in effect, as snapshots record them
     notes             sentences for the log: keys that have no meaning here
@@ -122,6 +125,7 @@ class Settings:
     model_config_name: str = ""
     server_id: str = "triton"
     allow_client_shm: bool = True
+    grpc: GrpcSettings = field(default_factory=GrpcSettings)
     log_config: str = ""
     log_location: str = "logs"
     metrics_location: str = "logs"
@@ -143,8 +147,17 @@ class Settings:
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can reach the inference and management APIs."""
-        return self.inference_address.is_local and self.management_address.is_local
+        """Whether only this machine can reach the inference and management APIs, over HTTP or gRPC."""
+        return (
+            self.inference_address.is_local
+            and self.management_address.is_local
+            and all(address.is_local for address in self.grpc_addresses)
+        )
+
+    @property
+    def grpc_addresses(self) -> list[GrpcAddress]:
+        """Where gRPC is to be served."""
+        return grpc.addresses(self.grpc, triton=bool(self.model_repository), torchserve=bool(self.model_store))
 
     @property
     def replaces_triton(self) -> bool:
@@ -170,6 +183,7 @@ class Settings:
         What the response cache keeps is counted too, and has a limit of its own.
         """
         processes = self.front_ends + 1 if self.front_ends > 1 else 1
+        processes += self.grpc.front_ends if self.grpc_addresses else 0
         least = self.max_request_size + self.max_response_size
         return max(self.max_held_bytes // processes, least) + self.cache_config
 
@@ -186,7 +200,7 @@ def _absolute(cwd: str | Path) -> Path:
 
 
 def access_problems(settings: Settings) -> list[str]:
-    """Why the server must not start: other machines could use or manage it and nobody decided about tokens."""
+    """Why the server must not start: other machines could use or manage it and no setting says whether requests need tokens."""
     problems = []
     if settings.token and len(settings.token) < MIN_TOKEN:
         problems.append(f"JITNEY_TOKEN has {len(settings.token)} characters, expected at least {MIN_TOKEN}")
@@ -197,22 +211,17 @@ def access_problems(settings: Settings) -> list[str]:
     for key in ("inference_address", "management_address"):
         bound: Address = getattr(settings, key)
         if not bound.is_local:
-            problems.append(
-                f"{key} {bound} can be reached from other machines, and nothing says how requests are authorized. Set "
-                "disable_token_authorization=false (tokens as TorchServe's, in key_file.json), or JITNEY_TOKEN in the "
-                "environment, or start with --disable-token-auth where something else guards the port"
-            )
+            problems.append(_unguarded(f"{key} {bound}"))
+    problems += [_unguarded(f"{at.setting} {at}") for at in settings.grpc_addresses if not at.is_local]
     return problems
 
 
-def without_grpc(settings: Settings, *, torchserve: bool) -> str:
-    """What the log says of the ports where people look for gRPC: TorchServe's as configured, or Triton's."""
-    ports = ["8001"]
-    if torchserve:
-        ports = [
-            settings.live.get(f"grpc_{api}_port", port) for api, port in (("inference", "7070"), ("management", "7071"))
-        ]
-    return f"nothing listens on {' and '.join(ports)}: gRPC is not served, HTTP is"
+def _unguarded(bound: str) -> str:
+    return (
+        f"{bound} can be reached from other machines, and nothing says how requests are authorized. Set "
+        "disable_token_authorization=false (tokens as TorchServe's, in key_file.json), or JITNEY_TOKEN in the "
+        "environment, or start with --disable-token-auth where something else guards the port"
+    )
 
 
 def start_problems(settings: Settings) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import InvalidConfig
-from . import properties, snapshots
+from . import grpc, properties, snapshots
 from .keys import KEYS, MAX_BYTES, SNAPSHOT_FACTS, TORCHSERVE_MAX_BYTES, entry_of, ts_env
 from .unknown import guard_near, is_service_link, nearest
 
@@ -31,9 +31,12 @@ FLAG_COMMANDS = {
 #: Variables with the settings' prefixes that are read elsewhere, or by TorchServe's workers and tests only.
 OTHER_TS_NAMES = {"TS_CONFIG_FILE", "TS_BENCHMARK", *(f"TS_REQUEST_SEQUENCE_{part}" for part in ("ID", "START", "END"))}
 OTHER_JITNEY_NAMES = {"JITNEY_TOKEN", "JITNEY_CONFORMANCE", "JITNEY_SLOW_TESTS"}
-#: Seconds that a model of a repository may take to load where nobody says how long.
+#: Seconds that a model of a repository may take to load where no setting says how long.
 REPOSITORY_STARTUP_S = 1200
-PATHS = ("model_store", "workflow_store", "metrics_config", "keystore", "certificate_file", "private_key_file", "log_config")
+PATHS = (
+    *("model_store", "workflow_store", "metrics_config", "keystore", "certificate_file", "private_key_file", "log_config"),
+    *("grpc_server_cert", "grpc_server_key", "grpc_root_cert"),
+)
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,15 @@ def collect(flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path, *, 
     values["repository_startup_timeout"] = values["default_startup_timeout"] if said else REPOSITORY_STARTUP_S
     values["log_config"] = str(flags.get("log_config") or "")
     _complete(values, cwd)
+    live, served = _live(raw, values, path), grpc.take(values)
     return values | {
+        "grpc": served,
         "log_location": log_location,
         "metrics_location": str(cwd / environ.get("METRICS_LOCATION", "logs")),
         "token": environ.get("JITNEY_TOKEN", ""),
         "write_snapshots": not ncs,
         "source": str(path or ""),
-        "live": _live(raw, values, path),
+        "live": live,
         "notes": tuple(notes),
         "warnings": tuple(warnings),
     }

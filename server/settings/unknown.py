@@ -19,6 +19,8 @@ GUARDS = (
     *("disable_token_authorization", "token_expiration_min", "enable_model_api", "http_restricted_api"),
     *("keystore", "keystore_pass", "keystore_type", "certificate_file", "private_key_file"),
     *("allowed_urls", "use_env_allowed_urls", "blacklist_env_vars"),
+    *("grpc_address", "grpc_inference_address", "grpc_management_address", "grpc_restricted_protocol"),
+    *("allow_grpc", "enable_grpc_ssl", "grpc_use_ssl", "grpc_use_ssl_mutual", "grpc_root_cert"),
 )
 #: Names that other tools and older pages have for a key which no likeness of letters finds.
 OTHER_NAMES = dict.fromkeys(("num worker", "number of worker", "worker"), "default_workers_per_model")
@@ -53,8 +55,8 @@ def nearest(name: str) -> str:
 def guard_near(name: str) -> str:
     """The key that guards access and that `name`, which no setting has, may stand for; "" where there is none."""
     words = _words(name)
-    if "grpc" in words or "max" in words:
-        return ""  # gRPC is not served, so none of its keys has an effect; a limit (`max_tokens`) opens nothing
+    if "max" in words:
+        return ""  # a limit (`max_tokens`) opens nothing
     likeness, guard = max((_likeness(name, guard), guard) for guard in GUARDS)
     other = max(_likeness(name, key) for key in KEYS if key not in GUARDS)
     if other >= SAME and other > likeness:

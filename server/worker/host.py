@@ -37,7 +37,7 @@ def _check(call: HostCall) -> None:
 
 
 class FrameHost(Host):
-    """Sends each call with a number of its own; whoever receives hands the replies to the one that waits for it."""
+    """Sends each call with a number of its own; the receiving thread hands the replies to the one that waits."""
 
     def __init__(self, channel: MessageChannel) -> None:
         self._channel = channel
@@ -106,7 +106,7 @@ class FrameHost(Host):
     # ---- whichever thread receives
 
     def deliver(self, reply: HostReply) -> None:
-        """Hands over a reply; dropped where nobody waits any more."""
+        """Hands over a reply; dropped where no thread waits any more."""
         replies = self._waiting.get(reply.call)
         if replies is not None:
             replies.put(reply)

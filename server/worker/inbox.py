@@ -1,7 +1,7 @@
 """`Inbox`: how a worker process gets its messages. Worker process only.
 
 Waking another thread of the same process costs each batch more than its messages do. So the main thread reads the socket itself
-while it waits for a batch. While it executes one, nobody reads, at first; the watching thread takes over
+while it waits for a batch. While it executes one, no thread reads, at first; the watching thread takes over
 
     * where a batch runs for longer than `MOMENT_S`, so that cancellations reach it and the server can go on sending,
     * at once, where the model waits for the server's reply to a call,
@@ -40,7 +40,7 @@ class Inbox:
     def __init__(self, channel: MessageChannel, dispatch: Callable[[Message], None], expecting: Callable[[], bool]) -> None:
         self._channel, self._dispatch, self._expecting = channel, dispatch, expecting
         self._lock = threading.Lock()
-        self._reader: str | None = _WATCH  # who reads; None while a batch runs and nobody does
+        self._reader: str | None = _WATCH  # which thread reads; None while a batch runs and none does
         self._handed: queue.SimpleQueue[Execute | Stop] = queue.SimpleQueue()
         self._batches = 0
         self._parked = False

@@ -1,4 +1,4 @@
-"""A worker process: `python -m jitney.server.worker.main`, started by `child.Child` and by nobody else.
+"""A worker process: `python -m jitney.server.worker.main`, started by `workers.worker_process` alone.
 
     main thread      load the model, then receive and execute batch after batch     blocks on the socket
     watching thread  receives while the main thread is busy (`inbox`): replies to   blocks on the socket

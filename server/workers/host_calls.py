@@ -38,7 +38,7 @@ class HostServer(Protocol):
     def infer(self, model: str, version: str, request: Request, timeout_s: float | None) -> Iterator[Response]:
         """Runs a request, `version` "" = the served default; yields its responses up to the final one.
 
-        Where the iterator is `Awaited`, it is told from another thread when nobody listens any more.
+        Where the iterator is `Awaited`, it is told from another thread when its worker no longer listens.
         """
 
     def control(self, verb: str, model: str, arguments: Mapping[str, Any]) -> Any:
@@ -84,7 +84,7 @@ class _Asked:
         return self.verb != "infer" or (isinstance(self._responses, Awaited) and self._responses.underway)
 
     def over(self) -> bool:
-        """Whether nobody listens any more; raises the error that ended it where there is one."""
+        """Whether its worker no longer listens; raises the error that ended it where there is one."""
         if self.error is not None:
             raise self.error
         return self.is_cancelled()

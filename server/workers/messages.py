@@ -3,7 +3,7 @@
     server -> worker                                      worker -> server
     Load       what to load, sizes of the memory          Loaded      it is ready, or why it is not
     Execute    one batch                                  Results     some or all answers of the batch
-    Cancel     nobody waits for this request any more     HostCall    the model wants something of the server
+    Cancel     this request's client has gone             HostCall    the model wants something of the server
     HostReply  an answer to a HostCall                    HostCancel  it wants no more of it
     Stop       finish and end                             Event       a metric, ...
 

@@ -235,7 +235,7 @@ class Pool:
             self._hand_over(worker, batch)
 
     def cancel(self, call: Call) -> None:
-        """Tells the worker that holds this call, if any does, that nobody waits for it (`Request.is_cancelled`)."""
+        """Tells the worker that holds this call, if any does, that its client has gone (`Request.is_cancelled`)."""
         with self._lock:
             workers = [*self._roster.members, *self._roster.leaving]
             held = [(w.child, w.batch) for w in workers if w.child and w.batch and call in w.batch.live]
@@ -377,7 +377,7 @@ class Pool:
                 return False
             self._roster.release(worker, time.monotonic())
             stopping = worker.leaving
-            if self._waiting and self._supervisor.closing:  # nobody else will come: what was accepted is finished
+            if self._waiting and self._supervisor.closing:  # no other worker will come: what was accepted is finished
                 following = self._waiting.popleft()
                 self._roster.assign(worker, following, time.monotonic())
         if following is not None:

@@ -3,7 +3,7 @@
     STARTING ──▶ READY ◀──▶ BUSY          any of them ──(process ends)──▶ BACKOFF ──▶ STARTING
         READY, BUSY ──(scaled down)──▶ STOPPING ──▶ gone                    └──(too often)──▶ FAILED
 
-A worker keeps its id, name and device when its process is replaced. Whoever uses a roster holds the lock.
+A worker keeps its id, name and device when its process is replaced. Callers hold the supervisor's lock.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class Supervisor:
         self._dismiss(dismissed)
 
     def _dismiss(self, dismissed: Sequence[Member]) -> None:
-        """Ends those without a batch, and at once whoever leaves and cannot go by itself because a signal stopped it."""
+        """Ends those without a batch, and at once those that leave and cannot go by themselves because a signal stopped it."""
         for worker in dismissed:
             self.dismiss(worker)
         with self.lock:

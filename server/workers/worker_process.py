@@ -271,7 +271,7 @@ class WorkerProcess:
             return False
         return not self._channel.is_long
 
-    # ---- whoever reads
+    # ---- the reading thread or the reactor's
 
     def _handle(self, message: Message) -> None:
         with self._io.coalescer.together():  # a batch's answers leave for their front end in one piece

@@ -7,6 +7,7 @@ from typing import Any
 import falcon
 
 from jitney.server.http.kserve import add_routes, inferring
+from jitney.server.http.kserve.settings import LogSettings, TraceSettings
 from jitney.server.http.kserve.shm import ClientRegions
 from jitney.server.http.middleware.admission import Admission
 from jitney.server.http.middleware.recorder import Recorder
@@ -25,5 +26,5 @@ def kserve_app(dataplane: Any, max_request_size: int, forward: str = "", *, cont
     app: App = falcon.App()
     recorder = Recorder(settings, Metrics().torchserve)
     services = inferring(dataplane, settings, recorder, Admission(64, 64), ClientRegions(settings.allow_client_shm))
-    add_routes(app, services, dataplane, control or dataplane, settings.server_id)
+    add_routes(app, services, dataplane, control or dataplane, settings.server_id, TraceSettings(), LogSettings())
     return app

@@ -71,7 +71,7 @@ class Site:
 def properties(**more: str) -> tuple[str, dict[str, Address]]:
     """Lines of config.properties with three free ports of loopback, and the addresses."""
     addresses = {port: Address("http", "127.0.0.1", free_port()) for port in ("inference", "management", "metrics")}
-    lines = {f"{port}_address": str(address) for port, address in addresses.items()} | more
+    lines = {"allow_grpc": "false"} | {f"{port}_address": str(address) for port, address in addresses.items()} | more
     return "".join(f"{key}={value}\n" for key, value in lines.items()), addresses
 
 

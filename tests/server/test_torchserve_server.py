@@ -77,7 +77,7 @@ def test_models_that_fail_do_not_keep_the_others_from_starting(tmp_path: Path) -
         assert re.search(r"^nosuch\.mar: FAILED: .*nosuch\.mar", printed, re.M)
         assert re.search(r"^later 1\.0: FAILED: .*its file is not there yet", printed, re.M)
         assert site.predict("capitals", b"abc").body == b"ABC"
-        assert site.log("ts_log.log").count("nothing listens on 7070 and 7071: gRPC is not served") == 1
+        assert site.log("ts_log.log").count("gRPC is not served, as --allow-grpc or allow_grpc says") == 1
 
         status, [described] = site.manage("GET", "/models/later")
         assert (status, described["loadedAtStartup"], len(described["workers"])) == (200, True, 1)

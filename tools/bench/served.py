@@ -101,12 +101,15 @@ def serving(
     properties: str = "",
     timeout: float = 180.0,
     echo: bool = False,
+    grpc: bool = False,
     folder: Path | None = None,
 ) -> Iterator[ServedProcess]:
-    """`jitney serve` on a repository, ready to answer; stopped at the end. `properties` are lines of config.properties."""
+    """`jitney serve` on a repository, ready to answer; stopped at the end. `properties` are lines of config.properties; `grpc`:
+    whether it may serve that too, where the flags or properties say how."""
     inference, management, metrics = (
         f"http://127.0.0.1:{port}" for port in ports or (free_port(), free_port(), free_port())
     )
+    properties += "" if grpc else "\nallow_grpc=false\n"
     addresses = f"inference_address={inference}\nmanagement_address={management}\nmetrics_address={metrics}\n"
     with contextlib.ExitStack() as stack:
         if folder is None:

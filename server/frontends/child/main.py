@@ -66,7 +66,7 @@ class FrontEnd:
         self.send_queue = SendQueue(sock, "front", lambda: _end(exits.PARENT_GONE), self._io.coalescer)
         arena = Arena(hello.request_bytes, Region(fds["request-fd"], hello.request_bytes))
         replies = Region(fds["reply-fd"], hello.reply_bytes)
-        self._counters = SharedCounters(Region(fds["counters-fd"], NBYTES), hello.settings.front_ends)
+        self._counters = SharedCounters(Region(fds["counters-fd"], NBYTES), hello.fronts)
         for region in (arena.region, replies, self._counters.region):
             region.close_fd()
         self._link = SchedulerClient(sock, reader, self.send_queue, arena, replies, self._drains.put, _lost, self._io)
@@ -131,7 +131,7 @@ def _end(code: int) -> NoReturn:
     os._exit(code)
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
+def main(arguments: Sequence[str] | None = None, kind: type[FrontEnd] = FrontEnd) -> NoReturn:
     parser = argparse.ArgumentParser(description="A front end of jitney; the server starts it.")
     for name in (*_FDS, "parent"):
         parser.add_argument(f"--{name}", type=int, required=True)
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for fd in fds.values():
         os.set_inheritable(fd, False)
     try:
-        code = FrontEnd(socket.socket(fileno=fds["fd"]), socket.socket(fileno=fds["door-fd"]), fds).serve()
+        code = kind(socket.socket(fileno=fds["fd"]), socket.socket(fileno=fds["door-fd"]), fds).serve()
     except (PeerClosed, ConnectionError):
         code = exits.PARENT_GONE
     except JitneyError as error:

@@ -1,8 +1,8 @@
 """Requests that a front end does not serve itself: relayed as HTTP, byte for byte, to the application in the scheduler.
 
 Each gets a connection of its own, a socket pair whose other end goes to the scheduler through `door` with the client's
-address (`send_peer`), so nobody else can connect there. Method, target, headers in the client's spelling and body are sent as
-they came; status, reason phrase, headers and body come back as the application made them, streams piece by piece.
+address (`send_peer`), so no other process can connect there. Method, target, headers in the client's spelling and body are
+sent as they came; status, reason phrase, headers and body come back as the application made them, streams piece by piece.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ class SchedulerClient:
             log.exception("the scheduler's messages cannot be handled")
             self._on_lost(f"{type(error).__name__}: {error}")
 
-    # -- whoever reads -----------------------------------------------------------------------------------------------------
+    # -- the reading thread or the reactor's -----------------------------------------------------------------------------
 
     def _take(self, payload: bytes | bytearray) -> None:
         with self._coalescer.together():

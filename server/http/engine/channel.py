@@ -145,8 +145,9 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
     def begin_first(self) -> None:
         """Begins with the request that is to be answered next: by its plan, or as a task for the application.
 
-        Not before all earlier answers are with the system. Whoever writes behind too much of them waits for the client, and that
-        must not be this thread; of the pool's it would take one for each client that sends requests and reads no answers.
+        Not before all earlier answers are with the system. A thread that writes behind too much of them waits for the
+        client, and that must not be this thread; of the pool's it would take one for each client that sends requests and
+        reads no answers.
         """
         if not self.connected:
             return

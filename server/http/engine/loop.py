@@ -2,7 +2,7 @@
 
 waitress' own loop asks every connection before every poll what it waits for. Here the kernel keeps that list (epoll), and a
 connection is asked again only when something happened to it: its own events, `touch` by another thread, a look at all of them
-now and then. While nothing happens and nobody is connected, the thread sleeps without limit, unless the server takes no
+now and then. While nothing happens and no client is connected, the thread sleeps without limit, unless the server takes no
 connections for the moment: then it is asked again and again until it does.
 
 Threads: `post` and `touch` are for any thread, everything else is for the loop's.
@@ -89,7 +89,7 @@ class Loop:
         self._poll.register(self._workers, select.EPOLLIN)
         self._posted: deque[Callable[[], None]] = deque()
         self._awake = False  # whether the loop will look at what is posted without being woken
-        self._waking = threading.Lock()  # no byte goes to a descriptor that is somebody else's by then
+        self._waking = threading.Lock()  # no byte goes to a descriptor that has another owner by then
         self._stopping = self._closed = False
         self._ident = 0  # of the loop's thread
         self._gathers = False  # requests, until `_answers` are sent, and until so many sockets are read or all have been
@@ -177,7 +177,7 @@ class Loop:
             self._let_go(fd)
 
     def _patience(self, server: Any, due: float) -> float | None:
-        """Seconds for which the loop may sleep, None without limit: nobody is connected, and whoever connects wakes it."""
+        """Seconds for which the loop may sleep, None without limit: no client is connected, and one that connects wakes it."""
         if server.holds_off:
             return HOLD_OFF_S
         instants = [due] * bool(server.active_channels) + [timer[0] for timer in self._timers[:1]]

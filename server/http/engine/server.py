@@ -106,7 +106,7 @@ class HttpServer(TcpWSGIServer):  # type: ignore[misc]
             log.warning("listener '%s': " + text, self.loop.name, *values)
 
     def make_room(self) -> None:
-        """Where somebody waits for a place, closes some of the connections that have been idle for the longest time."""
+        """Where new connections wait for a place, closes some of the connections that have been idle for the longest time."""
         now = time.monotonic()
         full = not self.draining and len(self.active_channels) >= self.adj.connection_limit
         if not full or now < self._room_at + ROOM_SECONDS or not self._somebody_waits():

@@ -42,16 +42,24 @@ def add_infer(app: App, services: InferServices) -> None:
     _add_of_models(app, {"/infer": infer.Infer(services)})
 
 
-def add_routes(app: App, services: InferServices, dataplane: DataPlane, control_plane: ControlPlane, server_id: str) -> None:
+def add_routes(
+    app: App,
+    services: InferServices,
+    dataplane: DataPlane,
+    control_plane: ControlPlane,
+    server_id: str,
+    traces: settings.TraceSettings,
+    logs: settings.LogSettings,
+) -> None:
     """Adds all of this dialect's routes; they belong to the inference port."""
-    limit, traces = services.limit, settings.TraceSettings()
+    limit = services.limit
     app.add_route("/v2", metadata.ServerMetadata(server_id))
     app.add_route("/v2/health/live", metadata.Live(dataplane))
     app.add_route("/v2/health/ready", metadata.Ready(dataplane))
     app.add_route("/v2/models/stats", statistics.Statistics(dataplane))
     app.add_route("/v2/trace/setting", settings.Trace(dataplane, traces, limit))
     app.add_route(f"{_MODEL}/trace/setting", settings.Trace(dataplane, traces, limit))
-    app.add_route("/v2/logging", settings.Logging(settings.LogSettings(), limit))
+    app.add_route("/v2/logging", settings.Logging(logs, limit))
     add_infer(app, services)
     _add_of_models(app, _of_models(services, dataplane))
     for path, resource in _of_the_repository(control_plane, limit).items():

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 _FILE_PREFIX = "file:"
 
 
-def _refuse_repository(repository: str | None) -> None:
+def refuse_repository(repository: str | None) -> None:
+    """Raises Unsupported where a request names one of several repositories."""
     if repository is not None:
         raise Unsupported("'repository_name' specification is not supported")
 
@@ -30,7 +31,7 @@ class Index(Resource):
 
     @answers_errors
     def on_post(self, req: falcon.Request, resp: falcon.Response, repository: str | None = None) -> None:
-        _refuse_repository(repository)
+        refuse_repository(repository)
         ready_only = optional(parse_optional(read_body(req, self._limit)), "ready", bool, False)
         rows = [
             {"name": entry.name, "version": entry.version, "state": str(entry.state), "reason": entry.reason}
@@ -47,7 +48,7 @@ class Load(Resource):
 
     @answers_errors
     def on_post(self, req: falcon.Request, resp: falcon.Response, model: str, repository: str | None = None) -> None:
-        _refuse_repository(repository)
+        refuse_repository(repository)
         safe_name(model)
         config, files = _load_parameters(parse_optional(read_body(req, self._limit)))
         if files and config is None:
@@ -71,7 +72,7 @@ class Unload(Resource):
 
     @answers_errors
     def on_post(self, req: falcon.Request, resp: falcon.Response, model: str, repository: str | None = None) -> None:
-        _refuse_repository(repository)
+        refuse_repository(repository)
         safe_name(model)
         parameters = optional(parse_optional(read_body(req, self._limit)), "parameters", dict, {})
         self._control.repository.unload(model, optional(parameters, "unload_dependents", bool, False))

@@ -32,6 +32,18 @@ class RegionNotFound(errors.JitneyError):
     """No shared memory region is registered under this name."""
 
 
+class RegionExists(errors.InvalidRequest):
+    """A shared memory region is registered under this name already."""
+
+
+class RegionUnreadable(errors.InvalidRequest):
+    """There is no shared memory under this key that the server may open."""
+
+
+class PlaceTooSmall(errors.InvalidRequest):
+    """An output does not fit where in shared memory the client wants it."""
+
+
 class UnsupportedEncoding(errors.Unsupported):
     """The request's Content-Encoding is none that the server can undo."""
 

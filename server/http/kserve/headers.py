@@ -15,6 +15,11 @@ class ForwardedHeaders:
     def __init__(self, pattern: str) -> None:
         self._pattern = re.compile(pattern, re.IGNORECASE) if pattern else None
 
+    @property
+    def active(self) -> bool:
+        """Whether there is a pattern."""
+        return self._pattern is not None
+
     def of(self, pairs: Iterable[tuple[str, str]]) -> dict[str, Parameter]:
         """Those of a request's headers that match, as string parameters, named as the client spelled them.
 

@@ -17,11 +17,11 @@ from typing import Any
 
 from ....core.errors import InvalidRequest, Unsupported
 from ....core.tensor import Buffer
-from .errors import RegionNotFound
+from .errors import PlaceTooSmall, RegionExists, RegionNotFound, RegionUnreadable
 
 _ROOT = "/dev/shm/"
 _KEY = re.compile(r"/?[^/\0]{1,255}")
-#: Triton refuses its own prefix; so do we, for whoever shares the host with a Triton.
+#: Triton refuses its own prefix; so do we, for hosts that run a Triton too.
 _RESERVED = "triton_python_backend_shm_region_"
 #: Largest tensor; what Linux reads at a time, and a bound for what a region's declared size can make the server allocate.
 _MAX_BYTES = 0x7FFFF000
@@ -75,7 +75,7 @@ class Place:
         """Writes output `name`; raises InvalidRequest where the place is too small."""
         size = memoryview(data).nbytes
         if size > self.size:
-            raise InvalidRequest(
+            raise PlaceTooSmall(
                 f"shared memory size specified with the request for output '{name}' ({self.size} bytes) should be at least "
                 f"{size} bytes to hold the results"
             )
@@ -89,7 +89,7 @@ class ClientRegions:
         self._allowed = allowed
         self._regions: dict[str, ClientRegion] = {}
         self._lock = threading.Lock()
-        self.on_change: Callable[[], None] = lambda: None  # called before whoever changed something hears of it
+        self.on_change: Callable[[], None] = lambda: None  # called before the change is answered
 
     def refuse_unless_allowed(self) -> None:
         if not self._allowed:
@@ -103,7 +103,7 @@ class ClientRegions:
             raise InvalidRequest(f"Invalid shared memory region: '{key}'")
         with self._lock:
             if name in self._regions:
-                raise InvalidRequest(f"shared memory region '{name}' already in manager")
+                raise RegionExists(f"shared memory region '{name}' already in manager")
             self._regions[name] = region
             self.on_change()
 
@@ -154,8 +154,8 @@ def _open(key: str) -> int:
     try:
         fd = os.open(_ROOT + name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError):  # ValueError: a name that cannot be encoded
-        raise InvalidRequest(f"Unable to open shared memory region: '{key}'") from None
+        raise RegionUnreadable(f"Unable to open shared memory region: '{key}'") from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise InvalidRequest(f"Unable to open shared memory region: '{key}'")
+        raise RegionUnreadable(f"Unable to open shared memory region: '{key}'")
     return fd

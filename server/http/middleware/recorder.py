@@ -35,5 +35,5 @@ class Recorder:
 
     @property
     def logs(self) -> bool:
-        """Whether somebody reads the access log."""
+        """Whether the access log is written."""
         return access_log.isEnabledFor(logging.INFO)

@@ -60,7 +60,7 @@ class Tokens:
         self.path, self._seconds, self._now = path, minutes * 60, now
         self._fixed = bool(fixed)
         self._lock = threading.Lock()
-        self.on_renewed: Callable[[], None] = lambda: None  # called before whoever renewed a key hears of it
+        self.on_renewed: Callable[[], None] = lambda: None  # called before the renewal is answered
         self._keys: dict[Kind, Key] = {kind: Key(fixed) if fixed else self._fresh() for kind in KINDS}
         self._api = None if fixed else Key(secrets.token_urlsafe(KEY_BYTES))
 
@@ -115,7 +115,7 @@ class Tokens:
             mine = json.loads(self.path.read_text())["API"]["key"] == self._api.text
             if mine:
                 self.path.unlink()
-        except (OSError, ValueError, LookupError, TypeError):  # it is gone, or nobody's key file
+        except (OSError, ValueError, LookupError, TypeError):  # it is gone, or no key file
             return
 
     def _write(self) -> None:

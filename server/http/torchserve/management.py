@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,32 @@ if TYPE_CHECKING:
 PAGE = 100
 PROCESSING = "Processing worker updates..."
 SCALING = "Workers scaling in progress..."
+
+
+def page(models: Sequence[tuple[str, str]], limit: int, start: int) -> dict[str, Any]:
+    """Some of the models, (name, URL), from the one with this number on; where the page is full, the number of the next."""
+    limit, start = limit if 0 <= limit <= PAGE else PAGE, max(0, start)
+    shown = [{"modelName": name, "modelUrl": url} for name, url in models[start : start + limit]]
+    return {**({"nextPageToken": str(start + limit)} if start + limit <= len(models) else {}), "models": shown}
+
+
+def registered(name: str, version: str, workers: int, synchronous: bool) -> tuple[str, int]:
+    """What is told of a registration, and the HTTP status."""
+    if workers <= 0:
+        hint = "Use scale workers API to add workers for the model."
+        return f'Model "{name}" Version: {version} registered with 0 initial workers. {hint}', 200
+    if synchronous:
+        return f'Model "{name}" Version: {version} registered with {workers} initial workers', 200
+    return PROCESSING, 202
+
+
+def scaled(model: str, version: str | None, least: int, running: int | None) -> tuple[str, int]:
+    """What is told of a change of workers, and the HTTP status. `running` None: the call has not waited for them."""
+    if running is None:
+        return PROCESSING, 202
+    if running < least:
+        return SCALING, 206
+    return f"Workers scaled to {least} for model: {f'{model}, version: {version}' if version else model}", 200
 
 
 @dataclass(frozen=True)
@@ -102,12 +129,8 @@ class Management:
 
     def _list(self, exchange: Exchange) -> None:
         given = query(exchange.req.query_string)
-        limit, start = integer(given, "limit", PAGE), max(0, integer(given, "next_page_token", 0))
-        limit = limit if 0 <= limit <= PAGE else PAGE
-        models = self.dataplane.models()
-        page = [{"modelName": name, "modelUrl": url} for name, url in models[start : start + limit]]
-        document: dict[str, Any] = {"nextPageToken": str(start + limit)} if start + limit <= len(models) else {}
-        send_json(exchange.resp, {**document, "models": page})
+        limit, start = integer(given, "limit", PAGE), integer(given, "next_page_token", 0)
+        send_json(exchange.resp, page(self.dataplane.models(), limit, start))
 
     def _register(self, exchange: Exchange) -> None:
         if not self.settings.model_api:
@@ -115,13 +138,7 @@ class Management:
         spec = registration(exchange.req)
         exchange.target = Target(spec.model_name or "")
         name, version, workers = self.control.archives.register(spec)
-        if workers <= 0:
-            hint = "Use scale workers API to add workers for the model."
-            send_status(exchange.resp, f'Model "{name}" Version: {version} registered with 0 initial workers. {hint}')
-        elif spec.synchronous:
-            send_status(exchange.resp, f'Model "{name}" Version: {version} registered with {workers} initial workers')
-        else:
-            send_status(exchange.resp, PROCESSING, 202)
+        send_status(exchange.resp, *registered(name, version, workers, spec.synchronous))
 
     def _describe(self, exchange: Exchange, model: str, version: str | None) -> None:
         documents = [description(found) for found in self.dataplane.describe(model, version)]
@@ -142,13 +159,7 @@ class Management:
             raise InvalidRequest("max_worker cannot be less than min_worker.")
         synchronous = boolean(given, "synchronous", False)
         running = self.control.archives.scale(model, version, least, most, synchronous)
-        if not synchronous or running is None:
-            send_status(exchange.resp, PROCESSING, 202)
-        elif running < least:
-            send_status(exchange.resp, SCALING, 206)
-        else:
-            named = f"{model}, version: {version}" if version else model
-            send_status(exchange.resp, f"Workers scaled to {least} for model: {named}")
+        send_status(exchange.resp, *scaled(model, version, least, running if synchronous else None))
 
     def _set_default(self, exchange: Exchange, model: str, version: str) -> None:
         exchange.target = Target(model, version, "set-default")

@@ -242,7 +242,7 @@ def _stream(first: bytes, rest: Iterator[Response]) -> Iterator[bytes]:
         for response in rest:
             yield bytes(response.body or b"")
     except Cancelled:
-        return  # nobody reads
+        return  # the client has gone
     except JitneyError as error:
         log.error("a streamed answer ended early: %s", error)
         raise

@@ -77,12 +77,12 @@ def test_the_older_flag_of_the_cache_and_any_free_port(tmp_path: Path) -> None:
 
 
 def test_flags_without_meaning_say_so_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings(tmp_path, "--allow-grpc=false", "--log-verbose=1", "--log-verbose", "2", "--grpc-port=8001")
+    settings(tmp_path, "--reuse-grpc-port=1", "--log-verbose=1", "--log-verbose", "2", "--grpc-infer-thread-count=8")
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "--allow-grpc has no effect: gRPC is not served",
+        "--reuse-grpc-port has no effect: one server owns each port",
         "--log-verbose has no effect: POST /v2/logging changes what is logged",
-        "--grpc-port has no effect: gRPC is not served",
+        "--grpc-infer-thread-count has no effect: use --grpc-front-ends",
     ]
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from jitney.server.settings.addresses import parse_address
+from jitney.server.settings.grpc import GrpcSettings
 from jitney.tools.bench.served import free_port
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -36,12 +37,12 @@ def test_any_method_scrapes(site: Any, path: str, method: str) -> None:
 @pytest.mark.parametrize("method", ["POST", "PUT", "OPTIONS", "BREW"])
 @pytest.mark.parametrize("path", ["/metrics", "/metrics/"])
 def test_only_get_scrapes_where_triton_is_replaced(open_site: Any, path: str, method: str) -> None:
-    site = open_site(model_repository=("/models",))
+    site = open_site(model_repository=("/models",), grpc=GrpcSettings(allow=False))
     refused = site.ask("metrics", method, path)
     assert (refused.status, refused.body) == (405, b'{"error":"Method Not Allowed"}')
     assert (refused.header("allow"), refused.header("content-type")) == ("GET", "application/json")
     assert site.ask("metrics", "GET", path).status == 200
-    both = open_site(model_repository=("/models",), model_store="/store")
+    both = open_site(model_repository=("/models",), model_store="/store", grpc=GrpcSettings(allow=False))
     assert both.ask("metrics", method, path).status == 200
 
 

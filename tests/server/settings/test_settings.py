@@ -8,8 +8,9 @@ import pytest
 
 from jitney.core.errors import InvalidConfig
 from jitney.server.settings.addresses import parse_address
+from jitney.server.settings.grpc import FIELDS, GrpcSettings
 from jitney.server.settings.keys import KEYS, ts_env
-from jitney.server.settings.settings import Settings, access_problems, start_problems, without_grpc
+from jitney.server.settings.settings import Settings, access_problems, start_problems
 from jitney.server.settings.unknown import GUARDS, guard_near
 
 
@@ -36,7 +37,8 @@ def test_a_repository_s_models_may_take_longer_to_load_unless_somebody_says_how_
 
 
 def test_every_key_with_a_meaning_is_a_field_and_has_a_default_that_reads() -> None:
-    names = set(Settings.__dataclass_fields__)
+    names = set(Settings.__dataclass_fields__) | set(FIELDS)
+    assert set(FIELDS.values()) == set(GrpcSettings.__dataclass_fields__)
     assert {name for name, key in KEYS.items() if not key.meaningless} <= names
 
 
@@ -99,13 +101,6 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
         load(tmp_path, "", {"nonsense": 1})
 
 
-def test_where_people_look_for_grpc_the_log_says_that_nothing_listens(tmp_path: Path) -> None:
-    assert without_grpc(load(tmp_path), torchserve=True) == "nothing listens on 7070 and 7071: gRPC is not served, HTTP is"
-    settings = load(tmp_path, "grpc_inference_port=17070\n")
-    assert without_grpc(settings, torchserve=True).startswith("nothing listens on 17070 and 7071:")
-    assert without_grpc(settings, torchserve=False).startswith("nothing listens on 8001:")
-
-
 def lenient(tmp_path: Path, text: str, **environ: Any) -> Settings:
     (tmp_path / "config.properties").write_text(text)
     return Settings.load({}, environ, tmp_path, strict=False)
@@ -119,7 +114,6 @@ def lenient(tmp_path: Path, text: str, **environ: Any) -> Settings:
         ("job_que_size=2", "job_queue_size"),
         ("Max_Request_Size=5", "max_request_size"),
         ("enable_metric_api=true", "enable_metrics_api"),
-        ("grpc_port=7070", "grpc_management_port"),
         ("initial_workers_port=1", "initial_worker_port"),
         ("tokenizer=bert", ""),
     ],
@@ -193,9 +187,7 @@ def test_where_kubernetes_says_services_are_concerns_no_setting(tmp_path: Path) 
 
 
 def test_keys_without_meaning_are_noted_once(tmp_path: Path) -> None:
-    settings = load(
-        tmp_path, "vmargs=-Xmx1g\nnumber_of_netty_threads=32\ngrpc_inference_port=7070\npython=/usr/bin/python3\n"
-    )
+    settings = load(tmp_path, "vmargs=-Xmx1g\nnumber_of_netty_threads=32\nipex_enable=true\npython=/usr/bin/python3\n")
     assert len(settings.notes) == 3
     assert any(note.startswith("number_of_netty_threads=32 has no effect") for note in settings.notes)
 

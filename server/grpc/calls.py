@@ -1,0 +1,159 @@
+"""What all gRPC services of a front end share: its data plane, and calls that end exactly once with an answer or a status."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import grpc
+
+from ...core import holding
+from ...core.call import failed, size
+from ...core.errors import JitneyError, ModelFailed
+from ...core.request import Response
+from .control import reason_of
+
+if TYPE_CHECKING:
+    from ..http.kserve.shm import ClientRegions
+    from ..http.middleware.admission import Places
+    from ..http.middleware.tokens import Keys
+    from ..metrics.request_counters import RequestMetrics
+    from ..serving.inference_plane import InferencePlane
+    from ..settings.settings import Settings
+    from .relay import Relay
+
+log = logging.getLogger(__name__)
+access_log = logging.getLogger("jitney.access")
+
+INTERNAL = "internal error, see the server's log"
+Context = Any
+StatusOf = Callable[[JitneyError], tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the calls of one front end work with. `tokens` None: no call needs a key."""
+
+    dataplane: InferencePlane
+    regions: ClientRegions
+    places: Places
+    relay: Relay
+    settings: Settings
+    tokens: Keys | None
+    metrics: RequestMetrics
+
+    def note(self, context: Context, path: str) -> None:
+        """Has the call's line written into the access log when it is over, where somebody reads that."""
+        if not access_log.isEnabledFor(logging.INFO):
+            return
+        began, peer = time.monotonic(), unquote(context.peer()).partition(":")[2]
+
+        def write(context: Context) -> None:
+            code = context.code()
+            status = code.name if isinstance(code, grpc.StatusCode) else "CANCELLED" if context.cancelled() else "OK"
+            took = int((time.monotonic() - began) * 1000)
+            access_log.info('/%s "gRPC %s HTTP/2.0" %s %d', peer, path.removeprefix("/"), status, took)
+
+        context.add_done_callback(write)
+
+    @contextmanager
+    def place(self, nbytes: int) -> Iterator[None]:
+        """Holds a place among the requests that wait, and what came in. Raises QueueFull or HoldsTooMuch."""
+        self.places.enter()
+        counted = nbytes if nbytes > holding.COUNTED else 0
+        try:
+            if counted and not holding.process.take(counted):
+                counted = 0
+                raise holding.process.refusal()
+            yield
+        finally:
+            self.places.leave()
+            if counted:
+                holding.process.give(counted)
+
+
+class Awaited:
+    """The answers to one request, on their way to the coroutine that waits for them. `on_answer` is for any thread."""
+
+    def __init__(self) -> None:
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self._answers: list[Response | JitneyError] = []
+        self._news: asyncio.Future[None] = self._loop.create_future()
+        self._unread = holding.Pile()
+
+    def on_answer(self, answer: Response | JitneyError) -> None:
+        """`Call.on_answer`."""
+        if threading.get_ident() == self._thread:
+            self._take(answer)
+        else:
+            self._loop.call_soon_threadsafe(self._take, answer)
+
+    def _take(self, answer: Response | JitneyError) -> None:
+        if isinstance(answer, Response) and not answer.final:
+            self._unread.put(size(answer))
+        self._answers.append(answer)
+        if not self._news.done():
+            self._news.set_result(None)
+
+    @property
+    def is_too_much(self) -> bool:
+        """Whether so much of a stream waits here that no more of it may come."""
+        return self._unread.is_too_much
+
+    async def stream(self) -> AsyncIterator[Response]:
+        """All responses, the final one last; raises the request's error."""
+        while True:
+            await self._news
+            self._news = self._loop.create_future()
+            answers, self._answers = self._answers, []
+            for answer in answers:
+                if isinstance(answer, JitneyError):
+                    raise answer
+                if not answer.final:
+                    self._unread.take(size(answer))
+                yield answer
+                if answer.final:
+                    return
+
+    async def only(self) -> Response:
+        """The response of a model that gives one; raises the request's error."""
+        return only([response async for response in self.stream()])
+
+
+def only(responses: Iterable[Response]) -> Response:
+    """The one response of a model that gives one; a final one without outputs may follow it. Raises the model's error."""
+    found: Response | None = None
+    for response in responses:
+        if response.error is not None:
+            raise failed(response.error)
+        if found is not None and found.tensors and response.tensors:
+            raise ModelFailed("the model gave more than one response to a request", "BAD_OUTPUT")
+        if found is None or response.tensors:
+            found = response
+    if found is None:
+        raise ModelFailed("the model gave no response", "BAD_OUTPUT")
+    return found
+
+
+async def abort(context: Context, error: Exception, status_of: StatusOf, method: str) -> None:
+    """Ends a call with the status that an error is; does not return."""
+    if isinstance(error, JitneyError):
+        status, text = status_of(error)
+        reason = reason_of(error)
+    else:
+        log.error("%s failed", method, exc_info=error)
+        status, text, reason = "INTERNAL", INTERNAL, ""
+    await context.abort(grpc.StatusCode[status], text, reason_metadata("" if reason in text else reason))
+
+
+def reason_metadata(reason: str) -> tuple[tuple[str, str], ...]:
+    """The metadata in which the reason of an error comes where the original's text does not say it."""
+    text = " ".join(reason.split()).encode("ascii", "backslashreplace").decode()[:1024]
+    return (("x-jitney-reason", text),) if text else ()

@@ -1,0 +1,102 @@
+"""The scheduler's side of gRPC: answers the calls that need no worker, each in a thread of a pool.
+
+A dialect's control is a function of a method's name and a request as a JSON object; what it raises becomes a status in its own
+`errors`.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import msgspec
+import orjson
+
+from ...core.errors import JitneyError
+from ..http.torchserve.errors import WITH_REASONS
+from ..settings.addresses import Address
+from .relay import QUICK, SLOW, Asked, Told, read_asked, send_told
+
+log = logging.getLogger(__name__)
+
+Document = Mapping[str, Any]
+_INTERNAL = "internal error, see the server's log"
+#: How long a front end may take to say what it wants.
+_PATIENCE_S = 30.0
+
+
+def reason_of(error: Exception) -> str:
+    """What was wrong, where the original's text leaves it out."""
+    return str(getattr(error, "reason", "") or (error if isinstance(error, WITH_REASONS) else ""))
+
+
+class Control(Protocol):
+    """The calls of one service."""
+
+    def call(self, method: str, request: Document) -> Any:
+        """The answer, as something that becomes JSON; JitneyError where there is none."""
+
+    def status_of(self, method: str, error: JitneyError) -> tuple[str, str]:
+        """The name of a status, and its text."""
+
+
+class ControlAnswerer:
+    """Answers what the gRPC front ends relay (`frontend_process.Relay`); `fd` is a socket that holds one of their ports."""
+
+    name = "grpc"
+    ports: Collection[str] = ("grpc",)
+
+    def __init__(self, controls: Mapping[str, Control], reserved: list[socket.socket], front_ends: int) -> None:
+        self._controls, self._reserved = controls, reserved
+        self._pool = ThreadPoolExecutor(front_ends * (SLOW + QUICK), thread_name_prefix="grpc-control")
+
+    @property
+    def fd(self) -> int:
+        return self._reserved[0].fileno()
+
+    @property
+    def address(self) -> Address:
+        host, port = self._reserved[0].getsockname()[:2]
+        return Address("http", host, port)
+
+    def start(self) -> None:
+        """Threads start as they are needed."""
+
+    def stop_listening(self) -> None:
+        """The front ends listen; nothing holds their ports for them any more."""
+        for sock in self._reserved:
+            sock.close()
+
+    def close(self, timeout: float) -> None:
+        self.stop_listening()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def adopt(self, sock: socket.socket, peer: Any) -> None:
+        """Answers one call on this connection. Any thread."""
+        try:
+            self._pool.submit(self._answer, sock)
+        except RuntimeError:  # it is the end
+            sock.close()
+
+    def _answer(self, sock: socket.socket) -> None:
+        with sock:
+            try:
+                sock.settimeout(_PATIENCE_S)
+                send_told(sock, self._told(read_asked(sock)))
+            except (OSError, msgspec.MsgspecError) as error:
+                log.debug("a relayed call has gone: %s", error)
+
+    def _told(self, asked: Asked) -> Told:
+        control = self._controls.get(asked.service)
+        if control is None:
+            return Told("UNIMPLEMENTED", f"no such service: {asked.service}")
+        try:
+            return Told(document=orjson.dumps(control.call(asked.method, orjson.loads(asked.document))))
+        except JitneyError as error:
+            return Told(*control.status_of(asked.method, error), reason=reason_of(error))
+        except Exception:
+            log.exception("%s/%s failed", asked.service, asked.method)
+            return Told("INTERNAL", _INTERNAL)

@@ -1,0 +1,85 @@
+"""Options and credentials of gRPC servers, from the settings. tritonserver's flags have gRPC's own names for these."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from ...core.errors import InvalidConfig
+from ..settings.grpc import GrpcSettings
+from ..settings.settings import Settings
+
+#: Level of compressed answers -> gRPC's number; the algorithm is one that the client takes.
+_LEVELS = {"none": 0, "low": 1, "medium": 2, "high": 3}
+#: Bytes of all metadata of a call.
+_MAX_METADATA = 64 << 10
+
+
+def options(settings: Settings, service: str) -> list[tuple[str, Any]]:
+    """The options of the server of "triton", "inference" or "management"."""
+    given = settings.grpc
+    found: dict[str, Any] = {
+        "grpc.so_reuseport": 1,
+        "grpc.max_receive_message_length": settings.max_request_size,
+        "grpc.max_send_message_length": -1,
+        "grpc.max_metadata_size": _MAX_METADATA,
+        "grpc.absolute_max_metadata_size": _MAX_METADATA,
+        "grpc.max_concurrent_streams": max(settings.max_waiting, 100),
+    }
+    if service == "triton":
+        found |= _keepalive(given)
+        if given.compression != "none":
+            found["grpc.default_compression_level"] = _LEVELS[given.compression]
+    found |= _ages(given, service)
+    return list(found.items())
+
+
+def _keepalive(given: GrpcSettings) -> dict[str, Any]:
+    return {
+        "grpc.keepalive_time_ms": given.keepalive_time,
+        "grpc.keepalive_timeout_ms": given.keepalive_timeout,
+        "grpc.keepalive_permit_without_calls": int(given.keepalive_permit_without_calls),
+        "grpc.http2.max_pings_without_data": given.max_pings_without_data,
+        "grpc.http2.min_recv_ping_interval_without_data_ms": given.min_recv_ping_interval_without_data,
+        "grpc.http2.max_ping_strikes": given.max_ping_strikes,
+    }
+
+
+def _ages(given: GrpcSettings, service: str) -> dict[str, Any]:
+    ages = {
+        "triton": (given.max_connection_age, given.max_connection_age_grace),
+        "inference": (given.inference_connection_age, given.inference_connection_age_grace),
+        "management": (given.management_connection_age, given.management_connection_age_grace),
+    }
+    age, grace = ages[service]
+    found = {"grpc.max_connection_age_ms": age, "grpc.max_connection_age_grace_ms": grace}
+    return {name: value for name, value in found.items() if value}
+
+
+def credentials(settings: Settings, service: str) -> grpc.ServerCredentials | None:
+    """TLS as the settings say, None without it; InvalidConfig names the key whose file is missing."""
+    given = settings.grpc
+    if service == "triton":
+        if not (given.use_ssl or given.use_ssl_mutual):
+            return None
+        files = {"grpc_server_key": given.server_key, "grpc_server_cert": given.server_cert}
+        root = {"grpc_root_cert": given.root_cert} if given.use_ssl_mutual else {}
+    else:
+        if not given.torchserve_ssl:
+            return None
+        files = {"private_key_file": settings.private_key_file, "certificate_file": settings.certificate_file}
+        root = {}
+    key, chain = (_content(name, path) for name, path in files.items())
+    roots = next((_content(name, path) for name, path in root.items()), None)
+    return grpc.ssl_server_credentials([(key, chain)], roots, roots is not None)
+
+
+def _content(name: str, path: str) -> bytes:
+    if not path:
+        raise InvalidConfig(f"{name} is not set: TLS over gRPC needs it, a file in PEM")
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidConfig(f"{name}: '{path}' cannot be read: {error.strerror}") from None

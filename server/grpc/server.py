@@ -1,0 +1,65 @@
+"""The gRPC servers of one front end, all on one event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+
+from ...core.errors import JitneyError
+from .calls import Services
+from .options import credentials, options
+from .torchserve import service as torchserve
+from .triton import service as triton
+
+#: Calls that one server has under way beyond those that may wait for models: health, metadata, repository, streams.
+BESIDES = 256
+
+
+class Router(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Finds the handler of a call by its path; what there is not ends with UNIMPLEMENTED and the service's text for that."""
+
+    def __init__(self, handlers: Mapping[str, Any], unknown: str = "") -> None:
+        self._handlers, self._unknown = handlers, unknown
+
+    def service(self, handler_call_details: Any) -> Any:
+        path: str = handler_call_details.method
+        found = self._handlers.get(path)
+        if found is not None:
+            return found
+        text = self._unknown.format(path.removeprefix("/"))
+
+        async def refuse(requests: Any, context: Any) -> None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _router(services: Services, service: str) -> Router:
+    if service == "triton":
+        return Router(triton.handlers(services))
+    found = torchserve.inference_handlers if service == "inference" else torchserve.management_handlers
+    return Router(found(services), torchserve.UNKNOWN)
+
+
+def servers(services: Services) -> list[grpc.aio.Server]:
+    """A server for each address of the settings, bound and not started. InvalidConfig where TLS is not as it has to be."""
+    found = []
+    for address in services.settings.grpc_addresses:
+        router = _router(services, address.service)
+        server = grpc.aio.server(
+            handlers=[router],
+            options=options(services.settings, address.service),
+            maximum_concurrent_rpcs=services.settings.max_waiting + BESIDES,
+        )
+        secure = credentials(services.settings, address.service)
+        at = str(address)
+        try:
+            port = server.add_secure_port(at, secure) if secure else server.add_insecure_port(at)
+        except RuntimeError as error:
+            raise JitneyError(f"{address.setting}={address} cannot be opened: {error}") from None
+        if port != address.port:
+            raise JitneyError(f"{address.setting}={address} cannot be opened")
+        found.append(server)
+    return found

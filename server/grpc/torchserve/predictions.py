@@ -1,0 +1,72 @@
+"""Predictions and StreamPredictions: inputs by name to a handler, or through a model's codec; its answers as bytes.
+
+A handler sees each input as a bytearray under its name, and nothing of the call's metadata (TorchServe).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import grpc
+
+from ....core.request import Part
+from ...http.torchserve.errors import Target
+from .. import schema
+from ..calls import Awaited, abort
+from ..guard import Guard
+from ..predicting import Predicting
+from .errors import inference_status
+
+PACKAGE = "org.pytorch.serve.grpc.inference"
+
+
+def parts_of(request: Any) -> list[Part]:
+    """The inputs by name. A message keeps no order of them."""
+    return [Part(name, request.input[name]) for name in sorted(request.input)]
+
+
+def target_of(request: Any) -> Target:
+    return Target(request.model_name, request.model_version or None)
+
+
+class Predictions:
+    """The unary call, and the one that streams answers."""
+
+    def __init__(self, predicting: Predicting, guard: Guard) -> None:
+        self._predicting, self._guard = predicting, guard
+        self._answer = schema.torchserve().message(f"{PACKAGE}.PredictionResponse")
+
+    async def one(self, request: Any, context: Any) -> Any:
+        """The first answer: a handler that streams is not asked for more."""
+        self._predicting.services.note(context, f"/{PACKAGE}.InferenceAPIsService/Predictions")
+        answers = self._answers(request, context)
+        try:
+            return await anext(answers)
+        finally:
+            await answers.aclose()
+
+    async def stream(self, request: Any, context: Any) -> AsyncGenerator[Any, None]:
+        """All answers as they come."""
+        self._predicting.services.note(context, f"/{PACKAGE}.InferenceAPIsService/StreamPredictions")
+        async for answer in self._answers(request, context):
+            yield answer
+
+    async def _answers(self, request: Any, context: Any) -> AsyncGenerator[Any, None]:
+        target, nbytes = target_of(request), request.ByteSize()
+        try:
+            if not self._guard.lets_all_pass:
+                self._guard.check(context.invocation_metadata() or ())
+            with self._predicting.services.place(nbytes):
+                awaited = Awaited()
+                call = await self._predicting.ask(target, parts_of(request), awaited)
+                try:
+                    async for response in awaited.stream():
+                        yield self._answer(prediction=await self._predicting.body(call, response, target))
+                finally:
+                    call.cancel()  # nothing, where it is over
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:
+            await abort(context, error, lambda error: inference_status(error, target), "Predictions")
+            raise
