@@ -4,8 +4,9 @@ PY := .venv/bin/python
 READY := .venv/.ready
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
 UV ?= uv
-# Per cent of the lines that the whole suite must run; a part of it (`pytest tests/core`) is held to nothing.
-COVERAGE := 84
+# Per cent of the lines that the whole suite must run in its own processes: what runs in a worker or a front end is not counted.
+# A part of the suite (`pytest tests/core`) is held to nothing.
+COVERAGE := 81
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lint types check test format models demo torchserve-demo triton-demo serve bench bench-gpu requirements clean
