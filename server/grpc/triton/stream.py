@@ -21,7 +21,7 @@ import msgspec
 
 from ....core import holding
 from ....core.call import Call, failed, size
-from ....core.errors import Cancelled, JitneyError, Unsupported
+from ....core.errors import Cancelled, Draining, JitneyError, Unsupported
 from ....core.model_config import ModelConfig
 from ....core.request import Response
 from ...http.kserve.request import InferRequest
@@ -68,18 +68,30 @@ class Stream:
         self._ready: deque[tuple[Exchange, Answer]] = deque()
         self._unread = holding.Pile()
         self._news, self._room = asyncio.Event(), asyncio.Event()
-        self._read_all = False
+        self._draining = False
+        self._reading: asyncio.Task[None] | None = None
+
+    def drain(self) -> None:
+        """Has it end when every request that was read has its last answer: the server stops."""
+        self._draining = True
+        if self._reading is not None:
+            self._reading.cancel()
+        self._news.set()
 
     async def run(self, requests: AsyncIterator[bytes]) -> None:
         """Until the client has ended its side and every request has its last answer."""
-        reading = asyncio.ensure_future(self._read(requests))
+        reading = self._reading = asyncio.ensure_future(self._read(requests))
+        self.preparing.services.streams.add(self)
         try:
             while self._ready or self._open or not reading.done():
                 await self._news.wait()
                 self._news.clear()
                 await self._send()
+            if self._draining:
+                raise Draining("the server is stopping")
             reading.result()
         finally:
+            self.preparing.services.streams.discard(self)
             reading.cancel()
             self._close()
 
