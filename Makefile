@@ -2,9 +2,13 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
+INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
+UV ?= uv
+# Per cent of the lines that the whole suite must run; a part of it (`pytest tests/core`) is held to nothing.
+COVERAGE := 84
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types check test format models demo torchserve-demo triton-demo serve bench bench-gpu clean
+.PHONY: help setup lint types check test format models demo torchserve-demo triton-demo serve bench bench-gpu requirements clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -12,8 +16,8 @@ help:  ## List the targets
 $(READY): requirements.txt setup.py pyproject.toml
 	@test -x $(PY) || { echo "creating .venv"; $(PYTHON) -m venv .venv; }
 	@echo "installing requirements into .venv (about a minute the first time)"
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . 2>/dev/null
+	@$(INSTALL) -r requirements.txt
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
 setup: $(READY)  ## Create .venv with the pinned requirements and jitney itself
@@ -25,12 +29,12 @@ format: $(READY)  ## ruff: fix what it can
 	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
 
 # The root is the package, so mypy is shown a folder in which it has the package's name.
-types: $(READY)  ## mypy --strict
+types: $(READY)  ## mypy --strict, tests included
 	@mkdir -p .types && ln -sfn .. .types/jitney
-	@cd .types && ../$(PY) -m mypy --config-file ../pyproject.toml -p jitney.core -p jitney.codecs -p jitney.backends -p jitney.server -p jitney.tools
+	@cd .types && ../$(PY) -m mypy --config-file ../pyproject.toml -p jitney.core -p jitney.codecs -p jitney.backends -p jitney.server -p jitney.tools -p jitney.tests
 
-test: $(READY)  ## All tests, warnings as errors, coverage printed
-	@$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+test: $(READY)  ## All tests, warnings as errors, coverage printed and at least COVERAGE per cent
+	@$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE)
 
 check: lint types test  ## What must pass before a change lands: lint, types, tests
 
@@ -56,6 +60,17 @@ bench: $(READY)  ## The server against the bare model, at 1 to 128 connections (
 bench-gpu:  ## ResNet-152 and an MLP on a GPU, beside what the card can do; says so where there is none
 	@test -x $(PY) || $(MAKE) setup
 	@$(PY) -m jitney.tools.dev.bench_gpu
+
+# What jitney needs stands in setup.py, what its development needs in requirements/development.in. Pins stay where they are, unless
+# UPGRADE says otherwise: `make requirements UPGRADE=--upgrade`, or `UPGRADE="--upgrade-package falcon"`. Only what is named there is
+# pinned: what torch brings along differs between its builds.
+PIN = $(UV) pip compile --quiet $(UPGRADE) --no-deps --no-strip-extras --universal --python-version 3.11 \
+	--annotation-style line --custom-compile-command "make requirements" setup.py requirements/development.in
+
+requirements:  ## Pin requirements.txt and requirements-gpu.txt anew from setup.py and requirements/ (needs uv)
+	@command -v $(UV) >/dev/null || { echo "make requirements needs uv: pip install uv, or UV=/path/to/uv"; exit 1; }
+	@$(PIN) --extra torch --extra onnx --extra tls --extra client --output-file requirements.txt >/dev/null
+	@$(PIN) --extra gpu --extra tls --extra client --output-file requirements-gpu.txt >/dev/null
 
 clean:  ## Remove everything built
 	rm -rf .venv .cache .types build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -4,10 +4,14 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "__init__.py").read_text())
 FOLDERS = ["core", "codecs", "backends", "backends.*", "server", "server.*", "tools", "tools.*"]
+#: Only a checkout has what the development tools work on.
+DEVELOPMENT = ["tools.dev", "tools.dev.*"]
+PROJECT = "https://github.com/jitney/jitney"
 
 BASE = [
     "falcon>=4.0",
@@ -21,19 +25,63 @@ BASE = [
     "psutil>=5.9",
     "pyyaml>=6.0",
     "tritonclient>=2.50",
-    "waitress>=3.0.1",
+    "waitress>=3.0.1,<3.1",  # server/http/engine builds on names of its inside: tests/server/http/engine/test_waitress.py
 ]
+
+
+def long_description() -> str:
+    """The README, with links that also work away from the repository."""
+    return (ROOT / "README.md").read_text().replace("](docs/", f"]({PROJECT}/blob/main/docs/")
+
+
+class BuildPackage(build_py):
+    """The root is the package, and all its modules are jitney's, except this file."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        found = super().find_package_modules(package, package_dir)
+        return [(owner, module, path) for owner, module, path in found if (owner, module) != ("jitney", "setup")]
+
 
 setup(
     name="jitney",
     version=VERSION[1] if VERSION else "0",
     description="A model server: TorchServe archives and Triton repositories, batched better, with pip install",
-    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
+    long_description=long_description(),
     long_description_content_type="text/markdown",
+    author="The jitney authors",
+    url=PROJECT,
+    project_urls={
+        "Source": PROJECT,
+        "Documentation": f"{PROJECT}/tree/main/docs",
+        "Changelog": f"{PROJECT}/blob/main/CHANGELOG.md",
+    },
     license="Apache-2.0",
+    keywords="model server, inference, serving, batching, torchserve, triton, kserve, pytorch, onnx",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Environment :: No Input/Output (Daemon)",
+        "Intended Audience :: Developers",
+        "Intended Audience :: System Administrators",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
+        "Topic :: Internet :: WWW/HTTP :: HTTP Servers",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
-    packages=["jitney", *(f"jitney.{name}" for name in find_packages(str(ROOT), include=FOLDERS))],
+    packages=[
+        "jitney",
+        *(f"jitney.{name}" for name in find_packages(str(ROOT), include=FOLDERS, exclude=DEVELOPMENT)),
+    ],
     package_dir={"jitney": "."},
+    cmdclass={"build_py": BuildPackage},
     package_data={
         "jitney": ["py.typed"],
         "jitney.server": ["**/*.yaml", "**/*.json", "**/*.proto"],

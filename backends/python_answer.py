@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import importlib
+import queue
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from ..core.model_config import ModelConfig
 from ..core.request import FINAL_MARK, Failure, Respond, Response
 from .telling import text_of, trace_of
-
-if TYPE_CHECKING:
-    from .python import PythonBackend
 
 _SECOND_RESPONSE = "Unable to send response. Non-decoupled model cannot send more than one response."
 _NO_RESPONSE = "Unable to send response. Non-decoupled model cannot send complete final before sending a response."
 _LET_GO = "the model let the request go without its final response"
+
+
+class Owner(Protocol):
+    """The backend whose model answers.
+
+    utils    the model's `triton_python_backend_utils`
+    dropped  takes the requests that the model has let go
+    """
+
+    config: ModelConfig
+    utils: Any
+    dropped: queue.SimpleQueue[Answer | None]
 
 
 class Answer:
@@ -26,7 +37,7 @@ class Answer:
     taken   whether the model asked for the response sender
     """
 
-    def __init__(self, index: int, wanted: frozenset[str], backend: PythonBackend, respond: Respond) -> None:
+    def __init__(self, index: int, wanted: frozenset[str], backend: Owner, respond: Respond) -> None:
         self._index, self._wanted, self._backend, self._respond = index, wanted, backend, respond
         self._lock = threading.Lock()
         self._sent = 0

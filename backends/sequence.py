@@ -22,7 +22,7 @@ from msgspec import structs
 
 from ..core.names import inside
 from ..core.request import Failure, Instance, Request, Respond, Response
-from ..core.sequence_spec import Control, SequenceSpec, State, for_worker
+from ..core.sequence_spec import SequenceControl, SequenceSpec, SequenceState, for_worker
 from ..core.tensor import NUMPY_DTYPES, Tensor, expected_bytes, pack_bytes, unpack_bytes
 from .base import Backend
 
@@ -95,7 +95,7 @@ class SequenceBackend(Backend):
         outputs = (*request.outputs, *sorted(self._hidden - set(request.outputs))) if request.outputs else ()
         return structs.replace(request, tensors=[*request.tensors, *controls, *states], outputs=outputs)
 
-    def _control(self, control: Control, turn: _Turn) -> Tensor:
+    def _control(self, control: SequenceControl, turn: _Turn) -> Tensor:
         shape = (*self._lead, 1)
         if control.kind == "CORRID":
             return _identifier(control, turn.request.parameters.get("triton_sequence_id", 0), shape)
@@ -103,7 +103,7 @@ class SequenceBackend(Backend):
         value = control.values[bool(is_true)]
         return Tensor.from_numpy(control.name, np.full(shape, value, NUMPY_DTYPES[control.datatype]))
 
-    def _first(self, state: State) -> Tensor:
+    def _first(self, state: SequenceState) -> Tensor:
         """A state's value for a sequence's first request."""
         shape = (*self._lead, *state.initial_dims)
         if not state.file:
@@ -161,7 +161,7 @@ def _flags(request: Request) -> int:
     return int(request.parameters.get("triton_flags", 0))
 
 
-def _identifier(control: Control, value: object, shape: tuple[int, ...]) -> Tensor:
+def _identifier(control: SequenceControl, value: object, shape: tuple[int, ...]) -> Tensor:
     if control.datatype == "BYTES":
         return Tensor(control.name, "BYTES", shape, pack_bytes([str(value)]))
     return Tensor.from_numpy(control.name, np.full(shape, value, NUMPY_DTYPES[control.datatype]))

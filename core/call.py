@@ -115,12 +115,12 @@ class Call:
     encode      the model's codec, for dialects that want a body instead of tensors
     on_answer   called with each answer instead of keeping it for `result`, on the answering thread: must not block. What it
                 raises is logged
-    withdraw    takes the call out of the queue if it still waits there; set by whoever queued it
+    withdraw    takes the call out of the queue if it still waits there; set by the queue
     target      where outputs are copied to; asked by the worker's reader, which copies before it answers. The memory must last
                 until the final answer: such a call is not cancelled
     message     the request as its worker gets it, where it was encoded before it left the queue
     parts       the calls of an ensemble's steps, those that are over perhaps among them; None where it is no ensemble's
-    mailbox     where answers wait for `result`; with `on_answer` there is none until somebody brings one
+    mailbox     where answers wait for `result`; with `on_answer` there is none until a caller brings one
     """
 
     __slots__ = (
@@ -194,7 +194,7 @@ class Call:
         return True
 
     def deliver(self, answer: Response | JitneyError) -> None:
-        """Hands an answer to whoever waits in `result` or `stream`."""
+        """Hands an answer to the thread that waits in `result` or `stream`."""
         self._box.put(answer)
 
     def fail(self, error: JitneyError) -> bool:
@@ -206,7 +206,7 @@ class Call:
         return True
 
     def cancel(self, error: JitneyError | None = None) -> bool:
-        """Ends the call because nobody waits any more, or for the reason given; one that waits for a worker never runs."""
+        """Ends the call because its client has gone, or for the reason given; one that waits for a worker never runs."""
         if not self.fail(error or Cancelled("the client went away")):
             return False
         withdraw = self.withdraw  # another thread may be taking it away, now that the call is over
@@ -220,7 +220,7 @@ class Call:
             self.on_answer = None  # it refers to this call: a request must go at once, not at the next garbage collection
         try:
             hand_on(answer)
-        except Exception:  # whoever answers has other calls to answer, which must not suffer from this one
+        except Exception:  # the answering thread has other calls, which must not suffer from this one
             log.exception("an answer of model '%s' could not be handed on", self.config.name if self.config else "")
 
     def _finish(self) -> bool:

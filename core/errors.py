@@ -111,7 +111,7 @@ class Draining(Unavailable):
 
 
 class Cancelled(JitneyError):
-    """The client went away, or cancelled; nobody waits for the answer."""
+    """The client went away, or cancelled."""
 
 
 class WorkerDied(JitneyError):

@@ -4,7 +4,7 @@ A client that does not read its answer, or sends its request slowly, has the ser
 them together are allowed so much, and what would be more is refused (`HoldsTooMuch`), as the one thing that always works. Data up
 to `COUNTED` bytes is not counted, so that small requests go on when large ones cannot: the number of connections bounds them.
 
-Each process has one `Holdings`, `process`. Data is counted while the memory is there, whoever refers to it:
+Each process has one `Holdings`, `process`. Data is counted while the memory is there, whatever refers to it:
 
     memory(n)   memory for an answer, copied from where its worker (or the scheduler) left it
     Body        a request's body
@@ -17,14 +17,10 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .errors import HoldsTooMuch
-
-if TYPE_CHECKING:
-    from ..server.settings.settings import Settings
 
 #: Bytes of one piece of data from which on it is counted.
 COUNTED = 64 << 10
@@ -43,7 +39,7 @@ class Holdings:
         self.limit = limit
         self._lock = threading.Lock()
         self._taken = 0
-        self._given: deque[int] = deque()  # not subtracted yet: whoever gives back takes no lock
+        self._given: deque[int] = deque()  # not subtracted yet: giving back takes no lock
 
     @property
     def held(self) -> int:
@@ -90,15 +86,9 @@ class Holdings:
 process = Holdings()
 
 
-def limit(settings: Settings) -> None:
-    """Sets what this process may hold: its share, but as much as one request and one answer may have in any case.
-
-    To be called once, before it serves. What the response cache keeps is counted too, and has a limit of its own.
-    """
-    processes = settings.front_ends + 1 if settings.front_ends > 1 else 1
-    processes += settings.grpc.front_ends if settings.grpc_addresses else 0
-    least = settings.max_request_size + settings.max_response_size
-    process.limit = max(settings.max_held_bytes // processes, least) + settings.cache_config
+def limit(nbytes: int) -> None:
+    """Sets what this process may hold. To be called once, before it serves."""
+    process.limit = nbytes
 
 
 def memory(nbytes: int) -> memoryview:

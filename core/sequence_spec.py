@@ -28,7 +28,7 @@ _ID_LIMITS = {
 
 
 @dataclass(frozen=True)
-class Control:
+class SequenceControl:
     """A tensor of one element that tells the model where its sequence stands. `values` are those for false and true."""
 
     name: str
@@ -38,7 +38,7 @@ class Control:
 
 
 @dataclass(frozen=True)
-class State:
+class SequenceState:
     """A tensor that the model gives and gets back with the sequence's next request. `dims` leave out the batch axis.
 
     file  the first request's value, in the model's `initial_state` folder; "" = zeros (or empty strings)
@@ -68,8 +68,8 @@ class SequenceSpec:
     utilization: float = 0.0
     preferred: tuple[int, ...] = ()
     preserve_ordering: bool = False
-    controls: tuple[Control, ...] = ()
-    states: tuple[State, ...] = ()
+    controls: tuple[SequenceControl, ...] = ()
+    states: tuple[SequenceState, ...] = ()
 
     @classmethod
     def of(cls, config: ModelConfig) -> SequenceSpec:
@@ -133,21 +133,21 @@ def for_worker(config: ModelConfig, spec: SequenceSpec) -> ModelConfig:
     return replace(config, inputs=(*config.inputs, *inputs), outputs=(*config.outputs, *added), warmup=warmup)
 
 
-def _controls(document: Mapping[str, Any]) -> list[Control]:
+def _controls(document: Mapping[str, Any]) -> list[SequenceControl]:
     found = []
     for tensor in document.get("control_input", ()):
         for control in tensor["control"]:
             kind: Kind = control["kind"].removeprefix(_PREFIX)
             if kind == "CORRID":
-                found.append(Control(tensor["name"], kind, _datatype(control["data_type"])))
+                found.append(SequenceControl(tensor["name"], kind, _datatype(control["data_type"])))
                 continue
             field, datatype = next(pair for pair in _VALUES if control.get(pair[0]))
             false, true = control[field]
-            found.append(Control(tensor["name"], kind, datatype, (false, true)))
+            found.append(SequenceControl(tensor["name"], kind, datatype, (false, true)))
     return found
 
 
-def _state(document: Mapping[str, Any], model: str) -> State:
+def _state(document: Mapping[str, Any], model: str) -> SequenceState:
     name, dims = document["input_name"], tuple(int(size) for size in document.get("dims", ()))
     initial = list(document.get("initial_state", ()))
     if len(initial) > 1:
@@ -160,10 +160,10 @@ def _state(document: Mapping[str, Any], model: str) -> State:
     if first.get("data_file") and min(initial_dims, default=1) < 0:
         raise InvalidConfig(f"initial_state of state '{name}' of model '{model}' needs dims without -1")
     known = tuple(max(size, 1) if size < 0 else size for size in initial_dims)
-    return State(name, document["output_name"], datatype, dims, known, first.get("data_file", ""))
+    return SequenceState(name, document["output_name"], datatype, dims, known, first.get("data_file", ""))
 
 
-def _check_names(config: ModelConfig, controls: tuple[Control, ...], states: tuple[State, ...]) -> None:
+def _check_names(config: ModelConfig, controls: tuple[SequenceControl, ...], states: tuple[SequenceState, ...]) -> None:
     names = [spec.name for spec in config.inputs]
     for what, name in [("control input", c.name) for c in controls] + [("state", s.input) for s in states]:
         if not name or name in names:

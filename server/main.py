@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import InvalidConfig, NothingAnswers, TooFewThreads
-from .http.app import Services, Web
+from .http.app import Services
 from .http.middleware.tokens import Tokens
-from .lifecycle.bls import Scripting
+from .ipc.io_context import IoContext
+from .lifecycle.bls import BlsHost
+from .lifecycle.control_plane import ControlPlane
 from .lifecycle.management import Management
 from .lifecycle.model_control import ModelControl
-from .lifecycle.snapshot_writer import Journal
+from .lifecycle.snapshot_writer import SnapshotWriter
 from .lifecycle.startup import Begun, Planned, chosen, planned, preload, register, settle, tell_strays
 from .metrics import Metrics
 from .process import gc_tuning, logs, signals, threads
@@ -37,6 +39,7 @@ from .serving.deployment import Deployment, Options
 from .serving.registry import Registry
 from .serving.response_cache import ResponseCache
 from .settings.settings import Settings, access_problems, start_problems
+from .web import Web
 from .workers.roster import number_from
 
 log = logging.getLogger(__name__)
@@ -69,13 +72,13 @@ def run(settings: Settings, *, torchserve: bool = False) -> int:
 
 
 def _again(received: Signals, began: float) -> bool:
-    """Whether somebody insists: launchers often send the same signal twice at once, people do so after a while."""
+    """Whether the operator insists: launchers often send the same signal twice at once, people do so after a while."""
     number = received.get_nowait()
     return number not in (None, signal.SIGHUP) and time.monotonic() - began > INSISTING_SECONDS
 
 
 def _say(line: str) -> None:
-    """Prints a line for whoever started the server; serving does not depend on somebody reading it."""
+    """Prints a line for the operator; serving does not depend on its being read."""
     with contextlib.suppress(OSError):
         print(f"{line}\n", end="", flush=True)  # in one piece: models that load together are reported at once
 
@@ -86,7 +89,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         number_from(settings.initial_worker_port)
-        self.registry = Registry()
+        self.registry, self.io = Registry(), IoContext()
         cache = ResponseCache(settings.cache_config) if settings.cache_config else None
         self.metrics = Metrics(
             self.registry.deployments,
@@ -98,19 +101,21 @@ class Server:
             cache=cache,
         )
         self.dataplane = DataPlane(self.registry, strict_readiness=settings.strict_readiness)
+        self.control = ControlPlane(self.registry)
         options = Options(
             shape_change=settings.shape_change,
-            host=Scripting(self.dataplane),
+            host=BlsHost(self.dataplane, self.control),
             on_event=self._event,
             cache=cache,
+            io=self.io,
         )
         self.store = ModelStore(settings)
-        self.journal = Journal(settings, self.registry)
+        self.journal = SnapshotWriter(settings, self.registry)
         self.management = Management(
             self.registry, self.store, options, self._models_changed, settings.unregister_model_timeout
         )
-        self.dataplane.management = self.management
         self.repository: TritonRepository | None = None
+        self.model_control: ModelControl | None = None
         if settings.model_repository:
             self.repository = TritonRepository(
                 [Path(folder) for folder in settings.model_repository],
@@ -119,9 +124,10 @@ class Server:
                 config_name=settings.model_config_name,
                 limits=Limits(max(0, settings.default_response_timeout), max(0, settings.repository_startup_timeout)),
             )
-            self.dataplane.modelcontrol = ModelControl(
+            self.model_control = ModelControl(
                 self.registry, self.repository, self.dataplane, options, settings.model_control_mode
             )
+        self.control.attach(archives=self.management, repository=self.model_control)
         self.failed = 0
         self._tokens: Tokens | None = None
         self._cannot_serve: Exception | None = None
@@ -131,9 +137,9 @@ class Server:
     def serve(self, received: Signals) -> int:
         """From opening the ports to the last worker's end. Raises what made it impossible to answer."""
         gc_tuning.return_large_memory()
-        plan, names = planned(self.settings), chosen(self.dataplane.modelcontrol, self.settings)
+        plan, names = planned(self.settings), chosen(self.model_control, self.settings)
         self._tokens = self._make_tokens()
-        web = Web(Services(self.dataplane, self.dataplane, self.metrics, self.settings, self._tokens))
+        web = Web(Services(self.dataplane, self.control, self.metrics, self.settings, self._tokens, self.io))
         try:
             self._announce(web, [*(item.name for item in plan), *names])
             if self._tokens is not None:
@@ -200,7 +206,7 @@ class Server:
             received.put(0)
             return
         self.dataplane.started = True
-        gc_tuning.spare_collector()
+        gc_tuning.freeze_heap()
         _say(STARTED)
 
     def _open(self, web: Web) -> None:
@@ -216,9 +222,9 @@ class Server:
         archives = threading.Thread(target=settle, args=(begun, self._report), name="settle-archives", daemon=True)
         if begun:
             threads.start(archives, "loading archives")
-        if self.dataplane.modelcontrol is not None:
+        if self.model_control is not None:
             with threads.needed("loading models"):
-                preload(self.dataplane.modelcontrol, names, self.settings, self._report)
+                preload(self.model_control, names, self.settings, self._report)
         if begun:
             archives.join()
 
@@ -241,9 +247,7 @@ class Server:
     def _end(self, web: Web, received: Signals) -> None:
         with self._opening:
             self.dataplane.stopping = True
-        self.management.close()
-        if self.dataplane.modelcontrol is not None:
-            self.dataplane.modelcontrol.close()
+        self.control.close()
         self.journal.write("shutdown")
         web.stop_accepting()
         drained = threading.Thread(

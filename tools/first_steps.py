@@ -23,7 +23,7 @@ from typing import Any
 
 from PIL import Image
 
-from .bench.served import Server, ServerFailed, serving
+from .bench.served import ServedProcess, ServerFailed, serving
 from .steps import NotAsPromised, expect, heading
 
 STARTER = Path(__file__).resolve().parent / "starter"
@@ -81,7 +81,7 @@ def show(command: str, status: int, answer: str) -> None:
     print(f"$ {command}\n  " + answer.rstrip().replace("\n", "\n  ") + f"   [{status}]", flush=True)
 
 
-def one_picture(server: Server) -> None:
+def one_picture(server: ServedProcess) -> None:
     heading("A picture of a handwritten seven, as it would come from a phone")
     print("\n".join("  " + "".join(SHADES[value * 9 // 255] * 2 for value in row) for row in _pixels()), flush=True)
     url = f"{server.inference}/predictions/digits"
@@ -98,7 +98,7 @@ def _pixels() -> list[list[int]]:
     return [list(data[start : start + 8]) for start in range(0, 64, 8)]
 
 
-def one_tensor(server: Server) -> None:
+def one_tensor(server: ServedProcess) -> None:
     heading("The same as a tensor, in the Open Inference Protocol (KServe v2, Triton)")
     values = [round((value / 255 - 0.3) / 0.35, 3) for row in _pixels() for value in row]
     tensor = {"name": "image", "shape": [1, 1, 8, 8], "datatype": "FP32", "data": values}
@@ -110,7 +110,7 @@ def one_tensor(server: Server) -> None:
     expect(bool(logits) and logits.index(max(logits)) == 7, "the largest of the ten numbers is that of class 7")
 
 
-def many_at_once(server: Server) -> None:
+def many_at_once(server: ServedProcess) -> None:
     heading(f"{REQUESTS} pictures from {CLIENTS} clients at once: what waits together leaves as one batch")
     url, picture = f"{server.inference}/predictions/digits", PICTURE.read_bytes()
     before = _batches(server)
@@ -125,13 +125,13 @@ def many_at_once(server: Server) -> None:
     expect(sum(size * count for size, count in grown.items()) == REQUESTS, "every picture was in exactly one batch")
 
 
-def _batches(server: Server) -> dict[int, int]:
+def _batches(server: ServedProcess) -> dict[int, int]:
     """How many batches of each size have run."""
     found: dict[str, Any] = server.get_json("/v2/models/digits/stats")["model_stats"][0]
     return {entry["batch_size"]: entry["compute_infer"]["count"] for entry in found["batch_stats"]}
 
 
-def mistake(server: Server) -> None:
+def mistake(server: ServedProcess) -> None:
     heading("A mistake, and what a client hears")
     url = f"{server.inference}/predictions/digits"
     status, answer = ask(url, Path(__file__).read_bytes(), "application/octet-stream")

@@ -25,7 +25,7 @@ from math import inf
 from typing import Protocol, TypeVar
 
 from ...core.errors import Draining, NoWorkers, QueueFull
-from ..ipc.coalesce import postpone, refused
+from ..ipc.coalesce import Coalescer
 from .item import Batch, Item, Step
 
 T = TypeVar("T")
@@ -66,6 +66,7 @@ class Dispatcher:
     deliver  gives a batch to an idle worker; should that fail, it answers the batch's items itself
     expire   answers an item whose deadline passed
     tickets  a request is refused unless a worker is idle for it (TorchServe's useJobTicket)
+    coalescer  the process', so that requests that a thread brings together leave together
 
     What `deliver` or `expire` raises all the same is logged; the thread that happens to call them is not to blame.
     """
@@ -80,9 +81,11 @@ class Dispatcher:
         clock: Callable[[], float] = time.monotonic,
         name: str = "",
         tickets: bool = False,
+        coalescer: Coalescer | None = None,
     ) -> None:
         self._batcher, self._clock, self._name, self._tickets = batcher, clock, name, tickets
         self._idle, self._deliver, self._expire = idle, deliver, expire
+        self._coalescer = coalescer or Coalescer()
         self._lock = threading.Lock()
         self._alarm = threading.Condition(self._lock)  # the timer sleeps here
         self._settled = threading.Condition(self._lock)  # `drain` sleeps here
@@ -90,8 +93,8 @@ class Dispatcher:
         self._armed = inf  # the timer wakes up by itself at this instant at the latest
         self._timer: threading.Thread | None = None
         self._closed = False
-        self.brisk = False  # whether a batch takes less time than reading the requests of the next one; see `gather`
-        self._wake = self.wake  # one object, so that it is found among those that are postponed
+        self.low_latency = False  # whether a batch takes less time than reading the requests of the next one; see `coalesce`
+        self._wake = self.wake  # one object, so that it is found among those that are deferred
 
     # Any thread
 
@@ -120,7 +123,7 @@ class Dispatcher:
             return
         self.wake()  # what is gathered for an idle worker makes room
         if self._batcher.is_full(priority):
-            refused()
+            self._coalescer.refused()
             raise QueueFull("Exceeds maximum queue size")
 
     def cancel(self, item: Item) -> bool:
@@ -193,14 +196,14 @@ class Dispatcher:
         except QueueFull:
             step = self._poll()  # a worker may be idle, and what waits for it be gathered only
             if not step.batches:
-                refused()
+                self._coalescer.refused()
                 raise
             return False, step
         return True, _NOTHING if self._gathers() else self._poll()
 
     def _gathers(self) -> bool:
         """Whether this request waits for those that its thread is about to bring: not where its batch is full already."""
-        return not self._batcher.fills_batch and postpone(self._wake, self.brisk)
+        return not self._batcher.fills_batch and self._coalescer.defer(self._wake, self.low_latency)
 
     def _free(self) -> int:
         return self._idle() - self._delivering
@@ -272,4 +275,4 @@ class Dispatcher:
         return None
 
 
-_NOTHING = Step([], [], None)  # shared; nobody changes a step
+_NOTHING = Step([], [], None)  # shared; a step is never changed

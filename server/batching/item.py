@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .lane import Lane
+from typing import Any
 
 
 class Reason(StrEnum):
@@ -40,8 +37,8 @@ class Item:
     expires: float | None = None
     priority: int = 0
     alone: bool = False
-    # Written by the Batcher that holds the item; `lane` is None while none does.
-    lane: Lane | None = field(default=None, init=False, repr=False)
+    # Written by the Batcher that holds the item: the `lane.Lane` that it waits in, None while none holds it.
+    lane: Any = field(default=None, init=False, repr=False)
     rank: int = field(default=0, init=False, repr=False)
     number: int = field(default=0, init=False, repr=False)
 

@@ -121,7 +121,7 @@ class Batcher:
 
     def cancel(self, item: Item) -> bool:
         """Takes the item out if it is still waiting here; false where it is not."""
-        lane = item.lane
+        lane: Lane | None = item.lane
         if lane is None or self._lanes.get(lane.key) is not lane:
             return False
         lane.remove(item)

@@ -19,7 +19,16 @@ from math import inf
 from ...core.errors import InvalidRequest, WorkerDied
 from ...core.sequence_spec import SequenceSpec
 from .item import Batch, Item, Step
-from .sequence_slots import Desk, DirectDesk, Leaving, OldestDesk, Seat, SequenceBatch, SequenceItem, SequenceState
+from .sequence_slots import (
+    DirectSlots,
+    InstanceSlots,
+    Leaving,
+    OldestSlots,
+    Seat,
+    SequenceBatch,
+    SequenceItem,
+    SequenceState,
+)
 
 __all__ = ["Seat", "SequenceBatch", "SequenceBatcher", "SequenceItem"]
 
@@ -31,7 +40,7 @@ class SequenceBatcher:
         self._spec, self._max_rows, self._name = spec, max_rows, name
         self._sequences: dict[int | str, SequenceState] = {}
         self._backlog: dict[SequenceState, None] = {}
-        self._desks: dict[Seat, Desk] = {}
+        self._instances: dict[Seat, InstanceSlots] = {}
         self._lost: dict[int | str, float] = {}  # ids of sequences that went with their worker, and when
         self._casualties: list[SequenceItem] = []  # told by the next poll
         self._expiring: dict[SequenceItem, None] = {}
@@ -69,27 +78,27 @@ class SequenceBatcher:
     def place(self, seats: Iterable[Seat], now: float) -> None:
         """The workers that are there now. Sequences of those that are gone are lost; what they had queued is told so."""
         wanted = dict.fromkeys(seats)
-        for seat in [seat for seat in self._desks if seat not in wanted]:
-            for sequence in self._desks.pop(seat).slots:
+        for seat in [seat for seat in self._instances if seat not in wanted]:
+            for sequence in self._instances.pop(seat).slots:
                 if sequence is not None:
                     self._lose(sequence, now)
         for seat in wanted:
-            if seat not in self._desks:
-                self._desks[seat] = self._desk(seat)
+            if seat not in self._instances:
+                self._instances[seat] = self._slots_of(seat)
 
-    def _desk(self, seat: Seat) -> Desk:
+    def _slots_of(self, seat: Seat) -> InstanceSlots:
         if self._spec.strategy == "direct":
-            return DirectDesk(seat, self._spec)
-        return OldestDesk(seat, self._spec, self._max_rows, self._name)
+            return DirectSlots(seat, self._spec)
+        return OldestSlots(seat, self._spec, self._max_rows, self._name)
 
     def finished(self, batch: SequenceBatch, now: float) -> None:
         """All requests of the batch are answered: its worker may have the next one."""
-        desk = self._desks.get(batch.seat)
-        if desk is None or desk.batch is not batch:
+        instance = self._instances.get(batch.seat)
+        if instance is None or instance.batch is not batch:
             return  # its worker is gone, and so are its sequences
-        desk.batch = None
+        instance.batch = None
         for sequence in batch.running:
-            if sequence.desk is desk:
+            if sequence.instance is instance:
                 sequence.busy, sequence.since = False, now
                 self._go_on(sequence)
 
@@ -110,8 +119,8 @@ class SequenceBatcher:
         self._count += 1
         if item.expires is not None:
             self._expiring[item] = None
-        if len(sequence.queue) == 1 and sequence.desk is not None and not sequence.busy:
-            sequence.desk.line_up(sequence)
+        if len(sequence.queue) == 1 and sequence.instance is not None and not sequence.busy:
+            sequence.instance.line_up(sequence)
 
     def _sequence_for(self, item: SequenceItem) -> SequenceState | None:
         """The sequence that the item goes on with, None where it begins one."""
@@ -142,8 +151,8 @@ class SequenceBatcher:
         if not isinstance(item, SequenceItem) or item.owner is None:
             return False
         sequence = item.owner
-        if item is sequence.queue[0] and sequence.desk is not None and not sequence.busy:
-            sequence.desk.withdraw(item)
+        if item is sequence.queue[0] and sequence.instance is not None and not sequence.busy:
+            sequence.instance.withdraw(item)
         at, was_last = sequence.queue.index(item), item is sequence.queue[-1]
         del sequence.queue[at]
         self._leave(item)
@@ -160,7 +169,7 @@ class SequenceBatcher:
         items = [*self._casualties, *(item for sequence in self._sequences.values() for item in sequence.queue)]
         for item in items:
             item.owner = None
-        for store in (self._sequences, self._backlog, self._casualties, self._expiring, self._desks):
+        for store in (self._sequences, self._backlog, self._casualties, self._expiring, self._instances):
             store.clear()
         self._count = 0
         return sorted(items, key=lambda item: item.arrived)
@@ -178,16 +187,16 @@ class SequenceBatcher:
             self._assign()
         batches: list[Batch] = []
         wake_at = min((item.expires for item in self._expiring if item.expires is not None), default=inf)
-        for desk in self._desks.values():
-            if desk.batch is None:
-                leaving, ripe_at = desk.form(now)
+        for instance in self._instances.values():
+            if instance.batch is None:
+                leaving, ripe_at = instance.form(now)
                 wake_at = min(wake_at, ripe_at)
                 if leaving is not None:
-                    batches.append(self._dispatch(desk, leaving))
+                    batches.append(self._dispatch(instance, leaving))
         wake_at = min(wake_at, self._next_slot()) if self._backlog else wake_at
         return Step(batches, list[Item](expired), None if wake_at == inf else wake_at)
 
-    def _dispatch(self, desk: Desk, leaving: Leaving) -> SequenceBatch:
+    def _dispatch(self, instance: InstanceSlots, leaving: Leaving) -> SequenceBatch:
         sequences, reason = leaving
         items: list[Item] = []
         for sequence in sequences:
@@ -195,19 +204,23 @@ class SequenceBatcher:
             self._leave(item)
             item.slot, sequence.busy = sequence.slot, True
             items.append(item)
-        desk.batch = SequenceBatch(items, len(items), reason, desk.seat, sequences)
-        return desk.batch
+        instance.batch = SequenceBatch(items, len(items), reason, instance.seat, sequences)
+        return instance.batch
 
     def _assign(self) -> None:
         """Gives free slots to the backlog: the lowest first, so that sequences spread over the workers (Triton)."""
         for sequence in list(self._backlog):
-            free = [(slot, n, desk) for n, desk in enumerate(self._desks.values()) if (slot := desk.free()) is not None]
+            free = [
+                (slot, n, instance)
+                for n, instance in enumerate(self._instances.values())
+                if (slot := instance.free()) is not None
+            ]
             if not free:
                 return
-            slot, _, desk = min(free, key=lambda place: place[:2])
+            slot, _, instance = min(free, key=lambda place: place[:2])
             del self._backlog[sequence]
-            desk.slots[slot], sequence.desk, sequence.slot = sequence, desk, slot
-            desk.line_up(sequence)
+            instance.slots[slot], sequence.instance, sequence.slot = sequence, instance, slot
+            instance.line_up(sequence)
 
     # -- ends of sequences ----------------------------------------------------------------------------------------------------
 
@@ -228,23 +241,23 @@ class SequenceBatcher:
         if sequence.busy:
             return
         if not sequence.queue:
-            if not sequence.open or sequence.desk is None:
+            if not sequence.open or sequence.instance is None:
                 self._end(sequence)
-        elif sequence.desk is not None:
-            sequence.desk.line_up(sequence)
+        elif sequence.instance is not None:
+            sequence.instance.line_up(sequence)
 
     def _end(self, sequence: SequenceState) -> None:
         self._sequences.pop(sequence.id, None)
         self._backlog.pop(sequence, None)
-        if sequence.desk is not None:
-            sequence.desk.slots[sequence.slot] = None
-            sequence.desk = None
+        if sequence.instance is not None:
+            sequence.instance.slots[sequence.slot] = None
+            sequence.instance = None
 
     def _lose(self, sequence: SequenceState, now: float) -> None:
         """Its worker is gone: what was to go on with it cannot; what begins it anew waits for another worker."""
-        if sequence.queue and sequence.desk is not None and not sequence.busy:
-            sequence.desk.withdraw(sequence.queue[0])
-        sequence.desk, sequence.busy = None, False
+        if sequence.queue and sequence.instance is not None and not sequence.busy:
+            sequence.instance.withdraw(sequence.queue[0])
+        sequence.instance, sequence.busy = None, False
         self._behead(sequence, 0)
         if sequence.queue:
             self._backlog[sequence] = None

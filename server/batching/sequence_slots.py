@@ -1,6 +1,6 @@
-"""The workers of a stateful model as its scheduler sees them: `Desk`s with slots, and the sequences that sit there. Pure.
+"""The workers of a stateful model as its scheduler sees them: their slots, and the sequences that hold them. Pure.
 
-A desk says which of its sequences' first requests leave together, and when; the two strategies differ in nothing else.
+One of them says which of its sequences' first requests leave together, and when; the two strategies differ in nothing else.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class SequenceState:
     id: int | str
     since: float
     queue: deque[SequenceItem] = field(default_factory=deque)
-    desk: Desk | None = None
+    instance: InstanceSlots | None = None
     slot: int = 0
     busy: bool = False
     open: bool = True
@@ -60,7 +60,7 @@ class SequenceState:
 Leaving = tuple[list[SequenceState], Reason]
 
 
-class Desk:
+class InstanceSlots:
     """One worker: its slots, and the batch that it runs."""
 
     def __init__(self, seat: Seat, spec: SequenceSpec) -> None:
@@ -83,7 +83,7 @@ class Desk:
         raise NotImplementedError
 
 
-class DirectDesk(Desk):
+class DirectSlots(InstanceSlots):
     """Waits for `minimum_slot_utilization` of its slots, at most `delay`. Requests of another shape wait for the next batch."""
 
     def form(self, now: float) -> tuple[Leaving | None, float]:
@@ -101,7 +101,7 @@ class DirectDesk(Desk):
         return (chosen, Reason.IDLE if enough else Reason.DELAY), inf
 
 
-class OldestDesk(Desk):
+class OldestSlots(InstanceSlots):
     """Forms dynamic batches of the first requests of its sequences."""
 
     def __init__(self, seat: Seat, spec: SequenceSpec, max_rows: int, name: str) -> None:

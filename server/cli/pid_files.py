@@ -2,7 +2,7 @@
 
     .model_server.UID.PID.pid     first line the pid, second line where its inference port listens
 
-So every user, and every port, has servers of its own. A file whose server is gone is removed by whoever finds it.
+So every user, and every port, has servers of its own. A file whose server is gone is removed by the command that finds it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def write(pid: int, address: str) -> None:
     """Says that this user's process `pid` serves `address`. InvalidConfig where the file cannot be written."""
     path = path_of(pid)
     try:
-        whole = path.with_suffix(".new")  # whoever looks meanwhile finds the whole file or none
+        whole = path.with_suffix(".new")  # readers find the whole file or none
         whole.unlink(missing_ok=True)  # left by a process that had this pid before
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with open(os.open(whole, flags, 0o600), "w") as file:  # noqa: PTH123 - the flags keep foreign links out
@@ -62,7 +62,7 @@ def running() -> list[Running]:
         if server is not None:
             found.append(server)
             continue
-        print("Removing orphan pid file.", file=sys.stderr)  # noqa: T201 - torchserve's text, for whoever typed the command
+        print("Removing orphan pid file.", file=sys.stderr)  # noqa: T201 - torchserve's text
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
     return sorted(found, key=lambda server: server.process.create_time())

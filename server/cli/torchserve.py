@@ -98,7 +98,7 @@ def _start(options: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _at(address: str, servers: Sequence[Running]) -> Running | None:
-    """The server at this inference address; port 0 is any free port, so nobody is there."""
+    """The server at this inference address; port 0 is any free port, so no server is there."""
     return next((server for server in servers if server.address == address and not address.endswith(":0")), None)
 
 
@@ -162,7 +162,7 @@ def _to_stop(options: argparse.Namespace, servers: Sequence[Running]) -> Running
 
 
 def _configured(options: argparse.Namespace, named: bool) -> str:
-    """The inference address of the configuration, "" where it cannot be read and nobody named it."""
+    """The inference address of the configuration, "" where it cannot be read and was not named."""
     from ..settings.settings import Settings
 
     try:

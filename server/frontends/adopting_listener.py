@@ -6,12 +6,11 @@ import socket
 from typing import Any
 
 from ..http.engine.listener import Listener
-from ..ipc import reactor
 from ..process import threads
 
 
 class AdoptingListener(Listener):
-    """A `Listener` whose listening socket is somebody else's business. `adopt` brings the connections."""
+    """A `Listener` that does not accept connections itself. `adopt` brings the connections."""
 
     _handed = 0  # connections given to `adopt`, by one thread at a time
     _entered = 0  # those that the loop has taken
@@ -20,7 +19,7 @@ class AdoptingListener(Listener):
         """Begins to answer what is adopted; returns at once."""
         self._dispatcher.start(self.threads)
         threads.start(self._thread, f"listener '{self.name}'")
-        reactor.offer(self._loop)
+        self._io.reactors.offer(self._loop)
 
     def adopt(self, sock: socket.socket, peer: Any) -> None:
         """Answers on this connection, whose other end is `peer`: (host, port). Any thread."""

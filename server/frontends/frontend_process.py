@@ -1,4 +1,4 @@
-"""`FrontChild`: one front end as the scheduler sees it: started, spoken to, read from, ended."""
+"""`FrontendProcess`: one front end as the scheduler sees it: started, spoken to, read from, ended."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import msgspec
 
 from ...core.errors import TooFewThreads
 from ..ipc.arena import Arena
+from ..ipc.frame import BadFrame, FrameReader, PeerClosed
 from ..ipc.frame_reading import Reading
 from ..ipc.memory import Region
 from ..process import exits, threads
@@ -25,11 +26,10 @@ from ..process.environment import module_command
 from ..process.threads import BLAS_THREADS
 from ..settings.addresses import Address
 from ..settings.settings import Settings
-from ..workers.channel import BadFrame, FrameReader, PeerClosed
-from .child.relay import receive_peer
 from .messages import UPWARD, Drain, Flush, Hello
-from .send_queue import Outbox
-from .session import Desk, Office
+from .peers import receive_peer
+from .send_queue import SendQueue
+from .session import FrontendSession, SharedServices
 from .shared_counters import GONE
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ _SECRETS = ("JITNEY_TOKEN",)
 _LOGGERS = ("jitney", "jitney.access")
 
 
-class Inner(Protocol):
+class Relay(Protocol):
     """Who answers in the scheduler what its front ends relay, and owns the address that they answer: a listener's verbs."""
 
     @property
@@ -61,7 +61,7 @@ class Inner(Protocol):
 
 
 @dataclass(frozen=True)
-class Post:
+class FrontendSpec:
     """What all front ends of one kind have in common.
 
     kind    begins their names;  module: their main function;  first: the number of the first among all front ends
@@ -69,8 +69,8 @@ class Post:
     """
 
     settings: Settings
-    office: Office
-    inner: Inner
+    shared: SharedServices
+    relay: Relay
     pem: bytes = b""
     kind: str = "front"
     module: str = f"{__package__}.child.main"
@@ -78,17 +78,19 @@ class Post:
     fronts: int = 1
 
 
-class FrontChild:
+class FrontendProcess:
     """A process, its socket, its memory, and the threads that read from it.
 
-    `on_exit(child)` is called by the reading thread. The thread that makes a FrontChild must outlive it: the kernel kills the
-    process with that thread. OSError where the process cannot be started; nothing is left of it then.
+    `on_exit(process)` is called by the reading thread. The thread that makes a FrontendProcess must outlive it: the kernel kills
+    the process with that thread. OSError where the process cannot be started; nothing is left of it then.
     """
 
-    def __init__(self, post: Post, index: int, on_ready: Callable[[], None], on_exit: Callable[[FrontChild], None]) -> None:
-        self.index, self.name, self.started = index, f"{post.kind}-{index - post.first}", time.monotonic()
+    def __init__(
+        self, spec: FrontendSpec, index: int, on_ready: Callable[[], None], on_exit: Callable[[FrontendProcess], None]
+    ) -> None:
+        self.index, self.name, self.started = index, f"{spec.kind}-{index - spec.first}", time.monotonic()
         self.ready = False
-        self._post, self._on_ready, self._on_exit = post, on_ready, on_exit
+        self._spec, self._on_ready, self._on_exit = spec, on_ready, on_exit
         self._flushes = itertools.count(1)
         self._flushed: dict[int, threading.Event] = {}
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
@@ -106,32 +108,34 @@ class FrontChild:
             undo.pop_all()
         self._requests.close_fd()
         self._replies.region.close_fd()
-        self._reading = Reading(self._socket, FrameReader(self._socket, 1), self._take)
-        self.outbox = Outbox(self._socket, self.name, self.kill)
-        self.desk = Desk(post.office, self.outbox, self._requests, self._replies, self._take_ready, self._take_flushed)
+        self._reading = Reading(self._socket, FrameReader(self._socket, 1), self._take, spec.shared.io.reactors)
+        self.send_queue = SendQueue(self._socket, self.name, self.kill, spec.shared.io.coalescer)
+        self.session = FrontendSession(
+            spec.shared, self.send_queue, self._requests, self._replies, self._take_ready, self._take_flushed
+        )
         self._threads = [
             threading.Thread(target=self._read, name=f"{self.name}-read", daemon=True),
             threading.Thread(target=self._adopt, name=f"{self.name}-relay", daemon=True),
         ]
 
     def _start(self, their_socket: socket.socket, their_door: socket.socket) -> subprocess.Popen[bytes]:
-        counters = self._post.office.counters
+        counters = self._spec.shared.counters
         fds = {
             "fd": their_socket.fileno(),
             "door-fd": their_door.fileno(),
             "request-fd": self._requests.fd,
             "reply-fd": self._replies.region.fd,
             "counters-fd": counters.region.fd,
-            "listen-fd": self._post.inner.fd,
+            "listen-fd": self._spec.relay.fd,
         }
-        command = [*module_command(None, self._post.module), f"--parent={os.getpid()}", f"--name={self.name}"]
+        command = [*module_command(None, self._spec.module), f"--parent={os.getpid()}", f"--name={self.name}"]
         inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
         return subprocess.Popen(
             [*command, *(f"--{name}={fd}" for name, fd in fds.items())],
             env={BLAS_THREADS: "1", **inherited},
             pass_fds=list(fds.values()),
             stdin=subprocess.DEVNULL,
-            stdout=2,  # what the server prints is for whoever started it, and not ours to add to
+            stdout=2,  # standard output is the server's own
         )
 
     @property
@@ -145,41 +149,41 @@ class FrontChild:
         reading, relaying = self._threads
         try:
             with threads.needed(f"front end {self.index}"):
-                self.outbox.start()
+                self.send_queue.start()
                 relaying.start()
                 reading.start()
         except TooFewThreads as error:
             log.error("%s", error)
             self.kill()
-            self._bury()
+            self._finish()
             self._on_exit(self)
             return
-        post = self._post
+        spec = self._spec
         hello = Hello(
-            post.settings,
-            tuple(port for port in ("inference", "management", "metrics") if port in post.inner.ports),
+            spec.settings,
+            tuple(port for port in ("inference", "management", "metrics") if port in spec.relay.ports),
             self.index,
             MEMORY_BYTES,
             MEMORY_BYTES,
             {name: _level(name) for name in _LOGGERS},
-            post.pem,
-            post.office.tokens is not None,
-            post.fronts,
+            spec.pem,
+            spec.shared.tokens is not None,
+            spec.fronts,
         )
-        self.outbox.put(hello)
+        self.send_queue.put(hello)
 
     # -- any thread --------------------------------------------------------------------------------------------------------
 
     def drain(self, seconds: float) -> None:
         """Has it stop accepting, answer what it accepted for at most so many seconds, and end."""
-        self.outbox.put(Drain(seconds))
+        self.send_queue.put(Drain(seconds))
 
     def flush(self) -> threading.Event:
         """Has it send what was counted; the event is set when that is here, or will never be."""
         number, event = next(self._flushes), threading.Event()
         self._flushed[number] = event
         if self.ready:
-            self.outbox.put(Flush(number))
+            self.send_queue.put(Flush(number))
         else:
             event.set()
         return event
@@ -214,7 +218,7 @@ class FrontChild:
             event.set()
 
     def _take(self, payload: bytes | bytearray) -> None:
-        self.desk.take(UPWARD.decode(payload))
+        self.session.take(UPWARD.decode(payload))
 
     def _read(self) -> None:
         try:
@@ -227,7 +231,7 @@ class FrontChild:
         except Exception:
             log.exception("front end %d: its messages cannot be handled", self.index)
             self.kill()
-        self._bury()
+        self._finish()
         self._on_exit(self)
 
     def _adopt(self) -> None:
@@ -240,18 +244,18 @@ class FrontChild:
             if sock is None:
                 return
             sock.setblocking(False)
-            self._post.inner.adopt(sock, peer)
+            self._spec.relay.adopt(sock, peer)
 
-    def _bury(self) -> None:
-        self.desk.close()
-        self.outbox.close()
+    def _finish(self) -> None:
+        self.session.close()
+        self.send_queue.close()
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
             self.kill()
             self._process.wait()
-        self._post.office.counters.set_waiting(self.index + 1, 0)
-        self._post.office.counters.set_connections(self.index, GONE)
+        self._spec.shared.counters.set_waiting(self.index + 1, 0)
+        self._spec.shared.counters.set_connections(self.index, GONE)
         for event in list(self._flushed.values()):
             event.set()
         with contextlib.suppress(OSError):

@@ -1,12 +1,12 @@
 """What a front end and the scheduler tell each other. Arrays of plain values in msgpack; nothing is ever pickled.
 
     front end -> scheduler                                scheduler -> front end
-    Ready      it answers requests from now on            Hello     the settings; the first message
-    Submit     one request for a model                    Answer    one response, or why there is none
-    Cancel     nobody waits for it any more               Stale     a request was prepared for a model that has changed
-    Freed      answers in shared memory that were read    Told      the answer to an Ask
-    Ask        something that it keeps until it changes   Flush     send what was counted
-    Counted,   what the metrics count                     Drain     stop accepting, finish, end
+    Ready      it answers requests from now on            Hello       the settings; the first message
+    Submit     one request for a model                    CallAnswer  one response, or why there is none
+    Cancel     its client has gone                        Stale       a request was prepared for a model that has changed
+    Freed      answers in shared memory that were read    QueryReply  the answer to a Query
+    Query      something that it keeps until it changes   Flush       send what was counted
+    Counted,   what the metrics count                     Drain       stop accepting, finish, end
     Requested, Answered
     Logged     one line of its log
     Flushed    all that was counted is sent
@@ -26,8 +26,8 @@ from ...core.model_config import ModelConfig
 from ...core.request import Failure, Parameter
 from ...core.tensor import Buffer
 from ..http.middleware.tokens import Key
+from ..ipc.frame import HEADER, MAX_PAYLOAD, BadFrame
 from ..settings.settings import Settings
-from ..workers.channel import HEADER, MAX_PAYLOAD, BadFrame
 
 if TYPE_CHECKING:
     Data = Buffer | tuple[int, int]
@@ -145,7 +145,7 @@ class Freed(Plain, tag=4):
     offsets: list[int]
 
 
-class Ask(Plain, tag=5):
+class Query(Plain, tag=5):
     """`what` and its arguments: "config" (model, version or ""), "keys" (), "region" (name)."""
 
     number: int
@@ -206,7 +206,7 @@ class Hello(Plain, tag=1):
     fronts: int = 1
 
 
-class Answer(Plain, tag=2):
+class CallAnswer(Plain, tag=2):
     """`config` comes with the first answer to a request that the scheduler prepared."""
 
     number: int
@@ -220,7 +220,7 @@ class Stale(Plain, tag=3):
     number: int
 
 
-class Told(Plain, tag=4):
+class QueryReply(Plain, tag=4):
     """The field that the question was about, or an error."""
 
     number: int
@@ -240,8 +240,8 @@ class Drain(Plain, tag=6):
     seconds: float
 
 
-Upward = Ready | Submit | Cancel | Freed | Ask | Counted | Requested | Answered | Logged | Flushed
-Downward = Hello | Answer | Stale | Told | Flush | Drain
+Upward = Ready | Submit | Cancel | Freed | Query | Counted | Requested | Answered | Logged | Flushed
+Downward = Hello | CallAnswer | Stale | QueryReply | Flush | Drain
 UPWARD: msgspec.msgpack.Decoder[list[Upward]] = msgspec.msgpack.Decoder(list[Upward])
 DOWNWARD: msgspec.msgpack.Decoder[list[Downward]] = msgspec.msgpack.Decoder(list[Downward])
 

@@ -1,4 +1,4 @@
-"""`InnerListener`: the scheduler's own listener where front ends answer the address: for what they relay, and for nobody else."""
+"""`RelayListener`: the scheduler's own listener where front ends answer the address: for what they relay alone."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from typing import Any
 from ..http.engine.channel import Refuse
 from ..http.engine.listener import open_socket
 from ..http.plan import PlanTable
+from ..ipc.io_context import IoContext
 from ..settings.addresses import Address
 from .adopting_listener import AdoptingListener
 
 
-class InnerListener(AdoptingListener):
+class RelayListener(AdoptingListener):
     """Opens the listening socket for the front ends, and never accepts from it."""
 
     def __init__(
         self, app: Callable[..., Any], address: Address, *, name: str, threads: int, max_body: int, refuse: Refuse,
-        setting: str, ports: Collection[str], plans: PlanTable | None, inline: Container[str],
+        setting: str, ports: Collection[str], plans: PlanTable | None, inline: Container[str], io: IoContext,
     ) -> None:  # fmt: skip
         sock = open_socket(address, setting)
         super().__init__(
             app, replace(address, scheme="http") if address.tls else address, name=name, threads=threads, max_body=max_body,
-            refuse=refuse, setting=setting, ports=ports, plans=plans, inline=inline, sock=sock,
+            refuse=refuse, setting=setting, ports=ports, plans=plans, inline=inline, sock=sock, io=io,
         )  # fmt: skip
         self._owns_path = bool(address.path)
         self._server.adj.url_scheme = "https" if address.tls else "http"

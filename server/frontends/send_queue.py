@@ -1,7 +1,7 @@
-"""`Outbox`: messages on their way to the other process. Nobody who puts one waits for the socket.
+"""`SendQueue`: messages on their way to the other process. Putting one never waits for the socket.
 
-What a thread puts while it gathers (`batching.gather`) leaves in one frame. What is not urgent waits a little for company.
-What the socket does not take at once, a thread of the outbox sends; it sleeps while there is nothing of either kind.
+What a thread puts while it gathers (`ipc.coalesce`) leaves in one frame. What is not urgent waits a little for company.
+What the socket does not take at once, a thread of the queue sends; it sleeps while there is nothing of either kind.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Callable
 
-from ..ipc import coalesce
+from ..ipc.coalesce import Coalescer
 from .messages import FULL_FRAME, Counted, Downward, Upward, encode, pack
 
 #: How long a message that is not urgent waits for others.
@@ -22,16 +22,18 @@ MAX_BACKLOG = 256 << 20
 _LOOK_MS = 200
 
 
-class Outbox:
+class SendQueue:
     """`on_stuck` is called once, with the lock held, where the other side does not read. Threads: any."""
 
-    def __init__(self, sock: socket.socket, name: str, on_stuck: Callable[[], None]) -> None:
-        self._socket, self._on_stuck = sock, on_stuck
+    def __init__(
+        self, sock: socket.socket, name: str, on_stuck: Callable[[], None], coalescer: Coalescer | None = None
+    ) -> None:
+        self._socket, self._on_stuck, self._coalescer = sock, on_stuck, coalescer or Coalescer()
         self._messages: list[bytes] = []
         self._sums: dict[int, int] = {}  # answers counted since the last frame, by status
         self._backlog = bytearray()
         self._wake = threading.Condition()
-        self._soon = self.flush  # one object, so that it is found among those that are postponed
+        self._soon = self.flush  # one object, so that it is found among those that are deferred
         self._sleeps, self._closed = False, False
         self._thread = threading.Thread(target=self._run, name=f"{name}-write", daemon=True)
 
@@ -48,7 +50,7 @@ class Outbox:
             self._messages.append(data)
             if not urgent and self._sleeps:
                 self._wake.notify()
-        if urgent and not coalesce.postpone(self._soon, brisk=True):
+        if urgent and not self._coalescer.defer(self._soon, low_latency=True):
             self.flush()
 
     def count(self, status: int) -> None:
@@ -103,7 +105,7 @@ class Outbox:
             return self._socket.send(data, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return 0
-        except OSError:  # the other side is gone, which whoever reads from it notices
+        except OSError:  # the other side is gone, which the reading thread notices
             self._closed = True
             self._messages.clear()
             self._backlog.clear()
@@ -118,7 +120,7 @@ class Outbox:
         self._backlog += rest
         self._wake.notify_all()
 
-    # -- the outbox's thread -----------------------------------------------------------------------------------------------
+    # -- the queue's thread ------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         writable = select.poll()

@@ -1,7 +1,8 @@
-"""`Desk`: what one front end asks of the scheduler, and the answers that it gets.
+"""`FrontendSession`: what one front end asks of the scheduler, and the answers that it gets.
 
-A request's way: the front end's reader calls `take`, `_submit` hands it to the model's deployment; whoever has an answer puts it
-into the request's box, and the box's owner of the moment sends it. When the front end has gone, `close` cancels what is open.
+A request's way: the front end's reader calls `take`, `_submit` hands it to the model's deployment; the thread that has an
+answer puts it into the request's `PendingReply`, and one thread at a time sends from there. When the front end has gone,
+`close` cancels what is open.
 """
 
 from __future__ import annotations
@@ -18,34 +19,34 @@ from ...core.call import Call
 from ...core.errors import Cancelled, Draining, JitneyError, Unavailable
 from ...core.model_config import ModelConfig
 from ...core.request import Request, Response
-from ..http.kserve.shm import Regions
+from ..http.kserve.shm import ClientRegions
 from ..http.middleware.tokens import Tokens
-from ..ipc import coalesce
 from ..ipc.arena import Arena, Slot
+from ..ipc.frame import BadFrame
+from ..ipc.io_context import IoContext
 from ..ipc.memory import Region
-from ..workers.channel import BadFrame
-from . import books, wire
+from . import records, wire
 from .error_codec import error_to_wire
 from .messages import (
-    Answer,
     Answered,
-    Ask,
+    CallAnswer,
     Cancel,
     Counted,
     Flushed,
     Freed,
     FrontTimes,
     Logged,
+    Query,
+    QueryReply,
     Ready,
     RegionFile,
     Requested,
     Stale,
     Submit,
-    Told,
     Upward,
 )
-from .send_queue import Outbox
-from .shared_counters import Counters
+from .send_queue import SendQueue
+from .shared_counters import SharedCounters
 
 if TYPE_CHECKING:
     from ..metrics import Metrics
@@ -57,17 +58,18 @@ UNFORESEEN = "internal error, see the server's log"
 
 
 @dataclass(frozen=True)
-class Office:
-    """What all desks share."""
+class SharedServices:
+    """What all sessions share."""
 
     dataplane: DataPlane
     metrics: Metrics
     tokens: Tokens | None
-    regions: Regions
-    counters: Counters
+    regions: ClientRegions
+    counters: SharedCounters
+    io: IoContext
 
 
-class Box:
+class PendingReply:
     """Answers to one request. They are sent in their order, and not before its call is known: the times are there."""
 
     def __init__(self, number: int, prepared: bool) -> None:
@@ -79,16 +81,16 @@ class Box:
         self.over = False  # whether it had its final answer
 
 
-class Desk:
+class FrontendSession:
     """One front end's. `take` and `close` are for its reading thread; answers come on any."""
 
     def __init__(
-        self, office: Office, outbox: Outbox, requests: Region, replies: Arena, on_ready: Callable[[], None],
+        self, shared: SharedServices, send_queue: SendQueue, requests: Region, replies: Arena, on_ready: Callable[[], None],
         on_flushed: Callable[[int], None],
     ) -> None:  # fmt: skip
-        self._office, self._outbox, self._requests, self._replies = office, outbox, requests, replies
+        self._shared, self._send_queue, self._requests, self._replies = shared, send_queue, requests, replies
         self._on_ready, self._on_flushed = on_ready, on_flushed
-        self._open: dict[int, Box] = {}
+        self._open: dict[int, PendingReply] = {}
         self._slots: dict[int, Slot] = {}  # answers that the front end has not read yet
         self._closed = False
 
@@ -101,7 +103,7 @@ class Desk:
 
     def take(self, messages: list[Upward]) -> None:
         """Does what a frame says. ValueError where it makes no sense: then the front end cannot be trusted any more."""
-        with coalesce.together():
+        with self._shared.io.coalescer.together():
             for message in messages:
                 self._handle(message)
 
@@ -113,19 +115,19 @@ class Desk:
                 self._cancel(message.number)
             case Freed():
                 self._free(message.offsets)
-            case Ask():
+            case Query():
                 self._tell(message)
             case Counted() | Requested() | Answered():
-                books.count(self._office.metrics.torchserve, message)
+                records.count(self._shared.metrics.torchserve, message)
             case Logged():
-                books.write(message)
+                records.write(message)
             case Flushed():
                 self._on_flushed(message.number)
             case Ready():
                 self._on_ready()
 
     def close(self) -> None:
-        """The front end has gone: nobody waits for what it had asked."""
+        """The front end has gone: what it had asked is withdrawn."""
         self._closed = True
         for box in list(self._open.values()):
             if box.call is not None:
@@ -136,7 +138,7 @@ class Desk:
         request = wire.request_from_wire(message.request, self._requests.view)
         if message.number in self._open:
             raise BadFrame(f"request {message.number} is open already")
-        box = self._open[message.number] = Box(message.number, message.epoch is not None)
+        box = self._open[message.number] = PendingReply(message.number, message.epoch is not None)
 
         def on_answer(answer: Response | JitneyError) -> None:
             box.answers.append(answer)
@@ -153,7 +155,7 @@ class Desk:
             call = None
         if call is None and not box.answers:  # the model has changed: the front end sends the request once more
             self._open.pop(message.number)
-            self._outbox.put(Stale(message.number))
+            self._send_queue.put(Stale(message.number))
             return
         box.call = call or Call(request)
         self._send(box)
@@ -162,14 +164,14 @@ class Desk:
         self, message: Submit, request: Request, on_answer: Callable[[Response | JitneyError], None]
     ) -> Call | None:
         """The request's call; None where it was prepared for another state of the models."""
-        plane, model, version = self._office.dataplane, message.model, message.version
+        plane, model, version = self._shared.dataplane, message.model, message.version
         if message.epoch is None:
             if message.verb == "predict":
                 return plane.predict(model, version, request, on_answer=on_answer)
             return plane.infer(
                 model, version, request, priority=message.priority, timeout_us=message.timeout_us, on_answer=on_answer
             )
-        if message.epoch != self._office.counters.epoch("models"):
+        if message.epoch != self._shared.counters.epoch("models"):
             return None
         deployment = plane.registry.deployment(model, version)
         try:
@@ -189,8 +191,8 @@ class Desk:
                 raise BadFrame(f"there is no answer at {offset}")
             self._replies.free(slot)
 
-    def _tell(self, message: Ask) -> None:
-        told = Told(message.number)
+    def _tell(self, message: Query) -> None:
+        told = QueryReply(message.number)
         try:
             self._find(message, told)
         except JitneyError as error:
@@ -198,16 +200,16 @@ class Desk:
         except Exception:
             log.exception("a front end's question failed")
             told.error = error_to_wire(Unavailable(UNFORESEEN))
-        self._outbox.put(told)
+        self._send_queue.put(told)
 
-    def _find(self, message: Ask, told: Told) -> None:
+    def _find(self, message: Query, told: QueryReply) -> None:
         if message.what == "config":
             model, *version = message.arguments
-            told.config = self._office.dataplane.config(model, version[0] if version else None)
+            told.config = self._shared.dataplane.config(model, version[0] if version else None)
         elif message.what == "keys":
-            told.keys = dict(self._office.tokens.keys) if self._office.tokens is not None else {}
+            told.keys = dict(self._shared.tokens.keys) if self._shared.tokens is not None else {}
         else:
-            region = self._office.regions.find(*message.arguments)
+            region = self._shared.regions.find(*message.arguments)
             if region is not None:
                 file = os.fstat(region.fd)
                 told.region = RegionFile(
@@ -216,8 +218,8 @@ class Desk:
 
     # -- any thread --------------------------------------------------------------------------------------------------------
 
-    def _send(self, box: Box) -> None:
-        """Sends the answers that are there, once the call is known. Whoever comes meanwhile leaves his to this thread."""
+    def _send(self, box: PendingReply) -> None:
+        """Sends the answers that are there, once the call is known. Threads that come meanwhile leave theirs to this one."""
         call = box.call
         if call is None or box.over:
             return
@@ -227,16 +229,16 @@ class Desk:
                 if not box.over:
                     self._send_one(box, call, answer)
 
-    def _send_one(self, box: Box, call: Call, answer: Response | JitneyError) -> None:
+    def _send_one(self, box: PendingReply, call: Call, answer: Response | JitneyError) -> None:
         if isinstance(answer, Response):
             answer = self._try(box, call, answer) or answer
         if isinstance(answer, JitneyError):
             self._end(box)
             if not self._closed:
-                self._outbox.put(Answer(box.number, error=error_to_wire(answer)))
+                self._send_queue.put(CallAnswer(box.number, error=error_to_wire(answer)))
             call.cancel()  # nothing to cancel unless it was a part of a stream that could not be sent
 
-    def _try(self, box: Box, call: Call, response: Response) -> JitneyError | None:
+    def _try(self, box: PendingReply, call: Call, response: Response) -> JitneyError | None:
         """Sends a response; returns why that is impossible."""
         final = response.final
         if self._closed:
@@ -250,7 +252,7 @@ class Desk:
                 self._slots[slot.offset] = slot
             if final:
                 self._end(box)
-            self._outbox.put(Answer(box.number, message, None, _times_for(call), self._version(box, call)))
+            self._send_queue.put(CallAnswer(box.number, message, None, _times_for(call), self._version(box, call)))
         except JitneyError as error:
             return error
         except (TypeError, ValueError, OverflowError) as error:
@@ -258,11 +260,11 @@ class Desk:
             return Unavailable(f"the answer cannot be handed to a front end: {error}")
         return None
 
-    def _end(self, box: Box) -> None:
+    def _end(self, box: PendingReply) -> None:
         box.over = True
         self._open.pop(box.number, None)
 
-    def _version(self, box: Box, call: Call) -> ModelConfig | None:
+    def _version(self, box: PendingReply, call: Call) -> ModelConfig | None:
         """What the front end does not know yet: the version that answers, where it did not prepare the request."""
         if box.told:
             return None

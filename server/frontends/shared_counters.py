@@ -1,4 +1,4 @@
-"""`Counters`: a page of numbers that the scheduler and all front ends share, so that asking costs a look at memory.
+"""`SharedCounters`: a page of numbers that the scheduler and all front ends share, so that asking costs a look at memory.
 
      0        8       16        24                  32 + 8 * N
     ┌────────┬───────┬─────────┬───────────────────┬─────────────────┐
@@ -22,7 +22,7 @@ NBYTES = 8192
 GONE = 2**32
 
 
-class Counters:
+class SharedCounters:
     """The page. Threads: any may read; a number has one writing thread at a time."""
 
     def __init__(self, region: Region, fronts: int) -> None:
@@ -33,7 +33,7 @@ class Counters:
         self._closed = False
 
     @classmethod
-    def create(cls, fronts: int) -> Counters:
+    def create(cls, fronts: int) -> SharedCounters:
         return cls(Region.create("jitney-counters", NBYTES), fronts)
 
     def epoch(self, what: What) -> int:
@@ -62,7 +62,7 @@ class Counters:
             self._connections[front] = count
 
     def close(self) -> None:
-        """Nobody looks at the numbers any more; what changes is not counted."""
+        """Gives the memory back; what changes from now on is not counted."""
         self._closed = True
         self._waiting.release()
         self._connections.release()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ...core.errors import JitneyError, NothingAnswers
 from ..process import threads
 from ..settings.addresses import Address
-from .frontend_process import FrontChild, Post
+from .frontend_process import FrontendProcess, FrontendSpec
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class _Place:
     """One of the N. `due`: when it is to be started (monotonic seconds); None = it runs."""
 
     index: int
-    child: FrontChild | None = None
+    child: FrontendProcess | None = None
     due: float | None = 0.0
     endings: int = 0
 
@@ -43,9 +43,9 @@ class _Place:
 class FrontEnds:
     """A listener's verbs (see `http.listeners`), for all front ends together. Threads: any."""
 
-    def __init__(self, post: Post, count: int) -> None:
-        self._post = post
-        self._places = [_Place(post.first + index) for index in range(count)]
+    def __init__(self, spec: FrontendSpec, count: int) -> None:
+        self._spec = spec
+        self._places = [_Place(spec.first + index) for index in range(count)]
         self._changed = threading.Condition()
         self._closing = False
         # The kernel ends the processes with the thread that started them, so this one lives as long as they do.
@@ -53,17 +53,17 @@ class FrontEnds:
 
     @property
     def name(self) -> str:
-        return self._post.inner.name
+        return self._spec.relay.name
 
     @property
     def ports(self) -> Collection[str]:
-        return self._post.inner.ports
+        return self._spec.relay.ports
 
     @property
     def address(self) -> Address:
         """Where they listen; the port is the real one where 0 was asked for."""
-        port = self._post.inner.address.port
-        asked = self._post.settings.inference_address
+        port = self._spec.relay.address.port
+        asked = self._spec.settings.inference_address
         return asked if asked.path else Address(asked.scheme, asked.host, port)
 
     def pids(self) -> list[int]:
@@ -76,7 +76,7 @@ class FrontEnds:
 
         TooFewThreads where the system has no thread left.
         """
-        self._post.inner.start()
+        self._spec.relay.start()
         threads.start(self._thread, "the front ends")
 
     def wait_started(self) -> None:
@@ -97,9 +97,9 @@ class FrontEnds:
             self._closing = True
             children = self._children()
             self._changed.notify_all()
-        self._post.inner.stop_listening()
+        self._spec.relay.stop_listening()
         for child in children:
-            child.drain(self._post.settings.exit_timeout_secs)
+            child.drain(self._spec.settings.exit_timeout_secs)
 
     def close(self, timeout: float = 10.0) -> None:
         """Waits for at most `timeout` seconds until accepted requests are answered, then ends processes and threads."""
@@ -112,7 +112,7 @@ class FrontEnds:
             child.kill()
         if self._thread.ident is not None:
             self._thread.join(_LAST_S)
-        self._post.inner.close(max(0.0, deadline - time.monotonic()))
+        self._spec.relay.close(max(0.0, deadline - time.monotonic()))
 
     def collect(self) -> None:
         """Returns when what front ends have counted so far is here, or after `COLLECT_S`."""
@@ -124,7 +124,7 @@ class FrontEnds:
 
     # -- with the lock -----------------------------------------------------------------------------------------------------
 
-    def _children(self) -> list[FrontChild]:
+    def _children(self) -> list[FrontendProcess]:
         return [place.child for place in self._places if place.child is not None]
 
     def _ready(self) -> int:
@@ -154,7 +154,7 @@ class FrontEnds:
 
     def _launch(self, place: _Place) -> None:
         try:
-            child = FrontChild(self._post, place.index, self._take_ready, lambda child: self._gone(place, child))
+            child = FrontendProcess(self._spec, place.index, self._take_ready, lambda child: self._gone(place, child))
         except (OSError, ValueError, JitneyError) as error:
             log.error("front end %d cannot be started: %s", place.index, error)
             with self._changed:
@@ -172,7 +172,7 @@ class FrontEnds:
         with self._changed:
             self._changed.notify_all()
 
-    def _gone(self, place: _Place, child: FrontChild) -> None:
+    def _gone(self, place: _Place, child: FrontendProcess) -> None:
         with self._changed:
             place.child = None
             if not self._closing:

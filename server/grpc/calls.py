@@ -21,9 +21,11 @@ from ...core.request import Response
 from .control import reason_of
 
 if TYPE_CHECKING:
-    from ..frontends.child.remote_dataplane import RemoteDataPlane
-    from ..http.kserve.shm import Regions
+    from ..http.kserve.shm import ClientRegions
     from ..http.middleware.admission import Places
+    from ..http.middleware.tokens import Keys
+    from ..metrics.request_counters import RequestMetrics
+    from ..serving.inference_plane import InferencePlane
     from ..settings.settings import Settings
     from .relay import Relay
 
@@ -46,13 +48,13 @@ class Draining(Protocol):
 class Services:
     """What the calls of one front end work with. `tokens` None: no call needs a key."""
 
-    dataplane: RemoteDataPlane
-    regions: Regions
+    dataplane: InferencePlane
+    regions: ClientRegions
     places: Places
     relay: Relay
     settings: Settings
-    tokens: Any
-    metrics: Any
+    tokens: Keys | None
+    metrics: RequestMetrics
     streams: set[Draining] = field(default_factory=set)  # that are open
 
     def note(self, context: Context, path: str) -> None:

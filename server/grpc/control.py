@@ -44,8 +44,8 @@ class Control(Protocol):
         """The name of a status, and its text."""
 
 
-class ControlDesk:
-    """Answers what the gRPC front ends relay (`frontend_process.Inner`); `fd` is a socket that holds one of their ports."""
+class ControlAnswerer:
+    """Answers what the gRPC front ends relay (`frontend_process.Relay`); `fd` is a socket that holds one of their ports."""
 
     name = "grpc"
     ports: Collection[str] = ("grpc",)

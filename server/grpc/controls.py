@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 def controls(services: Services, shared: Shared) -> dict[str, Control]:
     """The controls by the name that front ends give them."""
-    triton = TritonControl(services.dataplane, shared.regions, shared.traces, shared.logs, services.settings.server_id)
-    inference = InferenceControl(services.dataplane)
-    return {"triton": triton, "inference": inference, "management": ManagementControl(services.dataplane, services.settings)}
+    triton = TritonControl(
+        services.dataplane, services.control, shared.regions, shared.traces, shared.logs, services.settings.server_id
+    )
+    management = ManagementControl(services.dataplane, services.control, services.settings)
+    return {"triton": triton, "inference": InferenceControl(services.dataplane), "management": management}

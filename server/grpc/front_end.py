@@ -18,7 +18,7 @@ from typing import Any
 
 from ..frontends.child.main import _LAST_S, FrontEnd, main
 from ..frontends.child.remote_dataplane import RemoteDataPlane
-from ..frontends.child.remote_services import RemoteMetrics, RemoteRegions, RemoteTokens, SharedPlaces
+from ..frontends.child.remote_services import RemoteRegions, RemoteRequestMetrics, RemoteTokens, SharedPlaces
 from ..frontends.messages import Ready
 from ..process import exits, gc_tuning, threads
 from .calls import Services
@@ -52,20 +52,20 @@ class GrpcFrontEnd(FrontEnd):
         with threads.needed("a gRPC front end"):
             self._link.start()
         asyncio.run(self._run())
-        self.outbox.close(_LAST_S)
+        self.send_queue.close(_LAST_S)
         return exits.STOPPED
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         self._listening.close()  # each gRPC server has a socket of its own
-        reactor = AioReactor(loop)
+        reactor = AioReactor(loop, self._io.reactors)
         try:
             services = self._services(loop)
             running = servers(services)
             for server in running:
                 await server.start()
-            gc_tuning.spare_collector()
-            self.outbox.put(Ready())
+            gc_tuning.freeze_heap()
+            self.send_queue.put(Ready())
             seconds = await loop.run_in_executor(None, self._drains.get)
             deadline = time.monotonic() + seconds
             stopping = asyncio.gather(*(server.stop(max(0.0, deadline - time.monotonic())) for server in running))
@@ -82,8 +82,8 @@ class GrpcFrontEnd(FrontEnd):
         places = SharedPlaces(settings.max_waiting, counters, hello.index + 1)
         regions = RemoteRegions(link, counters, settings.allow_client_shm)
         tokens = RemoteTokens(link, counters) if hello.asks_keys else None
-        plane = GatheringDataPlane(Gathering(loop, lambda: link.open), link, counters)
-        metrics = RemoteMetrics(self.outbox)
+        plane = GatheringDataPlane(Gathering(loop, self._io.coalescer, lambda: link.open), link, counters)
+        metrics = RemoteRequestMetrics(self.send_queue)
         return Services(plane, regions, places, Relay(self._door), settings, tokens, metrics)
 
 

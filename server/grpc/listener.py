@@ -13,13 +13,13 @@ import socket
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..frontends.frontend_process import Post
-from ..frontends.session import Office
+from ..frontends.frontend_process import FrontendSpec
+from ..frontends.session import SharedServices
 from ..frontends.supervisor import FrontEnds
 from ..http.engine.listener import AddressInUse
 from ..settings.grpc import GrpcAddress, with_ports
 from ..settings.settings import Settings
-from .control import Control, ControlDesk
+from .control import Control, ControlAnswerer
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,8 @@ _MODULE = f"{__package__}.front_end"
 class GrpcListener(FrontEnds):
     """A listener's verbs for all gRPC front ends together."""
 
-    def __init__(self, post: Post, count: int, bound: list[GrpcAddress]) -> None:
-        super().__init__(post, count)
+    def __init__(self, spec: FrontendSpec, count: int, bound: list[GrpcAddress]) -> None:
+        super().__init__(spec, count)
         self.bound = bound
 
 
@@ -88,12 +88,12 @@ def reserve(address: GrpcAddress) -> socket.socket:
 
 
 def listener(
-    settings: Settings, office: Office, controls: Mapping[str, Control], bound: list[GrpcAddress],
+    settings: Settings, shared: SharedServices, controls: Mapping[str, Control], bound: list[GrpcAddress],
     held: list[socket.socket], first: int, fronts: int, pem: bytes = b"",
 ) -> GrpcListener:  # fmt: skip
-    """The front ends of these addresses. `first`, `fronts`: see `Post`."""
+    """The front ends of these addresses. `first`, `fronts`: see `FrontendSpec`."""
     count = settings.grpc.front_ends
     known = replace(settings, grpc=with_ports(settings.grpc, bound))
-    desk = ControlDesk(controls, held, count)
-    post = Post(known, office, desk, pem, kind="grpc", module=_MODULE, first=first, fronts=fronts)
-    return GrpcListener(post, count, bound)
+    relay = ControlAnswerer(controls, held, count)
+    spec = FrontendSpec(known, shared, relay, pem, kind="grpc", module=_MODULE, first=first, fronts=fronts)
+    return GrpcListener(spec, count, bound)

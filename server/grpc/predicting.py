@@ -37,9 +37,9 @@ class Predicting:
         except (ModelNotFound, VersionNotFound):
             raise
         except JitneyError:
-            self.services.metrics.torchserve.requested(model, version)
+            self.services.metrics.requested(model, version)
             raise
-        self.services.metrics.torchserve.requested(model, version)
+        self.services.metrics.requested(model, version)
         return call
 
     async def body(self, call: Call, response: Response, target: Target) -> bytes:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from ..ipc import coalesce, reactor
+from ..ipc.coalesce import Coalescer
+from ..ipc.reactor import Reactors
 
 
 class AioReactor:
     """`ipc.reactor.Reactor` on an asyncio loop, whose thread makes it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self, loop: asyncio.AbstractEventLoop, reactors: Reactors) -> None:
+        self._loop, self._reactors = loop, reactors
         self._watched: dict[int, Callable[[], None]] = {}
         self._closed = False
-        reactor.offer(self)
+        reactors.offer(self)
 
     def watch(self, fd: int, serve: Callable[[], bool], lost: Callable[[], None]) -> bool:
         """From now on calls `serve` in the loop whenever there is input; any thread may ask."""
@@ -43,7 +44,7 @@ class AioReactor:
 
     def close(self) -> None:
         """Lets go of everything. The loop's thread."""
-        reactor.withdraw(self)
+        self._reactors.withdraw(self)
         self._closed = True
         for fd in list(self._watched):
             self._forget(fd)
@@ -58,8 +59,8 @@ class Gathering:
 
     PATIENCE, ROUNDS = 6, 48
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, crowd: Callable[[], int]) -> None:
-        self._loop, self._crowd = loop, crowd
+    def __init__(self, loop: asyncio.AbstractEventLoop, coalescer: Coalescer, crowd: Callable[[], int]) -> None:
+        self._loop, self._coalescer, self._crowd = loop, coalescer, crowd
         self._open = False
         self._quiet = self._rounds = 0
 
@@ -68,7 +69,7 @@ class Gathering:
         self._quiet = 0
         if not self._open:
             self._open, self._rounds = True, 0
-            coalesce.begin()
+            self._coalescer.plug()
             self._loop.call_soon(self._look)
 
     def _look(self) -> None:
@@ -77,4 +78,4 @@ class Gathering:
             self._loop.call_soon(self._look)
             return
         self._open = False
-        coalesce.end()
+        self._coalescer.unplug()

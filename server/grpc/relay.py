@@ -1,7 +1,7 @@
 """Calls that need no worker, on their way from a front end to the scheduler: each on a socket of its own, through the door.
 
     front end   Relay.ask(service, method, document, …)    one request, then half-closes
-    scheduler   `control.ControlDesk`                       one answer, then closes
+    scheduler   `control.ControlAnswerer`                       one answer, then closes
 
 Both are msgpack arrays of plain values; a front end that gives up closes its end.
 """
@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from ...core.errors import Unavailable
-from ..frontends.child.relay import send_peer
 from ..frontends.messages import Plain
+from ..frontends.peers import send_peer
 
 #: Calls under way at once: those that may take as long as a model needs to load, and the others.
 SLOW, QUICK = 24, 8

@@ -1,4 +1,4 @@
-"""The Falcon applications behind the three ports, and the listeners that run them. Addresses that are equal share one.
+"""The Falcon applications behind the three ports.
 
 Order matters: of two patterns that match, the one added later answers. So what is common comes first, and TorchServe's legacy
 patterns come before its others.
@@ -7,8 +7,6 @@ patterns come before its others.
 from __future__ import annotations
 
 import logging
-import socket
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,47 +15,42 @@ from typing import TYPE_CHECKING, Any
 import falcon
 import orjson
 
-from ...core import holding
-from ...core.errors import QueueFull
-from ..frontends.child.remote_services import SharedPlaces
-from ..frontends.frontend_process import Post
-from ..frontends.relay_listener import InnerListener
-from ..frontends.session import Office
-from ..frontends.shared_counters import GONE, Counters
-from ..frontends.supervisor import FrontEnds
-from ..grpc import listener as grpc
-from ..grpc.controls import controls
+from ...core.errors import JitneyError, QueueFull
+from ..ipc.io_context import IoContext
 from . import kserve, torchserve
-from .engine.certificates import made_certificate, server_context
-from .engine.listener import Listener
-from .inline import ALIVE
+from .dialect import is_kserve
 from .kserve.generate import Generate, GenerateStream
+from .kserve.infer_plan import InferServices
+from .kserve.resource import set_error
 from .kserve.settings import LogSettings, TraceSettings
-from .kserve.shm import Regions
+from .kserve.shm import ClientRegions
 from .metrics import add_metrics
-from .middleware.access import Access, is_kserve
+from .middleware.access import Access
 from .middleware.admission import Admission
 from .middleware.cors import Cors
+from .middleware.guard import Guards
+from .middleware.recorder import Recorder
 from .plan import PlanTable
 from .plan_finder import PlanFinder
 from .retry import RETRY_AFTER, SECONDS
 from .torchserve import Port
 from .torchserve.errors import Problem
-from .torchserve.inference import add_inference
+from .torchserve.inference import add_inference, add_predictions
 from .torchserve.oip import add_open_inference
-from .torchserve.predict_plan import Inference
+from .torchserve.predict_plan import PredictServices
 from .torchserve.render import new_request_id, seal, to_json
-from .torchserve.routing import Routes
+from .torchserve.routing import Exchange, Routes, answer
 
 if TYPE_CHECKING:
     from waitress.utilities import Error
 
+    from ..lifecycle.control_plane import ControlPlane
     from ..metrics import Metrics
+    from ..metrics.request_counters import RequestMetrics
     from ..serving.dataplane import DataPlane
-    from ..settings.addresses import Address
+    from ..serving.inference_plane import InferencePlane
     from ..settings.settings import Settings
-    from .middleware.tokens import Tokens
-    from .torchserve.management import Control
+    from .middleware.tokens import Keys, Tokens
 
 log = logging.getLogger(__name__)
 
@@ -72,72 +65,100 @@ MANAGEMENT_THREADS, METRICS_THREADS = 8, 2
 
 
 @dataclass(frozen=True)
+class InferenceServices:
+    """What the inference routes work with, in the scheduler's process or in a front end. `keys` None: no request needs one."""
+
+    plane: InferencePlane
+    metrics: RequestMetrics
+    settings: Settings
+    keys: Keys | None
+    admission: Admission
+    regions: ClientRegions
+
+
+@dataclass(frozen=True)
 class Services:
-    """What the routes work with. `tokens` None: no request needs one."""
+    """What all routes work with. `tokens` None: no request needs one."""
 
     dataplane: DataPlane
-    control: Control
+    control: ControlPlane
     metrics: Metrics
     settings: Settings
     tokens: Tokens | None = None
+    io: IoContext = field(default_factory=IoContext)
+
+    def inference(self, admission: Admission, regions: ClientRegions) -> InferenceServices:
+        """Those that inference works with."""
+        return InferenceServices(self.dataplane, self.metrics.torchserve, self.settings, self.tokens, admission, regions)
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What KServe's routes have in common with whoever else answers such requests."""
+    """What KServe's routes share with gRPC's service: shared memory of clients, and settings."""
 
-    regions: Regions
+    regions: ClientRegions
     traces: TraceSettings = field(default_factory=TraceSettings)
     logs: LogSettings = field(default_factory=LogSettings)
 
 
-def build_app(ports: Collection[Port], services: Services, admission: Admission) -> App:
-    """The application of one listener that carries these ports."""
-    return build(ports, services, admission)[0]
+class Application:
+    """Falcon's application of one listener that carries `ports`, and what makes plans of its routes."""
+
+    def __init__(self, ports: Collection[Port], services: InferenceServices) -> None:
+        self.services = services
+        self.guards = Guards(ports, services.settings, services.keys)
+        self.recorder = Recorder(services.settings, services.metrics)
+        middleware: list[Any] = [Access(self.guards, self.recorder, _refuse_in_dialect), KServeAdmission(services.admission)]
+        self.app = falcon.App(middleware=middleware)
+        self.app.resp_options.default_media_type = None  # type: ignore[assignment]
+        self.app.set_error_serializer(_serialize)
+        self.routes = Routes(self.app)
+        torchserve.add_common(self.routes, next(port for port in PORTS if port in ports))
+
+    def torchserve(self) -> PredictServices:
+        """What TorchServe's plans work with."""
+        services = self.services
+        return PredictServices(services.plane, self.recorder, services.admission, services.settings.max_response_size)
+
+    def kserve(self) -> InferServices:
+        """What KServe v2's plans work with."""
+        services = self.services
+        return kserve.inferring(services.plane, services.settings, self.recorder, services.admission, services.regions)
+
+    def plans(self, serves: Callable[[str], bool] = lambda path: True) -> PlanTable:
+        """The plans of its routes, on the paths that `serves` tells."""
+        return PlanTable(PlanFinder(self.app, self.guards, serves), self.services.plane)
 
 
-def build(
-    ports: Collection[Port],
-    services: Services,
-    admission: Admission,
-    shared: Shared | None = None,
-    serves: Callable[[str], bool] = lambda path: True,
-) -> tuple[App, PlanTable | None]:
-    """The application, and the plans of those of its routes that have any, on the paths that `serves` tells."""
+def build_inference(
+    ports: Collection[Port], services: InferenceServices, serves: Callable[[str], bool]
+) -> tuple[App, PlanTable]:
+    """The application of a front end: what it answers itself, which are the paths that `serves` tells."""
+    made = Application(ports, services)
+    kserve.add_infer(made.app, made.kserve())
+    add_predictions(made.routes, made.torchserve())
+    return made.app, made.plans(serves)
+
+
+def build(ports: Collection[Port], services: Services, admission: Admission, shared: Shared) -> tuple[App, PlanTable | None]:
+    """The application of one listener that carries these ports, and the plans of those of its routes that have any."""
     settings, metrics, dataplane = services.settings, services.metrics, services.dataplane
-    access = Access(ports, settings, metrics, services.tokens)
-    middleware: list[Any] = [access, KServeAdmission(admission)]
-    app = falcon.App(middleware=middleware)
-    app.resp_options.default_media_type = None  # type: ignore[assignment]
-    app.set_error_serializer(_serialize)
-    routes = Routes(app)
-    torchserve.add_common(routes, next(port for port in PORTS if port in ports))
-    for port in ports:
-        kserve.add_routes(
-            app,
-            dataplane,
-            settings,
-            port,
-            forward=settings.http_header_forward_pattern,
-            access=access,
-            admission=admission,
-            regions=shared.regions if shared else None,
-            traces=shared.traces if shared else None,
-            logs=shared.logs if shared else None,
-        )
+    made = Application(ports, services.inference(admission, shared.regions))
+    app, routes = made.app, made.routes
+    if "inference" in ports:
+        kserve.add_routes(app, made.kserve(), dataplane, services.control, settings.server_id, shared.traces, shared.logs)
     if "metrics" in ports or (settings.enable_metrics_api and {"inference", "management"} <= set(ports)):
         add_metrics(routes, metrics, only_get=settings.replaces_triton)  # TorchServe's shared port has it beside their own
     if "inference" in ports:
         torchserve.add_kserve_v1(routes, dataplane)
     if "management" in ports:
         torchserve.add_management(routes, dataplane, services.control, settings, services.tokens)
-    if "inference" in ports:
-        add_inference(routes, Inference(dataplane, access, admission, settings.max_response_size))
-        if settings.ts_open_inference_protocol:
-            add_open_inference(app, dataplane)
     if "inference" not in ports:
         return app, None
-    return app, PlanTable(PlanFinder(app, access, serves), dataplane)
+    add_inference(routes, made.torchserve(), dataplane)
+    if settings.ts_open_inference_protocol:
+        add_open_inference(app, dataplane)
+    return app, made.plans()
 
 
 class KServeAdmission:
@@ -154,134 +175,6 @@ class KServeAdmission:
                 resp.status, resp.content_type = falcon.HTTP_503, "application/json"
                 resp.set_header(RETRY_AFTER, SECONDS)
                 resp.data, resp.complete = orjson.dumps({"error": str(error)}), True
-
-
-class Web:
-    """All listeners, and the front ends of gRPC. Creating it binds the sockets, so that a busy port is known before any model is
-    loaded."""
-
-    def __init__(self, services: Services) -> None:
-        settings = services.settings
-        holding.limit(settings)
-        self.admission = Admission(settings.http_threads, settings.max_waiting)
-        self.listeners: list[Listener | FrontEnds] = []
-        self._shared = Shared(Regions(settings.allow_client_shm))
-        self._counters: Counters | None = None
-        held: list[socket.socket] = []
-        try:
-            by_address = _by_address(settings)
-            secure = any(address.tls for address, _ in by_address)
-            pem = made_certificate(settings) if secure else b""
-            tls = server_context(settings, pem) if secure else None
-            self.grpc_addresses, held = grpc.served(settings)
-            office = self._office(services)
-            for address, ports in by_address:
-                if "inference" in ports and office is not None and settings.front_ends > 1:
-                    self.listeners.append(self._front_ends(address, ports, services, office, pem))
-                    continue
-                app, plans = build(ports, services, self.admission, self._shared)
-                self.listeners.append(
-                    Listener(app, address, tls=tls, plans=plans, inline=ALIVE, **listener_options(ports, settings))
-                )
-            if held and office is not None:
-                self.listeners.append(self._grpc(services, office, held))
-        except BaseException:
-            for sock in held:
-                sock.close()
-            self.close(0)
-            raise
-
-    def _office(self, services: Services) -> Office | None:
-        """What front ends of all kinds work with; None where there are none."""
-        settings, tokens, regions = services.settings, services.tokens, self._shared.regions
-        fronts = _fronts(settings) + (settings.grpc.front_ends if self.grpc_addresses else 0)
-        if not fronts:
-            return None
-        counters = self._counters = Counters.create(fronts)
-        for index in range(_fronts(settings), fronts):
-            counters.set_connections(index, GONE)  # gRPC's are not to be waited for
-        self.admission.waiting = SharedPlaces(settings.max_waiting, counters, 0)
-        services.dataplane.registry.on_change = lambda: counters.changed("models")
-        regions.on_change = lambda: counters.changed("regions")
-        if tokens is not None:
-            tokens.on_renewed = lambda: counters.changed("keys")
-        services.metrics.collect = self._collect
-        return Office(services.dataplane, services.metrics, tokens, regions, counters)
-
-    def _front_ends(
-        self, address: Address, ports: Collection[Port], services: Services, office: Office, pem: bytes
-    ) -> FrontEnds:
-        """Several processes that answer the inference address, and the application for what they relay."""
-        settings, count = services.settings, services.settings.front_ends
-        app, plans = build(ports, services, self.admission, self._shared)
-        inner = InnerListener(app, address, plans=plans, inline=ALIVE, **listener_options(ports, settings))
-        return FrontEnds(Post(settings, office, inner, pem, fronts=office.counters.fronts), count)
-
-    def _grpc(self, services: Services, office: Office, held: list[socket.socket]) -> FrontEnds:
-        return grpc.listener(
-            services.settings, office, controls(services, self._shared), self.grpc_addresses, held,
-            _fronts(services.settings), office.counters.fronts,
-        )  # fmt: skip
-
-    def _collect(self) -> None:
-        for listener in self.listeners:
-            if isinstance(listener, FrontEnds):
-                listener.collect()
-
-    def start(self) -> None:
-        for listener in self.listeners:
-            listener.start()
-
-    def wait_started(self) -> None:
-        """Returns when every process that answers is there."""
-        for listener in self.listeners:
-            if isinstance(listener, FrontEnds):
-                listener.wait_started()
-
-    def stop_accepting(self) -> None:
-        for listener in self.listeners:
-            listener.stop_accepting()
-
-    def close(self, timeout: float) -> None:
-        """Answers what was accepted, for at most `timeout` seconds, and ends."""
-        self.stop_accepting()
-        deadline = time.monotonic() + timeout
-        for listener in self.listeners:
-            listener.close(max(0.0, deadline - time.monotonic()))
-        if self._counters is not None:
-            self._counters.close()
-            self._counters = None
-
-    def addresses(self) -> list[tuple[str, Address]]:
-        """Each port that is served with where it listens."""
-        return [(port, self.address(port)) for port in PORTS if any(port in listener.ports for listener in self.listeners)]
-
-    def address(self, port: Port) -> Address:
-        """Where a port listens in fact (0 asked for any free one)."""
-        return next(listener.address for listener in self.listeners if port in listener.ports)
-
-
-def _fronts(settings: Settings) -> int:
-    """Processes that answer HTTP; 0 where the main process does."""
-    return settings.front_ends if settings.front_ends > 1 else 0
-
-
-def _by_address(settings: Settings) -> list[tuple[Address, list[Port]]]:
-    """Each address with the ports that it carries. Port 0 is any free port, so never the same one twice."""
-    wanted: list[tuple[Port, Address]] = [
-        ("inference", settings.inference_address),
-        ("management", settings.management_address),
-    ]
-    if settings.enable_metrics_api:
-        wanted.append(("metrics", settings.metrics_address))
-    found: list[tuple[Address, list[Port]]] = []
-    for port, address in wanted:
-        same = next((ports for other, ports in found if other == address and (address.port or address.path)), None)
-        if same is not None:
-            same.append(port)
-        else:
-            found.append((address, [port]))
-    return found
 
 
 def listener_options(ports: Collection[Port], settings: Settings) -> dict[str, Any]:
@@ -307,6 +200,18 @@ def _refuse(cors: Cors, path: str, error: Error) -> tuple[str, list[tuple[str, s
         status, headers = falcon.code_to_http_status(error.code), [("content-type", "application/json")]
         body = orjson.dumps({"error": str(error.body)})
     return status, [*headers, *allowed, *[(RETRY_AFTER, SECONDS)] * (error.code == 503)], body
+
+
+def _refuse_in_dialect(req: falcon.Request, resp: falcon.Response, error: JitneyError) -> None:
+    """Answers in the dialect of the path."""
+    if is_kserve(req.path):
+        set_error(req, resp, error)
+        return
+
+    def fail(exchange: Exchange) -> None:
+        raise error
+
+    answer(Exchange(req, resp), fail)
 
 
 _TYPES = {404: "ResourceNotFoundException", 405: "MethodNotAllowedException"}

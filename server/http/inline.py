@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ...core.errors import JitneyError
 
 if TYPE_CHECKING:
-    from ..serving.dataplane import DataPlane
+    from ..serving.inference_plane import InferencePlane
 
 #: Bytes of a body that are handed on as they are, and of one that is parsed as JSON (some 100 µs).
 MAX_OPAQUE = 1 << 20
@@ -20,10 +20,10 @@ MAX_PARSED = 32 << 10
 ALIVE = frozenset({"/ping", "/v2/health/live", "/v2/health/ready"})
 
 
-def inline_limit(dataplane: DataPlane, model: str, version: str | None) -> int:
+def inline_limit(plane: InferencePlane, model: str, version: str | None) -> int:
     """The largest body, in bytes, with which a prediction is one of them; -1 for none."""
     try:
-        config = dataplane.config(model, version)
+        config = plane.config(model, version)
     except JitneyError:
         return MAX_OPAQUE  # the answer is an error
     if config.backend == "handler":

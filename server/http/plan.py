@@ -1,7 +1,7 @@
 """One plan per route: the only code that reads an inference request and queues it, renders its answer, and renders a refusal.
 
 A plan is made for method and path by the route that they lead to, and kept until the registry changes. It serves
-whoever runs it: the loop's thread, a thread of the pool, Falcon's route, a front end.
+every runner: the loop's thread, a thread of the pool, Falcon's route, a front end.
 
     plan.begin(flight)           reads the request and queues it; raises what the client is to be told
     … the model answers: `flight.answered`, any thread …
@@ -23,8 +23,9 @@ from ...core.request import Response
 
 if TYPE_CHECKING:
     from .engine.parser import RequestHead, RequestLine
-    from .middleware.access import Access, Guard
     from .middleware.admission import Admission, Places
+    from .middleware.guard import Guard
+    from .middleware.recorder import Recorder
 
 #: Plans that are kept; a client that makes up paths cannot fill the memory.
 MAX_PLANS = 1024
@@ -63,7 +64,7 @@ class Reply(NamedTuple):
 class InFlightRequest:
     """One request between its arrival and its answer.
 
-    Whoever runs the plan has it, except for `answered` and `cancel`, which any thread calls. `note` is the plan's own.
+    The thread that runs the plan has it, except for `answered` and `cancel`, which any thread calls. `note` is the plan's own.
 
     began    monotonic seconds
     blocks   whether a thread waits for the answer
@@ -105,11 +106,11 @@ class InFlightRequest:
             self.call.cancel(holding.process.refusal())
 
     def wake(self) -> None:
-        """Has whoever runs the plan look at what is there."""
+        """Has the plan's runner look at what is there."""
         raise NotImplementedError
 
     def cancel(self) -> None:
-        """Nobody waits for the answer any more."""
+        """The client has gone, or gave up."""
         self.cancelled = True
         if self.call is not None:
             self.call.cancel()
@@ -189,14 +190,14 @@ class WaitingRequest(InFlightRequest):
 
 
 class RoutePlan:
-    """Base of the dialects' plans. `guard` says who may ask; whoever keeps the plan sets it."""
+    """Base of the dialects' plans. `guard` says what requests must carry; `PlanFinder` sets it."""
 
     #: Whether an answer begins with the model's first response, or is made of all of them.
     streams = False
     guard: Guard
 
-    def __init__(self, access: Access, admission: Admission) -> None:
-        self.access, self.admission = access, admission
+    def __init__(self, recorder: Recorder, admission: Admission) -> None:
+        self.recorder, self.admission = recorder, admission
 
     def runs_inline(self, head: RequestHead, nbytes: int) -> bool:
         """Whether `begin`, for a body of so many bytes, takes so little time that the thread of all connections may do it."""
@@ -239,13 +240,13 @@ class RoutePlan:
 
     def passed(self, flight: InFlightRequest, status: int) -> None:
         """Counts an answer, and writes its line into the access log."""
-        self.access.metrics.torchserve.responded(status)
+        self.recorder.answered(status)
         self.log(flight, status)
 
     def log(self, flight: InFlightRequest, status: int) -> None:
-        if self.access.logs:
+        if self.recorder.logs:
             line = flight.head.line
-            self.access.log(flight.peer, f"{line.command} {line.target} HTTP/{line.version}", status, flight.began)
+            self.recorder.log(flight.peer, f"{line.command} {line.target} HTTP/{line.version}", status, flight.began)
 
 
 #: Makes the plan for a request line's method and path, None where there is none.

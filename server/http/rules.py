@@ -6,9 +6,16 @@ import re
 from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
+from ...core.errors import JitneyError
+
 #: RFC 3986: an address in brackets or a name, and a port. Empty where a URL has no host (RFC 9112).
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%A-Za-z_~-]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?")
 _SLASH = re.compile(rb"%(?=2[Ff])")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+class BadEscape(JitneyError):
+    """A `%` in the path or the query is not followed by two hexadecimal digits."""
 
 
 def host_problem(version: str, hosts: Sequence[str]) -> str:
@@ -32,8 +39,21 @@ def path_of(uri: str) -> str:
 def decoded(path: str) -> str:
     """A path without its percent escapes, but for `%2F`, which is no separator and stays as it was sent (RFC 3986, 2.2).
 
-    So whoever guards routes by their paths in front of the server sees the same segments as the server. Bytes that are not
+    So a proxy that guards routes by their paths sees the same segments as the server. Bytes that are not
     ASCII become the characters with the same numbers, as in WSGI.
     """
     kept = _SLASH.sub(b"%25", path.encode("latin-1"))
     return unquote_to_bytes(kept).decode("latin-1")
+
+
+def refuse_bad_escapes(uri: str) -> None:
+    """Raises BadEscape for a percent sign that begins no escape, in the words of TorchServe's network library."""
+    found = _BAD_ESCAPE.search(uri)
+    if found is None:
+        return
+    at, (path, _, query) = found.start(), uri.partition("?")
+    text = path if at < len(path) else query
+    at -= 0 if at < len(path) else len(path) + 1
+    if at + 3 > len(text):
+        raise BadEscape(f"unterminated escape sequence at index {at} of: {text}")
+    raise BadEscape(f"invalid hex byte '{text[at + 1 : at + 3]}' at index {at + 1} of '{text}'")

@@ -137,7 +137,7 @@ class Arena:
         return view
 
     def reclaim(self, view: memoryview) -> None:
-        """Frees a view of `place` that no request took over, once nobody writes to it any more. May be called again."""
+        """Frees a view of `place` that no request took over, once nothing writes to it any more. May be called again."""
         slot = self._adopt(view)
         if slot is not None:
             self.free(slot)

@@ -1,7 +1,7 @@
 """`Reading`: one end of a socket between front end and scheduler, read by the process' reactor while there is one.
 
-A thread reads until there is a reactor (`server.reactor`), lends it the socket, and takes over again for frames that are long
-and when the reactor ends. A thread that waits for a particular message reads too where nobody does (`wait_for`): it may be the
+A thread reads until there is a reactor (`ipc.reactor`), lends it the socket, and takes over again for frames that are long
+and when the reactor ends. A thread that waits for a particular message reads too where no other does (`wait_for`): it may be the
 reactor's own.
 """
 
@@ -13,8 +13,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from ..workers.channel import FrameReader
-from . import reactor
+from .frame import FrameReader
+from .reactor import Reactors
 
 #: How long a waiting thread relies on another one's reading before it looks again.
 _LOOK_S = 0.01
@@ -23,9 +23,11 @@ _LOOK_S = 0.01
 class Reading:
     """`take(payload)` is called for each frame, by one thread at a time; what it raises ends the reading."""
 
-    def __init__(self, sock: socket.socket, reader: FrameReader, take: Callable[[bytes | bytearray], None]) -> None:
-        self._socket, self._reader, self._take = sock, reader, take
-        self._turn = threading.Lock()  # whoever reads has it
+    def __init__(
+        self, sock: socket.socket, reader: FrameReader, take: Callable[[bytes | bytearray], None], reactors: Reactors
+    ) -> None:
+        self._socket, self._reader, self._take, self._reactors = sock, reader, take, reactors
+        self._turn = threading.Lock()  # the reading thread has it
         self._returned = threading.Event()  # the reactor has given the socket back
         self._failure: Exception | None = None
 
@@ -60,7 +62,7 @@ class Reading:
             self._take(self._reader.read_frame()[1])
 
     def _lend(self) -> None:
-        loop = reactor.current()
+        loop = self._reactors.current()
         self._returned.clear()
         if loop is not None and loop.watch(self._socket.fileno(), self._serve, self._returned.set):
             self._returned.wait()
@@ -70,7 +72,7 @@ class Reading:
     def _serve(self) -> bool:
         """Takes what has come; false where the reading thread has to go on."""
         if not self._turn.acquire(blocking=False):
-            return True  # somebody waits for a message, and reads
+            return True  # another thread waits for a message, and reads
         try:
             while self._failure is None and (frame := self._reader.take_frame()) is not None:
                 self._take(frame[1])

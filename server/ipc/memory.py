@@ -103,5 +103,5 @@ class Region:
         try:
             self._bytes.release()
             self._map.close()
-        except BufferError:  # somebody holds a view: the mapping ends with the last of them
+        except BufferError:  # a view is left: the mapping ends with the last of them
             pass

@@ -1,7 +1,7 @@
 """The thread that reads: a listener's loop that also reads what workers send, so that an answer wakes one thread and not two.
 
-A worker's reader lends its socket to the process' reactor, if there is one, and sleeps until it gets it back. Two threads that
-take turns with every batch would hand Python's interpreter lock to each other at every system call.
+A worker's reader lends its socket to one of the process' reactors, if there is one, and sleeps until it gets it back. Two threads
+that take turns with every batch would hand Python's interpreter lock to each other at every system call.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ class Reactor(Protocol):
         """
 
 
-_lock = threading.Lock()
-_offered: list[Reactor] = []
+class Reactors:
+    """The loops of one process that offer to read for others. Thread-safe."""
 
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._offered: list[Reactor] = []
 
-def offer(reactor: Reactor) -> None:
-    """A loop that has started offers itself."""
-    with _lock:
-        _offered.append(reactor)
+    def offer(self, reactor: Reactor) -> None:
+        """A loop that has started offers itself."""
+        with self._lock:
+            self._offered.append(reactor)
 
+    def withdraw(self, reactor: Reactor) -> None:
+        """It is about to end."""
+        with self._lock:
+            if reactor in self._offered:
+                self._offered.remove(reactor)
 
-def withdraw(reactor: Reactor) -> None:
-    """It is about to end."""
-    with _lock:
-        if reactor in _offered:
-            _offered.remove(reactor)
-
-
-def current() -> Reactor | None:
-    """The process' reactor, None where nobody offers himself."""
-    with _lock:
-        return _offered[-1] if _offered else None
+    def current(self) -> Reactor | None:
+        """The one that offered itself last, None where there is none."""
+        with self._lock:
+            return self._offered[-1] if self._offered else None

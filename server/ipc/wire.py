@@ -8,9 +8,9 @@ from typing import Protocol
 from ...core.call import Target
 from ...core.request import Part, Request, Response
 from ...core.tensor import Buffer, Tensor, expected_bytes
-from ..workers.messages import Data, WirePart, WireRequest, WireResponse, WireTensor
 from .arena import Slot
 from .memory import flat
+from .messages import Data, WirePart, WireRequest, WireResponse, WireTensor
 
 #: Decides how bytes travel: themselves, or a place they were written to.
 Place = Callable[[Buffer], Data]

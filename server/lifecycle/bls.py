@@ -9,10 +9,11 @@ from ...core.call import Call
 from ...core.errors import InvalidRequest, JitneyError, QueueTimeout
 from ...core.request import Request, Response
 from ..serving.dataplane import DataPlane
+from .control_plane import ControlPlane
 
 
 class Answers(Iterator[Response]):
-    """A call's responses up to the final one: `workers.hosting.Awaited`."""
+    """A call's responses up to the final one: `workers.host_calls.Awaited`."""
 
     def __init__(self, call: Call, model: str, timeout_s: float | None) -> None:
         self._call, self._model, self._timeout_s = call, model, timeout_s
@@ -37,25 +38,25 @@ class Answers(Iterator[Response]):
         return self._call.underway
 
 
-class Scripting:
+class BlsHost:
     """What a worker may ask of the server. Called on threads of its pool."""
 
-    def __init__(self, dataplane: DataPlane) -> None:
-        self.dataplane = dataplane
+    def __init__(self, dataplane: DataPlane, control: ControlPlane) -> None:
+        self._dataplane, self._control = dataplane, control
 
     def infer(self, model: str, version: str, request: Request, timeout_s: float | None) -> Iterator[Response]:
         """Runs a request on another model; yields its responses up to the final one."""
-        return Answers(self.dataplane.infer(model, version or None, request), model, timeout_s)
+        return Answers(self._dataplane.infer(model, version or None, request), model, timeout_s)
 
     def control(self, verb: str, model: str, arguments: Mapping[str, Any]) -> Any:
         """Runs "load", "unload" or "is_ready"."""
         match verb:
             case "is_ready":
-                return self.dataplane.model_ready(model, str(arguments.get("version", "")) or None)
+                return self._dataplane.model_ready(model, str(arguments.get("version", "")) or None)
             case "load":
-                self.dataplane.load(model, arguments.get("config") or None, arguments.get("files") or None)
+                self._control.repository.load(model, arguments.get("config") or None, arguments.get("files") or None)
             case "unload":
-                self.dataplane.unload(model, bool(arguments.get("unload_dependents")))
+                self._control.repository.unload(model, bool(arguments.get("unload_dependents")))
             case _:
                 raise InvalidRequest(f"unknown verb '{verb}', expected load, unload or is_ready")
         return None

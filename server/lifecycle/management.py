@@ -25,7 +25,7 @@ from ...core.errors import (
 from ...core.model_config import ModelConfig
 from ..repository.torchserve.model_store import ModelStore
 from ..repository.torchserve.registration import Registration
-from ..serving.deployment import Options, State
+from ..serving.deployment import ModelState, Options
 from ..serving.registry import Registry
 from ..serving.worker_deployment import WorkerDeployment
 from ..settings.snapshots import Registered
@@ -57,7 +57,7 @@ class Management:
         deployment = self._enter(registration)
         config, workers = deployment.config, deployment.config.min_workers
         if not workers:
-            deployment.state = State.READY
+            deployment.state = ModelState.READY
         elif registration.synchronous:
             self._start_synchronously(deployment, workers)
         else:
@@ -75,7 +75,7 @@ class Management:
         if deployment.config.min_workers:
             self._start(deployment, deployment.config.min_workers)
         else:
-            deployment.state = State.READY
+            deployment.state = ModelState.READY
         return deployment
 
     def _enter(
@@ -146,7 +146,7 @@ class Management:
         if synchronous:
             deployment.wait_ready()
             return wanted
-        if deployment.state is not State.READY:
+        if deployment.state is not ModelState.READY:
             threading.Thread(target=_settle, args=(deployment,), name=f"scale-{model}", daemon=True).start()
         return None
 
@@ -186,7 +186,7 @@ class Management:
         name, version = deployment.config.name, deployment.config.version
         with self._turn:
             if self._serves(name, version) is not deployment:
-                return  # somebody has unregistered it meanwhile, and closes it
+                return  # another call has unregistered it meanwhile, and closes it
             self.registry.take(name, version, None)
         self._close(deployment, 0.0)
 

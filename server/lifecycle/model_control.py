@@ -19,7 +19,7 @@ from ...core.errors import InvalidConfig, JitneyError, LoadFailed, ModelNotFound
 from ...core.model_config import ModelConfig
 from ..repository.triton import ensembles
 from ..repository.triton.repository import TritonRepository
-from ..serving.deployment import Deployment, Options, State
+from ..serving.deployment import Deployment, ModelState, Options
 from ..serving.ensemble import Models
 from ..serving.registry import Record, Registry
 from .poller import Poller
@@ -46,7 +46,7 @@ class _Startup:
     told: set[tuple[str, str]] = field(default_factory=set)
 
     def tell(self, model: str, began: float, version: str, reason: str | None) -> None:
-        """Reports a version once, whoever loaded it."""
+        """Reports a version once, whichever thread loaded it."""
         if (model, version) not in self.told:
             self.told.add((model, version))
             self.report(model, version, reason, time.monotonic() - began)
@@ -79,7 +79,7 @@ class ModelControl:
         run = _Startup(report)
         for name in wanted:
             if not self._serving(name):
-                self.registry.note(name, "", State.LOADING, "")  # its turn may come late
+                self.registry.note(name, "", ModelState.LOADING, "")  # its turn may come late
 
         def load(name: str) -> None:
             try:
@@ -95,7 +95,7 @@ class ModelControl:
     def _no_longer_waits(self, model: str) -> None:
         """Takes back that a model as a whole waits to be loaded, where nothing has done so."""
         reasons = dict(self.registry.records()).get(model, Record()).reasons
-        if reasons.get("") == (State.LOADING, ""):
+        if reasons.get("") == (ModelState.LOADING, ""):
             self.registry.forget(model, "")
 
     def load(self, model: str, config_json: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
@@ -187,7 +187,7 @@ class ModelControl:
             raise
         except (JitneyError, OSError) as error:
             if not self._serving(model):
-                self.registry.note(model, "", State.UNAVAILABLE, str(error))
+                self.registry.note(model, "", ModelState.UNAVAILABLE, str(error))
             settled("", str(error))
             if isinstance(error, OSError):
                 raise LoadFailed(f"load failed for model '{model}': {error}") from error
@@ -250,7 +250,7 @@ class ModelControl:
             self._asked.discard(model)
             taken = [self.registry.take(model, version) for version in self._serving(model)]
             for version in given_up:
-                self.registry.note(model, version, State.UNAVAILABLE, "unloaded")
+                self.registry.note(model, version, ModelState.UNAVAILABLE, "unloaded")
             remove_files = self.repository.release(model)
         close_aside([deployment for deployment in taken if deployment is not None], remove_files)
 

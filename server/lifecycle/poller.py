@@ -20,7 +20,7 @@ class Folders(Protocol):
     def fingerprint(self, name: str) -> Hashable: ...
 
 
-class Control(Protocol):
+class ReloadControl(Protocol):
     """Who loads and unloads."""
 
     def reload(self, model: str) -> None: ...
@@ -32,10 +32,10 @@ class Poller:
     """Compares the folders with what was there when each model was last loaded, or could not be: `seen`.
 
     A model that cannot be loaded is tried again when a file of it changes. Threads: its own, between `start` and `close`;
-    `look` is for it, or for a test, alone. Whoever loads a model notes in `seen` what it is about to read.
+    `look` is for it, or for a test, alone. A load notes in `seen` what it is about to read.
     """
 
-    def __init__(self, folders: Folders, control: Control) -> None:
+    def __init__(self, folders: Folders, control: ReloadControl) -> None:
         self._folders, self._control = folders, control
         self.seen: dict[str, Hashable] = {}
         self._stop = threading.Event()

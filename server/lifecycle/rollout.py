@@ -18,7 +18,7 @@ from ...core.model_config import InstanceGroup, ModelConfig
 from ..process import cores
 from ..repository.triton.layout import check_file
 from ..repository.triton.stamps import version_stamp
-from ..serving.deployment import Deployment, Options, State
+from ..serving.deployment import Deployment, ModelState, Options
 from ..serving.ensemble import EnsembleDeployment, Models
 from ..serving.registry import Registry
 from ..serving.sequence_deployment import SequenceDeployment
@@ -116,7 +116,7 @@ class Rollout:
                 started.append(self._deployment(config))
                 self._begun(started[-1])
                 if config.version not in self.serving(config.name):
-                    self.registry.note(config.name, config.version, State.LOADING, "")
+                    self.registry.note(config.name, config.version, ModelState.LOADING, "")
                     self.registry.forget(config.name, "")
         except BaseException:
             self._withdraw(started, "the load failed")
@@ -219,7 +219,7 @@ class Rollout:
 
     def _note_failure(self, config: ModelConfig, reason: str) -> None:
         if config.version not in self.serving(config.name):
-            self.registry.note(config.name, config.version, State.UNAVAILABLE, reason)
+            self.registry.note(config.name, config.version, ModelState.UNAVAILABLE, reason)
 
     def _switch(self, model: str, deployments: Sequence[Deployment], wanted: set[str]) -> None:
         """Routes to the new deployments and closes what they replace, and versions that are no longer wanted.

@@ -1,4 +1,4 @@
-"""`Journal`: writes a snapshot of what is registered after each change, so that a restart brings it back (TorchServe)."""
+"""`SnapshotWriter`: writes a snapshot of what is registered after each change, so that a restart brings it back (TorchServe)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VERSION = "0.12.0"
 _TICK = datetime.timedelta(milliseconds=1)
 
 
-class Journal:
+class SnapshotWriter:
     """Threads: any; snapshots are written one after the other, each with what is registered at that moment."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
@@ -49,7 +49,7 @@ class Journal:
 
 
 def registered(registry: Registry) -> list[Registered]:
-    """What is registered, name by name; models of a repository are not: nobody registers them."""
+    """What is registered, name by name; models of a repository are not, since they are not registered."""
     found = []
     for _, record in registry.records():
         for version in sorted(record.serving, key=version_order):

@@ -10,9 +10,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from ...backends import gpus
-from ..serving.response_cache import ResponseCache
 from .custom import CustomMetrics
-from .machine import cache_families, cpu_families, gpu_families
+from .machine import CacheFigures, cache_families, cpu_families, gpu_families
 from .models import Served, families
 from .system import SystemFigures
 from .text import CONTENT_TYPE, Family, Kind, render
@@ -44,7 +43,7 @@ class Metrics:
         auto_detect: bool = False,
         system: bool = True,
         interval: float = 60.0,
-        cache: ResponseCache | None = None,
+        cache: CacheFigures | None = None,
     ) -> None:
         self.served = served
         self.torchserve = TorchServeMetrics(mode, config, auto_detect)

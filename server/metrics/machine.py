@@ -7,11 +7,11 @@ report.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import psutil
 
 from ...backends.gpus import GpuFigures
-from ..serving.response_cache import ResponseCache
 from .text import Family
 
 _MIB = 1 << 20
@@ -23,7 +23,25 @@ _GPU: tuple[tuple[str, str, Callable[[GpuFigures], float]], ...] = (
     ("nv_gpu_power_usage", "GPU power usage in watts", lambda gpu: gpu.power_usage),
     ("nv_gpu_power_limit", "GPU power management limit in watts", lambda gpu: gpu.power_limit),
 )
-_CACHE: tuple[tuple[str, str, Callable[[ResponseCache], float]], ...] = (
+
+
+class CacheFigures(Protocol):
+    """What is read of the response cache (`serving.response_cache.ResponseCache`): bytes, counts, nanoseconds."""
+
+    limit: int
+    hits: int
+    misses: int
+    evictions: int
+    lookup_ns: int
+    insertion_ns: int
+
+    @property
+    def used(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+
+_CACHE: tuple[tuple[str, str, Callable[[CacheFigures], float]], ...] = (
     ("nv_cache_util", "Cache utilization [0.0 - 1.0]", lambda cache: cache.used / cache.limit),
     ("nv_cache_num_entries", "Number of responses stored in response cache", len),
     ("nv_cache_num_hits", "Number of cache hits in response cache", lambda cache: cache.hits),
@@ -62,7 +80,7 @@ def gpu_families(gpus: Sequence[GpuFigures]) -> Iterator[Family]:
         yield family
 
 
-def cache_families(cache: ResponseCache) -> Iterator[Family]:
+def cache_families(cache: CacheFigures) -> Iterator[Family]:
     for name, about, reading in _CACHE:
         yield _single(name, about, reading(cache))
 

@@ -19,7 +19,7 @@ class Recorder(Protocol):
     def snapshot(self) -> ModelStatistics: ...
 
 
-class Worker(Protocol):
+class WorkerFigures(Protocol):
     """One worker (`workers.status.WorkerStatus`)."""
 
     @property
@@ -43,7 +43,7 @@ class Served(Protocol):
 
     def queued(self) -> int: ...
 
-    def workers(self) -> Sequence[Worker]: ...
+    def workers(self) -> Sequence[WorkerFigures]: ...
 
 
 @dataclass

@@ -1,22 +1,50 @@
-"""`Ledger`: what every request of one model version changes in TorchServe's metrics, with the series looked up once."""
+"""`RequestCounters`: what every request of one model version changes in TorchServe's metrics, with the series looked up once."""
 
 from __future__ import annotations
 
+import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from ...core.call import Times
-    from .torchserve import Series, TorchServeMetrics
+from ...core.call import Times
+
+#: The values of a metric, the labels' values of one of them, and whether it is a counter.
+Series = tuple[dict[tuple[str, ...], float], tuple[str, ...], bool]
 
 
-class Ledger:
-    """Counts requests as `TorchServeMetrics.requested`, `answered` and `responded` do. `version` as the request named it.
+class RequestMetrics(Protocol):
+    """Where routes count: `TorchServeMetrics` in the scheduler's process, in a front end what sends it there. Thread-safe.
+
+    silent   what is counted for a model has no reader
+    lock     held while the values of `series_of` are changed
+    """
+
+    lock: threading.Lock
+
+    @property
+    def silent(self) -> bool: ...
+
+    def series_of(self, model: str, version: str | None) -> Sequence[Series] | None:
+        """The series that a model's requests change, in `RequestCounters`' order; None where it is to call what follows."""
+
+    def requested(self, model: str, version: str | None) -> None:
+        """A request for a model that exists."""
+
+    def answered(self, model: str, version: str | None, times: Times) -> None:
+        """A request that was answered with success."""
+
+    def responded(self, status: int) -> None:
+        """An answer with this HTTP status."""
+
+
+class RequestCounters:
+    """Counts requests as `RequestMetrics.requested`, `answered` and `responded` do. `version` as the request named it.
 
     Where the metrics go to a log, or are declared in another form than TorchServe's own, it hands on to these methods.
     """
 
-    def __init__(self, metrics: TorchServeMetrics, model: str, version: str | None) -> None:
+    def __init__(self, metrics: RequestMetrics, model: str, version: str | None) -> None:
         self._metrics, self._model, self._version = metrics, model, version
         found = metrics.series_of(model, version)
         self._requests: Series | None = None

@@ -135,7 +135,7 @@ class Statistics:
             self._now.cache_miss.add(lookup_ns)
 
     def snapshot(self) -> ModelStatistics:
-        """A copy that nobody changes."""
+        """A copy that does not change any more."""
         with self._lock:
             now = self._now
             return ModelStatistics(

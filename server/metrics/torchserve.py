@@ -23,6 +23,7 @@ import yaml
 
 from ...core.errors import InvalidConfig
 from ...core.histogram import Histogram
+from .request_counters import Series
 from .text import Family, Kind
 
 if TYPE_CHECKING:
@@ -43,8 +44,6 @@ logger = logging.getLogger(__name__)
 _log, _model_log = logging.getLogger("jitney.metrics"), logging.getLogger("jitney.model_metrics")
 
 
-#: The values of a metric, the labels' values of one of them, and whether it is a counter.
-Series = tuple[dict[tuple[str, ...], float], tuple[str, ...], bool]
 #: A metric's name, a value for it, labels, and a name that only equal labels have.
 Change = tuple[str, float, Mapping[str, str], str]
 
@@ -142,11 +141,11 @@ class TorchServeMetrics:
 
     @property
     def silent(self) -> bool:
-        """Whether nobody would hear of a change: a log is meant, and it is switched off."""
+        """Whether a change has no reader: it goes to a log, which is switched off."""
         return self.mode == "log" and not _log.isEnabledFor(logging.INFO)
 
     def series_of(self, model: str, version: str | None) -> list[Series] | None:
-        """What every request changes, for `Ledger`; None where one of it is not scraped, or not of the kind it is by default."""
+        """What every request changes, for `RequestCounters`; None where one is not scraped, or not of its usual kind."""
         labels, name = self._versioned(model, version)
         places = [(metric, labels, name) for metric in LEGACY]
         places += [(metric, self._host, "") for metric in ("QueueTime", "WorkerThreadTime", "Requests2XX")]

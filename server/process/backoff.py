@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 #: Seconds before the 1st, 2nd, ... attempt after a failure: TorchServe's list, but started at its 0 (TorchServe skips it)
-#: and ended at 30 s (TorchServe goes on to 1597 s, by which time nobody hopes any more).
+#: and ended at 30 s (TorchServe goes on to 1597 s, which is no recovery).
 DELAYS_S = (0.0, 1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 30.0)
 #: A worker that was ready for this long has recovered: its next failure starts the list again.
 STEADY_S = 10.0

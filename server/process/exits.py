@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 STOPPED = 0  #: asked to stop, and did
-CRASHED = 1  #: Python's own code for an exception nobody caught
+CRASHED = 1  #: Python's own code for an uncaught exception
 LOAD_FAILED = 70  #: the model could not be loaded; the reason travelled in the `Loaded` message
 PARENT_GONE = 71  #: the server's end of the socket closed
 PROTOCOL = 72  #: the server sent something that is no message

@@ -24,7 +24,7 @@ def return_large_memory() -> None:
             mallopt(option, value)
 
 
-def spare_collector() -> None:
+def freeze_heap() -> None:
     """What is loaded by now stays, and requests leave no cycles: the collector need not look at either again and again."""
     gc.collect()
     gc.freeze()

@@ -70,5 +70,5 @@ def _tell(text: str) -> None:
     """To standard error itself: a log that fails cannot report that it fails."""
     try:
         print(f"jitney: {text}", file=sys.stderr, flush=True)  # noqa: T201
-    except OSError:  # nobody can be told, and serving does not depend on it
+    except OSError:  # there is no way to tell, and serving does not depend on it
         return

@@ -17,7 +17,7 @@ ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Signals:
-    """Numbers of signals in the order in which they came; `put` adds one that nobody sent. Threads: any, `get` one."""
+    """Numbers of signals in the order in which they came; `put` adds one that no process sent. Threads: any, `get` one."""
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
@@ -49,7 +49,7 @@ class Signals:
 def received() -> Iterator[Signals]:
     """Takes the signals of ENDING. Main thread only.
 
-    A SIGHUP that whoever started the server ignores stays ignored: that is what `nohup` means.
+    A SIGHUP that the starting process ignores stays ignored: that is what `nohup` means.
     """
     signals = Signals()
     ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()

@@ -1,15 +1,15 @@
 """The verbs that every dialect calls: infer, predict, ready, describe, … A dialect parses, calls one of these, renders.
 
-Nothing here knows HTTP, and no dialect knows queues, workers or files. Inference is answered through a `Call`; control lives
-in `management` (TorchServe's verbs) and `modelcontrol` (Triton's).
+Nothing here knows HTTP, and no dialect knows queues, workers or files. Inference is answered through a `Call`; which models are
+served is `lifecycle.control_plane.ControlPlane`'s.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
@@ -19,8 +19,6 @@ from ...core.errors import (
     JitneyError,
     ModelFailed,
     ModelNotReady,
-    Unavailable,
-    Unsupported,
     VersionNotFound,
     WorkerTimeout,
 )
@@ -28,16 +26,11 @@ from ...core.model_config import ModelConfig
 from ...core.request import Request, Response
 from ..ipc.arena import Arena
 from ..metrics.statistics import ModelStatistics
-from ..repository.torchserve.registration import Registration
 from ..workers.pool import WorkerStatus
-from .deployment import Deployment, MakeRequest, OnAnswer, State
-from .registry import IndexEntry, Registry, version_order
+from .deployment import Deployment, MakeRequest, ModelState, OnAnswer
+from .registry import Registry, version_order
 from .validation import validate
 from .worker_deployment import WorkerDeployment
-
-if TYPE_CHECKING:
-    from ..lifecycle.management import Management
-    from ..lifecycle.model_control import ModelControl
 
 
 @dataclass(frozen=True)
@@ -54,12 +47,10 @@ class Description:
 
 
 class DataPlane:
-    """What the server can do with its models. Thread-safe; one object for all listeners."""
+    """What the server can do with its models: `InferencePlane`, health and description. Thread-safe; one for all listeners."""
 
     def __init__(self, registry: Registry, *, strict_readiness: bool = True) -> None:
         self.registry = registry
-        self.management: Management | None = None
-        self.modelcontrol: ModelControl | None = None
         self.strict_readiness = strict_readiness
         self.started = False
         self.stopping = False
@@ -123,7 +114,7 @@ class DataPlane:
             return deployment.submit(request, on_answer=on_answer)
         if request.headers.get("explain") == "True" and isinstance(deployment, WorkerDeployment):
             return deployment.explainer().submit(request, on_answer=on_answer)
-        deployment.refuse_if_hopeless()  # before decoding costs anything
+        deployment.refuse_without_workers()  # before decoding costs anything
         deployment.refuse_if_full()
         codec = deployment.codec
         tensors, encode = codec.read(request.parts, request.headers)
@@ -132,7 +123,7 @@ class DataPlane:
         return deployment.submit(decoded, on_answer=on_answer, encode=encode)
 
     def step(self, model: str, version: str | None, make: MakeRequest, on_answer: OnAnswer, target: Target) -> Call:
-        """Queues one step of an ensemble, made for whoever takes it; its answers are given to `on_answer`."""
+        """Queues one step of an ensemble, made for the deployment that takes it; its answers are given to `on_answer`."""
 
         def submit(deployment: Deployment) -> Call:
             request = make(deployment)
@@ -176,7 +167,7 @@ class DataPlane:
         if not self.started or self.stopping:
             return False
         return not self.strict_readiness or (
-            all(entry.state == State.READY or entry.reason == "unloaded" for entry in self.registry.index())
+            all(entry.state == ModelState.READY or entry.reason == "unloaded" for entry in self.registry.index())
             and not any(deployment.stranded for deployment in self.registry.deployments())
         )
 
@@ -236,58 +227,6 @@ class DataPlane:
             if name not in record.serving:
                 raise VersionNotFound(model, name)
         return [_describe(record.serving[name], default=name == record.default_version) for name in wanted]
-
-    def index(self, ready_only: bool = False) -> list[IndexEntry]:
-        """The repository index: every version known, with its state and the reason where it does not serve.
-
-        Models that were never loaded are listed by their names alone (Triton).
-        """
-        found = self.registry.index()
-        if ready_only:
-            return [entry for entry in found if entry.state == State.READY]
-        known = set(self.registry.names())
-        found += [IndexEntry(name) for name in self.modelcontrol.names() if name not in known] if self.modelcontrol else []
-        return sorted(found, key=lambda entry: entry.name)
-
-    # -- control, TorchServe's verbs ----------------------------------------------------------------------------------------
-
-    def register(self, registration: Registration) -> tuple[str, str, int]:
-        """Registers a model from the model store: its name, version and number of workers."""
-        return self._management().register(registration)
-
-    def scale(self, model: str, version: str | None, min_workers: int, max_workers: int, synchronous: bool) -> int | None:
-        """Sets how many workers a version has; their number where it waited for them, else None."""
-        return self._management().scale(model, version, min_workers, max_workers, synchronous)
-
-    def set_default(self, model: str, version: str) -> None:
-        """Names the version that answers when none is given."""
-        self._management().set_default(model, version)
-
-    def unregister(self, model: str, version: str | None = None) -> None:
-        """Removes a version; what it had accepted is answered first."""
-        self._management().unregister(model, version)
-
-    def _management(self) -> Management:
-        if self.management is None:
-            raise Unsupported("this server was started without a management of models")
-        return self.management
-
-    # -- control, Triton's verbs --------------------------------------------------------------------------------------------
-
-    def load(self, model: str, config_json: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
-        """Loads or reloads a model of the repository; returns when it serves."""
-        self._modelcontrol().load(model, config_json, files)
-
-    def unload(self, model: str, dependents: bool = False) -> None:
-        """Stops a model of the repository; with `dependents` the ensembles' steps too."""
-        self._modelcontrol().unload(model, dependents)
-
-    def _modelcontrol(self) -> ModelControl:
-        if self.modelcontrol is None:
-            raise Unavailable(
-                "no model repository is served; start with --model-repository DIR --model-control-mode=explicit"
-            )
-        return self.modelcontrol
 
     # -- the end ---------------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from ...core.errors import JitneyError
 from ...core.model_config import ModelConfig
 from ...core.request import Request, Response
 from ..ipc.arena import Arena
+from ..ipc.io_context import IoContext
 from ..metrics.statistics import Statistics
 from ..workers.pool import HostServer, WorkerStatus
 from .response_cache import ResponseCache
@@ -26,7 +27,7 @@ OnAnswer = Callable[[Response | JitneyError], None]
 MakeRequest = Callable[["Deployment"], Request]
 
 
-class State(StrEnum):
+class ModelState(StrEnum):
     """Triton's model states, as the repository index shows them."""
 
     LOADING = "LOADING"
@@ -42,12 +43,14 @@ class Options:
     shape_change  "lane": an odd shape waits in a lane of its own; "flush": it closes the batch before it (Triton's way)
     host          answers workers' own calls: other models' inference, loading, unloading
     on_event      on_event(deployment, kind, payload) takes what workers emit: metrics of handlers and models
+    io            the process' own
     """
 
     shape_change: str = "lane"
     host: HostServer | None = None
     on_event: Callable[[Deployment, str, Mapping[str, Any]], None] | None = None
     cache: ResponseCache | None = None
+    io: IoContext = field(default_factory=IoContext)
 
 
 class Deployment(ABC):
@@ -60,7 +63,7 @@ class Deployment(ABC):
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
-        self.state = State.LOADING
+        self.state = ModelState.LOADING
         self.reason = ""
         self.stamp: Hashable = None  # what its files looked like when it was loaded, where the loader cares
         self.min_workers, self.max_workers = config.min_workers, config.max_workers
@@ -86,7 +89,7 @@ class Deployment(ABC):
         return False
 
     @abstractmethod
-    def refuse_if_hopeless(self) -> None:
+    def refuse_without_workers(self) -> None:
         """Raises where a request could not be answered: stopping, not loaded, no workers, or none that gets up again."""
 
     def refuse_if_full(self, priority: int | None = None) -> None:  # noqa: B027 - nothing to be full without a queue

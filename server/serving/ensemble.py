@@ -5,7 +5,7 @@ step is batched with other requests' steps and independent steps run side by sid
 the graph on the thread that brought it.
 
 A large tensor between steps stays in shared memory: the worker's reader copies it into the arena of the last step that takes
-it (`Run._place`), whose `submit` takes the slot over. Steps that take it before copy it from there. A slot that nobody took,
+it (`Run._place`), whose `submit` takes the slot over. Steps that take it before copy it from there. A slot that no step took,
 because the run failed or a model was replaced, is freed when no step runs any more: until then readers may be writing.
 """
 
@@ -24,7 +24,7 @@ from ...core.model_config import ModelConfig
 from ...core.request import FINAL_MARK, Request, Response
 from ...core.tensor import Buffer, Tensor
 from ..ipc.arena import Arena
-from .deployment import Deployment, MakeRequest, OnAnswer, State
+from .deployment import Deployment, MakeRequest, ModelState, OnAnswer
 from .ensemble_flow import Flowing, Membership, Step, entering, for_step, leaving, needed
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class Run:
             part = self.models.step(step.model, step.version, make, answered, place)
         except JitneyError as error:
             self._answered(started, error)
-        except Exception as error:  # nobody else would answer the call
+        except Exception as error:  # else the call would never be answered
             log.exception("ensemble '%s'", self.config.name)
             self._answered(started, ModelFailed(f"{type(error).__name__}: {error}"))
         else:
@@ -221,16 +221,18 @@ class EnsembleDeployment(Deployment):
         self.models = models
         self.steps = steps_of(config)
         self._closing = False
-        self.state = State.READY
+        self.state = ModelState.READY
 
     @property
     def ready(self) -> bool:
-        return self.state is State.READY and all(self.models.model_ready(step.model, step.version) for step in self.steps)
+        return self.state is ModelState.READY and all(
+            self.models.model_ready(step.model, step.version) for step in self.steps
+        )
 
-    def refuse_if_hopeless(self) -> None:
+    def refuse_without_workers(self) -> None:
         if self._closing:
             raise Draining(f"ensemble '{self.config.name}' is stopping and accepts no new requests")
-        if self.state is State.UNAVAILABLE:
+        if self.state is ModelState.UNAVAILABLE:
             raise ModelNotReady(self.config.name, self.config.version, self.reason)
 
     def submit(
@@ -244,7 +246,7 @@ class EnsembleDeployment(Deployment):
         target: Target | None = None,
         encode: Encode | None = None,
     ) -> Call:
-        self.refuse_if_hopeless()
+        self.refuse_without_workers()
         call = Call(request, self.config)
         call.encode = encode
         call.batch_rows = request.rows
@@ -261,7 +263,7 @@ class EnsembleDeployment(Deployment):
 
     def close(self, timeout: float, *, reason: str = "unloaded") -> None:
         self._closing = True
-        self.state, self.reason = State.UNAVAILABLE, reason
+        self.state, self.reason = ModelState.UNAVAILABLE, reason
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ class OrderedAnswers:
     """Holds each call's answers until every call that was admitted before it has had its final one.
 
     Threads: any. Answers are handed on with no lock held, since that may start an ensemble's next step, on another model with
-    ordered answers or on the same. One thread at a time hands on, whoever brought the answers, so that none is overtaken.
+    ordered answers or on the same. One thread at a time hands answers on, so that none is overtaken.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class OrderedAnswers:
 
     def _answered(self, call: Call, answer: Answer) -> None:
         with self._lock:
-            if call in self._waiting:  # else it was refused, and nobody waits
+            if call in self._waiting:  # else it was refused
                 self._held.setdefault(call, []).append(answer)
                 self._release()
         self._hand_on()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ...core.errors import ModelNotFound, ModelNotReady, VersionNotFound
-from .deployment import Deployment, State
+from .deployment import Deployment, ModelState
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Record:
     """What is known of one model: the deployments that serve it and the reasons of the versions that do not."""
 
     serving: Mapping[str, Deployment] = field(default_factory=dict)
-    reasons: Mapping[str, tuple[State, str]] = field(default_factory=dict)
+    reasons: Mapping[str, tuple[ModelState, str]] = field(default_factory=dict)
     default: str | None = None
 
     @cached_property
@@ -43,9 +43,9 @@ class Record:
         return max(self.serving, key=version_order, default=None)
 
 
-def _told(state: State, reason: str) -> str:
-    """Why a version does not serve, for whoever asked it."""
-    return reason or ("it is being loaded" if state is State.LOADING else "")
+def _told(state: ModelState, reason: str) -> str:
+    """Why a version does not serve, as requests for it are told."""
+    return reason or ("it is being loaded" if state is ModelState.LOADING else "")
 
 
 def version_order(version: str) -> tuple[int, int, str]:
@@ -59,7 +59,7 @@ class Registry:
     def __init__(self) -> None:
         self._records: Mapping[str, Record] = {}
         self._lock = threading.Lock()
-        self.on_change: Callable[[], None] = lambda: None  # called before whoever changed something hears of it
+        self.on_change: Callable[[], None] = lambda: None  # called before the change is answered
         self.state = 0  # changes with every change
 
     # -- reading ---------------------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ class Registry:
         self._change(name, change)
         return replaced[0] if replaced else None
 
-    def note(self, model: str, version: str, state: State, reason: str) -> None:
+    def note(self, model: str, version: str, state: ModelState, reason: str) -> None:
         """Lists a version that does not serve, with its reason; `version` "" where the model as a whole is meant."""
         self._change(model, lambda record: replace(record, reasons={**record.reasons, version: (state, reason)}))
 
@@ -146,7 +146,7 @@ class Registry:
                 taken.append(serving.pop(version))
             reasons = {v: why for v, why in record.reasons.items() if v != version}
             if reason is not None:
-                reasons[version] = (State.UNAVAILABLE, reason)
+                reasons[version] = (ModelState.UNAVAILABLE, reason)
             return Record(serving, reasons, record.default) if serving or reasons else None
 
         self._change(model, change)

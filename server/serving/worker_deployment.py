@@ -2,7 +2,7 @@
 
 A call's way: `submit` checks that the model can answer, writes the tensors into the arena and queues the call; the dispatcher
 forms a batch when a worker is idle and the pool runs it; the worker's reader answers the calls; `_batch_done` frees the arena
-and counts. A call that expires or is withdrawn before it left the queue is freed there. Whoever frees, exactly one does: a
+and counts. A call that expires or is withdrawn before it left the queue is freed there. Exactly one thread frees: a
 call is either still in the queue or in exactly one batch.
 """
 
@@ -27,7 +27,7 @@ from ..batching.queue import Batcher
 from ..ipc.arena import Arena
 from ..workers.pool import BatchReport, Pool, WorkerStatus
 from ..workers.running_calls import encoded
-from .deployment import Deployment, OnAnswer, Options, State
+from .deployment import Deployment, ModelState, OnAnswer, Options
 from .ordering import OrderedAnswers
 from .response_cache import ResponseCache, cache_key
 
@@ -69,6 +69,7 @@ class WorkerDeployment(Deployment):
             host=options.host,
             on_event=self._event,
             on_state=self._workers_changed,
+            io=options.io,
         )
         self.dispatcher = Dispatcher(
             self._make_batcher(),
@@ -76,6 +77,7 @@ class WorkerDeployment(Deployment):
             deliver=self._deliver,
             expire=self._expired,
             tickets=config.use_job_ticket,
+            coalescer=options.io.coalescer,
             name=f"{config.name}/{config.version}",
         )
 
@@ -112,13 +114,13 @@ class WorkerDeployment(Deployment):
         """
         if not retry:
             self.pool.scale(workers)
-            self._answer_hopeless()
+            self._answer_without_workers()
             return
         self.start(workers, retry=True)
-        self._answer_hopeless()
+        self._answer_without_workers()
         with self._lock:
-            if self.state is State.UNAVAILABLE and not self._closing:
-                self.state, self.reason = State.LOADING if workers else State.READY, ""
+            if self.state is ModelState.UNAVAILABLE and not self._closing:
+                self.state, self.reason = ModelState.LOADING if workers else ModelState.READY, ""
 
     def explainer(self) -> WorkerDeployment:
         """Runs the archive's own handler, for explanations of a model whose predictions take the fast path.
@@ -142,24 +144,24 @@ class WorkerDeployment(Deployment):
         except LoadFailed as error:
             with self._lock:
                 if not (self._retries and self.pool.ready()) and not self._closing:
-                    self.state, self.reason = State.UNAVAILABLE, str(error)
+                    self.state, self.reason = ModelState.UNAVAILABLE, str(error)
             raise
         with self._lock:
             if not self._closing:
-                self.state, self.reason = State.READY, ""
+                self.state, self.reason = ModelState.READY, ""
 
     def _workers_changed(self) -> None:
         """Where failing starts are tried again, the first worker that comes up makes the model ready."""
-        self._answer_hopeless()
-        if not self._retries or self.state not in (State.LOADING, State.UNAVAILABLE) or not self.pool.ready():
+        self._answer_without_workers()
+        if not self._retries or self.state not in (ModelState.LOADING, ModelState.UNAVAILABLE) or not self.pool.ready():
             return
         with self._lock:
             if not self._closing:
-                self.state, self.reason = State.READY, ""
+                self.state, self.reason = ModelState.READY, ""
 
-    def _answer_hopeless(self) -> None:
+    def _answer_without_workers(self) -> None:
         """Answers what waits for a worker where none is to be expected: scaled to none, or none of them could load the model."""
-        if not self.pool.hopeless():
+        if not self.pool.no_workers_left():
             return
         for item in self.dispatcher.clear():
             self._abandon(item, self.pool.no_workers())
@@ -169,7 +171,7 @@ class WorkerDeployment(Deployment):
             if self._closing:
                 return
             self._closing = True
-        self.state, self.reason = State.UNLOADING, reason
+        self.state, self.reason = ModelState.UNLOADING, reason
         deadline = time.monotonic() + timeout
         self.dispatcher.drain(timeout)
         if self._explainer is not None:
@@ -178,7 +180,7 @@ class WorkerDeployment(Deployment):
             self._abandon(item, Draining(f"model '{self.config.name}' was stopped before this request ran"))
         self.pool.stop(max(0.0, deadline - time.monotonic()))
         self.arena.close()
-        self.state = State.UNAVAILABLE
+        self.state = ModelState.UNAVAILABLE
 
     # -- requests --------------------------------------------------------------------------------------------------------
 
@@ -193,8 +195,8 @@ class WorkerDeployment(Deployment):
         target: Target | None = None,
         encode: Encode | None = None,
     ) -> Call:
-        if self._closing or self.state is State.UNAVAILABLE or not self.pool.promising:
-            self.refuse_if_hopeless()
+        if self._closing or self.state is ModelState.UNAVAILABLE or not self.pool.accepting:
+            self.refuse_without_workers()
         if self._cache is None and not request.rows > self.config.max_batch_size > 0:  # which is another error
             self.refuse_if_full(priority)
         call = Call(request, self.config, on_answer=on_answer)
@@ -219,15 +221,15 @@ class WorkerDeployment(Deployment):
             call.slots = []
             self._refused(call, error)
             raise
-        self._answer_hopeless()  # the last worker may have gone since the check above
+        self._answer_without_workers()  # the last worker may have gone since the check above
         return call
 
-    def refuse_if_hopeless(self) -> None:
+    def refuse_without_workers(self) -> None:
         if self._closing:
             raise Draining(f"model '{self.config.name}' is stopping and accepts no new requests")
-        if self.state is State.UNAVAILABLE:
+        if self.state is ModelState.UNAVAILABLE:
             raise ModelNotReady(self.config.name, self.config.version, self.reason)
-        if self.pool.hopeless():
+        if self.pool.no_workers_left():
             raise self.pool.no_workers()
 
     def refuse_if_full(self, priority: int | None = None) -> None:
@@ -301,7 +303,7 @@ class WorkerDeployment(Deployment):
             if call.slots:
                 self._free(call)
         self.statistics.batch(report)
-        self.dispatcher.brisk = report.ok and sum(report.durations) < BRISK_NS
+        self.dispatcher.low_latency = report.ok and sum(report.durations) < BRISK_NS
 
     def _event(self, kind: str, payload: Mapping[str, Any]) -> None:
         if self._on_event is not None:
@@ -340,7 +342,7 @@ class WorkerDeployment(Deployment):
 
     @property
     def ready(self) -> bool:
-        return self.state is State.READY and self.pool.ready() > 0
+        return self.state is ModelState.READY and self.pool.ready() > 0
 
     @property
     def stranded(self) -> bool:

@@ -177,6 +177,17 @@ class Settings:
         return self.management_address.is_local if self.enable_model_api is None else self.enable_model_api
 
     @property
+    def held_bytes(self) -> int:
+        """What one process of the server may hold: its share, but as much as one request and one answer may have in any case.
+
+        What the response cache keeps is counted too, and has a limit of its own.
+        """
+        processes = self.front_ends + 1 if self.front_ends > 1 else 1
+        processes += self.grpc.front_ends if self.grpc_addresses else 0
+        least = self.max_request_size + self.max_response_size
+        return max(self.max_held_bytes // processes, least) + self.cache_config
+
+    @property
     def snapshot_folder(self) -> Path:
         return Path(self.log_location) / "config"
 
@@ -189,7 +200,7 @@ def _absolute(cwd: str | Path) -> Path:
 
 
 def access_problems(settings: Settings) -> list[str]:
-    """Why the server must not start: other machines could use or manage it and nobody decided about tokens."""
+    """Why the server must not start: other machines could use or manage it and no setting says whether requests need tokens."""
     problems = []
     if settings.token and len(settings.token) < MIN_TOKEN:
         problems.append(f"JITNEY_TOKEN has {len(settings.token)} characters, expected at least {MIN_TOKEN}")

@@ -31,7 +31,7 @@ FLAG_COMMANDS = {
 #: Variables with the settings' prefixes that are read elsewhere, or by TorchServe's workers and tests only.
 OTHER_TS_NAMES = {"TS_CONFIG_FILE", "TS_BENCHMARK", *(f"TS_REQUEST_SEQUENCE_{part}" for part in ("ID", "START", "END"))}
 OTHER_JITNEY_NAMES = {"JITNEY_TOKEN", "JITNEY_CONFORMANCE", "JITNEY_SLOW_TESTS"}
-#: Seconds that a model of a repository may take to load where nobody says how long.
+#: Seconds that a model of a repository may take to load where no setting says how long.
 REPOSITORY_STARTUP_S = 1200
 PATHS = (
     *("model_store", "workflow_store", "metrics_config", "keystore", "certificate_file", "private_key_file", "log_config"),

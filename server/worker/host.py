@@ -13,7 +13,7 @@ from ...backends.base import Host
 from ...core.errors import ModelFailed
 from ...core.request import Request, Response
 from ..ipc import wire
-from ..workers.channel import Channel
+from ..workers.channel import MessageChannel
 from ..workers.messages import Event, HostCall, HostCancel, HostReply
 
 _READER, _WRITER = msgspec.msgpack.Decoder(HostCall), msgspec.msgpack.Encoder()
@@ -37,9 +37,9 @@ def _check(call: HostCall) -> None:
 
 
 class FrameHost(Host):
-    """Sends each call with a number of its own; whoever receives hands the replies to the one that waits for it."""
+    """Sends each call with a number of its own; the receiving thread hands the replies to the one that waits."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: MessageChannel) -> None:
         self._channel = channel
         self.on_call: Callable[[], None] = lambda: None  # the model begins to wait for replies
         self._numbers = itertools.count(1)
@@ -106,7 +106,7 @@ class FrameHost(Host):
     # ---- whichever thread receives
 
     def deliver(self, reply: HostReply) -> None:
-        """Hands over a reply; dropped where nobody waits any more."""
+        """Hands over a reply; dropped where no thread waits any more."""
         replies = self._waiting.get(reply.call)
         if replies is not None:
             replies.put(reply)

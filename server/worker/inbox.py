@@ -1,7 +1,7 @@
 """`Inbox`: how a worker process gets its messages. Worker process only.
 
 Waking another thread of the same process costs each batch more than its messages do. So the main thread reads the socket itself
-while it waits for a batch. While it executes one, nobody reads, at first; the watching thread takes over
+while it waits for a batch. While it executes one, no thread reads, at first; the watching thread takes over
 
     * where a batch runs for longer than `MOMENT_S`, so that cancellations reach it and the server can go on sending,
     * at once, where the model waits for the server's reply to a call,
@@ -18,9 +18,11 @@ import sys
 import threading
 from collections.abc import Callable
 
+from ..ipc.frame import BadFrame, PeerClosed
+from ..ipc.messages import Message
 from ..process import exits
-from ..workers.channel import BadFrame, Channel, PeerClosed
-from ..workers.messages import Execute, Message, Stop
+from ..workers.channel import MessageChannel
+from ..workers.messages import Execute, Stop
 
 #: Batches shorter than this are not told of cancellations; seconds.
 MOMENT_S = 0.02
@@ -35,10 +37,10 @@ class Inbox:
     BadFrame from `dispatch`, like the end of the server, ends this process: the main thread may be deep in a model.
     """
 
-    def __init__(self, channel: Channel, dispatch: Callable[[Message], None], expecting: Callable[[], bool]) -> None:
+    def __init__(self, channel: MessageChannel, dispatch: Callable[[Message], None], expecting: Callable[[], bool]) -> None:
         self._channel, self._dispatch, self._expecting = channel, dispatch, expecting
         self._lock = threading.Lock()
-        self._reader: str | None = _WATCH  # who reads; None while a batch runs and nobody does
+        self._reader: str | None = _WATCH  # which thread reads; None while a batch runs and none does
         self._handed: queue.SimpleQueue[Execute | Stop] = queue.SimpleQueue()
         self._batches = 0
         self._parked = False
@@ -61,7 +63,7 @@ class Inbox:
         if mine:
             self._reader = None
         if self._parked or self._expecting():
-            self._ring()
+            self._signal()
         return message
 
     # ---- any thread
@@ -69,9 +71,9 @@ class Inbox:
     def expect(self) -> None:
         """The model waits for a reply from now on."""
         if self._reader is None:
-            self._ring()
+            self._signal()
 
-    def _ring(self) -> None:
+    def _signal(self) -> None:
         os.eventfd_write(self._bell, 1)
 
     def _read(self) -> Execute | Stop:

@@ -1,4 +1,4 @@
-"""A worker process: `python -m jitney.server.worker.main`, started by `child.Child` and by nobody else.
+"""A worker process: `python -m jitney.server.worker.main`, started by `workers.worker_process` alone.
 
     main thread      load the model, then receive and execute batch after batch     blocks on the socket
     watching thread  receives while the main thread is busy (`inbox`): replies to   blocks on the socket
@@ -29,10 +29,12 @@ from ...backends.extras import explain
 from ...backends.telling import text_of, trace_of
 from ...core.errors import JitneyError
 from ...core.model_config import ModelConfig
+from ..ipc.frame import BadFrame, PeerClosed
 from ..ipc.memory import Region
+from ..ipc.messages import Message
 from ..process import exits
-from ..workers.channel import BadFrame, Channel, PeerClosed
-from ..workers.messages import Cancel, Execute, HostReply, Load, Loaded, Message
+from ..workers.channel import MessageChannel
+from ..workers.messages import Cancel, Execute, HostReply, Load, Loaded
 from .host import FrameHost
 from .inbox import Inbox
 from .running_batch import RunningBatch, is_out_of_memory
@@ -57,7 +59,7 @@ def load(message: Load, host: FrameHost) -> Backend:
 class Worker:
     """The life of this process between the first message and the exit code."""
 
-    def __init__(self, channel: Channel, arena_fd: int, reply_fd: int) -> None:
+    def __init__(self, channel: MessageChannel, arena_fd: int, reply_fd: int) -> None:
         self._channel, self._arena_fd, self._reply_fd = channel, arena_fd, reply_fd
         self._host = FrameHost(channel)
         self._inbox = Inbox(channel, self._dispatch, self._host.waiting)
@@ -168,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # A forked child holding the socket would hide this process's death from the server.
     os.register_at_fork(after_in_child=connection.close)
     try:
-        code = Worker(Channel(connection), options.arena_fd, options.reply_fd).serve()
+        code = Worker(MessageChannel(connection), options.arena_fd, options.reply_fd).serve()
     except (PeerClosed, ConnectionError):
         code = exits.PARENT_GONE
     except BaseException:  # noqa: BLE001 - a defect, or sys.exit() in the model: the server logs the traceback

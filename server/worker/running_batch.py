@@ -14,9 +14,11 @@ from ...core.errors import ModelFailed
 from ...core.request import Failure, Request, Response
 from ...core.tensor import Buffer
 from ..ipc import wire
+from ..ipc.frame import MAX_PAYLOAD
 from ..ipc.memory import Region
-from ..workers.channel import MAX_PAYLOAD, Channel
-from ..workers.messages import Data, Execute, Results, WireRequest
+from ..ipc.messages import Data, WireRequest
+from ..workers.channel import MessageChannel
+from ..workers.messages import Execute, Results
 
 #: Answers up to this size travel in the frame: cheaper than two copies through shared memory.
 INLINE = 4 << 10
@@ -57,7 +59,7 @@ class RunningBatch:
     `respond` may be called from any thread.
     """
 
-    def __init__(self, message: Execute, channel: Channel, arena: Region, reply: Region, decoupled: bool) -> None:
+    def __init__(self, message: Execute, channel: MessageChannel, arena: Region, reply: Region, decoupled: bool) -> None:
         self.id = message.batch
         self._message, self._channel, self._arena, self._reply, self._decoupled = message, channel, arena, reply, decoupled
         self._lock = threading.Lock()

@@ -1,149 +1,27 @@
-"""The bytes between a server and its worker: this module alone knows them.
+"""The connection between a server and its worker: the messages of `messages`, each in a frame of its own.
 
-     0        4      5                5 + length
-    ┌────────┬──────┬────────────────┐
-    │ length │ kind │ payload        │   length   uint32, little-endian: bytes of the payload
-    └────────┴──────┴────────────────┘   kind     uint8: an index into `KINDS`
-                                         payload  msgpack of that kind's message
-
-Front ends and the scheduler use the same frames (`frontends.messages`), of one kind that holds several messages.
-
-A frame is at most `MAX_PAYLOAD` long: what is larger travels in shared memory. Both ends are this code, so a bad frame means
-that a process writes where it should not; there is no way to go on after one.
+A frame's kind is an index into `KINDS`. Front ends and the scheduler use the same frames (`frontends.messages`), of one kind that
+holds several messages.
 """
 
 from __future__ import annotations
 
 import socket
-import struct
 import threading
 
 import msgspec
 
-from .messages import Cancel, Event, Execute, HostCall, HostCancel, HostReply, Load, Loaded, Message, Results, Stop
+from ..ipc.frame import HEADER, MAX_PAYLOAD, BadFrame, FrameReader
+from ..ipc.messages import Message
+from .messages import Cancel, Event, Execute, HostCall, HostCancel, HostReply, Load, Loaded, Results, Stop
 
-MAX_PAYLOAD = 64 << 20
 KINDS: tuple[type[Message], ...] = (Load, Loaded, Execute, Results, Cancel, HostCall, HostReply, HostCancel, Event, Stop)
 
-HEADER = struct.Struct("<IB")
 _KIND_OF = {kind: number for number, kind in enumerate(KINDS)}
 _DECODERS = tuple(msgspec.msgpack.Decoder(kind) for kind in KINDS)
-_BUFFER = 64 << 10
 
 
-class PeerClosed(EOFError):
-    """The other process closed its end, or ended."""
-
-
-class BadFrame(ValueError):
-    """What arrived is no frame of ours, or what should be sent does not fit one."""
-
-
-class FrameReader:
-    """Reads frames of so many kinds from a connected stream socket. For one thread at a time."""
-
-    def __init__(self, sock: socket.socket, kinds: int) -> None:
-        self._socket, self._kinds = sock, kinds
-        self._in = memoryview(bytearray(_BUFFER))
-        self._start = self._end = 0  # unread bytes of _in
-
-    def read_frame(self) -> tuple[int, bytes | bytearray]:
-        """Waits for the next frame: its kind, and its payload in memory of its own.
-
-        PeerClosed at the end, BadFrame where the bytes make no sense.
-        """
-        self._buffer(HEADER.size)
-        length, kind = HEADER.unpack_from(self._in, self._start)
-        if kind >= self._kinds:
-            raise BadFrame(f"unknown kind of frame {kind}, expected one below {self._kinds}")
-        if length > MAX_PAYLOAD:
-            raise BadFrame(f"frame of {length} bytes is over the limit of {MAX_PAYLOAD}")
-        self._start += HEADER.size
-        return kind, self._payload(length)
-
-    def take_frame(self) -> tuple[int, bytes | bytearray] | None:
-        """The next frame where it is here as a whole, after reading what has come without waiting; else None."""
-        if self.holds_frame:
-            return self.read_frame()
-        if not self._make_room():
-            return None
-        try:
-            count = self._socket.recv_into(self._in[self._end :], 0, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return None
-        except ConnectionError as error:
-            raise PeerClosed(str(error)) from None
-        if not count:
-            raise PeerClosed("closed")
-        self._end += count
-        return self.read_frame() if self.holds_frame else None
-
-    @property
-    def is_long(self) -> bool:
-        """Whether the next frame, as far as it is known, is too long for `take_frame`."""
-        return self._next_size() > _BUFFER
-
-    @property
-    def holds_frame(self) -> bool:
-        """Whether the next frame has been read from the socket as a whole."""
-        have = self._end - self._start
-        return have >= HEADER.size and have >= self._next_size()
-
-    def _next_size(self) -> int:
-        if self._end - self._start < HEADER.size:
-            return HEADER.size
-        length, kind = HEADER.unpack_from(self._in, self._start)
-        broken = kind >= self._kinds or length > MAX_PAYLOAD
-        return HEADER.size if broken else HEADER.size + int(length)
-
-    def _make_room(self) -> bool:
-        """Moves unread bytes to the front where the next message does not fit behind them; false where it never fits."""
-        size, have = self._next_size(), self._end - self._start
-        if size > _BUFFER:
-            return False
-        if not have:
-            self._start = self._end = 0
-        elif self._start + size > _BUFFER:
-            self._in[:have] = bytes(self._in[self._start : self._end])
-            self._start, self._end = 0, have
-        return True
-
-    def _payload(self, length: int) -> bytes | bytearray:
-        """The next `length` bytes, in memory of their own: decoded messages may refer to it."""
-        if length <= _BUFFER:
-            self._buffer(length)
-            self._start += length
-            return bytes(self._in[self._start - length : self._start])
-        payload = bytearray(length)
-        with memoryview(payload) as target:
-            at = self._end - self._start
-            target[:at] = self._in[self._start : self._end]
-            self._start = self._end = 0
-            while at < length:
-                at += self._read(target[at:], partial=True)
-        return payload
-
-    def _buffer(self, wanted: int) -> None:
-        """Reads until `wanted` unread bytes (no more than the buffer's size) are there."""
-        while (have := self._end - self._start) < wanted:
-            if not have:
-                self._start = self._end = 0
-            elif self._start + wanted > _BUFFER:
-                self._in[:have] = bytes(self._in[self._start : self._end])
-                self._start, self._end = 0, have
-            self._end += self._read(self._in[self._end :], partial=have > 0 or wanted != HEADER.size)
-
-    def _read(self, target: memoryview, partial: bool) -> int:
-        try:
-            count = self._socket.recv_into(target)
-        except ConnectionError as error:
-            raise PeerClosed(str(error)) from None
-        if not count:
-            raise PeerClosed("closed in the middle of a frame" if partial else "closed")
-        return count
-
-
-class Channel(FrameReader):
+class MessageChannel(FrameReader):
     """Sends and receives messages over a connected stream socket.
 
     Any thread may `send` and `hold`; only one may `receive` at a time. Closing belongs to the owner of the socket.

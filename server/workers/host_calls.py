@@ -13,7 +13,7 @@ from ...core import errors
 from ...core.request import Failure, Request, Response
 from ..ipc import wire
 from .messages import HostCall, HostReply
-from .worker_process import Child
+from .worker_process import WorkerProcess
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class HostServer(Protocol):
     def infer(self, model: str, version: str, request: Request, timeout_s: float | None) -> Iterator[Response]:
         """Runs a request, `version` "" = the served default; yields its responses up to the final one.
 
-        Where the iterator is `Awaited`, it is told from another thread when nobody listens any more.
+        Where the iterator is `Awaited`, it is told from another thread when its worker no longer listens.
         """
 
     def control(self, verb: str, model: str, arguments: Mapping[str, Any]) -> Any:
@@ -84,7 +84,7 @@ class _Asked:
         return self.verb != "infer" or (isinstance(self._responses, Awaited) and self._responses.underway)
 
     def over(self) -> bool:
-        """Whether nobody listens any more; raises the error that ended it where there is one."""
+        """Whether its worker no longer listens; raises the error that ended it where there is one."""
         if self.error is not None:
             raise self.error
         return self.is_cancelled()
@@ -106,17 +106,17 @@ class _Gone(Exception):
     """The worker that asked is no longer there."""
 
 
-class HostDesk:
+class HostCalls:
     """Runs the calls of one pool's workers, on threads that exist only once a model asks for something."""
 
     def __init__(self, server: HostServer | None, name: str) -> None:
         self._server = server
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"jitney-{name}-host")
-        self._running: dict[tuple[Child, int], _Asked] = {}
+        self._running: dict[tuple[WorkerProcess, int], _Asked] = {}
 
     # ---- reading threads of the workers
 
-    def accept(self, child: Child, call: HostCall) -> None:
+    def accept(self, child: WorkerProcess, call: HostCall) -> None:
         """Queues a call; its replies go to `child`."""
         asked = self._running[child, call.call] = _Asked(call.verb)
         try:
@@ -124,13 +124,13 @@ class HostDesk:
         except RuntimeError:  # closed: the worker is about to stop as well
             self._running.pop((child, call.call), None)
 
-    def cancel(self, child: Child, number: int) -> None:
+    def cancel(self, child: WorkerProcess, number: int) -> None:
         """The model wants no more of this call."""
         asked = self._running.get((child, number))
         if asked is not None:
             asked.cancel()
 
-    def forget(self, child: Child) -> None:
+    def forget(self, child: WorkerProcess) -> None:
         """The worker ended: so do its calls."""
         for key, asked in list(self._running.items()):
             if key[0] is child:
@@ -138,7 +138,7 @@ class HostDesk:
 
     # ---- supervising thread
 
-    def excused(self, child: Child, limit_s: float) -> float | None:
+    def excused(self, child: WorkerProcess, limit_s: float) -> float | None:
         """The instant up to which a worker may be silent because it waits, or just waited, for the server; None: no longer.
 
         While another worker is at what it asked for, that worker's limit counts. What has only waited for a worker for
@@ -164,9 +164,9 @@ class HostDesk:
         """Waits for the running calls and drops those that wait."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    # ---- threads of the desk
+    # ---- its own threads
 
-    def _serve(self, child: Child, call: HostCall, asked: _Asked) -> None:
+    def _serve(self, child: WorkerProcess, call: HostCall, asked: _Asked) -> None:
         try:
             if asked.over():
                 return
@@ -186,7 +186,7 @@ class HostDesk:
         finally:
             self._running.pop((child, call.call), None)
 
-    def _infer(self, server: HostServer, child: Child, call: HostCall, asked: _Asked) -> None:
+    def _infer(self, server: HostServer, child: WorkerProcess, call: HostCall, asked: _Asked) -> None:
         if call.request is None:
             raise errors.InvalidRequest("infer without a request")
         request = wire.request_from_wire(call.request, wire.by_value)
@@ -201,13 +201,13 @@ class HostDesk:
                 return
         raise errors.ModelFailed(f"model '{call.model}' ended without a final response")
 
-    def _refuse(self, child: Child, call: HostCall, error: Exception) -> None:
+    def _refuse(self, child: WorkerProcess, call: HostCall, error: Exception) -> None:
         try:
             self._reply(child, HostReply(call.call, error=failure_of(error)))
         except _Gone:
             pass
 
-    def _reply(self, child: Child, reply: HostReply) -> None:
+    def _reply(self, child: WorkerProcess, reply: HostReply) -> None:
         child.heard = time.monotonic()
         try:
             child.send(reply)

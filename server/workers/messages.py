@@ -3,7 +3,7 @@
     server -> worker                                      worker -> server
     Load       what to load, sizes of the memory          Loaded      it is ready, or why it is not
     Execute    one batch                                  Results     some or all answers of the batch
-    Cancel     nobody waits for this request any more     HostCall    the model wants something of the server
+    Cancel     this request's client has gone             HostCall    the model wants something of the server
     HostReply  an answer to a HostCall                    HostCancel  it wants no more of it
     Stop       finish and end                             Event       a metric, ...
 
@@ -14,57 +14,13 @@ encoded or understood fails alone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from ...core.model_config import ModelConfig
-from ...core.request import Failure, Instance, Parameter
-from ...core.tensor import Buffer
-
-if TYPE_CHECKING:
-    Data = Buffer | tuple[int, int]
-else:
-    Data = bytearray | tuple[int, int]  # what is decoded: writable, so that no library complains about it
-
-
-class Message(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """Base of all that is sent: fields in order, no names."""
-
-
-class WireTensor(Message):
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    data: Data
-
-
-class WirePart(Message):
-    name: str
-    content_type: str
-    data: Data
-
-
-class WireRequest(Message):
-    id: str
-    tensors: list[WireTensor]
-    parts: list[WirePart]
-    headers: dict[str, str]
-    parameters: dict[str, Parameter]
-    outputs: tuple[str, ...]
-    rows: int
-
-
-class WireResponse(Message):
-    tensors: list[WireTensor]
-    body: Data | None
-    status: int
-    reason: str
-    headers: dict[str, str]
-    parameters: dict[str, Parameter]
-    error: Failure | None
-    final: bool
-
+from ...core.request import Failure, Instance
+from ..ipc.messages import Message, WireRequest, WireResponse
 
 # --- server -> worker
 
@@ -138,7 +94,7 @@ class HostCall(Message):
     version: str = ""
     request: WireRequest | None = None
     timeout_s: float | None = None
-    arguments: dict[str, Any] = {}  # msgspec gives each message its own
+    arguments: dict[str, Any] = {}  # noqa: RUF012 - msgspec gives each message its own
 
 
 class HostCancel(Message):

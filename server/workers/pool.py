@@ -25,15 +25,17 @@ from ...core.call import Call
 from ...core.errors import Draining, HoldsTooMuch, JitneyError, LoadFailed, NoWorkers, WorkerDied
 from ...core.model_config import AT_ONCE, ModelConfig
 from ..ipc.arena import Arena
+from ..ipc.io_context import IoContext
+from ..ipc.messages import Message
 from ..process import cores
 from . import capacity, placement
-from .host_calls import HostDesk, HostServer
-from .messages import Cancel, Event, HostCall, HostCancel, Message, Results
-from .roster import State
-from .running_calls import Batch, BatchReport
+from .host_calls import HostCalls, HostServer
+from .messages import Cancel, Event, HostCall, HostCancel, Results
+from .roster import WorkerState
+from .running_calls import BatchReport, RunningCalls
 from .status import WorkerStatus, status
 from .supervisor import Member, Supervisor
-from .worker_process import Child
+from .worker_process import WorkerProcess
 
 __all__ = ["BatchReport", "HostServer", "Pool", "Seat", "WorkerStatus"]
 
@@ -72,10 +74,11 @@ class Pool:
         on_event: Callable[[str, Mapping[str, Any]], None] | None = None,
         on_state: Callable[[], None] | None = None,
         gpus: Sequence[int] | None = None,
+        io: IoContext | None = None,
     ) -> None:
         self.config = config
         self._on_idle, self._on_batch, self._on_event, self._on_state = on_idle, on_batch, on_event, on_state
-        self._desk = HostDesk(host, config.name)
+        self._host_calls = HostCalls(host, config.name)
         self._gpus = gpus
         self._log = logging.getLogger(f"jitney.model.{config.name}")
         self._numbers = itertools.count(1)
@@ -86,10 +89,11 @@ class Pool:
             on_message=self._message,
             on_ready=self._ready,
             on_end=self._end,
-            excused=self._desk.excused,
+            excused=self._host_calls.excused,
+            io=io or IoContext(),
         )
         self._lock, self._roster = self._supervisor.lock, self._supervisor.roster
-        self._waiting: collections.deque[Batch] = collections.deque()  # batches whose worker died in the very moment
+        self._waiting: collections.deque[RunningCalls] = collections.deque()  # batches whose worker died in the very moment
 
     # ---- size
 
@@ -114,7 +118,7 @@ class Pool:
         threads = cores.wanted_threads()
         places = placement.instances(self.config, count, gpus=gpus, cores=cores.usable_cores(), threads=threads)
         self._supervisor.resize(count, places)
-        self._give_up_hopeless()
+        self._give_up_without_workers()
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """Waits until all wanted workers are ready.
@@ -129,14 +133,14 @@ class Pool:
         With `drain`, batches are finished first; calls that are not answered after `timeout` seconds fail with Draining.
         """
         self._supervisor.close()
-        self._give_up_hopeless()
+        self._give_up_without_workers()
         left = self._supervisor.wait_ended(time.monotonic() + (timeout if drain else 0.0))
         cause = Draining(f"model '{self.config.name}' was stopped before it answered")
         for child in left:
             child.kill(cause)
         self._supervisor.join()
-        self._give_up_hopeless()
-        self._desk.close()
+        self._give_up_without_workers()
+        self._host_calls.close()
 
     @property
     def failure(self) -> LoadFailed | None:
@@ -163,15 +167,15 @@ class Pool:
     def healthy(self) -> int:
         """Workers that are ready, starting or waiting to be started again; those given up do not count."""
         with self._lock:
-            return sum(worker.state is not State.FAILED for worker in self._roster.members)
+            return sum(worker.state is not WorkerState.FAILED for worker in self._roster.members)
 
-    def hopeless(self) -> bool:
+    def no_workers_left(self) -> bool:
         """Whether who waits for a worker waits for nothing, as far as is known: there is none, or none could load the model
         when it last tried, whether or not it will try again. Takes no lock."""
         return not self._roster.idle and self._roster.barren()
 
     @property
-    def promising(self) -> bool:
+    def accepting(self) -> bool:
         """Whether there are workers, and none of them could not load lately. Takes no lock."""
         return self._supervisor.failure is None and bool(self._roster.members)
 
@@ -188,7 +192,7 @@ class Pool:
     def seats(self) -> list[Seat]:
         """The workers that have loaded the model and stay, busy or not."""
         with self._lock:
-            loaded = [w for w in self._roster.members if w.state in (State.READY, State.BUSY)]
+            loaded = [w for w in self._roster.members if w.state in (WorkerState.READY, WorkerState.BUSY)]
             return [Seat(worker.id, worker.child.pid) for worker in loaded if worker.child is not None]
 
     # ---- batches
@@ -199,7 +203,7 @@ class Pool:
         Where no worker is idle (it may have died since the caller looked) the batch goes to the next that is.
         `call.slots` are the slots of the request's tensors, then its parts, or empty: then the data goes with the message.
         """
-        batch = Batch(next(self._numbers), calls)
+        batch = RunningCalls(next(self._numbers), calls)
         if not batch.live:
             self._report(batch.report())
             return
@@ -209,7 +213,7 @@ class Pool:
                 self._waiting.append(batch)
         if worker is None:
             self._serve_waiting()
-            self._give_up_hopeless()
+            self._give_up_without_workers()
         else:
             self._hand_over(worker, batch)
 
@@ -218,7 +222,7 @@ class Pool:
 
         Where it is gone or not idle the calls fail with WorkerDied.
         """
-        batch = Batch(next(self._numbers), calls, pinned=True)
+        batch = RunningCalls(next(self._numbers), calls, pinned=True)
         if not batch.live:
             self._report(batch.report())
             return
@@ -231,14 +235,14 @@ class Pool:
             self._hand_over(worker, batch)
 
     def cancel(self, call: Call) -> None:
-        """Tells the worker that holds this call, if any does, that nobody waits for it (`Request.is_cancelled`)."""
+        """Tells the worker that holds this call, if any does, that its client has gone (`Request.is_cancelled`)."""
         with self._lock:
             workers = [*self._roster.members, *self._roster.leaving]
             held = [(w.child, w.batch) for w in workers if w.child and w.batch and call in w.batch.live]
         for child, batch in held:
             self._withdraw(child, batch, batch.live.index(call))
 
-    def _hand_over(self, worker: Member, batch: Batch) -> None:
+    def _hand_over(self, worker: Member, batch: RunningCalls) -> None:
         self._note_start(batch)
         child = worker.child
         try:
@@ -254,14 +258,14 @@ class Pool:
             self._supervisor.watch(worker)
 
     @staticmethod
-    def _note_start(batch: Batch) -> None:
+    def _note_start(batch: RunningCalls) -> None:
         """For calls whose deployment has not noted it."""
         if not batch.live[0].times.dispatched:
             now = time.monotonic_ns()
             for call in batch.live:
                 call.times.dispatched, call.batch_rows = now, batch.rows
 
-    def _take_back(self, worker: Member, batch: Batch) -> None:
+    def _take_back(self, worker: Member, batch: RunningCalls) -> None:
         """The worker died before it got the batch whole, so it has not begun: another may run it, unless it is pinned."""
         child = worker.child
         with self._lock:
@@ -276,7 +280,7 @@ class Pool:
             self._fail(batch, WorkerDied(f"the worker of model '{self.config.name}' that held the sequence died"))
         elif ours:
             self._serve_waiting()
-            self._give_up_hopeless()
+            self._give_up_without_workers()
 
     def _serve_waiting(self) -> None:
         while True:
@@ -287,10 +291,10 @@ class Pool:
                 batch = self._waiting.popleft()
             self._hand_over(worker, batch)
 
-    def _give_up_hopeless(self) -> None:
+    def _give_up_without_workers(self) -> None:
         """Fails waiting batches that no worker will ever take."""
         with self._lock:
-            if not self._waiting or not self._roster.hopeless():
+            if not self._waiting or not self._roster.no_workers_left():
                 return
             batches, closing = list(self._waiting), self._supervisor.closing
             self._waiting.clear()
@@ -299,11 +303,11 @@ class Pool:
         for batch in batches:
             self._fail(batch, error)
 
-    def _fail(self, batch: Batch, error: JitneyError, worker: str = "") -> None:
+    def _fail(self, batch: RunningCalls, error: JitneyError, worker: str = "") -> None:
         batch.fail(error)
         self._report(batch.report(worker))
 
-    def _withdraw(self, child: Child, batch: Batch, index: int) -> None:
+    def _withdraw(self, child: WorkerProcess, batch: RunningCalls, index: int) -> None:
         if index not in batch.cancelled:
             batch.cancelled.add(index)
             try:
@@ -313,20 +317,20 @@ class Pool:
 
     # ---- messages (reading thread of the worker)
 
-    def _message(self, worker: Member, child: Child, message: Message) -> None:
+    def _message(self, worker: Member, child: WorkerProcess, message: Message) -> None:
         if isinstance(message, Results):
             self._results(worker, child, message)
         elif isinstance(message, Event):
             if self._on_event is not None:
                 self._call(self._on_event, message.kind, message.payload)
         elif isinstance(message, HostCall):
-            self._desk.accept(child, message)
+            self._host_calls.accept(child, message)
         elif isinstance(message, HostCancel):
-            self._desk.cancel(child, message.call)
+            self._host_calls.cancel(child, message.call)
         else:
             raise ValueError(f"{type(message).__name__} is not for the server")
 
-    def _results(self, worker: Member, child: Child, results: Results) -> None:
+    def _results(self, worker: Member, child: WorkerProcess, results: Results) -> None:
         batch = worker.batch
         if batch is None:
             raise ValueError("answers without a batch")
@@ -356,13 +360,13 @@ class Pool:
                 batch.fail(JitneyError(f"worker '{child.name}' left the request without an answer"))
             self._report(batch.report(child.name, results))
 
-    def _times(self, batch: Batch, results: Results) -> None:
+    def _times(self, batch: RunningCalls, results: Results) -> None:
         before, model, after = results.input_ns, results.infer_ns, results.output_ns
         for call in batch.live:
             times = call.times
             times.compute_input, times.compute_infer, times.compute_output = before, model, after
 
-    def _release(self, worker: Member, batch: Batch) -> bool:
+    def _release(self, worker: Member, batch: RunningCalls) -> bool:
         """The worker's batch is over and copied out: it gets the next one, or is idle, or goes.
 
         False where its process ended a moment ago: the batch was failed with it.
@@ -373,7 +377,7 @@ class Pool:
                 return False
             self._roster.release(worker, time.monotonic())
             stopping = worker.leaving
-            if self._waiting and self._supervisor.closing:  # nobody else will come: what was accepted is finished
+            if self._waiting and self._supervisor.closing:  # no other worker will come: what was accepted is finished
                 following = self._waiting.popleft()
                 self._roster.assign(worker, following, time.monotonic())
         if following is not None:
@@ -390,13 +394,13 @@ class Pool:
         self._call(self._on_idle)
         self._call(self._on_state)
 
-    def _end(self, child: Child | None, batch: Batch | None) -> None:
+    def _end(self, child: WorkerProcess | None, batch: RunningCalls | None) -> None:
         """A process ended: its batch fails now."""
         if child is not None:
-            self._desk.forget(child)
+            self._host_calls.forget(child)
         if child is not None and batch is not None:
             self._fail(batch, child.death(), child.name)
-        self._give_up_hopeless()
+        self._give_up_without_workers()
         self._call(self._on_state)
 
     # ---- any thread

@@ -3,7 +3,7 @@
     STARTING ──▶ READY ◀──▶ BUSY          any of them ──(process ends)──▶ BACKOFF ──▶ STARTING
         READY, BUSY ──(scaled down)──▶ STOPPING ──▶ gone                    └──(too often)──▶ FAILED
 
-A worker keeps its id, name and device when its process is replaced. Whoever uses a roster holds the lock.
+A worker keeps its id, name and device when its process is replaced. Callers hold the supervisor's lock.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ C = TypeVar("C")  # the process
 B = TypeVar("B")  # the batch
 
 
-class State(enum.StrEnum):
+class WorkerState(enum.StrEnum):
     STARTING = "STARTING"
     READY = "READY"
     BUSY = "BUSY"
@@ -61,7 +61,7 @@ class Worker(Generic[C, B]):
     id: int
     instance: Instance
     backoff: Backoff
-    state: State = State.STARTING
+    state: WorkerState = WorkerState.STARTING
     child: C | None = None
     batch: B | None = None
     alarm: float | None = None
@@ -73,7 +73,7 @@ class Worker(Generic[C, B]):
 
     def barren(self) -> bool:
         """Whether nothing is to be hoped for: it was given up, or could not load the model when it last tried."""
-        return self.load_failed or self.state is State.FAILED
+        return self.load_failed or self.state is WorkerState.FAILED
 
 
 class Roster(Generic[C, B]):
@@ -99,7 +99,7 @@ class Roster(Generic[C, B]):
 
     def ready(self) -> int:
         """Members that are loaded, with or without a batch."""
-        return sum(worker.state in (State.READY, State.BUSY) for worker in self.members)
+        return sum(worker.state in (WorkerState.READY, WorkerState.BUSY) for worker in self.members)
 
     def barren(self) -> bool:
         """Whether no member serves, nor is loading with an open end: there is none, or none could load the model lately."""
@@ -108,18 +108,18 @@ class Roster(Generic[C, B]):
                 return False
         return True
 
-    def hopeless(self) -> bool:
+    def no_workers_left(self) -> bool:
         """Whether a batch that waits now is not to be served as far as anybody knows."""
         return self.barren() and not any(w.batch for w in self.leaving)
 
     def loading(self) -> int:
         """Members whose processes are loading the model."""
-        return sum(worker.child is not None and worker.state is State.STARTING for worker in self.members)
+        return sum(worker.child is not None and worker.state is WorkerState.STARTING for worker in self.members)
 
     def refused(self) -> Worker[C, B] | None:
         """A member that could not be loaded and is not loading again right now."""
-        over = (State.BACKOFF, State.FAILED)
-        return next((w for w in self.members if w.state is State.FAILED or (w.load_failed and w.state in over)), None)
+        over = (WorkerState.BACKOFF, WorkerState.FAILED)
+        return next((w for w in self.members if w.state is WorkerState.FAILED or (w.load_failed and w.state in over)), None)
 
     def processes(self) -> list[C]:
         return [worker.child for worker in (*self.members, *self.leaving) if worker.child is not None]
@@ -135,8 +135,8 @@ class Roster(Generic[C, B]):
         added: list[Worker[C, B]] = [self._hire(place(n), now) for n in range(len(self.members), count)]
         dismissed = self.members[count:]
         for worker in kept:
-            if worker.state is State.FAILED:
-                worker.state, worker.alarm, worker.load_failed = State.STARTING, now, False
+            if worker.state is WorkerState.FAILED:
+                worker.state, worker.alarm, worker.load_failed = WorkerState.STARTING, now, False
                 worker.backoff = Backoff(self._give_up_after_s)
         self.members = kept + added
         return [worker for worker in dismissed if self._dismiss(worker, now)]
@@ -147,7 +147,7 @@ class Roster(Generic[C, B]):
     def _dismiss(self, worker: Worker[C, B], now: float) -> bool:
         if worker in self.idle:
             self.idle.remove(worker)
-        worker.leaving, worker.state = True, State.STOPPING
+        worker.leaving, worker.state = True, WorkerState.STOPPING
         if worker.child is None:
             worker.alarm = None
             return False
@@ -176,7 +176,7 @@ class Roster(Generic[C, B]):
 
     def assign(self, worker: Worker[C, B], batch: B, now: float) -> None:
         worker.batch = batch
-        worker.state = State.STOPPING if worker.leaving else State.BUSY
+        worker.state = WorkerState.STOPPING if worker.leaving else WorkerState.BUSY
         self.progress(worker, now)
 
     def progress(self, worker: Worker[C, B], now: float) -> None:
@@ -189,7 +189,7 @@ class Roster(Generic[C, B]):
         if worker.leaving:
             worker.alarm = now + STOP_GRACE_S
         else:
-            worker.state = State.READY
+            worker.state = WorkerState.READY
             self.idle.append(worker)
 
     # ---- life
@@ -200,7 +200,7 @@ class Roster(Generic[C, B]):
         if worker.leaving:
             self.leaving.append(worker)
             return False
-        worker.state = State.STARTING
+        worker.state = WorkerState.STARTING
         worker.alarm = now + self._startup_s if self._startup_s > 0 else None
         return True
 
@@ -224,9 +224,9 @@ class Roster(Generic[C, B]):
         worker.error, worker.load_failed = reason, load_failed
         delay = worker.backoff.failed(now)
         if delay is None or (load_failed and not self.retry and not self.ever_loaded):
-            worker.state = State.FAILED
+            worker.state = WorkerState.FAILED
         else:
-            worker.state, worker.alarm = State.BACKOFF, now + delay
+            worker.state, worker.alarm = WorkerState.BACKOFF, now + delay
             worker.restarts += 1
         return batch
 

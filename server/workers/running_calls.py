@@ -1,4 +1,4 @@
-"""`Batch`: the calls that one worker executes together, as the server keeps them; `BatchReport`: how that went."""
+"""`RunningCalls`: the calls that one worker executes together, as the server keeps them; `BatchReport`: how that went."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from ...core.call import Call
 from ...core.errors import HoldsTooMuch, InvalidRequest, JitneyError
 from ...core.request import Failure, Response
 from ..ipc import wire
+from ..ipc.messages import WireResponse
 from ..ipc.wire import Fetch
-from .messages import Execute, Results, WireResponse
+from .messages import Execute, Results
 
 _ENCODER = msgspec.msgpack.Encoder()
 _RESPONSE = msgspec.msgpack.Decoder(WireResponse)
@@ -34,7 +35,7 @@ class BatchReport:
     ok: bool
 
 
-class Batch:
+class RunningCalls:
     """`calls` are those that were handed in, `live` those that are executed, at their index of the message.
 
     A call that is over already, or that cannot be encoded (it is failed with InvalidRequest), is not executed. A `pinned`

@@ -7,8 +7,8 @@ from typing import Any
 
 import psutil
 
-from .roster import State, Worker
-from .worker_process import Child
+from .roster import Worker, WorkerState
+from .worker_process import WorkerProcess
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class WorkerStatus:
     id: int
     name: str
     pid: int
-    state: State
+    state: WorkerState
     started: float
     memory_bytes: int
     gpu: int | None
@@ -32,7 +32,7 @@ class WorkerStatus:
     load_seconds: float = 0.0
 
 
-def status(worker: Worker[Child, Any]) -> WorkerStatus:
+def status(worker: Worker[WorkerProcess, Any]) -> WorkerStatus:
     child = worker.child
     pid, load_seconds = (child.pid, child.load_seconds) if child is not None else (0, 0.0)
     instance = worker.instance

@@ -17,20 +17,22 @@ from ...core.errors import Draining, JitneyError, LoadFailed, WorkerTimeout
 from ...core.model_config import ModelConfig
 from ...core.request import Instance
 from ..ipc.arena import Arena
+from ..ipc.io_context import IoContext
+from ..ipc.messages import Message
 from ..process import threads
 from ..process.cores import usable_cores
 from . import capacity
-from .messages import Loaded, Message, Stop
+from .messages import Loaded, Stop
 from .roster import Alarm, Roster, Worker
-from .running_calls import Batch
-from .worker_process import Child
+from .running_calls import RunningCalls
+from .worker_process import WorkerProcess
 
 log = logging.getLogger(__name__)
 
 #: Processes of a model that load at the same time, also where there are few cores.
 MIN_AT_ONCE = 4
 
-Member = Worker[Child, Batch]
+Member = Worker[WorkerProcess, RunningCalls]
 
 
 class Supervisor:
@@ -48,16 +50,17 @@ class Supervisor:
         arena: Arena,
         factory: str,
         *,
-        on_message: Callable[[Member, Child, Message], None],
+        on_message: Callable[[Member, WorkerProcess, Message], None],
         on_ready: Callable[[], None],
-        on_end: Callable[[Child | None, Batch | None], None],
-        excused: Callable[[Child, float], float | None],
+        on_end: Callable[[WorkerProcess | None, RunningCalls | None], None],
+        excused: Callable[[WorkerProcess, float], float | None],
+        io: IoContext,
     ) -> None:
-        self._config, self._arena, self._factory = config, arena, factory
+        self._config, self._arena, self._factory, self._io = config, arena, factory, io
         self._on_message, self._on_ready, self._on_end, self._excused = on_message, on_ready, on_end, excused
         self._model_log = logging.getLogger(f"jitney.model.{config.name}")
         self.lock = threading.Lock()
-        self.roster: Roster[Child, Batch] = Roster(
+        self.roster: Roster[WorkerProcess, RunningCalls] = Roster(
             startup_s=config.startup_timeout_s,
             response_s=config.response_timeout_s,
             give_up_after_s=config.max_retry_timeout_s,
@@ -67,7 +70,7 @@ class Supervisor:
         self.failure: LoadFailed | None = None
         self._alarm = threading.Condition(self.lock)  # the supervising thread sleeps here
         self._changed = threading.Condition(self.lock)  # `wait_ready` and `wait_ended` sleep here
-        self._buried: list[Child] = []
+        self._exited: list[WorkerProcess] = []
         self._sleeps_until = -math.inf
         self._thread: threading.Thread | None = None
 
@@ -97,7 +100,7 @@ class Supervisor:
         self._dismiss(dismissed)
 
     def _dismiss(self, dismissed: Sequence[Member]) -> None:
-        """Ends those without a batch, and at once whoever leaves and cannot go by itself because a signal stopped it."""
+        """Ends those without a batch, and at once those that leave and cannot go by themselves because a signal stopped it."""
         for worker in dismissed:
             self.dismiss(worker)
         with self.lock:
@@ -131,7 +134,7 @@ class Supervisor:
                     raise TimeoutError(f"model '{self._config.name}': {have} of {want} workers ready after {timeout:g} s")
                 self._changed.wait(remaining)
 
-    def wait_ended(self, deadline: float) -> list[Child]:
+    def wait_ended(self, deadline: float) -> list[WorkerProcess]:
         """Waits until every process ended, or until `deadline`; returns those that are left."""
         with self.lock:
             while (left := self.roster.processes()) and (remaining := deadline - time.monotonic()) > 0:
@@ -176,7 +179,7 @@ class Supervisor:
         while True:
             with self.lock:
                 due = self.roster.due(time.monotonic())
-                buried, self._buried = self._buried, []
+                buried, self._exited = self._exited, []
                 if not due and not buried:
                     if self.closing and not self.roster.processes():
                         return
@@ -185,7 +188,7 @@ class Supervisor:
             for child in buried:
                 child.join()
             for worker, alarm in due:
-                self._ring(worker, alarm)
+                self._signal(worker, alarm)
 
     def _sleep(self) -> None:
         wake_at = self.roster.wake_at()
@@ -193,7 +196,7 @@ class Supervisor:
         self._alarm.wait(None if wake_at is None else max(0.0, wake_at - time.monotonic()))
         self._sleeps_until = -math.inf
 
-    def _ring(self, worker: Member, alarm: Alarm) -> None:
+    def _signal(self, worker: Member, alarm: Alarm) -> None:
         child, config = worker.child, self._config
         if alarm is Alarm.START:
             self._launch(worker)
@@ -210,7 +213,7 @@ class Supervisor:
             log.warning("worker '%s' did not end when it was asked to, and is killed", child.name)
             child.kill()
 
-    def _late(self, worker: Member, child: Child) -> bool:
+    def _late(self, worker: Member, child: WorkerProcess) -> bool:
         """Whether the worker whose alarm rang has no excuse; with one its alarm is set again."""
         until = self._excused(child, self._config.response_timeout_s)
         with self.lock:
@@ -227,7 +230,7 @@ class Supervisor:
             return
         message, gone = partial(self._message, worker), partial(self._gone, worker)
         try:
-            child = Child(self._config, worker.instance, self._arena, self._factory, message, gone)
+            child = WorkerProcess(self._config, worker.instance, self._arena, self._factory, message, gone, self._io)
         except (OSError, ValueError, JitneyError) as error:
             self._not_started(worker, f"its process cannot be started: {error}")
             return
@@ -261,13 +264,13 @@ class Supervisor:
 
     # ---- reading thread of the worker
 
-    def _message(self, worker: Member, child: Child, message: Message) -> None:
+    def _message(self, worker: Member, child: WorkerProcess, message: Message) -> None:
         if isinstance(message, Loaded):
             self._loaded(worker, child, message)
         else:
             self._on_message(worker, child, message)
 
-    def _loaded(self, worker: Member, child: Child, message: Loaded) -> None:
+    def _loaded(self, worker: Member, child: WorkerProcess, message: Loaded) -> None:
         if message.reason:
             if message.detail:
                 self._model_log.error("%s: could not load\n%s", child.name, message.detail)
@@ -281,7 +284,7 @@ class Supervisor:
         self._model_log.info("%s: ready (pid %d, %.1f s)", child.name, child.pid, child.load_seconds)
         self._on_ready()
 
-    def _gone(self, worker: Member, child: Child) -> None:
+    def _gone(self, worker: Member, child: WorkerProcess) -> None:
         """The process ended: its calls are to be told now, and it is replaced unless it was told to go."""
         refusal, load_failed = child.refusal, not child.loaded
         reason = refusal.reason if refusal else str(child.cause or child.ending())
@@ -291,7 +294,7 @@ class Supervisor:
             if load_failed and not expected:
                 memory = refusal is not None and refusal.out_of_memory
                 self.failure = LoadFailed(self._text(worker, reason), memory)
-            self._buried.append(child)
+            self._exited.append(child)
             self._notify()
         if not expected:
             what = "could not load" if load_failed else "ended"

@@ -1,4 +1,4 @@
-"""`Child`: one worker process as the server sees it: started, spoken to, read from, killed, buried."""
+"""`WorkerProcess`: one worker process as the server sees it: started, spoken to, read from, killed, buried."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from ...core.errors import Draining, JitneyError, WorkerDied
 from ...core.model_config import ModelConfig
 from ...core.request import Instance
 from ...core.tensor import Buffer
-from ..ipc import coalesce, reactor
 from ..ipc.arena import Arena
+from ..ipc.frame import BadFrame, PeerClosed
+from ..ipc.io_context import IoContext
 from ..ipc.memory import Region
+from ..ipc.messages import Data, Message
 from ..process import exits
 from ..process.environment import module_command, own_python
-from .channel import BadFrame, Channel, PeerClosed
+from .channel import MessageChannel
 from .logs import LogPump
-from .messages import Data, Load, Loaded, Message, Results
+from .messages import Load, Loaded, Results
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +71,12 @@ def environment(config: ModelConfig, instance: Instance) -> dict[str, str]:
     return {**MALLOC, **inherited, **threads, "PYTHONUNBUFFERED": "1", **config.environment}
 
 
-class Child:
+class WorkerProcess:
     """A process, its socket, its reply memory, and the two threads that read from it.
 
     `on_message(child, message)` is called by the reading thread or, while that lends its socket, by the process' reactor;
     finally `on_exit(child)`, by the reading thread. `send` and `kill` may be called by any thread. The thread that makes a
-    Child must outlive it: the kernel kills the process with that thread. OSError where the process cannot be started;
+    WorkerProcess must outlive it: the kernel kills the process with that thread. OSError where the process cannot be started;
     nothing is left of it then.
     """
 
@@ -84,13 +86,14 @@ class Child:
         instance: Instance,
         arena: Arena,
         factory: str,
-        on_message: Callable[[Child, Message], None],
-        on_exit: Callable[[Child], None],
+        on_message: Callable[[WorkerProcess, Message], None],
+        on_exit: Callable[[WorkerProcess], None],
+        io: IoContext,
     ) -> None:
-        self.name, self._model = instance.name, config.name
+        self.name, self._model, self._io = instance.name, config.name, io
         self.started = time.time()
         self.loaded, self.load_seconds = False, 0.0
-        self.heard = -math.inf  # monotonic seconds when the server last answered a question of its model (`hosting`)
+        self.heard = -math.inf  # monotonic seconds when the server last answered a question of its model (`host_calls`)
         self.cause: JitneyError | None = None
         self.refusal: Loaded | None = None
         self._on_message, self._on_exit = on_message, on_exit
@@ -121,7 +124,7 @@ class Child:
             raise
         self._reply.close_fd()
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", _SEND_TIMEOUT_S, 0))
-        self._channel = Channel(self._socket)
+        self._channel = MessageChannel(self._socket)
         self._killing = threading.Lock()
         self._returned = threading.Event()  # the reactor has given the socket back
         self._left_over: Message | None = None  # of what it read
@@ -239,12 +242,12 @@ class Child:
         except Exception as error:
             log.exception("worker '%s': its messages cannot be handled", self.name)
             self.kill(JitneyError(f"worker '{self.name}' was ended: {type(error).__name__}: {error}"))
-        self._bury()
+        self._finish()
         self._on_exit(self)
 
     def _lend(self) -> None:
         """Lets the reactor read until it gives the socket back; raises what went wrong there."""
-        reader = reactor.current()
+        reader = self._io.reactors.current()
         self._returned.clear()
         if reader is None or not reader.watch(self._socket.fileno(), self._serve, self._returned.set):
             return
@@ -268,10 +271,10 @@ class Child:
             return False
         return not self._channel.is_long
 
-    # ---- whoever reads
+    # ---- the reading thread or the reactor's
 
     def _handle(self, message: Message) -> None:
-        with coalesce.together():  # a batch's answers leave for their front end in one piece
+        with self._io.coalescer.together():  # a batch's answers leave for their front end in one piece
             self._on_message(self, message)
 
     # ---- the reading thread
@@ -283,7 +286,7 @@ class Child:
         self._socket.close()
         self._reply.close()
 
-    def _bury(self) -> None:
+    def _finish(self) -> None:
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:

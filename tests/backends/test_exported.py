@@ -45,6 +45,10 @@ class Typed(torch.nn.Module):
         return input.clone()
 
 
+def named(name: str, array: Any) -> dict[str, Any]:
+    return {name: array}
+
+
 def export(module: torch.nn.Module, path: Path, *arguments: Any, dynamic: Any = None, **keywords: Any) -> Any:
     program = torch.export.export(module.eval(), arguments, keywords or None, dynamic_shapes=dynamic)
     torch.export.save(program, path)
@@ -65,11 +69,11 @@ def linear(folder: Path, **fields: Any) -> Any:
 
 def check_linear(backend: Any, name: str = "x") -> None:
     sent = [np.random.default_rng(rows).normal(size=(rows, 3)).astype(np.float32) for rows in (1, 2, 5)]
-    for array, answer in zip(sent, answers(backend, [request(**{name: array}) for array in sent]), strict=True):
+    for array, answer in zip(sent, answers(backend, [request(**named(name, array)) for array in sent]), strict=True):
         first, second = arrays(answer).values()
         np.testing.assert_allclose(first, array * 2 + 1, rtol=1e-6)
         np.testing.assert_allclose(second, array.sum(1, keepdims=True), rtol=1e-5, atol=1e-6)
-    (alone,) = answers(backend, [request(**{name: sent[0]})])
+    (alone,) = answers(backend, [request(**named(name, sent[0]))])
     np.testing.assert_allclose(next(iter(arrays(alone).values())), sent[0] * 2 + 1, rtol=1e-6)
 
 
@@ -99,7 +103,9 @@ def test_tensors_inside_of_arguments_are_inputs_of_their_own(tmp_path: Path, nam
     save_nested(tmp_path)
     outputs = [spec("b", 2), spec("sum", 2)]
     backend = loaded(config(tmp_path, "exported", [spec(name, 2) for name in names], outputs, rows=0))
-    sent = {name: np.array([value, value], np.float32) for name, value in zip(names, (1, 10, 100), strict=True)}
+    sent: dict[str, Any] = {
+        name: np.array([value, value], np.float32) for name, value in zip(names, (1, 10, 100), strict=True)
+    }
     (answer,) = answers(backend, [request(**sent)])
     assert arrays(answer)["sum"].tolist() == [133.0, 133.0]
     assert arrays(answer)["b"].tolist() == [10.0, 10.0]

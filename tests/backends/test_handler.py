@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +17,16 @@ ECHO = "class Echo:\n    def handle(self, data, context):\n        return [{NAME
 
 
 @pytest.fixture
-def handler(tmp_path):
+def handler(tmp_path: Path) -> Callable[..., Any]:
     """Writes the handler's source (and other files) and runs it."""
 
-    def run_it(source: str, *batches, entry: str = "my_handler.py", files: dict[str, str] | None = None, **spec) -> Outcome:
+    def run_it(
+        source: str,
+        *batches: list[dict[str, Any]],
+        entry: str = "my_handler.py",
+        files: dict[str, str] | None = None,
+        **spec: Any,
+    ) -> Outcome:
         (tmp_path / "my_handler.py").write_text(source)
         for name, text in (files or {}).items():
             (tmp_path / name).write_text(text)
@@ -77,7 +85,7 @@ class Generalized(BaseHandler):
 '''
 
 
-def test_a_generalized_text_handler(handler):
+def test_a_generalized_text_handler(handler: Callable[..., Any]) -> None:
     outcome = handler(
         GENERALIZED_TEXT,
         [body("a b", name="data"), body("extraordinary words", "text/plain"), json_body("c")],
@@ -107,7 +115,7 @@ class Micro(BaseHandler):
 """
 
 
-def test_a_micro_batching_handler(handler):
+def test_a_micro_batching_handler(handler: Callable[..., Any]) -> None:
     yaml = {"micro_batching": {"micro_batch_size": 2, "parallelism": {"preprocess": 2, "inference": 1}}}
     outcome = handler(MICRO, [json_body(n) for n in range(5)], yaml=yaml)
     assert outcome.bodies() == [[2, 0], [2, 1], [2, 2], [2, 3], [1, 4]]
@@ -131,12 +139,12 @@ class Bright(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
-def test_a_subclass_of_image_classifier_and_the_built_in_one(handler, tmp_path):
+def test_a_subclass_of_image_classifier_and_the_built_in_one(handler: Callable[..., Any], tmp_path: Path) -> None:
     import io
 
     from PIL import Image
 
-    torch.jit.script(Bright()).save(str(tmp_path / "model.pt"))
+    torch.jit.script(Bright()).save(str(tmp_path / "model.pt"))  # type: ignore[no-untyped-call]
     images = []
     for shade in (0, 255):
         out = io.BytesIO()
@@ -154,13 +162,13 @@ def test_a_subclass_of_image_classifier_and_the_built_in_one(handler, tmp_path):
 
 
 class TestEntryPoints:
-    def test_function_style_is_called_once_at_load(self, handler):
+    def test_function_style_is_called_once_at_load(self, handler: Callable[..., Any]) -> None:
         source = (
             "calls = []\ndef serve(data, context):\n    calls.append(data is None)\n    return [calls for _ in data or []]\n"
         )
         assert handler(source, [body("x")], entry="folder/my_handler.py:serve").bodies() == [[True, False]]
 
-    def test_a_class_can_be_named(self, handler):
+    def test_a_class_can_be_named(self, handler: Callable[..., Any]) -> None:
         source = ECHO.replace("{NAME}", "'first'") + ECHO.replace("Echo", "Second").replace("{NAME}", "'second'")
         assert handler(source, [body("x")], entry="my_handler:Second").bodies() == [b"second"]
 
@@ -176,11 +184,11 @@ class TestEntryPoints:
             ("x = (", "my_handler.py", "SyntaxError"),
         ],
     )
-    def test_refused(self, handler, tmp_path, source, entry, error):
+    def test_refused(self, handler: Callable[..., Any], tmp_path: Path, source: str, entry: str, error: str) -> None:
         found = handler(source, entry=entry).error
         assert found.startswith(error.replace("{dir}", str(tmp_path.resolve())))
 
-    def test_names_of_the_standard_library_and_modules_beside_the_handler(self, handler):
+    def test_names_of_the_standard_library_and_modules_beside_the_handler(self, handler: Callable[..., Any]) -> None:
         files = {
             "inspect.py": "import helper_beside\n" + ECHO.replace("{NAME}", "helper_beside.NAME"),
             "helper_beside.py": "NAME = 'beside'",
@@ -197,7 +205,7 @@ class TestEntryPoints:
         ({"envelope": "json", "yaml": {"asyncCommunication": True}}, "cannot be combined"),
     ],
 )
-def test_what_is_not_supported_is_refused_at_load(handler, spec, error):
+def test_what_is_not_supported_is_refused_at_load(handler: Callable[..., Any], spec: dict[str, Any], error: str) -> None:
     assert error in handler(ECHO.replace("{NAME}", "1"), **spec).error
 
 
@@ -224,7 +232,7 @@ class Async:
 """
 
 
-def test_async_handlers_run_side_by_side(handler):
+def test_async_handlers_run_side_by_side(handler: Callable[..., Any]) -> None:
     requests = [body(text, "text/plain") for text in ("first", "bad", "second")]
     outcome = handler(ASYNC, requests, yaml={"asyncCommunication": True})
     assert outcome.bodies() == [b"first", "Prediction failed", b"second"]
@@ -232,7 +240,7 @@ def test_async_handlers_run_side_by_side(handler):
     assert {r["headers"].get("x-id") for r in outcome.batches[0] if not r["error"]} == {"id-0", "id-2"}
 
 
-def test_a_coroutine_as_handle_is_awaited(handler):
+def test_a_coroutine_as_handle_is_awaited(handler: Callable[..., Any]) -> None:
     assert handler(ASYNC, [body("x"), body("y")]).bodies() == [b"together"] * 2
 
 
@@ -248,7 +256,7 @@ class Mixed:
 """
 
 
-def test_exceptions_as_elements_fail_their_request_only(handler):
+def test_exceptions_as_elements_fail_their_request_only(handler: Callable[..., Any]) -> None:
     outcome = handler(MIXED, [body(text, "text/plain") for text in ("fine", "teapot", "error", "object")])
     assert outcome.bodies() == [1, "short and stout", "Prediction failed", "Unsupported model output data type."]
     assert outcome.batches[0][1]["error"]["status"] == 418
@@ -271,7 +279,7 @@ def handle(data, context):
 """
 
 
-def test_streams_that_fail_stay_failed(handler):
+def test_streams_that_fail_stay_failed(handler: Callable[..., Any]) -> None:
     batches = [[body(text, "text/plain"), body("b", "text/plain")] for text in ("stop", "raise", "object")]
     stop, raised, bad = handler(STREAM, *batches).batches
     assert [(r["index"], r["final"], r["error"] and r["error"]["message"]) for r in stop] == [
@@ -293,7 +301,7 @@ class Enveloped:
 """
 
 
-def test_json_envelope_makes_one_batch_of_all_instances(handler):
+def test_json_envelope_makes_one_batch_of_all_instances(handler: Callable[..., Any]) -> None:
     requests = [json_body({"instances": [{"a": 1}, {"b64": "aGk="}]}), body('{"instances": [3]}')]
     outcome = handler(ENVELOPED, requests, envelope="json")
     assert [response["body"] for response in outcome.batches[0]] == [
@@ -309,25 +317,25 @@ def handle(data, context):
 """
 
 
-def test_json_envelope_decodes_values_of_instances_and_nothing_deeper(handler):
+def test_json_envelope_decodes_values_of_instances_and_nothing_deeper(handler: Callable[..., Any]) -> None:
     inner = {"b64": "aGk="}
     outcome = handler(ONE, [json_body({"instances": [{"a": inner, "b": {"c": inner}, "d": 1}]})], envelope="json")
     assert outcome.bodies() == [{"predictions": [repr({"a": b"hi", "b": {"c": inner}, "d": 1})]}]
 
 
-def test_json_envelope_gives_a_lone_request_what_there_is(handler):
+def test_json_envelope_gives_a_lone_request_what_there_is(handler: Callable[..., Any]) -> None:
     """As TorchServe does; the requests of a batch never get results of each other."""
     two, one = json_body({"instances": [1, 2]}), json_body({"instances": [3]})
     assert handler(ONE, [two], envelope="json").bodies() == [{"predictions": ["1"]}]
     assert handler(ONE, [two, one], envelope="json").bodies() == [{"predictions": ["1"]}, {"predictions": ["3"]}]
 
 
-def test_body_envelope(handler):
+def test_body_envelope(handler: Callable[..., Any]) -> None:
     assert handler(ENVELOPED, [body("x", name="data"), json_body([1])], envelope="body").bodies() == [b"x", [1]]
 
 
 @pytest.mark.parametrize("envelope", ["json", "kserve", "kservev2"])
-def test_a_handler_that_returns_nothing_is_no_answer(handler, envelope):
+def test_a_handler_that_returns_nothing_is_no_answer(handler: Callable[..., Any], envelope: str) -> None:
     """Envelopes pack results only; what the server says of None and [] is what it says without an envelope."""
     request = json_body({"instances": [1], "inputs": [{"name": "a", "shape": [1], "datatype": "INT8", "data": [1]}]})
     for returned, message in (("None", "Invalid model predict output"), ("[]", "number of batch response mismatched")):
@@ -345,8 +353,8 @@ class Inputs:
 """
 
 
-def test_kservev2_envelope(handler):
-    inputs = [
+def test_kservev2_envelope(handler: Callable[..., Any]) -> None:
+    inputs: list[dict[str, Any]] = [
         {"name": "a", "shape": [2, 2], "datatype": "INT64", "data": [1, 2, 3, 4]},
         {"name": "b", "shape": [1], "datatype": "BYTES", "data": ["text"]},
     ]
@@ -362,8 +370,8 @@ def test_kservev2_envelope(handler):
     ]
 
 
-def test_kservev2_envelope_gives_the_inputs_as_they_were_sent(handler):
-    inputs = [
+def test_kservev2_envelope_gives_the_inputs_as_they_were_sent(handler: Callable[..., Any]) -> None:
+    inputs: list[dict[str, Any]] = [
         {"name": "all", "shape": [1, 2, 2], "datatype": "FP32", "data": [1, 2.5, 3, 4], "parameters": {"k": 1}},
         {"name": "mask", "shape": [2], "datatype": "BOOL", "data": [True, False]},
         {"name": "text", "shape": [2], "datatype": "BYTES", "data": ["first", "second"]},
@@ -402,13 +410,13 @@ def handle(data, context):
         ("torch.tensor([1.5], dtype=torch.bfloat16)", "FP32", [1.5]),
     ],
 )
-def test_kservev2_outputs(handler, returned, datatype, data):
+def test_kservev2_outputs(handler: Callable[..., Any], returned: str, datatype: str, data: list[Any]) -> None:
     request = json_body({"inputs": [{"name": "code", "shape": [1], "datatype": "BYTES", "data": [returned]}]})
     (answer,) = handler(OUTPUTS, [request], envelope="kservev2").bodies()
     assert answer["outputs"] == [{"name": "code", "datatype": datatype, "data": data, "shape": [len(data)]}]
 
 
-def test_kservev2_outputs_take_the_inputs_names(handler):
+def test_kservev2_outputs_take_the_inputs_names(handler: Callable[..., Any]) -> None:
     request = json_body({"inputs": [{"name": "code", "shape": [1], "datatype": "BYTES", "data": ["[1, 2]"]}]})
     assert handler(OUTPUTS, [request], envelope="kservev2").bodies() == ["Prediction failed"]
 
@@ -424,7 +432,7 @@ def test_kservev2_outputs_take_the_inputs_names(handler):
         [],
     ],
 )
-def test_kservev2_requests_that_do_not_fit(handler, request_):
+def test_kservev2_requests_that_do_not_fit(handler: Callable[..., Any], request_: Any) -> None:
     assert handler(KSERVE_V2, [json_body(request_)], envelope="kservev2").bodies() == ["Prediction failed"]
 
 
@@ -442,7 +450,7 @@ class Around:
 """
 
 
-def test_ts_is_ours_even_where_another_one_is_installed(handler, tmp_path):
+def test_ts_is_ours_even_where_another_one_is_installed(handler: Callable[..., Any], tmp_path: Path) -> None:
     other = tmp_path / "site"
     (other / "ts").mkdir(parents=True)
     (other / "ts/__init__.py").write_text("raise RuntimeError('the real torchserve')")
@@ -450,7 +458,7 @@ def test_ts_is_ours_even_where_another_one_is_installed(handler, tmp_path):
     assert Path(outcome.bodies()[0]["ts"]).parent.parent.name == "compat"
 
 
-def test_pixel_limit_and_decoding_can_be_switched_off(handler):
+def test_pixel_limit_and_decoding_can_be_switched_off(handler: Callable[..., Any]) -> None:
     (on,) = handler(SURROUNDINGS, [body("{}", "application/json"), body("x", "text/plain")]).bodies()[:1]
     assert on["types"] == ["dict", "str"]
     assert on["limit"] > 0
@@ -459,12 +467,12 @@ def test_pixel_limit_and_decoding_can_be_switched_off(handler):
     assert (off["limit"], off["types"]) == (None, ["bytearray", "bytearray"])
 
 
-def test_deep_json_stays_bytes(handler):
+def test_deep_json_stays_bytes(handler: Callable[..., Any]) -> None:
     outcome = handler(SURROUNDINGS, [body("[" * 100_000, "application/json")])
     assert outcome.bodies()[0]["types"] == ["bytearray"]
 
 
-def test_metrics_yaml_declares_metrics(handler, tmp_path):
+def test_metrics_yaml_declares_metrics(handler: Callable[..., Any], tmp_path: Path) -> None:
     declared = {"gauge": [{"name": "HandlerTime", "unit": "ms", "dimensions": ["ModelName", "Level"]}]}
     files = {"metrics.yaml": json.dumps({"model_metrics": declared}), "other.yaml": "ts_metrics: {}"}
     assert handler(SURROUNDINGS, files=files, metrics_config=str(tmp_path / "metrics.yaml")).error == ""

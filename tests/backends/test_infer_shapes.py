@@ -17,7 +17,8 @@ class Tagger(nn.Module):
         self.head = nn.Linear(4, 3)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.head(self.embedding(tokens))
+        scores: torch.Tensor = self.head(self.embedding(tokens))
+        return scores
 
 
 class TwoInputs(nn.Module):
@@ -70,7 +71,7 @@ def test_nothing_is_guessed_where_no_layer_tells() -> None:
 
 def test_a_traced_model_tells_the_same() -> None:
     with quiet_jit():
-        traced = torch.jit.trace(LENET.eval(), torch.zeros(1, 1, 28, 28))
+        traced = torch.jit.trace(LENET.eval(), torch.zeros(1, 1, 28, 28))  # type: ignore[no-untyped-call]
         found = infer(traced)
     assert found is not None
     assert list(found[0].values()) == [("FP32", [-1, 1, 28, 28])]

@@ -40,7 +40,7 @@ def test_an_onnx_file_tells_names_types_and_shapes(tmp_path: Path) -> None:
 
 def test_a_torchscript_file_tells_names_and_counts(tmp_path: Path) -> None:
     with quiet_jit():
-        torch.jit.script(Two()).save(str(tmp_path / "model.pt"))
+        torch.jit.script(Two()).save(str(tmp_path / "model.pt"))  # type: ignore[no-untyped-call]
     found = describe(tmp_path / "model.pt", "torchscript")
     assert [item["name"] for item in found["inputs"]] == ["image", "scale"]
     assert [item["name"] for item in found["outputs"]] == ["OUTPUT__0", "OUTPUT__1"]

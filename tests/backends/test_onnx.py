@@ -320,7 +320,9 @@ def test_on_cuda_the_answers_are_the_cpus(tmp_path: Path) -> None:
 
 def test_binding_answers_as_feeding_does(tmp_path: Path) -> None:
     weight = save_linear(tmp_path)
-    fields = {"parameters": {"io_binding": "true", "memory.enable_memory_arena_shrinkage": "cpu:0", "batch_sizes": "4,32"}}
+    fields: dict[str, Any] = {
+        "parameters": {"io_binding": "true", "memory.enable_memory_arena_shrinkage": "cpu:0", "batch_sizes": "4,32"}
+    }
     backend = loaded(config(tmp_path, "onnxruntime", [spec("x", 4)], [spec("minus", 4), spec("y", 3)], **fields))
     assert isinstance(backend, OnnxBackend)
     assert backend.binding is not None

@@ -38,7 +38,8 @@ def test_the_page_repeats_the_table() -> None:
 
 def test_the_table_names_what_the_code_asks_for_and_nothing_else() -> None:
     names = set(parameters.readers())
-    sources = {path: path.read_text() for path in (ROOT / "backends").rglob("*.py") if path.name not in ("parameters.py",)}
+    files = [path for room in ("backends", "codecs") for path in (ROOT / room).rglob("*.py") if path.name != "parameters.py"]
+    sources = {path: path.read_text() for path in files}
     asked = {
         name
         for path, text in sources.items()
@@ -148,7 +149,7 @@ def save_onnx(folder: Path) -> torch.nn.Module:
         helper.make_node("Flatten", ["c"], ["d"]),
         helper.make_node("Gemm", ["d", "layers.4.weight", "layers.4.bias"], ["y"], transB=1),
     ]
-    sides = [("x", ["N", 3, 8, 8]), ("y", ["N", 5])]
+    sides: list[tuple[str, list[str | int | None]]] = [("x", ["N", 3, 8, 8]), ("y", ["N", 5])]
     inputs, outputs = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name, shape in sides)
     graph = helper.make_graph(nodes, "g", inputs, outputs, [numpy_helper.from_array(v, k) for k, v in state.items()])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

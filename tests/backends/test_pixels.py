@@ -41,14 +41,14 @@ def save(folder: Path, backend: str, datatype: str) -> None:
         (folder / "model.py").write_text(SOURCE)
     elif backend == "torchscript":
         with quiet_jit():
-            torch.jit.script(Same().eval()).save(str(folder / "model.pt"))
+            torch.jit.script(Same().eval()).save(str(folder / "model.pt"))  # type: ignore[no-untyped-call]
     else:
         import onnx
         from onnx import TensorProto, helper
 
         kind = {"FP32": TensorProto.FLOAT, "FP16": TensorProto.FLOAT16, "FP64": TensorProto.DOUBLE}[datatype]
         sides = [[helper.make_tensor_value_info(name, kind, ["N", "C", "H", "W"])] for name in ("x", "y")]
-        graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", *sides)
+        graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", sides[0], sides[1])
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "model.onnx")
 
 
@@ -119,7 +119,7 @@ def test_bytes_and_floats_of_one_batch_are_not_mixed_up(tmp_path: Path, backend:
 
 
 @pytest.mark.parametrize("extra", [{"io_binding": "true"}, {"channels_last": "true"}])
-def test_with_other_parameters_too(tmp_path: Path, extra: dict[str, str]) -> None:
+def test_with_other_parameters_too(tmp_path: Path, extra: dict[str, Any]) -> None:
     target = model(tmp_path, "onnxruntime" if "io_binding" in extra else "eager", **extra)
     (values,) = seen(loaded(target), [decoded(target, 3)])
     np.testing.assert_allclose(values, decoded(target, 3, in_codec=True).numpy(), rtol=0, atol=1e-6)
@@ -217,7 +217,7 @@ def test_what_a_gpu_computes_has_the_codecs_bits(tmp_path: Path, datatype: str) 
 @pytest.mark.gpu
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("extra", [{}, {"cuda_graphs": "true"}, {"overlap_copies": "false"}])
-def test_on_cuda_to_a_millionth(tmp_path: Path, backend: str, extra: dict[str, str]) -> None:
+def test_on_cuda_to_a_millionth(tmp_path: Path, backend: str, extra: dict[str, Any]) -> None:
     if backend == "onnxruntime":
         ort = pytest.importorskip("onnxruntime")
         if "CUDAExecutionProvider" not in ort.get_available_providers():

@@ -335,7 +335,15 @@ def test_outputs_are_pruned_to_those_declared_and_wanted(served: Serving) -> Non
 
 
 def test_what_a_model_sees(served: Serving, folder: Path) -> None:
-    parameters = {"do": "see", "i": 3, "f": 1.5, "b": True, "triton_sequence_id": 7, "triton_flags": 3, "triton_timeout": 11}
+    parameters: dict[str, Any] = {
+        "do": "see",
+        "i": 3,
+        "f": 1.5,
+        "b": True,
+        "triton_sequence_id": 7,
+        "triton_flags": 3,
+        "triton_timeout": 11,
+    }
     (response,) = served.ask("acts", request_id="me", outputs=("Y",), **parameters)
     seen = json.loads(str(response.parameters["seen"]))
     assert seen["parameters"] == {"do": "see", "i": 3, "f": 1.5, "b": True}

@@ -37,8 +37,8 @@ def in_memory(array: np.ndarray, kind: str) -> Any:
         "bytes": data,
         "bytearray": bytearray(data),
         "view": memoryview(bytearray(b"xyz" + data))[3:],
-        "floats": memoryview(array.reshape(-1).copy()),
-        "rows": memoryview(array.copy()),
+        "floats": array.reshape(-1).copy().data,
+        "rows": array.copy().data,
     }
     return made[kind]
 

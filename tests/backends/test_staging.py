@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ def test_on_cuda_batches_answer_the_same(tmp_path: Path, overlap: str) -> None:
     (tmp_path / "model.py").write_text(
         "import torch\n\nclass Net(torch.nn.Module):\n    def forward(self, x):\n        return x * 2 + 1\n"
     )
-    fields = {"parameters": {"overlap_copies": overlap}}
+    fields: dict[str, Any] = {"parameters": {"overlap_copies": overlap}}
     backend = loaded(config(tmp_path, "eager", [spec("x", 400_000)], [spec("y", 400_000)], **fields), gpu=0)
     for seed in range(3):
         sent = [np.random.default_rng(seed + n).normal(size=(1, 400_000)).astype(np.float32) for n in range(8)]

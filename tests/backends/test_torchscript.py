@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,11 +52,11 @@ class Flat(torch.nn.Module):
 def save(folder: Path, module: torch.nn.Module) -> torch.nn.Module:
     torch.manual_seed(1)
     with quiet_jit():
-        torch.jit.script(module.eval()).save(str(folder / "model.pt"))
+        torch.jit.script(module.eval()).save(str(folder / "model.pt"))  # type: ignore[no-untyped-call]
     return module
 
 
-def pair(*names: str) -> dict[str, np.ndarray]:
+def pair(*names: str) -> dict[str, Any]:
     generator = np.random.default_rng(len(names[0]))
     return {name: generator.normal(size=(2, 4)).astype(np.float32) for name in names}
 

@@ -39,7 +39,7 @@ def make(tmp_path: Path) -> Make:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(source)
         (tmp_path / "m/1").mkdir(parents=True, exist_ok=True)
-        folders = {"directory": str(tmp_path / "m"), "version_directory": str(tmp_path / "m/1")}
+        folders: dict[str, Any] = {"directory": str(tmp_path / "m"), "version_directory": str(tmp_path / "m/1")}
         return create(ModelConfig("m", "1", "python", max_batch_size=batch, inputs=inputs or (X,), codec=codec, **folders))
 
     return build
@@ -62,12 +62,12 @@ class TestRequest:
     def test_a_body(self, make: Make) -> None:
         tensors, encode = make(SEES).read([Part("body", memoryview(b"abc"), "text/plain")], {"a": "b"})
         assert tensors[0].numpy().tolist() == [[3, 0]]
-        seen = json.loads(encode(Response()).body or b"")
+        seen = json.loads(bytes(encode(Response()).body or b""))
         assert seen == {"body": "abc", "type": "text/plain", "a": "b", "fields": {}}
 
     def test_a_form(self, make: Make) -> None:
         _, encode = make(SEES).read([Part("data", b"d", "image/png"), Part("k", b"3")], {})
-        seen = json.loads(encode(Response()).body or b"")
+        seen = json.loads(bytes(encode(Response()).body or b""))
         assert (seen["body"], seen["type"]) == ("d", "image/png")
         assert seen["fields"] == {"data": ["d", "image/png"], "k": ["3", ""]}
 

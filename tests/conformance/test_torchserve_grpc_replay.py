@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from jitney.tests.conformance.test_torchserve_replay import SERVER, kit
+from jitney.tests.fakes.recordings import recordings
 from jitney.tools.bench.served import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-__all__ = ["kit"]  # a fixture
+#: How the kit's program starts the server: it puts the options of each session into the braces.
+SERVER = f"{sys.executable} -m jitney.server.cli --start --foreground {{config_flag}} --model-store {{model_store}} {{args}}"
 
 NO_SEQUENCES = "sequence batching of archives is not offered"
 #: Cases of the recordings that go otherwise here, on purpose.
@@ -28,6 +29,15 @@ DEVIATIONS = {
     "grpc_v2.v2_infer_raw": "raw tensors reach the handler instead of being ignored",
     "grpc_limits.body_too_big": "a message over the limit is RESOURCE_EXHAUSTED, as gRPC has it, and no reset stream",
 }
+
+
+@pytest.fixture(scope="module")
+def kit() -> Path:
+    """The folder of all of TorchServe's recordings."""
+    found = recordings("torchserve").get("whole")
+    if found is None:
+        pytest.skip("the whole kit of recordings is not beside the project, and JITNEY_CONFORMANCE does not name it")
+    return found
 
 
 def consecutive_ports() -> int:

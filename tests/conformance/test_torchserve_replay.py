@@ -6,14 +6,14 @@ there and passes must be taken out.
 
 from __future__ import annotations
 
-import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from jitney.tests.conformance.replay.torchserve.session import Recordings
+from jitney.tests.fakes.recordings import recordings
 from jitney.tools.bench.served import free_port
 
 pytestmark = pytest.mark.timeout(500)
@@ -90,17 +90,10 @@ DEVIATIONS: dict[str, dict[str, str]] = {
 }
 #: These want the archive of the page, ResNet-152, which takes a minute to build.
 WITH_RESNET = ("doc_mgmt", "doc_config", "doc_docker")
-#: A connection that stays open is looked at for so long after each answer; the kit takes 0.35 s.
-SHORTER = """
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("replay", sys.argv[1])
-replay = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(replay)
-replay.Conn.closed_by_server.__defaults__ = (0.15,)
-del sys.argv[0]
-sys.exit(replay.main())
-"""
-SERVER = f"{sys.executable} -m jitney.server.cli --start --foreground {{config_flag}} --model-store {{model_store}} {{args}}"
+SERVER = (sys.executable, "-m", "jitney.server.cli", "--start", "--foreground")
+#: The replay's download server is on loopback, which needs a permission.
+ENVIRONMENT = {"JITNEY_ALLOW_PRIVATE_URLS": "true", "OMP_NUM_THREADS": "1"}
+KITS = recordings("torchserve")
 WITHOUT_RESNET = (
     "main",
     "limits",
@@ -116,14 +109,10 @@ WITHOUT_RESNET = (
 )
 
 
-@pytest.fixture(scope="module")
-def kit() -> Path:
-    """The folder of TorchServe's recordings."""
-    root = Path(__file__).parents[2]
-    found = Path(os.environ.get("JITNEY_CONFORMANCE") or root.parent / "shared" / "conformance") / "torchserve"
-    if not (found / "replay.py").is_file():
-        pytest.skip("the recordings of TorchServe are not here; JITNEY_CONFORMANCE names their folder")
-    return found.resolve()
+@pytest.fixture(scope="module", params=KITS)
+def kit(request: pytest.FixtureRequest) -> Path:
+    """The folder of TorchServe's recordings: those of the repository, then all of them where they are."""
+    return KITS[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -132,48 +121,34 @@ def with_resnet(kit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("archives")
     for path in (kit / "mars").iterdir():
         (folder / path.name).symlink_to(path)
-    builder = [sys.executable, str(kit / "build_resnet152.py"), str(folder)]
+    builder = [sys.executable, "-m", "jitney.tests.conformance.replay.torchserve.resnet_archive", str(kit), str(folder)]
     subprocess.run(builder, check=True, capture_output=True, timeout=300)
     return folder
 
 
-def replayed(kit: Path, archives: Path, session: str, folder: Path) -> tuple[dict[str, list[str]], set[str]]:
-    """Mismatches by case, and the cases that pass. The kit's download server is on loopback, which needs a permission."""
-    ports = {name: f"http://127.0.0.1:{free_port()}" for name in ("inference", "management", "metrics")}
-    command = [sys.executable, "-c", SHORTER, str(kit / "replay.py"), "--session", session, "--verbose", "--max-lines", "3"]
-    command += [part for name, url in ports.items() for part in (f"--{name}", url)]
-    command += ["--model-store", str(archives), "--mar-http-port", str(free_port())]
-    command += ["--workroot", str(folder), "--start-cmd", SERVER]
-    variables = {**os.environ, "JITNEY_ALLOW_PRIVATE_URLS": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=450, check=False)
-    passed = set(re.findall(rf"^ok {session}\.(\S+)$", done.stdout, re.M))
-    mismatches: dict[str, list[str]] = {}
-    for case, text in re.findall(rf"^MISMATCH {session}\.(\S+): (.*)$", done.stdout, re.M):
-        mismatches.setdefault(case, []).append(text)
-    assert f"{len(passed)} passed, {len(mismatches)} failed" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
-    return mismatches, passed
-
-
-def check(session: str, mismatches: dict[str, list[str]], passed: set[str]) -> None:
+def check(kit: Path, archives: Path, session: str, folder: Path) -> None:
+    """Replays a session and judges what went otherwise."""
+    urls = {name: f"http://127.0.0.1:{free_port()}" for name in ("inference", "management", "metrics")}
+    outcome = Recordings(kit).replay(session, SERVER, urls, archives, folder, ENVIRONMENT)
+    assert outcome.passed
     expected = DEVIATIONS.get(session, {})
-    assert {case: text for case, text in mismatches.items() if case not in expected} == {}
-    assert expected.keys() & passed == set(), "these go as on TorchServe now: take them out of DEVIATIONS"
+    assert {case: text for case, text in outcome.mismatches.items() if case not in expected} == {}
+    assert expected.keys() & outcome.passed == set(), "these go as on TorchServe now: take them out of DEVIATIONS"
 
 
 @pytest.mark.parametrize("session", WITHOUT_RESNET)
 def test_torchserve_answered_the_same(kit: Path, session: str, tmp_path: Path) -> None:
-    check(session, *replayed(kit, kit / "mars", session, tmp_path))
+    check(kit, kit / "mars", session, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("session", WITH_RESNET)
 def test_torchserve_answered_the_same_with_resnet(kit: Path, with_resnet: Path, session: str, tmp_path: Path) -> None:
-    check(session, *replayed(kit, with_resnet, session, tmp_path))
+    check(kit, with_resnet, session, tmp_path)
 
 
 def test_every_session_is_replayed(kit: Path) -> None:
-    listed = subprocess.run([sys.executable, str(kit / "replay.py"), "--list"], capture_output=True, text=True, check=True)
-    assert {line.split()[0] for line in listed.stdout.splitlines()} == {*WITHOUT_RESNET, *WITH_RESNET}
+    assert Recordings(kit).sessions().keys() == {*WITHOUT_RESNET, *WITH_RESNET}
 
 
 def test_every_deviation_is_told_to_users() -> None:

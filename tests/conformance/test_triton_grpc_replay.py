@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from jitney.tests.conformance.test_triton_replay import EXPLICIT, small_repository
-from jitney.tests.fakes.serving import conformance_kit
+from jitney.tests.fakes.recordings import recordings
 from jitney.tools.bench.served import free_port, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -28,7 +28,11 @@ DEVIATIONS = {
 
 @pytest.fixture(scope="module")
 def kit() -> Path:
-    return conformance_kit()
+    """The folder of all of Triton's recordings."""
+    found = recordings("triton").get("whole")
+    if found is None:
+        pytest.skip("the whole kit of recordings is not beside the project, and JITNEY_CONFORMANCE does not name it")
+    return found
 
 
 def replay(kit: Path, port: int, folder: Path, *arguments: str) -> dict[str, str]:

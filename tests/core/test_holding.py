@@ -103,7 +103,7 @@ def test_an_unsent_answer_is_offered_in_pieces_without_a_copy(process: Holdings)
     assert process.held == 1023  # it is one piece of memory, to its end
     rest.close()
     rest.close()
-    assert process.held == 0 and len(rest) == 0 and rest.get() == b""
+    assert process.held == 0 and len(rest) == 0 and bytes(rest.get()) == b""
 
 
 def test_a_stream_that_nobody_reads_ends_where_the_process_holds_too_much(process: Holdings) -> None:
@@ -150,5 +150,5 @@ def test_what_is_left_in_a_pile_goes_with_it(process: Holdings) -> None:
 def test_a_process_has_its_share_and_as_much_as_one_request_may_need(
     options: dict[str, int], expected: int, process: Holdings
 ) -> None:
-    holding.limit(Settings(ADDRESS, ADDRESS, ADDRESS, **options))  # type: ignore[arg-type]
+    holding.limit(Settings(ADDRESS, ADDRESS, ADDRESS, **options).held_bytes)  # type: ignore[arg-type]
     assert process.limit == expected

@@ -8,7 +8,7 @@ import pytest
 
 from jitney.core.errors import InvalidConfig, InvalidRequest
 from jitney.core.model_config import ModelConfig, TensorSpec, Warmup, WarmupInput
-from jitney.core.sequence_spec import Control, SequenceSpec, for_worker
+from jitney.core.sequence_spec import SequenceControl, SequenceSpec, for_worker
 
 
 def config(rows: int = 8, **sequence: Any) -> ModelConfig:
@@ -48,10 +48,10 @@ def test_controls_and_their_values() -> None:
         control("C", "CORRID", data_type="TYPE_STRING"),
     ]
     assert SequenceSpec.of(config(control_input=controls)).controls == (
-        Control("S", "START", "INT32", (0, 1)),
-        Control("E", "END", "FP32", (-1.5, 2)),
-        Control("R", "READY", "BOOL", (False, True)),
-        Control("C", "CORRID", "BYTES"),
+        SequenceControl("S", "START", "INT32", (0, 1)),
+        SequenceControl("E", "END", "FP32", (-1.5, 2)),
+        SequenceControl("R", "READY", "BOOL", (False, True)),
+        SequenceControl("C", "CORRID", "BYTES"),
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from jitney.tools.bench.served import Server, serving, wait_until
+from jitney.tools.bench.served import ServedProcess, serving, wait_until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "own_codec"
@@ -27,7 +27,7 @@ def picture(colour: str) -> bytes:
 
 
 @pytest.fixture(scope="module", params=[1, 2])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedProcess]:
     """One process that answers, and two front ends which have the codec each."""
     folder = tmp_path_factory.mktemp("example") / "models"
     shutil.copytree(EXAMPLE, folder)
@@ -40,7 +40,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield server
 
 
-def ask(server: Server, body: bytes, **headers: str) -> tuple[int, str, bytes]:
+def ask(server: ServedProcess, body: bytes, **headers: str) -> tuple[int, str, bytes]:
     named = {"Content-Type": "image/png"} | {name.replace("_", "-"): value for name, value in headers.items()}
     request = urllib.request.Request(f"{server.inference}/predictions/colours", body, named)
     try:
@@ -56,7 +56,7 @@ def test_the_page_shows_the_file() -> None:
     )
 
 
-def test_pictures_of_several_clients_are_one_batch(server: Server) -> None:
+def test_pictures_of_several_clients_are_one_batch(server: ServedProcess) -> None:
     with ThreadPoolExecutor(3) as clients:
         answers = list(clients.map(lambda colour: ask(server, picture(colour)), ("red", "lime", "blue")))
     assert [(status, kind) for status, kind, _ in answers] == [(200, "application/json")] * 3
@@ -66,17 +66,17 @@ def test_pictures_of_several_clients_are_one_batch(server: Server) -> None:
     assert {entry["batch_size"]: entry["compute_infer"]["count"] for entry in stats["batch_stats"]} == {3: 1}
 
 
-def test_the_answer_takes_the_form_that_was_asked_for(server: Server) -> None:
+def test_the_answer_takes_the_form_that_was_asked_for(server: ServedProcess) -> None:
     assert ask(server, picture("blue"), Accept="text/plain") == (200, "text/plain; charset=utf-8", b"blue")
 
 
-def test_what_the_codec_refuses(server: Server) -> None:
+def test_what_the_codec_refuses(server: ServedProcess) -> None:
     status, _, body = ask(server, b"no picture")
     told = "codec 'codec.py' of model 'colours': expected a picture as the body or in the form field 'data'"
     assert (status, json.loads(body)["message"]) == (400, told)
 
 
-def test_a_codec_that_changes_is_read_anew_and_one_that_is_broken_changes_nothing(server: Server) -> None:
+def test_a_codec_that_changes_is_read_anew_and_one_that_is_broken_changes_nothing(server: ServedProcess) -> None:
     path: Path = server.folder / "colours" / "codec.py"  # type: ignore[attr-defined]
     source = path.read_text()
     path.write_text(source.replace('"red", ', '"rouge", '))

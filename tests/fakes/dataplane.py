@@ -47,6 +47,11 @@ class FakeDataPlane:
     unloads: list[tuple[str, bool]] = field(default_factory=list)
     control_error: JitneyError | None = None
 
+    @property
+    def repository(self) -> FakeDataPlane:
+        """It is its own control plane too."""
+        return self
+
     def add(self, config: ModelConfig, run: Model | None) -> None:
         self.served.setdefault(config.name, {})[config.version] = Served(config, run, Statistics(config))
 

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jitney.server.frontends.frontend_process import FrontChild
+from jitney.server.frontends.frontend_process import FrontendProcess
 from jitney.server.frontends.supervisor import FrontEnds
-from jitney.server.http.app import Services, Web
+from jitney.server.http.app import Services
 from jitney.server.http.middleware.tokens import Tokens
 from jitney.server.lifecycle.management import Management
 from jitney.server.metrics import Metrics
 from jitney.server.repository.torchserve.model_store import ModelStore
 from jitney.server.repository.torchserve.registration import Registration
-from jitney.server.serving.dataplane import DataPlane
 from jitney.server.serving.deployment import Options
 from jitney.server.settings.addresses import Address, parse_address
 from jitney.server.settings.settings import Settings
-from jitney.tests.fakes.plane import loaded
+from jitney.server.web import Web
+from jitney.tests.fakes.plane import LoadedPlane, loaded
 from jitney.tests.fakes.raw_http import Answer, ask
 from jitney.tools.bench.served import wait_until
 
@@ -40,7 +40,7 @@ class House:
     """A running web over real models."""
 
     web: Web
-    plane: DataPlane
+    plane: LoadedPlane
     metrics: Metrics
 
     @property
@@ -50,7 +50,7 @@ class House:
         return found
 
     @property
-    def children(self) -> list[FrontChild]:
+    def children(self) -> list[FrontendProcess]:
         return [place.child for place in self.fronts._places if place.child is not None]
 
     @property
@@ -63,7 +63,7 @@ class House:
         return ask(self.web.address(port), method, path, body, named, timeout=PATIENCE)  # type: ignore[arg-type]
 
     def open_requests(self) -> int:
-        return sum(child.desk.open for child in self.children)
+        return sum(child.session.open for child in self.children)
 
     def wait_idle(self) -> None:
         """Returns when no process of the server holds anything of a request any more."""
@@ -74,10 +74,12 @@ class House:
 
 
 @contextlib.contextmanager
-def house(plane: DataPlane, tokens: Tokens | None = None, *, answers: bool = True, **values: Any) -> Iterator[House]:
+def opened_fronts(
+    plane: LoadedPlane, tokens: Tokens | None = None, *, answers: bool = True, **values: Any
+) -> Iterator[House]:
     """Opens a web over `plane`; all its front ends answer, unless they cannot."""
     metrics = Metrics(plane.registry.deployments)
-    web = Web(Services(plane, plane, metrics, settings(**values), tokens))
+    web = Web(Services(plane, plane.control, metrics, settings(**values), tokens, plane.io))
     try:
         web.start()
         if answers:
@@ -88,17 +90,18 @@ def house(plane: DataPlane, tokens: Tokens | None = None, *, answers: bool = Tru
 
 
 @contextlib.contextmanager
-def plane_of(models: Path, store: Path | None = None, options: Options | None = None) -> Iterator[DataPlane]:
+def plane_of(models: Path, store: Path | None = None, options: Options | None = None) -> Iterator[LoadedPlane]:
     """The models of a repository and of a store, all of them loaded."""
     with loaded(models, options=options) as plane:
         if store is None:
             yield plane
             return
         shelf = ModelStore(Settings.load({"model_store": str(store)}, {}, store.parent), gpus=())
-        management = plane.management = Management(plane.registry, shelf, Options(), lambda: None, 10.0)
+        management = Management(plane.registry, shelf, Options(io=plane.io), lambda: None, 10.0)
+        plane.control.attach(archives=management)
         try:
             for archive in sorted(store.glob("*.mar")):
-                plane.register(Registration(archive.name, initial_workers=1, synchronous=True))
+                management.register(Registration(archive.name, initial_workers=1, synchronous=True))
             yield plane
         finally:
             management.close()

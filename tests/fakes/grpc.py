@@ -12,7 +12,7 @@ import numpy as np
 import tritonclient.grpc as triton
 
 from jitney.tests.fakes.serving import write_model
-from jitney.tools.bench.served import Server, free_port, serving
+from jitney.tools.bench.served import ServedProcess, free_port, serving
 
 X = np.array([[1.5, -2.0], [0.1, 4]], np.float32)
 
@@ -104,7 +104,7 @@ sequence_batching {
 class Site:
     """A running server and where it speaks gRPC."""
 
-    server: Server
+    server: ServedProcess
     address: str
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,12 +11,14 @@ import numpy as np
 from jitney.core.call import Call
 from jitney.core.request import Request, Response
 from jitney.core.tensor import Tensor
-from jitney.server.lifecycle.bls import Scripting
+from jitney.server.ipc.io_context import IoContext
+from jitney.server.lifecycle.bls import BlsHost
+from jitney.server.lifecycle.control_plane import ControlPlane
 from jitney.server.lifecycle.model_control import ModelControl
 from jitney.server.repository.triton.repository import TritonRepository
 from jitney.server.serving.dataplane import DataPlane
 from jitney.server.serving.deployment import Options
-from jitney.server.serving.registry import Registry
+from jitney.server.serving.registry import IndexEntry, Registry
 
 #: Doubles its input; a value of -1 fails the request that brought it, and sleeps as long as the config's parameter says.
 DOUBLING = """
@@ -58,17 +60,37 @@ parameters {{ key: "seconds" value {{ string_value: "{seconds}" }} }}
     )
 
 
+class LoadedPlane(DataPlane):
+    """Both planes of a server in one object, for tests that change what they ask for."""
+
+    def __init__(self, *, strict_readiness: bool = True) -> None:
+        super().__init__(Registry(), strict_readiness=strict_readiness)
+        self.control = ControlPlane(self.registry)
+        self.io = IoContext()
+
+    @property
+    def model_control(self) -> ModelControl:
+        return self.control.repository
+
+    def load(self, model: str, config_json: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
+        self.control.repository.load(model, config_json, files)
+
+    def unload(self, model: str, dependents: bool = False) -> None:
+        self.control.repository.unload(model, dependents)
+
+    def index(self, ready_only: bool = False) -> list[IndexEntry]:
+        return self.control.index(ready_only)
+
+
 @contextmanager
-def loaded(repository: Path, *, mode: str = "explicit", options: Options | None = None) -> Iterator[DataPlane]:
-    """A data plane that serves every model of the folder; failures to load stay in its index."""
-    registry = Registry()
-    plane = DataPlane(registry, strict_readiness=False)
+def loaded(repository: Path, *, mode: str = "explicit", options: Options | None = None) -> Iterator[LoadedPlane]:
+    """The planes of a server with every model of the folder; failures to load stay in their index."""
+    plane = LoadedPlane(strict_readiness=False)
     models = TritonRepository([repository])
     options = options or Options()
-    control = ModelControl(
-        registry, models, plane, Options(options.shape_change, Scripting(plane), None, options.cache), mode
-    )
-    plane.modelcontrol = control
+    options = Options(options.shape_change, BlsHost(plane, plane.control), None, options.cache, plane.io)
+    control = ModelControl(plane.registry, models, plane, options, mode)
+    plane.control.attach(repository=control)
     try:
         control.load_all(None, lambda *_: None)
         plane.started = True

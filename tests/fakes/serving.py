@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +10,18 @@ from typing import Any
 
 import falcon
 import falcon.testing
-import pytest
 
 from jitney.core.request import Request, Response
 from jitney.core.tensor import Tensor
 from jitney.server.http.engine.listener import Listener
-from jitney.server.lifecycle.bls import Scripting
+from jitney.server.lifecycle.bls import BlsHost
 from jitney.server.lifecycle.model_control import ModelControl
 from jitney.server.repository.triton.repository import TritonRepository
-from jitney.server.serving.dataplane import DataPlane
 from jitney.server.serving.deployment import Options
-from jitney.server.serving.registry import Registry
 from jitney.server.settings.addresses import Address
 from jitney.tests.fakes.kserve_app import kserve_app
+from jitney.tests.fakes.plane import LoadedPlane
+from jitney.tests.fakes.recordings import OWN
 
 LIMIT_S = 30.0
 LIMIT_BYTES = 1 << 20
@@ -33,7 +31,7 @@ LIMIT_BYTES = 1 << 20
 class Serving:
     """`app` has the KServe routes; `events` holds what workers emitted."""
 
-    dataplane: DataPlane
+    dataplane: LoadedPlane
     app: falcon.App[falcon.Request, falcon.Response]
     events: list[tuple[str, Mapping[str, Any]]]
 
@@ -80,22 +78,25 @@ class Serving:
 @contextlib.contextmanager
 def serving(folder: Path, *names: str) -> Iterator[Serving]:
     """Serves the repository in `folder` with the named models loaded."""
-    dataplane, events = DataPlane(Registry()), []
+    dataplane, events = LoadedPlane(), []
     repository = TritonRepository([folder])
-    options = Options(host=Scripting(dataplane), on_event=lambda deployment, kind, payload: events.append((kind, payload)))
-    dataplane.modelcontrol = ModelControl(dataplane.registry, repository, dataplane, options, "explicit")
-    app = kserve_app(dataplane, LIMIT_BYTES)
+    options = Options(
+        host=BlsHost(dataplane, dataplane.control),
+        on_event=lambda deployment, kind, payload: events.append((kind, payload)),
+    )
+    dataplane.control.attach(repository=ModelControl(dataplane.registry, repository, dataplane, options, "explicit"))
+    app = kserve_app(dataplane, LIMIT_BYTES, control=dataplane.control)
     failed: list[str] = []
     try:
         if names:
-            dataplane.modelcontrol.load_all(
+            dataplane.model_control.load_all(
                 names, lambda model, version, reason, seconds: failed.append(f"{model}: {reason}") if reason else None
             )
         assert not failed, failed
         yield Serving(dataplane, app, events)
     finally:
         dataplane.close(LIMIT_S)
-        dataplane.modelcontrol.close()
+        dataplane.control.close()
         repository.close()
 
 
@@ -111,10 +112,5 @@ def write_model(folder: Path, name: str, config: str, source: str, version: str 
 
 
 def conformance_kit() -> Path:
-    """The folder of Triton's recordings; the test is skipped where there is none."""
-    kit = (
-        Path(os.environ.get("JITNEY_CONFORMANCE") or Path(__file__).parents[2] / ".." / "shared" / "conformance") / "triton"
-    )
-    if not kit.is_dir():
-        pytest.skip("the recordings of a Triton server are not here; JITNEY_CONFORMANCE names their folder")
-    return kit.resolve()
+    """The folder of Triton's recordings."""
+    return OWN / "triton"

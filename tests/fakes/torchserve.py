@@ -42,6 +42,11 @@ class FakeTorchServe:
     running: int | None = None
     metadata: Any = None
 
+    @property
+    def archives(self) -> FakeTorchServe:
+        """It is its own control plane too."""
+        return self
+
     def add(self, name: str, run: Run | None, version: str = "1.0", **values: Any) -> None:
         config = ModelConfig(name=name, version=version, url=f"{name}.mar", **{"backend": "handler", **values})
         self.served.setdefault(name, {})[version] = Archive(config, run)

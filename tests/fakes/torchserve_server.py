@@ -16,7 +16,7 @@ from typing import Any
 from jitney.server.settings.addresses import Address, parse_address
 from jitney.tests.fakes.raw_http import Answer, ask
 from jitney.tools.archive import ModelArchiverConfig, generate_model_archive
-from jitney.tools.bench.served import Server, free_port
+from jitney.tools.bench.served import ServedProcess, free_port
 
 #: Answers each request with its body in capitals, and with the archive's version where `version` is asked.
 CAPITALS = """
@@ -50,7 +50,7 @@ class Site:
     """A running server: `folder` is its working directory, `server` its process and what it printed."""
 
     folder: Path
-    server: Server
+    server: ServedProcess
     addresses: Mapping[str, Address]
 
     def ask(self, port: str, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
@@ -106,7 +106,8 @@ def running(
         [*command, *arguments], cwd=folder, env=environment(folder, **(env or {})), stdin=DEVNULL, stdout=PIPE, stderr=STDOUT,
         text=True,
     )  # fmt: skip
-    server = Server(process, *(str(addresses[port]) for port in ("inference", "management", "metrics")))
+    inference, management, metrics = (str(addresses[port]) for port in ("inference", "management", "metrics"))
+    server = ServedProcess(process, inference, management, metrics)
     reader = threading.Thread(target=server.read_output, args=(False,))
     reader.start()
     try:

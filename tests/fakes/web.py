@@ -7,15 +7,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
-Route = Callable[[BaseHTTPRequestHandler], None]
+Route = Callable[[BaseHTTPRequestHandler], object]
 
 
 class Web:
     """`base` is its URL; `asked` lists the paths requested so far. `stop` is set when the test is over."""
 
     def __init__(self, server: ThreadingHTTPServer, routes: dict[str, Route]) -> None:
-        self.routes, self.asked, self.stop = routes, [], threading.Event()
+        self.routes, self.stop = routes, threading.Event()
+        self.asked: list[Any] = []
         self.port = server.server_address[1]
         self.base = f"http://127.0.0.1:{self.port}"
 

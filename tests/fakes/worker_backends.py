@@ -39,14 +39,19 @@ class Obedient(Backend):
     def do_echo(self, index: int, request: Request, respond: Respond) -> None:
         tensors = [Tensor(t.name, t.datatype, t.shape, t.data) for t in request.tensors]
         body = b"".join(bytes(part.data) for part in request.parts) if request.parts else None
-        parameters = {"rows": request.rows, "batch_id": request.id, "outputs": ",".join(request.outputs)}
+        parameters: dict[str, str | int | float | bool] = {
+            "rows": request.rows,
+            "batch_id": request.id,
+            "outputs": ",".join(request.outputs),
+        }
         names = ";".join(f"{part.name}={part.content_type}" for part in request.parts)
         headers = {"parts": names, **request.headers}
         respond(index, Response(tensors, body, 201, "Done", headers, parameters))
 
     def do_who(self, index: int, request: Request, respond: Respond) -> None:
         torch = "torch" in sys.modules or "falcon" in sys.modules or "psutil" in sys.modules
-        facts = {"pid": os.getpid(), "name": self.instance.name, "threads": self.instance.threads, "heavy": torch}
+        facts: dict[str, str | int | float | bool] = {"pid": os.getpid(), "name": self.instance.name}
+        facts |= {"threads": self.instance.threads, "heavy": torch}
         facts["omp"], facts["model_variable"] = os.environ["OMP_NUM_THREADS"], os.environ.get("MODEL_VARIABLE", "")
         respond(index, Response(parameters=facts))
 

@@ -19,7 +19,7 @@ import urllib3
 from jitney.server import main
 from jitney.server.process.signals import Signals
 from jitney.tests.fakes.plane import doubling
-from jitney.tools.bench.served import Server, free_port, serving, taken, wait_until
+from jitney.tools.bench.served import ServedProcess, free_port, serving, taken, wait_until
 
 PATIENCE = 30.0
 IDLE_SECONDS = 2.0
@@ -78,23 +78,23 @@ def test_a_server_serves_though_nobody_reads_what_it_prints(tmp_path: Path) -> N
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedProcess]:
     models = tmp_path_factory.mktemp("models")
     doubling(models, "double", "dynamic_batching { max_queue_delay_microseconds: 1000 }")
     with serving(models, flags=("--model-control-mode", "explicit", "--load-model", "double")) as server:
         yield server
 
 
-def post(server: Server, path: str, body: str = "{}") -> int:
+def post(server: ServedProcess, path: str, body: str = "{}") -> int:
     return urllib3.request("POST", f"{server.inference}{path}", body=body, timeout=PATIENCE).status
 
 
-def infer(server: Server) -> None:
+def infer(server: ServedProcess) -> None:
     body = '{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,2]}]}'
     assert post(server, "/v2/models/double/infer", body) == 200
 
 
-def test_the_server_never_loads_torch(server: Server) -> None:
+def test_the_server_never_loads_torch(server: ServedProcess) -> None:
     infer(server)
     mapped = Path(f"/proc/{server.process.pid}/maps").read_text()
     assert "numpy" in mapped  # so the names of libraries are really there
@@ -102,7 +102,7 @@ def test_the_server_never_loads_torch(server: Server) -> None:
     assert "onnxruntime" not in mapped
 
 
-def test_an_idle_server_does_nothing(server: Server) -> None:
+def test_an_idle_server_does_nothing(server: ServedProcess) -> None:
     """Neither it nor its worker uses a core, nor does any of their threads wake up more than once in a while."""
     infer(server)
     time.sleep(0.3)  # what follows an answer is over
@@ -129,7 +129,7 @@ def test_an_idle_server_does_nothing(server: Server) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_loading_and_unloading_a_hundred_times_leaves_nothing(server: Server) -> None:
+def test_loading_and_unloading_a_hundred_times_leaves_nothing(server: ServedProcess) -> None:
     process = psutil.Process(server.process.pid)
 
     def footprint() -> tuple[int, int, int, int]:

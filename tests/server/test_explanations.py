@@ -12,11 +12,9 @@ from jitney.core.request import Part, Request
 from jitney.server.lifecycle.management import Management
 from jitney.server.repository.torchserve.model_store import ModelStore
 from jitney.server.repository.torchserve.registration import Registration
-from jitney.server.serving.dataplane import DataPlane
 from jitney.server.serving.deployment import Options
-from jitney.server.serving.registry import Registry
 from jitney.server.settings.settings import Settings
-from jitney.tests.fakes.plane import answers, doubling, loaded
+from jitney.tests.fakes.plane import LoadedPlane, answers, doubling, loaded
 from jitney.tools.archive import ModelArchiverConfig, generate_model_archive
 
 torch = pytest.importorskip("torch")
@@ -39,21 +37,21 @@ def plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             "net", "1.0", "image_classifier", serialized_file=str(tmp_path / "net.pt"), export_path=str(tmp_path / "store")
         )
     )
-    store, plane = ModelStore(Settings.load({"model_store": "store"}, {}, tmp_path), gpus=()), DataPlane(Registry())
-    plane.management = Management(plane.registry, store, Options(), lambda: None, 10.0)
+    store, plane = ModelStore(Settings.load({"model_store": "store"}, {}, tmp_path), gpus=()), LoadedPlane()
+    plane.control.attach(archives=Management(plane.registry, store, Options(), lambda: None, 10.0))
     yield plane
-    plane.management.close()
+    plane.control.close()
     plane.close(10.0)
     store.close()
 
 
-def ask(plane: DataPlane, image: bytes, explain: str) -> Any:
+def ask(plane: LoadedPlane, image: bytes, explain: str) -> Any:
     call = plane.predict("net", None, Request(parts=[Part("data", image)], headers={"explain": explain}))
     return json.loads(bytes(next(answers(call, 60)).body or b""))
 
 
-def test_predictions_and_explanations_of_one_archive(plane: DataPlane, image: bytes) -> None:
-    plane.register(Registration("net.mar", batch_size=4, initial_workers=1))
+def test_predictions_and_explanations_of_one_archive(plane: LoadedPlane, image: bytes) -> None:
+    plane.control.archives.register(Registration("net.mar", batch_size=4, initial_workers=1))
     assert plane.config("net").codec == "image_classifier"
     predicted = ask(plane, image, "False")
     assert len(predicted) == 5
@@ -62,7 +60,7 @@ def test_predictions_and_explanations_of_one_archive(plane: DataPlane, image: by
     assert (len(explained), len(explained[0]), len(explained[0][0])) == (3, 224, 224)
     assert ask(plane, image, "True") == explained
     assert ask(plane, image, "False") == predicted
-    plane.unregister("net")
+    plane.control.archives.unregister("net", None)
 
 
 def test_models_of_a_repository_have_no_explanations(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -138,7 +139,7 @@ def workers(served: Serving, model: str) -> list[int]:
     return [worker.pid for worker in served.dataplane.registry.deployment(model).workers() if worker.pid]
 
 
-def hangs(served: Serving, model: str, kind: type[Exception] = WorkerTimeout, **parameters: int) -> str:
+def hangs(served: Serving, model: str, kind: type[Exception] = WorkerTimeout, **parameters: Any) -> str:
     """Makes the model hang; what the client is told, which must not take long."""
     began = time.monotonic()
     with pytest.raises(kind) as caught:

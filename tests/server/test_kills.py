@@ -86,7 +86,8 @@ def test_ten_thousand_requests_while_workers_are_killed(tmp_path: Path) -> None:
             thread.join()
         stop.set()
         killer.join()
-        assert plane.registry.deployment("m").arena.used == 0
+        arena = plane.registry.deployment("m").arena
+        assert arena is not None and arena.used == 0
         assert plane.registry.deployment("m").queued() == 0
     assert not tally.unforeseen
     assert tally.seen["wrong"] == 0

@@ -20,7 +20,7 @@ import tritonclient.http as tritonclient
 import urllib3
 
 from jitney.tests.fakes.plane import doubling
-from jitney.tools.bench.served import Server, serving, wait_until
+from jitney.tools.bench.served import ServedProcess, serving, wait_until
 from jitney.tools.dev import build_models, digits
 
 ROOT = Path(build_models.__file__).resolve().parents[2]
@@ -47,7 +47,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(repository: Path) -> Iterator[Server]:
+def server(repository: Path) -> Iterator[ServedProcess]:
     with serving(repository, properties="http_threads=8\nmax_waiting=8\nmax_request_size=1000000\n") as server:
         yield server
 
@@ -58,7 +58,7 @@ def http() -> Iterator[urllib3.PoolManager]:
         yield pool
 
 
-def test_the_server_says_how_each_model_fared(server: Server) -> None:
+def test_the_server_says_how_each_model_fared(server: ServedProcess) -> None:
     said = "\n".join(server.lines)
     for name in (*DIGITS, "slow"):
         assert f"{name} 1: ready after" in said
@@ -67,7 +67,7 @@ def test_the_server_says_how_each_model_fared(server: Server) -> None:
     assert "Model server started." in server.lines
 
 
-def test_every_held_out_digit_through_torchserves_route(server: Server, http: urllib3.PoolManager) -> None:
+def test_every_held_out_digit_through_torchserves_route(server: ServedProcess, http: urllib3.PoolManager) -> None:
     images = digits.held_out()
 
     def right(item: tuple[bytes, int]) -> bool:
@@ -83,7 +83,7 @@ def test_every_held_out_digit_through_torchserves_route(server: Server, http: ur
         assert sum(clients.map(right, images)) / len(images) >= 0.97
 
 
-def test_three_backends_agree_through_tritonclient(server: Server) -> None:
+def test_three_backends_agree_through_tritonclient(server: ServedProcess) -> None:
     client = tritonclient.InferenceServerClient(server.inference.removeprefix("http://"))
     pixels = np.random.default_rng(1).standard_normal((5, 1, 8, 8)).astype(np.float32)
     tensor = tritonclient.InferInput("image", [5, 1, 8, 8], "FP32")
@@ -97,7 +97,7 @@ def test_three_backends_agree_through_tritonclient(server: Server) -> None:
         np.testing.assert_allclose(other, outputs[0], atol=1e-4)
 
 
-def test_metadata_statistics_descriptions_and_metrics_are_served(server: Server, http: urllib3.PoolManager) -> None:
+def test_metadata_statistics_descriptions_and_metrics_are_served(server: ServedProcess, http: urllib3.PoolManager) -> None:
     assert server.get_json("/v2")["name"] == "triton"
     assert server.get_json("/v2/models/digits_onnx")["inputs"] == [
         {"name": "image", "datatype": "FP32", "shape": [-1, 1, 8, 8]}
@@ -115,7 +115,7 @@ def test_metadata_statistics_descriptions_and_metrics_are_served(server: Server,
     assert "jitney_queue_depth" in metrics
 
 
-def test_health_tells_the_truth(server: Server, http: urllib3.PoolManager) -> None:
+def test_health_tells_the_truth(server: ServedProcess, http: urllib3.PoolManager) -> None:
     status = {path: http.request("GET", server.inference + path).status for path in ("/ping", "/v2/health/live")}
     assert status == {"/ping": 200, "/v2/health/live": 200}
     assert http.request("GET", f"{server.inference}/v2/health/ready").status == 400, "a model that failed is not ready"
@@ -156,7 +156,13 @@ def infer(data: Any = None, **changes: Any) -> bytes:
     ids=str,
 )  # fmt: skip
 def test_bad_input_is_refused_by_name_and_the_next_request_is_fine(
-    server: Server, http: urllib3.PoolManager, path: str, body: bytes, headers: dict[str, str], status: int, culprit: str
+    server: ServedProcess,
+    http: urllib3.PoolManager,
+    path: str,
+    body: bytes,
+    headers: dict[str, str],
+    status: int,
+    culprit: str,
 ) -> None:
     reply = http.request("POST", server.inference + path, body=body, headers=headers)
     assert reply.status == status, reply.data
@@ -164,7 +170,7 @@ def test_bad_input_is_refused_by_name_and_the_next_request_is_fine(
     assert http.request("POST", f"{server.inference}/v2/models/digits_onnx/infer", body=infer()).status == 200
 
 
-def test_multipart_and_form_bodies_reach_the_model(server: Server, http: urllib3.PoolManager) -> None:
+def test_multipart_and_form_bodies_reach_the_model(server: ServedProcess, http: urllib3.PoolManager) -> None:
     image, label = digits.held_out()[0]
     reply = http.request("POST", f"{server.inference}/predictions/digits_eager", fields={"data": ("digit.png", image)})
     assert reply.status == 200
@@ -174,7 +180,9 @@ def test_multipart_and_form_bodies_reach_the_model(server: Server, http: urllib3
     assert http.request("POST", f"{server.inference}/predictions/digits_eager", body=cut, headers=headers).status == 400
 
 
-def test_more_than_may_wait_is_refused_at_once_and_health_still_answers(server: Server, http: urllib3.PoolManager) -> None:
+def test_more_than_may_wait_is_refused_at_once_and_health_still_answers(
+    server: ServedProcess, http: urllib3.PoolManager
+) -> None:
     body = json.dumps([[1.0, 2.0]]).encode()
 
     def ask(_: int) -> tuple[int, float]:
@@ -194,7 +202,7 @@ def test_more_than_may_wait_is_refused_at_once_and_health_still_answers(server: 
     assert min(seconds for status, seconds in answers if status == 503) < 0.25
 
 
-def test_only_loopback_is_listened_on(server: Server) -> None:
+def test_only_loopback_is_listened_on(server: ServedProcess) -> None:
     listening = [
         connection.laddr.ip
         for process in [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
@@ -205,7 +213,7 @@ def test_only_loopback_is_listened_on(server: Server) -> None:
     assert set(listening) == {"127.0.0.1"}
 
 
-def test_a_worker_killed_while_it_computes(server: Server, http: urllib3.PoolManager) -> None:
+def test_a_worker_killed_while_it_computes(server: ServedProcess, http: urllib3.PoolManager) -> None:
     (described,) = server.get_json("/models/slow", server.management)
     worker = described["workers"][0]["pid"]
     reply: list[urllib3.BaseHTTPResponse] = []

@@ -22,7 +22,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from jitney.tests.fakes.plane import doubling
-from jitney.tools.bench.served import Server, serving, wait_until
+from jitney.tools.bench.served import ServedProcess, serving, wait_until
 
 RELOADS = int(os.environ.get("RELOADS", "20"))
 #: Cycles before the first look: threads, caches and allocators have then taken what they keep.
@@ -46,7 +46,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(60 + 4 * RELOADS)]
 class Clients:
     """Threads that ask `m` for something only they know, and `still`, which nobody reloads."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: ServedProcess) -> None:
         self.server = server
         self.stop = threading.Event()
         self.answered = {"m": 0, "still": 0}
@@ -64,7 +64,7 @@ class Clients:
                 self._ask(client, model, np.array([[number, asked]], np.float32))
                 time.sleep(0.002)
 
-    def _ask(self, client: triton.InferenceServerClient, model: str, x: np.ndarray) -> None:  # type: ignore[type-arg]
+    def _ask(self, client: triton.InferenceServerClient, model: str, x: np.ndarray) -> None:
         try:
             y = infer(client, model, x)
         except InferenceServerException as error:
@@ -79,19 +79,19 @@ class Clients:
                 self.wrong.append(f"{model}: {x.tolist()} gave {y.tolist()}")
 
 
-def connect(server: Server) -> triton.InferenceServerClient:
+def connect(server: ServedProcess) -> triton.InferenceServerClient:
     return triton.InferenceServerClient(server.inference.removeprefix("http://"))
 
 
-def infer(client: triton.InferenceServerClient, model: str, x: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def infer(client: triton.InferenceServerClient, model: str, x: np.ndarray) -> np.ndarray:
     tensor = triton.InferInput("x", list(x.shape), "FP32")
     tensor.set_data_from_numpy(x)
-    found: np.ndarray = client.infer(model, [tensor]).as_numpy("y")  # type: ignore[type-arg]
+    found: np.ndarray = client.infer(model, [tensor]).as_numpy("y")
     return found
 
 
 @contextlib.contextmanager
-def busy(server: Server, count: int = 4) -> Iterator[Clients]:
+def busy(server: ServedProcess, count: int = 4) -> Iterator[Clients]:
     clients = Clients(server)
     threads = [threading.Thread(target=clients.run, args=(number,)) for number in range(1, count + 1)]
     for thread in threads:
@@ -105,7 +105,7 @@ def busy(server: Server, count: int = 4) -> Iterator[Clients]:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def server(tmp_path: Path) -> Iterator[ServedProcess]:
     for name in ("m", "still"):
         doubling(tmp_path, name, "dynamic_batching { }")
     rewrite(tmp_path, 2)
@@ -117,7 +117,7 @@ def rewrite(repository: Path, factor: int) -> None:
     (repository / "m" / "1" / "model.py").write_text(MODEL.replace("FACTOR", str(factor)))
 
 
-def holdings(server: Server) -> dict[str, int]:
+def holdings(server: ServedProcess) -> dict[str, int]:
     """What the server process holds besides memory."""
     process = psutil.Process(server.process.pid)
     return {
@@ -128,11 +128,11 @@ def holdings(server: Server) -> dict[str, int]:
     }
 
 
-def memory(server: Server) -> int:
+def memory(server: ServedProcess) -> int:
     return int(psutil.Process(server.process.pid).memory_full_info().uss)
 
 
-def start_threads(server: Server) -> None:
+def start_threads(server: ServedProcess) -> None:
     """Makes the listener start more threads than the cycles, which ask one thing after another, ever need."""
 
     def ask(number: int) -> None:
@@ -144,7 +144,7 @@ def start_threads(server: Server) -> None:
         list(pool.map(ask, range(AT_ONCE)))
 
 
-def repeat(server: Server, cycle: Callable[[int], None]) -> None:
+def repeat(server: ServedProcess, cycle: Callable[[int], None]) -> None:
     """Runs the cycles and compares what is held after the first few with what is held after the last."""
     start_threads(server)
     for number in range(WARM_UP):
@@ -176,7 +176,7 @@ def repeat(server: Server, cycle: Callable[[int], None]) -> None:
     assert grown <= IN_ALL + PER_CYCLE * RELOADS, f"{RELOADS} cycles took {grown} bytes"
 
 
-def test_reloading_a_model_loses_no_request(server: Server, tmp_path: Path) -> None:
+def test_reloading_a_model_loses_no_request(server: ServedProcess, tmp_path: Path) -> None:
     with busy(server) as clients, contextlib.closing(connect(server)) as client:
 
         def reload(number: int) -> None:
@@ -191,7 +191,7 @@ def test_reloading_a_model_loses_no_request(server: Server, tmp_path: Path) -> N
     assert min(clients.answered.values()) > RELOADS
 
 
-def test_loading_and_unloading_a_model_gives_everything_back(server: Server, tmp_path: Path) -> None:
+def test_loading_and_unloading_a_model_gives_everything_back(server: ServedProcess, tmp_path: Path) -> None:
     source = {"file:1/model.py": MODEL.replace("FACTOR", "5").encode()}
     with busy(server) as clients, contextlib.closing(connect(server)) as client:
         config = json.dumps(client.get_model_config("m"))

@@ -266,7 +266,7 @@ def test_without_snapshots_none_is_written(tmp_path: Path) -> None:
 
 def test_the_five_log_files(tmp_path: Path) -> None:
     archive(tmp_path / "store", "talkative", TALKATIVE)
-    settings = {"load_models": "all", "default_workers_per_model": "1", "model_metrics_auto_detect": "true"}
+    settings: dict[str, Any] = {"load_models": "all", "default_workers_per_model": "1", "model_metrics_auto_detect": "true"}
     with running(tmp_path, env={"METRICS_LOCATION": "figures"}, metrics_mode="log", **settings) as site:
         files = {"access_log.log", "model_log.log", "ts_log.log"}
         assert {path.name for path in (tmp_path / "logs").iterdir()} == files
@@ -325,8 +325,14 @@ def test_one_unix_socket_for_inference_and_management(tmp_path: Path) -> None:
 
 def test_all_three_apis_on_one_port_with_cors(tmp_path: Path) -> None:
     archive(tmp_path / "store", "capitals")
-    same = dict.fromkeys(["inference_address", "management_address", "metrics_address"], f"http://127.0.0.1:{free_port()}")
-    cors = {"cors_allowed_origin": "https://a.example", "cors_allowed_methods": "GET, POST", "cors_allowed_headers": "X-A"}
+    same: dict[str, Any] = dict.fromkeys(
+        ["inference_address", "management_address", "metrics_address"], f"http://127.0.0.1:{free_port()}"
+    )
+    cors: dict[str, Any] = {
+        "cors_allowed_origin": "https://a.example",
+        "cors_allowed_methods": "GET, POST",
+        "cors_allowed_headers": "X-A",
+    }
     with running(tmp_path, load_models="all", default_workers_per_model="1", **same, **cors) as site:
         answer = site.predict("capitals", b"abc")
         assert answer.body == b"ABC"
@@ -355,8 +361,13 @@ def test_https_with_the_certificate_that_is_made_at_the_start(tmp_path: Path) ->
 
 def test_what_workers_see_of_the_environment(tmp_path: Path) -> None:
     archive(tmp_path / "store", "curious", CURIOUS)
-    secret = {"JITNEY_TOKEN": "a-long-enough-token", "CLOUD_KEY": "x", "CLOUD_REGION": "y", "MY_SETTING": "z"}
-    settings = {"load_models": "all", "default_workers_per_model": "1", "blacklist_env_vars": "CLOUD_K.*"}
+    secret: dict[str, Any] = {
+        "JITNEY_TOKEN": "a-long-enough-token",
+        "CLOUD_KEY": "x",
+        "CLOUD_REGION": "y",
+        "MY_SETTING": "z",
+    }
+    settings: dict[str, Any] = {"load_models": "all", "default_workers_per_model": "1", "blacklist_env_vars": "CLOUD_K.*"}
     with running(tmp_path, env=secret, **settings) as site:
         assert site.predict("curious").status == 400
         answer = site.predict("curious", Authorization="Bearer a-long-enough-token")

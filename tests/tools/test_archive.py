@@ -1,7 +1,11 @@
+from __future__ import annotations
+
 import datetime
 import json
 import tarfile
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +16,7 @@ NOON = datetime.datetime(2026, 11, 22, 12, 0, 0)
 
 
 @pytest.fixture
-def sources(tmp_path, monkeypatch):
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "src" / "extra" / "deep").mkdir(parents=True)
     for name in ("handler.py", "net.py", "weights.pth", "index_to_name.json", "requirements.txt", "model-config.yaml"):
@@ -36,7 +40,7 @@ NAMES = {
 @pytest.mark.parametrize(
     ("form", "name"), [("default", "net.mar"), ("zip-store", "net.mar"), ("tgz", "net.tar.gz"), ("no-archive", "net")]
 )
-def test_what_is_packed_opens_again(sources, capsys, form, name):
+def test_what_is_packed_opens_again(sources: Path, capsys: pytest.CaptureFixture[str], form: str, name: str) -> None:
     assert main([*FULL, "--archive-format", form]) == 0
     path = sources / "out" / "store" / name
     assert capsys.readouterr().out.strip() == f"out/store/{name}"
@@ -51,7 +55,7 @@ def test_what_is_packed_opens_again(sources, capsys, form, name):
     assert [item.name for item in (sources / "out" / "store").iterdir()] == [name]
 
 
-def test_formats_are_what_they_say(sources):
+def test_formats_are_what_they_say(sources: Path) -> None:
     for form, method in (("default", zipfile.ZIP_DEFLATED), ("zip-store", zipfile.ZIP_STORED)):
         assert main([*FULL, "-f", "--archive-format", form]) == 0
         with zipfile.ZipFile("out/store/net.mar") as archive:
@@ -61,7 +65,7 @@ def test_formats_are_what_they_say(sources):
         assert {name.partition("/")[0] for name in archive.getnames()} == {"net"}
 
 
-def test_the_manifest_is_torch_model_archivers():
+def test_the_manifest_is_torch_model_archivers() -> None:
     config = ModelArchiverConfig("m", "1.0", "image_classifier", serialized_file="a/b/net.pt")
     assert json.dumps(manifest(config, NOON)) == json.dumps(
         {
@@ -73,12 +77,12 @@ def test_the_manifest_is_torch_model_archivers():
     )
 
 
-def test_the_python_interface(sources):
+def test_the_python_interface(sources: Path) -> None:
     path = ModelArchiver.generate_model_archive(ModelArchiverConfig("m", "1", "base_handler"))
     assert path.name == "m.mar" and zipfile.is_zipfile(path)
 
 
-def test_nothing_is_overwritten_unasked(sources, capsys):
+def test_nothing_is_overwritten_unasked(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(FULL) == 0
     before = (sources / "out/store/net.mar").read_bytes()
     assert main([*FULL, "--version", "3.0"]) == 1
@@ -88,7 +92,7 @@ def test_nothing_is_overwritten_unasked(sources, capsys):
     assert (sources / "out/store/net.mar").read_bytes() != before
 
 
-def test_a_folder_that_is_no_model_is_never_removed(sources, capsys):
+def test_a_folder_that_is_no_model_is_never_removed(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (sources / "out/store/net").mkdir(parents=True)
     (sources / "out/store/net/precious").touch()
     assert main([*FULL, "--archive-format", "no-archive", "--force"]) == 1
@@ -99,7 +103,7 @@ def test_a_folder_that_is_no_model_is_never_removed(sources, capsys):
         assert main([*FULL, "--archive-format", "no-archive", "--force"]) == 0
 
 
-def test_an_archive_does_not_pack_itself(sources):
+def test_an_archive_does_not_pack_itself(sources: Path) -> None:
     config = ModelArchiverConfig("m", "1", "base_handler", extra_files="src", export_path="src", force=True)
     for _ in range(2):
         generate_model_archive(config)
@@ -126,19 +130,19 @@ def test_an_archive_does_not_pack_itself(sources):
         ({"extra_files": "other"}, "MAR-INF"),
     ],
 )
-def test_what_cannot_be_packed_is_said_and_nothing_is_written(sources, changes, message):
+def test_what_cannot_be_packed_is_said_and_nothing_is_written(sources: Path, changes: dict[str, str], message: str) -> None:
     (sources / "other" / "MAR-INF").mkdir(parents=True)
     (sources / "other" / "NET.py").touch()
     (sources / "other" / "MAR-INF" / "MANIFEST.json").touch()
-    asked = {"model_name": "m", "version": "1", "handler": "base_handler", "export_path": "out"} | changes
+    asked: dict[str, Any] = {"model_name": "m", "version": "1", "handler": "base_handler", "export_path": "out"} | changes
     with pytest.raises(ArchiverError) as error:
         generate_model_archive(ModelArchiverConfig(**asked))
     assert message in str(error.value)
     assert not (sources / "out").exists()
 
 
-def test_a_failed_packing_leaves_no_half(sources, monkeypatch):
-    def full(*_, **__):
+def test_a_failed_packing_leaves_no_half(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(zipfile.ZipFile, "writestr", full)

@@ -20,10 +20,10 @@ RUN = """
 import sys
 for name in sys.argv.pop(1).split(","):
     sys.modules[name] = None
-from jitney.server import cli
+from jitney.server.cli.main import main
 import jitney
 print(jitney.__file__, flush=True)
-sys.exit(cli.main(["demo"]))
+sys.exit(main(["demo"]))
 """
 
 

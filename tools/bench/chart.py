@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .plot import Panel, svg
 
 if TYPE_CHECKING:
-    from .report import Sample, Samples
+    from .samples import Sample, Samples
 
 BAR = 40
 

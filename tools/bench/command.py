@@ -29,9 +29,10 @@ from ...server.process.cores import usable_cores
 from . import chart, load, open_loop
 from .batch_time import BareModel, Line, fit, sizes, synthetic
 from .options import given_line, read_options
-from .report import Reach, Sample, report
+from .report import report
+from .samples import Reach, Sample
 from .served import ServerFailed, serving
-from .simulate import Result, Server, simulate, theory
+from .simulate import Result, SimulatedServer, simulate, theory
 from .target import Model, Target, TargetError, infer_request
 from .usage import usage
 
@@ -73,8 +74,8 @@ class Plan:
     reach: Reach | None = None
     samples: dict[float, list[Sample]] = field(default_factory=dict)
 
-    def server(self, line: Line) -> Server:
-        return Server(max(1, self.model.max_rows), line.t0, line.a, self.model.workers)
+    def server(self, line: Line) -> SimulatedServer:
+        return SimulatedServer(max(1, self.model.max_rows), line.t0, line.a, self.model.workers)
 
 
 def say(text: str) -> None:
@@ -152,7 +153,7 @@ def _at_load(plan: Plan, rate: float, line: Line, seed: int) -> Sample:
 _ZERO = Batching(enabled=True)
 
 
-def _simulated(batching: Batching, max_rows: int, times: Sequence[float], server: Server, skip: float) -> Result:
+def _simulated(batching: Batching, max_rows: int, times: Sequence[float], server: SimulatedServer, skip: float) -> Result:
     """The Batcher over these arrivals; only those after the warm-up have a latency."""
     result = simulate(Batcher(batching, max_rows), times, server)
     first = next((n for n, at in enumerate(times) if at >= skip), 0)

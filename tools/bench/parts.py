@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .report import Sample
+    from .samples import Sample
 
 
 def parts(sample: Sample) -> tuple[float, float, float, float, float]:

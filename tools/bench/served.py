@@ -27,7 +27,7 @@ class ServerFailed(RuntimeError):
 
 
 @dataclass
-class Server:
+class ServedProcess:
     """A running server process. `lines` is what it has printed so far; addresses are base URLs."""
 
     process: subprocess.Popen[str]
@@ -103,7 +103,7 @@ def serving(
     echo: bool = False,
     grpc: bool = False,
     folder: Path | None = None,
-) -> Iterator[Server]:
+) -> Iterator[ServedProcess]:
     """`jitney serve` on a repository, ready to answer; stopped at the end. `properties` are lines of config.properties; `grpc`:
     whether it may serve that too, where the flags or properties say how."""
     inference, management, metrics = (
@@ -124,7 +124,7 @@ def serving(
             text=True,
             cwd=folder,
         )
-        server = Server(process, inference, management, metrics)
+        server = ServedProcess(process, inference, management, metrics)
         reader = threading.Thread(target=server.read_output, args=(echo,), name="server-output")
         reader.start()
         try:

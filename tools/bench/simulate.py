@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf
-from pathlib import Path
 
 import numpy as np
 
@@ -25,7 +24,7 @@ POLICIES = ("zero", "delay:5", "ts:10", "ts:100")
 
 
 @dataclass(frozen=True)
-class Server:
+class SimulatedServer:
     """`workers` on `devices` in turn (0 devices: each worker has its own) run batches of at most `max_rows` rows.
 
     A batch takes `host` seconds of its worker only, then t0 + a * rows seconds of the device too.
@@ -78,7 +77,7 @@ class Result:
 class Workers:
     """Who is idle, and until when each device is taken."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: SimulatedServer) -> None:
         self._server = server
         self._idle = [server.workers // server.device_count] * server.device_count
         for device in range(server.workers % server.device_count):
@@ -107,7 +106,7 @@ class Workers:
             self.idle += 1
 
 
-def simulate(queue: Queue, arrivals: Sequence[float], server: Server) -> Result:
+def simulate(queue: Queue, arrivals: Sequence[float], server: SimulatedServer) -> Result:
     """Runs all arrivals (seconds, ascending) through the queue until every one is answered."""
     latencies = np.empty(len(arrivals))
     reasons, sizes = dict.fromkeys(Reason, 0), dict[int, int]()
@@ -131,7 +130,7 @@ def simulate(queue: Queue, arrivals: Sequence[float], server: Server) -> Result:
     return Result(latencies, sum(sizes.values()), workers.work / (server.device_count * span), reasons, sizes)
 
 
-def theory(rate: float, server: Server) -> float | None:
+def theory(rate: float, server: SimulatedServer) -> float | None:
     """Bound of the mean latency of zero delay with one worker, Poisson arrivals and no limit to a batch, in seconds.
 
     Inoue, "Queueing analysis of GPU-based inference servers with dynamic batching" (arXiv 1912.06322). None where the load
@@ -149,7 +148,7 @@ def theory(rate: float, server: Server) -> float | None:
 
 
 def table(
-    trace: str, rates: Sequence[float], policies: Sequence[str], count: int, server: Server, seed: int
+    trace: str, rates: Sequence[float], policies: Sequence[str], count: int, server: SimulatedServer, seed: int
 ) -> Iterator[str]:
     """One line for each rate and policy."""
     yield f"{'req/s':>8} {'policy':<12} {'mean ms':>9} {'p99 ms':>9} {'busy':>6} {'mean batch':>10}  batches left by"
@@ -182,15 +181,11 @@ def _count(text: str) -> int:
     return value
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="jitney.tools.bench.simulate", description="Compares batch policies in simulated time."
-    )
-    add = parser.add_argument
-    add("--trace", choices=sorted(TRACES), help="how requests arrive (poisson; with --report all of them)")
-    add(
-        "--rates", type=_positive, nargs="+", help="requests per second (50 200 1000 3000; with --report shares of capacity)"
-    )
+def parser(program: str, description: str) -> argparse.ArgumentParser:
+    """The options that say what is simulated."""
+    made = argparse.ArgumentParser(prog=program, description=description)
+    add = made.add_argument
+    add("--trace", choices=sorted(TRACES), help="how requests arrive")
     add("--policies", nargs="+", default=list(POLICIES), help="zero, alone, delay:MS, delay:MS:SIZES, ts:MS")
     add("--requests", type=_count, default=20_000, help="requests per rate and policy, at most a million")
     add("--max-batch", type=_count, default=32, help="rows that a batch may hold")
@@ -200,14 +195,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", type=_count, default=1)
     add("--devices", type=_count, help="GPUs that the workers share, in turn (one for each worker)")
     add("--seed", type=int, default=1)
-    add("--report", type=Path, metavar="DIR", help="write report.md and plots into this folder")
-    return parser
+    return made
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = _parser()
-    args = parser.parse_args(argv)
-    server = Server(
+def server_of(made: argparse.ArgumentParser, args: argparse.Namespace) -> SimulatedServer:
+    """The server that the options describe; ends the program where they do not fit together."""
+    server = SimulatedServer(
         args.max_batch, args.t0_ms / 1000, args.a_ms / 1000, args.workers, args.devices or 0, args.host_ms / 1000
     )
     try:
@@ -216,17 +209,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         for policy in args.policies:
             make_queue(policy, server.max_rows)
     except ValueError as error:
-        parser.error(str(error))
-    if args.report is not None:
-        from ..dev.simulate_report import write
+        made.error(str(error))
+    return server
 
-        if args.rates:
-            parser.error("--report chooses the rates as shares of the capacity: leave out --rates")
-        for line in write(
-            args.report, [args.trace] if args.trace else list(TRACES), args.policies, args.requests, server, args.seed
-        ):
-            print(line, file=sys.stderr, flush=True)
-        return 0
+
+def main(argv: Sequence[str] | None = None) -> int:
+    made = parser("jitney.tools.bench.simulate", "Compares batch policies in simulated time.")
+    made.add_argument("--rates", type=_positive, nargs="+", help="requests per second (50 200 1000 3000)")
+    args = made.parse_args(argv)
+    server = server_of(made, args)
     trace = args.trace or "poisson"
     print(f"{trace}, {args.requests} requests, {describe(server)}: at most {server.capacity:.0f} requests/s")
     for line in table(trace, args.rates or [50.0, 200.0, 1000.0, 3000.0], args.policies, args.requests, server, args.seed):
@@ -234,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def describe(server: Server) -> str:
+def describe(server: SimulatedServer) -> str:
     """The server in words."""
     host = f"{server.host * 1000:g} ms + " if server.host else ""
     batch = f"a batch of at most {server.max_rows} takes {host}{server.t0 * 1000:g} ms + {server.a * 1000:g} ms per row"

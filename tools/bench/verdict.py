@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .parts import ideal_parts, parts
 
 if TYPE_CHECKING:
-    from .report import Reach, Sample, Samples
+    from .samples import Reach, Sample, Samples
 
 #: Up to these ratios of the measured mean to theory's a server is close to it, or near it.
 CLOSE, NEAR = 1.15, 1.5

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ...server.process.cores import usable_cores
 from ..bench import load
-from ..bench.served import Server, serving
+from ..bench.served import ServedProcess, serving
 from . import bench_models
 from .bench_models import Workload
 from .ceiling import Ceiling, best
@@ -67,7 +67,7 @@ class Row:
 HEADER = "| workload | connections | req/s | p50 ms | p99 ms | mean batch | of the ceiling |\n|---|---|---|---|---|---|---|"
 
 
-def _mean_batch(server: Server, model: str, before: tuple[int, int]) -> tuple[float, tuple[int, int]]:
+def _mean_batch(server: ServedProcess, model: str, before: tuple[int, int]) -> tuple[float, tuple[int, int]]:
     """Rows per execution since `before`, and the counters now, as the server reports them."""
     stats = server.get_json(f"/v2/models/{model}/stats")["model_stats"][0]
     now = (stats["inference_count"], stats["execution_count"])
@@ -80,7 +80,12 @@ def _unwatched() -> Iterator[Seen]:
 
 
 def run_round(
-    workload: Workload, server: Server, ceiling: float, rows: dict[int, Row], seconds: float, watch: Watch = _unwatched
+    workload: Workload,
+    server: ServedProcess,
+    ceiling: float,
+    rows: dict[int, Row],
+    seconds: float,
+    watch: Watch = _unwatched,
 ) -> None:
     """One round of a workload at every number of connections. `ceiling` in requests/s; `watch` sees each measurement."""
     counters = _mean_batch(server, workload.model, (0, 0))[1]

@@ -24,7 +24,7 @@ import urllib3
 
 from ...codecs import create as create_codec
 from ...core.request import Part
-from ..bench.served import Server, ServerFailed, serving, taken
+from ..bench.served import ServedProcess, ServerFailed, serving, taken
 from ..steps import NotAsPromised, expect, heading
 from . import build_models, digits
 
@@ -56,7 +56,7 @@ def _without_curl(url: str, option: str, value: str) -> tuple[int, str]:
     return reply.status, reply.data.decode()
 
 
-def one_digit(server: Server, folder: Path, image: bytes, label: int) -> None:
+def one_digit(server: ServedProcess, folder: Path, image: bytes, label: int) -> None:
     heading(f"A handwritten {label} through curl")
     file = folder / "digit.png"
     file.write_bytes(image)
@@ -66,7 +66,7 @@ def one_digit(server: Server, folder: Path, image: bytes, label: int) -> None:
     expect(next(iter(answer)) == str(label), f"the first is {label}")
 
 
-def three_backends(server: Server, image: bytes) -> None:
+def three_backends(server: ServedProcess, image: bytes) -> None:
     heading("The same image through three backends, with tritonclient.http (binary tensors)")
     client = tritonclient.InferenceServerClient(server.inference.removeprefix("http://"))
     pixels = _decoded(client, image)
@@ -88,7 +88,7 @@ def _decoded(client: tritonclient.InferenceServerClient, image: bytes) -> np.nda
     return create_codec(digits.codec_config(config)).decode([Part("body", image)], {})[0].numpy()
 
 
-def whole_split(server: Server, images: Sequence[tuple[bytes, int]]) -> None:
+def whole_split(server: ServedProcess, images: Sequence[tuple[bytes, int]]) -> None:
     heading(f"All {len(images)} held-out images from {CLIENTS} concurrent clients")
     before = _batches(server)
     pool = urllib3.PoolManager(maxsize=CLIENTS, block=True)
@@ -115,7 +115,7 @@ def whole_split(server: Server, images: Sequence[tuple[bytes, int]]) -> None:
     expect(mean > 1.5, f"batches fill: {mean:.1f} images in a batch on average")
 
 
-def _batches(server: Server) -> dict[int, int]:
+def _batches(server: ServedProcess) -> dict[int, int]:
     """Executions of digits_onnx by batch size, as the server reports them."""
     stats = server.get_json("/v2/models/digits_onnx/stats")["model_stats"][0]
     return {entry["batch_size"]: entry["compute_infer"]["count"] for entry in stats["batch_stats"]}
@@ -129,7 +129,7 @@ def _show(histogram: dict[int, int]) -> None:
             print(f"  {size:10}   {count:7}   {'#' * max(1, round(40 * count / widest))}", flush=True)
 
 
-def photograph(server: Server) -> None:
+def photograph(server: ServedProcess) -> None:
     import sklearn.datasets
 
     heading("A photograph through ResNet-152")
@@ -138,7 +138,7 @@ def photograph(server: Server) -> None:
     expect(status == 200 and len(json.loads(body)) == 5, "five classes with their probabilities")
 
 
-def mistakes(server: Server, folder: Path) -> None:
+def mistakes(server: ServedProcess, folder: Path) -> None:
     heading("Three mistakes, and what a user sees")
     text = folder / "notes.txt"
     text.write_text("this is no image\n")

@@ -1,10 +1,13 @@
-"""`simulate --report DIR`: the comparison of policies as a page with tables, and plots of mean, p99 and the device's busy share.
+"""The comparison of batch policies as a page with tables, and plots of mean, p99 and the device's busy share.
+
+    python -m jitney.tools.dev.simulate_report DIR
 
 Rates are shares of the capacity (all batches full); a trace whose rate swings for long is scaled so that its peak has that share.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +16,7 @@ import numpy as np
 
 from ..bench.plot import Panel, svg
 from ..bench.policies import make_queue
-from ..bench.simulate import Result, Server, describe, simulate, theory
+from ..bench.simulate import Result, SimulatedServer, describe, parser, server_of, simulate, theory
 from ..bench.traces import BURST, DAY, PEAKS, SPREAD, SWING, TRACES
 
 LOADS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -35,7 +38,7 @@ Runs = dict[str, list[Result]]
 
 
 def write(
-    folder: Path, traces: Sequence[str], policies: Sequence[str], count: int, server: Server, seed: int
+    folder: Path, traces: Sequence[str], policies: Sequence[str], count: int, server: SimulatedServer, seed: int
 ) -> Iterator[str]:
     """Writes report.md and one SVG for each trace; yields what it is at."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +61,9 @@ def _arrivals(trace: str, rate: float, count: int, seed: int) -> list[float]:
     return times
 
 
-def _runs(trace: str, rates: Sequence[float], policies: Sequence[str], count: int, server: Server, seed: int) -> Runs:
+def _runs(
+    trace: str, rates: Sequence[float], policies: Sequence[str], count: int, server: SimulatedServer, seed: int
+) -> Runs:
     runs: Runs = {policy: [] for policy in policies}
     for rate in rates:
         arrivals = _arrivals(trace, rate, count, seed)
@@ -82,7 +87,7 @@ def _panels(runs: Runs) -> list[Panel]:
     ]
 
 
-def _table(rates: Sequence[float], runs: Runs, trace: str, server: Server) -> list[str]:
+def _table(rates: Sequence[float], runs: Runs, trace: str, server: SimulatedServer) -> list[str]:
     """Mean / p99 in ms and the device's busy share, a row for each load."""
     bounds = [theory(rate, server) if trace == "poisson" else None for rate in rates]
     with_bound = any(bound is not None for bound in bounds)
@@ -107,7 +112,7 @@ def _milliseconds(value: float | None) -> str:
     return "–" if value is None else f"{value * 1000:.1f}"
 
 
-def _devices(count: int, server: Server, seed: int) -> list[str]:
+def _devices(count: int, server: SimulatedServer, seed: int) -> list[str]:
     """Zero delay with one queue for several devices, at the same load for each device."""
     heads = ["devices", *(f"load {load:.0%}" for load in LOADS_OF_DEVICES)]
     lines = [
@@ -122,7 +127,7 @@ def _devices(count: int, server: Server, seed: int) -> list[str]:
     return lines
 
 
-def _second_worker(count: int, server: Server, seed: int) -> list[str]:
+def _second_worker(count: int, server: SimulatedServer, seed: int) -> list[str]:
     """One worker or two for one device, where a batch takes its worker some time before it takes the device."""
     loads = [f"load {load:.0%} of one worker" for load in LOADS_OF_DEVICES]
     heads = ["host ms for each batch", "workers", "requests/s at most", *loads]
@@ -138,6 +143,20 @@ def _second_worker(count: int, server: Server, seed: int) -> list[str]:
     return lines
 
 
-def _zero(rate: float, count: int, server: Server, seed: int) -> str:
+def _zero(rate: float, count: int, server: SimulatedServer, seed: int) -> str:
     result = simulate(make_queue("zero", server.max_rows), _arrivals("poisson", rate, count, seed), server)
     return f"{result.mean * 1000:.1f} / {result.p99 * 1000:.1f}, {result.mean_batch:.1f}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    made = parser("jitney.tools.dev.simulate_report", "Compares batch policies in simulated time, as a page with plots.")
+    made.add_argument("folder", type=Path, metavar="DIR", help="where report.md and the plots go")
+    args = made.parse_args(argv)
+    server, traces = server_of(made, args), [args.trace] if args.trace else list(TRACES)
+    for line in write(args.folder, traces, args.policies, args.requests, server, args.seed):
+        print(line, file=sys.stderr, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,7 +1,7 @@
 """What a Triton user would try first, each step with its answer: `make triton-demo`.
 
-Serves the models of the Triton conformance kit where it is found (JITNEY_CONFORMANCE, or `shared/conformance` beside the
-repository), else the shipped digits, as `jitney serve` with tritonserver's flags, and drives them with `tritonclient.http` and
+Serves the models with which a Triton was recorded (tests/conformance/recordings, or where JITNEY_CONFORMANCE says), else the
+shipped digits, as `jitney serve` with tritonserver's flags, and drives them with `tritonclient.http` and
 its aio client. Every answer is checked; the status is 0 only if all of it held.
 """
 
@@ -26,7 +26,7 @@ import tritonclient.utils.shared_memory as shared_memory
 import urllib3
 from tritonclient.utils import InferenceServerException
 
-from ..bench.served import Server, ServerFailed, serving
+from ..bench.served import ServedProcess, ServerFailed, serving
 from ..steps import NotAsPromised, expect, heading
 from . import build_models, triton_demo_kit
 from .triton_demo_kit import show
@@ -61,9 +61,9 @@ class Subject:
 
 
 def kit() -> Path | None:
-    """The conformance kit's folder, None where there is none."""
-    beside = Path(__file__).resolve().parents[3] / "shared" / "conformance"
-    folder = Path(os.environ.get("JITNEY_CONFORMANCE") or beside) / "triton" / "model_repository"
+    """The folder of the recorded models, None where there is none."""
+    recordings = Path(__file__).resolve().parents[2] / "tests" / "conformance" / "recordings"
+    folder = Path(os.environ.get("JITNEY_CONFORMANCE") or recordings) / "triton" / "model_repository"
     return folder if folder.is_dir() else None
 
 
@@ -166,7 +166,7 @@ def _counts(client: triton.InferenceServerClient, subject: Subject) -> tuple[int
     return found["inference_count"], found["execution_count"]
 
 
-def asynchronous(server: Server, subject: Subject) -> None:
+def asynchronous(server: ServedProcess, subject: Subject) -> None:
     heading(f"{REQUESTS} requests at once: tritonclient.http.aio and asyncio.gather")
     rows = subject.rows(REQUESTS, seed=1)
 
@@ -215,7 +215,7 @@ def controlled(client: triton.InferenceServerClient, subject: Subject) -> None:
     expect(client.is_model_ready(subject.model), "load_model returns when the model is ready")
 
 
-def metrics(server: Server, subject: Subject) -> None:
+def metrics(server: ServedProcess, subject: Subject) -> None:
     heading(f"$ curl {server.metrics}/metrics | grep {subject.model}")
     text = urllib3.request("GET", f"{server.metrics}/metrics", timeout=30.0).data.decode()
     name = f'nv_inference_request_success{{model="{subject.model}"'
@@ -227,12 +227,12 @@ def metrics(server: Server, subject: Subject) -> None:
 # -- all of it -------------------------------------------------------------------------------------------------------------
 
 
-def _authority(server: Server) -> str:
+def _authority(server: ServedProcess) -> str:
     return server.inference.removeprefix("http://")
 
 
 @contextlib.contextmanager
-def _client(server: Server) -> Iterator[triton.InferenceServerClient]:
+def _client(server: ServedProcess) -> Iterator[triton.InferenceServerClient]:
     with contextlib.closing(triton.InferenceServerClient(_authority(server), concurrency=REQUESTS)) as client:
         yield client
 

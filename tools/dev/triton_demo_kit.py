@@ -9,7 +9,7 @@ import numpy as np
 import tritonclient.http as triton
 import urllib3
 
-from ..bench.served import Server
+from ..bench.served import ServedProcess
 from ..steps import expect, heading
 
 #: Models that the steps use.
@@ -20,7 +20,7 @@ def show(text: object) -> None:
     print("  " + str(text).replace("\n", "\n  "), flush=True)
 
 
-def steps(server: Server, client: triton.InferenceServerClient) -> None:
+def steps(server: ServedProcess, client: triton.InferenceServerClient) -> None:
     """All of them, in order."""
     batched_in_one(client)
     versions(client)
@@ -63,7 +63,7 @@ def composed(client: triton.InferenceServerClient) -> None:
         expect(answer == [[6.0]], f"{model} answers through the models that it uses, one of which doubles")
 
 
-def generated(server: Server) -> None:
+def generated(server: ServedProcess) -> None:
     heading("The generate extension: JSON in, JSON or events out")
     url = f"{server.inference}/v2/models/textgen/generate"
     reply = urllib3.request("POST", url, json={"text_input": "hello", "temperature": 0.5}, timeout=30.0).json()

@@ -1,6 +1,6 @@
 """`AcceptingListener`: accepts from a socket that several front ends share, such that each gets about as many connections.
 
-All of them hear of a new connection. Whoever has more than another waits a moment, so that the other one can take it; left to
+All of them hear of a new connection. One that has more than another waits a moment, so that the other one can take it; left to
 themselves, the one that happens to be awake would take nearly all that come at once, and kept connections stay where they are.
 """
 
@@ -15,19 +15,19 @@ from typing import Any
 
 from ...process import threads
 from ..adopting_listener import AdoptingListener
-from ..shared_counters import Counters
+from ..shared_counters import SharedCounters
 
 #: How long and how often a front end leaves a connection to those that have fewer, before it takes it itself.
 POLITE_S = 0.001
 POLITE_TIMES = 5
-#: How long nobody accepts when the process has no descriptor, or place for a connection, left.
+#: How long nothing is accepted when the process has no descriptor, or place for a connection, left.
 _FULL_S = 0.05
 
 
 class AcceptingListener(AdoptingListener):
     """The listener of front end `index`."""
 
-    def __init__(self, *arguments: Any, counters: Counters, index: int, **options: Any) -> None:
+    def __init__(self, *arguments: Any, counters: SharedCounters, index: int, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._counters, self._index = counters, index
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC)

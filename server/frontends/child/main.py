@@ -1,8 +1,8 @@
-"""A front end: `python -m jitney.server.frontends.child.main`, started by `child.FrontChild` and by nobody else.
+"""A front end: `python -m jitney.server.frontends.child.main`, started by `frontend_process.FrontendProcess` alone.
 
     main thread       builds the listener, waits until it is to end      blocks on the queue of drains
     reading thread    answers and news from the scheduler (`link`)       blocks on the socket
-    writing thread    what the socket did not take at once (`outbox`)    sleeps
+    writing thread    what the socket did not take at once (`send_queue`)    sleeps
     listener          the same as with one front end: a loop, a pool of threads
 
 It ends when it is told to drain, when the scheduler's end of the socket closes, and when the scheduler dies without a word.
@@ -20,33 +20,28 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from ....core import holding
 from ....core.errors import JitneyError
-from ...http.app import Services, Shared, build, listener_options
+from ...http.app import InferenceServices, build_inference, listener_options
 from ...http.engine.certificates import server_context
 from ...http.engine.listener import Listener
 from ...http.middleware.admission import Admission
 from ...ipc.arena import Arena
+from ...ipc.frame import BadFrame, FrameReader, PeerClosed
+from ...ipc.io_context import IoContext
 from ...ipc.memory import Region
 from ...process import exits, gc_tuning, threads
 from ...worker.main import die_with, leave_signals_to_the_server
-from ...workers.channel import BadFrame, FrameReader, PeerClosed
 from ..messages import DOWNWARD, Hello, Ready
-from ..send_queue import Outbox
-from ..shared_counters import NBYTES, Counters
+from ..send_queue import SendQueue
+from ..shared_counters import NBYTES, SharedCounters
 from .accepting_listener import AcceptingListener
 from .relay import Doorway, is_served
 from .remote_dataplane import RemoteDataPlane
-from .remote_services import RemoteLog, RemoteMetrics, RemoteRegions, RemoteTokens, SharedPlaces
-from .scheduler_client import Link
-
-if TYPE_CHECKING:
-    from ...http.middleware.tokens import Tokens
-    from ...http.torchserve.management import Control
-    from ...metrics import Metrics
-    from ...serving.dataplane import DataPlane
+from .remote_services import RemoteLog, RemoteRegions, RemoteRequestMetrics, RemoteTokens, SharedPlaces
+from .scheduler_client import SchedulerClient
 
 #: How long the last words may take.
 _LAST_S = 2.0
@@ -64,17 +59,18 @@ class FrontEnd:
         hello = self.hello = first
         self._door = door
         gc_tuning.return_large_memory()
-        holding.limit(hello.settings)
+        holding.limit(hello.settings.held_bytes)
         self._listening = socket.socket(fileno=fds["listen-fd"])
         self._drains: queue.SimpleQueue[float] = queue.SimpleQueue()
-        self.outbox = Outbox(sock, "front", lambda: _end(exits.PARENT_GONE))
+        self._io = IoContext()
+        self.send_queue = SendQueue(sock, "front", lambda: _end(exits.PARENT_GONE), self._io.coalescer)
         arena = Arena(hello.request_bytes, Region(fds["request-fd"], hello.request_bytes))
         replies = Region(fds["reply-fd"], hello.reply_bytes)
-        self._counters = Counters(Region(fds["counters-fd"], NBYTES), hello.fronts)
+        self._counters = SharedCounters(Region(fds["counters-fd"], NBYTES), hello.fronts)
         for region in (arena.region, replies, self._counters.region):
             region.close_fd()
-        self._link = Link(sock, reader, self.outbox, arena, replies, self._drains.put, _lost)
-        _send_log(self.outbox, hello)
+        self._link = SchedulerClient(sock, reader, self.send_queue, arena, replies, self._drains.put, _lost, self._io)
+        _send_log(self.send_queue, hello)
 
     def serve(self) -> int:
         """Answers until told to end; returns the exit code."""
@@ -82,35 +78,38 @@ class FrontEnd:
             self._link.start()
         listener = self._listener()
         listener.start()
-        gc_tuning.spare_collector()
-        self.outbox.put(Ready())
+        gc_tuning.freeze_heap()
+        self.send_queue.put(Ready())
         listener.close(self._drains.get())
-        self.outbox.close(_LAST_S)
+        self.send_queue.close(_LAST_S)
         return exits.STOPPED
 
     def _listener(self) -> Listener:
         hello, link, counters = self.hello, self._link, self._counters
         settings, ports = hello.settings, hello.ports
-        plane = cast("DataPlane", RemoteDataPlane(link, counters))  # all that the routes use which are served here
-        keys = cast("Tokens", RemoteTokens(link, counters)) if hello.asks_keys else None
-        metrics = cast("Metrics", RemoteMetrics(self.outbox))
-        services = Services(plane, cast("Control", plane), metrics, settings, keys)
-        admission = Admission(settings.http_threads, settings.max_waiting)
-        admission.waiting = SharedPlaces(settings.max_waiting, counters, hello.index + 1)
-        shared = Shared(RemoteRegions(link, counters, settings.allow_client_shm))
-        app, plans = build(ports, services, admission, shared, is_served)
+        admission = Admission(settings.http_threads, settings.max_waiting, self._io.coalescer)
+        admission.waiting = SharedPlaces(settings.max_waiting, counters, hello.index + 1, self._io.coalescer)
+        services = InferenceServices(
+            RemoteDataPlane(link, counters),
+            RemoteRequestMetrics(self.send_queue),
+            settings,
+            RemoteTokens(link, counters) if hello.asks_keys else None,
+            admission,
+            RemoteRegions(link, counters, settings.allow_client_shm),
+        )
+        app, plans = build_inference(ports, services, is_served)
         doorway: Any = Doorway(app, self._door, settings.http_threads)
         address = settings.inference_address
         tls = server_context(settings, hello.pem) if address.tls else None
         return AcceptingListener(
             doorway, address, tls=tls, plans=plans, sock=self._listening, counters=counters,
-            index=hello.index, **listener_options(ports, settings),
+            index=hello.index, io=self._io, **listener_options(ports, settings),
         )  # fmt: skip
 
 
-def _send_log(outbox: Outbox, hello: Hello) -> None:
+def _send_log(send_queue: SendQueue, hello: Hello) -> None:
     """Has the scheduler write what is logged here."""
-    handler = RemoteLog(outbox, hello.index)
+    handler = RemoteLog(send_queue, hello.index)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logging.getLogger().addHandler(handler)
     logging.captureWarnings(True)

@@ -1,8 +1,8 @@
 """Requests that a front end does not serve itself: relayed as HTTP, byte for byte, to the application in the scheduler.
 
 Each gets a connection of its own, a socket pair whose other end goes to the scheduler through `door` with the client's
-address (`send_peer`), so nobody else can connect there. Method, target, headers in the client's spelling and body are sent as
-they came; status, reason phrase, headers and body come back as the application made them, streams piece by piece.
+address (`send_peer`), so no other process can connect there. Method, target, headers in the client's spelling and body are
+sent as they came; status, reason phrase, headers and body come back as the application made them, streams piece by piece.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from urllib.parse import quote
 import orjson
 
 from ....core.errors import JitneyError, QueueFull
-from ...http.middleware.access import is_kserve
+from ...http.dialect import is_kserve
 from ...http.middleware.admission import Places
 from ...http.retry import RETRY_AFTER, SECONDS
 from ...http.torchserve.errors import problem
 from ...http.torchserve.render import ENVELOPE, new_request_id, to_json
+from ..peers import send_peer
 
 log = logging.getLogger(__name__)
 
@@ -46,24 +47,6 @@ _READ_BYTES = 1 << 18
 def is_served(path: str) -> bool:
     """Whether a front end answers a percent-decoded path itself."""
     return _SERVED.fullmatch(path) is not None
-
-
-def send_peer(door: socket.socket, theirs: socket.socket, host: str, port: str) -> None:
-    """Hands a connected socket to the scheduler. OSError where it is gone."""
-    socket.send_fds(door, [f"{host}\0{port}".encode()], [theirs.fileno()])
-
-
-def receive_peer(door: socket.socket) -> tuple[socket.socket | None, tuple[str, str]]:
-    """The next socket and whom it speaks for; None at the end."""
-    while True:
-        data, fds, _, _ = socket.recv_fds(door, 1024, 1)
-        if not data:
-            return None, ("", "")
-        if fds:
-            break
-        log.warning("a relayed request is lost: this process has no file descriptor left")  # its front end notices
-    host, _, port = data.decode("utf-8", "replace").partition("\0")
-    return socket.socket(fileno=fds[0]), (host, port)
 
 
 class Doorway:

@@ -13,8 +13,8 @@ from ....core.errors import JitneyError, Unavailable
 from ....core.model_config import ModelConfig
 from ....core.request import Request, Response
 from ...serving.validation import validate
-from ..shared_counters import Counters
-from .scheduler_client import Link, Wish
+from ..shared_counters import SharedCounters
+from .scheduler_client import SchedulerClient, SubmitArgs
 
 OnAnswer = Callable[[Response | JitneyError], None]
 #: Names that are remembered, models that there are not among them.
@@ -39,7 +39,7 @@ class RemoteDataPlane:
     A refusal may be raised at once or come as the call's answer.
     """
 
-    def __init__(self, link: Link, counters: Counters) -> None:
+    def __init__(self, link: SchedulerClient, counters: SharedCounters) -> None:
         self._link, self._counters = link, counters
         self._known: tuple[int, dict[tuple[str, str | None], Known | JitneyError]] = (0, {})
 
@@ -60,7 +60,7 @@ class RemoteDataPlane:
         known = self._find(model, version)
         request.rows = validate(known.config, request)
         call = Call(request, known.config, on_answer=on_answer)
-        self._link.submit(call, Wish("infer", model, version, request, priority, timeout_us), known.epoch)
+        self._link.submit(call, SubmitArgs("infer", model, version, request, priority, timeout_us), known.epoch)
         return call
 
     def refuse_if_full(self, model: str, version: str | None) -> None:
@@ -69,7 +69,7 @@ class RemoteDataPlane:
     def predict(self, model: str, version: str | None, request: Request, on_answer: OnAnswer | None = None) -> Call:
         """Sends a TorchServe-style request: as it is for a handler, through the model's codec (in this thread) otherwise."""
         known = self._find(model, version)
-        wish = Wish("predict", model, version, request)
+        submitted = SubmitArgs("predict", model, version, request)
         call = Call(request, known.config, on_answer=on_answer)
         epoch: int | None = known.epoch
         if known.config.backend == "handler":
@@ -81,7 +81,7 @@ class RemoteDataPlane:
             tensors, call.encode = codec.read(request.parts, request.headers)
             call.request = Request(request.id, tensors, [], request.headers)
             call.request.rows = validate(codec.expects(tensors), call.request)
-        self._link.submit(call, wish, epoch)
+        self._link.submit(call, submitted, epoch)
         return call
 
     def _find(self, model: str, version: str | None) -> Known:

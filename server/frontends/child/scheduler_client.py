@@ -1,4 +1,4 @@
-"""`Link`: the front end's end of its socket to the scheduler: sends requests, and hands the answers to their calls."""
+"""`SchedulerClient`: the front end's end of its socket to the scheduler: sends requests, and hands the answers to their calls."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ from ....core.call import Call
 from ....core.errors import HoldsTooMuch, InvalidRequest, JitneyError, QueueFull, Unavailable
 from ....core.request import Request, Response
 from ....core.tensor import Buffer
-from ...ipc import coalesce
 from ...ipc.arena import Arena, Slot
+from ...ipc.frame import BadFrame, FrameReader, PeerClosed
 from ...ipc.frame_reading import Reading
+from ...ipc.io_context import IoContext
 from ...ipc.memory import Region
-from ...workers.channel import BadFrame, FrameReader, PeerClosed
 from .. import wire
 from ..error_codec import error_from_wire
 from ..messages import (
     DOWNWARD,
-    Answer,
-    Ask,
+    CallAnswer,
     Cancel,
     Downward,
     Drain,
@@ -37,11 +36,12 @@ from ..messages import (
     Freed,
     FrontResponse,
     FrontTimes,
+    Query,
+    QueryReply,
     Stale,
     Submit,
-    Told,
 )
-from ..send_queue import Outbox
+from ..send_queue import SendQueue
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ ASK_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class SubmitArgs:
     """What a client asked for. `request` is as it came, `call.request` may be decoded."""
 
     verb: Literal["infer", "predict"]
@@ -66,27 +66,27 @@ class _Open:
     """A request that the scheduler has, until its final answer."""
 
     call: Call
-    wish: Wish
+    submitted: SubmitArgs
     slots: list[Slot] = field(default_factory=list)
 
 
-class Link:
+class SchedulerClient:
     """Threads: any may `submit` and `ask`; a thread of the link reads, and calls `on_drain(seconds)` and `on_lost(why)`."""
 
     def __init__(
-        self, sock: socket.socket, reader: FrameReader, outbox: Outbox, arena: Arena, replies: Region,
-        on_drain: Callable[[float], None], on_lost: Callable[[str], None],
+        self, sock: socket.socket, reader: FrameReader, send_queue: SendQueue, arena: Arena, replies: Region,
+        on_drain: Callable[[float], None], on_lost: Callable[[str], None], io: IoContext,
     ) -> None:  # fmt: skip
-        self.outbox, self.arena = outbox, arena
-        self._reading, self._replies = Reading(sock, reader, self._take), replies
+        self.send_queue, self.arena, self._coalescer = send_queue, arena, io.coalescer
+        self._reading, self._replies = Reading(sock, reader, self._take, io.reactors), replies
         self._on_drain, self._on_lost = on_drain, on_lost
         self._numbers = itertools.count(1)
         self._open: dict[int, _Open] = {}
-        self._asked: dict[int, list[Told]] = {}
+        self._asked: dict[int, list[QueryReply]] = {}
         self._thread = threading.Thread(target=self._read, name="front-read", daemon=True)
 
     def start(self) -> None:
-        self.outbox.start()
+        self.send_queue.start()
         self._thread.start()
 
     # -- threads of the routes ---------------------------------------------------------------------------------------------
@@ -96,12 +96,12 @@ class Link:
         """Requests without a final answer."""
         return len(self._open)
 
-    def submit(self, call: Call, wish: Wish, epoch: int | None) -> None:
+    def submit(self, call: Call, submitted: SubmitArgs, epoch: int | None) -> None:
         """Sends a request; its answers are given to `call`. With an epoch `call.request` goes, decoded and checked for it.
 
         QueueFull where the memory does not hold it, InvalidRequest where it cannot be sent.
         """
-        number, entry = next(self._numbers), _Open(call, wish)
+        number, entry = next(self._numbers), _Open(call, submitted)
         self._open[number] = entry
         call.withdraw = partial(self._withdraw, number)
         try:
@@ -112,25 +112,25 @@ class Link:
             raise
 
     def _send(self, number: int, entry: _Open, epoch: int | None) -> None:
-        wish = entry.wish
-        request = wish.request if epoch is None else entry.call.request
+        submitted = entry.submitted
+        request = submitted.request if epoch is None else entry.call.request
         message, entry.slots = wire.request_to_wire(request, self.arena)
         submit = Submit(
-            number, wish.verb, wish.model, wish.version, epoch, message, wish.priority, wish.timeout_us
+            number, submitted.verb, submitted.model, submitted.version, epoch, message, submitted.priority, submitted.timeout_us
         )  # fmt: skip
         try:
-            self.outbox.put(submit)
+            self.send_queue.put(submit)
         except (TypeError, ValueError, OverflowError) as error:
             self._free(entry)
             raise InvalidRequest(f"the request cannot be handed to a worker: {error}") from None
 
-    def ask(self, what: Literal["config", "keys", "region"], *arguments: str) -> Told:
+    def ask(self, what: Literal["config", "keys", "region"], *arguments: str) -> QueryReply:
         """Asks the scheduler and waits; raises the error that it answers with, Unavailable where it does not answer."""
         number = next(self._numbers)
         answers = self._asked[number] = []
         try:
-            self.outbox.put(Ask(number, what, arguments))
-            self.outbox.flush()  # also where this thread gathers
+            self.send_queue.put(Query(number, what, arguments))
+            self.send_queue.flush()  # also where this thread gathers
             if not self._reading.wait_for(lambda: bool(answers), ASK_S):
                 raise Unavailable(f"the scheduler did not answer within {ASK_S:g} s")
             told = answers[0]
@@ -142,7 +142,7 @@ class Link:
 
     def _withdraw(self, number: int) -> None:
         if number in self._open:
-            self.outbox.put(Cancel(number))
+            self.send_queue.put(Cancel(number))
 
     def _free(self, entry: _Open) -> None:
         slots, entry.slots = entry.slots, []
@@ -161,37 +161,37 @@ class Link:
             log.exception("the scheduler's messages cannot be handled")
             self._on_lost(f"{type(error).__name__}: {error}")
 
-    # -- whoever reads -----------------------------------------------------------------------------------------------------
+    # -- the reading thread or the reactor's -----------------------------------------------------------------------------
 
     def _take(self, payload: bytes | bytearray) -> None:
-        with coalesce.together():
+        with self._coalescer.together():
             for message in DOWNWARD.decode(payload):
                 self._handle(message)
 
     def _handle(self, message: Downward) -> None:
         match message:
-            case Answer():
+            case CallAnswer():
                 self._answer(message)
             case Stale():
                 self._again(message.number)
-            case Told():
+            case QueryReply():
                 if message.number in self._asked:
                     self._asked[message.number].append(message)
             case Flush():
-                self.outbox.put(Flushed(message.number))
+                self.send_queue.put(Flushed(message.number))
             case Drain():
                 self._on_drain(message.seconds)
             case _:
                 raise BadFrame(f"{type(message).__name__} comes too late")
 
-    def _answer(self, message: Answer) -> None:
+    def _answer(self, message: CallAnswer) -> None:
         answer: Response | JitneyError | None = None
         if message.error is not None:
             answer = error_from_wire(message.error)
         elif message.response is not None:
             answer = self._copied(message.response)
             if offsets := wire.places(message.response):
-                self.outbox.put(Freed(offsets), urgent=False)
+                self.send_queue.put(Freed(offsets), urgent=False)
         entry = self._open.get(message.number)
         if entry is None:
             return
@@ -204,7 +204,7 @@ class Link:
         withdraw = call.withdraw
         if isinstance(answer, JitneyError):
             if isinstance(answer, QueueFull):
-                coalesce.refused()
+                self._coalescer.refused()
             taken = not call.fail(answer) or not isinstance(answer, HoldsTooMuch)
         else:
             taken = answer is None or call.answer(answer)
@@ -236,13 +236,13 @@ class Link:
                 call.fail(error)
             else:
                 if entry.call.done:  # meanwhile
-                    self.outbox.put(Cancel(number))
+                    self.send_queue.put(Cancel(number))
                 return
         self._open.pop(number, None)
         call.withdraw = None
 
 
-def _tell(call: Call, message: Answer) -> None:
+def _tell(call: Call, message: CallAnswer) -> None:
     """What the scheduler knows of a call."""
     call.config = message.config or call.config
     if message.times is not None:

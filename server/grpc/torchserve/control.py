@@ -19,6 +19,7 @@ from ...repository.torchserve.registration import Registration
 from .errors import ModelApiOff, inference_status, management_status
 
 if TYPE_CHECKING:
+    from ...lifecycle.control_plane import ControlPlane
     from ...serving.dataplane import DataPlane
     from ...settings.settings import Settings
 
@@ -63,6 +64,7 @@ class ManagementControl:
     """`control.Control` of the management port. Integers that are not above 0 count as not given (TorchServe)."""
 
     dataplane: DataPlane
+    control: ControlPlane
     settings: Settings
 
     def call(self, method: str, request: Document) -> Any:
@@ -99,19 +101,19 @@ class ManagementControl:
             s3_sse_kms=request.get("s3_sse_kms", False),
             **{name: request[name] for name in _NUMBERS if request.get(name, 0) > 0},
         )
-        return registered(*self.dataplane.register(registration), synchronous)[0]
+        return registered(*self.control.archives.register(registration), synchronous)[0]
 
     def scale(self, request: Document) -> str:
         model, version = request.get("model_name", ""), request.get("model_version")
         least = max(0, request.get("min_worker", 0)) or 1
         most = max(0, request.get("max_worker", 0)) or least
         synchronous = request.get("synchronous", False)
-        running = self.dataplane.scale(model, version, least, max(least, most), synchronous)
+        running = self.control.archives.scale(model, version, least, max(least, most), synchronous)
         return scaled(model, version, least, running if synchronous else None)[0]
 
     def set_default(self, request: Document) -> str:
         model, version = request.get("model_name", ""), request.get("model_version", "")
-        self.dataplane.set_default(model, version)
+        self.control.archives.set_default(model, version)
         return f'Default version successfully updated for model "{model}" to "{version}"'
 
     def unregister(self, request: Document) -> str:
@@ -119,7 +121,7 @@ class ManagementControl:
         model = request.get("model_name")
         if not model:
             raise InvalidParameter("url", None, "the name of a model")  # TorchServe's text names the wrong parameter
-        self.dataplane.unregister(model, request.get("model_version"))
+        self.control.archives.unregister(model, request.get("model_version"))
         return f'Model "{model}" unregistered'
 
     def _require_model_api(self) -> None:

@@ -26,12 +26,13 @@ from ...http.kserve import metadata, statistics
 from ...http.kserve.control import refuse_repository
 from ...http.kserve.errors import RegionNotFound
 from ...http.kserve.settings import LogSettings, TraceSettings
-from ...http.kserve.shm import Regions
+from ...http.kserve.shm import ClientRegions
 from . import settings
 from .errors import PollFailed, status_of
 from .versions import version_of
 
 if TYPE_CHECKING:
+    from ...lifecycle.control_plane import ControlPlane
     from ...serving.dataplane import DataPlane
 
 Document = Mapping[str, Any]
@@ -45,7 +46,8 @@ class TritonControl:
     """`control.Control` of inference.GRPCInferenceService, and of the standard health service."""
 
     dataplane: DataPlane
-    regions: Regions
+    control: ControlPlane
+    regions: ClientRegions
     traces: TraceSettings
     logs: LogSettings
     server_id: str
@@ -98,7 +100,7 @@ class TritonControl:
 
     def index(self, request: Document) -> Document:
         refuse_repository(request.get("repository_name"))
-        found = self.dataplane.index(bool(request.get("ready")))
+        found = self.control.index(bool(request.get("ready")))
         rows = [{"name": e.name, "version": e.version, "state": str(e.state), "reason": e.reason} for e in found]
         return {"models": [{key: value for key, value in row.items() if value} for row in rows]}
 
@@ -110,7 +112,7 @@ class TritonControl:
             if files and config is None:
                 raise InvalidRequest("a 'config' parameter is required with 'file:' parameters")
             safe_name(model)
-            self.dataplane.load(model, config, files or None)
+            self.control.repository.load(model, config, files or None)
         except ModelNotFound:
             raise PollFailed(model, "no repository has a model of this name") from None
         except LoadFailed as error:
@@ -126,7 +128,7 @@ class TritonControl:
             raise InvalidRequest("invalid value type for 'unload_dependents' parameter, expected bool_param.")
         model = request.get("model_name", "")
         safe_name(model)
-        self.dataplane.unload(model, dependents["bool_param"])
+        self.control.repository.unload(model, dependents["bool_param"])
         return {}
 
     # -- shared memory ---------------------------------------------------------------------------------------------------

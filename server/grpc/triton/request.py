@@ -11,7 +11,7 @@ from ....core.errors import InvalidRequest
 from ....core.request import Request
 from ....core.tensor import DATATYPES, Buffer, Tensor
 from ...http.kserve.request import InferRequest, WantedOutput
-from ...http.kserve.shm import Place, Regions
+from ...http.kserve.shm import ClientRegions, Place
 from .. import schema, wire
 from . import contents
 from . import parameters as request_parameters
@@ -38,7 +38,7 @@ class Reader:
         found: str = self.message.model_name
         return found
 
-    def read(self, regions: Regions) -> tuple[InferRequest, bool]:
+    def read(self, regions: ClientRegions) -> tuple[InferRequest, bool]:
         """The request, and whether it wants to be told the end of a stream by an answer of its own. InvalidRequest."""
         message = self.message
         given = request_parameters.read(message.parameters)
@@ -48,11 +48,11 @@ class Reader:
         request = Request(message.id, tensors, parameters=given.parameters.for_model(), outputs=tuple(wanted))
         return InferRequest(request, given.parameters, wanted), given.empty_final
 
-    def _input(self, entry: Any, raw: Any, regions: Regions) -> Tensor:
+    def _input(self, entry: Any, raw: Any, regions: ClientRegions) -> Tensor:
         datatype = entry.datatype if entry.datatype in DATATYPES else _UNKNOWN
         return Tensor(entry.name, datatype, tuple(entry.shape), self._data(entry, datatype, raw, regions))
 
-    def _data(self, entry: Any, datatype: str, raw: Any, regions: Regions) -> Buffer:
+    def _data(self, entry: Any, datatype: str, raw: Any, regions: ClientRegions) -> Buffer:
         where = f"input tensor '{entry.name}' for model '{self.model}'"
         place = _place(entry, regions) if entry.parameters else None
         if place is not None:
@@ -85,7 +85,7 @@ def parse(data: bytes) -> tuple[Any, Sequence[Buffer]]:
     return message, message.raw_input_contents
 
 
-def _output(entry: Any, regions: Regions) -> WantedOutput:
+def _output(entry: Any, regions: ClientRegions) -> WantedOutput:
     if not entry.parameters:
         return WantedOutput(entry.name)
     place, classes = _place(entry, regions), 0
@@ -104,7 +104,7 @@ def _classes(parameter: Any) -> int:
     return int(parameter.int64_param)
 
 
-def _place(entry: Any, regions: Regions) -> Place | None:
+def _place(entry: Any, regions: ClientRegions) -> Place | None:
     """Where in shared memory a tensor is, None where it is not there."""
     if "shared_memory_region" not in entry.parameters:
         for name in ("shared_memory_offset", "shared_memory_byte_size"):

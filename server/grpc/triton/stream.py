@@ -3,7 +3,7 @@
 Answers of decoupled models go out as they come. Those of all others keep the order of their requests, as in Triton. An error is
 an answer like any other and ends nothing, unless the client asked for that (metadata `triton_grpc_error`).
 
-    reading task    reads requests and queues them; rests while more answers wait to be sent than `BACKLOG`
+    reading task    reads requests and queues them; rests while `BACKLOG` answers wait to be sent, or `OPEN` requests for theirs
     handler's task  renders and sends answers, one at a time: what the client does not read stays where it came from
 """
 
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 #: Answers that may wait to be sent before no further request is read.
 BACKLOG = 64
+#: Requests of one stream that may be open; the next one is read when there is room, so that one stream does not take all places.
+OPEN = 256
 
 Answer = Response | JitneyError
 
@@ -107,7 +109,7 @@ class Stream:
         try:
             async for data in requests:
                 self._begin(data)
-                while len(self._ready) > BACKLOG:
+                while len(self._ready) > BACKLOG or len(self._open) >= OPEN:
                     self._room.clear()
                     await self._room.wait()
         finally:
@@ -188,6 +190,7 @@ class Stream:
     def _end(self, exchange: Exchange) -> None:
         if self._open.pop(exchange, exchange) is None:
             exchange.place.__exit__(None, None, None)
+            self._room.set()
 
     async def _send(self) -> None:
         while self._ready:

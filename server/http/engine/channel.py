@@ -13,20 +13,21 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Container
+from typing import TYPE_CHECKING, Any, Protocol
 
 from waitress.buffers import OverflowableBuffer
 from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.utilities import Error, InternalServerError, logger
 
 from ....core.holding import COUNTED, Unsent
-from .parser import Request, RequestHead, whole_request
+from .parser import ParsedRequest, RequestHead, whole_request
 from .runner import PlanRunner
 from .task import AppTask, HeadWriter, RefusalTask
 
 if TYPE_CHECKING:
-    from .server import Server
+    from ..plan import PlanTable
+    from .loop import Loop
 
 #: Seconds that a client may be silent within a request or while it does not read its answer, and between requests.
 STALLED_SECONDS = 60
@@ -48,6 +49,21 @@ FIRST_BYTES = 64 << 10
 Refuse = Callable[[str, Error], tuple[str, list[tuple[str, str]], bytes]]
 
 
+class ListeningServer(Protocol):
+    """What a channel needs of the server that accepted it; see `server.HttpServer`."""
+
+    loop: Loop
+    plans: PlanTable | None
+    inline: Container[str]
+    draining: bool
+    task_dispatcher: Any
+
+    @property
+    def refuse(self) -> Refuse: ...
+
+    def add_task(self, task: object) -> None: ...
+
+
 class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
     """One connection: tells when the client goes away, drops refused bodies, lingers after an early answer.
 
@@ -58,9 +74,9 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
     task_class = AppTask
     error_task_class = RefusalTask
 
-    server: Server
-    request: Request | None
-    requests: list[Request]
+    server: ListeningServer
+    request: ParsedRequest | None
+    requests: list[ParsedRequest]
     current_outbuf_count: int
     outbufs: list[Any]
     total_outbufs_len: int
@@ -78,7 +94,7 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
     _sent = False  # whether something was sent to it since it was last asked
     _held = False  # whether the first request begins only when what was answered before has left
 
-    def __init__(self, server: Server, sock: socket.socket, addr: Any, adj: Any, map: dict[int, Any]) -> None:  # noqa: A002
+    def __init__(self, server: ListeningServer, sock: socket.socket, addr: Any, adj: Any, map: dict[int, Any]) -> None:  # noqa: A002
         super().__init__(server, sock, addr, adj, map=map)
         server.loop.look(self)
 
@@ -106,7 +122,7 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
 
     def _feed(self, data: bytes) -> int:
         """Gives data to the current request and returns how much of it is used up."""
-        request = self.request = self.request or Request(self.adj)
+        request = self.request = self.request or ParsedRequest(self.adj)
         used = request.received(data)
         if request.expect_continue and request.headers_finished and not self.requests and not self.sent_continue:
             self.send_continue()
@@ -129,8 +145,9 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
     def begin_first(self) -> None:
         """Begins with the request that is to be answered next: by its plan, or as a task for the application.
 
-        Not before all earlier answers are with the system. Whoever writes behind too much of them waits for the client, and that
-        must not be this thread; of the pool's it would take one for each client that sends requests and reads no answers.
+        Not before all earlier answers are with the system. A thread that writes behind too much of them waits for the
+        client, and that must not be this thread; of the pool's it would take one for each client that sends requests and
+        reads no answers.
         """
         if not self.connected:
             return
@@ -154,7 +171,7 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
         else:
             self.server.add_task(self)
 
-    def survives(self, request: Request) -> bool:
+    def survives(self, request: ParsedRequest) -> bool:
         """Whether the connection goes on after this refused request: only if it is known where its body ends.
 
         A client that waits for `100 Continue` may send the refused body after all or may not (`_untrusted`): the answer
@@ -196,7 +213,7 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
         self.last_activity = time.time()
         head, body = found
         plan = self.server.plans.find(head.line) if self.server.plans is not None else None
-        self.requests.append(Request(self.adj, head, b"" if plan is not None else body))
+        self.requests.append(ParsedRequest(self.adj, head, b"" if plan is not None else body))
         if plan is not None:
             self.run_plan(plan, head, body)
         else:
@@ -317,7 +334,7 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
             logger.exception("Exception while serving %s", task.request.path)
             task.close_on_finish = True
             if not task.wrote_header and not isinstance(task, RefusalTask):
-                failed = Request(self.adj, task.request.head)
+                failed = ParsedRequest(self.adj, task.request.head)
                 failed.error = InternalServerError("The server encountered an unexpected internal server error")
                 refusal = self.error_task_class(self, failed)
                 self._guard(refusal, refusal.service)

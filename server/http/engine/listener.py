@@ -28,14 +28,14 @@ from typing import Any
 from waitress.adjustments import Adjustments
 
 from ....core.errors import InvalidConfig
-from ...ipc import reactor
+from ...ipc.io_context import IoContext
 from ...process import threads
 from ...settings.addresses import Address
 from ..plan import PlanTable
 from .channel import Refuse
 from .loop import Loop
-from .server import Server, UnixServer
-from .task import Dispatcher
+from .server import HttpServer, UnixServer
+from .task import TaskPool
 from .tls import TlsServer
 
 log = logging.getLogger(__name__)
@@ -101,12 +101,13 @@ class Listener:
     plans     answers the requests that have a plan, without the application; default none
     inline    paths of the application that the loop's thread serves itself, without a thread of the pool; default none
     sock      the listening socket where others listen on it too; default one of its own at `address`
+    io        the process' way to read for others, to which the loop offers itself if it carries inference; default none
     """
 
     def __init__(
         self, app: Callable[..., Any], address: Address, *, name: str, threads: int, max_body: int, refuse: Refuse,
         setting: str = "", ports: Collection[str] = (), tls: ssl.SSLContext | None = None, plans: PlanTable | None = None,
-        inline: Container[str] = (), sock: socket.socket | None = None,
+        inline: Container[str] = (), sock: socket.socket | None = None, io: IoContext | None = None,
     ) -> None:  # fmt: skip
         if address.tls and tls is None:
             raise InvalidConfig(f"{setting or name}={address}: expected a TLS context")
@@ -114,8 +115,9 @@ class Listener:
         self._requested = address
         self._owns_path = bool(address.path) and sock is None
         self._sock = sock or open_socket(address, setting or f"{name}_address")
-        self._loop = Loop(name)
-        self._dispatcher = Dispatcher(name)
+        self._io = io or IoContext()
+        self._loop = Loop(name, self._io.coalescer)
+        self._dispatcher = TaskPool(name)
         self._server = _server(app, self._sock, self._loop, self._dispatcher, max_body, tls if address.tls else None)
         self._server.refuse = refuse
         self._server.plans, self._server.inline = plans, inline
@@ -137,7 +139,7 @@ class Listener:
         self._loop.touch(self._server)
         threads.start(self._thread, f"listener '{self.name}'")
         if "inference" in self.ports:
-            reactor.offer(self._loop)
+            self._io.reactors.offer(self._loop)
 
     def stop_accepting(self) -> None:
         """Refuses new connections and closes idle ones. Requests that were accepted are answered."""
@@ -150,7 +152,7 @@ class Listener:
         deadline = time.monotonic() + timeout
         while self._server.active_channels and self._thread.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
-        reactor.withdraw(self._loop)
+        self._io.reactors.withdraw(self._loop)
         if self._thread.is_alive():
             self._loop.stop()
             self._thread.join()
@@ -175,9 +177,9 @@ class Listener:
 
 
 def _server(
-    app: Callable[..., Any], sock: socket.socket, loop: Loop, dispatcher: Dispatcher, max_body: int,
+    app: Callable[..., Any], sock: socket.socket, loop: Loop, dispatcher: TaskPool, max_body: int,
     tls: ssl.SSLContext | None,
-) -> Server:  # fmt: skip
+) -> HttpServer:  # fmt: skip
     """A waitress server on an open socket. Why these values: see the comments; waitress' defaults are for small pages."""
     adjustments = Adjustments(
         sockets=[sock],
@@ -194,7 +196,7 @@ def _server(
         backlog=1024,
         clear_untrusted_proxy_headers=False,  # no proxy header is believed, and handlers see what clients sent
     )
-    kind = TlsServer if tls else UnixServer if sock.family == socket.AF_UNIX else Server
+    kind = TlsServer if tls else UnixServer if sock.family == socket.AF_UNIX else HttpServer
     info = (sock.family, sock.type, sock.proto, sock.getsockname())
     server = kind(app, loop.sockets, False, sock, dispatcher=dispatcher, adj=adjustments, bind_socket=False, sockinfo=info)
     if isinstance(server, TlsServer) and tls:

@@ -2,7 +2,7 @@
 
 waitress' own loop asks every connection before every poll what it waits for. Here the kernel keeps that list (epoll), and a
 connection is asked again only when something happened to it: its own events, `touch` by another thread, a look at all of them
-now and then. While nothing happens and nobody is connected, the thread sleeps without limit, unless the server takes no
+now and then. While nothing happens and no client is connected, the thread sleeps without limit, unless the server takes no
 connections for the moment: then it is asked again and again until it does.
 
 Threads: `post` and `touch` are for any thread, everything else is for the loop's.
@@ -23,7 +23,7 @@ from typing import Any
 
 from waitress import wasyncore
 
-from ...ipc import coalesce
+from ...ipc.coalesce import Coalescer
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +79,8 @@ class Loop:
     many of these have something to say, an answer does not stand in their queue.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, coalescer: Coalescer | None = None) -> None:
+        self.name, self._coalescer = name, coalescer or Coalescer()
         self._poll = select.epoll()
         self.sockets = Sockets(self._poll)
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -89,7 +89,7 @@ class Loop:
         self._poll.register(self._workers, select.EPOLLIN)
         self._posted: deque[Callable[[], None]] = deque()
         self._awake = False  # whether the loop will look at what is posted without being woken
-        self._waking = threading.Lock()  # no byte goes to a descriptor that is somebody else's by then
+        self._waking = threading.Lock()  # no byte goes to a descriptor that has another owner by then
         self._stopping = self._closed = False
         self._ident = 0  # of the loop's thread
         self._gathers = False  # requests, until `_answers` are sent, and until so many sockets are read or all have been
@@ -150,7 +150,7 @@ class Loop:
         """Has `call` called after so many seconds, if the loop still runs then. Not to be taken back: it asks what holds then."""
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._numbers), call))
 
-    def _ring(self) -> None:
+    def _signal(self) -> None:
         while self._timers and self._timers[0][0] <= time.monotonic():
             heapq.heappop(self._timers)[2]()
 
@@ -161,7 +161,7 @@ class Loop:
         while not self._stopping:
             try:
                 self._round(self._patience(server, due))
-                self._ring()
+                self._signal()
                 if server.holds_off:
                     server.make_room()
                     self.look(server)
@@ -177,7 +177,7 @@ class Loop:
             self._let_go(fd)
 
     def _patience(self, server: Any, due: float) -> float | None:
-        """Seconds for which the loop may sleep, None without limit: nobody is connected, and whoever connects wakes it."""
+        """Seconds for which the loop may sleep, None without limit: no client is connected, and one that connects wakes it."""
         if server.holds_off:
             return HOLD_OFF_S
         instants = [due] * bool(server.active_channels) + [timer[0] for timer in self._timers[:1]]
@@ -196,16 +196,16 @@ class Loop:
                 self._serve(fd, events)
                 if number % FEW == 0:
                     self._serve_watched()
-            coalesce.pause()
+            self._coalescer.flush()
             self._work_off()
         finally:
             self._reads = self._reads - PORTION if len(ready) == PORTION else 0
             if self._gathers and ((self._answers <= 0 >= self._reads) or time.monotonic() > self._gathers_until):
                 self._gathers = False
-                coalesce.end()
+                self._coalescer.unplug()
             self._awake = False
         self._busy += time.monotonic() - begun
-        self._refused += coalesce.take_refusals()
+        self._refused += self._coalescer.take_refusals()
         if self._refused:
             self._rest(self._busy * self._refused / max(self._refused, self.finished))
         elif self._busy > REST_S:
@@ -226,7 +226,7 @@ class Loop:
     def _begin_to_gather(self) -> None:
         self._gathers, self._answers, self._reads = True, len(self._posted), GATHERED
         self._gathers_until = time.monotonic() + GATHERED_S
-        coalesce.begin()
+        self._coalescer.plug()
 
     def _serve_watched(self) -> None:
         """What workers and front ends have sent."""

@@ -204,7 +204,7 @@ def _refuse(data: bytes, reason: str) -> None:
     raise ParsingError(f"the headers are malformed: {reason}")
 
 
-class Request:
+class ParsedRequest:
     """One request as it arrives. The attributes from `command` on are what waitress' tasks ask of a parser.
 
     head      None until the head is there, or where it was malformed

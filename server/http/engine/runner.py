@@ -157,7 +157,7 @@ class PlanRunner:
                 self._write_long(reply, head, close)
             else:
                 data = whole_reply(reply, head, close)
-                sent = self._send_now(data)  # nobody else writes: it is the first request's
+                sent = self._send_now(data)  # no other thread writes: it is the first request's
                 if sent < len(data):
                     self.write_soon(data[sent:])
         except ClientDisconnected:

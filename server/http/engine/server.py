@@ -30,7 +30,7 @@ ACCEPTS = 64
 LOG_SECONDS = 60.0
 
 
-class Server(TcpWSGIServer):  # type: ignore[misc]
+class HttpServer(TcpWSGIServer):  # type: ignore[misc]
     """One listening socket. `draining`: every answer closes its connection, and new ones are refused.
 
     Where there are as many connections as there may be, or nothing to accept one with, new ones wait in the system's queue and
@@ -106,7 +106,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             log.warning("listener '%s': " + text, self.loop.name, *values)
 
     def make_room(self) -> None:
-        """Where somebody waits for a place, closes some of the connections that have been idle for the longest time."""
+        """Where new connections wait for a place, closes some of the connections that have been idle for the longest time."""
         now = time.monotonic()
         full = not self.draining and len(self.active_channels) >= self.adj.connection_limit
         if not full or now < self._room_at + ROOM_SECONDS or not self._somebody_waits():
@@ -145,7 +145,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         wasyncore.dispatcher.close(self)
 
 
-class UnixServer(Server, UnixWSGIServer):  # type: ignore[misc]
+class UnixServer(HttpServer, UnixWSGIServer):  # type: ignore[misc]
     """The same on a Unix socket."""
 
     getsockname = UnixWSGIServer.getsockname

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 SHORT_SECONDS = 1.0
 
 
-class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
+class TaskPool(ThreadedTaskDispatcher):  # type: ignore[misc]
     """The threads of one listener, named after it: one at first, more as tasks find none idle, at most `most`.
 
     A queue is no reason to warn: admission bounds what waits.

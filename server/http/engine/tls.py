@@ -15,7 +15,7 @@ import threading
 from typing import Any
 
 from .channel import LINGER_BYTES, Channel
-from .server import Server
+from .server import HttpServer
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class TlsChannel(Channel):
 
     reads_plainly = False
 
-    def __init__(self, server: TlsServer, sock: net.socket, *arguments: Any, **named: Any) -> None:
+    def __init__(self, server: Any, sock: net.socket, *arguments: Any, **named: Any) -> None:
         encrypted: Any = TlsSocket(sock, server.context)  # all of a socket that a channel uses
         super().__init__(server, encrypted, *arguments, **named)
 
@@ -188,7 +188,7 @@ class TlsChannel(Channel):
             self.close_when_flushed = True
 
 
-class TlsServer(Server):
+class TlsServer(HttpServer):
     """A listening socket whose connections are encrypted."""
 
     channel_class = TlsChannel

@@ -14,7 +14,7 @@ from .documents import Document, checked, optional, parse_optional
 from .resource import JSON, Resource, answers_errors, read_body, set_json
 
 if TYPE_CHECKING:
-    from ...serving.dataplane import DataPlane
+    from ...lifecycle.control_plane import ControlPlane
 
 _FILE_PREFIX = "file:"
 
@@ -26,8 +26,8 @@ def refuse_repository(repository: str | None) -> None:
 
 
 class Index(Resource):
-    def __init__(self, dataplane: DataPlane, limit: int) -> None:
-        self._dataplane, self._limit = dataplane, limit
+    def __init__(self, control: ControlPlane, limit: int) -> None:
+        self._control, self._limit = control, limit
 
     @answers_errors
     def on_post(self, req: falcon.Request, resp: falcon.Response, repository: str | None = None) -> None:
@@ -35,7 +35,7 @@ class Index(Resource):
         ready_only = optional(parse_optional(read_body(req, self._limit)), "ready", bool, False)
         rows = [
             {"name": entry.name, "version": entry.version, "state": str(entry.state), "reason": entry.reason}
-            for entry in self._dataplane.index(ready_only)
+            for entry in self._control.index(ready_only)
         ]
         set_json(resp, [{key: value for key, value in row.items() if value} for row in rows])
 
@@ -43,8 +43,8 @@ class Index(Resource):
 class Load(Resource):
     """Loads a model and answers, with an empty body, when it serves."""
 
-    def __init__(self, dataplane: DataPlane, limit: int) -> None:
-        self._dataplane, self._limit = dataplane, limit
+    def __init__(self, control: ControlPlane, limit: int) -> None:
+        self._control, self._limit = control, limit
 
     @answers_errors
     def on_post(self, req: falcon.Request, resp: falcon.Response, model: str, repository: str | None = None) -> None:
@@ -54,7 +54,7 @@ class Load(Resource):
         if files and config is None:
             raise InvalidRequest(f"failed to load '{model}': a 'config' parameter is required with 'file:' parameters")
         try:
-            self._dataplane.load(model, config, files or None)
+            self._control.repository.load(model, config, files or None)
         except ModelNotFound:
             raise InvalidRequest(f"{_failed(model, poll=True)}no repository has a model of this name") from None
         except LoadFailed as error:
@@ -67,15 +67,15 @@ class Load(Resource):
 class Unload(Resource):
     """Stops a model; one that is unknown or unloaded already is no error (Triton)."""
 
-    def __init__(self, dataplane: DataPlane, limit: int) -> None:
-        self._dataplane, self._limit = dataplane, limit
+    def __init__(self, control: ControlPlane, limit: int) -> None:
+        self._control, self._limit = control, limit
 
     @answers_errors
     def on_post(self, req: falcon.Request, resp: falcon.Response, model: str, repository: str | None = None) -> None:
         refuse_repository(repository)
         safe_name(model)
         parameters = optional(parse_optional(read_body(req, self._limit)), "parameters", dict, {})
-        self._dataplane.unload(model, optional(parameters, "unload_dependents", bool, False))
+        self._control.repository.unload(model, optional(parameters, "unload_dependents", bool, False))
         resp.content_type = JSON
 
 

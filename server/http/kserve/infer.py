@@ -8,14 +8,14 @@ import falcon
 
 from ..falcon_plan import run_plan
 from ..plan import RoutePlan
-from .infer_plan import Inferring
+from .infer_plan import InferServices
 from .resource import Resource, read_body
 
 
 class Infer(Resource):
     """Makes the plan for a model (`plan`), and is a responder of its own where the server knows nothing of plans."""
 
-    def __init__(self, services: Inferring) -> None:
+    def __init__(self, services: InferServices) -> None:
         self._services = services
 
     def plan(self, method: str, model: str, version: str | None = None) -> RoutePlan | None:

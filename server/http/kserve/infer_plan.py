@@ -17,7 +17,7 @@ from ..inline import MAX_OPAQUE, MAX_PARSED
 from ..plan import InFlightRequest, RoutePlan
 from ..plan import Reply as HttpReply
 from ..plan import ReplyHead as HttpHead
-from ..torchserve.predict_plan import Inference, PredictPlan
+from ..torchserve.predict_plan import PredictPlan, PredictServices
 from .compression import choose, compress, decompress
 from .documents import dump
 from .errors import describe
@@ -25,13 +25,13 @@ from .headers import ForwardedHeaders
 from .reply import render
 from .request import InferRequest, Reader, as_json, header_length, read_raw
 from .resource import HEADER_LENGTH, JSON, error_headers, status_line, version_of
-from .shm import Regions
+from .shm import ClientRegions
 
 if TYPE_CHECKING:
-    from ...serving.dataplane import DataPlane
+    from ...serving.inference_plane import InferencePlane
     from ..engine.parser import RequestHead
-    from ..middleware.access import Access
     from ..middleware.admission import Admission
+    from ..middleware.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -44,17 +44,17 @@ class ServerFull(Unavailable):
 
 
 @dataclass(frozen=True)
-class Inferring:
+class InferServices:
     """What the plans of one listener work with.
 
     limit    bytes of the largest body, compressed or not
     regions  the system shared memory that clients registered
     """
 
-    dataplane: DataPlane
-    access: Access
+    plane: InferencePlane
+    recorder: Recorder
     admission: Admission
-    regions: Regions
+    regions: ClientRegions
     limit: int
     headers: ForwardedHeaders
     max_response: int
@@ -63,14 +63,14 @@ class Inferring:
         """The plan for a model by what it is now: tensors, or a handler that reads the body itself."""
         try:
             version = version_of(version)
-            handler = self.dataplane.config(model, version).backend == "handler"
+            handler = self.plane.config(model, version).backend == "handler"
         except JitneyError:
             handler = False  # its plan raises the same
         return HandlerPlan(self, model, version) if handler else InferPlan(self, model, version)
 
 
 @dataclass(slots=True)
-class Asked:
+class InferNote:
     """A flight's note: the id that the texts of errors name, the request as it was read, and the coding of its answer."""
 
     config: ModelConfig
@@ -82,8 +82,8 @@ class Asked:
 class InferPlan(RoutePlan):
     """For models that take tensors."""
 
-    def __init__(self, services: Inferring, model: str, version: str | None) -> None:
-        super().__init__(services.access, services.admission)
+    def __init__(self, services: InferServices, model: str, version: str | None) -> None:
+        super().__init__(services.recorder, services.admission)
         self._services, self._model, self._version = services, model, version
         self._heads: dict[tuple[bool, str, str], HttpHead] = {}
 
@@ -104,23 +104,23 @@ class InferPlan(RoutePlan):
         except QueueFull as error:
             raise ServerFull(str(error)) from None
         version = version_of(self._version)
-        config = services.dataplane.config(self._model, version)
+        config = services.plane.config(self._model, version)
         if config.decoupled:
             raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
         if len(flight.body) > MAX_PARSED:  # before reading costs anything
-            services.dataplane.refuse_if_full(self._model, version)
+            services.plane.refuse_if_full(self._model, version)
         accepted = flight.head.fields.get("accept-encoding")
-        asked = flight.note = Asked(config, encoding=choose(accepted) if accepted else "")
+        asked = flight.note = InferNote(config, encoding=choose(accepted) if accepted else "")
         infer = asked.infer = self._read(flight, asked)
         if forwarded := services.headers.of(flight.head.pairs):
             infer.request.parameters = {**infer.request.parameters, **forwarded}
         given = infer.parameters
-        flight.call = services.dataplane.infer(
+        flight.call = services.plane.infer(
             self._model, version, infer.request,
             priority=given.priority, timeout_us=given.timeout_us, on_answer=flight.answered,
         )  # fmt: skip
 
-    def _read(self, flight: InFlightRequest, asked: Asked) -> InferRequest:
+    def _read(self, flight: InFlightRequest, asked: InferNote) -> InferRequest:
         body, length = read_body(flight, self._services.limit)
         if length == 0:
             return read_raw(asked.config, body)
@@ -131,7 +131,7 @@ class InferPlan(RoutePlan):
     # -- the answer --------------------------------------------------------------------------------------------------------
 
     def render(self, flight: InFlightRequest) -> HttpReply:
-        asked: Asked = flight.note
+        asked: InferNote = flight.note
         call, infer = flight.call, asked.infer
         if call is None or infer is None:
             raise RuntimeError("the request was not queued")
@@ -144,14 +144,14 @@ class InferPlan(RoutePlan):
 
     def _head(self, flight: InFlightRequest, binary: bool, encoding: str) -> HttpHead:
         origin = flight.head.fields.get("origin")
-        key = binary, encoding, self.access.cors.variant(origin)
+        key = binary, encoding, self.recorder.cors.variant(origin)
         head = self._heads.get(key)
         if head is None:
-            head = self._heads[key] = HttpHead("200 OK", self.access.cors.merged(_headers(binary, encoding), origin))
+            head = self._heads[key] = HttpHead("200 OK", self.recorder.cors.merged(_headers(binary, encoding), origin))
         return head
 
     def refuse(self, flight: InFlightRequest, error: Exception) -> HttpReply:
-        asked: Asked | None = flight.note
+        asked: InferNote | None = flight.note
         return refusal(self, flight, error, asked.id if asked is not None else "")
 
 
@@ -162,8 +162,8 @@ class HandlerPlan(PredictPlan):
     model is asked (a token, a content coding, a body that cannot be read) has Triton's form, as on this path of any other model.
     """
 
-    def __init__(self, services: Inferring, model: str, version: str | None) -> None:
-        inference = Inference(services.dataplane, services.access, services.admission, services.max_response)
+    def __init__(self, services: InferServices, model: str, version: str | None) -> None:
+        inference = PredictServices(services.plane, services.recorder, services.admission, services.max_response)
         super().__init__(inference, model, version, {"explain": "False"}, kserve=True)
         self._regions, self._limit = services.regions, services.limit
 
@@ -198,7 +198,7 @@ def refusal(plan: InferPlan | HandlerPlan, flight: InFlightRequest, error: Excep
         log.error("%s %s failed", line.command, line.path, exc_info=error)
         status, text = 500, _INTERNAL
     plan.passed(flight, status)
-    head = HttpHead(status_line(status), plan.access.cors.merged(pairs, flight.head.fields.get("origin")))
+    head = HttpHead(status_line(status), plan.recorder.cors.merged(pairs, flight.head.fields.get("origin")))
     return HttpReply(head, (), dump({"error": text}))
 
 

@@ -12,14 +12,14 @@ from ....core.errors import InvalidRequest
 from .documents import Document, checked, parse, unsigned
 from .errors import RegionNotFound
 from .resource import JSON, Resource, answers_errors, read_body, set_json
-from .shm import Regions
+from .shm import ClientRegions
 
 #: Bytes of a cudaIpcMemHandle_t.
 _CUDA_HANDLE_BYTES = 64
 
 
 class Status(Resource):
-    def __init__(self, regions: Regions) -> None:
+    def __init__(self, regions: ClientRegions) -> None:
         self._regions = regions
 
     @answers_errors
@@ -28,7 +28,7 @@ class Status(Resource):
 
 
 class Register(Resource):
-    def __init__(self, regions: Regions, limit: int) -> None:
+    def __init__(self, regions: ClientRegions, limit: int) -> None:
         self._regions, self._limit = regions, limit
 
     @answers_errors
@@ -43,7 +43,7 @@ class Register(Resource):
 
 
 class Unregister(Resource):
-    def __init__(self, regions: Regions) -> None:
+    def __init__(self, regions: ClientRegions) -> None:
         self._regions = regions
 
     @answers_errors

@@ -16,14 +16,14 @@ from .tensors import to_json
 
 
 @dataclass(slots=True)
-class Reply:
+class InferReply:
     """A reply's body; `header_length` is the length of its JSON part where tensors follow, else None."""
 
     body: bytes
     header_length: int | None = None
 
 
-def render(config: ModelConfig, version: str, asked: InferRequest, response: Response) -> Reply:
+def render(config: ModelConfig, version: str, asked: InferRequest, response: Response) -> InferReply:
     """The reply to `asked`; outputs come in the model's order, pruned to those that were requested (Triton).
 
     Writes outputs into shared memory where the request says so. Raises InvalidRequest where an output cannot be sent in the
@@ -44,8 +44,8 @@ def render(config: ModelConfig, version: str, asked: InferRequest, response: Res
     ]
     header = dump(document)
     if any("parameters" in output for output in document["outputs"]):
-        return Reply(b"".join((header, *binary)), len(header))
-    return Reply(header)
+        return InferReply(b"".join((header, *binary)), len(header))
+    return InferReply(header)
 
 
 def _output(config: ModelConfig, asked: InferRequest, tensor: Tensor, binary: list[Buffer]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ....core.tensor import DATATYPES, NUMPY_DTYPES, Tensor, pack_bytes
 from .documents import Document, checked, dump, member, optional, parse, unsigned
 from .parameters import Parameters
 from .parameters import read as read_parameters
-from .shm import Place, Regions
+from .shm import ClientRegions, Place
 from .tensors import MAX_RANK, from_json, to_json
 
 _SOURCES = (
@@ -67,7 +67,7 @@ def header_length(value: str | None, size: int) -> int | None:
 class Reader:
     """Reads one JSON request. The tensors it makes are views of `body` where they are binary."""
 
-    def __init__(self, model: str, body: bytes | memoryview, length: int | None, regions: Regions) -> None:
+    def __init__(self, model: str, body: bytes | memoryview, length: int | None, regions: ClientRegions) -> None:
         view = memoryview(body)
         self._model, self._regions = model, regions
         self._document = parse(body if length is None else view[:length])

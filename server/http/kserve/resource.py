@@ -33,7 +33,7 @@ _ARCHIVES_VERSION = re.compile(r"\d+\.[\w.+-]{1,64}", re.ASCII)
 
 
 def answers_errors(responder: Responder) -> Responder:
-    """Turns errors out of a responder into `{"error": text}`; what nobody foresaw is logged and is a 500."""
+    """Turns errors out of a responder into `{"error": text}`; an unforeseen one is logged and is a 500."""
 
     @functools.wraps(responder)
     def respond(self: Any, req: falcon.Request, resp: falcon.Response, **names: Any) -> None:

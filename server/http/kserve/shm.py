@@ -21,14 +21,14 @@ from .errors import PlaceTooSmall, RegionExists, RegionNotFound, RegionUnreadabl
 
 _ROOT = "/dev/shm/"
 _KEY = re.compile(r"/?[^/\0]{1,255}")
-#: Triton refuses its own prefix; so do we, for whoever shares the host with a Triton.
+#: Triton refuses its own prefix; so do we, for hosts that run a Triton too.
 _RESERVED = "triton_python_backend_shm_region_"
 #: Largest tensor; what Linux reads at a time, and a bound for what a region's declared size can make the server allocate.
 _MAX_BYTES = 0x7FFFF000
 
 
 @dataclass(slots=True, eq=False)
-class Region:
+class ClientRegion:
     """One registered region. Its file stays open while it is registered or a request uses it; then it closes itself."""
 
     name: str
@@ -64,7 +64,7 @@ class Region:
 class Place:
     """Where in a region a tensor is, or shall be written."""
 
-    region: Region
+    region: ClientRegion
     offset: int
     size: int
 
@@ -82,14 +82,14 @@ class Place:
         self.region.write(self.offset, data)
 
 
-class Regions:
+class ClientRegions:
     """The regions that clients have registered. Thread-safe. `allowed` false: none may be, and every use is refused."""
 
     def __init__(self, allowed: bool = True) -> None:
         self._allowed = allowed
-        self._regions: dict[str, Region] = {}
+        self._regions: dict[str, ClientRegion] = {}
         self._lock = threading.Lock()
-        self.on_change: Callable[[], None] = lambda: None  # called before whoever changed something hears of it
+        self.on_change: Callable[[], None] = lambda: None  # called before the change is answered
 
     def refuse_unless_allowed(self) -> None:
         if not self._allowed:
@@ -98,7 +98,7 @@ class Regions:
     def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
         """Opens `key` and makes `byte_size` bytes from `offset` known as `name`; raises InvalidRequest."""
         self.refuse_unless_allowed()
-        region = Region(name, key, offset, byte_size, _open(key))
+        region = ClientRegion(name, key, offset, byte_size, _open(key))
         if os.fstat(region.fd).st_size < offset + byte_size or byte_size == 0:
             raise InvalidRequest(f"Invalid shared memory region: '{key}'")
         with self._lock:
@@ -127,7 +127,7 @@ class Regions:
                 self._regions.pop(name, None)
             self.on_change()
 
-    def find(self, name: str) -> Region | None:
+    def find(self, name: str) -> ClientRegion | None:
         """The region of this name; None where there is none."""
         with self._lock:
             return self._regions.get(name)

@@ -12,17 +12,17 @@ import threading
 import falcon
 
 from ....core.errors import QueueFull
-from ...ipc.coalesce import refused
+from ...ipc.coalesce import Coalescer
 from ..wsgi import at_end
 
 
 class Places:
-    """A number of places, all free at first."""
+    """A number of places, all free at first. `coalescer` is told of refusals."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, coalescer: Coalescer | None = None) -> None:
         if limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
-        self.limit = limit
+        self.limit, self._coalescer = limit, coalescer or Coalescer()
         self.taken = 0
         self._lock = threading.Lock()
 
@@ -30,7 +30,7 @@ class Places:
         """Takes a place; QueueFull where none is free."""
         with self._lock:
             if self.taken >= self.limit:
-                refused()
+                self._coalescer.refused()
                 raise QueueFull(f"the server answers {self.limit} requests already, which is all it may hold")
             self.taken += 1
 
@@ -42,8 +42,8 @@ class Places:
 class Admission:
     """`threads` are the places of requests that keep a thread while they wait or stream, `waiting` those of all others."""
 
-    def __init__(self, threads: int, waiting: int) -> None:
-        self.threads, self.waiting = Places(threads), Places(waiting)
+    def __init__(self, threads: int, waiting: int, coalescer: Coalescer | None = None) -> None:
+        self.threads, self.waiting = Places(threads, coalescer), Places(waiting, coalescer)
 
     @property
     def held(self) -> int:

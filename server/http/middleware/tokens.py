@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from ....core.errors import InvalidConfig, Unavailable
 
@@ -43,6 +43,13 @@ class Key:
         return hmac.compare_digest(given.encode(), self.text.encode())
 
 
+class Keys(Protocol):
+    """What lets requests through: `Tokens`, or in a front end what knows them. Thread-safe."""
+
+    def allows(self, kind: Kind, authorization: str | None) -> bool:
+        """Whether an Authorization header opens this kind of route."""
+
+
 class Tokens:
     """Who may do what. Thread-safe."""
 
@@ -53,7 +60,7 @@ class Tokens:
         self.path, self._seconds, self._now = path, minutes * 60, now
         self._fixed = bool(fixed)
         self._lock = threading.Lock()
-        self.on_renewed: Callable[[], None] = lambda: None  # called before whoever renewed a key hears of it
+        self.on_renewed: Callable[[], None] = lambda: None  # called before the renewal is answered
         self._keys: dict[Kind, Key] = {kind: Key(fixed) if fixed else self._fresh() for kind in KINDS}
         self._api = None if fixed else Key(secrets.token_urlsafe(KEY_BYTES))
 
@@ -108,7 +115,7 @@ class Tokens:
             mine = json.loads(self.path.read_text())["API"]["key"] == self._api.text
             if mine:
                 self.path.unlink()
-        except (OSError, ValueError, LookupError, TypeError):  # it is gone, or nobody's key file
+        except (OSError, ValueError, LookupError, TypeError):  # it is gone, or no key file
             return
 
     def _write(self) -> None:

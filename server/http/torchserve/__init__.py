@@ -10,12 +10,13 @@ from waitress.utilities import Error
 
 from . import openapi
 from .errors import MethodNotAllowed, Problem
-from .management import Control, Management
+from .management import Management
 from .render import ENVELOPE, new_request_id, send_json, status_line, to_json
 from .routing import Exchange, Handler, Routes, not_found
 from .v1 import ModelsV1
 
 if TYPE_CHECKING:
+    from ...lifecycle.control_plane import ControlPlane
     from ...serving.dataplane import DataPlane
     from ...settings.settings import Settings
     from ..middleware.tokens import Tokens
@@ -33,7 +34,7 @@ def add_kserve_v1(routes: Routes, dataplane: DataPlane) -> None:
 
 
 def add_management(
-    routes: Routes, dataplane: DataPlane, control: Control, settings: Settings, tokens: Tokens | None
+    routes: Routes, dataplane: DataPlane, control: ControlPlane, settings: Settings, tokens: Tokens | None
 ) -> None:
     """Adds the management port's routes."""
     Management(dataplane, control, settings, tokens).add_to(routes)

@@ -38,6 +38,7 @@ from ....core.errors import (
 )
 from ..reasons import REASON, in_one_line
 from ..retry import RETRY_AFTER, SECONDS, is_temporary
+from ..rules import BadEscape
 
 #: Errors whose reason TorchServe's text leaves out.
 WITH_REASONS = (
@@ -77,10 +78,6 @@ class MethodNotAllowed(JitneyError):
     def __init__(self, *allowed: str) -> None:
         super().__init__(f"expected one of {', '.join(allowed)}")
         self.allowed = allowed
-
-
-class BadEscape(JitneyError):
-    """A `%` in the path or the query is not followed by two hexadecimal digits."""
 
 
 class RequestTimeout(JitneyError):

@@ -5,35 +5,43 @@ No route looks at the method, except OPTIONS, which describes. What waits for a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..plan import RoutePlan
 from . import openapi
-from .predict_plan import Inference, InvocationPlan, PredictPlan
+from .predict_plan import InvocationPlan, PredictPlan, PredictServices
 from .render import send_json, send_status
 from .routing import MODEL, VERSION, Exchange, Routes
 
 if TYPE_CHECKING:
     from ...serving.dataplane import DataPlane
+    from ...serving.inference_plane import InferencePlane
 
 _REST = r"(?P<rest>.*)"
 
 
-def add_inference(routes: Routes, inference: Inference) -> None:
-    """Adds the inference port's routes."""
-    plane = inference.dataplane
-    predictions, explanations = partial(_plan, inference, "False"), partial(_plan, inference, "True")
-    legacy, describe = partial(_legacy, inference), partial(_describe, plane)
-    routes.add_plan(rf"/{MODEL}(?:/{VERSION})?/predict", legacy, describe)
-    routes.add_plan(rf"/models/{MODEL}/invoke", legacy, describe)
-    routes.add_plan(r"/invocations", partial(InvocationPlan, inference), partial(_describe_invoked, inference))
-    routes.add_plan(rf"/v2/models/{MODEL}/explain", partial(_kserve, inference, "True"), describe)
+def add_predictions(routes: Routes, inference: PredictServices) -> None:
+    """Adds the routes that front ends answer themselves: predictions, explanations and KServe v1's."""
+    describe = partial(_describe, inference.plane)
     routes.add_plan(rf"/v1/models/{MODEL}:predict", partial(_kserve, inference, "False"), describe)
     routes.add_plan(rf"/v1/models/{MODEL}:explain", partial(_kserve, inference, "True"), describe)
-    for name, make in (("predictions", predictions), ("explanations", explanations)):
+    for name, explain in (("predictions", "False"), ("explanations", "True")):
+        make = partial(_plan, inference, explain)
         routes.add_plan(rf"/{name}/{MODEL}(?:/{VERSION}(?:/{_REST})?)?", make, describe)
-    routes.add(r"/ping(?:/.*)?", partial(_ping, plane))
+
+
+def add_inference(routes: Routes, inference: PredictServices, dataplane: DataPlane) -> None:
+    """Adds all of the inference port's routes."""
+    legacy, describe = partial(_legacy, inference), partial(_describe, inference.plane)
+    invoked = partial(InvocationPlan, inference, partial(_only_model, dataplane))
+    routes.add_plan(rf"/{MODEL}(?:/{VERSION})?/predict", legacy, describe)
+    routes.add_plan(rf"/models/{MODEL}/invoke", legacy, describe)
+    routes.add_plan(r"/invocations", invoked, partial(_describe_invoked, inference.plane, invoked))
+    routes.add_plan(rf"/v2/models/{MODEL}/explain", partial(_kserve, inference, "True"), describe)
+    add_predictions(routes, inference)
+    routes.add(r"/ping(?:/.*)?", partial(_ping, dataplane))
 
 
 def _ping(plane: DataPlane, exchange: Exchange, **_: Any) -> None:
@@ -41,11 +49,13 @@ def _ping(plane: DataPlane, exchange: Exchange, **_: Any) -> None:
     send_status(exchange.resp, "Healthy" if healthy else "Unhealthy", 200 if healthy else 500)
 
 
-def _plan(inference: Inference, explain: str, model: str, version: str | None = None, rest: str | None = None) -> RoutePlan:
+def _plan(
+    inference: PredictServices, explain: str, model: str, version: str | None = None, rest: str | None = None
+) -> RoutePlan:
     return PredictPlan(inference, model, version, {"url_path": rest or "", "explain": explain})
 
 
-def _kserve(inference: Inference, explain: str, model: str) -> RoutePlan:
+def _kserve(inference: PredictServices, explain: str, model: str) -> RoutePlan:
     """KServe's routes know no path behind the model, so their handlers see no `url_path` (TorchServe).
 
     For models of a repository the text of an error stands where clients of KServe look for it.
@@ -53,16 +63,22 @@ def _kserve(inference: Inference, explain: str, model: str) -> RoutePlan:
     return PredictPlan(inference, model, None, {"explain": explain}, kserve=not inference.is_archive(model, None))
 
 
-def _legacy(inference: Inference, model: str, version: str | None = None) -> RoutePlan:
+def _legacy(inference: PredictServices, model: str, version: str | None = None) -> RoutePlan:
     """`/{m}/predict` and SageMaker's `/models/{m}/invoke`: the query's parameters are inputs too, before the body's."""
     return PredictPlan(inference, model, version, {}, queries=True)
 
 
-def _describe_invoked(inference: Inference, exchange: Exchange) -> None:
+def _only_model(dataplane: DataPlane) -> str | None:
+    """The one model that the start has loaded; None where it was another number of them."""
+    started = [name for name, _ in dataplane.models() if dataplane.config(name, None).loaded_at_startup]
+    return started[0] if len(started) == 1 else None
+
+
+def _describe_invoked(plane: InferencePlane, invoked: Callable[[], InvocationPlan], exchange: Exchange) -> None:
     """Describes the model that an invocation would reach, as far as that is known without a body (TorchServe)."""
-    _describe(inference.dataplane, exchange, InvocationPlan(inference).named(exchange.req.query_string))
+    _describe(plane, exchange, invoked().named(exchange.req.query_string))
 
 
-def _describe(plane: DataPlane, exchange: Exchange, model: str = "", version: str | None = None, **_: Any) -> None:
+def _describe(plane: InferencePlane, exchange: Exchange, model: str = "", version: str | None = None, **_: Any) -> None:
     plane.config(model, version)
     send_json(exchange.resp, openapi.prediction(model))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ....core.errors import InvalidRequest, Unauthorized
 from . import openapi
@@ -16,7 +16,7 @@ from .render import send_json, send_status
 from .routing import MODEL, VERSION, Exchange, Routes
 
 if TYPE_CHECKING:
-    from ...repository.torchserve.registration import Registration
+    from ...lifecycle.control_plane import ControlPlane
     from ...serving.dataplane import DataPlane
     from ...settings.settings import Settings
     from ..middleware.tokens import Tokens
@@ -44,7 +44,7 @@ def registered(name: str, version: str, workers: int, synchronous: bool) -> tupl
 
 
 def scaled(model: str, version: str | None, least: int, running: int | None) -> tuple[str, int]:
-    """What is told of a change of workers, and the HTTP status. `running` None: nobody has waited for them."""
+    """What is told of a change of workers, and the HTTP status. `running` None: the call has not waited for them."""
     if running is None:
         return PROCESSING, 202
     if running < least:
@@ -52,26 +52,12 @@ def scaled(model: str, version: str | None, least: int, running: int | None) -> 
     return f"Workers scaled to {least} for model: {f'{model}, version: {version}' if version else model}", 200
 
 
-class Control(Protocol):
-    """What changes which models are served."""
-
-    def register(self, spec: Registration) -> tuple[str, str, int]:
-        """Registers; returns name, version and the number of workers that it is to have."""
-
-    def scale(self, model: str, version: str | None, min_workers: int, max_workers: int, synchronous: bool) -> int | None:
-        """Changes the number of workers; returns how many there are when it waited for them, else None."""
-
-    def set_default(self, model: str, version: str) -> None: ...
-
-    def unregister(self, model: str, version: str | None) -> None: ...
-
-
 @dataclass(frozen=True)
 class Management:
     """The handlers of the management port."""
 
     dataplane: DataPlane
-    control: Control
+    control: ControlPlane
     settings: Settings
     tokens: Tokens | None
 
@@ -151,7 +137,7 @@ class Management:
             raise MethodNotAllowed(*self._of_the_list())
         spec = registration(exchange.req)
         exchange.target = Target(spec.model_name or "")
-        name, version, workers = self.control.register(spec)
+        name, version, workers = self.control.archives.register(spec)
         send_status(exchange.resp, *registered(name, version, workers, spec.synchronous))
 
     def _describe(self, exchange: Exchange, model: str, version: str | None) -> None:
@@ -172,18 +158,18 @@ class Management:
         if most < least:
             raise InvalidRequest("max_worker cannot be less than min_worker.")
         synchronous = boolean(given, "synchronous", False)
-        running = self.control.scale(model, version, least, most, synchronous)
+        running = self.control.archives.scale(model, version, least, most, synchronous)
         send_status(exchange.resp, *scaled(model, version, least, running if synchronous else None))
 
     def _set_default(self, exchange: Exchange, model: str, version: str) -> None:
         exchange.target = Target(model, version, "set-default")
-        self.control.set_default(model, version)
+        self.control.archives.set_default(model, version)
         send_status(exchange.resp, f'Default version successfully updated for model "{model}" to "{version}"')
 
     def _unregister(self, exchange: Exchange, model: str, version: str | None) -> None:
         if not self.settings.model_api:
             raise MethodNotAllowed(*self._of_a_model())
-        self.control.unregister(model, version)
+        self.control.archives.unregister(model, version)
         send_status(exchange.resp, f'Model "{model}" unregistered')
 
     # -- which methods there are: registering and unregistering may be switched off ---------------------------------------

@@ -1,6 +1,6 @@
 """The plans of TorchServe's inference routes: predictions, explanations, KServe v1, SageMaker's and the legacy ones.
 
-A plan's note in a flight is its `Asked`.
+A plan's note in a flight is its `PredictNote`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ....core.errors import Cancelled, InvalidParameter, JitneyError, ModelNotFound, VersionNotFound, WorkerDied
 from ....core.request import Part, Request, Response
-from ...metrics.request_counters import Ledger
+from ...metrics.request_counters import RequestCounters
 from ..inline import inline_limit
 from ..plan import MAX_HEADS, InFlightRequest, Reply, ReplyHead, RoutePlan
 from .body import FORMS, client_headers, media_type, query, query_parts, read_parts, read_parts_strictly
@@ -21,37 +21,32 @@ from .errors import Target, problem, with_reason
 from .render import ENVELOPE_PAIRS, new_request_id, prediction_head, problem_reply
 
 if TYPE_CHECKING:
-    from ...metrics import Metrics
-    from ...serving.dataplane import DataPlane
+    from ...serving.inference_plane import InferencePlane
     from ..engine.parser import RequestHead
-    from ..middleware.access import Access
     from ..middleware.admission import Admission
+    from ..middleware.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Inference:
+class PredictServices:
     """What the plans of one listener work with. `max_response`: bytes of the largest answer."""
 
-    dataplane: DataPlane
-    access: Access
+    plane: InferencePlane
+    recorder: Recorder
     admission: Admission
     max_response: int
-
-    @property
-    def metrics(self) -> Metrics:
-        return self.access.metrics
 
     def is_archive(self, model: str, version: str | None) -> bool:
         """Whether TorchServe's clients know this model's answers to the letter; so too where there is no such model."""
         try:
-            return self.dataplane.config(model, version).is_archive
+            return self.plane.config(model, version).is_archive
         except JitneyError:
             return True
 
 
-class Asked:
+class PredictNote:
     """The id that TorchServe gives a request, and what the request names."""
 
     __slots__ = ("id", "target")
@@ -72,17 +67,17 @@ class PredictPlan(RoutePlan):
     streams = True
 
     def __init__(
-        self, inference: Inference, model: str, version: str | None, route: Mapping[str, str], *, queries: bool = False,
+        self, inference: PredictServices, model: str, version: str | None, route: Mapping[str, str], *, queries: bool = False,
         kserve: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(inference.access, inference.admission)
+        super().__init__(inference.recorder, inference.admission)
         self.inference, self.model, self.version = inference, model, version
         self._target = Target(model, version)
         self._route, self._queries, self._kserve = dict(route), queries, kserve
-        self._inline = inline_limit(inference.dataplane, model, version)
+        self._inline = inline_limit(inference.plane, model, version)
         self._heads: dict[tuple[object, ...], ReplyHead] = {}
         self._usual: ReplyHead | None = None  # of an answer that says nothing of its head
-        self._ledger: Ledger | None = None
+        self._counters: RequestCounters | None = None
 
     def runs_inline(self, head: RequestHead, nbytes: int) -> bool:
         return nbytes <= self._inline and self._route.get("explain") != "True"  # which may start a worker
@@ -90,7 +85,7 @@ class PredictPlan(RoutePlan):
     # -- the request -------------------------------------------------------------------------------------------------------
 
     def begin(self, flight: InFlightRequest) -> None:
-        asked = flight.note = Asked(self._target)
+        asked = flight.note = PredictNote(self._target)
         head = flight.head
         parts = self.read(flight)
         if self._queries:
@@ -112,29 +107,29 @@ class PredictPlan(RoutePlan):
             return [Part("body", flight.body, mime)]
         return (read_parts if self.inference.is_archive(model, version) else read_parts_strictly)(flight.body, label)
 
-    def _submit(self, flight: InFlightRequest, asked: Asked, request: Request) -> None:
+    def _submit(self, flight: InFlightRequest, asked: PredictNote, request: Request) -> None:
         """Queues the request and counts it, also where it is refused, unless no such model exists."""
         model, version = asked.target.model, asked.target.version
         try:
-            flight.call = self.inference.dataplane.predict(model, version, request, on_answer=flight.answered)
+            flight.call = self.inference.plane.predict(model, version, request, on_answer=flight.answered)
         except (ModelNotFound, VersionNotFound):
             raise
         except JitneyError:
-            self.inference.metrics.torchserve.requested(model, version)
+            self.inference.recorder.metrics.requested(model, version)
             raise
         self._counts(asked.target).requested()
 
-    def _counts(self, target: Target) -> Ledger:
+    def _counts(self, target: Target) -> RequestCounters:
         """Made with the first request that a model took: a name that nothing has is not to be remembered."""
-        if self._ledger is None:
-            self._ledger = Ledger(self.inference.metrics.torchserve, target.model, target.version)
-        return self._ledger
+        if self._counters is None:
+            self._counters = RequestCounters(self.inference.recorder.metrics, target.model, target.version)
+        return self._counters
 
     # -- the answer --------------------------------------------------------------------------------------------------------
 
     def render(self, flight: InFlightRequest) -> Reply:
         """One response, or a stream of them."""
-        asked: Asked = flight.note
+        asked: PredictNote = flight.note
         encode = flight.call.encode if flight.call is not None else None
         if flight.mailbox is None:
             first = flight.answer if isinstance(flight.answer, Response) else flight.only()
@@ -149,7 +144,7 @@ class PredictPlan(RoutePlan):
         self.passed(flight, head.code)
         return Reply(head, (("x-request-id", asked.id),), stream=_stream(body, answers))
 
-    def _whole(self, flight: InFlightRequest, asked: Asked, response: Response) -> Reply:
+    def _whole(self, flight: InFlightRequest, asked: PredictNote, response: Response) -> Reply:
         body = self._body(response, asked)
         head = self._head(flight, response)
         if flight.call is not None and head.code < 400:
@@ -159,7 +154,7 @@ class PredictPlan(RoutePlan):
             self.passed(flight, head.code)
         return Reply(head, (("x-request-id", asked.id),), body)
 
-    def _body(self, response: Response, asked: Asked) -> bytes:
+    def _body(self, response: Response, asked: PredictNote) -> bytes:
         """TorchServe's worker dies of an answer that is too large; here it lives, and the client is told the same."""
         body, limit = bytes(response.body or b""), self.inference.max_response
         if len(body) <= limit:
@@ -169,7 +164,7 @@ class PredictPlan(RoutePlan):
         raise WorkerDied(f"the answer has {len(body)} bytes, more than max_response_size={limit}")
 
     def _head(self, flight: InFlightRequest, response: Response, *more: tuple[str, str]) -> ReplyHead:
-        cors = self.access.cors
+        cors = self.recorder.cors
         varies = cors.variant(flight.head.fields.get("origin")) if cors.varies else ""
         if response.headers or response.status != 200 or response.reason or more or varies:
             return self._other_head(flight, response, more, varies)
@@ -192,28 +187,29 @@ class PredictPlan(RoutePlan):
         status, pairs = prediction_head(response)
         told = {name for name, _ in more}  # by the server, whatever the model says
         pairs = [pair for pair in pairs if pair[0].lower() not in told]
-        pairs = self.access.cors.merged([*pairs, *more, *ENVELOPE_PAIRS], flight.head.fields.get("origin"))
+        pairs = self.recorder.cors.merged([*pairs, *more, *ENVELOPE_PAIRS], flight.head.fields.get("origin"))
         return ReplyHead(status, pairs, "keep-alive" if response.status < 400 else "close")
 
     def refuse(self, flight: InFlightRequest, error: Exception) -> Reply:
-        asked: Asked = flight.note or Asked(self._target)
+        asked: PredictNote = flight.note or PredictNote(self._target)
         line = flight.head.line
         if not isinstance(error, JitneyError):
             log.error("%s %s failed", line.command, line.path, exc_info=error)
         found = problem(error, asked.target)
         if not self.inference.is_archive(asked.target.model, asked.target.version):
             found = with_reason(found, error)
-        merged = partial(self.access.cors.merged, origin=flight.head.fields.get("origin"))
+        merged = partial(self.recorder.cors.merged, origin=flight.head.fields.get("origin"))
         reply = problem_reply(found, error, merged, kserve=self._kserve)
         self.passed(flight, reply.head.code)
         return reply._replace(own=(("x-request-id", asked.id),))
 
 
 class InvocationPlan(PredictPlan):
-    """SageMaker's `/invocations`: the model is in the query, or is the only one loaded at start, or a field of the body."""
+    """SageMaker's `/invocations`: the model is in the query, or is `only_model`'s, or a field of the body."""
 
-    def __init__(self, inference: Inference) -> None:
+    def __init__(self, inference: PredictServices, only_model: Callable[[], str | None]) -> None:
         super().__init__(inference, "", None, {}, queries=True)
+        self._only_model = only_model
 
     def runs_inline(self, head: RequestHead, nbytes: int) -> bool:
         return False
@@ -235,13 +231,8 @@ class InvocationPlan(PredictPlan):
         parts = read_parts(flight.body, flight.head.fields.get("content-type", ""))
         return next((bytes(part.data).decode("utf-8", "replace") for part in parts if part.name == "model_name"), None)
 
-    def _only_model(self) -> str | None:
-        plane = self.inference.dataplane
-        started = [name for name, _ in plane.models() if plane.config(name, None).loaded_at_startup]
-        return started[0] if len(started) == 1 else None
-
-    def _counts(self, target: Target) -> Ledger:
-        return Ledger(self.inference.metrics.torchserve, target.model, target.version)
+    def _counts(self, target: Target) -> RequestCounters:
+        return RequestCounters(self.inference.recorder.metrics, target.model, target.version)
 
 
 def _stream(first: bytes, rest: Iterator[Response]) -> Iterator[bytes]:
@@ -251,7 +242,7 @@ def _stream(first: bytes, rest: Iterator[Response]) -> Iterator[bytes]:
         for response in rest:
             yield bytes(response.body or b"")
     except Cancelled:
-        return  # nobody reads
+        return  # the client has gone
     except JitneyError as error:
         log.error("a streamed answer ended early: %s", error)
         raise

@@ -15,7 +15,7 @@ import falcon
 
 from ....core.errors import JitneyError
 from ..falcon_plan import run_plan
-from .errors import BadEscape, ResourceNotFound, Target, problem, problem_headers
+from .errors import ResourceNotFound, Target, problem, problem_headers
 from .render import new_request_id, seal, send_json
 
 if TYPE_CHECKING:
@@ -100,19 +100,3 @@ def send_problem(exchange: Exchange, error: Exception) -> None:
 
 def not_found(exchange: Exchange, **segments: Any) -> None:
     raise ResourceNotFound
-
-
-_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-
-
-def refuse_bad_escapes(uri: str) -> None:
-    """Raises BadEscape for a percent sign that begins no escape, in the words of TorchServe's network library."""
-    found = _BAD_ESCAPE.search(uri)
-    if found is None:
-        return
-    at, (path, _, query) = found.start(), uri.partition("?")
-    text = path if at < len(path) else query
-    at -= 0 if at < len(path) else len(path) + 1
-    if at + 3 > len(text):
-        raise BadEscape(f"unterminated escape sequence at index {at} of: {text}")
-    raise BadEscape(f"invalid hex byte '{text[at + 1 : at + 3]}' at index {at + 1} of '{text}'")

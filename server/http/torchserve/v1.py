@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ....core.errors import Unavailable
-from ...workers.roster import State
+from ...workers.roster import WorkerState
 from .errors import MethodNotAllowed
 from .render import send_json
 from .routing import MODEL, Exchange, Routes
@@ -45,7 +45,9 @@ class ModelsV1:
     def _is_loading(self, model: str) -> bool:
         """Whether an archive's worker is loading it for the first time: requests wait for it, and TorchServe calls it ready."""
         found = self.dataplane.describe(model, None)[0]
-        return found.config.backend == "handler" and any(w.state is State.STARTING and not w.error for w in found.workers)
+        return found.config.backend == "handler" and any(
+            w.state is WorkerState.STARTING and not w.error for w in found.workers
+        )
 
 
 def _only_get(exchange: Exchange) -> None:

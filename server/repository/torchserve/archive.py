@@ -6,7 +6,7 @@ Everything lies flat at the top, with `MAR-INF/MANIFEST.json` beside it:
      "requirementsFile"?, "configFile"?}, "createdOn", "archiverVersion"}
 
 Other keys are kept and mean nothing to the server. A folder or archive without a manifest is version 1.0 with the server's
-default handler (SageMaker's habit); its name must then come from whoever registers it.
+default handler (SageMaker's habit); its name must then come with the registration.
 """
 
 from __future__ import annotations

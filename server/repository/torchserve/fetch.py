@@ -1,4 +1,4 @@
-"""Fetching an archive by URL, without becoming somebody's way into the network behind the server.
+"""Fetching an archive by URL, without opening the network behind the server.
 
 A host name is resolved once, every address it has is judged, and the connection goes to a judged address: a name that
 resolves differently the next moment gains nothing. Redirects are followed only to URLs that pass the same rules. Proxies

@@ -21,7 +21,7 @@ MAX_VALUES = 100_000
 MAX_DEPTH = 64
 #: TorchServe's default for both timeouts where a yaml exists and does not say.
 YAML_TIMEOUT = 120
-#: What TorchServe shows as maxBatchDelay where nobody declared one. Nothing waits for it: see `Numbers.delay_ms`.
+#: What TorchServe shows as maxBatchDelay where none is declared. Nothing waits for it: see `Numbers.delay_ms`.
 UNDECLARED_DELAY = 100
 
 
@@ -190,7 +190,7 @@ class Defaults:
 @dataclass(frozen=True)
 class Numbers:
     """The outcome, as TorchServe shows it. `rows` and `delay_ms` are what is in effect: a size below 1 is 1, a delay below 0
-    is 0, and where nobody declared a delay there is none (TorchServe waits 100 ms then, its most reported defect)."""
+    is 0, and where no delay is declared there is none (TorchServe waits 100 ms then, its most reported defect)."""
 
     batch_size: int
     max_batch_delay: int

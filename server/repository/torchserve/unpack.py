@@ -1,4 +1,4 @@
-"""Unpacking archives that nobody vouches for: every entry is judged before the first byte is written.
+"""Unpacking archives from untrusted sources: every entry is judged before the first byte is written.
 
 An archive is read twice. The first pass lists its entries and refuses the archive for the first one that could leave the
 folder, hide another or fill the disk; the second writes plain files into a new folder, counts what really comes out, and

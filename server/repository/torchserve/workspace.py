@@ -1,4 +1,4 @@
-"""`Workspace`: the folder under the system's temporary one that holds what a server unpacked, and nobody else's.
+"""`Workspace`: the folder under the system's temporary one that holds what one server has unpacked.
 
 The server holds a lock on it while it lives, so that the next server can tell what a killed one left behind, and removes it.
 """

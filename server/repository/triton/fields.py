@@ -27,7 +27,7 @@ REFUSED: Mapping[str, str] = {
     "bound the queues of the steps' models with max_queue_size",
     "ensemble_scheduling.step.model_namespace": "model names are unique over all repositories; delete it",
     "instance_group.host_policy": "host policies are tritonserver settings; set CPU affinity outside of the server",
-    "instance_group.passive": "an instance that loads and never answers serves nobody here; delete the group",
+    "instance_group.passive": "an instance that loads and never answers has no use here; delete the group",
     "instance_group.secondary_devices": "no NVDLA device is supported; delete it",
     "sequence_batching.iterative_sequence": "a request cannot be scheduled again by its model; loop inside of execute, and "
     "answer in parts with model_transaction_policy { decoupled: true }",

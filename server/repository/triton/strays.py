@@ -1,4 +1,4 @@
-"""TorchServe archives that lie where a model repository is served: found, so that nobody wonders why they do not answer."""
+"""TorchServe archives that lie where a model repository is served: found, so that the log can say why they do not answer."""
 
 from __future__ import annotations
 

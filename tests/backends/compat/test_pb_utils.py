@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.utils.dlpack
+from torch.utils.dlpack import from_dlpack, to_dlpack  # type: ignore[attr-defined]
 
 from jitney.backends.python import COMPAT
 from jitney.core import tensor as wire
@@ -93,9 +94,9 @@ def test_dlpack_shares_memory_both_ways(pb_utils: Any) -> None:
     view = torch.utils.dlpack.from_dlpack(pb_utils.Tensor("x", array))
     view += 1
     assert array[0, 0] == 1
-    np.testing.assert_array_equal(torch.from_dlpack(pb_utils.Tensor("x", array).to_dlpack()).numpy(), array)
+    np.testing.assert_array_equal(from_dlpack(pb_utils.Tensor("x", array).to_dlpack()).numpy(), array)
     source = torch.arange(4, dtype=torch.int64)
-    for given in (source, torch.utils.dlpack.to_dlpack(source)):
+    for given in (source, to_dlpack(source)):
         tensor = pb_utils.Tensor.from_dlpack("y", given)
         assert (tensor.name(), tensor.shape(), tensor.is_cpu()) == ("y", [4], True)
         source += 1
@@ -117,7 +118,7 @@ def test_a_request_may_be_changed_by_its_model(pb_utils: Any) -> None:
 
 
 def test_dlpack_needs_an_object_or_an_unused_capsule(pb_utils: Any) -> None:
-    capsule = torch.utils.dlpack.to_dlpack(torch.zeros(2))
+    capsule = to_dlpack(torch.zeros(2))
     torch.utils.dlpack.from_dlpack(capsule)
     for given in (capsule, "text"):
         with pytest.raises(pb_utils.TritonModelException, match="needs a DLPack object or an unused capsule"):
@@ -135,7 +136,7 @@ def test_bfloat16_crosses_by_dlpack_only(pb_utils: Any) -> None:
     back = pb_utils.Tensor.from_wire(sent)
     with pytest.raises(pb_utils.TritonModelException, match="BF16"):
         back.as_numpy()
-    found = torch.from_dlpack(back)
+    found = from_dlpack(back)
     assert found.dtype is torch.bfloat16
     assert found.tolist() == [1.5, -2.0]
     with pytest.raises(pb_utils.TritonModelException, match="TYPE_BF16"):
@@ -163,7 +164,7 @@ DLPACK_DTYPES = [
 @pytest.mark.parametrize(("dtype", "datatype"), DLPACK_DTYPES)
 def test_dlpack_carries_every_datatype(pb_utils: Any, dtype: torch.dtype, datatype: str, as_capsule: bool) -> None:
     source = torch.tensor([[0, 1], [1, 1]]).to(dtype)
-    tensor = pb_utils.Tensor.from_dlpack(b"x", torch.utils.dlpack.to_dlpack(source) if as_capsule else source)
+    tensor = pb_utils.Tensor.from_dlpack(b"x", to_dlpack(source) if as_capsule else source)
     assert (tensor.name(), tensor.shape(), tensor.is_cpu()) == ("x", [2, 2], True)
     assert tensor.triton_dtype() == pb_utils.Tensor.from_wire(tensor.to_wire()).triton_dtype()
     source[0, 0] = 1
@@ -171,7 +172,7 @@ def test_dlpack_carries_every_datatype(pb_utils: Any, dtype: torch.dtype, dataty
     assert (sent.datatype, sent.shape) == (datatype, (2, 2))
     bits = source.view(torch.uint8).numpy() if source.element_size() > 1 else source.numpy()
     assert bytes(sent.data) == bits.tobytes(), "the memory is shared, and sent bit by bit"
-    for back in (torch.from_dlpack(tensor), torch.from_dlpack(tensor.to_dlpack())):
+    for back in (from_dlpack(tensor), from_dlpack(tensor.to_dlpack())):
         assert back.dtype is dtype
         assert torch.equal(back, source)
     again = pb_utils.Tensor.from_dlpack("y", tensor)
@@ -182,7 +183,7 @@ def test_dlpack_refuses_what_cannot_be_sent(pb_utils: Any) -> None:
     for given in (
         torch.ones(2, requires_grad=True),
         torch.ones(2, dtype=torch.complex64),
-        torch.utils.dlpack.to_dlpack(torch.ones(2, dtype=torch.complex64)),
+        to_dlpack(torch.ones(2, dtype=torch.complex64)),
         torch.ones(2).to(torch.float8_e5m2),
         None,
         [1.0],
@@ -193,7 +194,7 @@ def test_dlpack_refuses_what_cannot_be_sent(pb_utils: Any) -> None:
 
 def test_what_is_not_contiguous_is_copied_from_dlpack(pb_utils: Any) -> None:
     source = torch.arange(6, dtype=torch.bfloat16).reshape(2, 3).T
-    back = torch.from_dlpack(pb_utils.Tensor.from_dlpack("x", source))
+    back = from_dlpack(pb_utils.Tensor.from_dlpack("x", source))
     assert back.is_contiguous()
     assert torch.equal(back, source)
 
@@ -217,9 +218,9 @@ def test_packed_strings_of_any_buffer(pb_utils: Any) -> None:
     assert pb_utils.serialize_byte_tensor(np.array([], object)) == ()
     for given in (packed, bytearray(packed), memoryview(packed), np.frombuffer(packed, np.uint8)):
         assert pb_utils.deserialize_bytes_tensor(given).tolist() == [b"a", b""]
-    for given in (packed[:2], packed[:4], "text", 5, None):
+    for wrong in (packed[:2], packed[:4], "text", 5, None):
         with pytest.raises(pb_utils.TritonModelException, match="no packed BYTES tensor"):
-            pb_utils.deserialize_bytes_tensor(given)
+            pb_utils.deserialize_bytes_tensor(wrong)
     with pytest.raises(pb_utils.TritonModelException, match="got float64"):
         pb_utils.serialize_byte_tensor(np.zeros(2))
 
@@ -340,7 +341,7 @@ def test_metrics_refuse_what_their_kind_cannot_do(pb_utils: Any) -> None:
         lambda: family("h", "", family.HISTOGRAM).Metric(buckets=[float("inf")]),
     ):
         with pytest.raises(pb_utils.TritonModelException):
-            attempt()
+            attempt()  # type: ignore[no-untyped-call]
 
 
 CONFIG: dict[str, Any] = {

@@ -1,13 +1,7 @@
-"""The conformance kit's bursts, whose outcomes were recorded from a real Triton, run in virtual time."""
+"""The bursts of tests/conformance, whose outcomes were recorded from a real Triton, run in virtual time."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import sys
-from collections import Counter
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,6 +9,7 @@ import pytest
 from jitney.core.errors import BatchTooWide, QueueFull
 from jitney.core.model_config import Batching, QueuePolicy
 from jitney.server.batching.queue import Batcher
+from jitney.tests.conformance.replay.triton.burst_cases import CASES, BurstCase
 from jitney.tests.fakes.server_in_virtual_time import Outcome, Sent, serve
 
 DELAY = 1_500_000
@@ -40,28 +35,7 @@ MODELS: dict[str, tuple[Batching, int, int]] = {
 BY_FLUSH = {"shape_flushes_not_preferred", "shape_flushes_single", "delay_shapes_alternate"}
 
 
-def _kit() -> ModuleType | None:
-    root = Path(os.environ.get("JITNEY_CONFORMANCE") or Path(__file__).parents[4] / "shared" / "conformance")
-    path = root / "triton" / "bursts.py"
-    if not path.exists():
-        return None
-    spec = importlib.util.spec_from_file_location("kit_bursts", path)
-    if spec is None or spec.loader is None:
-        return None
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = before
-    return module
-
-
-KIT = _kit()
-CASES = [] if KIT is None else [case for case in KIT.CASES if case.model in MODELS]
-
-
-def _sent(case: Any) -> list[Sent]:
+def _sent(case: BurstCase) -> list[Sent]:
     ragged = case.model == "burst_ragged"
     return [
         Sent(
@@ -76,7 +50,7 @@ def _sent(case: Any) -> list[Sent]:
     ]
 
 
-def _run(case: Any, shape_change: Any) -> Outcome:
+def _run(case: BurstCase, shape_change: Any) -> Outcome:
     batching, max_rows, instances = MODELS[case.model]
     sent = sorted(enumerate(_sent(case)), key=lambda pair: pair[1].at)
     outcome = serve(Batcher(batching, max_rows, shape_change=shape_change), [one for _, one in sent], instances)
@@ -92,15 +66,14 @@ def _status(outcome: Outcome, index: int) -> int:
     return 400 if isinstance(error, BatchTooWide) else 503 if isinstance(error, QueueFull) or error == "expired" else 500
 
 
-@pytest.mark.skipif(KIT is None, reason="the conformance kit is not here (JITNEY_CONFORMANCE)")
 @pytest.mark.parametrize("shape_change", ["flush", "lane"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_burst_of_the_kit(case: Any, shape_change: str) -> None:
+def test_a_burst_as_recorded(case: BurstCase, shape_change: str) -> None:
     if shape_change == "lane" and case.name in BY_FLUSH:
         pytest.skip("a lane of its own instead of a flush, on purpose")
     outcome = _run(case, shape_change)
     sizes = sorted(outcome.sizes)
-    assert case.batches(sizes) if callable(case.batches) else Counter(sizes) == Counter(case.batches), sizes
+    assert case.has_batches(sizes), sizes
     for index, request in enumerate(case.requests):
         low, high = request.due if isinstance(request.due, tuple) else (request.due - 0.05, request.due + 0.05)
         assert low - 0.001 <= outcome.answered[index] <= high, f"request {index} at {outcome.answered[index]}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -147,7 +147,17 @@ class Histories(RuleBasedStateMachine):
         limits=st.lists(st.sampled_from([0, 0, 3]), min_size=4, max_size=4),
         flush=st.booleans(),
     )
-    def begin(self, max_rows, enabled, delay_ticks, sizes, levels, actions, limits, flush) -> None:  # type: ignore[no-untyped-def]
+    def begin(
+        self,
+        max_rows: int,
+        enabled: bool,
+        delay_ticks: int,
+        sizes: tuple[Any, ...],
+        levels: int,
+        actions: list[Literal["REJECT", "DELAY"]],
+        limits: list[int],
+        flush: bool,
+    ) -> None:
         policies = [QueuePolicy(limit, 0, True, action) for limit, action in zip(limits, actions, strict=True)]
         batching = Batching(
             enabled,
@@ -161,7 +171,8 @@ class Histories(RuleBasedStateMachine):
         self.max_rows = max_rows
         self.batcher = Batcher(batching, max_rows, shape_change="flush" if flush else "lane")
         self.oracle = Oracle(batching, max_rows, flush)
-        self.now, self.wake_at, self.idle, self.sequence = 0.0, None, 0, 0
+        self.now, self.idle, self.sequence = 0.0, 0, 0
+        self.wake_at: float | None = None
         self.order: list[Item] = []
         self.inside: set[Item] = set()
 
@@ -214,11 +225,13 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def sleep_until_woken(self) -> None:
         """Nothing happens before `wake_at`, and something does at it: expiry, a batch, or an item put behind."""
+        assert self.wake_at is not None
         early = copy.deepcopy(self.batcher).poll((self.now + self.wake_at) / 2, self.idle)
         assert (early.batches, early.expired, early.wake_at) == ([], [], self.wake_at)
         self.now = self.wake_at
         self.poll(self.idle)
-        assert self.wake_at is None or self.wake_at > self.now
+        next_at: float | None = self.wake_at
+        assert next_at is None or next_at > self.now
 
     def poll(self, idle: int) -> None:
         step = self.batcher.poll(self.now, idle)

@@ -190,7 +190,7 @@ def test_direct_waits_for_its_slots_or_the_delay() -> None:
     bench.submit(item(1, at=2.0))
     assert bench.poll(2.9) == []
     assert bench.poll(3.0) == [("a", [1])]
-    assert bench.running[0].reason is Reason.DELAY
+    assert [batch.reason for batch in bench.running[:1]] == [Reason.DELAY]
 
 
 def test_direct_without_utilization_does_not_wait() -> None:
@@ -361,12 +361,12 @@ class Histories(RuleBasedStateMachine):
         self.now, self.lives = 0.0, 0
         self.seats: list[int] = []
         self.waiting: dict[SequenceItem, None] = {}
-        self.order: dict[int, deque[SequenceItem]] = {}
+        self.order: dict[int | str, deque[SequenceItem]] = {}
         self.running: list[SequenceBatch] = []
-        self.home: dict[int, tuple[Any, int]] = {}  # where a sequence's previous request ran
-        self.since: dict[int, float] = {}  # when it last came or ended
-        self.over: set[int] = set()  # sequences that ended: their homes may be taken
-        self.closing: set[int] = set()  # a START was withdrawn: what came before it is not gone on with
+        self.home: dict[int | str, tuple[Any, int]] = {}  # where a sequence's previous request ran
+        self.since: dict[int | str, float] = {}  # when it last came or ended
+        self.over: set[int | str] = set()  # sequences that ended: their homes may be taken
+        self.closing: set[int | str] = set()  # a START was withdrawn: what came before it is not gone on with
         self.wake_at: float | None = None
 
     @rule()
@@ -443,7 +443,7 @@ class Histories(RuleBasedStateMachine):
         running = [each.sequence for other in self.running for each in other.items]  # type: ignore[attr-defined]
         assert len(set(running)) == len(running), "one request of a sequence at a time"
 
-    def may_be_gone(self, sequence: int) -> bool:
+    def may_be_gone(self, sequence: int | str) -> bool:
         busy = {each.sequence for batch in self.running for each in batch.items}  # type: ignore[attr-defined]
         if sequence in busy or self.order[sequence]:
             return False

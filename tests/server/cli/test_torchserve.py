@@ -151,7 +151,7 @@ def test_a_server_that_stop_could_not_find_is_not_left_running(tmp_path: Path, m
         begun.append(popen([sys.executable, "-c", "import time; time.sleep(60)"]))
         return begun[0]
 
-    monkeypatch.setattr(torchserve_cli.subprocess, "Popen", start)
+    monkeypatch.setattr(subprocess, "Popen", start)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "nosuch"))
     with pytest.raises(InvalidConfig, match="the pid file"):
         torchserve_cli._detach([], "http://127.0.0.1:1")
@@ -280,7 +280,12 @@ def test_the_launcher(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = folder / "my.properties"
     config.write_text(text)
     management = str(addresses["management"])
-    options = {"model_store": "store", "snapshot_file": str(config), "no_config_snapshots": True, "enable_model_api": True}
+    options: dict[str, Any] = {
+        "model_store": "store",
+        "snapshot_file": str(config),
+        "no_config_snapshots": True,
+        "enable_model_api": True,
+    }
     try:
         lines = launcher.start(**options)
         assert "Model server started.\n" in list(lines.queue)

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from jitney.server.serving.dataplane import DataPlane
 from jitney.server.serving.deployment import Options
 from jitney.server.serving.response_cache import ResponseCache
-from jitney.tests.fakes.frontends import House, house, plane_of
-from jitney.tests.fakes.plane import doubling
+from jitney.tests.fakes.frontends import House, opened_fronts, plane_of
+from jitney.tests.fakes.plane import LoadedPlane, doubling
 from jitney.tests.fakes.serving import write_model
 from jitney.tests.fakes.torchserve_server import CAPITALS, archive
 
@@ -52,7 +51,7 @@ ANSWERED = "class TritonPythonModel:\n    def execute(self, requests):\n        
 
 
 @pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataPlane]:
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedPlane]:
     """`m` doubles rows of any width, `slow` takes half a second, `kept` has its answers cached, `chain` is an ensemble."""
     folder = tmp_path_factory.mktemp("fronts")
     models, store = folder / "models", folder / "store"
@@ -79,6 +78,6 @@ ensemble_scheduling { step [
 
 
 @pytest.fixture(scope="module")
-def several(plane: DataPlane) -> Iterator[House]:
-    with house(plane, max_request_size=30_000_000) as opened:
+def several(plane: LoadedPlane) -> Iterator[House]:
+    with opened_fronts(plane, max_request_size=30_000_000) as opened:
         yield opened

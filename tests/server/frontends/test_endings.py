@@ -19,9 +19,9 @@ import urllib3
 
 from jitney.core.errors import NothingAnswers
 from jitney.server.frontends import supervisor
-from jitney.server.serving.dataplane import DataPlane
-from jitney.tests.fakes.frontends import House, figures, house, settled
-from jitney.tests.fakes.plane import doubling
+from jitney.server.frontends.frontend_process import FrontendProcess
+from jitney.tests.fakes.frontends import House, figures, opened_fronts, settled
+from jitney.tests.fakes.plane import LoadedPlane, doubling
 from jitney.tests.fakes.raw_http import Connection
 from jitney.tests.fakes.torchserve_server import archive, running
 from jitney.tools.bench.served import serving, taken, wait_until
@@ -77,11 +77,11 @@ class Clients:
             thread.join()
 
 
-def test_front_ends_are_killed_under_load(plane: DataPlane) -> None:
-    with house(plane):
+def test_front_ends_are_killed_under_load(plane: LoadedPlane) -> None:
+    with opened_fronts(plane):
         pass  # whatever is made once in a process is there before the figures are taken
     before = figures()
-    with house(plane, front_ends=3) as opened:
+    with opened_fronts(plane, front_ends=3) as opened:
         clients = Clients(opened, 4)
         try:
             for turn in range(3):
@@ -100,7 +100,7 @@ def test_front_ends_are_killed_under_load(plane: DataPlane) -> None:
         assert 0 < clients.seen["cut off"] <= 4 * 3
         assert clients.longest < 2.0, "the others stood still"
         opened.wait_idle()
-        assert opened.fronts._post.office.counters.waiting() == 0
+        assert opened.fronts._spec.shared.counters.waiting() == 0
     assert settled(before), (before, figures())
 
 
@@ -143,20 +143,20 @@ def test_a_front_end_that_stands_still_holds_up_nobody_else(several: House) -> N
 
 def test_a_front_end_that_writes_nonsense_is_replaced(several: House) -> None:
     child = several.children[0]
-    child.desk._handle = lambda message: (_ for _ in ()).throw(ValueError("nonsense"))  # type: ignore[method-assign]
+    child.session._handle = lambda message: (_ for _ in ()).throw(ValueError("nonsense"))  # type: ignore[method-assign]
     child.flush()
     wait_until(lambda: child not in several.children and len(several.fronts.pids()) == 2, PATIENCE, "another front end")
     assert several.ask("GET", "/ping").status == 200
 
 
 def test_front_ends_that_cannot_start_are_tried_again_ever_later(
-    plane: DataPlane, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    plane: LoadedPlane, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(supervisor, "START_S", 0.5)
     monkeypatch.setattr(supervisor, "DELAYS", (0.0, 0.05, 0.2, 30.0))
-    monkeypatch.setattr(supervisor.FrontChild, "_start", lambda *_: (_ for _ in ()).throw(OSError("no more processes")))
+    monkeypatch.setattr(FrontendProcess, "_start", lambda *_: (_ for _ in ()).throw(OSError("no more processes")))
     before = figures()
-    with house(plane, answers=False) as opened:
+    with opened_fronts(plane, answers=False) as opened:
         assert opened.fronts.pids() == []
         with pytest.raises(NothingAnswers, match=r"none of the 2 front ends answers after 0\.5 s"):
             opened.web.wait_started()  # which ends a server that starts; one that runs goes on trying
@@ -168,8 +168,8 @@ def test_front_ends_that_cannot_start_are_tried_again_ever_later(
     assert settled(before), (before, figures())
 
 
-def test_draining_answers_what_was_accepted_and_refuses_the_rest(plane: DataPlane) -> None:
-    with house(plane) as opened, ThreadPoolExecutor(16) as clients:
+def test_draining_answers_what_was_accepted_and_refuses_the_rest(plane: LoadedPlane) -> None:
+    with opened_fronts(plane) as opened, ThreadPoolExecutor(16) as clients:
         pids, address = opened.fronts.pids(), opened.inference
         idle = Connection(address)
         idle.send(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -190,8 +190,8 @@ def test_draining_answers_what_was_accepted_and_refuses_the_rest(plane: DataPlan
         assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
-def test_front_ends_that_do_not_end_in_time_are_killed(plane: DataPlane) -> None:
-    with house(plane) as opened, Connection(opened.inference) as connection:
+def test_front_ends_that_do_not_end_in_time_are_killed(plane: LoadedPlane) -> None:
+    with opened_fronts(plane) as opened, Connection(opened.inference) as connection:
         pids = opened.fronts.pids()
         head = b"POST /predictions/words HTTP/1.1\r\nHost: x\r\nContent-Length: 34\r\n\r\n"
         connection.send(head + b"early wait wait wait wait wait end")

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jitney.server.serving.dataplane import DataPlane
-from jitney.tests.fakes.frontends import House, house
+from jitney.tests.fakes.frontends import House, opened_fronts
+from jitney.tests.fakes.plane import LoadedPlane
 from jitney.tests.fakes.raw_http import Answer, Connection
 
 JSON = {"Content_Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def one(plane: DataPlane) -> Iterator[House]:
-    with house(plane, front_ends=1, max_request_size=30_000_000) as opened:
+def one(plane: LoadedPlane) -> Iterator[House]:
+    with opened_fronts(plane, front_ends=1, max_request_size=30_000_000) as opened:
         yield opened
 
 

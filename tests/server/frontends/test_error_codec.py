@@ -11,10 +11,10 @@ import pytest
 from jitney.core import errors
 from jitney.core.errors import JitneyError, QueueFull
 from jitney.server.frontends.error_codec import error_from_wire, error_to_wire
-from jitney.server.frontends.messages import DOWNWARD, UPWARD, Answer, FrontError, encode, pack
+from jitney.server.frontends.messages import DOWNWARD, UPWARD, CallAnswer, FrontError, encode, pack
 from jitney.server.http.kserve.errors import describe
 from jitney.server.http.torchserve.errors import Target, problem
-from jitney.server.workers.channel import HEADER
+from jitney.server.ipc.frame import HEADER
 
 CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, JitneyError)]
 
@@ -31,8 +31,8 @@ def made(kind: type[JitneyError]) -> JitneyError:
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 def test_class_text_and_attributes_arrive(kind: type[JitneyError]) -> None:
     error = made(kind).within("in ensemble 'E', ")
-    [message] = DOWNWARD.decode(pack([encode(Answer(1, error=error_to_wire(error)))])[HEADER.size :])
-    assert isinstance(message, Answer) and message.error is not None
+    [message] = DOWNWARD.decode(pack([encode(CallAnswer(1, error=error_to_wire(error)))])[HEADER.size :])
+    assert isinstance(message, CallAnswer) and message.error is not None
     found = error_from_wire(message.error)
     assert type(found) is kind
     assert (str(found), found.args, vars(found)) == (str(error), error.args, vars(error))
@@ -56,4 +56,4 @@ def test_what_is_no_error_is_refused() -> None:
 
 def test_no_message_is_read_from_a_frame_of_something_else() -> None:
     with pytest.raises(msgspec.ValidationError):
-        UPWARD.decode(pack([encode(Answer(1))])[HEADER.size :])
+        UPWARD.decode(pack([encode(CallAnswer(1))])[HEADER.size :])

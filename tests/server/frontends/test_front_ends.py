@@ -20,13 +20,13 @@ import pytest
 import tritonclient.http as tritonclient
 
 from jitney.core.errors import InvalidConfig
-from jitney.server.http.app import Services, Web
+from jitney.server.http.app import Services
 from jitney.server.http.middleware.tokens import Tokens
 from jitney.server.metrics import Metrics
-from jitney.server.serving.dataplane import DataPlane
 from jitney.server.settings.addresses import parse_address
-from jitney.tests.fakes.frontends import House, figures, house, plane_of, settings, settled
-from jitney.tests.fakes.plane import doubling
+from jitney.server.web import Web
+from jitney.tests.fakes.frontends import House, figures, opened_fronts, plane_of, settings, settled
+from jitney.tests.fakes.plane import LoadedPlane, doubling
 from jitney.tests.fakes.raw_http import Connection
 from jitney.tools.bench.served import wait_until
 
@@ -42,16 +42,16 @@ def test_each_front_end_is_a_process_of_its_own_and_all_of_them_answer(several: 
     with ThreadPoolExecutor(32) as clients:
         asking = [clients.submit(several.ask, "POST", "/v2/models/slow/infer", infer()) for _ in range(32)]
         wait_until(lambda: several.open_requests() + sum(f.done() for f in asking) >= 32, PATIENCE, "all requests")
-        held = [child.desk.open for child in several.children]
+        held = [child.session.open for child in several.children]
         assert {future.result().status for future in asking} == {200}
     assert min(held) > 0, held
     several.wait_idle()
 
 
-def test_kept_connections_are_shared_out(plane: DataPlane) -> None:
+def test_kept_connections_are_shared_out(plane: LoadedPlane) -> None:
     """Also those that come at once, which whoever is awake could take alone."""
-    with house(plane, front_ends=3) as opened, contextlib.ExitStack() as stack:
-        counters = opened.fronts._post.office.counters
+    with opened_fronts(plane, front_ends=3) as opened, contextlib.ExitStack() as stack:
+        counters = opened.fronts._spec.shared.counters
         for _ in range(2):
             for connection in [stack.enter_context(Connection(opened.inference)) for _ in range(15)]:
                 connection.send(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -137,9 +137,9 @@ def test_what_front_ends_count_is_in_the_next_scrape(several: House) -> None:
 
 
 def test_access_lines_and_errors_of_front_ends_are_in_the_servers_log(
-    plane: DataPlane, caplog: pytest.LogCaptureFixture
+    plane: LoadedPlane, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO), house(plane) as opened:
+    with caplog.at_level(logging.INFO), opened_fronts(plane) as opened:
         served, relayed = "POST /predictions/capitals/1.0?a=b HTTP/1.1", "GET /ping?c=d HTTP/1.1"
         with Connection(opened.inference) as connection:
             host, port = connection.sock.getsockname()
@@ -248,7 +248,7 @@ def test_system_shared_memory_is_the_same_for_all(several: House) -> None:
 def test_a_model_that_changes_is_asked_as_it_is_now(tmp_path: Path) -> None:
     """Whoever hears that a model was loaded or unloaded finds it so through every front end."""
     doubling(tmp_path, "m", dims="2")
-    with plane_of(tmp_path) as plane, house(plane, front_ends=3) as opened:
+    with plane_of(tmp_path) as plane, opened_fronts(plane, front_ends=3) as opened:
         for width in (2, 3, 2, 3):
             config = tmp_path / "m" / "config.pbtxt"
             config.write_text(re.sub(r"dims: \[ \d \]", f"dims: [ {width} ]", config.read_text()))
@@ -272,7 +272,7 @@ def test_no_request_fails_while_its_model_is_reloaded(tmp_path: Path) -> None:
             seen.add((answer.status, answer.body if answer.status != 200 else b""))
         return seen
 
-    with plane_of(tmp_path) as plane, house(plane) as opened, ThreadPoolExecutor(4) as clients:
+    with plane_of(tmp_path) as plane, opened_fronts(plane) as opened, ThreadPoolExecutor(4) as clients:
         asking = [
             clients.submit(ask_on, opened, path, body)
             for path, body in (("/v2/models/m/infer", infer()), ("/predictions/m", b"[[1, 2]]")) * 2
@@ -285,8 +285,8 @@ def test_no_request_fails_while_its_model_is_reloaded(tmp_path: Path) -> None:
         opened.wait_idle()
 
 
-def test_all_front_ends_together_hold_no_more_than_may_wait(plane: DataPlane) -> None:
-    with house(plane, max_waiting=6, front_ends=3) as opened, ThreadPoolExecutor(24) as clients:
+def test_all_front_ends_together_hold_no_more_than_may_wait(plane: LoadedPlane) -> None:
+    with opened_fronts(plane, max_waiting=6, front_ends=3) as opened, ThreadPoolExecutor(24) as clients:
         asking = [clients.submit(opened.ask, "POST", "/predictions/slow", b"[[1, 2]]", **JSON) for _ in range(24)]
         statuses = [future.result().status for future in asking]
         assert set(statuses) == {200, 503}
@@ -294,8 +294,8 @@ def test_all_front_ends_together_hold_no_more_than_may_wait(plane: DataPlane) ->
         assert opened.ask("POST", "/predictions/slow", b"[[1, 2]]", **JSON).status == 200
 
 
-def test_as_many_are_relayed_as_there_are_threads_and_health_is_still_told(plane: DataPlane) -> None:
-    with house(plane, http_threads=2) as opened, ThreadPoolExecutor(24) as clients:
+def test_as_many_are_relayed_as_there_are_threads_and_health_is_still_told(plane: LoadedPlane) -> None:
+    with opened_fronts(plane, http_threads=2) as opened, ThreadPoolExecutor(24) as clients:
         body = b'{"x": [[1.0, 2.0]]}'
         asking = [clients.submit(opened.ask, "POST", "/v2/models/slow/generate", body) for _ in range(24)]
         wait_until(lambda: any(future.done() for future in asking), PATIENCE, "the first answer")
@@ -308,11 +308,13 @@ def test_as_many_are_relayed_as_there_are_threads_and_health_is_still_told(plane
 # -- addresses and who may come in ---------------------------------------------------------------------------------------
 
 
-def test_tokens_are_asked_for_by_every_front_end_and_a_renewed_one_counts_at_once(plane: DataPlane, tmp_path: Path) -> None:
+def test_tokens_are_asked_for_by_every_front_end_and_a_renewed_one_counts_at_once(
+    plane: LoadedPlane, tmp_path: Path
+) -> None:
     path = tmp_path / "key_file.json"
     tokens = Tokens(path, 60)
     tokens.publish()
-    with house(plane, tokens) as opened:
+    with opened_fronts(plane, tokens) as opened:
 
         def key(kind: str) -> str:
             return f"Bearer {json.loads(path.read_text())[kind]['key']}"
@@ -330,29 +332,29 @@ def test_tokens_are_asked_for_by_every_front_end_and_a_renewed_one_counts_at_onc
             assert [opened.ask(*request, Authorization=key("inference")).status for request in requests] == [200] * 3
 
 
-def test_restricted_groups_are_restricted_everywhere(plane: DataPlane) -> None:
-    with house(plane, http_restricted_api={"inference": ("x-key", "secret")}) as opened:
+def test_restricted_groups_are_restricted_everywhere(plane: LoadedPlane) -> None:
+    with opened_fronts(plane, http_restricted_api={"inference": ("x-key", "secret")}) as opened:
         for path in ("/v2/models/m/infer", "/v2/models/m/generate"):
             assert opened.ask("POST", path, infer()).status == 403
         assert opened.ask("POST", "/v2/models/m/infer", infer(), x_key="secret").status == 200
         assert opened.ask("GET", "/ping").status == 200
 
 
-def test_a_shared_port_carries_the_management_api_too(plane: DataPlane) -> None:
+def test_a_shared_port_carries_the_management_api_too(plane: LoadedPlane) -> None:
     from jitney.tools.bench.served import free_port
 
     address = parse_address(f"http://127.0.0.1:{free_port()}")
-    with house(plane, inference_address=address, management_address=address) as opened:
+    with opened_fronts(plane, inference_address=address, management_address=address) as opened:
         assert opened.web.address("management") == opened.inference == address
         assert json.loads(opened.ask("GET", "/models/capitals").body)[0]["modelName"] == "capitals"
         assert opened.ask("POST", "/predictions/capitals", b"x").body == b"X"
         assert opened.ask("PUT", "/models/capitals?min_worker=1&synchronous=true").status == 200
 
 
-def test_a_unix_socket(plane: DataPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_unix_socket(plane: LoadedPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     address = parse_address("unix:inference.sock")
-    with house(plane, inference_address=address) as opened:
+    with opened_fronts(plane, inference_address=address) as opened:
         assert opened.inference == address
         assert opened.ask("POST", "/predictions/capitals", b"x").body == b"X"
         assert opened.ask("GET", "/ping").status == 200
@@ -364,11 +366,11 @@ def test_a_unix_socket(plane: DataPlane, tmp_path: Path, monkeypatch: pytest.Mon
     assert not Path("inference.sock").exists()
 
 
-def test_tls_with_one_certificate_for_all(plane: DataPlane) -> None:
+def test_tls_with_one_certificate_for_all(plane: LoadedPlane) -> None:
     import ssl
     import urllib.request
 
-    with house(plane, inference_address=parse_address("https://127.0.0.1:0"), front_ends=3) as opened:
+    with opened_fronts(plane, inference_address=parse_address("https://127.0.0.1:0"), front_ends=3) as opened:
         certificates = {ssl.get_server_certificate((opened.inference.host, opened.inference.port)) for _ in range(9)}
         assert len(certificates) == 1
         context = ssl.create_default_context(cadata=certificates.pop())
@@ -379,13 +381,13 @@ def test_tls_with_one_certificate_for_all(plane: DataPlane) -> None:
                 assert reply.read() == body.upper()
 
 
-def test_what_cannot_be_had_ends_the_start_and_is_named(plane: DataPlane, several: House) -> None:
+def test_what_cannot_be_had_ends_the_start_and_is_named(plane: LoadedPlane, several: House) -> None:
     before = figures()
     for port in ("inference", "management", "metrics"):
         with pytest.raises(InvalidConfig, match=rf"{port}_address=.*is already in use"):
-            Web(Services(plane, plane, Metrics(), settings(**{f"{port}_address": several.inference}), None))
+            Web(Services(plane, plane.control, Metrics(), settings(**{f"{port}_address": several.inference}), None))
     assert settled(before), (before, figures())
-    with pytest.raises(InvalidConfig, match=r"inference_address=.*is already in use"), house(
+    with pytest.raises(InvalidConfig, match=r"inference_address=.*is already in use"), opened_fronts(
         plane, inference_address=several.inference
     ):  # fmt: skip
         pass

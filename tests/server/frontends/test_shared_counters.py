@@ -9,23 +9,23 @@ import pytest
 
 from jitney.core.errors import QueueFull
 from jitney.server.frontends.child.remote_services import SharedPlaces
-from jitney.server.frontends.shared_counters import GONE, NBYTES, Counters
+from jitney.server.frontends.shared_counters import GONE, NBYTES, SharedCounters
 from jitney.server.ipc.memory import Region
 
 FRONTS = 256
 
 
 @pytest.fixture
-def pages() -> Iterator[tuple[Counters, Counters]]:
+def pages() -> Iterator[tuple[SharedCounters, SharedCounters]]:
     """The same page as two processes see it, for as many front ends as there may be."""
-    ours = Counters.create(FRONTS)
-    theirs = Counters(Region(os.dup(ours.region.fd), NBYTES), FRONTS)
+    ours = SharedCounters.create(FRONTS)
+    theirs = SharedCounters(Region(os.dup(ours.region.fd), NBYTES), FRONTS)
     yield ours, theirs
     theirs.close()
     ours.close()
 
 
-def test_a_change_is_seen_by_all(pages: tuple[Counters, Counters]) -> None:
+def test_a_change_is_seen_by_all(pages: tuple[SharedCounters, SharedCounters]) -> None:
     ours, theirs = pages
     for what in ("models", "keys", "regions"):
         before = theirs.epoch(what)
@@ -34,7 +34,7 @@ def test_a_change_is_seen_by_all(pages: tuple[Counters, Counters]) -> None:
     assert [theirs.epoch("models"), theirs.epoch("keys"), theirs.epoch("regions")] == [1, 1, 1]
 
 
-def test_no_number_is_anothers(pages: tuple[Counters, Counters]) -> None:
+def test_no_number_is_anothers(pages: tuple[SharedCounters, SharedCounters]) -> None:
     ours, theirs = pages
     for process in range(FRONTS + 1):
         ours.set_waiting(process, 1)
@@ -49,7 +49,7 @@ def test_no_number_is_anothers(pages: tuple[Counters, Counters]) -> None:
     assert not theirs.has_more(0)
 
 
-def test_places_are_those_of_all_processes(pages: tuple[Counters, Counters]) -> None:
+def test_places_are_those_of_all_processes(pages: tuple[SharedCounters, SharedCounters]) -> None:
     ours, theirs = pages
     here, there = SharedPlaces(3, ours, 0), SharedPlaces(3, theirs, 1)
     for places in (here, there, there):
@@ -65,7 +65,7 @@ def test_places_are_those_of_all_processes(pages: tuple[Counters, Counters]) -> 
 
 
 def test_after_the_end_changes_are_nothing() -> None:
-    page = Counters.create(2)
+    page = SharedCounters.create(2)
     page.close()
     page.changed("models")
     page.set_waiting(0, 1)

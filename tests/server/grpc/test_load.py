@@ -20,15 +20,14 @@ import grpc
 import numpy as np
 import pytest
 
-from jitney.server.frontends.frontend_process import FrontChild
+from jitney.server.frontends.frontend_process import FrontendProcess
 from jitney.server.frontends.supervisor import FrontEnds
 from jitney.server.grpc import schema
 from jitney.server.grpc.listener import GrpcListener
-from jitney.server.serving.dataplane import DataPlane
 from jitney.server.settings.grpc import GrpcSettings
-from jitney.tests.fakes.frontends import House, figures, house
+from jitney.tests.fakes.frontends import House, figures, opened_fronts
 from jitney.tests.fakes.grpc import repository
-from jitney.tests.fakes.plane import loaded
+from jitney.tests.fakes.plane import LoadedPlane, loaded
 from jitney.tools.bench.served import wait_until
 
 pytestmark = [pytest.mark.timeout(240)]
@@ -50,27 +49,27 @@ class GrpcHouse:
         self.address = str(self.listener.bound[0])
 
     @property
-    def children(self) -> list[FrontChild]:
+    def children(self) -> list[FrontendProcess]:
         assert isinstance(self.listener, FrontEnds)
         return [place.child for place in self.listener._places if place.child is not None]
 
     def wait_idle(self) -> None:
         deployments = self.plane.registry.deployments()
-        counters = self.children[0]._post.office.counters
-        wait_until(lambda: sum(child.desk.open for child in self.children) == 0, PATIENCE, "the end of every request")
+        counters = self.children[0]._spec.shared.counters
+        wait_until(lambda: sum(child.session.open for child in self.children) == 0, PATIENCE, "the end of every request")
         wait_until(lambda: counters.waiting() == 0, PATIENCE, "the places of all requests")
         wait_until(lambda: all(d.arena is None or d.arena.used == 0 for d in deployments), PATIENCE, "the models' memory")
         wait_until(lambda: all(c._replies.used == 0 for c in self.children), PATIENCE, "the answers' memory")
 
 
 @contextlib.contextmanager
-def grpc_house(plane: DataPlane, **values: Any) -> Iterator[GrpcHouse]:
-    with house(plane, front_ends=1, grpc=GrpcSettings(port=0), **values) as found:
+def grpc_house(plane: LoadedPlane, **values: Any) -> Iterator[GrpcHouse]:
+    with opened_fronts(plane, front_ends=1, grpc=GrpcSettings(port=0), **values) as found:
         yield GrpcHouse(found)
 
 
 @pytest.fixture
-def plane(tmp_path: Path) -> Iterator[DataPlane]:
+def plane(tmp_path: Path) -> Iterator[LoadedPlane]:
     with loaded(repository(tmp_path)) as plane:
         yield plane
 
@@ -147,7 +146,7 @@ class Crowd:
         return "OK"
 
 
-async def kill_workers(plane: DataPlane, pause: float) -> None:
+async def kill_workers(plane: LoadedPlane, pause: float) -> None:
     while True:
         await asyncio.sleep(pause)
         for worker in plane.registry.deployment("double", None).workers():
@@ -169,7 +168,7 @@ async def storm(house: GrpcHouse, calls: int, kill_every: float | None) -> Count
 
 
 @pytest.mark.slow
-def test_every_call_ends_once_and_nothing_is_left(plane: DataPlane) -> None:
+def test_every_call_ends_once_and_nothing_is_left(plane: LoadedPlane) -> None:
     with grpc_house(plane) as house:
         asyncio.run(storm(house, 500, None))  # what starts with the first requests has started
         house.wait_idle()
@@ -213,7 +212,7 @@ async def until(condition: Any, what: str) -> None:
         await asyncio.sleep(0.02)
 
 
-def test_a_deadline_and_a_cancel_take_requests_out_of_the_queue(plane: DataPlane) -> None:
+def test_a_deadline_and_a_cancel_take_requests_out_of_the_queue(plane: LoadedPlane) -> None:
     async def run(house: GrpcHouse) -> None:
         deployment = plane.registry.deployment("double", None)
         async with grpc.aio.insecure_channel(house.address) as channel:
@@ -236,7 +235,7 @@ def test_a_deadline_and_a_cancel_take_requests_out_of_the_queue(plane: DataPlane
         house.wait_idle()
 
 
-def test_a_cancelled_stream_reaches_the_model(plane: DataPlane) -> None:
+def test_a_cancelled_stream_reaches_the_model(plane: LoadedPlane) -> None:
     async def run(house: GrpcHouse) -> None:
         async with grpc.aio.insecure_channel(house.address) as channel:
             stream = channel.stream_stream(METHODS["ModelStreamInfer"].path)
@@ -256,7 +255,7 @@ def test_a_cancelled_stream_reaches_the_model(plane: DataPlane) -> None:
         house.wait_idle()
 
 
-def test_a_stream_that_nobody_reads_has_its_requests_wait(plane: DataPlane) -> None:
+def test_a_stream_that_nobody_reads_has_its_requests_wait(plane: LoadedPlane) -> None:
     wanted = 5000
 
     async def run(house: GrpcHouse) -> None:
@@ -271,7 +270,7 @@ def test_a_stream_that_nobody_reads_has_its_requests_wait(plane: DataPlane) -> N
             for number in range(wanted):
                 await call.write(double(1.0, 8, str(number)))
             await call.done_writing()
-            await until(lambda: child.desk.open == 0, "the end of the requests that were let in")
+            await until(lambda: child.session.open == 0, "the end of the requests that were let in")
             assert plane.statistics("double")[0].inference_count <= 8 * 500
             assert resident(child.pid) < before + (30 << 20)
             infer = channel.unary_unary(METHODS["ModelInfer"].path)
@@ -285,7 +284,7 @@ def test_a_stream_that_nobody_reads_has_its_requests_wait(plane: DataPlane) -> N
         house.wait_idle()
 
 
-def test_as_many_calls_wait_as_may(plane: DataPlane) -> None:
+def test_as_many_calls_wait_as_may(plane: LoadedPlane) -> None:
     async def run(house: GrpcHouse) -> None:
         async with grpc.aio.insecure_channel(house.address) as channel:
             infer = channel.unary_unary(METHODS["ModelInfer"].path)

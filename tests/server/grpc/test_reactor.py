@@ -6,7 +6,8 @@ import asyncio
 import socket
 
 from jitney.server.grpc.reactor import AioReactor, Gathering
-from jitney.server.ipc import coalesce, reactor
+from jitney.server.ipc.coalesce import Coalescer
+from jitney.server.ipc.reactor import Reactors
 
 
 def test_a_socket_is_served_by_the_loop_until_it_is_given_back() -> None:
@@ -21,10 +22,10 @@ def test_a_socket_is_served_by_the_loop_until_it_is_given_back() -> None:
             seen.append(ours.recv(10))
             return seen[-1] != b"end"
 
-        loop = asyncio.get_running_loop()
-        found = AioReactor(loop)
+        loop, reactors = asyncio.get_running_loop(), Reactors()
+        found = AioReactor(loop, reactors)
         try:
-            assert reactor.current() is found
+            assert reactors.current() is found
             assert await loop.run_in_executor(
                 None, found.watch, ours.fileno(), serve, lambda: (events.append("lost"), lost.set())
             )
@@ -39,7 +40,7 @@ def test_a_socket_is_served_by_the_loop_until_it_is_given_back() -> None:
             found.close()
             ours.close()
             theirs.close()
-        assert reactor.current() is not found
+        assert reactors.current() is None
         return seen, events
 
     assert asyncio.run(run()) == ([b"a", b"b", b"end"], ["lost"])
@@ -51,7 +52,7 @@ def test_at_the_end_of_the_loop_sockets_are_given_back() -> None:
     async def run() -> AioReactor:
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            found = AioReactor(asyncio.get_running_loop())
+            found = AioReactor(asyncio.get_running_loop(), Reactors())
             found.watch(ours.fileno(), lambda: True, lambda: events.append("lost"))
             await asyncio.sleep(0.01)
             found.close()
@@ -74,13 +75,14 @@ def gathered(crowd: int, steps: list[int]) -> list[list[int]]:
         waiting.clear()
 
     async def run() -> None:
-        gathering = Gathering(asyncio.get_running_loop(), lambda: crowd)
+        coalescer = Coalescer()
+        gathering = Gathering(asyncio.get_running_loop(), coalescer, lambda: crowd)
         for number, rounds in enumerate(steps):
             for _ in range(rounds):
                 await asyncio.sleep(0)
             gathering.begin()
             waiting.append(number)
-            assert coalesce.postpone(flush, brisk=True)
+            assert coalescer.defer(flush, low_latency=True)
         for _ in range(Gathering.ROUNDS + 2):
             await asyncio.sleep(0)
 

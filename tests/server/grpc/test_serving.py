@@ -27,7 +27,7 @@ from tritonclient.utils import InferenceServerException
 from jitney.server.grpc import schema
 from jitney.tests.fakes.grpc import DOUBLE, DOUBLE_CONFIG, Site, X, given, grpc_serving, repository
 from jitney.tests.fakes.serving import write_model
-from jitney.tools.bench.served import Server, free_port, wait_until
+from jitney.tools.bench.served import ServedProcess, free_port, wait_until
 
 
 def told(result: Any) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def test_calls_that_there_are_not(healthy: Any, path: str) -> None:
     assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNIMPLEMENTED, "")
 
 
-def front_ends(server: Server) -> list[int]:
+def front_ends(server: ServedProcess) -> list[int]:
     """The processes of a server that answer gRPC."""
     children = [path.read_text().split() for path in Path(f"/proc/{server.process.pid}/task").glob("*/children")]
     every = [int(child) for found in children for child in found]

@@ -10,11 +10,12 @@ from typing import Any, cast
 
 import pytest
 
-from jitney.server.http.app import Services, Web
+from jitney.server.http.app import Services
 from jitney.server.http.middleware.tokens import Tokens
 from jitney.server.metrics import Metrics
 from jitney.server.settings.addresses import Address, parse_address
 from jitney.server.settings.settings import Settings
+from jitney.server.web import Web
 from jitney.tests.fakes.raw_http import Answer, ask
 from jitney.tests.fakes.torchserve import FakeTorchServe, echo
 
@@ -53,7 +54,7 @@ def open_site() -> Iterator[Open]:
     def build(tokens: Tokens | None = None, mode: str = "prometheus", **values: Any) -> Site:
         plane, metrics = FakeTorchServe(), Metrics(mode=mode)
         plane.add("echo", echo)
-        services = Services(cast(Any, plane), plane, metrics, settings(**values), tokens)
+        services = Services(cast(Any, plane), cast(Any, plane), metrics, settings(**values), tokens)
         web = Web(services)
         webs.append((web, plane))
         web.start()

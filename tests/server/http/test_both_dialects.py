@@ -18,7 +18,7 @@ from tritonclient.utils import InferenceServerException
 
 from jitney.tests.fakes.plane import doubling
 from jitney.tools.archive import ModelArchiverConfig, generate_model_archive
-from jitney.tools.bench.served import Server, serving
+from jitney.tools.bench.served import ServedProcess, serving
 
 #: Says what it got; with the envelope `kservev2` it doubles its inputs.
 HANDLER = """
@@ -57,7 +57,7 @@ def archive(folder: Path, name: str, version: str = "1.0") -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedProcess]:
     models, store = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("store")
     doubling(models, "patient", "dynamic_batching { max_queue_delay_microseconds: 700000 }")
     archive(store, "teller")
@@ -75,12 +75,12 @@ def post(url: str, body: bytes, **headers: str) -> tuple[int, dict[str, str], by
         return error.code, dict(error.headers), error.read()
 
 
-def sizes(server: Server, model: str) -> dict[int, int]:
+def sizes(server: ServedProcess, model: str) -> dict[int, int]:
     (stats,) = server.get_json(f"/v2/models/{model}/stats")["model_stats"]
     return {entry["batch_size"]: entry["compute_infer"]["count"] for entry in stats["batch_stats"]}
 
 
-def test_one_batch_holds_requests_of_both_dialects(server: Server) -> None:
+def test_one_batch_holds_requests_of_both_dialects(server: ServedProcess) -> None:
     infer = {"inputs": [{"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [1, 2, 3, 4]}]}
     asked = [
         (f"{server.inference}/predictions/patient", b"[[5, 6]]"),
@@ -93,7 +93,7 @@ def test_one_batch_holds_requests_of_both_dialects(server: Server) -> None:
     assert sizes(server, "patient") == {3: 1}
 
 
-def test_a_handler_sees_the_json_body_of_infer(server: Server) -> None:
+def test_a_handler_sees_the_json_body_of_infer(server: ServedProcess) -> None:
     url, body = f"{server.inference}/v2/models/teller/infer", {"inputs": [], "id": "7"}
     status, headers, answer = post(url, json.dumps(body).encode(), Content_Type="application/json")
     assert (status, json.loads(answer)) == (200, {"body": ["dict", body]})
@@ -102,12 +102,12 @@ def test_a_handler_sees_the_json_body_of_infer(server: Server) -> None:
     assert json.loads(answer) == {"body": ["bytearray", '{"a": 1}']}
 
 
-def test_a_handler_sees_the_json_body_of_explain(server: Server) -> None:
+def test_a_handler_sees_the_json_body_of_explain(server: ServedProcess) -> None:
     status, _, answer = post(f"{server.inference}/v2/models/teller/explain", b"{}", Content_Type="application/json")
     assert (status, json.loads(answer)) == (200, {"body": ["dict", {}]})
 
 
-def test_errors_of_handlers_suit_clients_of_both_dialects(server: Server) -> None:
+def test_errors_of_handlers_suit_clients_of_both_dialects(server: ServedProcess) -> None:
     url = f"{server.inference}/v2/models/teller/infer"
     status, _, answer = post(url, b'{"fail": true}', Content_Type="application/json")
     told = {"code": 503, "type": "InternalServerException", "message": "Prediction failed", "error": "Prediction failed"}
@@ -116,7 +116,7 @@ def test_errors_of_handlers_suit_clients_of_both_dialects(server: Server) -> Non
     assert (status, json.loads(answer)) == (404, {"error": "Request for unknown model: 'teller' version 9 is not found"})
 
 
-def test_an_archive_is_described(server: Server) -> None:
+def test_an_archive_is_described(server: ServedProcess) -> None:
     assert server.get_json("/v2/models/teller")["versions"] == ["1.0"]
     assert server.get_json("/v2/models/teller/versions/1.0")["name"] == "teller"
     assert server.get_json("/v2/models/teller/versions/1.1") == {

@@ -1,6 +1,10 @@
+from __future__ import annotations
+
 import os
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -9,23 +13,24 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
 from jitney.core.errors import Draining, QueueFull
+from jitney.core.tensor import Buffer
 from jitney.server.ipc.arena import ALIGNMENT, INLINE, KEEP, Arena, Slot, size_class
 from jitney.server.ipc.memory import Region, flat
 
 
 @pytest.fixture
-def arena():
+def arena() -> Iterator[Arena]:
     arena = Arena(1 << 20)
     yield arena
     arena.close()
 
 
-def resident(region):
+def resident(region: Region) -> int:
     """Bytes of memory that the region really occupies."""
     return os.fstat(region.fd).st_blocks * 512
 
 
-def test_put_concatenates_and_view_is_writable(arena):
+def test_put_concatenates_and_view_is_writable(arena: Arena) -> None:
     slot = arena.put(b"abc", bytearray(b"de"), memoryview(b"f"))
     assert slot.nbytes == 6
     assert bytes(arena.view(slot)) == b"abcdef"
@@ -33,7 +38,7 @@ def test_put_concatenates_and_view_is_writable(arena):
     assert bytes(arena.view(slot)) == b"Xbcdef"
 
 
-def test_put_takes_any_contiguous_or_strided_buffer(arena):
+def test_put_takes_any_contiguous_or_strided_buffer(arena: Arena) -> None:
     array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     assert bytes(arena.view(arena.put(array.data))) == array.tobytes()
     strided = array[:, ::2]
@@ -41,13 +46,13 @@ def test_put_takes_any_contiguous_or_strided_buffer(arena):
     assert arena.put(np.empty((0, 3), np.float32).data).nbytes == 0
 
 
-def test_large_puts_are_copied_too(arena):
+def test_large_puts_are_copied_too(arena: Arena) -> None:
     data = os.urandom(300_000)
     assert bytes(arena.view(arena.put(data))) == data
 
 
 @given(st.integers(0, 1 << 40))
-def test_size_classes_waste_at_most_an_eighth_and_stay_aligned(nbytes):
+def test_size_classes_waste_at_most_an_eighth_and_stay_aligned(nbytes: int) -> None:
     size = size_class(nbytes)
     assert size >= max(nbytes, 1)
     assert size % ALIGNMENT == 0
@@ -55,7 +60,7 @@ def test_size_classes_waste_at_most_an_eighth_and_stay_aligned(nbytes):
     assert size_class(size) == size  # a block given back is found again
 
 
-def test_the_slot_freed_last_is_used_next(arena):
+def test_the_slot_freed_last_is_used_next(arena: Arena) -> None:
     first, second, keep = arena.alloc(1000), arena.alloc(1000), arena.alloc(1000)
     arena.free(first)
     arena.free(second)
@@ -64,7 +69,7 @@ def test_the_slot_freed_last_is_used_next(arena):
     assert keep.offset not in (first.offset, second.offset)
 
 
-def test_full_is_refused_and_keeps_what_is_there(arena):
+def test_full_is_refused_and_keeps_what_is_there(arena: Arena) -> None:
     slots = [arena.alloc(1 << 18) for _ in range(4)]
     with pytest.raises(QueueFull, match="no room for"):
         arena.alloc(1)
@@ -72,7 +77,7 @@ def test_full_is_refused_and_keeps_what_is_there(arena):
     assert arena.alloc(1 << 18).offset == slots[2].offset
 
 
-def test_at_the_end_a_larger_free_slot_will_do(arena):
+def test_at_the_end_a_larger_free_slot_will_do(arena: Arena) -> None:
     slots = [arena.alloc(1 << 18) for _ in range(4)]
     arena.free(slots[1])
     small = arena.alloc(100)
@@ -81,7 +86,7 @@ def test_at_the_end_a_larger_free_slot_will_do(arena):
     assert arena.alloc(1 << 18).offset == slots[1].offset  # and it is still a large one
 
 
-def test_double_free_is_detected_also_after_the_place_was_used_again(arena):
+def test_double_free_is_detected_also_after_the_place_was_used_again(arena: Arena) -> None:
     keep, slot = arena.alloc(1), arena.alloc(64)
     arena.free(slot)
     with pytest.raises(ValueError, match="freed twice"):
@@ -96,12 +101,12 @@ def test_double_free_is_detected_also_after_the_place_was_used_again(arena):
         arena.free(Slot(12345, 1, 1))
 
 
-def test_put_all_leaves_small_data_out_and_is_all_or_nothing(arena):
-    assert arena.put_all([b"x" * (INLINE - 1), b"y"]) == []
-    slots = arena.put_all([b"x" * INLINE, b"y", b""])
+def test_put_all_leaves_small_data_out_and_is_all_or_nothing(arena: Arena) -> None:
+    assert put_all(arena, [b"x" * (INLINE - 1), b"y"]) == []
+    slots = put_all(arena, [b"x" * INLINE, b"y", b""])
     assert [slot.nbytes for slot in slots] == [INLINE, 1, 0]
     with pytest.raises(QueueFull):
-        arena.put_all([b"a" * 900_000, b"b" * 900_000])
+        put_all(arena, [b"a" * 900_000, b"b" * 900_000])
     assert arena.slots == 3
     arena.free_all(slots)
     assert arena.slots == arena.used == 0
@@ -109,8 +114,13 @@ def test_put_all_leaves_small_data_out_and_is_all_or_nothing(arena):
         arena.free_all([(0, 1)])
 
 
-def placed(arena, content):
+def put_all(arena: Arena, buffers: Sequence[Buffer]) -> list[Slot]:
+    return cast("list[Slot]", arena.put_all(buffers))
+
+
+def placed(arena: Arena, content: bytes) -> memoryview:
     view = arena.place(len(content))
+    assert view is not None
     view[:] = content
     return view
 
@@ -118,15 +128,15 @@ def placed(arena, content):
 CONTENT = bytes(range(256)) * 64
 
 
-def test_a_placed_view_is_taken_over_and_any_other_copied(arena):
+def test_a_placed_view_is_taken_over_and_any_other_copied(arena: Arena) -> None:
     view = placed(arena, CONTENT)
-    other, own = arena.put_all([view[:], view])
+    other, own = put_all(arena, [view[:], view])
     assert own.placed is view
     assert bytes(arena.view(other)) == bytes(arena.view(own)) == CONTENT
     view[0] = 77  # it is the slot's own memory
     assert arena.view(own)[0] == 77
     assert arena.view(other)[0] == 0
-    (copied,) = arena.put_all([view])  # it has an owner already
+    (copied,) = put_all(arena, [view])  # it has an owner already
     assert copied.placed is None
     assert arena.slots == 3
     arena.free_all([other, own, copied])
@@ -134,7 +144,7 @@ def test_a_placed_view_is_taken_over_and_any_other_copied(arena):
     assert arena.slots == arena.used == 0
 
 
-def test_a_placed_view_that_nobody_took_is_freed_once(arena):
+def test_a_placed_view_that_nobody_took_is_freed_once(arena: Arena) -> None:
     view = placed(arena, CONTENT)
     arena.reclaim(view)
     assert arena.slots == arena.used == 0
@@ -144,13 +154,13 @@ def test_a_placed_view_that_nobody_took_is_freed_once(arena):
     arena.free(again)
 
 
-def test_what_could_not_be_put_whole_is_as_it_was_placed(arena):
+def test_what_could_not_be_put_whole_is_as_it_was_placed(arena: Arena) -> None:
     view = placed(arena, CONTENT)
     with pytest.raises(QueueFull):
-        arena.put_all([b"x" * 10_000, view, b"y" * (1 << 20)])
+        put_all(arena, [b"x" * 10_000, view, b"y" * (1 << 20)])
     assert arena.slots == 1
     assert bytes(view) == CONTENT
-    (slot,) = arena.put_all([view])
+    (slot,) = put_all(arena, [view])
     assert slot.placed is view
     arena.undo([slot])
     assert arena.slots == 1
@@ -158,23 +168,23 @@ def test_what_could_not_be_put_whole_is_as_it_was_placed(arena):
     assert arena.slots == arena.used == 0
 
 
-def test_a_view_placed_in_another_arena_is_copied(arena):
+def test_a_view_placed_in_another_arena_is_copied(arena: Arena) -> None:
     other = Arena(1 << 20)
     view = placed(other, CONTENT)
     other.close()  # a model that was replaced meanwhile
-    (slot,) = arena.put_all([view])
+    (slot,) = put_all(arena, [view])
     assert bytes(arena.view(slot)) == CONTENT
     arena.free(slot)
     other.reclaim(view)
     assert arena.slots == other.slots == 0
 
 
-def test_nothing_is_placed_that_travels_in_the_message_or_does_not_fit(arena):
+def test_nothing_is_placed_that_travels_in_the_message_or_does_not_fit(arena: Arena) -> None:
     assert arena.place(INLINE) is None
     assert arena.place((1 << 20) + 1) is None
     assert arena.slots == 0
     view = arena.place(INLINE + 1)
-    assert len(view) == INLINE + 1
+    assert view is not None and len(view) == INLINE + 1
     arena.close()
     assert arena.place(INLINE + 1) is None
     view[:] = bytes(len(view))  # what was placed before stays writable
@@ -182,16 +192,17 @@ def test_nothing_is_placed_that_travels_in_the_message_or_does_not_fit(arena):
     assert arena.slots == 0
 
 
-def test_a_placed_view_has_one_taker_of_many_threads(arena):
+def test_a_placed_view_has_one_taker_of_many_threads(arena: Arena) -> None:
     for _ in range(50):
-        view, slots = placed(arena, CONTENT), []
+        view = placed(arena, CONTENT)
+        slots: list[Slot] = []
         start = threading.Barrier(4)
 
-        def take(view=view, slots=slots, start=start):
+        def take(view: memoryview = view, slots: list[Any] = slots, start: threading.Barrier = start) -> None:
             start.wait()
-            slots.extend(arena.put_all([view]))
+            slots.extend(put_all(arena, [view]))
 
-        def reclaim(view=view, start=start):
+        def reclaim(view: memoryview = view, start: threading.Barrier = start) -> None:
             start.wait()
             arena.reclaim(view)
 
@@ -205,14 +216,14 @@ def test_a_placed_view_has_one_taker_of_many_threads(arena):
         assert arena.slots == arena.used == 0
 
 
-def test_negative_sizes_are_refused(arena):
+def test_negative_sizes_are_refused(arena: Arena) -> None:
     with pytest.raises(ValueError, match="-1 bytes"):
         arena.alloc(-1)
     with pytest.raises(ValueError, match="must be positive"):
         Arena(0)
 
 
-def test_an_empty_arena_gives_its_pages_back_if_there_were_many():
+def test_an_empty_arena_gives_its_pages_back_if_there_were_many() -> None:
     arena = Arena(4 << 30)
     slots = [arena.put(b"\1" * (8 << 20)) for _ in range(KEEP // (8 << 20) + 1)]
     assert resident(arena.region) > KEEP
@@ -224,7 +235,7 @@ def test_an_empty_arena_gives_its_pages_back_if_there_were_many():
     arena.close()
 
 
-def test_a_large_capacity_costs_nothing_and_has_no_name():
+def test_a_large_capacity_costs_nothing_and_has_no_name() -> None:
     before = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").exists() else set()
     arena = Arena(16 << 30)
     assert resident(arena.region) == 0
@@ -232,12 +243,12 @@ def test_a_large_capacity_costs_nothing_and_has_no_name():
     arena.close()
 
 
-def test_nobody_can_cut_the_memory_short(arena):
+def test_nobody_can_cut_the_memory_short(arena: Arena) -> None:
     with pytest.raises(PermissionError):
         os.ftruncate(arena.region.fd, 10)
 
 
-def test_close_waits_for_no_view_and_leaves_no_descriptor():
+def test_close_waits_for_no_view_and_leaves_no_descriptor() -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     arena = Arena(1 << 20)
     view = arena.view(arena.put(b"still here"))
@@ -247,7 +258,7 @@ def test_close_waits_for_no_view_and_leaves_no_descriptor():
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_a_closed_arena_takes_slots_back_and_hands_out_none():
+def test_a_closed_arena_takes_slots_back_and_hands_out_none() -> None:
     arena = Arena(4 << 30)
     slot = arena.put(bytes(KEEP + 1))
     arena.close()
@@ -256,13 +267,13 @@ def test_a_closed_arena_takes_slots_back_and_hands_out_none():
         arena.alloc(1)
 
 
-def test_region_refuses_to_reach_outside(arena):
+def test_region_refuses_to_reach_outside(arena: Arena) -> None:
     for offset, nbytes in ((-1, 5), (0, (1 << 20) + 1), (1 << 20, 1), (0, -1)):
         with pytest.raises(ValueError, match="outside"):
             arena.region.view(offset, nbytes)
 
 
-def test_region_reads_are_private_and_writable_copies():
+def test_region_reads_are_private_and_writable_copies() -> None:
     region = Region.create("test", 1 << 20)
     for nbytes in (10, 500_000):
         region.write(64, b"\7" * nbytes)
@@ -274,15 +285,15 @@ def test_region_reads_are_private_and_writable_copies():
     region.close()
 
 
-def test_flat_refuses_what_is_no_buffer():
+def test_flat_refuses_what_is_no_buffer() -> None:
     with pytest.raises(TypeError):
         flat("text")  # type: ignore[arg-type]
 
 
-def test_threads_share_it_without_overlap(arena):
+def test_threads_share_it_without_overlap(arena: Arena) -> None:
     errors = []
 
-    def work(mark):
+    def work(mark: int) -> None:
         for n in range(300):
             slot = arena.put(bytes([mark]) * (n * 7 % 2000))
             if set(arena.view(slot)) - {mark}:
@@ -304,13 +315,13 @@ class ArenaMachine(RuleBasedStateMachine):
     slots = Bundle("slots")
     capacity = 1 << 16
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.arena = Arena(self.capacity)
-        self.live = {}
+        self.live: dict[Any, Any] = {}
 
     @rule(target=slots, nbytes=st.one_of(st.integers(0, 300), st.integers(0, 40_000)), mark=st.integers(0, 255))
-    def alloc(self, nbytes, mark):
+    def alloc(self, nbytes: int, mark: int) -> Slot | None:
         try:
             slot = self.arena.put(bytes([mark]) * nbytes)
         except QueueFull:
@@ -320,19 +331,19 @@ class ArenaMachine(RuleBasedStateMachine):
         return slot
 
     @rule(target=slots, nbytes=st.integers(INLINE + 1, 20_000), mark=st.integers(0, 255), taken=st.booleans())
-    def place(self, nbytes, mark, taken):
+    def place(self, nbytes: int, mark: int, taken: bool) -> Slot | None:
         view = self.arena.place(nbytes)
         if view is None:
             return None
         view[:] = bytes([mark]) * nbytes
-        (slot,) = self.arena.put_all([view]) if taken else (None,)
+        (slot,) = put_all(self.arena, [view]) if taken else (None,)
         self.arena.reclaim(view)
         if taken:
             self.live[slot] = mark
         return slot
 
     @rule(slot=consumes(slots))
-    def free(self, slot):
+    def free(self, slot: Slot | None) -> None:
         if slot is None:
             return
         del self.live[slot]
@@ -342,12 +353,12 @@ class ArenaMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.live)
     @rule()
-    def everything_fits_into_an_empty_arena(self):
+    def everything_fits_into_an_empty_arena(self) -> None:
         slot = self.arena.alloc(self.capacity // 2)
         self.arena.free(slot)
 
     @invariant()
-    def slots_are_apart_and_untouched(self):
+    def slots_are_apart_and_untouched(self) -> None:
         end = 0
         for slot in sorted(self.live):
             assert slot.offset % ALIGNMENT == 0
@@ -357,7 +368,7 @@ class ArenaMachine(RuleBasedStateMachine):
         assert end <= self.capacity
         assert self.arena.slots == len(self.live)
 
-    def teardown(self):
+    def teardown(self) -> None:
         self.arena.free_all(self.live)
         assert self.arena.used == 0
         self.arena.close()

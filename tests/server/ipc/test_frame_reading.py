@@ -11,9 +11,9 @@ import pytest
 
 from jitney.server.frontends.messages import UPWARD, Requested, encode, pack
 from jitney.server.http.engine.loop import Loop
-from jitney.server.ipc import reactor
+from jitney.server.ipc.frame import FrameReader, PeerClosed
 from jitney.server.ipc.frame_reading import Reading
-from jitney.server.workers.channel import FrameReader, PeerClosed
+from jitney.server.ipc.reactor import Reactors
 from jitney.tools.bench.served import wait_until
 
 LIMIT = 10.0
@@ -27,7 +27,8 @@ class Reader:
         self.ours, self.theirs = socket.socketpair()
         self.seen: list[tuple[str, str]] = []
         self.failure: Exception | None = None
-        self.reading = Reading(self.ours, FrameReader(self.ours, 1), self._take)
+        self.reactors = Reactors()
+        self.reading = Reading(self.ours, FrameReader(self.ours, 1), self._take, self.reactors)
         self.thread = threading.Thread(target=self._run, name="reading", daemon=True)
         self.thread.start()
 
@@ -66,21 +67,21 @@ def reader() -> Iterator[Reader]:
 
 
 @pytest.fixture
-def loop() -> Iterator[Loop]:
+def loop(reader: Reader) -> Iterator[Loop]:
+    """The reader's reactor."""
     loop = Loop("test")
     server = SimpleNamespace(active_channels={}, holds_off=False, maintenance=lambda now: None)
     thread = threading.Thread(target=loop.run, args=(server, 1.0), name="loop")
     thread.start()
-    reactor.offer(loop)
+    reader.reactors.offer(loop)
     yield loop
-    reactor.withdraw(loop)
+    reader.reactors.withdraw(loop)
     loop.stop()
     thread.join(LIMIT)
     loop.close()
 
 
-def test_without_a_reactor_the_thread_reads(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reactor, "current", lambda: None)
+def test_without_a_reactor_the_thread_reads(reader: Reader) -> None:
     reader.send("a", LONG, "b")
     assert reader.texts(3) == ["a", LONG, "b"]
     assert {name for _, name in reader.seen} == {"reading"}
@@ -101,7 +102,7 @@ def test_the_thread_goes_on_when_the_reactor_ends(reader: Reader, loop: Loop) ->
     reader.send("b")
     reader.texts(2)
     assert reader.seen[1] == ("b", "loop")
-    reactor.withdraw(loop)
+    reader.reactors.withdraw(loop)
     loop.stop()
     reader.send("c")
     assert reader.texts(3)[2] == "c"
@@ -124,19 +125,16 @@ def test_who_waits_for_a_message_reads_where_nobody_does(reader: Reader, loop: L
     assert reader.texts(5)[4] == "d"
 
 
-def test_waiting_ends_in_time_and_when_there_will_be_nothing(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reactor, "current", lambda: None)
+def test_waiting_ends_in_time_and_when_there_will_be_nothing(reader: Reader) -> None:
     assert not reader.reading.wait_for(lambda: False, 0.05)
     reader.send("bad")
     wait_until(lambda: reader.failure is not None, LIMIT, "the failure")
 
 
 @pytest.mark.parametrize("lent", [False, True])
-def test_what_goes_wrong_ends_the_reading_thread_with_it(
-    reader: Reader, loop: Loop, monkeypatch: pytest.MonkeyPatch, lent: bool
-) -> None:
+def test_what_goes_wrong_ends_the_reading_thread_with_it(reader: Reader, loop: Loop, lent: bool) -> None:
     if not lent:
-        monkeypatch.setattr(reactor, "current", lambda: None)
+        reader.reactors.withdraw(loop)
     reader.send("a")
     reader.texts(1)
     reader.send("b")

@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from jitney.server.http.engine import loop as loops
 from jitney.server.http.engine.loop import FEW, PORTION, Loop
-from jitney.server.ipc import coalesce, reactor
+from jitney.server.ipc.coalesce import Coalescer
+from jitney.server.ipc.reactor import Reactors
 
 LIMIT = 5.0
 
@@ -40,15 +42,16 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def test_the_last_loop_that_offered_itself_is_the_reactor(loop: Loop) -> None:
-    before, other = reactor.current(), Loop("other")
-    reactor.offer(loop)
-    reactor.offer(other)
-    assert reactor.current() is other
-    reactor.withdraw(other)
-    assert reactor.current() is loop
-    reactor.withdraw(loop)
-    reactor.withdraw(loop)
-    assert reactor.current() is before
+    reactors, other = Reactors(), Loop("other")
+    assert reactors.current() is None
+    reactors.offer(loop)
+    reactors.offer(other)
+    assert reactors.current() is other
+    reactors.withdraw(other)
+    assert reactors.current() is loop
+    reactors.withdraw(loop)
+    reactors.withdraw(loop)
+    assert reactors.current() is None
     other.close()
 
 
@@ -104,7 +107,8 @@ def crowd() -> Iterator[list[tuple[int, int]]]:
 
 def test_an_answer_does_not_stand_in_the_queue_of_connections(crowd: list[tuple[int, int]], pipe: tuple[int, int]) -> None:
     """However many connections have something to say, and whenever the answer comes."""
-    loop, seen = Loop("test"), []
+    loop = Loop("test")
+    seen: list[Any] = []
     answers_at = {10, 11, PORTION + 7}
 
     def say() -> None:
@@ -131,13 +135,16 @@ def test_gathering_ends_in_time_though_there_is_more_to_read(
     crowd: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loops, "GATHERED_S", 0.0)
-    loop, woken, seen = Loop("test"), [], []
+    coalescer = Coalescer()
+    loop = Loop("test", coalescer)
+    woken: list[Any] = []
+    seen: list[Any] = []
 
     def wake() -> None:
         woken.append(len(seen))
 
     def say() -> None:
-        coalesce.postpone(wake)
+        coalescer.defer(wake)
         seen.append(None)
 
     for end, _ in crowd:
@@ -154,11 +161,12 @@ def test_refusing_leaves_time_for_those_who_serve(
     monkeypatch.setattr(loops, "GATHERED_S", 0.0)
     monkeypatch.setattr(loops, "REST_SHARE", 1e6)
     monkeypatch.setattr(loops, "REST_S", LIMIT)
-    loop, refusing = Loop("test"), True
+    coalescer = Coalescer()
+    loop, refusing = Loop("test", coalescer), True
 
     def say() -> None:
         if refusing:
-            coalesce.refused()
+            coalescer.refused()
 
     for end, _ in crowd:
         loop.sockets[end] = Talkative(say)

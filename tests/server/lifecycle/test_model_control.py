@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jitney.core.errors import InvalidConfig, LoadFailed, ModelNotReady, Unavailable
+from jitney.core.errors import InvalidConfig, LoadFailed, ModelFailed, ModelNotReady, Unavailable
 from jitney.server.lifecycle import model_control
 from jitney.server.serving.dataplane import DataPlane
 from jitney.tests.fakes.plane import DOUBLING, doubling, first, loaded, rows
@@ -110,7 +110,7 @@ def test_an_ensemble_runs_its_steps_and_names_itself_in_their_errors(tmp_path: P
     with loaded(tmp_path) as plane:
         call = plane.infer("a_chain", None, rows(3.0, name="IN"))
         assert first(call.result(PATIENCE)) == [12.0]
-        with pytest.raises(Exception, match="poisoned") as caught:
+        with pytest.raises(ModelFailed, match="poisoned") as caught:
             plane.infer("a_chain", None, rows(-1.0, name="IN")).result(PATIENCE)
         assert caught.value.context == "in ensemble 'a_chain', "
         assert plane.statistics("a_chain")[0].success.count == 2
@@ -141,8 +141,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(tmp_path: Path
 def test_a_load_in_another_mode_says_which_mode_it_needs(tmp_path: Path) -> None:
     doubling(tmp_path, "m")
     with loaded(tmp_path) as plane:
-        assert plane.modelcontrol is not None
-        plane.modelcontrol.mode = "none"
+        plane.model_control.mode = "none"
         for control in (plane.load, plane.unload):
             with pytest.raises(Unavailable, match=r"the control mode is 'none'; .* --model-control-mode=explicit"):
                 control("m")
@@ -152,8 +151,7 @@ def test_a_misspelt_model_is_told_with_those_that_there_are(tmp_path: Path) -> N
     doubling(tmp_path, "m")
     told: list[tuple[str, str | None]] = []
     with loaded(tmp_path) as plane:
-        assert plane.modelcontrol is not None
-        plane.modelcontrol.load_all(["n"], lambda model, version, reason, seconds: told.append((model, reason)))
+        plane.model_control.load_all(["n"], lambda model, version, reason, seconds: told.append((model, reason)))
     assert told == [("n", "model 'n' is not found; the model repository has: m")]
 
 
@@ -171,8 +169,7 @@ def test_a_model_whose_turn_has_not_come_is_said_to_be_loading(tmp_path: Path, m
                     plane.config("n")
                 seen.append(str(caught.value))
 
-        assert plane.modelcontrol is not None
-        plane.modelcontrol.load_all(["nosuch", "m", "n", "empty"], report)
+        plane.model_control.load_all(["nosuch", "m", "n", "empty"], report)
         assert seen == ["model 'n' is not ready: it is being loaded"]
         index = [(entry.name, entry.version, entry.state) for entry in plane.index()]
         assert index == [("empty", "", "UNAVAILABLE"), ("m", "1", "READY"), ("n", "1", "READY")]

@@ -99,8 +99,7 @@ def test_a_repository_under_poll(tmp_path: Path) -> None:
     doubling(models, "there")
     doubling(staging, "comes")
     with loaded(models, mode="poll") as plane:
-        control = plane.modelcontrol
-        assert control is not None
+        control = plane.model_control
         assert ask(plane, "there") == [2.0]
         control.poll(0.05)
         with pytest.raises(Unavailable, match="not allowed if polling is enabled"):

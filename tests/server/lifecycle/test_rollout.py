@@ -18,7 +18,7 @@ from jitney.server.repository.triton.repository import TritonRepository
 from jitney.server.serving.dataplane import DataPlane
 from jitney.server.serving.deployment import Options
 from jitney.server.serving.registry import Registry
-from jitney.tests.fakes.plane import DOUBLING, doubling, first, loaded, rows
+from jitney.tests.fakes.plane import DOUBLING, LoadedPlane, doubling, first, loaded, rows
 from jitney.tools.bench.served import wait_until
 
 PATIENCE = 20.0
@@ -68,7 +68,7 @@ def ask(plane: DataPlane, model: str = "m", version: str | None = None) -> list[
     return first(plane.infer(model, version, rows(1.0, name=name)).result(PATIENCE))
 
 
-def index(plane: DataPlane) -> list[tuple[str, str, str]]:
+def index(plane: LoadedPlane) -> list[tuple[str, str, str]]:
     return [(entry.name, entry.version, entry.state) for entry in plane.index()]
 
 
@@ -221,8 +221,7 @@ def test_unloading_gives_up_a_load_that_has_only_just_begun(tmp_path: Path, serv
             loading = pool.submit(plane.load, "m")
             wait_until(reached.exists, PATIENCE, "the codec")
             unloading = pool.submit(plane.unload, "m")
-            control = plane.modelcontrol
-            assert control is not None
+            control = plane.model_control
             wait_until(lambda: control._rollout._unloads("m") != [], PATIENCE, "the unload")
             hold.unlink()
             unloading.result(PATIENCE)
@@ -405,8 +404,7 @@ def test_an_ensemble_says_which_step_cannot_be_loaded(chain: Path) -> None:
         ):
             plane.load("chain")
         assert ("chain", "", "UNAVAILABLE") in index(plane)
-        control = plane.modelcontrol
-        assert control is not None
+        control = plane.model_control
         control.load_all(["chain"], lambda model, version, reason, seconds: told.append((model, reason)))
         assert {model for model, _ in told} == {"chain", "n"}
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from jitney.core.model_config import ModelConfig
-from jitney.server.lifecycle.snapshot_writer import Journal, registered
+from jitney.server.lifecycle.snapshot_writer import SnapshotWriter, registered
 from jitney.server.serving.deployment import Deployment
 from jitney.server.serving.registry import Registry
 from jitney.server.settings.settings import Settings
@@ -18,7 +18,7 @@ class Books(Deployment):
     def ready(self) -> bool:
         return True
 
-    def refuse_if_hopeless(self) -> None: ...
+    def refuse_without_workers(self) -> None: ...
 
     def submit(self, *_: object, **__: object):  # type: ignore[no-untyped-def]
         raise NotImplementedError
@@ -48,7 +48,7 @@ def test_what_is_registered(tmp_path: Path) -> None:
 
 
 def test_snapshots_of_one_moment_have_names_of_their_own_in_order(tmp_path: Path) -> None:
-    journal = Journal(Settings.load({}, {}, tmp_path), Registry())
+    journal = SnapshotWriter(Settings.load({}, {}, tmp_path), Registry())
     journal.write("startup")
     for _ in range(20):
         journal.write("snapshot")
@@ -60,5 +60,5 @@ def test_snapshots_of_one_moment_have_names_of_their_own_in_order(tmp_path: Path
 
 def test_a_folder_that_cannot_be_written_does_not_keep_the_server_from_serving(tmp_path: Path, caplog) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "logs").write_text("a file in its place")
-    Journal(Settings.load({}, {}, tmp_path), Registry()).write("startup")
+    SnapshotWriter(Settings.load({}, {}, tmp_path), Registry()).write("startup")
     assert "cannot be written" in caplog.text

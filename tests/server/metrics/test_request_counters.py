@@ -1,4 +1,4 @@
-"""A ledger counts what the metrics themselves would have counted."""
+"""They count what the metrics themselves would have counted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jitney.core.call import Times
-from jitney.server.metrics.request_counters import Ledger
+from jitney.server.metrics.request_counters import RequestCounters
 from jitney.server.metrics.torchserve import TorchServeMetrics
 
 #: Long ago, so that a moment between two readings of the clock does not matter.
@@ -22,15 +22,15 @@ def values(metrics: TorchServeMetrics) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize("mode", ["prometheus", "legacy"])
-def test_a_ledger_changes_what_the_metrics_would(mode: str) -> None:
+def test_they_change_what_the_metrics_would(mode: str) -> None:
     plain, other = TorchServeMetrics(mode), TorchServeMetrics(mode)
     for version in (None, "2.0"):
         plain.requested("m", version)
         plain.answered("m", version, TIMES)
         plain.responded(200)
-        ledger = Ledger(other, "m", version)
-        ledger.requested()
-        ledger.answered(TIMES)
+        counters = RequestCounters(other, "m", version)
+        counters.requested()
+        counters.answered(TIMES)
     assert values(other) == values(plain) != {}
     assert (
         other._values["ts_inference_latency_microseconds"].keys()
@@ -39,14 +39,14 @@ def test_a_ledger_changes_what_the_metrics_would(mode: str) -> None:
 
 
 def test_a_log_is_written_where_somebody_reads_it(caplog: pytest.LogCaptureFixture) -> None:
-    ledger = Ledger(TorchServeMetrics("log"), "m", None)
+    counters = RequestCounters(TorchServeMetrics("log"), "m", None)
     with caplog.at_level(logging.CRITICAL, "jitney.metrics"):
-        ledger.requested()
-        ledger.answered(TIMES)
+        counters.requested()
+        counters.answered(TIMES)
     assert not caplog.records
     with caplog.at_level(logging.INFO, "jitney.metrics"):
-        ledger.requested()
-        ledger.answered(TIMES)
+        counters.requested()
+        counters.answered(TIMES)
     names = [record.getMessage().partition(".")[0] for record in caplog.records]
     assert names[0] == "ts_inference_requests_total" and {"QueueTime", "Requests2XX"} < set(names)
 
@@ -58,8 +58,8 @@ def test_metrics_declared_otherwise_are_kept_as_they_are_declared(tmp_path: Path
         "  counter:\n    - {name: Requests2XX, unit: Count, dimensions: [Level]}\n"
     )
     metrics = TorchServeMetrics("prometheus", str(declared))
-    ledger = Ledger(metrics, "m", None)
-    ledger.requested()
-    ledger.answered(TIMES)
+    counters = RequestCounters(metrics, "m", None)
+    counters.requested()
+    counters.answered(TIMES)
     assert metrics._values["Requests2XX"] == {("Host",): 1.0}
     assert metrics._histograms["QueueTime"][("Host",)].sum == 5.0

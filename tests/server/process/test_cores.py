@@ -1,21 +1,25 @@
+from __future__ import annotations
+
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jitney.server.process.cores import cpu_quota, gpus, usable_cores, wanted_threads
 
 
-def write(path, text):
+def write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 
 
-def test_without_a_quota_the_affinity_counts(tmp_path):
+def test_without_a_quota_the_affinity_counts(tmp_path: Path) -> None:
     assert cpu_quota(tmp_path) is None
     assert usable_cores(tmp_path) == len(os.sched_getaffinity(0))
 
 
-def test_version_2_takes_the_strictest_of_the_group_and_all_above_it(tmp_path):
+def test_version_2_takes_the_strictest_of_the_group_and_all_above_it(tmp_path: Path) -> None:
     write(tmp_path / "proc/self/cgroup", "0::/a/b/c\n")
     write(tmp_path / "sys/fs/cgroup/a/cpu.max", "150000 100000\n")
     write(tmp_path / "sys/fs/cgroup/a/b/cpu.max", "max 100000\n")
@@ -24,7 +28,7 @@ def test_version_2_takes_the_strictest_of_the_group_and_all_above_it(tmp_path):
     assert usable_cores(tmp_path) == min(2, len(os.sched_getaffinity(0)))
 
 
-def test_version_1(tmp_path):
+def test_version_1(tmp_path: Path) -> None:
     write(tmp_path / "proc/self/cgroup", "3:memory:/x\n2:cpu,cpuacct:/x\n")
     write(tmp_path / "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us", "50000\n")
     write(tmp_path / "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_period_us", "100000\n")
@@ -34,21 +38,21 @@ def test_version_1(tmp_path):
     assert usable_cores(tmp_path) == 1
 
 
-def test_a_container_whose_own_group_is_the_root(tmp_path):
+def test_a_container_whose_own_group_is_the_root(tmp_path: Path) -> None:
     write(tmp_path / "proc/self/cgroup", "0::/../../docker/abc\n")
     write(tmp_path / "sys/fs/cgroup/cpu.max", "100000 100000\n")
     assert cpu_quota(tmp_path) == 1.0
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "1 0", "1 2 3"])
-def test_unreadable_quotas_are_no_quotas(tmp_path, text):
+def test_unreadable_quotas_are_no_quotas(tmp_path: Path, text: str) -> None:
     write(tmp_path / "proc/self/cgroup", "0::/\n")
     write(tmp_path / "sys/fs/cgroup/cpu.max", text)
     assert cpu_quota(tmp_path) is None
 
 
 @pytest.fixture
-def machine(tmp_path, monkeypatch):
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine with two GPUs according to the driver, and no nvidia-smi."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     for name in ("0000:01:00.0", "0000:02:00.0"):
@@ -56,7 +60,7 @@ def machine(tmp_path, monkeypatch):
     return tmp_path
 
 
-def nvidia_smi(machine, script):
+def nvidia_smi(machine: Path, script: str) -> None:
     tool = machine / "bin/nvidia-smi"
     write(tool, f"#!/bin/sh\n{script}\n")
     tool.chmod(0o755)
@@ -75,28 +79,28 @@ def nvidia_smi(machine, script):
         ("0,1,0", [0, 1]),
     ],
 )
-def test_cuda_visible_devices(machine, visible, expected):
+def test_cuda_visible_devices(machine: Path, visible: str | None, expected: list[Any]) -> None:
     environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     assert gpus(environ, machine) == expected
 
 
-def test_no_driver_means_no_gpus(tmp_path, monkeypatch):
+def test_no_driver_means_no_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert gpus({}, tmp_path) == []
     assert gpus({"CUDA_VISIBLE_DEVICES": "0"}, tmp_path) == []
 
 
-def test_nvidia_smi_is_asked_first_because_it_knows_the_container(machine):
+def test_nvidia_smi_is_asked_first_because_it_knows_the_container(machine: Path) -> None:
     nvidia_smi(machine, "echo 'GPU 0: NVIDIA H200 (UUID: GPU-1)'; echo '  MIG 1g.18gb Device 0: (UUID: MIG-1)'")
     assert gpus({}, machine) == [0]
 
 
-def test_a_failing_nvidia_smi_is_not_believed(machine):
+def test_a_failing_nvidia_smi_is_not_believed(machine: Path) -> None:
     nvidia_smi(machine, "echo 'no devices'; exit 9")
     assert gpus({}, machine) == [0, 1]
 
 
-def test_wanted_threads():
+def test_wanted_threads() -> None:
     assert wanted_threads({}) == 0
     assert wanted_threads({"OMP_NUM_THREADS": "3"}) == 3
     assert wanted_threads({"OMP_NUM_THREADS": "4,2"}) == 0

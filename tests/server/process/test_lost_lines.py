@@ -103,15 +103,14 @@ def test_a_server_serves_on_a_full_disk(tmp_path: Path, own: bool) -> None:
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_a_command_without_standard_streams_ends_as_it_would(closed: str) -> None:
-    code = "import sys; from jitney.server import logs; logs.configure(None); logs.close(); sys.exit(7)"
+    code = "import sys; from jitney.server.process import logs; logs.configure(None); logs.close(); sys.exit(7)"
     command = ["bash", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code]
     assert subprocess.run(command, timeout=60, check=False).returncode == 7
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full, which is a full disk")
 def test_a_command_that_cannot_print_ends_as_it_would(tmp_path: Path) -> None:
-    code = (
-        "import sys; from jitney.server import logs, main; logs.configure(None); main._say('x'); logs.close(); sys.exit(7)"
-    )
+    code = "import sys; from jitney.server import main; from jitney.server.process import logs; "
+    code += "logs.configure(None); main._say('x'); logs.close(); sys.exit(7)"
     with FULL.open("w") as full:
         assert subprocess.run([sys.executable, "-c", code], stdout=full, timeout=60, check=False).returncode == 7

@@ -26,8 +26,8 @@ def limited(*arguments):
         raise RuntimeError("can't start new thread")
     return start(*arguments)
 threading._start_new_thread = limited
-from jitney.server import cli
-sys.exit(cli.main())
+from jitney.server.cli.main import main
+sys.exit(main())
 """
 
 

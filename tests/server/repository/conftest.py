@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from jitney.tests.fakes.recordings import OWN
 from jitney.tests.fakes.repository import Folder
 
 
@@ -22,9 +22,5 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
 
 @pytest.fixture(scope="session")
 def triton_kit() -> Path:
-    """Recordings of a real Triton and the repository they were made with; the tests that need them skip without."""
-    root = Path(__file__).parents[3]
-    path = Path(os.environ.get("JITNEY_CONFORMANCE", root.parent / "shared" / "conformance")) / "triton"
-    if not (path / "model_repository").is_dir():
-        pytest.skip("the recordings of Triton are not on this machine")
-    return path
+    """Recordings of a real Triton, and the repository they were made with."""
+    return OWN / "triton"

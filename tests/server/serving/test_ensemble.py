@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from jitney.core.errors import Cancelled, Draining, JitneyError, ModelFailed
 from jitney.core.model_config import ModelConfig, TensorSpec
 from jitney.core.request import Request, Response
 from jitney.core.tensor import Buffer, Tensor
-from jitney.server.ipc.arena import INLINE, Arena
+from jitney.server.ipc.arena import INLINE, Arena, Slot
 from jitney.server.serving.dataplane import DataPlane
 from jitney.server.serving.deployment import MakeRequest, OnAnswer, Options
 from jitney.server.serving.ensemble import Run
@@ -368,7 +368,7 @@ def test_a_replaced_taker_copies_and_what_was_placed_is_freed(arena: Arena) -> N
     hands.sent["a"].answer("y", hands.sent["a"].place("y", CONTENT))
     (data,) = hands.sent["b"].tensors(successor)
     (slot,) = successor.put_all([data])
-    assert bytes(successor.view(slot)) == CONTENT
+    assert bytes(successor.view(cast("Slot", slot))) == CONTENT
     assert arena.slots == 1
     hands.sent["b"].answer("y", b"end")
     assert bytes(call.result(0).tensors[0].data) == b"end"

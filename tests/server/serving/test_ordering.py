@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 
@@ -52,7 +53,8 @@ def test_a_call_that_was_refused_keeps_nobody_waiting() -> None:
 
 
 def test_answers_go_where_the_call_wants_them() -> None:
-    ordered, seen = OrderedAnswers(), []
+    ordered = OrderedAnswers()
+    seen: list[Any] = []
     first, second = (Call(Request(), ModelConfig("m", "1", "python"), on_answer=seen.append) for _ in range(2))
     ordered.admit(first)
     ordered.admit(second)
@@ -84,7 +86,8 @@ def test_two_models_whose_answers_go_on_to_each_other_do_not_wait_for_each_other
 
 
 def test_an_answer_that_brings_others_on_the_same_thread_does_not_overtake_them() -> None:
-    ordered, seen = OrderedAnswers(), []
+    ordered = OrderedAnswers()
+    seen: list[Any] = []
     config = ModelConfig("m", "1", "python")
 
     def first_answered(answer: object) -> None:

@@ -11,7 +11,7 @@ import pytest
 from jitney.core.errors import ModelNotReady
 from jitney.server.lifecycle.snapshot_writer import registered
 from jitney.server.serving.dataplane import DataPlane
-from jitney.server.serving.deployment import State
+from jitney.server.serving.deployment import ModelState
 from jitney.server.serving.registry import Registry
 
 
@@ -33,7 +33,7 @@ def test_who_lists_the_models_never_meets_one_that_has_just_gone(
 
     def come_and_go() -> None:
         while not done.is_set():
-            registry.note("model", "1", State.UNAVAILABLE, "a reason")
+            registry.note("model", "1", ModelState.UNAVAILABLE, "a reason")
             registry.forget("model", "1")
 
     interval = sys.getswitchinterval()
@@ -52,9 +52,9 @@ def test_who_lists_the_models_never_meets_one_that_has_just_gone(
 @pytest.mark.parametrize("version", [None, "1"])
 def test_a_model_that_is_being_loaded_is_said_to_be_and_one_that_could_not_says_why(version: str | None) -> None:
     registry = Registry()
-    registry.note("model", "1", State.LOADING, "")
+    registry.note("model", "1", ModelState.LOADING, "")
     with pytest.raises(ModelNotReady, match="it is being loaded"):
         registry.deployment("model", version)
-    registry.note("model", "1", State.UNAVAILABLE, "weights.bin is damaged")
+    registry.note("model", "1", ModelState.UNAVAILABLE, "weights.bin is damaged")
     with pytest.raises(ModelNotReady, match=r"weights\.bin is damaged"):
         registry.deployment("model", version)

@@ -35,7 +35,7 @@ from jitney.server.serving.dataplane import DataPlane
 from jitney.server.serving.deployment import MakeRequest, OnAnswer, Options
 from jitney.server.serving.ensemble import EnsembleDeployment
 from jitney.server.serving.worker_deployment import WorkerDeployment
-from jitney.tests.fakes.plane import doubling, first, loaded, rows, sizes
+from jitney.tests.fakes.plane import LoadedPlane, doubling, first, loaded, rows, sizes
 from jitney.tools.bench.served import wait_until
 
 DELAY = "dynamic_batching { max_queue_delay_microseconds: 50000 }"
@@ -43,7 +43,7 @@ PATIENCE = 20.0
 
 
 @pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataPlane]:
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedPlane]:
     folder = tmp_path_factory.mktemp("models")
     doubling(folder, "at_once", "dynamic_batching { }")
     for name in ("eight", "three", "nine"):
@@ -206,7 +206,7 @@ def test_what_does_not_fit_is_refused_by_name(
         plane.infer(model, version, request_)  # type: ignore[arg-type]
 
 
-def test_a_model_that_cannot_load_is_listed_with_its_reason(plane: DataPlane) -> None:
+def test_a_model_that_cannot_load_is_listed_with_its_reason(plane: LoadedPlane) -> None:
     entry = next(entry for entry in plane.index() if entry.name == "broken")
     assert entry.state == "UNAVAILABLE"
     assert "no such weights" in entry.reason

@@ -24,7 +24,7 @@ def served(settings: Settings) -> list[str]:
 TRITON, INFERENCE, MANAGEMENT = "triton 127.0.0.1:8001", "inference 127.0.0.1:7070", "management 127.0.0.1:7071"
 
 
-def test_each_original_s_services_stand_beside_its_kind_of_models(tmp_path):
+def test_each_original_s_services_stand_beside_its_kind_of_models(tmp_path: Any) -> None:
     repository, store = {"model_repository": "models"}, {"model_store": "store"}
     assert served(load(tmp_path, **repository)) == [TRITON]
     assert served(load(tmp_path, **store)) == [INFERENCE, MANAGEMENT]
@@ -32,7 +32,7 @@ def test_each_original_s_services_stand_beside_its_kind_of_models(tmp_path):
     assert served(load(tmp_path)) == []
 
 
-def test_a_port_opens_a_service_wherever(tmp_path):
+def test_a_port_opens_a_service_wherever(tmp_path: Any) -> None:
     found = load(tmp_path, "grpc_inference_port=7000\n", model_repository="models")
     assert served(found) == [TRITON, "inference 127.0.0.1:7000"]
     assert served(load(tmp_path, "grpc_port=0\ngrpc_address=::1\n")) == ["triton [::1]:0"]
@@ -44,11 +44,11 @@ def test_a_port_opens_a_service_wherever(tmp_path):
     [("", False), ("allow_grpc=true\n", True), ("grpc_port=8001\n", True), ("grpc_front_ends=2\n", False),
      ("grpc_management_port=7071\n", True), ("allow_grpc=false\ngrpc_port=8001\n", False)],
 )  # fmt: skip
-def test_what_counts_as_asking_for_it(tmp_path, text, asked):
+def test_what_counts_as_asking_for_it(tmp_path: Any, text: Any, asked: Any) -> None:
     assert load(tmp_path, text, model_repository="models").grpc.is_asked_for is asked
 
 
-def test_an_address_that_others_reach_needs_a_decision(tmp_path):
+def test_an_address_that_others_reach_needs_a_decision(tmp_path: Any) -> None:
     for key in ("grpc_address", "grpc_inference_address", "grpc_management_address"):
         found = load(tmp_path, f"{key}=0.0.0.0\n", model_repository="models", model_store="store")
         assert not found.is_local
@@ -72,25 +72,25 @@ def test_an_address_that_others_reach_needs_a_decision(tmp_path):
         ("grpc_keepalive_permit_without_calls=2", "expected true or false"),
     ],
 )
-def test_bad_values(tmp_path, line, message):
+def test_bad_values(tmp_path: Any, line: Any, message: Any) -> None:
     with pytest.raises(InvalidConfig, match=message):
         load(tmp_path, line + "\n")
 
 
 @pytest.mark.parametrize("line", ["grpc_adress=0.0.0.0", "grpc_restricted_protocols=a:b=c", "enable_grpc_tls=true"])
-def test_a_misspelt_guard_is_not_passed_over(tmp_path, line):
+def test_a_misspelt_guard_is_not_passed_over(tmp_path: Any, line: Any) -> None:
     (tmp_path / "config.properties").write_text(line + "\n")
     with pytest.raises(InvalidConfig, match="decides who may reach or manage the server"):
         Settings.load({"no_config_snapshots": True}, {}, tmp_path, strict=False)
 
 
-def test_paths_and_java_s_largest_number(tmp_path):
+def test_paths_and_java_s_largest_number(tmp_path: Any) -> None:
     found = load(tmp_path, f"grpc_server_key=key.pem\ngrpc_inference_max_connection_age_ms={2**63 - 1}\n").grpc
     assert (found.server_key, found.inference_connection_age) == (str(tmp_path / "key.pem"), 0)
     assert load(tmp_path, "grpc_management_max_connection_age_ms=5000\n").grpc.management_connection_age == 5000
 
 
-def test_tritonserver_s_flags(tmp_path, monkeypatch):
+def test_tritonserver_s_flags(tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     flags = cli.serve_flags(
         ["--model-repository=models", "--grpc-port", "9000", "--allow-grpc", "--grpc-use-ssl=1", "--grpc-keepalive-time=5",

@@ -1,3 +1,7 @@
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +13,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 @given(st.dictionaries(TEXT, TEXT))
-def test_what_is_written_is_read_back(mapping):
+def test_what_is_written_is_read_back(mapping: dict[Any, Any]) -> None:
     text = properties.dump(mapping, ["Saving snapshot"])
     assert text.isascii()
     assert properties.parse(text) == mapping
@@ -41,25 +45,25 @@ def test_what_is_written_is_read_back(mapping):
         ("a=b=c:d", {"a": "b=c:d"}),
     ],
 )
-def test_reads_as_java_does(text, expected):
+def test_reads_as_java_does(text: str, expected: dict[str, str]) -> None:
     assert properties.parse(text) == expected
 
 
 @pytest.mark.parametrize("text", ["a=1\nb=\\u12", "a=1\nb=\\uzzzz", "a=1\nb=\\uD83D"])
-def test_a_malformed_escape_names_file_and_line(text):
+def test_a_malformed_escape_names_file_and_line(text: str) -> None:
     with pytest.raises(InvalidConfig, match=r"^my\.properties:2: "):
         properties.parse(text, "my.properties")
 
 
-def test_models_json_of_the_page_is_one_value():
+def test_models_json_of_the_page_is_one_value() -> None:
     text = 'models={\\\n  "m": {\\\n    "1.0": {\\\n        "batchSize": 3\\\n    }\\\n  }\\\n}\nnext=1\n'
     assert properties.parse(text) == {"models": '{"m": {"1.0": {"batchSize": 3}}}', "next": "1"}
 
 
-def test_bytes_that_are_no_utf8_are_read_as_latin1():
+def test_bytes_that_are_no_utf8_are_read_as_latin1() -> None:
     assert properties.decode(b"a=\xe9") == {"a": "é"}
     assert properties.decode("\ufeffa=é".encode()) == {"a": "é"}
 
 
-def test_writes_as_java_does():
+def test_writes_as_java_does() -> None:
     assert properties.dump({"k 1": " http://h:80 #\n"}) == "k\\ 1=\\ http\\://h\\:80 \\#\\n\n"

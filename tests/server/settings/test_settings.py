@@ -1,4 +1,8 @@
+from __future__ import annotations
+
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,13 +14,13 @@ from jitney.server.settings.settings import Settings, access_problems, start_pro
 from jitney.server.settings.unknown import GUARDS, guard_near
 
 
-def load(tmp_path, text=None, flags=None, **environ):
+def load(tmp_path: Path, text: str | None = None, flags: dict[str, Any] | None = None, **environ: Any) -> Settings:
     if text is not None:
         (tmp_path / "config.properties").write_text(text)
     return Settings.load(flags or {}, environ, tmp_path)
 
 
-def test_defaults_are_torchserves(tmp_path):
+def test_defaults_are_torchserves(tmp_path: Path) -> None:
     settings = load(tmp_path)
     assert str(settings.inference_address) == "http://127.0.0.1:8080"
     assert str(settings.management_address) == "http://127.0.0.1:8081"
@@ -25,20 +29,20 @@ def test_defaults_are_torchserves(tmp_path):
     assert settings.source == "" and settings.notes == ()
 
 
-def test_a_repository_s_models_may_take_longer_to_load_unless_somebody_says_how_long(tmp_path):
+def test_a_repository_s_models_may_take_longer_to_load_unless_somebody_says_how_long(tmp_path: Path) -> None:
     settings = load(tmp_path)
     assert (settings.default_startup_timeout, settings.repository_startup_timeout) == (120, 1200)
     settings = load(tmp_path, "default_startup_timeout=7\n")
     assert (settings.default_startup_timeout, settings.repository_startup_timeout) == (7, 7)
 
 
-def test_every_key_with_a_meaning_is_a_field_and_has_a_default_that_reads():
+def test_every_key_with_a_meaning_is_a_field_and_has_a_default_that_reads() -> None:
     names = set(Settings.__dataclass_fields__) | set(FIELDS)
     assert set(FIELDS.values()) == set(GrpcSettings.__dataclass_fields__)
     assert {name for name, key in KEYS.items() if not key.meaningless} <= names
 
 
-def test_the_pages_config(tmp_path):
+def test_the_pages_config(tmp_path: Path) -> None:
     settings = load(
         tmp_path,
         'load_models=resnet-152-batch_v2.mar\nmodels={\\\n "resnet-152-batch_v2": {\\\n "2.0": {\\\n "defaultVersion": true,\\\n'
@@ -50,7 +54,7 @@ def test_the_pages_config(tmp_path):
     assert settings.source == str(tmp_path / "config.properties")
 
 
-def test_flag_beats_environment_beats_file_beats_default(tmp_path):
+def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
     text = "enable_envvars_config=true\njob_queue_size=2\n"
     assert load(tmp_path, text).job_queue_size == 2
     assert load(tmp_path, text, TS_JOB_QUEUE_SIZE="3").job_queue_size == 3
@@ -58,7 +62,7 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path):
     assert load(tmp_path, text, {"job_queue_size": 5}, TS_JOB_QUEUE_SIZE="3").job_queue_size == 5
 
 
-def test_torchserves_environment_counts_only_where_the_file_says_so(tmp_path):
+def test_torchserves_environment_counts_only_where_the_file_says_so(tmp_path: Path) -> None:
     assert load(tmp_path, "job_queue_size=2\n", TS_JOB_QUEUE_SIZE="3").job_queue_size == 2
     assert load(tmp_path, "", TS_OPEN_INFERENCE_PROTOCOL="oip").ts_open_inference_protocol
     text = "enable_envvars_config=true\n"
@@ -69,7 +73,7 @@ def test_torchserves_environment_counts_only_where_the_file_says_so(tmp_path):
     assert ts_env("http_threads") == ""
 
 
-def test_flags_of_torchserve(tmp_path):
+def test_flags_of_torchserve(tmp_path: Path) -> None:
     flags = {
         "model_store": "store",
         "models": ["first=a.mar", "b.mar"],
@@ -84,20 +88,20 @@ def test_flags_of_torchserve(tmp_path):
     assert settings.live["disable_token_authorization"] == "true"
 
 
-def test_variables_of_the_environment_stand_in(tmp_path):
+def test_variables_of_the_environment_stand_in(tmp_path: Path) -> None:
     assert load(tmp_path, "model_store=/x/$$STORE$$/y\n", STORE="s").model_store == "/x/s/y"
     with pytest.raises(InvalidConfig, match="Invalid Environment Variable STORE"):
         load(tmp_path, "model_store=$$STORE$$\n")
 
 
-def test_an_unknown_key_is_refused_with_the_nearest_one(tmp_path):
+def test_an_unknown_key_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig, match=r"config\.properties: unknown setting 'job_que_size'; .*'job_queue_size'"):
         load(tmp_path, "job_que_size=2\n")
     with pytest.raises(InvalidConfig, match="command line: unknown setting 'nonsense'"):
         load(tmp_path, "", {"nonsense": 1})
 
 
-def lenient(tmp_path, text, **environ):
+def lenient(tmp_path: Path, text: str, **environ: Any) -> Settings:
     (tmp_path / "config.properties").write_text(text)
     return Settings.load({}, environ, tmp_path, strict=False)
 
@@ -114,7 +118,7 @@ def lenient(tmp_path, text, **environ):
         ("tokenizer=bert", ""),
     ],
 )
-def test_where_torchserve_is_replaced_an_unknown_key_is_one_warning(tmp_path, line, nearest):
+def test_where_torchserve_is_replaced_an_unknown_key_is_one_warning(tmp_path: Path, line: str, nearest: str) -> None:
     settings = lenient(tmp_path, f"{line}\njob_queue_size=7\n")
     (warning,) = settings.warnings
     assert warning.startswith(
@@ -149,17 +153,17 @@ def test_where_torchserve_is_replaced_an_unknown_key_is_one_warning(tmp_path, li
         ("restricted_api", "http_restricted_api"),
     ],
 )
-def test_a_key_close_to_one_that_guards_access_ends_the_start(tmp_path, key, guard):
+def test_a_key_close_to_one_that_guards_access_ends_the_start(tmp_path: Path, key: str, guard: str) -> None:
     pattern = rf"config\.properties: unknown setting '{re.escape(key)}'; the nearest known one is '{guard}', which decides"
     with pytest.raises(InvalidConfig, match=pattern):
         lenient(tmp_path, f"{key}=x\n")
 
 
-def test_no_known_key_is_taken_for_a_misspelt_guard():
+def test_no_known_key_is_taken_for_a_misspelt_guard() -> None:
     assert [key for key in KEYS if key not in GUARDS and guard_near(key)] == []
 
 
-def test_unknown_names_of_the_environment(tmp_path):
+def test_unknown_names_of_the_environment(tmp_path: Path) -> None:
     text = "enable_envvars_config=true\n"
     (warning,) = load(tmp_path, text, TS_NUM_WORKERS="3", TS_BENCHMARK="1").warnings
     assert warning.startswith("environment: TS_NUM_WORKERS has no effect") and "default_workers_per_model" in warning
@@ -171,23 +175,25 @@ def test_unknown_names_of_the_environment(tmp_path):
         load(tmp_path, "", JITNEY_TOKENS="12345678")
 
 
-def test_where_kubernetes_says_services_are_concerns_no_setting(tmp_path):
+def test_where_kubernetes_says_services_are_concerns_no_setting(tmp_path: Path) -> None:
     links = {"SERVICE_HOST": "10.0.0.1", "SERVICE_PORT": "80", "SERVICE_PORT_HTTP": "80", "PORT": "tcp://10.0.0.1:80"}
     links |= {"PORT_80_TCP": "tcp://10.0.0.1:80", "PORT_80_TCP_ADDR": "10.0.0.1", "PORT_80_TCP_PORT": "80"}
-    environ = {f"{service}_{name}": value for service in ("TS", "TS_MODELS", "JITNEY") for name, value in links.items()}
+    environ: dict[str, Any] = {
+        f"{service}_{name}": value for service in ("TS", "TS_MODELS", "JITNEY") for name, value in links.items()
+    }
     assert load(tmp_path, "enable_envvars_config=true\n", **environ).warnings == ()
     with pytest.raises(InvalidConfig, match="'TS_MANAGEMENT_PORT'; the nearest known one is 'management_address'"):
         load(tmp_path, "enable_envvars_config=true\n", TS_MANAGEMENT_PORT="9000")
 
 
-def test_keys_without_meaning_are_noted_once(tmp_path):
+def test_keys_without_meaning_are_noted_once(tmp_path: Path) -> None:
     settings = load(tmp_path, "vmargs=-Xmx1g\nnumber_of_netty_threads=32\nipex_enable=true\npython=/usr/bin/python3\n")
     assert len(settings.notes) == 3
     assert any(note.startswith("number_of_netty_threads=32 has no effect") for note in settings.notes)
 
 
 @pytest.mark.parametrize("line", ["http_server=granian", "http_server=waitress", "affinity=auto"])
-def test_keys_of_earlier_versions_are_taken_and_said_to_have_no_effect(tmp_path, line):
+def test_keys_of_earlier_versions_are_taken_and_said_to_have_no_effect(tmp_path: Path, line: str) -> None:
     (note,) = load(tmp_path, line + "\n").notes
     assert note.startswith(f"{line} has no effect: ")
 
@@ -213,18 +219,18 @@ def test_keys_of_earlier_versions_are_taken_and_said_to_have_no_effect(tmp_path,
         ("metrics_mode=statsd", "expected one of log, prometheus, legacy"),
     ],
 )
-def test_a_bad_value_names_key_value_and_what_was_expected(tmp_path, line, message):
+def test_a_bad_value_names_key_value_and_what_was_expected(tmp_path: Path, line: str, message: str) -> None:
     with pytest.raises(InvalidConfig) as refused:
         load(tmp_path, line + "\n")
     assert message in str(refused.value)
 
 
-def test_the_keystores_password_is_never_shown(tmp_path):
+def test_the_keystores_password_is_never_shown(tmp_path: Path) -> None:
     settings = load(tmp_path, "keystore_pass=s3cret-pass\n", JITNEY_TOKEN="s3cret-token")
     assert "s3cret" not in repr(settings)
 
 
-def test_which_file_is_read(tmp_path):
+def test_which_file_is_read(tmp_path: Path) -> None:
     snapshots = tmp_path / "logs" / "config"
     snapshots.mkdir(parents=True)
     (tmp_path / "config.properties").write_text("job_queue_size=1\n")
@@ -242,7 +248,7 @@ def test_which_file_is_read(tmp_path):
         load(tmp_path, TS_CONFIG_FILE="nosuch")
 
 
-def test_limits_follow_what_is_replaced(tmp_path):
+def test_limits_follow_what_is_replaced(tmp_path: Path) -> None:
     assert load(tmp_path, flags={"model_repository": ["r"]}).max_request_size == 64 * 1024 * 1024
     assert load(tmp_path, flags={"model_repository": ["r"]}).metrics_mode == "prometheus"
     assert load(tmp_path, flags={"model_repository": ["r"]}).exit_on_error
@@ -267,13 +273,13 @@ def test_limits_follow_what_is_replaced(tmp_path):
         ("http://myhost:1", False),
     ],
 )
-def test_addresses(text, local):
+def test_addresses(text: str, local: bool) -> None:
     address = parse_address(text)
     assert address.is_local is local
     assert str(address) == text
 
 
-def test_ports_that_an_address_leaves_out():
+def test_ports_that_an_address_leaves_out() -> None:
     assert parse_address("https://h", "management").port == 8444
     assert parse_address("http://h", "inference").port == 80
     assert parse_address("http://h:0", "inference").port == 0
@@ -282,7 +288,7 @@ def test_ports_that_an_address_leaves_out():
 OPEN = "inference_address=http://0.0.0.0:8080\n"
 
 
-def test_loopback_needs_no_decision(tmp_path):
+def test_loopback_needs_no_decision(tmp_path: Path) -> None:
     settings = load(tmp_path, "")
     assert access_problems(settings) == []
     assert not settings.token_auth and settings.model_api
@@ -290,7 +296,7 @@ def test_loopback_needs_no_decision(tmp_path):
     assert asked.token_auth and not asked.model_api
 
 
-def test_open_addresses_need_a_decision_about_tokens(tmp_path):
+def test_open_addresses_need_a_decision_about_tokens(tmp_path: Path) -> None:
     (problem,) = access_problems(load(tmp_path, OPEN))
     assert (
         "inference_address http://0.0.0.0:8080" in problem
@@ -309,12 +315,12 @@ def test_open_addresses_need_a_decision_about_tokens(tmp_path):
     assert access_problems(load(tmp_path, "metrics_address=http://0.0.0.0:8082\n")) == []
 
 
-def test_weak_tokens_are_problems(tmp_path):
+def test_weak_tokens_are_problems(tmp_path: Path) -> None:
     assert "at least 8" in access_problems(load(tmp_path, "", JITNEY_TOKEN="short"))[0]
     assert "blanks" in access_problems(load(tmp_path, "", JITNEY_TOKEN="long enough to be one"))[0]
 
 
-def test_what_must_exist_before_the_start(tmp_path):
+def test_what_must_exist_before_the_start(tmp_path: Path) -> None:
     assert start_problems(load(tmp_path, "")) == ["Missing mandatory parameter --model-store"]
     missing = start_problems(load(tmp_path, "", {"model_store": "nosuch"}))
     assert missing[0] == f"--model-store directory not found: {tmp_path / 'nosuch'}"

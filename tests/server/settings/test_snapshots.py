@@ -1,7 +1,9 @@
+from __future__ import annotations
+
 import datetime
 import json
-import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,8 +12,9 @@ from jitney.server.settings import properties, snapshots
 from jitney.server.settings.keys import entry_of
 from jitney.server.settings.settings import Settings
 from jitney.server.settings.snapshots import Registered
+from jitney.tests.fakes.recordings import OWN
 
-KIT = Path(os.environ.get("JITNEY_CONFORMANCE", Path(__file__).parents[4] / "shared" / "conformance")) / "torchserve"
+KIT = OWN / "torchserve"
 NOON = datetime.datetime(2026, 11, 22, 7, 31, 21, 41_999, tzinfo=datetime.UTC)
 NOOP = Registered("noop", "1.0", True, "noop.mar", 2, 2, 3, 30, 20, 120)
 ECHO = [
@@ -20,11 +23,11 @@ ECHO = [
 ]
 
 
-def test_names_carry_time_and_reason():
+def test_names_carry_time_and_reason() -> None:
     assert snapshots.file_name("startup", NOON) == "20261122073121041-startup.cfg"
 
 
-def test_the_newest_is_found_by_name(tmp_path):
+def test_the_newest_is_found_by_name(tmp_path: Path) -> None:
     assert snapshots.newest(tmp_path / "nosuch") is None
     assert snapshots.newest(tmp_path) is None
     for name in (
@@ -34,10 +37,11 @@ def test_the_newest_is_found_by_name(tmp_path):
         "x.cfg",
     ):
         (tmp_path / name).touch()
-    assert snapshots.newest(tmp_path).name == "20260101000000002-shutdown.cfg"
+    newest = snapshots.newest(tmp_path)
+    assert newest is not None and newest.name == "20260101000000002-shutdown.cfg"
 
 
-def test_what_is_written_comes_back(tmp_path):
+def test_what_is_written_comes_back(tmp_path: Path) -> None:
     settings = Settings.load({"model_store": "store", "disable_token_auth": True}, {}, tmp_path)
     name = snapshots.file_name("snapshot", NOON)
     content = snapshots.text(settings.live, name, NOON, [NOOP, *ECHO], "0.12.0")
@@ -47,16 +51,17 @@ def test_what_is_written_comes_back(tmp_path):
     again = Settings.load({}, {}, tmp_path)
     assert again.source == str(path)
     assert again.disable_token_authorization and again.model_store == str(tmp_path / "store")
+    assert again.model_snapshot is not None
     assert snapshots.restored(again.model_snapshot, 120, 120) == [NOOP, *ECHO]
 
 
-def test_a_snapshot_with_a_password_is_for_its_owner_only(tmp_path):
+def test_a_snapshot_with_a_password_is_for_its_owner_only(tmp_path: Path) -> None:
     settings = Settings.load({"keystore_pass": "s3cret"}, {}, tmp_path)
     path = snapshots.write(tmp_path, "a.cfg", snapshots.text(settings.live, "a.cfg", NOON, [], "0.12.0"))
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_default_versions_are_restored_first_and_left_out_times_are_filled_in():
+def test_default_versions_are_restored_first_and_left_out_times_are_filled_in() -> None:
     entry = {"minWorkers": 1, "maxWorkers": 5, "batchSize": 1, "maxBatchDelay": 5000, "marName": "m.mar"}
     limited = {"responseTimeout": 7, "startupTimeout": 0}
     versions = {"1.0": {"defaultVersion": False, **entry}, "2.0": {"defaultVersion": True, **entry, **limited}}
@@ -78,19 +83,18 @@ def test_default_versions_are_restored_first_and_left_out_times_are_filled_in():
         ({"models": {"m": {"1.0": dict.fromkeys(snapshots.MANDATORY, "x")}}}, "expected bool for defaultVersion"),
     ],
 )
-def test_a_document_that_cannot_be_restored_is_refused(document, message):
+def test_a_document_that_cannot_be_restored_is_refused(document: dict[Any, Any], message: str) -> None:
     with pytest.raises(InvalidConfig, match=message):
         snapshots.check(document, entry_of)
 
 
-def test_archives_that_are_gone_are_named(tmp_path):
+def test_archives_that_are_gone_are_named(tmp_path: Path) -> None:
     (tmp_path / "noop.mar").touch()
     assert snapshots.missing_archives([NOOP, *ECHO], tmp_path) == ["echo_batch.mar", "echo_batch_v2.mar"]
 
 
-@pytest.mark.skipif(not KIT.is_dir(), reason="the recordings of TorchServe are not here (JITNEY_CONFORMANCE)")
 @pytest.mark.parametrize("record", ["001.after_start", "003.after_register_zero", "010.after_scale", "016.after_unregister"])
-def test_the_recorded_files_read_and_write_alike(tmp_path, record):
+def test_the_recorded_files_read_and_write_alike(tmp_path: Path, record: str) -> None:
     content = json.loads((KIT / "golden" / f"snapshot.{record}.json").read_text())["content"]
     raw = content["text"].replace("{{model_store}}", "/models").replace("{{workdir}}", "/work")
     recorded = properties.parse(raw)

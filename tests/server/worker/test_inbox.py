@@ -1,17 +1,23 @@
 """`Inbox` over a socketpair: which thread reads what, and when. The server's end and whole processes: test_pool, test_process."""
 
+from __future__ import annotations
+
 import os
 import queue
 import select
 import socket
 import threading
+from collections.abc import Iterator
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
+from jitney.server.ipc.frame import BadFrame
 from jitney.server.process import exits
 from jitney.server.worker import inbox
 from jitney.server.worker.inbox import Inbox
-from jitney.server.workers.channel import BadFrame, Channel
+from jitney.server.workers.channel import MessageChannel
 from jitney.server.workers.messages import Cancel, Execute, HostReply, Stop
 
 from ..workers.conftest import LIMIT_S
@@ -20,40 +26,41 @@ from ..workers.conftest import LIMIT_S
 class Desk:
     """The server's end, the inbox, and which thread dispatched what."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.ours, self.theirs = socket.socketpair()
-        self.server = Channel(self.ours)
-        self.seen = queue.SimpleQueue()
+        self.server = MessageChannel(self.ours)
+        self.seen: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.waits = False
-        self.inbox = Inbox(Channel(self.theirs), self.dispatch, lambda: self.waits)
+        self.inbox = Inbox(MessageChannel(self.theirs), self.dispatch, lambda: self.waits)
         self.inbox.start()
 
-    def dispatch(self, message):
+    def dispatch(self, message: Any) -> None:
         if isinstance(message, HostReply):
             self.waits = False
         if isinstance(message, Cancel) and message.batch < 0:
             raise BadFrame("not for a worker")
         self.seen.put((message, threading.current_thread().name))
 
-    def send(self, *messages):
+    def send(self, *messages: Any) -> None:
         for message in messages:
             self.server.send(message)
 
-    def begin(self, batch):
+    def begin(self, batch: int) -> None:
         """The main thread gets this batch."""
         self.send(Execute(batch, []))
         assert self.inbox.get() == Execute(batch, [])
 
-    def next(self):
-        return self.seen.get(timeout=LIMIT_S)
+    def next(self) -> tuple[Any, ...]:
+        found: tuple[Any, ...] = self.seen.get(timeout=LIMIT_S)
+        return found
 
 
 @pytest.fixture
-def left(monkeypatch):
+def left(monkeypatch: pytest.MonkeyPatch) -> SimpleQueue[Any]:
     """Exit codes with which the process would have ended; the thread that ends it then ends itself."""
-    codes = queue.SimpleQueue()
+    codes: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
-    def leave(code):
+    def leave(code: int) -> None:
         codes.put(code)
         raise SystemExit
 
@@ -63,7 +70,7 @@ def left(monkeypatch):
 
 
 @pytest.fixture
-def desk(left):
+def desk(left: SimpleQueue[Any]) -> Iterator[Desk]:
     made = Desk()
     yield made
     threads = [thread for thread in threading.enumerate() if thread.name == "jitney-watch"]
@@ -78,13 +85,13 @@ def desk(left):
 MAIN, WATCH = threading.main_thread().name, "jitney-watch"
 
 
-def test_while_the_model_loads_messages_are_read(desk):
+def test_while_the_model_loads_messages_are_read(desk: Desk) -> None:
     desk.send(HostReply(1))
     assert desk.next() == (HostReply(1), WATCH)
     desk.begin(1)
 
 
-def test_while_no_batch_runs_the_main_thread_reads(desk, monkeypatch):
+def test_while_no_batch_runs_the_main_thread_reads(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inbox, "MOMENT_S", 600)  # the watching thread takes nothing over
     desk.begin(1)
     desk.send(Cancel(1, 0), HostReply(1))
@@ -96,7 +103,7 @@ def test_while_no_batch_runs_the_main_thread_reads(desk, monkeypatch):
     assert isinstance(desk.inbox.get(), Stop)
 
 
-def test_a_batch_that_takes_long_hears_of_cancellations(desk):
+def test_a_batch_that_takes_long_hears_of_cancellations(desk: Desk) -> None:
     for batch in (1, 2, 3):
         desk.begin(batch)
         desk.send(Cancel(batch, 5))
@@ -105,23 +112,24 @@ def test_a_batch_that_takes_long_hears_of_cancellations(desk):
     assert [type(desk.inbox.get()) for _ in range(2)] == [Execute, Stop]
 
 
-def test_after_a_pause_too(desk):
+def test_after_a_pause_too(desk: Desk) -> None:
     desk.begin(1)
     arrived = threading.Thread(target=lambda: (parked(desk), desk.send(Execute(2, []))))
     arrived.start()
-    assert desk.inbox.get().batch == 2
+    message: Any = desk.inbox.get()
+    assert message.batch == 2
     arrived.join()
     desk.send(Cancel(2, 0))
     assert desk.next() == (Cancel(2, 0), WATCH)
 
 
-def parked(desk):
+def parked(desk: Desk) -> None:
     """Waits until the watching thread sleeps without an end."""
     while not desk.inbox._parked:
         select.select([], [], [], 0.002)
 
 
-def test_a_reply_that_the_model_waits_for_is_read_at_once(desk, monkeypatch):
+def test_a_reply_that_the_model_waits_for_is_read_at_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.begin(1)
     monkeypatch.setattr(inbox, "MOMENT_S", 600)
     for batch in range(2, 20):
@@ -132,7 +140,9 @@ def test_a_reply_that_the_model_waits_for_is_read_at_once(desk, monkeypatch):
         assert desk.next() == (HostReply(batch), WATCH)
 
 
-def test_a_reply_that_a_thread_of_the_model_waits_for_when_a_batch_begins(desk, monkeypatch):
+def test_a_reply_that_a_thread_of_the_model_waits_for_when_a_batch_begins(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     desk.begin(1)
     monkeypatch.setattr(inbox, "MOMENT_S", 600)
     desk.waits = True
@@ -141,7 +151,7 @@ def test_a_reply_that_a_thread_of_the_model_waits_for_when_a_batch_begins(desk, 
     assert desk.next() == (HostReply(7), WATCH)
 
 
-def test_the_server_can_always_go_on_sending(desk):
+def test_the_server_can_always_go_on_sending(desk: Desk) -> None:
     desk.begin(1)
     desk.ours.settimeout(LIMIT_S)
     desk.send(*(Cancel(1, index) for index in range(20_000)))
@@ -149,7 +159,9 @@ def test_the_server_can_always_go_on_sending(desk):
 
 
 @pytest.mark.parametrize("moment", [0.001, 600])
-def test_the_end_of_the_server_ends_a_process_that_is_busy(desk, left, monkeypatch, moment):
+def test_the_end_of_the_server_ends_a_process_that_is_busy(
+    desk: Desk, left: SimpleQueue[Any], monkeypatch: pytest.MonkeyPatch, moment: float
+) -> None:
     desk.begin(1)
     monkeypatch.setattr(inbox, "MOMENT_S", moment)
     desk.begin(2)
@@ -157,7 +169,7 @@ def test_the_end_of_the_server_ends_a_process_that_is_busy(desk, left, monkeypat
     assert left.get(timeout=LIMIT_S) == exits.PARENT_GONE
 
 
-def test_the_end_of_the_server_ends_a_process_that_is_idle(desk, left):
+def test_the_end_of_the_server_ends_a_process_that_is_idle(desk: Desk, left: SimpleQueue[Any]) -> None:
     desk.begin(1)
     desk.ours.shutdown(socket.SHUT_WR)
     with pytest.raises(SystemExit):
@@ -165,7 +177,9 @@ def test_the_end_of_the_server_ends_a_process_that_is_idle(desk, left):
     assert left.get(timeout=LIMIT_S) == exits.PARENT_GONE
 
 
-def test_a_message_that_nobody_understands_ends_the_process(desk, left, capsys):
+def test_a_message_that_nobody_understands_ends_the_process(
+    desk: Desk, left: SimpleQueue[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     desk.begin(1)
     desk.send(Cancel(-1, 0))
     assert left.get(timeout=LIMIT_S) == exits.PROTOCOL

@@ -1,21 +1,33 @@
 """`RunningBatch` over a socketpair, without a process: what a backend gets and what is sent for its answers."""
 
+from __future__ import annotations
+
 import socket
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import msgspec
 import numpy as np
 import pytest
 
+from jitney.backends.base import Backend
 from jitney.core.request import Failure, Request, Response
 from jitney.core.tensor import Tensor
 from jitney.server.ipc.memory import Region
+from jitney.server.ipc.messages import WirePart, WireRequest, WireResponse
 from jitney.server.worker.host import FrameHost
 from jitney.server.worker.running_batch import INLINE, LARGEST, RunningBatch
-from jitney.server.workers.channel import Channel
-from jitney.server.workers.messages import Event, Execute, Results, WirePart, WireRequest, WireResponse
+from jitney.server.workers.channel import MessageChannel
+from jitney.server.workers.messages import Event, Execute, Results
 
 RESPONSE = msgspec.msgpack.Decoder(WireResponse)
+
+
+def failed(answer: Any) -> Failure:
+    assert answer.error is not None
+    found: Failure = answer.error
+    return found
 
 
 class Runner:
@@ -23,50 +35,50 @@ class Runner:
 
     durations = (0, 0, 0)
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.ours, self.theirs = socket.socketpair()
         self.arena, self.reply = Region.create("arena", 1 << 16), Region.create("reply", 1 << 20)
 
-    def batch(self, *requests, decoupled=False):
+    def batch(self, *requests: WireRequest, decoupled: bool = False) -> RunningBatch:
         raw = [msgspec.Raw(msgspec.msgpack.encode(request)) for request in requests]
-        return RunningBatch(Execute(7, raw), Channel(self.theirs), self.arena, self.reply, decoupled)
+        return RunningBatch(Execute(7, raw), MessageChannel(self.theirs), self.arena, self.reply, decoupled)
 
-    def run(self, batch, execute):
+    def run(self, batch: RunningBatch, execute: Callable[..., Any]) -> tuple[Results, dict[int, WireResponse]]:
         """The message that ended the batch, and its answers by index."""
         self.execute = execute
-        batch.run(self)
-        results = Channel(self.ours).receive()
+        batch.run(cast("Backend", self))
+        results = MessageChannel(self.ours).receive()
         assert isinstance(results, Results)
         return results, {index: RESPONSE.decode(raw) for index, raw in results.responses}
 
-    def close(self):
+    def close(self) -> None:
         for each in (self.ours, self.theirs, self.arena, self.reply):
             each.close()
 
 
 @pytest.fixture
-def runner():
+def runner() -> Iterator[Runner]:
     made = Runner()
     yield made
     made.close()
 
 
-def request(data=b"x", **fields):
+def request(data: Any = b"x", **fields: Any) -> WireRequest:
     named = {"id": "a", "tensors": [], "parts": [WirePart("body", "t/p", data)], "headers": {}, "parameters": {}}
     return WireRequest(**{**named, "outputs": (), "rows": 1, **fields})
 
 
-def answer_all(requests, respond):
+def answer_all(requests: list[Request], respond: Callable[..., Any]) -> None:
     for index in range(len(requests)):
         respond(index, Response(body=b"%d" % index))
 
 
-def test_requests_arrive_whole_and_know_whether_they_are_cancelled(runner):
+def test_requests_arrive_whole_and_know_whether_they_are_cancelled(runner: Runner) -> None:
     runner.arena.write(64, b"in shared memory")
     batch = runner.batch(request(b"inline", headers={"h": "v"}), request((64, 16), parts=[WirePart("p", "", (64, 16))]))
-    seen = []
+    seen: list[Any] = []
 
-    def execute(requests, respond):
+    def execute(requests: list[Request], respond: Callable[..., Any]) -> None:
         batch.cancel(1)
         seen.extend((bytes(part.data), dict(r.headers), r.is_cancelled()) for r in requests for part in r.parts)
         answer_all(requests, respond)
@@ -78,98 +90,100 @@ def test_requests_arrive_whole_and_know_whether_they_are_cancelled(runner):
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda data: np.frombuffer(data, np.uint8)])
 @pytest.mark.parametrize("size", [0, 1, INLINE, INLINE + 1])
-def test_bodies_of_every_kind_and_size(runner, kind, size):
+def test_bodies_of_every_kind_and_size(runner: Runner, kind: Any, size: int) -> None:
     body = bytes(n % 251 for n in range(size))
     _, answers = runner.run(runner.batch(request()), lambda requests, respond: respond(0, Response(body=kind(body))))
     sent = answers[0].body
     assert isinstance(sent, tuple) == (size > INLINE)
-    assert (bytes(runner.reply.read(*sent)) if isinstance(sent, tuple) else bytes(sent)) == body
+    assert (bytes(runner.reply.read(*sent)) if isinstance(sent, tuple) else bytes(sent or b"")) == body
 
 
-def test_an_answer_carries_all_that_was_set(runner):
+def test_an_answer_carries_all_that_was_set(runner: Runner) -> None:
     response = Response([], b"b", 418, "Teapot", {"a": "1"}, {"p": 2})
     _, answers = runner.run(runner.batch(request()), lambda requests, respond: respond(0, response))
     assert answers[0] == WireResponse([], bytearray(b"b"), 418, "Teapot", {"a": "1"}, {"p": 2}, None, True)
 
 
-def test_what_was_held_is_sent_with_the_answers(runner):
+def test_what_was_held_is_sent_with_the_answers(runner: Runner) -> None:
     batch = runner.batch(request())
     host = FrameHost(batch._channel)
 
-    def execute(requests, respond):
+    def execute(requests: list[Request], respond: Callable[..., Any]) -> None:
         host.emit("metric", {"n": 1}, held=True)
         answer_all(requests, respond)
 
     runner.execute = execute
-    batch.run(runner)
-    server = Channel(runner.ours)
+    batch.run(cast("Backend", runner))
+    server = MessageChannel(runner.ours)
     assert server.receive() == Event("metric", {"n": 1})
-    assert server.receive().done
+    done: Any = server.receive()
+    assert done.done
 
 
 @pytest.mark.parametrize("index", [-1, 2, "0", None, 0.0, np.int64(0)])
-def test_an_answer_to_a_request_that_is_not_there(runner, index):
+def test_an_answer_to_a_request_that_is_not_there(runner: Runner, index: Any) -> None:
     batch = runner.batch(request(), request())
     with pytest.raises(IndexError, match="of a batch of 2"):
         batch.respond(index, Response())
 
 
-def test_a_second_answer_is_refused_unless_the_first_could_not_be_sent(runner):
-    def execute(requests, respond):
-        respond(0, Response(headers={"x": object()}))
+def test_a_second_answer_is_refused_unless_the_first_could_not_be_sent(runner: Runner) -> None:
+    def execute(requests: list[Request], respond: Callable[..., Any]) -> None:
+        respond(0, Response(headers={"x": object()}))  # type: ignore[dict-item]
         respond(0, Response(body=b"too late"))
         respond(1, Response(body=b"first"))
         with pytest.raises(RuntimeError, match="request 1 of the batch had its final response already"):
             respond(1, Response(body=b"second"))
 
     _, answers = runner.run(runner.batch(request(), request()), execute)
-    assert "cannot be sent" in answers[0].error.message
+    assert "cannot be sent" in failed(answers[0]).message
+    assert answers[1].body is not None and not isinstance(answers[1].body, tuple)
     assert bytes(answers[1].body) == b"first"
 
 
-def test_what_is_left_open_fails_alone(runner):
+def test_what_is_left_open_fails_alone(runner: Runner) -> None:
     results, answers = runner.run(
         runner.batch(request(), request()), lambda requests, respond: respond(1, Response(error=Failure("mine")))
     )
     assert results.done
-    assert answers[0].error.message == "the model answered 1 of 2 requests"
-    assert answers[1].error.message == "mine"
+    assert failed(answers[0]).message == "the model answered 1 of 2 requests"
+    assert failed(answers[1]).message == "mine"
 
 
-def test_tensors_are_taken_before_respond_returns(runner):
+def test_tensors_are_taken_before_respond_returns(runner: Runner) -> None:
     array = np.arange(4, dtype=np.float32)
 
-    def execute(requests, respond):
+    def execute(requests: list[Request], respond: Callable[..., Any]) -> None:
         respond(0, Response([Tensor.from_numpy("y", array)]))
         array[:] = -1
 
     _, answers = runner.run(runner.batch(request()), execute)
     (tensor,) = answers[0].tensors
     assert (tensor.name, tensor.datatype, tensor.shape) == ("y", "FP32", (4,))
-    assert np.frombuffer(tensor.data, np.float32).tolist() == [0, 1, 2, 3]
+    assert np.frombuffer(cast("bytes", tensor.data), np.float32).tolist() == [0, 1, 2, 3]
 
 
-def test_answers_that_are_too_much_for_one_message_travel_in_several(runner):
+def test_answers_that_are_too_much_for_one_message_travel_in_several(runner: Runner) -> None:
     """Parameters and error texts go with the message whatever their size: the worker must not end over them."""
     text = "x" * (40 << 20)
-    received = []
-    reader = threading.Thread(target=lambda: received.extend(Channel(runner.ours).receive() for _ in range(2)))
+    received: list[Any] = []
+    reader = threading.Thread(target=lambda: received.extend(MessageChannel(runner.ours).receive() for _ in range(2)))
     reader.start()
     runner.execute = lambda requests, respond: [respond(index, Response(parameters={"k": text})) for index in range(2)]
-    runner.batch(request(), request()).run(runner)
+    runner.batch(request(), request()).run(cast("Backend", runner))
     reader.join()
     assert [(results.done, [index for index, _ in results.responses]) for results in received] == [(False, [0]), (True, [1])]
 
 
 @pytest.mark.parametrize("answer", [Response(parameters={"k": "x" * LARGEST}), Response(error=Failure("x" * LARGEST))])
-def test_an_answer_that_no_message_holds_is_an_error(runner, answer):
+def test_an_answer_that_no_message_holds_is_an_error(runner: Runner, answer: Response) -> None:
     _, answers = runner.run(runner.batch(request()), lambda requests, respond: respond(0, answer))
     assert answers[0].error is not None
-    assert "at most" in answers[0].error.message
+    assert "at most" in failed(answers[0]).message
 
 
 class Speechless(Exception):
-    def __str__(self):
+    def __str__(self) -> str:
         raise SystemExit("no text")
 
 
@@ -181,20 +195,20 @@ class Speechless(Exception):
         (Speechless(), "Speechless: (its text cannot be had: __str__ raised SystemExit)"),
     ],
 )
-def test_an_exception_with_any_text_is_told(runner, error, told, monkeypatch):
+def test_an_exception_with_any_text_is_told(runner: Runner, error: Any, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it is on its way when an answer cannot be sent: the traceback of that one holds the text too."""
     monkeypatch.setattr("jitney.backends.telling.LONGEST", 1000)
 
-    def fail(requests, respond):
+    def fail(requests: list[Request], respond: Callable[..., Any]) -> None:
         try:
             raise error
         finally:
-            respond(0, Response(parameters={"k": object()}))
+            respond(0, Response(parameters={"k": object()}))  # type: ignore[dict-item]
 
     _, answers = runner.run(runner.batch(request(), request()), fail)
-    assert answers[1].error.message.startswith(told)
-    assert len(answers[1].error.message) < 1100
-    assert "Traceback" in answers[1].error.detail
+    assert failed(answers[1]).message.startswith(told)
+    assert len(failed(answers[1]).message) < 1100
+    assert "Traceback" in failed(answers[1]).detail
 
 
 @pytest.mark.parametrize(
@@ -202,18 +216,18 @@ def test_an_exception_with_any_text_is_told(runner, error, told, monkeypatch):
     [
         lambda host: host.infer(b"model", "", Request()),
         lambda host: host.infer("model", 1, Request()),
-        lambda host: host.infer("model", "", Request(tensors=[Tensor(b"name", "FP32", (1,), bytes(4))])),
-        lambda host: host.infer("model", "", Request(tensors=[Tensor("name", "FP32", (1.5,), bytes(4))])),
-        lambda host: host.infer("model", "", Request(parameters={"k": [1]})),
-        lambda host: host.infer("model", "", Request(outputs=(b"out",))),
+        lambda host: host.infer("model", "", Request(tensors=[Tensor(b"name", "FP32", (1,), bytes(4))])),  # type: ignore[arg-type]
+        lambda host: host.infer("model", "", Request(tensors=[Tensor("name", "FP32", (1.5,), bytes(4))])),  # type: ignore[arg-type]
+        lambda host: host.infer("model", "", Request(parameters={"k": [1]})),  # type: ignore[dict-item]
+        lambda host: host.infer("model", "", Request(outputs=(b"out",))),  # type: ignore[arg-type]
         lambda host: host.infer("model", "", Request(), timeout_s="soon"),
         lambda host: host.control("load", b"model", {}),
         lambda host: host.control("load", None, {}),
     ],
 )
-def test_a_call_that_the_server_could_not_read_is_not_sent(runner, ask):
+def test_a_call_that_the_server_could_not_read_is_not_sent(runner: Runner, ask: Callable[..., Any]) -> None:
     """The server would end the worker for it."""
-    host = FrameHost(Channel(runner.theirs))
+    host = FrameHost(MessageChannel(runner.theirs))
     with pytest.raises(TypeError, match="cannot be sent"):
         ask(host)
     assert not host.waiting()

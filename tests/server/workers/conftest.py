@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
@@ -17,15 +19,16 @@ from jitney.core.model_config import ModelConfig
 from jitney.core.request import Part, Request
 from jitney.core.tensor import Tensor
 from jitney.server.http.engine.loop import Loop
-from jitney.server.ipc import reactor
 from jitney.server.ipc.arena import Arena
+from jitney.server.ipc.io_context import IoContext
 from jitney.server.workers.pool import Pool
+from jitney.server.workers.running_calls import BatchReport
 from jitney.tests.fakes.worker_backends import factory
 
 LIMIT_S = 30.0
 
 
-def eventually(condition, limit=LIMIT_S):
+def eventually(condition: Callable[..., Any], limit: float = LIMIT_S) -> Any:
     """Waits until `condition()` is true; fails after `limit` seconds."""
     deadline = time.monotonic() + limit
     while not (value := condition()):
@@ -34,7 +37,7 @@ def eventually(condition, limit=LIMIT_S):
     return value
 
 
-def call_to(do="echo", *, tensors=(), parts=(), **parameters):
+def call_to(do: str = "echo", *, tensors: Iterable[Any] = (), parts: Iterable[Any] = (), **parameters: Any) -> Call:
     """A call whose request tells the `Obedient` backend what to do."""
     named = [Tensor.from_numpy(f"x{n}", np.asarray(array)) for n, array in enumerate(tensors)]
     request = Request(tensors=named, parts=[Part(*part) for part in parts], parameters={"do": do, **parameters})
@@ -44,9 +47,19 @@ def call_to(do="echo", *, tensors=(), parts=(), **parameters):
 class Bench:
     """One model's pool with its arena, and a record of what it reported."""
 
-    def __init__(self, backend="obedient", gpus=(), host=None, capacity=1 << 30, **config):
+    def __init__(
+        self,
+        backend: str = "obedient",
+        gpus: Sequence[int] = (),
+        host: Any = None,
+        capacity: int = 1 << 30,
+        io: IoContext | None = None,
+        **config: Any,
+    ) -> None:
         self.arena = Arena(capacity)
-        self.reports, self.events, self.states = [], [], 0
+        self.reports: list[BatchReport] = []
+        self.events: list[tuple[Any, Any]] = []
+        self.states = 0
         self.idle_times = 0
         self.config = ModelConfig("m", "1", "python", **config)
         self.pool = Pool(
@@ -59,76 +72,83 @@ class Bench:
             factory=factory(backend),
             host=host,
             gpus=gpus,
+            io=io,
         )
 
-    def _idle(self):
+    def _idle(self) -> None:
         self.idle_times += 1
 
-    def _state(self):
+    def _state(self) -> None:
         self.states += 1
 
-    def _done(self, report):
+    def _done(self, report: BatchReport) -> None:
         for call in report.calls:
             self.arena.free_all(call.slots)
         self.reports.append(report)
 
-    def up(self, count=1):
+    def up(self, count: int = 1) -> Bench:
         self.pool.start(count)
         self.pool.wait_ready(LIMIT_S)
         return self
 
-    def send(self, *calls):
+    def send(self, *calls: Call) -> tuple[Call, ...]:
         """Executes the calls as one batch, data in the arena where it is large enough."""
         for call in calls:
-            call.slots.extend(self.arena.put_all([piece.data for piece in (*call.request.tensors, *call.request.parts)]))
+            call.slots.extend(
+                self.arena.put_all(
+                    [*(tensor.data for tensor in call.request.tensors), *(part.data for part in call.request.parts)]
+                )
+            )
         self.pool.execute(calls)
         return calls
 
-    def ask(self, do="echo", **fields):
+    def ask(self, do: Any = "echo", **fields: Any) -> Any:
         """One request alone; its answer."""
         (call,) = self.send(call_to(do, **fields))
         return call.result(LIMIT_S)
 
-    def pids(self):
+    def pids(self) -> list[Any]:
         return [worker.pid for worker in self.pool.workers() if worker.pid]
 
-    def close(self):
+    def close(self) -> None:
         self.pool.stop(LIMIT_S)
         assert self.arena.slots == 0, "slots were not given back"
         self.arena.close()
 
 
-def descriptors():
+def descriptors() -> int:
     gc.collect()
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.fixture(params=["reader", "reactor"])
-def reading(request):
+def reading(request: pytest.FixtureRequest) -> Iterator[IoContext]:
     """Who reads what workers send: a thread for each, or all of it the loop of a listener, to which they lend their sockets."""
+    io = IoContext()
     if request.param == "reader":
-        yield
+        yield io
         return
     loop = Loop("test")
     idle = SimpleNamespace(active_channels={}, holds_off=False, maintenance=lambda now: None)
     thread = threading.Thread(target=loop.run, args=(idle, 1.0), name="test-loop")
     thread.start()
-    reactor.offer(loop)
-    yield
-    reactor.withdraw(loop)
+    io.reactors.offer(loop)
+    yield io
+    io.reactors.withdraw(loop)
     loop.stop()
     thread.join(LIMIT_S)
     loop.close()
 
 
 @pytest.fixture
-def bench():
+def bench(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     """Makes pools; afterwards no descriptor, thread, process or slot of theirs may be left."""
+    io = request.getfixturevalue("reading") if "reading" in request.fixturenames else None
     before = descriptors(), set(threading.enumerate()), {p.pid for p in psutil.Process().children(recursive=True)}
     benches = []
 
-    def make(*args, **kwargs):
-        benches.append(Bench(*args, **kwargs))
+    def make(*args: Any, **kwargs: Any) -> Bench:
+        benches.append(Bench(*args, **{"io": io, **kwargs}))
         return benches[-1]
 
     yield make

@@ -1,16 +1,23 @@
+from __future__ import annotations
+
 import random
 import socket
 import struct
 import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.strategies import DataObject
 
 from jitney.core.model_config import Batching, HandlerSpec, InstanceGroup, ModelConfig, QueuePolicy, TensorSpec
 from jitney.core.request import Failure, Instance
-from jitney.server.workers.channel import KINDS, MAX_PAYLOAD, BadFrame, Channel, PeerClosed
+from jitney.server.ipc.frame import MAX_PAYLOAD, BadFrame, PeerClosed
+from jitney.server.ipc.messages import Message, WirePart, WireRequest, WireResponse, WireTensor
+from jitney.server.workers.channel import KINDS, MessageChannel
 from jitney.server.workers.messages import (
     Cancel,
     Event,
@@ -22,10 +29,6 @@ from jitney.server.workers.messages import (
     Loaded,
     Results,
     Stop,
-    WirePart,
-    WireRequest,
-    WireResponse,
-    WireTensor,
 )
 from jitney.tests.fakes.drip import DripSocket
 
@@ -58,68 +61,78 @@ MESSAGES = [
 ]
 
 
+def message_of(channel: MessageChannel) -> Any:
+    """The next message; which kind of message it is, each test knows."""
+    return channel.receive()
+
+
+def send_all(channel: MessageChannel, messages: Iterable[Message]) -> None:
+    for message in messages:
+        channel.send(message)
+
+
 @pytest.fixture
-def pair():
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     ours, theirs = socket.socketpair()
     yield ours, theirs
     ours.close()
     theirs.close()
 
 
-def plain(message):
+def plain(message: Any) -> bytes:
     return msgspec.msgpack.encode(message)
 
 
-def test_every_kind_has_a_message_here():
+def test_every_kind_has_a_message_here() -> None:
     assert {type(message) for message in MESSAGES} == set(KINDS)
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
-def test_round_trip(pair, message):
-    Channel(pair[0]).send(message)
-    received = Channel(pair[1]).receive()
+def test_round_trip(pair: tuple[socket.socket, socket.socket], message: Any) -> None:
+    MessageChannel(pair[0]).send(message)
+    received = MessageChannel(pair[1]).receive()
     assert type(received) is type(message)
     assert plain(received) == plain(message)
 
 
-def test_load_carries_the_whole_configuration(pair):
-    Channel(pair[0]).send(MESSAGES[0])
-    assert Channel(pair[1]).receive().config == CONFIG
+def test_load_carries_the_whole_configuration(pair: tuple[socket.socket, socket.socket]) -> None:
+    MessageChannel(pair[0]).send(MESSAGES[0])
+    assert message_of(MessageChannel(pair[1])).config == CONFIG
 
 
-def test_inline_data_is_writable(pair):
-    Channel(pair[0]).send(HostReply(1, RESPONSE))
-    assert isinstance(Channel(pair[1]).receive().response.body, bytearray)
+def test_inline_data_is_writable(pair: tuple[socket.socket, socket.socket]) -> None:
+    MessageChannel(pair[0]).send(HostReply(1, RESPONSE))
+    assert isinstance(message_of(MessageChannel(pair[1])).response.body, bytearray)
 
 
-def test_one_byte_at_a_time(pair):
+def test_one_byte_at_a_time(pair: tuple[socket.socket, socket.socket]) -> None:
     sender, receiver = DripSocket(pair[0]), DripSocket(pair[1])
     with sender, receiver:
-        writing = threading.Thread(target=lambda: [Channel(sender).send(message) for message in MESSAGES])
+        writing = threading.Thread(target=send_all, args=(MessageChannel(sender), MESSAGES))
         writing.start()
-        channel = Channel(receiver)
+        channel = MessageChannel(receiver)
         for message in MESSAGES:
             assert plain(channel.receive()) == plain(message)
         writing.join()
 
 
-def test_frames_of_all_sizes_arrive_whole_and_in_order(pair):
+def test_frames_of_all_sizes_arrive_whole_and_in_order(pair: tuple[socket.socket, socket.socket]) -> None:
     sizes = [0, 1, 65_000, 65_530, 65_531, 65_536, 70_000, 3, 1_000_000, 5, 200_000, 1] * 2
     events = [Event(str(n), {"data": random.Random(n).randbytes(size)}) for n, size in enumerate(sizes)]
-    sender = Channel(pair[0])
-    writing = threading.Thread(target=lambda: [sender.send(event) for event in events])
+    sender = MessageChannel(pair[0])
+    writing = threading.Thread(target=send_all, args=(sender, events))
     writing.start()
-    receiver = Channel(pair[1])
+    receiver = MessageChannel(pair[1])
     for event in events:
-        received = receiver.receive()
+        received = message_of(receiver)
         assert (received.kind, received.payload) == (event.kind, event.payload)
     writing.join()
 
 
-def test_many_threads_send_without_mixing(pair):
-    sender, receiver = Channel(pair[0]), Channel(pair[1])
+def test_many_threads_send_without_mixing(pair: tuple[socket.socket, socket.socket]) -> None:
+    sender, receiver = MessageChannel(pair[0]), MessageChannel(pair[1])
 
-    def send(mark):
+    def send(mark: int) -> None:
         for n in range(50):
             sender.send(Event(str(mark), {"data": bytes([mark]) * (n * 997)}))
 
@@ -127,48 +140,48 @@ def test_many_threads_send_without_mixing(pair):
     for thread in threads:
         thread.start()
     for _ in range(200):
-        event = receiver.receive()
+        event = message_of(receiver)
         assert set(event.payload["data"]) <= {int(event.kind)}
     for thread in threads:
         thread.join()
 
 
-def test_the_end_of_the_peer(pair):
+def test_the_end_of_the_peer(pair: tuple[socket.socket, socket.socket]) -> None:
     pair[0].close()
     with pytest.raises(PeerClosed, match=r"^closed$"):
-        Channel(pair[1]).receive()
+        MessageChannel(pair[1]).receive()
 
 
 @pytest.mark.parametrize("cut", [1, 4, 5, 6, 10])
-def test_the_end_in_the_middle_of_a_frame(pair, cut):
+def test_the_end_in_the_middle_of_a_frame(pair: tuple[socket.socket, socket.socket], cut: int) -> None:
     payload = plain(Cancel(1, 2000))
     frame = struct.pack("<IB", 100, KINDS.index(Cancel)) + payload + bytes(100)
     pair[0].sendall(frame[:cut])
     pair[0].close()
     with pytest.raises(PeerClosed, match="middle of a frame"):
-        Channel(pair[1]).receive()
+        MessageChannel(pair[1]).receive()
 
 
-def test_a_reset_is_an_end_too():
+def test_a_reset_is_an_end_too() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         client = socket.create_connection(server.getsockname())
         accepted, _ = server.accept()
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         accepted.close()
         with client, pytest.raises(PeerClosed):
-            Channel(client).receive()
+            MessageChannel(client).receive()
 
 
-def test_too_long_is_refused_by_both_ends(pair):
+def test_too_long_is_refused_by_both_ends(pair: tuple[socket.socket, socket.socket]) -> None:
     with pytest.raises(BadFrame, match="over the limit"):
-        Channel(pair[0]).send(Event("x", {"data": bytes(MAX_PAYLOAD)}))
+        MessageChannel(pair[0]).send(Event("x", {"data": bytes(MAX_PAYLOAD)}))
     pair[0].sendall(struct.pack("<IB", MAX_PAYLOAD + 1, 0))
     with pytest.raises(BadFrame, match="over the limit"):
-        Channel(pair[1]).receive()
+        MessageChannel(pair[1]).receive()
 
 
-def test_after_a_refused_message_the_channel_is_as_before(pair):
-    sender = Channel(pair[0])
+def test_after_a_refused_message_the_channel_is_as_before(pair: tuple[socket.socket, socket.socket]) -> None:
+    sender = MessageChannel(pair[0])
     with pytest.raises(TypeError):
         sender.send(Event("x", {"data": object()}))
     with pytest.raises(UnicodeEncodeError):
@@ -176,15 +189,15 @@ def test_after_a_refused_message_the_channel_is_as_before(pair):
     with pytest.raises(OverflowError):
         sender.send(Event("x", {"n": 1 << 70}))
     sender.send(Event("fine", {}))
-    assert Channel(pair[1]).receive().kind == "fine"
+    assert message_of(MessageChannel(pair[1])).kind == "fine"
 
 
-def test_held_messages_arrive_in_front_of_the_next_one_and_not_before(pair):
-    sender, receiver = Channel(pair[0]), Channel(pair[1])
+def test_held_messages_arrive_in_front_of_the_next_one_and_not_before(pair: tuple[socket.socket, socket.socket]) -> None:
+    sender, receiver = MessageChannel(pair[0]), MessageChannel(pair[1])
     sender.send(Event("before", {"data": bytes(1000)}))
     sender.hold(Event("first", {}))
     sender.hold(Event("second", {"data": bytes(2000)}))
-    assert receiver.receive().kind == "before"
+    assert message_of(receiver).kind == "before"
     pair[1].setblocking(False)
     with pytest.raises(BlockingIOError):
         pair[1].recv(1)
@@ -197,8 +210,8 @@ def test_held_messages_arrive_in_front_of_the_next_one_and_not_before(pair):
 
 
 @pytest.mark.parametrize("refused", [Event("x", {"data": object()}), Event("x", {"data": bytes(MAX_PAYLOAD)})])
-def test_a_refused_message_leaves_those_that_are_held(pair, refused):
-    sender, receiver = Channel(pair[0]), Channel(pair[1])
+def test_a_refused_message_leaves_those_that_are_held(pair: tuple[socket.socket, socket.socket], refused: Event) -> None:
+    sender, receiver = MessageChannel(pair[0]), MessageChannel(pair[1])
     sender.hold(Event("held", {}))
     for attempt in (sender.hold, sender.send):
         with pytest.raises((TypeError, BadFrame)):
@@ -208,13 +221,13 @@ def test_a_refused_message_leaves_those_that_are_held(pair, refused):
     assert receiver.receive() == Cancel(1, 2)
 
 
-def test_unknown_kinds_and_wrong_payloads_are_named(pair):
+def test_unknown_kinds_and_wrong_payloads_are_named(pair: tuple[socket.socket, socket.socket]) -> None:
     pair[0].sendall(struct.pack("<IB", 0, len(KINDS)))
     with pytest.raises(BadFrame, match="unknown kind"):
-        Channel(pair[1]).receive()
+        MessageChannel(pair[1]).receive()
     payload = msgspec.msgpack.encode(["not a number", 1])
     pair[0].sendall(struct.pack("<IB", len(payload), KINDS.index(Cancel)) + payload)
-    channel = Channel(pair[1])
+    channel = MessageChannel(pair[1])
     channel._start = channel._end = 0
     with pytest.raises(BadFrame, match="Cancel cannot be understood"):
         channel.receive()
@@ -222,12 +235,12 @@ def test_unknown_kinds_and_wrong_payloads_are_named(pair):
 
 @given(st.binary(max_size=400))
 @settings(max_examples=200, deadline=None)
-def test_garbage_ends_in_a_clear_error(garbage):
+def test_garbage_ends_in_a_clear_error(garbage: bytes) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.sendall(garbage)
         ours.close()
-        channel = Channel(theirs)
+        channel = MessageChannel(theirs)
         with pytest.raises((BadFrame, PeerClosed)):
             while True:
                 channel.receive()
@@ -235,7 +248,7 @@ def test_garbage_ends_in_a_clear_error(garbage):
 
 @given(st.integers(0, len(MESSAGES) - 1), st.data())
 @settings(max_examples=200, deadline=None)
-def test_a_damaged_frame_is_a_message_or_a_clear_error(number, data):
+def test_a_damaged_frame_is_a_message_or_a_clear_error(number: int, data: DataObject) -> None:
     message = MESSAGES[number]
     payload = bytearray(plain(message))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -245,7 +258,7 @@ def test_a_damaged_frame_is_a_message_or_a_clear_error(number, data):
     with ours, theirs:
         ours.sendall(struct.pack("<IB", len(payload), KINDS.index(type(message))) + payload)
         ours.close()
-        channel = Channel(theirs)
+        channel = MessageChannel(theirs)
         try:
             assert type(channel.receive()) is type(message)
         except BadFrame:
@@ -257,8 +270,8 @@ def test_a_damaged_frame_is_a_message_or_a_clear_error(number, data):
 # -- without waiting -------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_not_here_yet_is_not_waited_for(pair):
-    sender, receiver = Channel(pair[0]), Channel(pair[1])
+def test_what_is_not_here_yet_is_not_waited_for(pair: tuple[socket.socket, socket.socket]) -> None:
+    sender, receiver = MessageChannel(pair[0]), MessageChannel(pair[1])
     assert receiver.take() is None
     for message in MESSAGES:
         sender.send(message)
@@ -267,9 +280,9 @@ def test_what_is_not_here_yet_is_not_waited_for(pair):
     assert receiver.take() is None and not receiver.is_long
 
 
-def test_a_message_that_comes_in_pieces_is_taken_when_it_is_whole(pair):
-    Channel(pair[0]).send(MESSAGES[1])
-    data, receiver = pair[1].recv(1 << 16), Channel(pair[1])
+def test_a_message_that_comes_in_pieces_is_taken_when_it_is_whole(pair: tuple[socket.socket, socket.socket]) -> None:
+    MessageChannel(pair[0]).send(MESSAGES[1])
+    data, receiver = pair[1].recv(1 << 16), MessageChannel(pair[1])
     for at in range(len(data) - 1):
         pair[0].send(data[at : at + 1])
         assert receiver.take() is None
@@ -277,19 +290,19 @@ def test_a_message_that_comes_in_pieces_is_taken_when_it_is_whole(pair):
     assert plain(receiver.take()) == plain(MESSAGES[1])
 
 
-def test_taking_and_receiving_may_alternate(pair):
-    sender, receiver = Channel(pair[0]), Channel(pair[1])
+def test_taking_and_receiving_may_alternate(pair: tuple[socket.socket, socket.socket]) -> None:
+    sender, receiver = MessageChannel(pair[0]), MessageChannel(pair[1])
     for number in range(2000):
         sender.send(Execute(number, [msgspec.Raw(msgspec.msgpack.encode(b"x" * (number % 700)))]))
         message = receiver.take() if number % 3 else receiver.receive()
         assert isinstance(message, Execute) and message.batch == number
 
 
-def test_a_long_message_is_left_to_whoever_may_wait(pair):
+def test_a_long_message_is_left_to_whoever_may_wait(pair: tuple[socket.socket, socket.socket]) -> None:
     long = Execute(1, [msgspec.Raw(msgspec.msgpack.encode(b"x" * 300_000))])
-    sending = threading.Thread(target=Channel(pair[0]).send, args=(long,))
+    sending = threading.Thread(target=MessageChannel(pair[0]).send, args=(long,))
     sending.start()
-    receiver = Channel(pair[1])
+    receiver = MessageChannel(pair[1])
     while not receiver.is_long:
         assert receiver.take() is None
     assert receiver.take() is None
@@ -297,20 +310,20 @@ def test_a_long_message_is_left_to_whoever_may_wait(pair):
     sending.join()
 
 
-def test_what_was_read_with_another_message_is_known_to_be_here(pair):
-    sender, receiver = Channel(pair[0]), Channel(pair[1])
+def test_what_was_read_with_another_message_is_known_to_be_here(pair: tuple[socket.socket, socket.socket]) -> None:
+    sender, receiver = MessageChannel(pair[0]), MessageChannel(pair[1])
     sender.hold(MESSAGES[-1])
     sender.send(MESSAGES[2])
     assert not receiver.holds_frame
-    assert plain(receiver.receive()) == plain(MESSAGES[-1]) and receiver.holds_frame
-    assert plain(receiver.receive()) == plain(MESSAGES[2]) and not receiver.holds_frame
+    assert (plain(receiver.receive()), receiver.holds_frame) == (plain(MESSAGES[-1]), True)
+    assert (plain(receiver.receive()), receiver.holds_frame) == (plain(MESSAGES[2]), False)
 
 
-def test_an_end_and_nonsense_are_noticed_without_waiting(pair):
-    receiver = Channel(pair[1])
+def test_an_end_and_nonsense_are_noticed_without_waiting(pair: tuple[socket.socket, socket.socket]) -> None:
+    receiver = MessageChannel(pair[1])
     pair[0].send(struct.pack("<IB", 1, len(KINDS)))
     with pytest.raises(BadFrame, match="unknown kind"):
         receiver.take()
     pair[0].close()
     with pytest.raises(PeerClosed):
-        Channel(pair[1]).take()
+        MessageChannel(pair[1]).take()

@@ -1,7 +1,12 @@
 """Batches through real worker processes."""
 
+from __future__ import annotations
+
 import logging
 import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -15,21 +20,21 @@ from jitney.core.request import Request
 from jitney.core.tensor import Tensor
 from jitney.server.ipc.arena import Arena
 from jitney.server.workers.pool import Pool
-from jitney.server.workers.roster import State
+from jitney.server.workers.roster import WorkerState
 
 from .conftest import LIMIT_S, call_to, eventually
 
 pytestmark = pytest.mark.usefixtures("reading")
 
 
-def failure(call):
+def failure(call: Any) -> Any:
     with pytest.raises(ModelFailed) as caught:
         call.result(LIMIT_S)
     return caught.value
 
 
 ARRAYS = [
-    np.float32([[1, 2], [3, 4]]),
+    np.array([[1, 2], [3, 4]], np.float32),
     np.arange(100_000, dtype=np.int64).reshape(10, -1),
     np.array([[b"bytes", b""]], dtype=object),
     np.zeros((0, 3), np.float16),
@@ -38,11 +43,11 @@ ARRAYS = [
 
 
 @pytest.mark.parametrize("inline", [True, False])
-def test_tensors_parts_and_all_fields_come_back_unchanged(bench, inline):
+def test_tensors_parts_and_all_fields_come_back_unchanged(bench: Callable[..., Any], inline: bool) -> None:
     b = bench().up()
     request = Request(
         "id-1",
-        [Tensor.from_numpy(f"x{n}", array) for n, array in enumerate(ARRAYS)],
+        [Tensor.from_numpy(f"x{n}", np.asarray(array)) for n, array in enumerate(ARRAYS)],
         headers={"X-Custom": "ä"},
         parameters={"s": "text", "i": 1 << 40, "f": 0.5, "b": True},
         outputs=("y", "z"),
@@ -63,7 +68,7 @@ def test_tensors_parts_and_all_fields_come_back_unchanged(bench, inline):
     assert (response.status, response.reason, response.final) == (201, "Done", True)
 
 
-def test_parts_and_bodies(bench):
+def test_parts_and_bodies(bench: Callable[..., Any]) -> None:
     b = bench().up()
     large = bytes(range(256)) * 4000
     for data in (b"small", large, b""):
@@ -72,7 +77,7 @@ def test_parts_and_bodies(bench):
         assert response.headers["parts"] == "body=image/png;other="
 
 
-def test_answers_are_taken_when_given_and_do_not_share_memory(bench):
+def test_answers_are_taken_when_given_and_do_not_share_memory(bench: Callable[..., Any]) -> None:
     b = bench().up()
     calls = b.send(*(call_to("large", count=50_000 + n, value=n) for n in range(8)))
     answers = [call.result(LIMIT_S).tensors[0].numpy() for call in calls]
@@ -83,13 +88,13 @@ def test_answers_are_taken_when_given_and_do_not_share_memory(bench):
         assert answer.flags.writeable
 
 
-def test_inputs_are_writable_in_the_worker(bench):
+def test_inputs_are_writable_in_the_worker(bench: Callable[..., Any]) -> None:
     b = bench().up()
     for size in (4, 40_000):
         assert (b.ask("write", tensors=[np.zeros(size, np.float32)]).tensors[0].numpy() == 1).all()
 
 
-def test_of_32_requests_one_fails_alone(bench):
+def test_of_32_requests_one_fails_alone(bench: Callable[..., Any]) -> None:
     b = bench().up()
     calls = [call_to("refuse" if n == 7 else "echo", tensors=[np.full(5000, n, np.int32)]) for n in range(32)]
     b.send(*calls)
@@ -108,7 +113,7 @@ def test_of_32_requests_one_fails_alone(bench):
     assert calls[0].batch_rows == 32
 
 
-def test_an_exception_fails_those_without_an_answer(bench, caplog):
+def test_an_exception_fails_those_without_an_answer(bench: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
     b = bench().up()
     first, second, third = b.send(call_to(), call_to("raise"), call_to())
     first.result(LIMIT_S)
@@ -128,7 +133,9 @@ def test_an_exception_fails_those_without_an_answer(bench, caplog):
         ("wrong_type", "BAD_OUTPUT", "the model's answer cannot be understood"),
     ],
 )
-def test_bad_answers_say_what_is_wrong_and_hurt_nobody_else(bench, do, code, message):
+def test_bad_answers_say_what_is_wrong_and_hurt_nobody_else(
+    bench: Callable[..., Any], do: str, code: str, message: str
+) -> None:
     b = bench().up()
     bad, good = b.send(call_to(do), call_to())
     error = failure(bad)
@@ -137,7 +144,7 @@ def test_bad_answers_say_what_is_wrong_and_hurt_nobody_else(bench, do, code, mes
     assert good.result(LIMIT_S).final
 
 
-def test_memory_that_runs_out_has_a_code_of_its_own(bench):
+def test_memory_that_runs_out_has_a_code_of_its_own(bench: Callable[..., Any]) -> None:
     b = bench().up()
     (call,) = b.send(call_to("exhaust"))
     error = failure(call)
@@ -145,14 +152,14 @@ def test_memory_that_runs_out_has_a_code_of_its_own(bench):
     assert b.ask().final
 
 
-def test_answering_twice_is_the_models_mistake(bench):
+def test_answering_twice_is_the_models_mistake(bench: Callable[..., Any]) -> None:
     b = bench().up()
     twice, after = b.send(call_to("twice"), call_to())
     assert twice.result(LIMIT_S).final
     assert "had its final response already" in str(failure(after))
 
 
-def test_streamed_answers_arrive_one_by_one_also_large_ones(bench):
+def test_streamed_answers_arrive_one_by_one_also_large_ones(bench: Callable[..., Any]) -> None:
     b = bench().up()
     for size in (1, 3 << 20):
         (call,) = b.send(call_to("stream", count=4, size=size))
@@ -161,7 +168,7 @@ def test_streamed_answers_arrive_one_by_one_also_large_ones(bench):
         assert [answer.final for answer in answers] == [False] * 4 + [True]
 
 
-def test_the_first_streamed_answer_does_not_wait_for_the_last(bench, tmp_path):
+def test_the_first_streamed_answer_does_not_wait_for_the_last(bench: Callable[..., Any], tmp_path: Path) -> None:
     b = bench(decoupled=True).up()
     until = tmp_path / "go"
     (call,) = b.send(call_to("later", until=str(until), tensors=[np.arange(50_000, dtype=np.float32)]))
@@ -172,18 +179,18 @@ def test_the_first_streamed_answer_does_not_wait_for_the_last(bench, tmp_path):
     assert len(b.reports) == 1
 
 
-def test_a_decoupled_batch_keeps_the_worker_until_its_last_answer(bench, tmp_path):
+def test_a_decoupled_batch_keeps_the_worker_until_its_last_answer(bench: Callable[..., Any], tmp_path: Path) -> None:
     b = bench(decoupled=True).up()
     until = tmp_path / "go"
     later, now = b.send(call_to("later", until=str(until), tensors=[[1.0]]), call_to())
     now.result(LIMIT_S)
     assert b.pool.idle() == 0
-    assert b.pool.workers()[0].state is State.BUSY
+    assert b.pool.workers()[0].state is WorkerState.BUSY
     until.write_text("")
     assert [r.final for r in later.stream(LIMIT_S)] == [False, True]
 
 
-def test_a_stream_that_nobody_reads_is_cancelled(bench):
+def test_a_stream_that_nobody_reads_is_cancelled(bench: Callable[..., Any]) -> None:
     b = bench().up()
     (call,) = b.send(call_to("forever"))
     call.result(LIMIT_S)
@@ -191,7 +198,7 @@ def test_a_stream_that_nobody_reads_is_cancelled(bench):
     assert eventually(b.pool.idle) == 1
 
 
-def test_cancel_reaches_the_request_that_runs(bench, tmp_path):
+def test_cancel_reaches_the_request_that_runs(bench: Callable[..., Any], tmp_path: Path) -> None:
     b = bench().up()
     mark = tmp_path / "mark"
     (call,) = b.send(call_to("listen", mark=str(mark)))
@@ -201,7 +208,7 @@ def test_cancel_reaches_the_request_that_runs(bench, tmp_path):
     assert bytes(call.result(LIMIT_S).body) == b"heard"
 
 
-def test_calls_that_are_over_are_not_executed(bench):
+def test_calls_that_are_over_are_not_executed(bench: Callable[..., Any]) -> None:
     b = bench().up()
     gone, there = call_to("die"), call_to()
     gone.cancel()
@@ -215,7 +222,7 @@ def test_calls_that_are_over_are_not_executed(bench):
     assert b.pool.idle() == 1
 
 
-def test_a_request_that_cannot_be_encoded_fails_alone(bench):
+def test_a_request_that_cannot_be_encoded_fails_alone(bench: Callable[..., Any]) -> None:
     b = bench().up()
     bad, good = call_to(), call_to()
     bad.request.headers = {"x": "\ud800"}
@@ -230,7 +237,7 @@ def test_a_request_that_cannot_be_encoded_fails_alone(bench):
         wrong.result(LIMIT_S)
 
 
-def test_a_batch_that_fits_no_message_is_refused_and_the_worker_stays(bench):
+def test_a_batch_that_fits_no_message_is_refused_and_the_worker_stays(bench: Callable[..., Any]) -> None:
     b = bench().up()
     call = call_to(tensors=[np.zeros(9 << 20)])  # 72 MiB, and no slots
     b.pool.execute([call])
@@ -239,7 +246,9 @@ def test_a_batch_that_fits_no_message_is_refused_and_the_worker_stays(bench):
     assert b.ask().final
 
 
-def test_prints_cannot_be_mistaken_for_messages_and_reach_the_log(bench, caplog):
+def test_prints_cannot_be_mistaken_for_messages_and_reach_the_log(
+    bench: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "jitney.model.m")
     b = bench().up()
     assert b.ask("print").final
@@ -252,7 +261,9 @@ def test_prints_cannot_be_mistaken_for_messages_and_reach_the_log(bench, caplog)
     assert sum(len(text) for _, text in lines if "xxx" in text) > 100_000
 
 
-def test_the_worker_is_told_its_name_share_and_environment_and_imports_little(bench, monkeypatch):
+def test_the_worker_is_told_its_name_share_and_environment_and_imports_little(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     b = bench(environment={"MODEL_VARIABLE": "given"}, parameters={"INTRA_OP_THREAD_COUNT": "3"}).up()
     facts = b.ask("who").parameters
@@ -263,7 +274,7 @@ def test_the_worker_is_told_its_name_share_and_environment_and_imports_little(be
     assert facts["heavy"] is False
 
 
-def test_status(bench):
+def test_status(bench: Callable[..., Any]) -> None:
     b = bench().up(2)
     first, second = b.pool.workers()
     assert (first.name, second.name) == ("m_0_0", "m_0_1")
@@ -274,17 +285,17 @@ def test_status(bench):
         assert worker.name in process.cmdline()
         assert worker.memory_bytes > 1 << 20
         assert abs(worker.started - process.create_time()) < 5
-        assert (worker.state, worker.gpu, worker.restarts, worker.error) == (State.READY, None, 0, "")
+        assert (worker.state, worker.gpu, worker.restarts, worker.error) == (WorkerState.READY, None, 0, "")
     assert (b.pool.ready(), b.pool.idle(), b.pool.target(), b.pool.healthy()) == (2, 2, 2, 2)
 
 
-def test_events(bench):
+def test_events(bench: Callable[..., Any]) -> None:
     b = bench().up()
     b.ask("emit")
     assert b.events == [("metric", {"name": "Loss", "value": 0.5})]
 
 
-def test_without_workers_a_batch_is_refused_and_after_the_end_too(bench):
+def test_without_workers_a_batch_is_refused_and_after_the_end_too(bench: Callable[..., Any]) -> None:
     b = bench()
     (call,) = b.send(call_to())
     with pytest.raises(NoWorkers):
@@ -297,7 +308,7 @@ def test_without_workers_a_batch_is_refused_and_after_the_end_too(bench):
         b.pool.start(1)
 
 
-def test_more_batches_than_workers_wait_for_one(bench):
+def test_more_batches_than_workers_wait_for_one(bench: Callable[..., Any]) -> None:
     b = bench().up(2)
     calls = [b.send(call_to(tensors=[np.full(3000, n)]))[0] for n in range(20)]
     for n, call in enumerate(calls):
@@ -305,8 +316,8 @@ def test_more_batches_than_workers_wait_for_one(bench):
     eventually(lambda: b.pool.idle() == 2)
 
 
-def test_a_callback_that_fails_keeps_nobody_from_an_answer(caplog):
-    def broken(*_):
+def test_a_callback_that_fails_keeps_nobody_from_an_answer(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(*_: Any) -> None:
         raise RuntimeError("broken callback")
 
     arena = Arena(1 << 20)
@@ -332,11 +343,11 @@ def test_a_callback_that_fails_keeps_nobody_from_an_answer(caplog):
     assert "broken callback" in caplog.text
 
 
-def test_many_threads_execute_at_the_same_time(bench):
+def test_many_threads_execute_at_the_same_time(bench: Callable[..., Any]) -> None:
     b = bench().up(2)
     wrong = []
 
-    def client(mark):
+    def client(mark: Any) -> None:
         for n in range(40):
             value = mark * 1000 + n
             answer = b.ask(tensors=[np.full(2000, value)]).tensors[0].numpy()
@@ -368,7 +379,7 @@ class TritonPythonModel:
 """
 
 
-def test_without_a_factory_the_packages_own_backends_run(tmp_path):
+def test_without_a_factory_the_packages_own_backends_run(tmp_path: Path) -> None:
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "model.py").write_text(MODEL)
     config = ModelConfig(
@@ -386,7 +397,7 @@ def test_without_a_factory_the_packages_own_backends_run(tmp_path):
     pool = Pool(config, arena, on_idle=lambda: None, gpus=())
     pool.start(1)
     pool.wait_ready(LIMIT_S)
-    calls = [Call(Request(tensors=[Tensor.from_numpy("x", np.int32([[n, n, n]]))])) for n in range(4)]
+    calls = [Call(Request(tensors=[Tensor.from_numpy("x", np.array([[n, n, n]], np.int32))])) for n in range(4)]
     pool.execute(calls)
     for n, call in enumerate(calls):
         assert call.result(LIMIT_S).tensors[0].numpy().tolist() == [[n + 1] * 3]
@@ -394,7 +405,9 @@ def test_without_a_factory_the_packages_own_backends_run(tmp_path):
     arena.close()
 
 
-def test_an_answer_that_there_is_no_room_for_is_refused_and_no_other(bench, monkeypatch):
+def test_an_answer_that_there_is_no_room_for_is_refused_and_no_other(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(holding, "process", holding.Holdings(3 << 20))
     b = bench(max_batch_size=4).up()
     large, small = np.zeros(2 << 20, np.uint8), np.zeros(10, np.uint8)

@@ -1,28 +1,31 @@
 """A system that has no descriptor or thread left for a moment, and a process that ends in the worst one."""
 
+from __future__ import annotations
+
 import errno
 import os
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from jitney.core.errors import WorkerDied
-from jitney.server.workers import worker_process
-from jitney.server.workers.channel import BadFrame
+from jitney.server.ipc.frame import BadFrame
 
 from .conftest import LIMIT_S, call_to, eventually
 
 
-def test_a_worker_without_descriptors_is_tried_again(bench, monkeypatch):
+def test_a_worker_without_descriptors_is_tried_again(bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     dup, calls = os.dup, []
 
-    def second_fails(fd):
+    def second_fails(fd: int) -> int:
         calls.append(fd)
         if len(calls) == 2:
             raise OSError(errno.EMFILE, "Too many open files")
         return dup(fd)
 
-    monkeypatch.setattr(worker_process.os, "dup", second_fails)
+    monkeypatch.setattr(os, "dup", second_fails)
     b = bench()
     b.pool.start(1, retry=True)
     eventually(b.pool.ready)
@@ -31,10 +34,13 @@ def test_a_worker_without_descriptors_is_tried_again(bench, monkeypatch):
 
 
 @pytest.mark.parametrize("which", ["-log", "-read"])
-def test_a_worker_without_threads_is_tried_again(bench, monkeypatch, which):
-    start, refused = threading.Thread.start, []
+def test_a_worker_without_threads_is_tried_again(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    start = threading.Thread.start
+    refused: list[Any] = []
 
-    def start_but_once(thread):
+    def start_but_once(thread: Any) -> None:
         if thread.name.endswith(which) and not refused:
             refused.append(thread.name)
             raise RuntimeError("can't start new thread")
@@ -48,12 +54,14 @@ def test_a_worker_without_threads_is_tried_again(bench, monkeypatch, which):
     assert b.ask("echo", tensors=[[1.0]]).final
 
 
-def test_a_worker_that_dies_while_a_batch_is_refused_is_not_idle(bench, monkeypatch):
+def test_a_worker_that_dies_while_a_batch_is_refused_is_not_idle(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     b = bench().up()
     (worker,) = b.pool._roster.members
     process = worker.child
 
-    def refuse(message):
+    def refuse(message: Any) -> None:
         process.kill()
         eventually(lambda: worker.child is not process)
         raise BadFrame("too large")

@@ -1,30 +1,37 @@
 """Workers that die, hang, or cannot load."""
 
+from __future__ import annotations
+
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
-from jitney.core.errors import Draining, LoadFailed, ModelFailed, NoWorkers, WorkerDied, WorkerTimeout
+from jitney.core.call import Call
+from jitney.core.errors import Draining, JitneyError, LoadFailed, ModelFailed, NoWorkers, WorkerDied, WorkerTimeout
 from jitney.core.model_config import AT_ONCE
-from jitney.server.workers.roster import State
+from jitney.server.workers.roster import WorkerState
 
 from .conftest import LIMIT_S, call_to, eventually
 
 pytestmark = pytest.mark.usefixtures("reading")
 
 
-def error_of(call, kind=WorkerDied):
+def error_of(call: Call, kind: type[JitneyError] = WorkerDied) -> Any:
     with pytest.raises(kind) as caught:
         call.result(LIMIT_S)
     return caught.value
 
 
-def test_a_killed_worker_fails_its_calls_only_and_is_back_within_two_seconds(bench, tmp_path):
+def test_a_killed_worker_fails_its_calls_only_and_is_back_within_two_seconds(
+    bench: Callable[..., Any], tmp_path: Path
+) -> None:
     b = bench().up(2)
     go, marks = tmp_path / "go", [tmp_path / "a", tmp_path / "b"]
     lost = b.send(call_to("wait", until=str(go), mark=str(marks[0])), call_to("wait", until=str(go)))
@@ -49,12 +56,12 @@ def test_a_killed_worker_fails_its_calls_only_and_is_back_within_two_seconds(ben
     go.write_text("")
     assert kept[0].result(LIMIT_S).final
     (dead,) = [worker for worker in b.pool.workers() if worker.restarts]
-    assert (dead.restarts, dead.state, dead.error) == (1, State.READY, "")
+    assert (dead.restarts, dead.state, dead.error) == (1, WorkerState.READY, "")
     assert dead.pid != pid
     assert b.reports[0].worker == dead.name
 
 
-def test_a_worker_that_dies_idle_is_replaced(bench):
+def test_a_worker_that_dies_idle_is_replaced(bench: Callable[..., Any]) -> None:
     b = bench().up()
     (pid,) = b.pids()
     os.kill(pid, signal.SIGKILL)
@@ -63,7 +70,7 @@ def test_a_worker_that_dies_idle_is_replaced(bench):
     assert b.states >= 3  # ready, gone, ready
 
 
-def test_batches_handed_to_a_dead_worker_are_answered(bench):
+def test_batches_handed_to_a_dead_worker_are_answered(bench: Callable[..., Any]) -> None:
     """Between a death and its discovery the pool believes in the worker: whatever happens, every call gets an answer."""
     b = bench().up(2)
     for _ in range(3):
@@ -78,7 +85,7 @@ def test_batches_handed_to_a_dead_worker_are_answered(bench):
                 assert error.exit_code == 137
 
 
-def test_exit_codes_are_told(bench):
+def test_exit_codes_are_told(bench: Callable[..., Any]) -> None:
     b = bench().up()
     (call,) = b.send(call_to("exit"))
     error = error_of(call)
@@ -88,7 +95,7 @@ def test_exit_codes_are_told(bench):
     assert error_of(call).exit_code == 137
 
 
-def test_answers_streamed_before_the_death_have_arrived(bench):
+def test_answers_streamed_before_the_death_have_arrived(bench: Callable[..., Any]) -> None:
     b = bench().up()
     stream, killer = b.send(call_to("stream", count=2), call_to("die"))
     assert [bytes(stream.result(LIMIT_S).body) for _ in range(2)] == [b"\0", b"\1"]
@@ -96,7 +103,7 @@ def test_answers_streamed_before_the_death_have_arrived(bench):
     error_of(killer)
 
 
-def test_a_lost_device_fails_the_batch_and_replaces_the_worker(bench):
+def test_a_lost_device_fails_the_batch_and_replaces_the_worker(bench: Callable[..., Any]) -> None:
     b = bench().up()
     (pid,) = b.pids()
     (call,) = b.send(call_to("lose"))
@@ -105,7 +112,7 @@ def test_a_lost_device_fails_the_batch_and_replaces_the_worker(bench):
     assert b.pool.workers()[0].restarts == 1
 
 
-def test_a_worker_that_hangs_is_replaced_after_the_response_timeout(bench, tmp_path):
+def test_a_worker_that_hangs_is_replaced_after_the_response_timeout(bench: Callable[..., Any], tmp_path: Path) -> None:
     b = bench(response_timeout_s=0.5).up()
     (pid,) = b.pids()
     sent = time.monotonic()
@@ -118,7 +125,7 @@ def test_a_worker_that_hangs_is_replaced_after_the_response_timeout(bench, tmp_p
     assert b.ask().final
 
 
-def test_no_answer_is_in_time_for_a_limit_of_0(bench):
+def test_no_answer_is_in_time_for_a_limit_of_0(bench: Callable[..., Any]) -> None:
     b = bench(response_timeout_s=AT_ONCE).up()
     for _ in range(2):
         (pid,) = b.pids()
@@ -127,7 +134,7 @@ def test_no_answer_is_in_time_for_a_limit_of_0(bench):
         eventually(lambda pid=pid: b.pids() not in ([], [pid]) and b.pool.idle())
 
 
-def test_a_stopped_worker_that_is_not_wanted_any_more_is_ended_at_once(bench, tmp_path):
+def test_a_stopped_worker_that_is_not_wanted_any_more_is_ended_at_once(bench: Callable[..., Any], tmp_path: Path) -> None:
     b = bench().up(2)
     mark = tmp_path / "mark"
     (call,) = b.send(call_to("wait", until=str(tmp_path / "never"), mark=str(mark)))
@@ -142,7 +149,7 @@ def test_a_stopped_worker_that_is_not_wanted_any_more_is_ended_at_once(bench, tm
     assert not any(map(psutil.pid_exists, pids))
 
 
-def test_a_stopped_worker_does_not_hold_up_the_end(bench):
+def test_a_stopped_worker_does_not_hold_up_the_end(bench: Callable[..., Any]) -> None:
     b = bench().up()
     (pid,) = b.pids()
     os.kill(pid, signal.SIGSTOP)
@@ -153,14 +160,14 @@ def test_a_stopped_worker_does_not_hold_up_the_end(bench):
     assert not psutil.pid_exists(pid)
 
 
-def test_each_streamed_answer_restarts_the_response_timeout(bench):
+def test_each_streamed_answer_restarts_the_response_timeout(bench: Callable[..., Any]) -> None:
     b = bench(response_timeout_s=0.6).up()
     (call,) = b.send(call_to("stream", count=8, pause=0.2))
     assert len(list(call.stream(LIMIT_S))) == 9
     assert b.pool.workers()[0].restarts == 0
 
 
-def test_a_worker_that_answers_in_time_is_left_alone(bench):
+def test_a_worker_that_answers_in_time_is_left_alone(bench: Callable[..., Any]) -> None:
     b = bench(response_timeout_s=0.3).up()
     started = time.monotonic()
     while time.monotonic() - started < 0.8:
@@ -169,20 +176,20 @@ def test_a_worker_that_answers_in_time_is_left_alone(bench):
 
 
 @pytest.fixture
-def unloadable(bench, tmp_path):
+def unloadable(bench: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
     """A model that cannot be loaded while the file `broken` exists."""
     (tmp_path / "broken").write_text("")
     (tmp_path / "attempts").write_text("")
 
-    def make(**config):
+    def make(**config: Any) -> Any:
         paths = {name: str(tmp_path / name) for name in ("broken", "attempts")}
         return bench("unloadable", parameters=paths, **config)
 
-    make.broken, make.attempts = tmp_path / "broken", lambda: len((tmp_path / "attempts").read_text())
+    vars(make).update(broken=tmp_path / "broken", attempts=lambda: len((tmp_path / "attempts").read_text()))
     return make
 
 
-def test_a_model_that_cannot_load_says_why_and_is_not_tried_again(unloadable, caplog):
+def test_a_model_that_cannot_load_says_why_and_is_not_tried_again(unloadable: Any, caplog: pytest.LogCaptureFixture) -> None:
     b = unloadable()
     b.pool.start(1)
     with pytest.raises(
@@ -190,7 +197,7 @@ def test_a_model_that_cannot_load_says_why_and_is_not_tried_again(unloadable, ca
     ):
         b.pool.wait_ready(LIMIT_S)
     (worker,) = b.pool.workers()
-    assert (worker.state, worker.pid, worker.error) == (State.FAILED, 0, "FileNotFoundError: weights are missing")
+    assert (worker.state, worker.pid, worker.error) == (WorkerState.FAILED, 0, "FileNotFoundError: weights are missing")
     assert "weights are missing" in str(b.pool.failure)
     assert (b.pool.ready(), b.pool.healthy(), b.pool.target()) == (0, 0, 1)
     assert "Traceback" in caplog.text
@@ -205,7 +212,7 @@ def test_a_model_that_cannot_load_says_why_and_is_not_tried_again(unloadable, ca
     assert b.ask().final
 
 
-def test_with_retry_it_is_tried_until_it_works(unloadable):
+def test_with_retry_it_is_tried_until_it_works(unloadable: Any) -> None:
     b = unloadable()
     b.pool.start(1, retry=True)
     with pytest.raises(LoadFailed):
@@ -219,26 +226,26 @@ def test_with_retry_it_is_tried_until_it_works(unloadable):
     assert b.ask().final
 
 
-def test_a_batch_that_waits_while_the_model_loads_hears_why_it_could_not(unloadable):
+def test_a_batch_that_waits_while_the_model_loads_hears_why_it_could_not(unloadable: Any) -> None:
     b = unloadable()
     b.pool.start(1, retry=True)
     (call,) = b.send(call_to())
     assert "weights are missing" in str(error_of(call, NoWorkers))
 
 
-def test_a_loaded_model_that_breaks_is_given_up_in_the_end(unloadable):
+def test_a_loaded_model_that_breaks_is_given_up_in_the_end(unloadable: Any) -> None:
     b = unloadable(max_retry_timeout_s=0.5)
     unloadable.broken.unlink()
     b.up()
     unloadable.broken.write_text("")
     os.kill(b.pids()[0], signal.SIGKILL)
-    eventually(lambda: b.pool.workers()[0].state is State.FAILED)
+    eventually(lambda: b.pool.workers()[0].state is WorkerState.FAILED)
     assert b.pool.healthy() == 0
     (call,) = b.send(call_to())
     error_of(call, NoWorkers)
 
 
-def test_scaling_up_a_model_that_broke_says_why_and_leaves_the_others_alone(unloadable):
+def test_scaling_up_a_model_that_broke_says_why_and_leaves_the_others_alone(unloadable: Any) -> None:
     b = unloadable()
     unloadable.broken.unlink()
     b.up()
@@ -250,42 +257,42 @@ def test_scaling_up_a_model_that_broke_says_why_and_leaves_the_others_alone(unlo
     assert b.ask().final
 
 
-def test_a_process_that_ends_while_loading(bench):
+def test_a_process_that_ends_while_loading(bench: Callable[..., Any]) -> None:
     b = bench("clumsy")
     b.pool.start(1)
     with pytest.raises(LoadFailed, match="exit code 5: last words"):
         b.pool.wait_ready(LIMIT_S)
 
 
-def test_sys_exit_while_loading_is_a_failure_to_load(bench):
+def test_sys_exit_while_loading_is_a_failure_to_load(bench: Callable[..., Any]) -> None:
     b = bench("quitter")
     b.pool.start(1)
     with pytest.raises(LoadFailed, match="SystemExit: cannot go on"):
         b.pool.wait_ready(LIMIT_S)
 
 
-def test_a_factory_that_is_not_there(bench):
+def test_a_factory_that_is_not_there(bench: Callable[..., Any]) -> None:
     b = bench("no_such_factory")
     b.pool.start(1)
     with pytest.raises(LoadFailed, match="no attribute 'no_such_factory'"):
         b.pool.wait_ready(LIMIT_S)
 
 
-def test_loading_has_a_limit(bench):
+def test_loading_has_a_limit(bench: Callable[..., Any]) -> None:
     b = bench("endless", startup_timeout_s=0.8)
     b.pool.start(1)
     with pytest.raises(LoadFailed, match=r"not loaded within 0\.8 s"):
         b.pool.wait_ready(LIMIT_S)
 
 
-def test_no_model_is_loaded_within_0_seconds(bench):
+def test_no_model_is_loaded_within_0_seconds(bench: Callable[..., Any]) -> None:
     b = bench(startup_timeout_s=AT_ONCE)
     b.pool.start(1)
     with pytest.raises(LoadFailed, match="not loaded within 0 s"):
         b.pool.wait_ready(LIMIT_S)
 
 
-def test_wait_ready_has_a_limit_of_its_own(bench):
+def test_wait_ready_has_a_limit_of_its_own(bench: Callable[..., Any]) -> None:
     b = bench("endless")
     b.pool.start(2)
     with pytest.raises(TimeoutError, match=r"0 of 2 workers ready after 0\.1 s"):
@@ -297,7 +304,7 @@ def test_wait_ready_has_a_limit_of_its_own(bench):
         b.pool.wait_ready(1)
 
 
-def test_an_interpreter_that_is_not_there(bench):
+def test_an_interpreter_that_is_not_there(bench: Callable[..., Any]) -> None:
     from jitney.core.model_config import HandlerSpec
 
     b = bench(handler=HandlerSpec("x.py", python="/no/such/python"))
@@ -306,10 +313,13 @@ def test_an_interpreter_that_is_not_there(bench):
         b.pool.wait_ready(LIMIT_S)
 
 
-def test_processes_that_a_worker_forked_do_not_hide_its_death(bench, tmp_path):
+def test_processes_that_a_worker_forked_do_not_hide_its_death(bench: Callable[..., Any], tmp_path: Path) -> None:
     forked = tmp_path / "forked"
     forked.write_text("")
-    orphans = lambda: [int(pid) for pid in forked.read_text().splitlines()]  # noqa: E731
+
+    def orphans() -> list[int]:
+        return [int(pid) for pid in forked.read_text().splitlines()]
+
     b = bench("fertile", parameters={"forked": str(forked)}).up()
     (pid,) = b.pids()
     try:
@@ -324,14 +334,14 @@ def test_processes_that_a_worker_forked_do_not_hide_its_death(bench, tmp_path):
     eventually(lambda: all(map(_ended, orphans())))
 
 
-def _ended(pid):
+def _ended(pid: Any) -> Any:
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
 
 
-def test_signals_to_the_whole_group_are_left_to_the_server(bench):
+def test_signals_to_the_whole_group_are_left_to_the_server(bench: Callable[..., Any]) -> None:
     b = bench().up()
     (pid,) = b.pids()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +15,7 @@ from jitney.server.workers.pool import Seat
 from jitney.tests.server.workers.conftest import LIMIT_S, call_to, eventually
 
 
-def test_a_batch_runs_on_the_worker_it_is_for(bench):
+def test_a_batch_runs_on_the_worker_it_is_for(bench: Callable[..., Any]) -> None:
     made = bench().up(2)
     seats = made.pool.seats()
     assert {seat.pid for seat in seats} == set(made.pids())
@@ -24,7 +27,7 @@ def test_a_batch_runs_on_the_worker_it_is_for(bench):
     assert len(made.reports) == 4
 
 
-def test_a_worker_that_is_busy_or_gone_does_not_pass_its_batch_on(bench, tmp_path):
+def test_a_worker_that_is_busy_or_gone_does_not_pass_its_batch_on(bench: Callable[..., Any], tmp_path: Path) -> None:
     made = bench().up(2)
     seat = made.pool.seats()[0]
     running = call_to("listen", mark=str(tmp_path / "mark"))
@@ -44,13 +47,13 @@ def test_a_worker_that_is_busy_or_gone_does_not_pass_its_batch_on(bench, tmp_pat
     assert len(made.reports) == 4
 
 
-def test_a_worker_that_leaves_has_no_seat(bench):
+def test_a_worker_that_leaves_has_no_seat(bench: Callable[..., Any]) -> None:
     made = bench().up(2)
     made.pool.scale(1)
     assert len(made.pool.seats()) == 1
 
 
-def test_a_batch_whose_calls_are_over_is_only_reported(bench):
+def test_a_batch_whose_calls_are_over_is_only_reported(bench: Callable[..., Any]) -> None:
     made = bench().up(1)
     call = call_to("who")
     call.cancel()

@@ -1,22 +1,27 @@
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.strategies import DataObject
 
 from jitney.core.request import Instance
-from jitney.server.workers.roster import STOP_GRACE_S, Alarm, Roster, State
+from jitney.server.workers.roster import STOP_GRACE_S, Alarm, Roster, Worker, WorkerState
 
 
-def place(n):
+def place(n: int) -> Instance:
     return Instance(f"m_0_{n}")
 
 
 @pytest.fixture
-def roster():
+def roster() -> Roster[Any, Any]:
     return Roster(startup_s=60, response_s=5, give_up_after_s=300)
 
 
-def hire(roster, count, now=0.0):
+def hire(roster: Roster[Any, Any], count: int, now: float = 0.0) -> list[Worker[Any, Any]]:
     """Members that are loaded and idle."""
     roster.resize(count, now, place)
     for worker, alarm in roster.due(now):
@@ -26,7 +31,7 @@ def hire(roster, count, now=0.0):
     return list(roster.members)
 
 
-def test_a_new_member_is_to_be_started_at_once_and_reported_once(roster):
+def test_a_new_member_is_to_be_started_at_once_and_reported_once(roster: Roster[Any, Any]) -> None:
     roster.resize(2, 10, place)
     assert [w.instance.name for w, a in roster.due(10) if a is Alarm.START] == ["m_0_0", "m_0_1"]
     assert roster.due(10) == []
@@ -34,7 +39,7 @@ def test_a_new_member_is_to_be_started_at_once_and_reported_once(roster):
     assert (roster.target, roster.ready()) == (2, 0)
 
 
-def test_loading_has_its_own_limit(roster):
+def test_loading_has_its_own_limit(roster: Roster[Any, Any]) -> None:
     roster.resize(1, 0, place)
     ((worker, _),) = roster.due(0)
     roster.started(worker, "process", 1)
@@ -43,98 +48,101 @@ def test_loading_has_its_own_limit(roster):
     assert roster.due(61) == [(worker, Alarm.LOADING)]
 
 
-def test_a_batch_has_a_limit_that_signs_of_life_extend(roster):
+def test_a_batch_has_a_limit_that_signs_of_life_extend(roster: Roster[Any, Any]) -> None:
     (worker,) = hire(roster, 1)
     assert roster.wake_at() is None  # an idle worker needs no timer
     assert roster.take("batch", 10) is worker
-    assert worker.state is State.BUSY
+    assert worker.state is WorkerState.BUSY
     roster.progress(worker, 12)
     assert roster.due(16.9) == []
     assert roster.due(17) == [(worker, Alarm.ANSWERING)]
     roster.release(worker, 18)
-    assert (worker.state, roster.wake_at(), roster.idle) == (State.READY, None, [worker])
+    assert (worker.state, roster.wake_at(), roster.idle) == (WorkerState.READY, None, [worker])
 
 
-def test_without_limits_there_is_no_timer():
-    roster = Roster(startup_s=0, response_s=0, give_up_after_s=300)
+def test_without_limits_there_is_no_timer() -> None:
+    roster: Roster[Any, Any] = Roster(startup_s=0, response_s=0, give_up_after_s=300)
     hire(roster, 1)
     roster.take("batch", 10)
     assert roster.wake_at() is None
 
 
-def test_the_worker_that_worked_last_works_next(roster):
+def test_the_worker_that_worked_last_works_next(roster: Roster[Any, Any]) -> None:
     hire(roster, 3)
     first = roster.take("a", 0)
     second = roster.take("b", 0)
+    assert first is not None and second is not None
     roster.release(first, 1)
     roster.release(second, 1)
     assert roster.take("c", 2) is second
 
 
-def test_nobody_idle_takes_nothing(roster):
+def test_nobody_idle_takes_nothing(roster: Roster[Any, Any]) -> None:
     hire(roster, 1)
     roster.take("a", 0)
     assert roster.take("b", 0) is None
 
 
-def test_a_death_returns_the_batch_and_the_member_comes_back_at_once(roster):
+def test_a_death_returns_the_batch_and_the_member_comes_back_at_once(roster: Roster[Any, Any]) -> None:
     (worker,) = hire(roster, 1)
     roster.take("batch", 100)
     assert roster.gone(worker, 100, "killed", load_failed=False) == "batch"
-    assert (worker.state, worker.error, worker.restarts) == (State.BACKOFF, "killed", 1)
+    assert (worker.state, worker.error, worker.restarts) == (WorkerState.BACKOFF, "killed", 1)
     assert roster.due(100) == [(worker, Alarm.START)]
     roster.started(worker, "again", 100)
     roster.loaded(worker, 101)
-    assert (worker.state, worker.error) == (State.READY, "")
+    assert (worker.state, worker.error) == (WorkerState.READY, "")
     assert worker.id == roster.members[0].id
 
 
-def test_the_first_load_that_fails_is_final_unless_retry_is_asked_for(roster):
+def test_the_first_load_that_fails_is_final_unless_retry_is_asked_for(roster: Roster[Any, Any]) -> None:
     roster.resize(1, 0, place)
     ((worker, _),) = roster.due(0)
     roster.started(worker, "p", 0)
     roster.gone(worker, 1, "no weights", load_failed=True)
-    assert worker.state is State.FAILED
+    assert worker.state is WorkerState.FAILED
     assert roster.refused() is worker
-    assert roster.hopeless()
+    assert roster.no_workers_left()
     roster.resize(1, 2, place)  # scaling again repairs
     assert roster.refused() is None
     assert roster.due(2) == [(worker, Alarm.START)]
     roster.retry = True
     roster.started(worker, "p", 2)
     roster.gone(worker, 3, "no weights", load_failed=True)
-    assert (worker.state, roster.refused()) == (State.BACKOFF, worker)
-    assert roster.hopeless()  # as far as anybody knows: who waits now hears why at once
+    assert (worker.state, roster.refused()) == (WorkerState.BACKOFF, worker)
+    assert roster.no_workers_left()  # as far as anybody knows: who waits now hears why at once
     roster.started(worker, "p", 4)
-    assert roster.hopeless()
+    assert roster.no_workers_left()
     roster.loaded(worker, 5)
-    assert not roster.hopeless()
+    assert not roster.no_workers_left()
 
 
-def test_a_model_is_not_hopeless_while_one_of_its_workers_has_not_yet_tried_to_load_it(roster):
+def test_a_model_is_not_without_workers_while_one_of_its_workers_has_not_yet_tried_to_load_it(
+    roster: Roster[Any, Any],
+) -> None:
     roster.retry = True
     roster.resize(2, 0, place)
     (first, _), (second, _) = roster.due(0)
     roster.started(first, "p", 0)
     roster.started(second, "q", 0)
     roster.gone(first, 1, "no weights", load_failed=True)
-    assert not roster.hopeless()
+    assert not roster.no_workers_left()
     roster.gone(second, 1, "no weights", load_failed=True)
-    assert roster.hopeless()
+    assert roster.no_workers_left()
 
 
-def test_a_worker_that_died_while_it_served_leaves_hope(roster):
+def test_a_worker_that_died_while_it_served_leaves_hope(roster: Roster[Any, Any]) -> None:
     (worker,) = hire(roster, 1)
     roster.gone(worker, 1, "killed", load_failed=False)
-    assert not roster.hopeless()
+    assert not roster.no_workers_left()
     roster.due(1)
     roster.started(worker, "p", 1)
     roster.gone(worker, 2, "no weights", load_failed=True)
-    assert roster.hopeless()
+    assert roster.no_workers_left()
 
 
-def test_only_so_many_load_at_once_and_the_next_start_when_one_is_through():
-    roster = Roster(startup_s=60, response_s=5, give_up_after_s=300, at_once=2)
+def test_only_so_many_load_at_once_and_the_next_start_when_one_is_through() -> None:
+    roster: Roster[Any, Any] = Roster(startup_s=60, response_s=5, give_up_after_s=300, at_once=2)
     roster.resize(4, 0, place)
     (first, _), (second, _) = roster.due(0)
     roster.started(first, "p", 0)
@@ -149,8 +157,8 @@ def test_only_so_many_load_at_once_and_the_next_start_when_one_is_through():
     assert [w.instance.name for w, _ in roster.due(2)] == ["m_0_3"]
 
 
-def test_a_worker_that_waits_for_its_next_attempt_takes_nobodys_turn():
-    roster = Roster(startup_s=60, response_s=5, give_up_after_s=300, at_once=1)
+def test_a_worker_that_waits_for_its_next_attempt_takes_nobodys_turn() -> None:
+    roster: Roster[Any, Any] = Roster(startup_s=60, response_s=5, give_up_after_s=300, at_once=1)
     (worker,) = hire(roster, 1)
     for n in range(3):  # its next attempt is some seconds away
         roster.gone(worker, n, "killed", load_failed=False)
@@ -158,32 +166,32 @@ def test_a_worker_that_waits_for_its_next_attempt_takes_nobodys_turn():
             roster.due(n + 5)
             roster.started(worker, "p", n + 5)
             roster.loaded(worker, n + 5)
-    assert worker.alarm > 2
+    assert (worker.alarm or 0) > 2
     roster.resize(2, 2, place)
     assert [w for w, _ in roster.due(2)] == [roster.members[1]]
 
 
-def test_once_loaded_a_model_is_tried_again_until_it_is_given_up(roster):
+def test_once_loaded_a_model_is_tried_again_until_it_is_given_up(roster: Roster[Any, Any]) -> None:
     (worker,) = hire(roster, 1)
     now = 100.0
     roster.gone(worker, now, "killed", load_failed=False)
-    while worker.state is State.BACKOFF:
-        now = roster.wake_at()
+    while worker.state is WorkerState.BACKOFF:
+        now = roster.wake_at() or 0.0
         roster.due(now)
         roster.started(worker, "p", now)
         roster.gone(worker, now + 1, "no weights", load_failed=True)
         now += 1
-    assert worker.state is State.FAILED
+    assert worker.state is WorkerState.FAILED
     assert 300 <= now - 100 <= 340
 
 
-def test_leaving_lets_batches_finish(roster):
+def test_leaving_lets_batches_finish(roster: Roster[Any, Any]) -> None:
     workers = hire(roster, 3)
     busy = roster.take("batch", 0)
     assert busy is workers[2]
     stopped = roster.resize(1, 1, place)
     assert stopped == [workers[1]]
-    assert (busy.state, busy.leaving, busy.batch) == (State.STOPPING, True, "batch")
+    assert (busy.state, busy.leaving, busy.batch) == (WorkerState.STOPPING, True, "batch")
     assert roster.idle == [workers[0]]
     assert set(roster.processes()) == {w.child for w in workers}
     assert roster.due(5) == [(busy, Alarm.ANSWERING)]  # its batch keeps its limit
@@ -196,7 +204,7 @@ def test_leaving_lets_batches_finish(roster):
     assert roster.processes() == [workers[0].child]
 
 
-def test_a_member_dismissed_while_its_process_is_being_made(roster):
+def test_a_member_dismissed_while_its_process_is_being_made(roster: Roster[Any, Any]) -> None:
     roster.resize(1, 0, place)
     ((worker, _),) = roster.due(0)
     assert roster.resize(0, 0, place) == []
@@ -206,7 +214,7 @@ def test_a_member_dismissed_while_its_process_is_being_made(roster):
     assert roster.processes() == []
 
 
-def test_growing_takes_new_ids_and_keeps_those_that_work(roster):
+def test_growing_takes_new_ids_and_keeps_those_that_work(roster: Roster[Any, Any]) -> None:
     (first,) = hire(roster, 1)
     roster.take("batch", 0)
     roster.resize(2, 0, place)
@@ -215,35 +223,36 @@ def test_growing_takes_new_ids_and_keeps_those_that_work(roster):
     assert roster.members[1].id > first.id >= 9000
 
 
-def test_hopeless_needs_nobody_who_could_come(roster):
-    assert roster.hopeless()
+def test_no_workers_left_means_that_none_can_come(roster: Roster[Any, Any]) -> None:
+    assert roster.no_workers_left()
     hire(roster, 1)
     busy = roster.take("batch", 0)
     roster.resize(0, 0, place)
-    assert not roster.hopeless()  # it finishes, and at a shutdown takes what waits
+    assert not roster.no_workers_left()  # it finishes, and at a shutdown takes what waits
+    assert busy is not None
     roster.release(busy, 1)
-    assert roster.hopeless()
+    assert roster.no_workers_left()
 
 
 class RosterMachine(RuleBasedStateMachine):
     """Any order of events: each process and batch is in one place, and every member is heading somewhere."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.roster = Roster(startup_s=60, response_s=5, give_up_after_s=50)
+        self.roster: Roster[Any, Any] = Roster(startup_s=60, response_s=5, give_up_after_s=50)
         self.now, self.batches, self.lost = 0.0, 0, 0
 
-    def everyone(self):
+    def everyone(self) -> list[Any]:
         return [*self.roster.members, *self.roster.leaving]
 
     @rule(count=st.integers(0, 4))
-    def resize(self, count):
+    def resize(self, count: int) -> None:
         for worker in self.roster.resize(count, self.now, place):
             assert worker.child is not None
             assert worker.batch is None
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 5.0, 60.0]))
-    def time_passes(self, seconds):
+    def time_passes(self, seconds: float) -> None:
         self.now += seconds
         for worker, alarm in self.roster.due(self.now):
             if alarm is Alarm.START:
@@ -251,37 +260,37 @@ class RosterMachine(RuleBasedStateMachine):
             elif alarm in (Alarm.LOADING, Alarm.STOPPING, Alarm.ANSWERING):
                 self.gone(worker)
 
-    @precondition(lambda self: any(w.child and w.state is State.STARTING for w in self.everyone()))
+    @precondition(lambda self: any(w.child and w.state is WorkerState.STARTING for w in self.everyone()))
     @rule(good=st.booleans())
-    def load_ends(self, good):
-        worker = next(w for w in self.everyone() if w.child and w.state is State.STARTING)
+    def load_ends(self, good: bool) -> None:
+        worker = next(w for w in self.everyone() if w.child and w.state is WorkerState.STARTING)
         if good:
             self.roster.loaded(worker, self.now)
         else:
             self.gone(worker, load_failed=True)
 
     @rule()
-    def take(self):
+    def take(self) -> None:
         if self.roster.take(self.batches, self.now) is not None:
             self.batches += 1
 
     @precondition(lambda self: any(w.batch is not None for w in self.everyone()))
     @rule()
-    def release(self):
+    def release(self) -> None:
         self.batches -= 1
         self.roster.release(next(w for w in self.everyone() if w.batch is not None), self.now)
 
     @precondition(lambda self: any(w.child for w in self.everyone()))
     @rule(data=st.data())
-    def dies(self, data):
+    def dies(self, data: DataObject) -> None:
         self.gone(data.draw(st.sampled_from([w for w in self.everyone() if w.child])))
 
-    def gone(self, worker, load_failed=False):
+    def gone(self, worker: Worker[Any, Any], load_failed: bool = False) -> None:
         if self.roster.gone(worker, self.now, "died", load_failed) is not None:
             self.batches -= 1
 
     @invariant()
-    def consistent(self):
+    def consistent(self) -> None:
         roster = self.roster
         assert len(set(map(id, self.everyone()))) == len(self.everyone())
         assert sum(w.batch is not None for w in self.everyone()) == self.batches
@@ -290,10 +299,10 @@ class RosterMachine(RuleBasedStateMachine):
         assert all(w.child for w in roster.leaving)
         for worker in roster.members:
             if worker.child is None:
-                assert (worker.alarm is not None) == (worker.state is not State.FAILED)
-            if worker.state is State.READY:
+                assert (worker.alarm is not None) == (worker.state is not WorkerState.FAILED)
+            if worker.state is WorkerState.READY:
                 assert worker in roster.idle
-        assert roster.ready() == len(roster.idle) + sum(w.state is State.BUSY for w in roster.members)
+        assert roster.ready() == len(roster.idle) + sum(w.state is WorkerState.BUSY for w in roster.members)
 
 
 TestRosterMachine = RosterMachine.TestCase

@@ -11,10 +11,11 @@ import pytest
 
 from jitney.core.model_config import ModelConfig
 from jitney.core.request import Instance
-from jitney.server.ipc import reactor
-from jitney.server.workers.channel import Channel
-from jitney.server.workers.messages import Event, Message
-from jitney.server.workers.worker_process import Child, environment
+from jitney.server.ipc.io_context import IoContext
+from jitney.server.ipc.messages import Message
+from jitney.server.workers.channel import MessageChannel
+from jitney.server.workers.messages import Event
+from jitney.server.workers.worker_process import WorkerProcess, environment
 
 
 def of(config: ModelConfig) -> dict[str, str]:
@@ -62,16 +63,17 @@ class Sleeper:
         return True
 
 
-def test_what_was_read_already_is_handled_before_the_reactor_gets_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_read_already_is_handled_before_the_reactor_gets_the_socket() -> None:
     """It would wait for more to come, while the worker waits for its next batch."""
     ours, theirs = socket.socketpair()
     seen: list[Message] = []
-    child: Any = Child.__new__(Child)
-    child.name, child.loaded, child._socket, child._channel = "w", True, ours, Channel(ours)
+    child: Any = WorkerProcess.__new__(WorkerProcess)
+    child.name, child.loaded, child._socket, child._channel = "w", True, ours, MessageChannel(ours)
     child._left_over, child._failure, child._returned = None, None, threading.Event()
-    child._on_message, child._on_exit, child._bury = lambda _, message: seen.append(message), lambda _: None, lambda: None
-    sleeper, sender = Sleeper(), Channel(theirs)
-    monkeypatch.setattr(reactor, "current", lambda: sleeper)
+    child._on_message, child._on_exit, child._finish = lambda _, message: seen.append(message), lambda _: None, lambda: None
+    sleeper, sender = Sleeper(), MessageChannel(theirs)
+    child._io = IoContext()
+    child._io.reactors.offer(sleeper)
     with ours, theirs:
         for number in range(3):
             sender.send(Event(str(number), {}))

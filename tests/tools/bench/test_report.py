@@ -15,7 +15,8 @@ from jitney.tools.bench.batch_time import Line
 from jitney.tools.bench.chart import bars, write
 from jitney.tools.bench.open_loop import Result as Measured
 from jitney.tools.bench.parts import ideal_parts, parts
-from jitney.tools.bench.report import Reach, Sample, report
+from jitney.tools.bench.report import report
+from jitney.tools.bench.samples import Reach, Sample
 from jitney.tools.bench.simulate import Result
 from jitney.tools.bench.target import Counters, Model
 from jitney.tools.bench.verdict import verdict

@@ -9,10 +9,10 @@ import pytest
 
 from jitney.server.batching.queue import Reason
 from jitney.tools.bench.policies import TorchServeQueue, make_queue
-from jitney.tools.bench.simulate import Server, main, simulate, theory
+from jitney.tools.bench.simulate import SimulatedServer, main, simulate, theory
 from jitney.tools.bench.traces import TRACES
 
-SERVER = Server(max_rows=32, t0=0.003, a=0.0002)
+SERVER = SimulatedServer(max_rows=32, t0=0.003, a=0.0002)
 
 
 def arrivals(trace: str, rate: float, count: int) -> list[float]:
@@ -40,7 +40,7 @@ def test_every_policy_costs_what_it_must() -> None:
 
 
 def test_requests_counted_by_hand() -> None:
-    server = Server(max_rows=2, t0=1.0, a=0.5)
+    server = SimulatedServer(max_rows=2, t0=1.0, a=0.5)
     result = simulate(make_queue("zero", 2), [0.0, 0.25, 0.5, 0.75], server)
     assert result.latencies.tolist() == [1.5, 3.25, 3.0, 4.25]  # alone 0 to 1.5, two to 3.5, alone to 5
     assert (result.batches, result.mean_batch, result.busy) == (3, 4 / 3, 1.0)
@@ -49,7 +49,7 @@ def test_requests_counted_by_hand() -> None:
 
 
 def test_torchserves_clock_starts_when_a_worker_takes_the_first() -> None:
-    server = Server(max_rows=4, t0=1.0, a=0.0001)
+    server = SimulatedServer(max_rows=4, t0=1.0, a=0.0001)
     lone = simulate(TorchServeQueue(4, 0.5), [0.0], server)
     assert lone.latencies[0] == pytest.approx(1.5001)
     backlog = simulate(TorchServeQueue(4, 0.5), [0.0, 0.6, 0.7], server)
@@ -59,22 +59,22 @@ def test_torchserves_clock_starts_when_a_worker_takes_the_first() -> None:
 
 def test_workers_share_the_load() -> None:
     times = arrivals("poisson", 3000, 10_000)
-    one, two = (simulate(make_queue("zero", 32), times, Server(32, 0.003, 0.0002, workers)) for workers in (1, 2))
+    one, two = (simulate(make_queue("zero", 32), times, SimulatedServer(32, 0.003, 0.0002, workers)) for workers in (1, 2))
     assert two.mean < one.mean
     assert two.mean_batch < one.mean_batch
 
 
 def test_workers_of_one_device_take_turns() -> None:
-    two = Server(max_rows=1, t0=1.0, a=0.5, workers=2, devices=1)
+    two = SimulatedServer(max_rows=1, t0=1.0, a=0.5, workers=2, devices=1)
     assert simulate(make_queue("zero", 1), [0.0, 0.0], two).latencies.tolist() == [1.5, 3.0]
-    apart = Server(max_rows=1, t0=1.0, a=0.5, workers=2)
+    apart = SimulatedServer(max_rows=1, t0=1.0, a=0.5, workers=2)
     result = simulate(make_queue("zero", 1), [0.0, 0.0], apart)
     assert (result.latencies.tolist(), result.busy) == ([1.5, 1.5], 1.0)
     assert (two.capacity, apart.capacity) == (1 / 1.5, 2 / 1.5)
 
 
 def test_a_second_worker_hides_the_hosts_part() -> None:
-    one, two = (Server(1, t0=1.0, a=0.5, workers=workers, devices=1, host=1.0) for workers in (1, 2))
+    one, two = (SimulatedServer(1, t0=1.0, a=0.5, workers=workers, devices=1, host=1.0) for workers in (1, 2))
     assert simulate(make_queue("zero", 1), [0.0, 0.0], one).latencies.tolist() == [2.5, 5.0]
     result = simulate(make_queue("zero", 1), [0.0, 0.0], two)
     assert result.latencies.tolist() == [2.5, 4.0]
@@ -83,13 +83,13 @@ def test_a_second_worker_hides_the_hosts_part() -> None:
 
 
 def test_three_workers_on_two_devices() -> None:
-    result = simulate(make_queue("zero", 1), [0.0, 0.0, 0.0], Server(1, t0=1.0, a=0.5, workers=3, devices=2))
+    result = simulate(make_queue("zero", 1), [0.0, 0.0, 0.0], SimulatedServer(1, t0=1.0, a=0.5, workers=3, devices=2))
     assert result.latencies.tolist() == [1.5, 1.5, 3.0]
 
 
 def test_preferred_sizes_leave_at_once() -> None:
     times = [0.0, 0.1, 0.2, 0.3]
-    server = Server(max_rows=8, t0=0.01, a=0.001)
+    server = SimulatedServer(max_rows=8, t0=0.01, a=0.001)
     result = simulate(make_queue("delay:1000:2", 8), times, server)
     assert result.sizes == {2: 2}
     assert result.reasons[Reason.PREFERRED] == 2
@@ -107,7 +107,7 @@ def test_traces_are_in_order_and_keep_their_rate(trace: str) -> None:
 
 def test_theory_knows_its_limits() -> None:
     assert theory(5001, SERVER) is None
-    assert theory(100, Server(32, 0.003, 0.0002, workers=2)) is None
+    assert theory(100, SimulatedServer(32, 0.003, 0.0002, workers=2)) is None
 
 
 def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from safetensors.torch import save_file
 from jitney.backends.eager import read_state_dict
 from jitney.codecs import create as create_codec
 from jitney.core.model_config import ModelConfig
+from jitney.core.request import Part
 from jitney.tests.fakes.tensors import answers, arrays, config, loaded, request, spec
 from jitney.tools.dev import build_models, digits
 from jitney.tools.dev.resnet import ResNet, seeded
@@ -43,7 +46,7 @@ def test_at_least_97_percent_of_the_held_out_images_are_right(repository: Path, 
     images = digits.held_out()
     pixels, labels = digits.decode(images, digits.read_config(repository / name / "config.pbtxt"))
     backend = loaded(served(repository, name))
-    got = answers(backend, [request(image=chunk.numpy()) for chunk in pixels.split(30)])
+    got = answers(backend, [request(image=chunk.numpy()) for chunk in pixels.split(30)])  # type: ignore[no-untyped-call]
     found = np.concatenate([arrays(answer)["logits"] for answer in got]).argmax(1)
     assert len(images) == 360
     assert (found == labels.numpy()).mean() >= 0.97
@@ -87,7 +90,7 @@ def test_the_split_is_fixed_disjoint_and_stratified() -> None:
     counts = np.bincount([label for _, label in held])
     assert counts.min() >= 34
     assert counts.max() <= 38
-    with Image.open(digits.io.BytesIO(held[0][0])) as image:
+    with Image.open(io.BytesIO(held[0][0])) as image:
         assert (image.format, image.mode, image.size) == ("PNG", "L", (32, 32))
 
 
@@ -96,7 +99,7 @@ def test_the_shipped_configurations_fit_their_codec(name: str) -> None:
     model = digits.read_config(build_models.SHIPPED / name / "config.pbtxt")
     assert model.name == name
     assert model.codec == "image_classifier"
-    pixels = create_codec(model).decode([digits.Part("body", digits.held_out()[0][0])], {})[0]
+    pixels = create_codec(model).decode([Part("body", digits.held_out()[0][0])], {})[0]
     assert pixels.shape == (1, *model.inputs[0].dims)
 
 
@@ -142,7 +145,7 @@ def test_bad_arguments_are_named(arguments: list[str], message: str, capsys: pyt
 
 
 def test_the_1000_names_of_imagenet_are_all_there_once() -> None:
-    names = build_models.json.loads((build_models.SHIPPED / "resnet152" / "index_to_name.json").read_text())
+    names = json.loads((build_models.SHIPPED / "resnet152" / "index_to_name.json").read_text())
     assert list(names) == [str(index) for index in range(1000)]
     assert len(set(names.values())) == 1000
     assert (names["0"], names["207"], names["281"], names["999"]) == ("tench", "golden retriever", "tabby", "toilet tissue")

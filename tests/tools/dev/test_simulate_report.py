@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jitney.tools.bench.simulate import main
-from jitney.tools.dev.simulate_report import LOADS
+from jitney.tools.dev.simulate_report import LOADS, main
 
 
 def cells(line: str) -> list[str]:
@@ -17,7 +16,7 @@ def cells(line: str) -> list[str]:
 
 def test_the_report_has_tables_and_plots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "report"
-    assert main(["--report", str(folder), "--requests", "300", "--policies", "zero", "ts:100"]) == 0
+    assert main([str(folder), "--requests", "300", "--policies", "zero", "ts:100"]) == 0
     assert sorted(path.name for path in folder.iterdir()) == ["bursts.svg", "diurnal.svg", "poisson.svg", "report.md"]
     for plot in folder.glob("*.svg"):
         lines = [element for element in ET.parse(plot).iter() if element.tag.endswith("polyline")]
@@ -32,11 +31,11 @@ def test_the_report_has_tables_and_plots(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_one_trace_alone(tmp_path: Path) -> None:
-    assert main(["--report", str(tmp_path), "--requests", "200", "--trace", "bursts", "--policies", "zero"]) == 0
+    assert main([str(tmp_path), "--requests", "200", "--trace", "bursts", "--policies", "zero"]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bursts.svg", "report.md"]
 
 
-def test_rates_are_the_reports_to_choose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_does_not_fit_together_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["--report", str(tmp_path), "--rates", "10"])
-    assert "leave out --rates" in capsys.readouterr().err
+        main([str(tmp_path), "--devices", "2"])
+    assert "2 devices need as many workers at least, got 1" in capsys.readouterr().err

@@ -206,7 +206,7 @@ def repository(tmp_path: Path) -> Path:
 
     weight = numpy_helper.from_array(np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32), "w")
     sides = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 64])] for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", *sides, initializer=[weight])
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", sides[0], sides[1], initializer=[weight])
     folder = tmp_path / "models" / "linear" / "1"
     folder.mkdir(parents=True)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "model.onnx")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..context import Context
-from ..protocol.otf_message_handler import create_predict_response
+from ..protocol.otf_message_handler import create_predict_response, send_chunk
 
 __all__ = ["Context", "create_predict_response", "import_class", "send_intermediate_predict_response"]
 
@@ -31,15 +31,4 @@ def send_intermediate_predict_response(
     `ret` holds one element for each request, in the forms that a handler may return. A `code` other than 200 ends the
     requests with an error of that status and `message`.
     """
-    send: Any = getattr(context, "_send", None)
-    socket: Any = getattr(context, "cl_socket", None)
-    if send is None and socket is None:
-        raise RuntimeError("intermediate responses can be sent while a batch is being handled only, with its context")
-    if len(ret) != len(req_id_map):
-        raise ValueError(f"{len(ret)} intermediate responses for {len(req_id_map)} requests")
-    if send is not None:
-        send(ret, message, code)
-        return
-    response = create_predict_response(ret, req_id_map, message, code, context, True)
-    if response is not None:  # a program's own `ts.service.Service`
-        socket.sendall(response)
+    send_chunk(ret, req_id_map, message, code, context)

@@ -118,9 +118,23 @@ def send_intermediate_predict_response(
     ret: Sequence[Any], req_id_map: Mapping[int, str], message: str, code: int, context: Any = None
 ) -> None:
     """Where older handlers import the streaming helper from."""
-    from ..handler_utils import utils
+    send_chunk(ret, req_id_map, message, code, context)
 
-    utils.send_intermediate_predict_response(ret, req_id_map, message, code, context)
+
+def send_chunk(ret: Sequence[Any], req_id_map: Mapping[int, str], message: str, code: int, context: Any) -> None:
+    """`handler_utils.utils.send_intermediate_predict_response`."""
+    send: Any = getattr(context, "_send", None)
+    socket: Any = getattr(context, "cl_socket", None)
+    if send is None and socket is None:
+        raise RuntimeError("intermediate responses can be sent while a batch is being handled only, with its context")
+    if len(ret) != len(req_id_map):
+        raise ValueError(f"{len(ret)} intermediate responses for {len(req_id_map)} requests")
+    if send is not None:
+        send(ret, message, code)
+        return
+    response = create_predict_response(ret, req_id_map, message, code, context, True)
+    if response is not None:  # a program's own `ts.service.Service`
+        socket.sendall(response)
 
 
 # -- reading -------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,14 +36,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning
 
 
 @pytest.fixture(autouse=True)
-def metrics(monkeypatch):
+def metrics(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     sent: list[dict[str, Any]] = []
     monkeypatch.setattr(sink, "_emit", sent.append)
     return sent
 
 
 @pytest.fixture
-def context(tmp_path):
+def context(tmp_path: Path) -> Callable[..., Any]:
     def make(model: dict[str, str], yaml: dict[str, Any] | None = None, *headers: dict[str, str]) -> Context:
         made = Context("net", str(tmp_path), {"model": model}, 8, None, "0.12.0", True, made_metrics("net"), yaml)
         made.request_processor = [RequestProcessor(each) for each in headers or ({},)]
@@ -59,7 +61,7 @@ def jpeg() -> bytes:
 
 
 def script(path: Any, module: torch.nn.Module) -> None:
-    torch.jit.script(module.eval()).save(str(path))
+    torch.jit.script(module.eval()).save(str(path))  # type: ignore[no-untyped-call]
 
 
 class Net(torch.nn.Module):
@@ -70,7 +72,8 @@ class Net(torch.nn.Module):
         self.fc = torch.nn.Linear(8, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(torch.relu(self.conv(x)).mean((2, 3))) * 20
+        scores: torch.Tensor = self.fc(torch.relu(self.conv(x)).mean((2, 3))) * 20
+        return scores
 
 
 class Pixels(torch.nn.Module):
@@ -97,7 +100,8 @@ class Bag(torch.nn.Module):
         self.fc = torch.nn.Linear(4, 3)
 
     def forward(self, words: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.embedding(words, offsets))
+        scores: torch.Tensor = self.fc(self.embedding(words, offsets))
+        return scores
 
 
 SOURCE = """
@@ -128,7 +132,9 @@ class Topics(torch.nn.Module):
 
 
 class TestImages:
-    def test_classifier_and_codec_give_the_same_answer(self, context, tmp_path, jpeg):
+    def test_classifier_and_codec_give_the_same_answer(
+        self, context: Callable[..., Any], tmp_path: Path, jpeg: bytes
+    ) -> None:
         script(tmp_path / "model.pt", Net())
         (tmp_path / "index_to_name.json").write_text(json.dumps({str(i): [f"n{i}", f"name {i}"] for i in range(9)}))
         handler = ImageClassifier()
@@ -150,12 +156,12 @@ class TestImages:
         assert np.array_equal(handler.preprocess([{"body": jpeg}]).numpy(), tensor.numpy())
         with torch.inference_mode():
             scores = Net()(torch.from_numpy(tensor.numpy().copy()))
-        encoded = json.loads(codec.encode(Response(tensors=[Tensor.from_numpy("y", scores.numpy())])).body)
+        encoded = json.loads(bytes(codec.encode(Response(tensors=[Tensor.from_numpy("y", scores.numpy())])).body or b""))
         assert list(answer) == list(encoded)
         assert len(answer) == 5
         assert list(answer.values()) == pytest.approx(list(encoded.values()), abs=1e-6)
 
-    def test_base64_lists_grey_images_and_topk(self, context, tmp_path, jpeg):
+    def test_base64_lists_grey_images_and_topk(self, context: Callable[..., Any], tmp_path: Path, jpeg: bytes) -> None:
         import base64
 
         script(tmp_path / "model.pt", Net())
@@ -177,7 +183,7 @@ class TestImages:
         assert answers[2] == pytest.approx(answers[0], abs=1e-6)
         assert handler.get_max_result_classes() == 2
 
-    def test_explanations_without_captum(self, context, tmp_path, jpeg):
+    def test_explanations_without_captum(self, context: Callable[..., Any], tmp_path: Path, jpeg: bytes) -> None:
         script(tmp_path / "model.pt", Net())
         handler = ImageClassifier()
         handler.initialize(context({"serializedFile": "model.pt"}, None, {"explain": "True"}))
@@ -188,7 +194,7 @@ class TestImages:
         assert np.shape(insights) == (3, 224, 224)
         assert np.sum(insights) == pytest.approx(difference, rel=0.05)
 
-    def test_segmenter(self, context, tmp_path, jpeg):
+    def test_segmenter(self, context: Callable[..., Any], tmp_path: Path, jpeg: bytes) -> None:
         script(tmp_path / "model.pt", Pixels())
         handler = ImageSegmenter()
         handler.initialize(context({"serializedFile": "model.pt"}))
@@ -197,7 +203,9 @@ class TestImages:
         scores = handler.preprocess([{"data": jpeg}])[0, :, 1, 2]
         assert answer[1][2] == [float(scores.argmax()), pytest.approx(float(scores.softmax(0).max()))]
 
-    def test_detector_takes_images_of_different_sizes(self, context, tmp_path, jpeg):
+    def test_detector_takes_images_of_different_sizes(
+        self, context: Callable[..., Any], tmp_path: Path, jpeg: bytes
+    ) -> None:
         script(tmp_path / "model.pt", Boxes())
         (tmp_path / "index_to_name.json").write_text('{"1": "dog"}')
         handler = ObjectDetector()
@@ -211,14 +219,14 @@ class TestImages:
         ]
 
 
-def test_integrated_gradients_of_a_linear_function_are_exact():
+def test_integrated_gradients_of_a_linear_function_are_exact() -> None:
     weights = torch.tensor([[1.0, 2.0], [3.0, -4.0]])
     found = IntegratedGradients(lambda x: x @ weights.T).attribute(torch.tensor([[5.0, 7.0]]), target=1, n_steps=3)
     assert found.tolist() == [[pytest.approx(15.0), pytest.approx(-28.0)]]
 
 
 class TestText:
-    def test_every_request_of_a_batch(self, context, tmp_path):
+    def test_every_request_of_a_batch(self, context: Callable[..., Any], tmp_path: Path) -> None:
         script(tmp_path / "model.pt", Bag())
         torch.save({"<unk>": 0, "good": 1, "film": 2, "good film": 3, "bad": 4}, tmp_path / "source_vocab.pt")
         (tmp_path / "index_to_name.json").write_text('{"0": "no", "1": "yes"}')
@@ -232,7 +240,7 @@ class TestText:
             assert list(answer.values()) == pytest.approx(expected, abs=1e-6)
 
     @pytest.mark.parametrize(("layer", "rows"), [("EmbeddingBag", 1), ("Embedding", 3)])
-    def test_explanations(self, context, tmp_path, layer, rows):
+    def test_explanations(self, context: Callable[..., Any], tmp_path: Path, layer: str, rows: int) -> None:
         """The documented kind sums its words up (one row of importances); another gives a row for each word and pair."""
         (tmp_path / "explained.py").write_text(EXPLAINED.replace("LAYER", layer))
         torch.save({"<unk>": 0, "quiet": 1, "market": 2, "quiet market": 3}, tmp_path / "source_vocab.pt")
@@ -249,7 +257,7 @@ class TestText:
         assert np.allclose(answer["importances"], (shares / shares.sum(-1).norm()).tolist(), atol=1e-6)
         del sys.modules["explained"]
 
-    def test_explanations_need_the_layer_to_be_called(self, context, tmp_path):
+    def test_explanations_need_the_layer_to_be_called(self, context: Callable[..., Any], tmp_path: Path) -> None:
         script(tmp_path / "model.pt", Net())
         torch.save(["<unk>"], tmp_path / "source_vocab.pt")
         handler = TextClassifier()
@@ -260,17 +268,17 @@ class TestText:
         with pytest.raises(RuntimeError, match="Embedding was not called by the model"):
             unused.attribute(torch.tensor([1]))
 
-    def test_steps_of_a_text(self, context):
+    def test_steps_of_a_text(self, context: Callable[..., Any]) -> None:
         handler = TextClassifier()
         steps = (handler._remove_html_tags, handler._expand_contractions, handler._remove_puncutation, handler._tokenize)
-        text = "<b>Don't</b> &amp; can't've, it's"
+        text: Any = "<b>Don't</b> &amp; can't've, it's"
         for step in steps:
             text = step(text)
         assert text == ["do", "not", "cannot", "have", "it", "is"]
         assert CONTRACTION_MAP["shan't've"] == "shall not have" and CONTRACTION_MAP["I'd"] == "I would"
         assert CONTRACTIONS_PATTERN.sub("_", "we can't've it") == "we _ it"
 
-    def test_vocabulary_is_required(self, context, tmp_path):
+    def test_vocabulary_is_required(self, context: Callable[..., Any], tmp_path: Path) -> None:
         script(tmp_path / "model.pt", Bag())
         with pytest.raises(FileNotFoundError, match=r"source_vocab\.pt"):
             TextClassifier().initialize(context({"serializedFile": "model.pt"}))
@@ -278,7 +286,7 @@ class TestText:
 
 class TestLoading:
     @pytest.mark.parametrize("form", ["w.pt", "w.pth", "w.safetensors"])
-    def test_module_and_state_dict(self, context, tmp_path, form):
+    def test_module_and_state_dict(self, context: Callable[..., Any], tmp_path: Path, form: str) -> None:
         (tmp_path / "linear_source.py").write_text(SOURCE)
         state = {"fc.weight": torch.ones(3, 2), "fc.bias": torch.tensor([0.0, 1.0, 2.0])}
         save_file(state, tmp_path / form) if form.endswith("safetensors") else torch.save(state, tmp_path / form)
@@ -287,24 +295,24 @@ class TestLoading:
         assert handler.handle([[1.0, 2.0], [0.0, 0.0]], handler.context) == [[3, 4, 5], [0, 1, 2]]
         assert (handler.initialized, handler.mapping, str(handler.device)) == (True, None, "cpu")
 
-    def test_a_pickle_of_code_is_refused(self, context, tmp_path):
+    def test_a_pickle_of_code_is_refused(self, context: Callable[..., Any], tmp_path: Path) -> None:
         (tmp_path / "linear_source.py").write_text(SOURCE)
         torch.save(Net(), tmp_path / "w.pth")
         with pytest.raises(RuntimeError, match="holds more than tensors"):
             BaseHandler().initialize(context({"modelFile": "linear_source.py", "serializedFile": "w.pth"}))
 
-    def test_one_class_is_expected(self, context, tmp_path):
+    def test_one_class_is_expected(self, context: Callable[..., Any], tmp_path: Path) -> None:
         (tmp_path / "two_source.py").write_text("class A: pass\nclass B: pass\n")
         with pytest.raises(ValueError, match=r"Expected only one class.*A, B"):
             BaseHandler().initialize(context({"modelFile": "two_source.py"}))
         with pytest.raises(RuntimeError, match="lacks its modelFile"):
             BaseHandler().initialize(context({"modelFile": "none.py"}))
 
-    def test_nothing_to_load(self, context):
+    def test_nothing_to_load(self, context: Callable[..., Any]) -> None:
         with pytest.raises(RuntimeError, match=r"No model weights could be loaded: serializedFile is 'x\.bin'"):
             BaseHandler().initialize(context({"serializedFile": "x.bin"}))
 
-    def test_onnx_runs_in_the_base_handler(self, context, tmp_path):
+    def test_onnx_runs_in_the_base_handler(self, context: Callable[..., Any], tmp_path: Path) -> None:
         def values(name: str) -> Any:
             return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, 2])
 
@@ -337,10 +345,10 @@ class TestLoading:
             ({"pt2": "nonsense"}, None),
         ],
     )
-    def test_compile_arguments(self, yaml, expected):
+    def test_compile_arguments(self, yaml: dict[Any, Any], expected: dict[Any, Any] | None) -> None:
         assert loading.compile_arguments(yaml) == expected
 
-    def test_compiled_model(self, context, tmp_path):
+    def test_compiled_model(self, context: Callable[..., Any], tmp_path: Path) -> None:
         (tmp_path / "linear_source.py").write_text(SOURCE)
         handler = BaseHandler()
         handler.initialize(
@@ -349,12 +357,12 @@ class TestLoading:
         assert type(handler.model).__name__ == "OptimizedModule"
         assert np.shape(handler.handle([[1.0, 2.0]], handler.context)) == (1, 3)
 
-    def test_a_compilation_that_fails_leaves_the_model(self):
+    def test_a_compilation_that_fails_leaves_the_model(self) -> None:
         model = torch.nn.Linear(1, 1)
         assert loading.compile_model(model, {"pt2": {"backend": "eager", "no_such_argument": 1}}) is model
 
 
-def test_profiled_steps_are_metrics(context, tmp_path, metrics):
+def test_profiled_steps_are_metrics(context: Callable[..., Any], tmp_path: Path, metrics: list[Any]) -> None:
     (tmp_path / "linear_source.py").write_text(SOURCE)
     handler = BaseHandler()
     handler.initialize(context({"modelFile": "linear_source.py"}, {"handler": {"profile": True}}))
@@ -363,7 +371,7 @@ def test_profiled_steps_are_metrics(context, tmp_path, metrics):
     assert [metric["name"] for metric in metrics] == [*(f"ts_handler_{step}" for step in steps), "HandlerTime"]
 
 
-def test_descriptions_and_missing_explanations(context):
+def test_descriptions_and_missing_explanations(context: Callable[..., Any]) -> None:
     handler = BaseHandler()
     assert handler.handle([{}], context({}, None, {"describe": "True"})) == [None]
     handler.device = "cpu"

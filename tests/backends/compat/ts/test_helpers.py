@@ -44,7 +44,7 @@ def texts(streamer: TextIteratorStreamerBatch) -> list[list[str]]:
     return [[row["text"] for row in step] for step in streamer]
 
 
-def test_a_batch_is_streamed_in_whole_words():
+def test_a_batch_is_streamed_in_whole_words() -> None:
     streamer = TextIteratorStreamerBatch(Tokenizer(), 2, skip_special_tokens=True)
     for step in ([[0, 1], [0, 0]], [0, 2], [3, 3], [0, 4]):
         streamer.put(torch.tensor(step))
@@ -52,7 +52,7 @@ def test_a_batch_is_streamed_in_whole_words():
     assert texts(streamer) == [["ab ", ""], ["", "aaline\n"], ["a中", "中"], ["", ""], ["a", ""]]
 
 
-def test_a_prompt_can_be_left_out_and_a_streamer_used_again():
+def test_a_prompt_can_be_left_out_and_a_streamer_used_again() -> None:
     streamer = TextIteratorStreamerBatch(Tokenizer(), 1, skip_prompt=True)
     for _ in range(2):
         streamer.put(torch.tensor([[0, 0, 0]]))
@@ -61,7 +61,7 @@ def test_a_prompt_can_be_left_out_and_a_streamer_used_again():
         assert texts(streamer) == [["b "], [""]]
 
 
-def test_a_stream_is_read_while_it_is_written():
+def test_a_stream_is_read_while_it_is_written() -> None:
     streamer = TextIteratorStreamerBatch(Tokenizer(), 1, timeout=10)
     read: list[Any] = []
     reader = threading.Thread(target=lambda: read.extend(streamer))
@@ -79,7 +79,7 @@ def test_a_stream_is_read_while_it_is_written():
 # -- words ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_words_and_runs_of_words():
+def test_words_and_runs_of_words() -> None:
     assert list(ngrams_iterator(["here", "we", "are"], 3)) == ["here", "we", "are", "here we", "we are", "here we are"]
     basic = get_tokenizer("basic_english")
     assert basic('It\'s (a) "test";\n yes:<br />no, end.') == [
@@ -96,7 +96,7 @@ def test_words_and_runs_of_words():
 # -- engines and models ----------------------------------------------------------------------------------------------------------
 
 
-def test_deepspeed(tmp_path, monkeypatch):
+def test_deepspeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """DeepSpeed itself is not installed: what it would be called with is compared."""
     (tmp_path / "weights").mkdir()
     for name in ("a.bin", "b.json"):
@@ -128,7 +128,7 @@ def test_deepspeed(tmp_path, monkeypatch):
     assert handler.device == 3
 
 
-def test_a_model_of_the_hub(monkeypatch):
+def test_a_model_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match="pip install huggingface_hub"):
         hf_utils.download_model("a/b")
@@ -140,17 +140,17 @@ def test_a_model_of_the_hub(monkeypatch):
 
 
 class Old(SingleNodeService):
-    def ping(self):
+    def ping(self) -> Any:
         return "healthy"
 
-    def _preprocess(self, data):
+    def _preprocess(self, data: list[Any]) -> Any:
         return data[0]
 
-    def _inference(self, data):
+    def _inference(self, data: Any) -> Any:
         return data
 
 
-def test_a_service_of_the_multi_model_server(tmp_path):
+def test_a_service_of_the_multi_model_server(tmp_path: Path) -> None:
     signature = {"input_type": "application/json", "inputs": [{"data_name": "x"}]}
     context = Context("m", str(tmp_path), {"Model": {"Signature": "s.json"}}, 1, None, "")
     service = Old("m", str(tmp_path), None)
@@ -167,7 +167,7 @@ def test_a_service_of_the_multi_model_server(tmp_path):
 # -- small things ----------------------------------------------------------------------------------------------------------------
 
 
-def test_an_environment_inherits_packages(tmp_path, monkeypatch):
+def test_an_environment_inherits_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made without pip, which takes seconds and says nothing about what is inherited."""
     monkeypatch.setattr(setup_model_venv, "create_venv", lambda path: venv.create(path, with_pip=False))
     folder = tmp_path / "env"
@@ -179,7 +179,7 @@ def test_an_environment_inherits_packages(tmp_path, monkeypatch):
     assert setup_model_venv.main([]) == 2
 
 
-def test_decorators(capsys):
+def test_decorators(capsys: pytest.CaptureFixture[str]) -> None:
     @timeit
     def timed_function(value: int) -> int:
         return value + 1
@@ -198,7 +198,7 @@ def test_decorators(capsys):
         assert old_name(4) == 4
 
 
-def test_stages_on_threads_of_their_own():
+def test_stages_on_threads_of_their_own() -> None:
     calls: queue.Queue[Any] = queue.Queue()
     answers: queue.Queue[Any] = queue.Queue()
     local, end = threading.local(), threading.Event()

@@ -6,6 +6,8 @@ import io
 import json
 import logging
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,18 +32,18 @@ from jitney.tests.fakes.handler_metrics import made_metrics
 
 
 @pytest.fixture
-def sent(monkeypatch):
-    metrics: list[dict] = []
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    metrics: list[dict[str, Any]] = []
     monkeypatch.setattr(sink, "_emit", metrics.append)
     return metrics
 
 
 @pytest.fixture
-def metrics(sent):
+def metrics(sent: list[Any]) -> MetricsCacheYamlImpl:
     return made_metrics("net", {0: "a", 1: "b"})
 
 
-def test_all_kinds(metrics, sent):
+def test_all_kinds(metrics: MetricsCacheYamlImpl, sent: list[Any]) -> None:
     metrics.add_counter("c", 2, 1)
     metrics.add_time("t", 3, None, "s", metric_type=MetricTypes.HISTOGRAM)
     metrics.add_size("z", 4, unit="GB")
@@ -57,7 +59,7 @@ def test_all_kinds(metrics, sent):
     assert list(sent[-1]["dimensions"].items()) == [("D", "x"), ("ModelName", "net"), ("Level", "Model")]
 
 
-def test_dimensions_of_the_handler_s_own_stay_as_they_are(metrics, sent):
+def test_dimensions_of_the_handler_s_own_stay_as_they_are(metrics: MetricsCacheYamlImpl, sent: list[Any]) -> None:
     own = [Dimension("ModelName", "other"), Dimension("Level", "Stage"), Dimension("Step", 1)]
     metrics.add_counter("c", 1, dimensions=own)
     metrics.add_time("t", 5, dimensions=own[1:2])
@@ -70,7 +72,9 @@ def test_dimensions_of_the_handler_s_own_stay_as_they_are(metrics, sent):
     assert len(own) == 3  # the caller's list is not appended to
 
 
-def test_a_value_goes_by_its_dimensions_names_and_others_are_refused(metrics, sent, caplog):
+def test_a_value_goes_by_its_dimensions_names_and_others_are_refused(
+    metrics: MetricsCacheYamlImpl, sent: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
     metrics.add_time("t", 1)
     metrics.add_time("t", 2, dimensions=[Dimension("Level", "x")])
     assert sent[1]["dimensions"] == {"ModelName": "net", "Level": "x"}
@@ -79,7 +83,7 @@ def test_a_value_goes_by_its_dimensions_names_and_others_are_refused(metrics, se
     assert len(sent) == 2 and "'t' was not updated by 3" in caplog.text and "'HandlerTime' was not updated" in caplog.text
 
 
-def test_errors_have_a_level_of_their_own(metrics, sent):
+def test_errors_have_a_level_of_their_own(metrics: MetricsCacheYamlImpl, sent: list[Any]) -> None:
     metrics.add_error("e", 1)
     metrics.set_request_ids(None)
     metrics.add_counter("none", 1)
@@ -90,7 +94,7 @@ def test_errors_have_a_level_of_their_own(metrics, sent):
     assert (sent[2]["dimensions"]["Level"], sent[2]["request_ids"]) == ("Model", ["while loading"])
 
 
-def test_declared_metrics(metrics, sent, caplog):
+def test_declared_metrics(metrics: MetricsCacheYamlImpl, sent: list[Any], caplog: pytest.LogCaptureFixture) -> None:
     metric = metrics.add_metric_to_cache("d", "ms", ["A", "Level"], MetricTypes.GAUGE)
     metric.add_or_update(1.5, ["x", "Own"], "id")
     metrics.get_metric("d", MetricTypes.GAUGE).add_or_update(2, ["y", "Own"])
@@ -100,18 +104,18 @@ def test_declared_metrics(metrics, sent, caplog):
     ]
     assert metrics.cache_keys() == ["gauge:HandlerTime", "gauge:PredictionTime", "gauge:d"]
     for wrong in ([], ["x"], None):
-        metric.add_or_update(1, wrong)
-    metric.add_or_update("many", ["x", "y"])
+        metric.add_or_update(1, wrong)  # type: ignore[arg-type]
+    metric.add_or_update("many", ["x", "y"])  # type: ignore[arg-type]
     assert len(sent) == 2 and caplog.text.count("metric 'd' was not updated by") == 4
     with pytest.raises(MetricsCacheKeyError, match=r"^no counter named 'd' was declared$"):
         metrics.get_metric("d")
     with pytest.raises(MetricsCacheTypeError):
-        metrics.get_metric(5)
+        metrics.get_metric(5)  # type: ignore[arg-type]
     with pytest.raises(MetricsCacheTypeError, match="list of names"):
         metrics.add_metric_to_cache("d", "ms", "A")
 
 
-def test_the_older_way_to_update_a_declared_metric(sent, caplog):
+def test_the_older_way_to_update_a_declared_metric(sent: list[Any], caplog: pytest.LogCaptureFixture) -> None:
     metric = CachingMetric("d", "count", ["A"])
     metric.update(1, "id", [Dimension("ModelName", "m"), Dimension("Level", "l")])
     metric.add_or_update(2, ["n", "k"])
@@ -124,7 +128,9 @@ def test_the_older_way_to_update_a_declared_metric(sent, caplog):
     assert "had the dimensions ['A']" in caplog.text
 
 
-def test_negative_counts_are_dropped_and_wrong_units_refused(metrics, sent, caplog):
+def test_negative_counts_are_dropped_and_wrong_units_refused(
+    metrics: MetricsCacheYamlImpl, sent: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
     metrics.add_counter("c", -1)
     assert not sent and "'c' was not updated by -1" in caplog.text
     with pytest.raises(MetricsCacheValueError, match="'min'; expected ms or s"):
@@ -133,7 +139,7 @@ def test_negative_counts_are_dropped_and_wrong_units_refused(metrics, sent, capl
         metrics.add_size("t", 1, unit="TB")
 
 
-def test_yaml(tmp_path, sent):
+def test_yaml(tmp_path: Path, sent: list[Any]) -> None:
     path = tmp_path / "metrics.yaml"
     path.write_text("model_metrics:\n  counter:\n    - {name: n, unit: Count, dimensions: [A]}\n  gauge:\n")
     cache = MetricsCacheYamlImpl(str(path))
@@ -156,7 +162,7 @@ def test_yaml(tmp_path, sent):
         MetricsCacheYamlImpl("")
 
 
-def test_a_store_keeps_metrics_until_they_are_emitted(sent):
+def test_a_store_keeps_metrics_until_they_are_emitted(sent: list[Any]) -> None:
     store = MetricsStore({0: "r"}, "old")
     store.add_counter("c", 1)
     store.add_time("t", 2, dimensions=[Dimension("ModelName", "own")])
@@ -172,7 +178,7 @@ def test_a_store_keeps_metrics_until_they_are_emitted(sent):
     assert sent[-1]["value"] == 5.0 and len(store.store) == 3
 
 
-def test_legacy_metrics(sent):
+def test_legacy_metrics(sent: list[Any]) -> None:
     metric = Metric("x", 1, "ms", [Dimension("A", "b")], "r", "counter")
     metric.update(2)
     emit_metrics([metric])
@@ -184,13 +190,13 @@ def test_legacy_metrics(sent):
     assert shown["Dimensions"] == [{"Name": "A", "Value": "b"}]
 
 
-def test_without_a_server_metrics_are_printed(capsys):
+def test_without_a_server_metrics_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     Metric("x", 1, "ms", [Dimension("A", "b")], "r").emit()
     printed = capsys.readouterr().out
     assert printed.startswith("[METRICS]x.Milliseconds:1.0|#A:b|#type:COUNTER|#hostname:") and printed.endswith(",r\n")
 
 
-def test_process_memory(caplog):
+def test_process_memory(caplog: pytest.LogCaptureFixture) -> None:
     assert get_cpu_usage(str(os.getpid())) > 1 << 20
     (line,) = check_process_mem_usage(io.StringIO(f"{os.getpid()}\n"))
     pid, size = line.split(":")
@@ -199,7 +205,7 @@ def test_process_memory(caplog):
     assert "the memory of process nothing cannot be read" in caplog.text
 
 
-def test_system_metrics(caplog, monkeypatch):
+def test_system_metrics(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system_metrics, "system_metrics", [])
     with caplog.at_level(logging.INFO):
         system_metrics.collect_all(system_metrics, 1)

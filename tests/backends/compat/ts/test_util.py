@@ -6,6 +6,8 @@ import copy
 import json
 import pickle
 import types
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,32 +32,32 @@ from jitney.backends.compat.ts.utils.util import (
         ({"object_type_names": ["a", "b"]}, {"0": "a", "1": "b"}),
     ],
 )
-def test_label_files(tmp_path, document, expected):
+def test_label_files(tmp_path: Path, document: dict[str, Any], expected: dict[str, str]) -> None:
     (tmp_path / "f.json").write_text(json.dumps(document))
     assert load_label_mapping(str(tmp_path / "f.json")) == expected
 
 
 @pytest.mark.parametrize("document", [[1], {"0": 1}, {"0": []}])
-def test_bad_label_files(tmp_path, document):
+def test_bad_label_files(tmp_path: Path, document: Any) -> None:
     (tmp_path / "f.json").write_text(json.dumps(document))
     with pytest.raises(ValueError, match=r"f\.json"):
         load_label_mapping(str(tmp_path / "f.json"))
 
 
-def test_missing_label_file(tmp_path):
+def test_missing_label_file(tmp_path: Path) -> None:
     assert load_label_mapping(str(tmp_path / "none.json")) is None
 
 
-def test_map_class_to_label():
+def test_map_class_to_label() -> None:
     mapping = {"0": "cat", "1": "dog"}
     assert map_class_to_label([[0.9, 0.1]], mapping, [[1, 0]]) == [{"dog": 0.9, "cat": 0.1}]
     assert map_class_to_label([[0.9], [0.8]], None, [[3], [4]]) == [{"3": 0.9}, {"4": 0.8}]
     assert map_class_to_label([[0.9, 0.1, 0.0]], mapping) == [{"cat": 0.9, "dog": 0.1, "2": 0.0}]
     with pytest.raises(TypeError, match="list of lists"):
-        map_class_to_label([0.1, 0.2])
+        map_class_to_label([0.1, 0.2])  # type: ignore[list-item]
 
 
-def test_small_helpers(tmp_path):
+def test_small_helpers(tmp_path: Path) -> None:
     assert CLEANUP_REGEX.sub("", "<b>x</b>") == "x"
     assert check_valid_pt2_backend("inductor")
     assert not check_valid_pt2_backend("nonsense")
@@ -73,15 +75,15 @@ def test_small_helpers(tmp_path):
     assert str(error) == "no : 422"
 
 
-def test_list_classes_from_module():
+def test_list_classes_from_module() -> None:
     module = types.ModuleType("m")
     own = type("Own", (dict,), {"__module__": "m"})
-    module.Own, module.Other, module.Imported = own, type("Other", (), {"__module__": "m"}), Context
+    vars(module).update(Own=own, Other=type("Other", (), {"__module__": "m"}), Imported=Context)
     assert list_classes_from_module(module) == [module.Other, own]
     assert list_classes_from_module(module, dict) == [own]
 
 
-def test_context_members():
+def test_context_members() -> None:
     context = Context("m", "/dir", {"model": {}}, 4, 1, "0.12.0", False, "metrics", {"a": 1})
     assert context.system_properties == {
         "model_dir": "/dir",
@@ -111,7 +113,7 @@ def test_context_members():
     assert len(context.request_processor) == 2
 
 
-def test_headers_are_made_when_a_handler_asks_for_them():
+def test_headers_are_made_when_a_handler_asks_for_them() -> None:
     made = []
     processor = RequestProcessor(lambda: made.append(1) or {"a": "b"})
     assert processor.get_response_status_code() == 200
@@ -121,7 +123,7 @@ def test_headers_are_made_when_a_handler_asks_for_them():
     assert (processor.get_request_properties(), made) == ({"a": "b", "c": "d"}, [1])
 
 
-def test_a_processor_can_be_copied_and_pickled():
+def test_a_processor_can_be_copied_and_pickled() -> None:
     processor = RequestProcessor(lambda: {"a": "b"})
     processor.report_status(404, "Gone")
     processor.add_response_property("k", "v")
@@ -132,13 +134,13 @@ def test_a_processor_can_be_copied_and_pickled():
     assert processor.get_response_headers() == {"k": "v"}
 
 
-def test_a_processor_keeps_headers_of_its_own():
+def test_a_processor_keeps_headers_of_its_own() -> None:
     given = {"a": "b"}
     RequestProcessor(given).get_request_properties()["c"] = "d"
     assert given == {"a": "b"}
 
 
-def test_streaming_needs_a_running_batch():
+def test_streaming_needs_a_running_batch() -> None:
     context = Context("m", "", None, 1, None, "")
     with pytest.raises(RuntimeError, match="while a batch is being handled"):
         send_intermediate_predict_response(["a"], {0: "x"}, "ok", 200, context)

@@ -8,6 +8,7 @@ import socket
 import struct
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def request(request_id: bytes, content_type: bytes, value: bytes) -> bytes:
 class Response:
     """A response, read back by the layout that the module's page draws."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | bytearray | None) -> None:
+        assert data is not None
         self._rest = memoryview(bytes(data))
         self.code, self.message = self.number(), self.text()
         self.predictions: list[dict[str, Any]] = []
@@ -69,7 +71,7 @@ class Response:
 
 
 @pytest.fixture
-def pair():
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         yield ours, theirs
@@ -78,7 +80,7 @@ def pair():
 # -- messages ----------------------------------------------------------------------------------------------------------------
 
 
-def test_messages_are_read(pair, monkeypatch):
+def test_messages_are_read(pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = pair
     flags = struct.pack("!i", 4) + sized(b"handler.py") + struct.pack("!i", -1) + sized(b"json") + b"\1"
     theirs.sendall(b"L" + sized(b"net") + sized(b"/dir") + flags)
@@ -102,7 +104,7 @@ def test_messages_are_read(pair, monkeypatch):
         otf.retrieve_msg(ours)
 
 
-def test_responses_are_written(monkeypatch):
+def test_responses_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
     context = Context("m", "", None, 1, None, "")
     context.request_processor = [RequestProcessor({}), RequestProcessor({})]
     context.set_response_content_type(0, "a/b")
@@ -132,7 +134,7 @@ def test_responses_are_written(monkeypatch):
     assert otf.create_predict_response(["a"], {0: "r"}, "", 200) is None
 
 
-def test_the_older_helper_of_streams_warns(pair):
+def test_the_older_helper_of_streams_warns(pair: tuple[socket.socket, socket.socket]) -> None:
     context = Context("m", "", None, 1, None, "")
     with pytest.warns(PendingDeprecationWarning, match=r"use ts\.handler_utils\.utils\."), pytest.raises(RuntimeError):
         otf.send_intermediate_predict_response(["a"], {0: "r"}, "", 200, context)
@@ -164,8 +166,8 @@ def rows(*bodies: str) -> list[dict[str, Any]]:
     return [{"requestId": b"r%d" % at, "headers": headers, "parameters": [part]} for at, part in enumerate(parts)]
 
 
-def test_a_handler_is_loaded_and_called(tmp_path, monkeypatch):
-    sent: list[dict] = []
+def test_a_handler_is_loaded_and_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[dict[str, Any]] = []
     monkeypatch.setattr(sink, "_emit", sent.append)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "MAR-INF").mkdir()
@@ -174,6 +176,7 @@ def test_a_handler_is_loaded_and_called(tmp_path, monkeypatch):
     (tmp_path / "echo_without_server.py").write_text(HANDLER)
     loader, metrics = ModelLoaderFactory.get_model_loader(), made_metrics("e")
     service = loader.load("e", str(tmp_path), "echo_without_server.py", None, 2, metrics_cache=metrics)
+    assert service.context.manifest is not None
     assert service.context.system_properties["batch_size"] == 2 and service.context.manifest["model"]["modelName"] == "e"
     read = Response(service.predict(rows("a", "b")))
     assert (read.message, [json.loads(p["body"]) for p in read.predictions]) == (
@@ -192,8 +195,8 @@ def test_a_handler_is_loaded_and_called(tmp_path, monkeypatch):
         service.predict(None)
 
 
-def test_a_handler_s_errors_are_responses():
-    def entry(data, context):
+def test_a_handler_s_errors_are_responses() -> None:
+    def entry(data: list[dict[str, str]], context: Context) -> None:
         raise (
             PredictionException("no", 422)
             if data[0]["body"] == "p"
@@ -213,14 +216,16 @@ def test_a_handler_s_errors_are_responses():
 
 
 @pytest.fixture
-def mocked(tmp_path) -> MockContext:
+def mocked(tmp_path: Path) -> MockContext:
     save_pt_file(str(tmp_path / "model.pt"))
-    copy_files(Path(sys.modules[ArgmaxModel.__module__].__file__).parent, tmp_path, {"base_model.py": "argmax_model.py"})
+    copy_files(
+        Path(str(sys.modules[ArgmaxModel.__module__].__file__)).parent, tmp_path, {"base_model.py": "argmax_model.py"}
+    )
     (tmp_path / "c.yaml").write_text("k: 1")
     return MockContext(model_dir=str(tmp_path), model_file="argmax_model.py", gpu_id=None, model_yaml_config_file="c.yaml")
 
 
-def test_handlers_run_in_a_mock_context(mocked, monkeypatch, tmp_path):
+def test_handlers_run_in_a_mock_context(mocked: MockContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     handler = BaseHandler()
     handler.initialize(mocked)
     assert handler.handle([[1.0, 2.0], [4.0, 3.0]], mocked) == [1, 0]
@@ -242,7 +247,7 @@ def test_handlers_run_in_a_mock_context(mocked, monkeypatch, tmp_path):
     assert list((tmp_path / "pytorch_profiler").iterdir())
 
 
-def test_a_model_is_downloaded_once(tmp_path):
+def test_a_model_is_downloaded_once(tmp_path: Path) -> None:
     (tmp_path / "remote.pt").write_bytes(b"weights")
     target = tmp_path / "model"
     target.mkdir()
@@ -253,8 +258,8 @@ def test_a_model_is_downloaded_once(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_densenet_handler(tmp_path):
-    torch.jit.script(torch.nn.ReLU()).save(str(tmp_path / "model.pt"))
+def test_densenet_handler(tmp_path: Path) -> None:
+    torch.jit.script(torch.nn.ReLU()).save(str(tmp_path / "model.pt"))  # type: ignore[no-untyped-call]
     tensor = torch.tensor([-1.0, 2.0])
     torch.save(tensor, tmp_path / "x.pt")
     context = MockContext(model_dir=str(tmp_path), model_file=None, gpu_id=None)
@@ -267,14 +272,14 @@ def test_densenet_handler(tmp_path):
 # -- the command -----------------------------------------------------------------------------------------------------------------
 
 
-def test_flags():
+def test_flags() -> None:
     given = ArgParser.extract_args(["--start", "--disable-token-auth", "--enable-model-api", "--models", "a.mar", "b=b.mar"])
     assert (given.start, given.token_auth, given.model_mode, given.models) == (True, True, True, ["a.mar", "b=b.mar"])
     worker = ArgParser.model_service_worker_args().parse_args(["--sock-type", "tcp", "--port", "9000", "--async"])
     assert (worker.sock_type, worker.port, worker.async_comm, worker.metrics_config) == ("tcp", "9000", True, None)
 
 
-def test_the_command(monkeypatch, capsys, tmp_path):
+def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "argv", ["torchserve", "--version"])
     model_server.start()
     assert capsys.readouterr().out.startswith("TorchServe Version is 0.12.0")
@@ -282,7 +287,7 @@ def test_the_command(monkeypatch, capsys, tmp_path):
     assert model_server.load_properties(str(tmp_path / "config.properties")) == {"model_store": "/a", "load_models": "all"}
 
 
-def test_lines_are_copied_and_printed(capsys):
+def test_lines_are_copied_and_printed(capsys: pytest.CaptureFixture[str]) -> None:
     tee = launcher.Tee(["one\n", "two\n"] * 600)
     tee.start()
     printer = launcher.PrintTillTheEnd(tee.queue1)

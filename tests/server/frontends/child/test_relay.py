@@ -10,11 +10,16 @@ from typing import Any
 
 import pytest
 
-from jitney.server.frontends.child.relay import Doorway, is_served, receive_peer, send_peer
+from jitney.server.frontends.child.relay import Doorway, is_served
+from jitney.server.frontends.peers import receive_peer, send_peer
 from jitney.server.http.engine.body import BodyStream
 from jitney.tools.bench.served import wait_until
 
 LIMIT = 10.0
+
+
+def named(name: str, value: Any) -> dict[str, Any]:
+    return {name: value}
 
 
 class Scheduler:
@@ -83,7 +88,7 @@ class Exchange:
 
 def test_a_request_goes_as_it_came(scheduler: Scheduler) -> None:
     headers = [("hOST", "a"), ("X-Twice", "1"), ("X-Twice", "\xe9"), ("Content-Length", "3"), ("Connection", "close")]
-    exchange = Exchange(scheduler, "BREW", REQUEST_URI="/models//%41?a=%zz", **{"jitney.headers": headers})
+    exchange = Exchange(scheduler, "BREW", REQUEST_URI="/models//%41?a=%zz", **named("jitney.headers", headers))
     exchange.environ["wsgi.input"] = BodyStream(b"tea")
     assert exchange.run() == []
     wait_until(lambda: scheduler.seen, LIMIT, "the request")
@@ -168,7 +173,7 @@ def test_a_client_that_goes_away_is_gone_for_the_scheduler_too(
 
 
 def test_chunked_requests_stay_chunked(scheduler: Scheduler) -> None:
-    exchange = Exchange(scheduler, "POST", **{"jitney.headers": [("Transfer-Encoding", "chunked")]})
+    exchange = Exchange(scheduler, "POST", **named("jitney.headers", [("Transfer-Encoding", "chunked")]))
     exchange.environ["wsgi.input"] = BodyStream(b"x" * 20)
     whole = io.BytesIO()
 

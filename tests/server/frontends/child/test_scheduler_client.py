@@ -16,20 +16,20 @@ from jitney.core.model_config import ModelConfig, TensorSpec
 from jitney.core.request import Failure, Part, Request, Response
 from jitney.core.tensor import Tensor
 from jitney.server.frontends.child.remote_dataplane import RemoteDataPlane
-from jitney.server.frontends.child.scheduler_client import Link
+from jitney.server.frontends.child.scheduler_client import SchedulerClient
 from jitney.server.frontends.messages import UPWARD, Cancel, Freed, FrontPart, FrontRequest, Submit
-from jitney.server.frontends.send_queue import Outbox
-from jitney.server.frontends.session import Desk, Office
-from jitney.server.frontends.shared_counters import Counters
-from jitney.server.http.kserve.shm import Regions
-from jitney.server.ipc import reactor
+from jitney.server.frontends.send_queue import SendQueue
+from jitney.server.frontends.session import FrontendSession, SharedServices
+from jitney.server.frontends.shared_counters import SharedCounters
+from jitney.server.http.kserve.shm import ClientRegions
 from jitney.server.ipc.arena import Arena
+from jitney.server.ipc.frame import FrameReader, PeerClosed
 from jitney.server.ipc.frame_reading import Reading
+from jitney.server.ipc.io_context import IoContext
 from jitney.server.ipc.memory import Region
 from jitney.server.metrics import Metrics
 from jitney.server.serving.dataplane import DataPlane
 from jitney.server.serving.registry import Registry
-from jitney.server.workers.channel import FrameReader, PeerClosed
 from jitney.tests.fakes.plane import answers
 from jitney.tools.bench.served import wait_until
 
@@ -52,12 +52,14 @@ class FakeDeployment:
             raise self.refusal
         call = Call(request, self.config, on_answer=options["on_answer"])
         call.encode = options.get("encode")
-        self.data.append(b"".join(bytes(piece.data) for piece in (*request.tensors, *request.parts)))
+        self.data.append(
+            b"".join(bytes(data) for data in (*(t.data for t in request.tensors), *(p.data for p in request.parts)))
+        )
         call.times.dispatched, call.times.compute_infer = call.times.arrived + 1, 7
         self.calls.append(call)
         return call
 
-    def refuse_if_hopeless(self) -> None: ...
+    def refuse_without_workers(self) -> None: ...
 
     def refuse_if_full(self) -> None: ...
 
@@ -74,29 +76,37 @@ class Site:
     def __init__(self) -> None:
         self.sockets = socket.socketpair()
         front, scheduler = self.sockets
-        self.registry, self.counters = Registry(), Counters.create(1)
+        self.registry, self.counters = Registry(), SharedCounters.create(1)
         self.registry.on_change = lambda: self.counters.changed("models")
         self.deployment = self.serve(FakeDeployment())
         requests = Region.create("requests", NBYTES)
         self.requests, self.replies = Arena(NBYTES, requests), Arena(NBYTES)
-        office = Office(DataPlane(self.registry), Metrics(), None, Regions(), self.counters)
-        self.outboxes = Outbox(front, "front", lambda: None), Outbox(scheduler, "desk", lambda: None)
-        self.desk = Desk(office, self.outboxes[1], requests, self.replies, lambda: None, lambda number: None)
+        self.io = IoContext(), IoContext()  # of either process
+        shared = SharedServices(DataPlane(self.registry), Metrics(), None, ClientRegions(), self.counters, self.io[1])
+        self.send_queues = (
+            SendQueue(front, "front", lambda: None, self.io[0].coalescer),
+            SendQueue(scheduler, "session", lambda: None, self.io[1].coalescer),
+        )
+        self.session = FrontendSession(
+            shared, self.send_queues[1], requests, self.replies, lambda: None, lambda number: None
+        )
         self.lost: list[str] = []
-        self.link = Link(
+        self.link = SchedulerClient(
             front,
             FrameReader(front, 1),
-            self.outboxes[0],
+            self.send_queues[0],
             self.requests,
             self.replies.region,
             lambda _: None,
             self.lost.append,
+            self.io[0],
         )
         self.plane = RemoteDataPlane(self.link, self.counters)
         self.ended: list[Exception] = []
-        reading = Reading(scheduler, FrameReader(scheduler, 1), lambda payload: self.desk.take(UPWARD.decode(payload)))
+        take = lambda payload: self.session.take(UPWARD.decode(payload))  # noqa: E731
+        reading = Reading(scheduler, FrameReader(scheduler, 1), take, self.io[1].reactors)
         self.threads = [threading.Thread(target=self._run, args=(reading,), daemon=True), self.link._thread]
-        self.outboxes[1].start()
+        self.send_queues[1].start()
         self.threads[0].start()
         self.link.start()
 
@@ -121,8 +131,8 @@ class Site:
             sock.shutdown(socket.SHUT_RDWR)
         for thread in self.threads:
             thread.join(LIMIT)
-        for outbox in self.outboxes:
-            outbox.close()
+        for send_queue in self.send_queues:
+            send_queue.close()
         for sock in self.sockets:
             sock.close()
         self.requests.close()
@@ -156,7 +166,7 @@ def test_a_request_and_its_answer_arrive_and_leave_no_memory_behind(site: Site, 
     np.testing.assert_array_equal(answer.tensors[0].numpy(), np.arange(width, dtype=np.float32).reshape(1, width))
     assert answer.parameters == {"p": 1} and call.done
     assert call.times.compute_infer == 7 and call.times.dispatched == there.times.dispatched
-    assert (site.link.open, site.desk.open, site.requests.used) == (0, 0, 0)
+    assert (site.link.open, site.session.open, site.requests.used) == (0, 0, 0)
     wait_until(lambda: site.replies.used == 0, LIMIT, "the memory of the answer")
 
 
@@ -202,7 +212,7 @@ def test_refusals_and_failures_are_the_errors_that_they_are(site: Site) -> None:
     site.deployment.refusal = None
     with pytest.raises(InvalidRequest, match="cannot be handed to a worker"):
         site.plane.infer("m", None, Request(tensors=request(5000).tensors, parameters={"p": 2**70}))
-    assert (site.link.open, site.desk.open, site.requests.used) == (0, 0, 0)
+    assert (site.link.open, site.session.open, site.requests.used) == (0, 0, 0)
 
 
 def test_an_answer_that_cannot_be_sent_ends_its_request(site: Site) -> None:
@@ -210,7 +220,7 @@ def test_an_answer_that_cannot_be_sent_ends_its_request(site: Site) -> None:
     site.call().answer(response(5000, parameters={"p": 2**70}))
     with pytest.raises(Exception, match="cannot be handed to a front end"):
         call.result(LIMIT)
-    assert (site.link.open, site.desk.open) == (0, 0)
+    assert (site.link.open, site.session.open) == (0, 0)
     wait_until(lambda: site.replies.used == 0, LIMIT, "the memory of the answer")
 
 
@@ -221,15 +231,15 @@ def test_a_cancelled_request_is_cancelled_there_and_frees_its_memory(site: Site)
     there.withdraw = withdrawn.set
     assert call.cancel()
     assert withdrawn.wait(LIMIT) and isinstance(there.error, Cancelled)
-    wait_until(lambda: (site.link.open, site.desk.open, site.requests.used) == (0, 0, 0), LIMIT, "the request's end")
+    wait_until(lambda: (site.link.open, site.session.open, site.requests.used) == (0, 0, 0), LIMIT, "the request's end")
     assert not there.answer(response())
 
 
 def test_when_the_front_end_goes_what_it_asked_is_cancelled(site: Site) -> None:
     site.plane.infer("m", None, request())
     there = site.call()
-    site.desk.close()
-    assert isinstance(there.error, Cancelled) and site.desk.open == 0
+    site.session.close()
+    assert isinstance(there.error, Cancelled) and site.session.open == 0
 
 
 def test_what_was_prepared_for_another_state_of_the_models_is_prepared_again(site: Site) -> None:
@@ -257,7 +267,7 @@ def test_what_was_prepared_for_another_state_of_the_models_is_prepared_again(sit
     there = site.call(1, later)
     there.answer(response())
     assert [bytes(answer.body or b"") for answer in answers(predicted, LIMIT)] == [b"[[0.0,1.0]]"]
-    assert (site.link.open, site.desk.open, site.requests.used) == (0, 0, 0)
+    assert (site.link.open, site.session.open, site.requests.used) == (0, 0, 0)
 
 
 def test_a_version_that_is_just_being_replaced_hands_over_to_its_successor(site: Site) -> None:
@@ -274,7 +284,7 @@ def test_a_version_that_is_just_being_replaced_hands_over_to_its_successor(site:
     assert call.result(LIMIT).final
 
 
-def test_the_reactors_own_thread_may_ask_and_wait(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reactors_own_thread_may_ask_and_wait(site: Site) -> None:
     """It is the one that reads the answers."""
     served: list[Any] = []
 
@@ -285,7 +295,8 @@ def test_the_reactors_own_thread_may_ask_and_wait(site: Site, monkeypatch: pytes
             served.append((fd, serve, lost))
             return True
 
-    monkeypatch.setattr(reactor, "current", Held)
+    held = Held()
+    site.io[0].reactors.offer(held)
     site.plane.config("m")
     wait_until(lambda: len(served) >= 1, LIMIT, "the loan of the socket")
     for n in range(3):
@@ -293,28 +304,28 @@ def test_the_reactors_own_thread_may_ask_and_wait(site: Site, monkeypatch: pytes
         assert site.plane.config(f"m{n}").name == f"m{n}"
     for _, _, lost in served:
         lost()
-    monkeypatch.undo()
+    site.io[0].reactors.withdraw(held)
 
 
 @pytest.mark.parametrize("place", [(NBYTES, 1), (NBYTES - 1, 2), (0, NBYTES + 1), (-1, 1), (2**62, 2**62), (0, -1)], ids=str)
 def test_a_place_outside_of_the_memory_ends_the_front_end(site: Site, place: tuple[int, int]) -> None:
     wild = FrontRequest("", [], [FrontPart("body", "", place)], {}, {}, (), 1)
-    site.outboxes[0].put(Submit(1, "predict", "m", None, 0, wild))
+    site.send_queues[0].put(Submit(1, "predict", "m", None, 0, wild))
     wait_until(lambda: site.ended, LIMIT, "the end")
     assert isinstance(site.ended[0], ValueError) and not site.deployment.calls
 
 
 def test_memory_that_is_given_back_twice_ends_the_front_end(site: Site) -> None:
-    site.outboxes[0].put(Freed([64]))
+    site.send_queues[0].put(Freed([64]))
     wait_until(lambda: site.ended, LIMIT, "the end")
     assert isinstance(site.ended[0], ValueError)
 
 
 def test_a_number_that_is_taken_ends_the_front_end_and_an_unknown_one_is_nothing(site: Site) -> None:
-    site.outboxes[0].put(Cancel(99))
+    site.send_queues[0].put(Cancel(99))
     plain = FrontRequest("", [], [FrontPart("body", "", b"x")], {}, {}, (), 1)
     for _ in range(2):
-        site.outboxes[0].put(Submit(5, "predict", "m", None, site.counters.epoch("models"), plain))
+        site.send_queues[0].put(Submit(5, "predict", "m", None, site.counters.epoch("models"), plain))
     wait_until(lambda: site.ended, LIMIT, "the end")
     assert isinstance(site.ended[0], ValueError) and len(site.deployment.calls) == 1
 

@@ -86,7 +86,7 @@ def channels(inference: int, management: int) -> dict[str, Any]:
     return {name: grpc.insecure_channel(f"127.0.0.1:{port}") for name, port in ports.items()}
 
 
-def grpc_ports() -> dict[str, str]:
+def grpc_ports() -> dict[str, Any]:
     return {f"grpc_{api}_port": str(free_port()) for api in ("inference", "management")} | {"allow_grpc": "true"}
 
 
@@ -101,7 +101,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Clien
     archive(store, "doubles", DOUBLES)
     ports, triton_port = grpc_ports(), free_port()
     load = "capitals.mar,parts.mar,tells.mar"
-    more = {"load_models": load, "default_workers_per_model": "1", "ts_open_inference_protocol": "true"}
+    more: dict[str, Any] = {"load_models": load, "default_workers_per_model": "1", "ts_open_inference_protocol": "true"}
     more |= {"grpc_port": str(triton_port), "service_envelope": ""}
     with running(folder, **more, **ports) as found:
         opened = channels(int(ports["grpc_inference_port"]), int(ports["grpc_management_port"]))
@@ -216,7 +216,11 @@ def test_triton_s_service_knows_archives_too(site: tuple[Site, Client, int]) -> 
 def test_the_envelope_of_kserve_v2(tmp_path: Path) -> None:
     archive(tmp_path / "store", "doubles", DOUBLES)
     ports, triton_port = grpc_ports(), free_port()
-    more = {"load_models": "doubles.mar", "default_workers_per_model": "1", "ts_open_inference_protocol": "true"}
+    more: dict[str, Any] = {
+        "load_models": "doubles.mar",
+        "default_workers_per_model": "1",
+        "ts_open_inference_protocol": "true",
+    }
     with running(tmp_path, service_envelope="kservev2", grpc_port=str(triton_port), **more, **ports):
         client = Client(channels(int(ports["grpc_inference_port"]), int(ports["grpc_management_port"])))
         tensor = {"name": "x", "datatype": "INT64", "shape": [2]}
@@ -237,7 +241,11 @@ def test_the_envelope_of_kserve_v2(tmp_path: Path) -> None:
 def test_keys(tmp_path: Path) -> None:
     archive(tmp_path / "store", "capitals")
     ports = grpc_ports()
-    more = {"load_models": "capitals.mar", "default_workers_per_model": "1", "disable_token_authorization": "false"}
+    more: dict[str, Any] = {
+        "load_models": "capitals.mar",
+        "default_workers_per_model": "1",
+        "disable_token_authorization": "false",
+    }
     with running(tmp_path, **more, **ports) as site:
         keys = json.loads((site.folder / "key_file.json").read_text())
         client = Client(channels(int(ports["grpc_inference_port"]), int(ports["grpc_management_port"])))
@@ -246,7 +254,7 @@ def test_keys(tmp_path: Path) -> None:
             "Token Authorization failed. Token either incorrect, expired, or not provided correctly",
         )
         key = {kind: (("protocol", "gRPC"), ("authorization", f"Bearer {keys[kind]['key']}")) for kind in keys}
-        fields = {"model_name": "capitals", "input": {"data": b"abc"}}
+        fields: dict[str, Any] = {"model_name": "capitals", "input": {"data": b"abc"}}
         for wrong in (None, key["management"], key["API"]):
             assert refused(client.call, PREDICT, "Predictions", metadata=wrong, **fields) == denied
         assert refused(client.call, PREDICT, "Ping") == denied
@@ -262,7 +270,7 @@ def test_tls(tmp_path: Path) -> None:
     subprocess.run([*command, *more], check=True, capture_output=True)
     archive(tmp_path / "store", "capitals")
     ports = grpc_ports()
-    files = {"private_key_file": str(key), "certificate_file": str(cert), "enable_grpc_ssl": "true"}
+    files: dict[str, Any] = {"private_key_file": str(key), "certificate_file": str(cert), "enable_grpc_ssl": "true"}
     with running(tmp_path, load_models="capitals.mar", default_workers_per_model="1", **files, **ports):
         trusted = grpc.ssl_channel_credentials(cert.read_bytes())
         at = {api: f"127.0.0.1:{ports[f'grpc_{api}_port']}" for api in ("inference", "management")}

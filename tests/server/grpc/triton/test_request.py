@@ -13,13 +13,13 @@ from jitney.server.grpc import schema
 from jitney.server.grpc.triton.request import Reader
 from jitney.server.grpc.triton.versions import version_of
 from jitney.server.http.kserve.errors import RegionNotFound
-from jitney.server.http.kserve.shm import Regions
+from jitney.server.http.kserve.shm import ClientRegions
 
 KIND = schema.triton().message("inference.ModelInferRequest")
 
 
 def read(message: Any) -> Any:
-    return Reader(message.SerializeToString()).read(Regions())
+    return Reader(message.SerializeToString()).read(ClientRegions())
 
 
 def request(datatype: str = "FP32", shape: tuple[int, ...] = (1, 2), **contents: Any) -> Any:
@@ -37,7 +37,7 @@ def refusal(message: Any) -> str:
 
 
 @pytest.mark.parametrize("nbytes", [8, 100_000])
-def test_raw_contents_become_tensors_in_the_order_of_the_inputs(nbytes):
+def test_raw_contents_become_tensors_in_the_order_of_the_inputs(nbytes: Any) -> None:
     message = request()
     message.inputs.add(name="z", datatype="INT8", shape=(nbytes,))
     message.raw_input_contents.extend([b"01234567", b"y" * nbytes])
@@ -65,18 +65,18 @@ def test_raw_contents_become_tensors_in_the_order_of_the_inputs(nbytes):
         ("FP64", "fp64_contents", [1e300], np.array([1e300])),
     ],
 )
-def test_typed_contents(datatype, field, values, expected):
+def test_typed_contents(datatype: Any, field: Any, values: Any, expected: Any) -> None:
     infer, _ = read(request(datatype, (len(values),), **{field: values}))
     (tensor,) = infer.request.tensors
     assert bytes(tensor.data) == expected.tobytes()
 
 
-def test_typed_contents_of_strings():
+def test_typed_contents_of_strings() -> None:
     infer, _ = read(request("BYTES", (2,), bytes_contents=[b"", b"\xff text"]))
     assert unpack_bytes(infer.request.tensors[0].data) == [b"", b"\xff text"]
 
 
-def test_contents_that_do_not_fit():
+def test_contents_that_do_not_fit() -> None:
     where = "unexpected explicit tensor data for input tensor 'x' for model 'm'"
     assert refusal(request(int_contents=[1])) == f"{where} of type 'INT32', expected datatype 'FP32'"
     assert refusal(request("FP16", fp32_contents=[1])) == f"{where} of type 'FP32', expected datatype 'FP16'"
@@ -89,7 +89,7 @@ def test_contents_that_do_not_fit():
     assert refusal(request()) == "unable to find data for input tensor 'x' for model 'm' in request."
 
 
-def test_more_raw_contents_than_inputs_are_passed_over():
+def test_more_raw_contents_than_inputs_are_passed_over() -> None:
     message = request()
     message.raw_input_contents.extend([b"01234567", b"more"])
     assert len(read(message)[0].request.tensors) == 1
@@ -102,7 +102,7 @@ def with_parameter(name: str, **value: Any) -> Any:
     return message
 
 
-def test_parameters_with_a_meaning():
+def test_parameters_with_a_meaning() -> None:
     message = with_parameter("priority", uint64_param=2)
     message.parameters["timeout"].int64_param = 9
     message.parameters["sequence_id"].int64_param = -1
@@ -130,7 +130,7 @@ def test_parameters_with_a_meaning():
         ("own", {"uint64_param": 1}, "for 'own' parameter, expected int64_param, bool_param, or string_param."),
     ],
 )
-def test_parameters_of_the_wrong_kind(name, value, text):
+def test_parameters_of_the_wrong_kind(name: Any, value: Any, text: Any) -> None:
     assert refusal(with_parameter(name, **value)).endswith(text)
 
 
@@ -143,7 +143,7 @@ def with_output(**parameters: Any) -> Any:
     return message
 
 
-def test_outputs_that_are_asked_for():
+def test_outputs_that_are_asked_for() -> None:
     infer, _ = read(with_output(classification=3))
     assert (infer.wanted["y"].classes, infer.request.outputs) == (3, ("y",))
     assert refusal(with_output(classification=0)) == "invalid value for 'classification' parameter, expected >= 1"
@@ -158,12 +158,12 @@ def test_outputs_that_are_asked_for():
 @pytest.mark.parametrize(
     ("text", "version"), [("", None), ("3", "3"), ("003", "3"), ("1.0", "1.0"), ("2.0-beta", "2.0-beta")]
 )
-def test_versions(text, version):
+def test_versions(text: Any, version: Any) -> None:
     assert version_of(text) == version
 
 
 @pytest.mark.parametrize("text", ["x", "1 2", "９", "99999999999999999999"])
-def test_what_is_no_version(text):
+def test_what_is_no_version(text: Any) -> None:
     with pytest.raises(
         InvalidRequest, match=r"failed to get model version from specified version string .* \(details: stol\)"
     ):
@@ -171,14 +171,14 @@ def test_what_is_no_version(text):
 
 
 @pytest.mark.parametrize("text", ["-1", "0"])
-def test_versions_begin_with_one(text):
+def test_versions_begin_with_one(text: Any) -> None:
     with pytest.raises(
         InvalidRequest, match=f"invalid model version specified '{text}' , version should be an integral value > 0"
     ):
         version_of(text)
 
 
-def test_what_is_no_message_is_refused():
+def test_what_is_no_message_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="the request is no ModelInferRequest"):
         Reader(b"\xff\xff")
     with pytest.raises(InvalidRequest, match="the request is no ModelInferRequest"):

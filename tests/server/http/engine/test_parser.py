@@ -9,7 +9,7 @@ import pytest
 from waitress.parser import ParsingError, TransferEncodingNotImplemented
 
 from jitney.server.http.engine import parser
-from jitney.server.http.engine.parser import Request, parse_head, whole_request
+from jitney.server.http.engine.parser import ParsedRequest, parse_head, whole_request
 
 ADJ: Any = SimpleNamespace(max_request_body_size=1001, max_request_header_size=65536, url_scheme="http")
 
@@ -103,7 +103,7 @@ def test_an_upgrade_is_not_taken_up() -> None:
 @pytest.mark.parametrize("cut", [1, 10, 40, 50])
 def test_a_request_in_two_pieces(cut: int) -> None:
     whole = head("Content-Length: 5") + b"abcdeGET"
-    request = Request(ADJ)
+    request = ParsedRequest(ADJ)
     assert request.received(whole[:cut]) == cut
     at = cut
     while not request.completed:
@@ -113,9 +113,9 @@ def test_a_request_in_two_pieces(cut: int) -> None:
 
 
 def test_blank_lines_before_a_request_are_passed_over() -> None:
-    request = Request(ADJ)
+    request = ParsedRequest(ADJ)
     assert request.received(b"\r\n" + head("A: b")) and request.completed and not request.empty
-    blank = Request(ADJ)
+    blank = ParsedRequest(ADJ)
     assert blank.received(b"\r\n\r\nGET") == 4 and blank.empty
 
 
@@ -131,7 +131,7 @@ def test_blank_lines_before_a_request_are_passed_over() -> None:
     ],
 )
 def test_refusals_have_their_status(data: bytes, code: int) -> None:
-    request = Request(ADJ)
+    request = ParsedRequest(ADJ)
     request.received(data)
     assert request.completed and request.error is not None and request.error.code == code
     assert whole_request(ADJ, data) is None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from jitney.core.errors import TooFewThreads
-from jitney.server.http.engine.task import Dispatcher, Job
+from jitney.server.http.engine.task import Job, TaskPool
 from jitney.tools.bench.served import wait_until
 
 PATIENCE = 10.0
@@ -31,14 +31,14 @@ class Held:
 
 
 @pytest.fixture
-def dispatcher() -> Iterator[Dispatcher]:
-    made = Dispatcher("test")
+def dispatcher() -> Iterator[TaskPool]:
+    made = TaskPool("test")
     yield made
     made.shutdown(timeout=PATIENCE)
     assert not made.threads
 
 
-def test_a_thread_for_each_task_that_finds_none_idle_up_to_the_most(dispatcher: Dispatcher) -> None:
+def test_a_thread_for_each_task_that_finds_none_idle_up_to_the_most(dispatcher: TaskPool) -> None:
     held = Held()
     dispatcher.start(3)
     assert len(dispatcher.threads) == 1
@@ -53,7 +53,7 @@ def test_a_thread_for_each_task_that_finds_none_idle_up_to_the_most(dispatcher: 
         assert held.done.acquire(timeout=PATIENCE)
 
 
-def test_tasks_one_after_the_other_need_one_thread(dispatcher: Dispatcher) -> None:
+def test_tasks_one_after_the_other_need_one_thread(dispatcher: TaskPool) -> None:
     dispatcher.start(10)
     for _ in range(20):
         wait_until(lambda: not dispatcher.active_count, PATIENCE, "the thread to wait again")
@@ -64,7 +64,7 @@ def test_tasks_one_after_the_other_need_one_thread(dispatcher: Dispatcher) -> No
     assert len(dispatcher.threads) == 1
 
 
-def refusing(dispatcher: Dispatcher, allowed: int) -> Callable[[Callable[[int], None], int], None]:
+def refusing(dispatcher: TaskPool, allowed: int) -> Callable[[Callable[[int], None], int], None]:
     """`start_new_thread` on a system that has so many threads left."""
     start, left = dispatcher.start_new_thread, iter(range(allowed))
 
@@ -77,7 +77,7 @@ def refusing(dispatcher: Dispatcher, allowed: int) -> Callable[[Callable[[int], 
 
 
 def test_where_the_system_has_no_more_threads_tasks_wait_for_those_there_are(
-    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    dispatcher: TaskPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(dispatcher, "start_new_thread", refusing(dispatcher, 2))
     held = Held()
@@ -92,7 +92,7 @@ def test_where_the_system_has_no_more_threads_tasks_wait_for_those_there_are(
     assert caplog.messages == ["listener 'test' goes on with 2 threads: can't start new thread"]
 
 
-def test_without_a_single_thread_it_does_not_start(dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_single_thread_it_does_not_start(dispatcher: TaskPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher, "start_new_thread", refusing(dispatcher, 0))
     with pytest.raises(TooFewThreads, match="no thread left for the requests of listener 'test'"):
         dispatcher.start(10)
@@ -100,7 +100,7 @@ def test_without_a_single_thread_it_does_not_start(dispatcher: Dispatcher, monke
 
 
 def test_nothing_starts_after_the_end() -> None:
-    dispatcher = Dispatcher("test")
+    dispatcher = TaskPool("test")
     dispatcher.start(5)
     dispatcher.shutdown(timeout=PATIENCE)
     dispatcher.add_task(Held().job())

@@ -86,7 +86,7 @@ def test_pem_files_and_a_connection_that_stays(open_site: Any, identity: Identit
     site = open_site(**SETTINGS, **identity.pem)
     connection = client(site.address("inference"), identity.trusting())
     assert [predict(connection, b"%d" % n) for n in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
-    assert connection.sock.version() in ("TLSv1.2", "TLSv1.3")  # type: ignore[attr-defined]
+    assert connection.sock.version() in ("TLSv1.2", "TLSv1.3")
     connection.close()
     assert site.ask("management", "GET", "/models").status == 200  # plain, as its address says
 

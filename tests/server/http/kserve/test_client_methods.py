@@ -20,7 +20,7 @@ from tritonclient.http.auth import BasicAuth
 from tritonclient.utils import InferenceServerException
 
 from jitney.tests.fakes.plane import DOUBLING, doubling
-from jitney.tools.bench.served import Server, serving
+from jitney.tools.bench.served import ServedProcess, serving
 
 X = np.array([[1.5, -2.0], [0.1, 4]], np.float32)
 #: What no request to a server belongs to: called by users on themselves.
@@ -81,7 +81,7 @@ async def _awaited(found: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedProcess]:
     folder = tmp_path_factory.mktemp("models")
     doubling(folder, "m", "dynamic_batching { max_queue_delay_microseconds: 20000 }")
     config = (folder / "m" / "config.pbtxt").read_text()
@@ -96,7 +96,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(params=["sync", "aio"])
-def remote(request: pytest.FixtureRequest, server: Server) -> Iterator[Remote]:
+def remote(request: pytest.FixtureRequest, server: ServedProcess) -> Iterator[Remote]:
     remote = Remote(request.param, server.inference.removeprefix("http://"))
     yield remote
     remote.end()
@@ -264,7 +264,7 @@ def test_plugins(remote: Remote) -> None:
     remote.unregister_plugin()
 
 
-def test_requests_of_async_infer_fill_batches(server: Server) -> None:
+def test_requests_of_async_infer_fill_batches(server: ServedProcess) -> None:
     client = triton.InferenceServerClient(server.inference.removeprefix("http://"), concurrency=8)
     try:
         (before,) = client.get_inference_statistics("m")["model_stats"]
@@ -280,7 +280,7 @@ def test_requests_of_async_infer_fill_batches(server: Server) -> None:
         client.close()
 
 
-def test_aio_requests_fill_batches(server: Server) -> None:
+def test_aio_requests_fill_batches(server: ServedProcess) -> None:
     async def talk() -> list[list[list[float]]]:
         async with triton_aio.InferenceServerClient(server.inference.removeprefix("http://")) as client:
             asked = [client.infer("m", [given(np.full((1, 2), n, np.float32))]) for n in range(8)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from collections.abc import Callable
 
 import falcon.testing
 import pytest
@@ -14,8 +15,8 @@ from jitney.tests.server.http.kserve.messages import binary, entry, floats, post
 
 Client = falcon.testing.TestClient
 BODY = {"inputs": [entry("INPUT0", [1, 50], "FP32", data=[1.0] * 50)]}
-PACKERS = {"gzip": gzip.compress, "deflate": zlib.compress, "identity": bytes}
-UNPACKERS = {"gzip": gzip.decompress, "deflate": zlib.decompress}
+PACKERS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress, "identity": bytes}
+UNPACKERS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.decompress, "deflate": zlib.decompress}
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "identity"])

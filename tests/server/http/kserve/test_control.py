@@ -75,7 +75,7 @@ def test_names_that_could_leave_the_repository_are_refused(client: Client, datap
         reply = post(client, f"/v2/repository/models/{name}/{verb}")
         assert reply.status_code == 400
         assert "invalid name" in reply.json["error"]
-    assert dataplane.loads == dataplane.unloads == []
+    assert (dataplane.loads, dataplane.unloads) == ([], [])
 
 
 def test_unloading_an_unknown_model_is_no_error(client: Client, dataplane: FakeDataPlane) -> None:

@@ -16,11 +16,10 @@ from tritonclient.utils import InferenceServerException
 from jitney.server.http.engine.listener import Listener
 from jitney.server.lifecycle.model_control import ModelControl
 from jitney.server.repository.triton.repository import TritonRepository
-from jitney.server.serving.dataplane import DataPlane
 from jitney.server.serving.deployment import Options
-from jitney.server.serving.registry import Registry
 from jitney.server.settings.addresses import Address
 from jitney.tests.fakes.kserve_app import kserve_app
+from jitney.tests.fakes.plane import LoadedPlane
 
 CONFIG: dict[str, Any] = {
     "name": "doubler",
@@ -61,10 +60,10 @@ def remote(tmp_path: Path) -> Iterator[triton.InferenceServerClient]:
     folder.mkdir(parents=True)
     (folder / "model.py").write_text(MODEL.replace("FACTOR", "2"))
     (tmp_path / "doubler" / "config.pbtxt").write_text(CONFIG_TEXT)
-    plane = DataPlane(Registry())
+    plane = LoadedPlane()
     repository = TritonRepository([tmp_path])
-    plane.modelcontrol = ModelControl(plane.registry, repository, plane, Options(), "explicit")
-    app = kserve_app(plane, 1 << 20)
+    plane.control.attach(repository=ModelControl(plane.registry, repository, plane, Options(), "explicit"))
+    app = kserve_app(plane, 1 << 20, control=plane.control)
     address = Address("http", "127.0.0.1", 0)
     listener = Listener(app, address, name="e2e", threads=16, max_body=1 << 20, refuse=lambda path, error: ("500", [], b""))
     listener.start()
@@ -74,7 +73,7 @@ def remote(tmp_path: Path) -> Iterator[triton.InferenceServerClient]:
     finally:
         listener.close(5)
         plane.close(10)
-        plane.modelcontrol.close()
+        plane.control.close()
         repository.close()
 
 

@@ -66,7 +66,7 @@ def test_binary_tensors_in_and_out(site: Any) -> None:
     tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}
     answer = same(site, infer(tensor, b"\0\0\x80\x3f\0\0\0\x40", parameters={"binary_data_output": True}))
     assert answer.body.endswith(b"\0\0\0\x40\0\0\x80\x40")
-    assert int(answer.header("Inference-Header-Content-Length")) == len(answer.body) - 8
+    assert int(answer.header("Inference-Header-Content-Length") or 0) == len(answer.body) - 8
 
 
 def test_compressed_answers(site: Any) -> None:

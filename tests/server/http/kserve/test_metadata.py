@@ -74,12 +74,3 @@ def test_statistics_of_what_is_not_there(client: Client) -> None:
     assert (unknown.status_code, unknown.json) == (400, {"error": "requested model 'nope' is not available"})
     version = client.simulate_get("/v2/models/versions/versions/2/stats")
     assert version.json == {"error": "requested model version is not available for model 'versions'"}
-
-
-def test_nothing_is_there_on_the_other_ports() -> None:
-    from jitney.server.http.kserve import add_routes
-
-    app: falcon.App[falcon.Request, falcon.Response] = falcon.App()
-    for port in ("management", "metrics"):
-        add_routes(app, None, None, port, access=None, admission=None)  # type: ignore[arg-type]
-    assert falcon.testing.TestClient(app).simulate_get("/v2/health/live").status_code == 404

@@ -16,7 +16,7 @@ import pytest
 
 from jitney.core.errors import InvalidRequest
 from jitney.server.http.kserve.errors import RegionNotFound
-from jitney.server.http.kserve.shm import Regions
+from jitney.server.http.kserve.shm import ClientRegions
 from jitney.tests.fakes.dataplane import FakeDataPlane
 from jitney.tests.fakes.kserve_app import kserve_app
 from jitney.tests.server.http.kserve.messages import entry, floats, post
@@ -125,7 +125,7 @@ def test_a_region_lies_within_its_file(client: Client, make: Make, size: int) ->
 )
 def test_a_key_names_a_file_in_dev_shm_and_nothing_else(key: str) -> None:
     with pytest.raises(InvalidRequest):
-        Regions().register("r", key, 0, 1)
+        ClientRegions().register("r", key, 0, 1)
 
 
 def test_links_and_special_files_are_not_followed() -> None:
@@ -135,7 +135,7 @@ def test_links_and_special_files_are_not_followed() -> None:
     try:
         for path in (link, fifo):
             with pytest.raises(InvalidRequest, match="Unable to open"):
-                Regions().register("r", path.name, 0, 1)
+                ClientRegions().register("r", path.name, 0, 1)
     finally:
         link.unlink()
         fifo.unlink()
@@ -178,7 +178,7 @@ def test_contradicting_and_missing_parameters_are_refused(client: Client, make: 
 
 
 def test_a_file_that_shrank_is_an_error_and_no_crash(make: Make) -> None:
-    regions = Regions()
+    regions = ClientRegions()
     key = make(bytes(64))
     regions.register("r", key, 0, 64)
     place = regions.place("r", 32, 32)
@@ -191,7 +191,7 @@ def test_a_file_that_shrank_is_an_error_and_no_crash(make: Make) -> None:
 
 
 def test_a_region_stays_open_for_requests_in_flight_and_then_closes(make: Make) -> None:
-    regions = Regions()
+    regions = ClientRegions()
     key = make(b"x" * 64)
     regions.register("r", key, 0, 64)
     place = regions.place("r", 0, 64)
@@ -213,7 +213,7 @@ def opened(key: str) -> int:
 
 
 def test_a_tensor_larger_than_one_read_is_refused_before_memory_is_taken(make: Make) -> None:
-    regions = Regions()
+    regions = ClientRegions()
     key = make(b"")
     os.truncate("/dev/shm" + key, 3 << 30)
     regions.register("r", key, 0, 3 << 30)

@@ -11,8 +11,9 @@ import falcon.inspect
 import pytest
 
 from jitney.core.errors import InvalidConfig, Unavailable
-from jitney.server.http.app import build_app
-from jitney.server.http.middleware.access import needed
+from jitney.server.http.app import Shared, build
+from jitney.server.http.kserve.shm import ClientRegions
+from jitney.server.http.middleware.guard import needed
 from jitney.server.http.middleware.tokens import Tokens
 from jitney.tests.fakes.raw_http import Connection
 
@@ -247,7 +248,7 @@ FREE = ("/api-description", "/*", ".*")
 def test_the_route_table_is_walked_whole(open_site: Any, tokens: Tokens, port: Any, paths: tuple[str, ...]) -> None:
     """Every template is asked for without a token, and every pattern matches a path above: no new route is forgotten."""
     site = open_site(tokens)
-    app = build_app([port], site.services, site.web.admission)
+    app, _ = build([port], site.services, site.web.admission, Shared(ClientRegions()))
     for route in falcon.inspect.inspect_routes(app):
         answer = site.ask(port, "POST", re.sub(r"\{[^}]+\}", "1", route.path), b"{}")
         assert answer.status == 400 and DENIED in answer.body.decode(), route.path

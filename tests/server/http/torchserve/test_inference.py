@@ -331,8 +331,8 @@ NO_WORKER = (
 )
 def test_errors_of_models_and_workers(site: Any, path: str, raised: JitneyError, expected: tuple[int, str, str]) -> None:
     def run(_: Request) -> Iterable[Response]:
+        yield from ()
         raise raised
-        yield
 
     site.plane.add("echo", run)
     asked = ("inference", "POST", f"/predictions/{path}", b"x")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from jitney.tests.fakes.serving import write_model
-from jitney.tools.bench.served import Server, serving
+from jitney.tools.bench.served import ServedProcess, serving
 
 JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(range(256))
 #: Says of each row what it got.
@@ -41,7 +41,7 @@ FORM = "application/x-www-form-urlencoded"
 
 
 @pytest.fixture(scope="module", params=["", "front_ends=2\n"], ids=["one process", "front ends"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedProcess]:
     folder = tmp_path_factory.mktemp("models")
     batches = 'backend: "python" max_batch_size: 8 dynamic_batching { max_queue_delay_microseconds: 200000 }'
     write_model(folder, "one", f"{batches} input [ {TEXT} ] {SAID}", MODEL)
@@ -51,7 +51,12 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def ask(
-    server: Server, model: str, body: bytes, kind: str | None = None, method: str = "POST", path: str = "/predictions/{}"
+    server: ServedProcess,
+    model: str,
+    body: bytes,
+    kind: str | None = None,
+    method: str = "POST",
+    path: str = "/predictions/{}",
 ) -> Any:
     """The answer's JSON, with its status where that is an error. `kind` None: no content type, which urllib cannot leave out."""
     request = urllib.request.Request(
@@ -88,7 +93,7 @@ SEEN = [[f"{len(JPEG)} 255"]]
         (*multipart(("file", "application/octet-stream", JPEG)), "POST"),
     ],
 )
-def test_a_picture(server: Server, body: bytes, kind: str | None, method: str) -> None:
+def test_a_picture(server: ServedProcess, body: bytes, kind: str | None, method: str) -> None:
     for _ in range(2):
         assert ask(server, "one", body, kind, method) == SEEN
 
@@ -101,11 +106,11 @@ def test_a_picture(server: Server, body: bytes, kind: str | None, method: str) -
         (b'["hi you"]', None), multipart(("text", "", b"hi you")),
     ],
 )  # fmt: skip
-def test_a_text(server: Server, body: bytes, kind: str | None) -> None:
+def test_a_text(server: ServedProcess, body: bytes, kind: str | None) -> None:
     assert ask(server, "one", body, kind) == [["6 104"]]
 
 
-def test_each_request_is_a_row_of_one_batch(server: Server) -> None:
+def test_each_request_is_a_row_of_one_batch(server: ServedProcess) -> None:
     (before,) = server.get_json("/v2/models/one/stats")["model_stats"]
     with ThreadPoolExecutor(4) as clients:
         answers = list(clients.map(lambda n: ask(server, "one", b"x" * n, "text/plain"), (1, 2, 3, 4)))
@@ -115,7 +120,7 @@ def test_each_request_is_a_row_of_one_batch(server: Server) -> None:
     assert after["execution_count"] - before["execution_count"] < 4
 
 
-def test_several_inputs(server: Server) -> None:
+def test_several_inputs(server: ServedProcess) -> None:
     assert ask(server, "two", b'{"text": "ab", "times": 3}', "application/json") == [["6 97"]]
     assert ask(server, "two", b"text=ab&times=3", FORM) == [["6 97"]]
     assert ask(server, "two", *multipart(("text", "image/jpeg", JPEG), ("times", "", b"1"))) == SEEN
@@ -134,13 +139,13 @@ def test_several_inputs(server: Server) -> None:
         (b"E = mc2", FORM, "found fields: 'E '; curl -d sends a form, use -T FILE, or -H"),
     ],
 )
-def test_forms_of_which_something_would_be_lost(server: Server, body: bytes, kind: str, reason: str) -> None:
+def test_forms_of_which_something_would_be_lost(server: ServedProcess, body: bytes, kind: str, reason: str) -> None:
     status, told = ask(server, "one", body, kind)
     assert status == 400 and reason in told["message"]
 
 
 @pytest.mark.parametrize("path", ["/v1/models/{}:predict", "/predictions/{}"])
-def test_kserve_v1(server: Server, path: str) -> None:
+def test_kserve_v1(server: ServedProcess, path: str) -> None:
     rows = [{"text": "a", "times": 1}, {"text": "b", "times": 2}]
     asked = ("two", json.dumps({"instances": rows}).encode()), ("one", b'{"instances": ["a", "bc"]}')
     assert [ask(server, model, body, "application/json", path=path) for model, body in asked] == [
@@ -149,7 +154,7 @@ def test_kserve_v1(server: Server, path: str) -> None:
     ]
 
 
-def test_the_reason_of_a_model_s_error_stands_in_the_body(server: Server) -> None:
+def test_the_reason_of_a_model_s_error_stands_in_the_body(server: ServedProcess) -> None:
     for path in ("/predictions/{}", "/v1/models/{}:predict"):
         status, told = ask(server, "one", b"fail", "text/plain", path=path)
         assert status == 503 and "no such word" in told["message"]

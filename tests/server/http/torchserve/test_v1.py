@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from jitney.server.settings.addresses import parse_address
-from jitney.server.workers.roster import State
+from jitney.server.workers.roster import WorkerState
 from jitney.server.workers.status import WorkerStatus
 from jitney.tests.fakes.torchserve import echo
 from jitney.tools.bench.served import free_port
@@ -28,15 +28,15 @@ def test_models_and_their_readiness(site: Any, slash: str) -> None:
     ("state", "error", "ready"),
     [
         (None, "", False),
-        (State.STARTING, "", True),  # its requests wait until it is loaded
-        (State.STARTING, "no such module", False),
-        (State.BACKOFF, "no such module", False),
-        (State.FAILED, "no such module", False),
+        (WorkerState.STARTING, "", True),  # its requests wait until it is loaded
+        (WorkerState.STARTING, "no such module", False),
+        (WorkerState.BACKOFF, "no such module", False),
+        (WorkerState.FAILED, "no such module", False),
     ],
 )
-def test_an_archive_without_a_loaded_worker(site: Any, state: State | None, error: str, ready: bool) -> None:
+def test_an_archive_without_a_loaded_worker(site: Any, state: WorkerState | None, error: str, ready: bool) -> None:
     site.plane.loading.add("echo")
-    worker = WorkerStatus(9000, "echo-0", 1, state or State.READY, 0.0, 0, None, 0, error)
+    worker = WorkerStatus(9000, "echo-0", 1, state or WorkerState.READY, 0.0, 0, None, 0, error)
     site.plane.served["echo"]["1.0"].workers = [worker] * (state is not None)
     status, document = asked(site, "/v1/models/echo")
     assert (status, document.get("ready")) == ((200, True) if ready else (503, None))

@@ -1,16 +1,19 @@
+from __future__ import annotations
+
 import json
-import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jitney.core.errors import InvalidArchive
-from jitney.server.repository.torchserve.archive import MANIFEST, open_archive, parse_manifest
+from jitney.server.repository.torchserve.archive import MANIFEST, Manifest, open_archive, parse_manifest
+from jitney.tests.fakes.recordings import OWN
 
-KIT = Path(os.environ.get("JITNEY_CONFORMANCE", Path(__file__).parents[5] / "shared" / "conformance")) / "torchserve"
+KIT = OWN / "torchserve"
 FULL = {
     "createdOn": "22/11/2026 06:58:52",
     "runtime": "python",
@@ -27,18 +30,19 @@ FULL = {
 }
 
 
-def manifest(**changes):
-    model = {key: value for key, value in (FULL["model"] | changes).items() if value is not ...}
+def manifest(**changes: Any) -> Manifest:
+    full: Any = FULL["model"]
+    model = {key: value for key, value in (full | changes).items() if value is not ...}
     return parse_manifest(json.dumps(FULL | {"model": model}).encode())
 
 
-def folder(path, document=FULL):
+def folder(path: Path, document: dict[str, Any] = FULL) -> Path:
     (path / "MAR-INF").mkdir(parents=True)
     (path / MANIFEST).write_text(json.dumps(document))
     return path
 
 
-def test_a_manifest_is_read():
+def test_a_manifest_is_read() -> None:
     read = manifest()
     assert (read.model_name, read.model_version, read.runtime, read.handler) == (
         "digits",
@@ -51,7 +55,7 @@ def test_a_manifest_is_read():
     assert read.document["createdOn"] == FULL["createdOn"]
 
 
-def test_older_and_unknown_keys_are_kept_and_numbers_are_text():
+def test_older_and_unknown_keys_are_kept_and_numbers_are_text() -> None:
     document = {
         "runtime": "python3",
         "implementationVersion": "1.0",
@@ -63,7 +67,7 @@ def test_older_and_unknown_keys_are_kept_and_numbers_are_text():
 
 
 @pytest.mark.parametrize("value", [..., None, ""])
-def test_the_name_may_come_from_elsewhere_the_version_may_not(value):
+def test_the_name_may_come_from_elsewhere_the_version_may_not(value: Any) -> None:
     assert manifest(modelName=value).model_name == ""
     with pytest.raises(InvalidArchive) as error:
         manifest(modelVersion=value)
@@ -86,7 +90,7 @@ def test_the_name_may_come_from_elsewhere_the_version_may_not(value):
         (b'{"runtime": "python", "model": {"modelName": "m\\u0000", "modelVersion": "1"}}', "damaged"),
     ],
 )
-def test_what_a_manifest_lacks_is_said(raw, kind):
+def test_what_a_manifest_lacks_is_said(raw: bytes, kind: str) -> None:
     with pytest.raises(InvalidArchive) as error:
         parse_manifest(raw)
     assert error.value.kind == kind
@@ -94,25 +98,25 @@ def test_what_a_manifest_lacks_is_said(raw, kind):
 
 @pytest.mark.parametrize("key", ["serializedFile", "modelFile", "requirementsFile", "configFile"])
 @pytest.mark.parametrize("name", ["/etc/passwd", "../secret", "a/../../b", "a//b"])
-def test_files_outside_of_the_archive_are_refused(key, name):
+def test_files_outside_of_the_archive_are_refused(key: str, name: str) -> None:
     with pytest.raises(InvalidArchive) as error:
         manifest(**{key: name})
     assert (error.value.kind, error.value.entry) == ("file", key)
 
 
 @given(st.binary(max_size=200))
-def test_noise_is_refused_not_raised(raw):
+def test_noise_is_refused_not_raised(raw: bytes) -> None:
     with pytest.raises(InvalidArchive):
         parse_manifest(raw)
 
 
-def test_a_folder_is_used_in_place(tmp_path):
+def test_a_folder_is_used_in_place(tmp_path: Path) -> None:
     archive = open_archive(folder(tmp_path / "m"), tmp_path / "into")
     assert archive.directory == tmp_path / "m" and archive.has_manifest and not archive.unpacked
     assert not (tmp_path / "into").exists()
 
 
-def test_a_folder_that_holds_one_folder_stands_for_it(tmp_path):
+def test_a_folder_that_holds_one_folder_stands_for_it(tmp_path: Path) -> None:
     folder(tmp_path / "outer" / "inner")
     (tmp_path / "outer" / ".hidden").touch()
     assert open_archive(tmp_path / "outer", tmp_path / "into").directory == tmp_path / "outer" / "inner"
@@ -122,7 +126,7 @@ def test_a_folder_that_holds_one_folder_stands_for_it(tmp_path):
     assert open_archive(folder(tmp_path / "only"), tmp_path / "into").directory == tmp_path / "only"
 
 
-def test_an_archive_with_a_bad_manifest_leaves_nothing(tmp_path):
+def test_an_archive_with_a_bad_manifest_leaves_nothing(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.mar", "w") as archive:
         archive.writestr(MANIFEST, "{}")
         archive.writestr("a.py", "1")
@@ -131,16 +135,15 @@ def test_an_archive_with_a_bad_manifest_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.mar"]
 
 
-def test_another_kind_of_file_is_named_so(tmp_path):
+def test_another_kind_of_file_is_named_so(tmp_path: Path) -> None:
     (tmp_path / "a.mar").write_bytes(b"not an archive")
     with pytest.raises(InvalidArchive) as error:
         open_archive(tmp_path / "a.mar", tmp_path / "into")
     assert error.value.kind == "not_archive"
 
 
-@pytest.mark.skipif(not KIT.is_dir(), reason="the archives recorded with TorchServe are not here (JITNEY_CONFORMANCE)")
-def test_the_recorded_archives_open(tmp_path):
-    found = {}
+def test_the_recorded_archives_open(tmp_path: Path) -> None:
+    found: dict[str, Any] = {}
     for path in sorted((KIT / "mars").glob("*.mar")):
         try:
             found[path.stem] = open_archive(path, tmp_path / path.stem)

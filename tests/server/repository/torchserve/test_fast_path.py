@@ -1,4 +1,7 @@
+from __future__ import annotations
+
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -13,8 +16,9 @@ FILES = {"MAR-INF", "net.pt", "index_to_name.json"}
 SOURCES = {"MAR-INF", "w.pth", "net.py", "parts.py"}
 
 
-def test_a_scripted_classifier_runs_as_torchscript():
+def test_a_scripted_classifier_runs_as_torchscript() -> None:
     config = fast_path(CONFIG, SCRIPTED, FILES)
+    assert config is not None
     assert (config.backend, config.codec, config.filename) == ("torchscript", "image_classifier", "net.pt")
     (spec,), (out,) = config.inputs, config.outputs
     assert (spec.name, spec.datatype, spec.dims) == ("INPUT__0", "FP32", (3, 224, 224))
@@ -22,12 +26,14 @@ def test_a_scripted_classifier_runs_as_torchscript():
     assert config.max_batch_size == 3 and config.handler == CONFIG.handler
 
 
-def test_a_classifier_with_source_runs_as_eager():
+def test_a_classifier_with_source_runs_as_eager() -> None:
     config = fast_path(CONFIG, EAGER, SOURCES)
+    assert config is not None
     assert (config.backend, config.codec, config.filename) == ("eager", "image_classifier", "net.py")
 
 
-def asked(**changes):
+def asked(**changes: Any) -> ModelConfig:
+    assert CONFIG.handler is not None
     return replace(CONFIG, handler=replace(CONFIG.handler, **changes))
 
 
@@ -57,12 +63,12 @@ def asked(**changes):
         (replace(CONFIG, handler=None), SCRIPTED, FILES),
     ],
 )
-def test_everything_else_runs_its_handler(config, manifest, files):
+def test_everything_else_runs_its_handler(config: ModelConfig, manifest: Manifest, files: set[str]) -> None:
     assert fast_path(config, manifest, files) is None
 
 
 @pytest.mark.parametrize(
     "yaml", [{"handler": {"answer": 42}}, {"minWorkers": 1}, {"pt2": None}, {"handler": {"profile": False}}]
 )
-def test_what_changes_nothing_about_the_work_keeps_the_path(yaml):
+def test_what_changes_nothing_about_the_work_keeps_the_path(yaml: dict[str, Any]) -> None:
     assert fast_path(asked(yaml=yaml), SCRIPTED, FILES) is not None

@@ -1,7 +1,11 @@
 """Archives with the built-in image_classifier, packed by our archiver, opened by the store, run by the backend it chose."""
 
+from __future__ import annotations
+
 import json
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +36,7 @@ PARTS = "import torch\n\nclass Mean(torch.nn.Module):\n    def forward(self, x):
 
 
 @pytest.fixture
-def sources(tmp_path, monkeypatch):
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("sys.path", sys.path[:])  # the eager backend puts the archive's folder in front
@@ -44,8 +48,12 @@ def sources(tmp_path, monkeypatch):
     return fc
 
 
-def packed(folder, kind, fc):
-    options = {"serialized_file": "weights.pth", "model_file": "net.py", "extra_files": "index_to_name.json,parts.py"}
+def packed(folder: Path, kind: str, fc: Any) -> None:
+    options: dict[str, Any] = {
+        "serialized_file": "weights.pth",
+        "model_file": "net.py",
+        "extra_files": "index_to_name.json,parts.py",
+    }
     if kind == "torchscript":
         pooled = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), fc)
         with pytest.warns(DeprecationWarning):
@@ -55,7 +63,7 @@ def packed(folder, kind, fc):
 
 
 @pytest.mark.parametrize("kind", ["eager", "torchscript"])
-def test_the_model_of_an_archive_answers(tmp_path, sources, kind):
+def test_the_model_of_an_archive_answers(tmp_path: Path, sources: Any, kind: str) -> None:
     packed(tmp_path, kind, sources)
     store = ModelStore(Settings.load({"model_store": "model_store"}, {}, tmp_path), gpus=())
     config = store.resolve(Registration("net.mar", batch_size=4))
@@ -63,9 +71,9 @@ def test_the_model_of_an_archive_answers(tmp_path, sources, kind):
     images = np.random.default_rng(0).random((2, 3, 224, 224), dtype=np.float32)
     backend = create(config)
     backend.load(config, Instance("net_0"))
-    answers = {}
+    answers: dict[int, Any] = {}
     requests = [Request(tensors=[Tensor.from_numpy("INPUT__0", image[None])]) for image in images]
-    backend.execute(requests, answers.setdefault)
+    backend.execute(requests, answers.__setitem__)
     with torch.inference_mode():
         expected = sources(torch.from_numpy(images).mean((2, 3))).numpy()
     for index, row in enumerate(expected):
@@ -74,7 +82,7 @@ def test_the_model_of_an_archive_answers(tmp_path, sources, kind):
     store.close()
 
 
-def test_the_fast_path_can_be_switched_off(tmp_path, sources):
+def test_the_fast_path_can_be_switched_off(tmp_path: Path, sources: Any) -> None:
     packed(tmp_path, "eager", sources)
     settings = Settings.load({"model_store": "model_store", "fast_path": "false"}, {}, tmp_path)
     store = ModelStore(settings, gpus=())

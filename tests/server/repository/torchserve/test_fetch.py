@@ -1,9 +1,14 @@
+from __future__ import annotations
+
 import datetime
 import ipaddress
 import os
 import socket
 import ssl
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -16,18 +21,19 @@ from jitney.core.errors import DownloadFailed, UrlRefused
 from jitney.server.repository.torchserve import fetch as fetching
 from jitney.server.repository.torchserve.fetch import Rules, check_url, fetch, is_public
 from jitney.tests.fakes import web as fake
+from jitney.tests.fakes.web import Web
 
 ANY = ("file://.*|http(s)?://.*",)
 OPEN = Rules(ANY, allow_private=True)
 
 
 @pytest.fixture
-def web():
+def web() -> Iterator[Web]:
     with fake.serving({}) as served:
         yield served
 
 
-def failed(url, folder, error, rules=OPEN):
+def failed(url: str, folder: Path, error: type[Any], rules: Rules = OPEN) -> Any:
     """Fetches, expects the error, and that the folder is as it was."""
     before = sorted(folder.iterdir())
     with pytest.raises(error) as raised:
@@ -37,7 +43,7 @@ def failed(url, folder, error, rules=OPEN):
     return raised.value
 
 
-def test_an_archive_is_fetched(tmp_path, web):
+def test_an_archive_is_fetched(tmp_path: Path, web: Web) -> None:
     data = os.urandom(1_000_000)
     web.routes["/mar_files/a.mar?key=1"] = fake.body(data)
     web.routes["/unknown-length"] = fake.body(data, length=-1)
@@ -49,7 +55,7 @@ def test_an_archive_is_fetched(tmp_path, web):
     assert (tmp_path / "b.mar").read_bytes() == data
 
 
-def test_loopback_is_refused_unless_allowed(tmp_path, web):
+def test_loopback_is_refused_unless_allowed(tmp_path: Path, web: Web) -> None:
     web.routes["/a.mar"] = fake.body(b"1")
     for host in ("127.0.0.1", "localhost", "127.1", "2130706433", "0x7f.1", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"):
         error = failed(f"http://{host}:{web.port}/a.mar", tmp_path, UrlRefused, Rules(ANY))
@@ -82,34 +88,36 @@ def test_loopback_is_refused_unless_allowed(tmp_path, web):
         ("not an address", False),
     ],
 )
-def test_what_is_public(address, public):
+def test_what_is_public(address: str, public: bool) -> None:
     assert is_public(address) is public
 
 
-def test_a_name_is_resolved_once_and_the_judged_address_is_used(tmp_path, web, monkeypatch):
+def test_a_name_is_resolved_once_and_the_judged_address_is_used(
+    tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A name that is public when judged and loopback a moment later (DNS rebinding)."""
     answers = iter(["127.0.0.1", "127.0.0.9"])
     asked = []
 
-    def resolve(host, port, **_):
+    def resolve(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
         asked.append(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(answers), port))]
 
     web.routes["/a.mar"] = fake.body(b"1")
-    monkeypatch.setattr(fetching.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     monkeypatch.setattr(fetching, "is_public", lambda address: address == "127.0.0.1")
     fetch(f"http://models.example:{web.port}/a.mar", tmp_path / "a.mar", Rules(ANY))
     assert asked == ["models.example"]
     assert (tmp_path / "a.mar").read_bytes() == b"1"
 
 
-def test_one_private_address_among_public_ones_is_enough_to_refuse(tmp_path, monkeypatch):
+def test_one_private_address_among_public_ones_is_enough_to_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in ("8.8.8.8", "10.0.0.1")]
-    monkeypatch.setattr(fetching.socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     assert failed("http://models.example/a.mar", tmp_path, UrlRefused, Rules(ANY)).kind == "private"
 
 
-def test_redirects_obey_the_same_rules(tmp_path, web, monkeypatch):
+def test_redirects_obey_the_same_rules(tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "is_public", lambda address: address == "127.0.0.1")
     rules = Rules((f"{web.base}/.*", r"http://127\.0\.0\.2.*"))
     web.routes |= {
@@ -136,7 +144,7 @@ def test_redirects_obey_the_same_rules(tmp_path, web, monkeypatch):
     assert "redirects more than" in str(failed(web.base + "/round", tmp_path, DownloadFailed, rules))
 
 
-def test_an_encrypted_url_does_not_redirect_to_a_plain_one():
+def test_an_encrypted_url_does_not_redirect_to_a_plain_one() -> None:
     with pytest.raises(UrlRefused, match="not encrypted"):
         fetching._redirected("https://h/a", check_url("https://h/a", OPEN), "http://h/a")
 
@@ -158,11 +166,11 @@ def test_an_encrypted_url_does_not_redirect_to_a_plain_one():
         ("file://host/a.mar", "not_allowed"),
     ],
 )
-def test_urls_that_are_never_fetched(tmp_path, url, kind):
+def test_urls_that_are_never_fetched(tmp_path: Path, url: str, kind: str) -> None:
     assert failed(url, tmp_path, UrlRefused).kind == kind
 
 
-def test_allowed_urls_match_whole_urls_without_case():
+def test_allowed_urls_match_whole_urls_without_case() -> None:
     rules = Rules((r"https://s3\.example/.*", "file:///models/a.mar"))
     check_url("HTTPS://S3.example/x.mar", rules)
     check_url("file:///models/a.mar", rules)
@@ -171,7 +179,7 @@ def test_allowed_urls_match_whole_urls_without_case():
             check_url(url, rules)
 
 
-def test_too_many_bytes_are_refused_declared_or_not(tmp_path, web):
+def test_too_many_bytes_are_refused_declared_or_not(tmp_path: Path, web: Web) -> None:
     web.routes |= {
         "/declared": fake.body(b"1" * 101),
         "/undeclared": fake.body(b"1" * 101, length=-1),
@@ -183,7 +191,7 @@ def test_too_many_bytes_are_refused_declared_or_not(tmp_path, web):
     fetch(web.base + "/fits", tmp_path / "fits", rules)
 
 
-def test_what_is_missing_short_or_no_http_fails(tmp_path, web):
+def test_what_is_missing_short_or_no_http_fails(tmp_path: Path, web: Web) -> None:
     web.routes |= {
         "/short": fake.body(b"1" * 10, length=20),
         "/noise": lambda handler: handler.wfile.write(b"noise\r\n\r\n"),
@@ -197,8 +205,8 @@ def test_what_is_missing_short_or_no_http_fails(tmp_path, web):
     failed("http://no-such-host.invalid/a", tmp_path, DownloadFailed)
 
 
-def test_a_trickle_ends_at_the_deadline(tmp_path, web):
-    def trickle(handler):
+def test_a_trickle_ends_at_the_deadline(tmp_path: Path, web: Web) -> None:
+    def trickle(handler: Any) -> None:
         handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
         while not web.stop.wait(0.02):
             handler.wfile.write(b"X-More: 1\r\n" if handler.path == "/headers" else b"\r\n1")
@@ -211,7 +219,7 @@ def test_a_trickle_ends_at_the_deadline(tmp_path, web):
         assert time.monotonic() - began < 5
 
 
-def test_files_are_copied_and_only_plain_ones(tmp_path):
+def test_files_are_copied_and_only_plain_ones(tmp_path: Path) -> None:
     (tmp_path / "a b.mar").write_bytes(b"1")
     fetch(f"file://{tmp_path}/a%20b.mar", tmp_path / "target", OPEN)
     assert (tmp_path / "target").read_bytes() == b"1"
@@ -223,7 +231,7 @@ def test_files_are_copied_and_only_plain_ones(tmp_path):
     failed(f"file://{tmp_path}/a%20b.mar", tmp_path, UrlRefused, Rules(("https://.*",)))
 
 
-def certificate(folder):
+def certificate(folder: Path) -> Path:
     """A self-signed certificate for 127.0.0.1, with its key, in one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
@@ -238,7 +246,7 @@ def certificate(folder):
     return folder / "cert.pem"
 
 
-def test_encrypted_hosts_must_prove_who_they_are(tmp_path, monkeypatch):
+def test_encrypted_hosts_must_prove_who_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)

@@ -1,28 +1,38 @@
+from __future__ import annotations
+
 import io
 import json
 import os
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jitney.core import errors
 from jitney.core.model_config import AT_ONCE
 from jitney.server.repository.torchserve import fetch as fetching
-from jitney.server.repository.torchserve.model_store import ModelStore
+from jitney.server.repository.torchserve.fetch import Rules
+from jitney.server.repository.torchserve.model_store import ModelStore, _Progress
 from jitney.server.repository.torchserve.registration import Registration
 from jitney.server.settings.settings import Settings
 from jitney.server.settings.snapshots import Registered
 from jitney.tests.fakes import web as fake
+from jitney.tests.fakes.recordings import OWN
+from jitney.tests.fakes.web import Web
 
-KIT = Path(os.environ.get("JITNEY_CONFORMANCE", Path(__file__).parents[5] / "shared" / "conformance")) / "torchserve"
-needs_kit = pytest.mark.skipif(
-    not KIT.is_dir(), reason="the archives recorded with TorchServe are not here (JITNEY_CONFORMANCE)"
-)
+KIT = OWN / "torchserve"
 
 
-def mar(name="m", version="1.0", yaml=None, files=None, **model):
+def mar(
+    name: str | None = "m",
+    version: str = "1.0",
+    yaml: str | None = None,
+    files: dict[str, str] | None = None,
+    **model: str | None,
+) -> bytes:
     """The bytes of an archive."""
     section = {"modelName": name, "handler": "h.py", "modelVersion": version, **model}
     section = {key: value for key, value in section.items() if value is not None}
@@ -41,28 +51,28 @@ def mar(name="m", version="1.0", yaml=None, files=None, **model):
 class Place:
     """A model store folder, a temporary folder, and stores on them."""
 
-    def __init__(self, tmp_path, monkeypatch):
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.temp = tmp_path / "model_store", tmp_path / "temp"
         self.folder.mkdir()
         self.temp.mkdir()
         monkeypatch.setattr("tempfile.tempdir", str(self.temp))
-        self.stores = []
+        self.stores: list[ModelStore] = []
 
-    def put(self, filename, content):
+    def put(self, filename: str, content: bytes) -> str:
         (self.folder / filename).write_bytes(content)
         return filename
 
-    def store(self, gpus=(), **settings):
+    def store(self, gpus: tuple[Any, ...] = (), **settings: Any) -> ModelStore:
         loaded = Settings.load({"model_store": str(self.folder)}, {}, self.temp)
         store = ModelStore(replace(loaded, **settings), gpus=gpus)
         self.stores.append(store)
         return store
 
-    def unpacked(self):
+    def unpacked(self) -> list[Any]:
         """Folders in the temporary folder below the workspaces."""
         return sorted(path for path in self.temp.glob("jitney-models-*/*") if path.is_dir())
 
-    def refused(self, url, error, store=None, **registration):
+    def refused(self, url: str, error: type[Any], store: ModelStore | None = None, **registration: Any) -> Any:
         """Resolves, expects the error, and that both folders are as they were."""
         before = sorted(self.folder.rglob("*")), self.unpacked()
         with pytest.raises(error) as raised:
@@ -72,7 +82,7 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     place = Place(tmp_path, monkeypatch)
     yield place
     for store in place.stores:
@@ -80,7 +90,7 @@ def place(tmp_path, monkeypatch):
     assert list(place.temp.iterdir()) == []
 
 
-def test_an_archive_becomes_a_model(place):
+def test_an_archive_becomes_a_model(place: Place) -> None:
     place.put("a.mar", mar())
     config = place.store().resolve(Registration("a.mar", batch_size=8, max_batch_delay=50, initial_workers=2))
     assert (config.name, config.version, config.backend, config.url, config.runtime) == (
@@ -90,6 +100,7 @@ def test_an_archive_becomes_a_model(place):
         "a.mar",
         "python",
     )
+    assert config.handler is not None
     assert config.handler.entry == "h.py" and config.handler.manifest["model"]["modelName"] == "m"
     assert Path(config.version_directory, "h.py").is_file()
     assert (config.max_batch_size, config.batching.enabled, config.batching.max_queue_delay_us) == (8, True, 50_000)
@@ -99,7 +110,7 @@ def test_an_archive_becomes_a_model(place):
     assert config.torchserve["batchSize"] == 8 and config.torchserve["deviceType"] == "cpu"
 
 
-def test_the_config_can_travel_to_workers(place):
+def test_the_config_can_travel_to_workers(place: Place) -> None:
     import msgspec
 
     place.put("a.mar", mar(yaml="handler: {since: 2024-01-01, list: [1, null, .nan]}\n"))
@@ -108,7 +119,7 @@ def test_the_config_can_travel_to_workers(place):
     assert again["handler"]["yaml"]["handler"]["since"] == "2024-01-01"
 
 
-def test_release_takes_everything_back(place):
+def test_release_takes_everything_back(place: Place) -> None:
     place.put("a.mar", mar())
     store = place.store()
     one, two = store.resolve(Registration("a.mar")), store.resolve(Registration("a.mar", model_name="other"))
@@ -120,7 +131,7 @@ def test_release_takes_everything_back(place):
     assert place.unpacked() == [] and [path.name for path in place.folder.iterdir()] == ["a.mar"]
 
 
-def test_folders_are_used_in_place(place, tmp_path):
+def test_folders_are_used_in_place(place: Place, tmp_path: Path) -> None:
     for folder in (place.folder / "inside", tmp_path / "outside" / "only"):
         with zipfile.ZipFile(io.BytesIO(mar())) as archive:
             archive.extractall(folder)
@@ -133,7 +144,7 @@ def test_folders_are_used_in_place(place, tmp_path):
     assert (place.folder / "inside" / "h.py").is_file() and (tmp_path / "outside" / "only" / "h.py").is_file()
 
 
-def test_names_in_the_store(place):
+def test_names_in_the_store(place: Place) -> None:
     place.put("a.mar", mar())
     store = place.store()
     for url in ("a.mar", str(place.folder / "a.mar"), "sub/dir/a.mar", "/elsewhere/a.mar"):
@@ -152,7 +163,7 @@ def test_names_in_the_store(place):
     assert place.refused("a.mar", errors.UrlRefused, place.store(model_store=None)).kind == "no_store"
 
 
-def test_what_may_be_asked_for(place):
+def test_what_may_be_asked_for(place: Place) -> None:
     place.put("a.mar", mar())
     assert place.refused("a.mar", errors.InvalidParameter, runtime="cobol").name == "runtime"
     place.refused("a.mar", errors.InvalidRequest, model_name="a/b c")
@@ -162,7 +173,7 @@ def test_what_may_be_asked_for(place):
         assert line.split(":")[0] in str(place.refused("b.mar", errors.Unsupported))
 
 
-def test_bad_archives_are_refused_and_leave_nothing(place):
+def test_bad_archives_are_refused_and_leave_nothing(place: Place) -> None:
     place.put("junk.mar", b"junk")
     assert place.refused("junk.mar", errors.InvalidArchive).kind == "model_name"
     assert place.refused("junk.mar", errors.InvalidArchive, model_name="m").kind == "not_archive"
@@ -180,7 +191,7 @@ def test_bad_archives_are_refused_and_leave_nothing(place):
     assert place.refused("slip.mar", errors.InvalidArchive).kind == "unsafe"
 
 
-def test_the_name_comes_from_the_request_the_manifest_or_at_startup_the_file(place):
+def test_the_name_comes_from_the_request_the_manifest_or_at_startup_the_file(place: Place) -> None:
     place.put("my-model 2.mar", mar(name=None))
     place.put("b.mar", mar(name="b"))
     store = place.store()
@@ -190,27 +201,29 @@ def test_the_name_comes_from_the_request_the_manifest_or_at_startup_the_file(pla
     assert config.name == "my_model_2" and config.loaded_at_startup
 
 
-def test_a_folder_without_a_manifest_takes_the_servers_handler(place):
+def test_a_folder_without_a_manifest_takes_the_servers_handler(place: Place) -> None:
     (place.folder / "plain").mkdir()
     store = place.store(default_service_handler="service.py:handle")
     config = store.resolve(Registration("plain", model_name="m"))
+    assert config.handler is not None
     assert (config.version, config.handler.entry, config.handler.manifest) == ("1.0", "service.py:handle", {})
 
 
-def test_server_settings_reach_the_handler(place):
+def test_server_settings_reach_the_handler(place: Place) -> None:
     place.put("a.mar", mar())
-    settings = {
+    settings: dict[str, Any] = {
         "service_envelope": "kserve",
         "limit_max_image_pixels": False,
         "decode_input_request": False,
         "metrics_config": "/m.yaml",
     }
     spec = place.store(**settings).resolve(Registration("a.mar", handler="other:entry")).handler
+    assert spec is not None
     assert (spec.entry, spec.envelope, spec.metrics_config) == ("other:entry", "kserve", "/m.yaml")
     assert not spec.limit_max_image_pixels and not spec.decode_input_request
 
 
-def test_numbers_below_one_show_as_given_and_run_as_one(place):
+def test_numbers_below_one_show_as_given_and_run_as_one(place: Place) -> None:
     place.put("a.mar", mar())
     asked = Registration(
         "a.mar", batch_size=-5, max_batch_delay=-7, initial_workers=-1, response_timeout=-3, startup_timeout=0
@@ -222,7 +235,7 @@ def test_numbers_below_one_show_as_given_and_run_as_one(place):
     assert (shown["batchSize"], shown["maxBatchDelay"], shown["responseTimeout"], shown["startupTimeout"]) == (-5, -7, -3, 0)
 
 
-def test_models_json_counts_by_name_and_version(place):
+def test_models_json_counts_by_name_and_version(place: Place) -> None:
     place.put("a.mar", mar(version="2.0"))
     entry = {"minWorkers": 1, "maxWorkers": 2, "batchSize": 3, "maxBatchDelay": 5000, "responseTimeout": 60}
     config = place.store(models={"m": {"2.0": entry}}).resolve(Registration("a.mar"), at_startup=True)
@@ -234,7 +247,7 @@ def test_models_json_counts_by_name_and_version(place):
     assert (config.max_batch_size, config.min_workers) == (1, 3)
 
 
-def test_a_snapshots_numbers_beat_all(place):
+def test_a_snapshots_numbers_beat_all(place: Place) -> None:
     place.put("a.mar", mar(yaml="{minWorkers: 1, maxWorkers: 1, batchSize: 9, responseTimeout: 9}"))
     restored = Registered("m", "1.0", True, "a.mar", 2, 4, 3, 30, 20, 21)
     config = place.store().resolve(Registration("a.mar", model_name="m"), at_startup=True, restored=restored)
@@ -256,7 +269,9 @@ def test_a_snapshots_numbers_beat_all(place):
         ("deviceIds: [1, 7]", (0, 1), None, "KIND_GPU", (0, 1)),
     ],
 )
-def test_devices(place, yaml, gpus, number, kind, ids):
+def test_devices(
+    place: Place, yaml: str, gpus: tuple[Any, ...], number: int | None, kind: str, ids: tuple[Any, ...]
+) -> None:
     place.put("a.mar", mar(yaml=yaml))
     config = place.store(gpus, number_of_gpu=number).resolve(Registration("a.mar"))
     (group,) = config.instance_groups
@@ -269,12 +284,12 @@ def test_devices(place, yaml, gpus, number, kind, ids):
 
 
 @pytest.fixture
-def web():
+def web() -> Iterator[Web]:
     with fake.serving({"/files/a.mar": fake.body(mar()), "/files/junk.mar": fake.body(b"junk")}) as served:
         yield served
 
 
-def test_an_archive_by_url_stays_in_the_store_until_it_is_released(place, web):
+def test_an_archive_by_url_stays_in_the_store_until_it_is_released(place: Place, web: Web) -> None:
     store = place.store(allow_private_urls=True)
     url = web.base + "/files/a.mar?signature=1"
     web.routes["/files/a.mar?signature=1"] = fake.body(mar())
@@ -289,7 +304,7 @@ def test_an_archive_by_url_stays_in_the_store_until_it_is_released(place, web):
     assert [path.name for path in place.folder.iterdir()] == ["a.mar"]
 
 
-def test_what_cannot_be_had_leaves_the_store_as_it_was(place, web):
+def test_what_cannot_be_had_leaves_the_store_as_it_was(place: Place, web: Web) -> None:
     store = place.store(allow_private_urls=True)
     assert place.refused(web.base + "/nosuch.mar", errors.DownloadFailed, store).url == web.base + "/nosuch.mar"
     assert place.refused(web.base + "/files/junk.mar", errors.InvalidArchive, store).kind == "model_name"
@@ -305,7 +320,7 @@ def test_what_cannot_be_had_leaves_the_store_as_it_was(place, web):
     place.refused(web.base + "/files/a.mar", errors.Unsupported, store, s3_sse_kms=True)
 
 
-def test_private_and_unlisted_urls_are_refused_before_anything_is_asked(place, web):
+def test_private_and_unlisted_urls_are_refused_before_anything_is_asked(place: Place, web: Web) -> None:
     url = web.base + "/files/a.mar"
     assert place.refused(url, errors.UrlRefused).kind == "private"
     assert (
@@ -315,8 +330,8 @@ def test_private_and_unlisted_urls_are_refused_before_anything_is_asked(place, w
     assert web.asked == []
 
 
-def test_a_store_that_cannot_be_written_is_said(place, web, monkeypatch):
-    def full(*_, **__):
+def test_a_store_that_cannot_be_written_is_said(place: Place, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Path, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     store = place.store(allow_private_urls=True)
@@ -325,10 +340,10 @@ def test_a_store_that_cannot_be_written_is_said(place, web, monkeypatch):
     place.refused(web.base + "/files/a.mar", errors.SaveFailed, store)
 
 
-def test_a_store_on_another_file_system_is_written_whole(place, web, monkeypatch):
+def test_a_store_on_another_file_system_is_written_whole(place: Place, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     link, calls = os.link, []
 
-    def crossing(source, target):
+    def crossing(source: Path, target: Path) -> None:
         calls.append(target)
         if len(calls) == 1:
             raise OSError(18, "Invalid cross-device link")
@@ -340,7 +355,7 @@ def test_a_store_on_another_file_system_is_written_whole(place, web, monkeypatch
     assert (place.folder / "a.mar").read_bytes() == mar()
 
 
-def test_files_by_url_are_copied(place, tmp_path):
+def test_files_by_url_are_copied(place: Place, tmp_path: Path) -> None:
     (tmp_path / "b.mar").write_bytes(mar())
     store = place.store()
     config = store.resolve(Registration(f"file://{tmp_path}/b.mar"))
@@ -350,11 +365,13 @@ def test_files_by_url_are_copied(place, tmp_path):
     assert (tmp_path / "b.mar").is_file() and not (place.folder / "b.mar").exists()
 
 
-def test_the_pages_url_is_fetched_when_its_host_is_reachable(place, web, monkeypatch):
+def test_the_pages_url_is_fetched_when_its_host_is_reachable(
+    place: Place, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The default allowed_urls let the page's https URL through; only the connection is replaced here."""
     asked = []
 
-    def download(url, target, rules, progress):
+    def download(url: str, target: Path, rules: Rules, progress: _Progress) -> None:
         asked.append((url, rules.allow_private))
         target.write_bytes(mar(name="resnet-152-batch_v2", version="2.0"))
 
@@ -368,7 +385,6 @@ def test_the_pages_url_is_fetched_when_its_host_is_reachable(place, web, monkeyp
 # -- the recorded archives ---------------------------------------------------------------------------------------------------
 
 
-@needs_kit
 @pytest.mark.parametrize(
     ("record", "registration", "at_startup", "settings"),
     [
@@ -394,7 +410,9 @@ def test_the_pages_url_is_fetched_when_its_host_is_reachable(place, web, monkeyp
         ("main.111.describe_json_minimal", Registration("noop.mar", "jsonmin", max_batch_delay=-10000), False, "main"),
     ],
 )
-def test_descriptions_show_the_recorded_numbers(place, record, registration, at_startup, settings):
+def test_descriptions_show_the_recorded_numbers(
+    place: Place, record: str, registration: Registration, at_startup: bool, settings: str
+) -> None:
     sessions = json.loads((KIT / "golden" / "sessions.json").read_text())["sessions"]
     text = next(session for session in sessions if session["name"] == settings)["launch"]["config"]
     for listener in ("inference", "management", "metrics"):

@@ -1,14 +1,12 @@
-import os
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jitney.core.errors import InvalidArchive
 from jitney.server.repository.torchserve.model_yaml import Asked, Defaults, ModelYaml, parse_yaml, rank
+from jitney.tests.fakes.recordings import OWN
 
-KIT = Path(os.environ.get("JITNEY_CONFORMANCE", Path(__file__).parents[5] / "shared" / "conformance")) / "torchserve"
+KIT = OWN / "torchserve"
 ALL = """
 minWorkers: 1
 maxWorkers: 2
@@ -36,7 +34,7 @@ handler: {answer: 42}
 """
 
 
-def test_every_key_is_read():
+def test_every_key_is_read() -> None:
     read = parse_yaml(ALL.encode())
     changed = {name for name in ModelYaml.__dataclass_fields__ if getattr(read, name) != getattr(ModelYaml(), name)}
     assert changed == set(ModelYaml.__dataclass_fields__) - {"notes"}
@@ -45,7 +43,7 @@ def test_every_key_is_read():
     assert read.document["handler"] == {"answer": 42}
 
 
-def test_an_empty_file_says_nothing():
+def test_an_empty_file_says_nothing() -> None:
     assert parse_yaml(b"") == parse_yaml(b"# nothing\n") == ModelYaml()
     assert parse_yaml(b"torchrun: {nproc-per-node: 4}\nparallelType: tp").parallel_level == 4
 
@@ -67,7 +65,7 @@ def test_an_empty_file_says_nothing():
         ("parallelType: diagonal", "parallel_type"),
     ],
 )
-def test_a_wrong_type_is_noted_and_ignored(line, field):
+def test_a_wrong_type_is_noted_and_ignored(line: str, field: str) -> None:
     read = parse_yaml(line.encode())
     assert getattr(read, field) == getattr(ModelYaml(), field)
     (note,) = read.notes
@@ -96,14 +94,14 @@ LAUGHS = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
         "a: " + "x" * (1 << 20),
     ],
 )
-def test_what_is_no_plain_data_is_refused(text):
+def test_what_is_no_plain_data_is_refused(text: str) -> None:
     with pytest.raises(InvalidArchive) as error:
         parse_yaml(text.encode())
     assert error.value.kind == "yaml"
 
 
 @given(st.binary(max_size=100))
-def test_noise_is_read_or_refused(raw):
+def test_noise_is_read_or_refused(raw: bytes) -> None:
     try:
         assert isinstance(parse_yaml(raw), ModelYaml)
     except InvalidArchive as error:
@@ -116,7 +114,9 @@ QUERY = Asked(batch_size=5, max_batch_delay=55, response_timeout=9, startup_time
 SERVER = Defaults(workers=0, startup_workers=8, response_timeout=121, startup_timeout=122)
 
 
-def numbers(asked, found=None, entry=None, runtime="python"):
+def numbers(
+    asked: Asked, found: ModelYaml | None = None, entry: dict[str, int] | None = None, runtime: str = "python"
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
     ranked = rank(asked, found, entry or {}, SERVER, runtime)
     return (
         (ranked.batch_size, ranked.max_batch_delay),
@@ -151,11 +151,16 @@ STARTUP = Asked(at_startup=True)
         (Asked(3, 30, 20, 21, restored=True, workers=(2, 4)), YAML, ENTRY, ((3, 30), (20, 21), (2, 4))),
     ],
 )
-def test_precedence(asked, found, entry, expected):
+def test_precedence(
+    asked: Asked,
+    found: ModelYaml | None,
+    entry: dict[str, int] | None,
+    expected: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
+) -> None:
     assert numbers(asked, found, entry) == expected
 
 
-def test_runtime_and_queue():
+def test_runtime_and_queue() -> None:
     assert rank(Asked(), None, {}, SERVER, "python").runtime == "python"
     assert rank(Asked(runtime="python3"), None, {}, SERVER, "python").runtime == "python3"
     assert rank(Asked(runtime="python3"), None, {"runtimeType": "LSP"}, SERVER, "python").runtime == "LSP"
@@ -167,13 +172,12 @@ def test_runtime_and_queue():
     ("asked", "rows", "delay"),
     [(Asked(), 1, 0), (Asked(8), 8, 0), (Asked(8, 50), 8, 50), (Asked(-5, -7), 1, 0), (Asked(0, 0), 1, 0)],
 )
-def test_what_is_in_effect(asked, rows, delay):
+def test_what_is_in_effect(asked: Asked, rows: int, delay: int) -> None:
     ranked = rank(asked, None, {}, SERVER, "python")
     assert (ranked.rows, ranked.delay_ms) == (rows, delay)
 
 
-@pytest.mark.skipif(not KIT.is_dir(), reason="the archives recorded with TorchServe are not here (JITNEY_CONFORMANCE)")
-def test_the_recorded_yaml_files_are_read_without_complaint():
+def test_the_recorded_yaml_files_are_read_without_complaint() -> None:
     paths = sorted((KIT / "handlers").glob("*.yaml"))
     assert len(paths) >= 4
     assert all(parse_yaml(path.read_bytes()).notes == () for path in paths)

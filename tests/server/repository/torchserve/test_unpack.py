@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import gzip
 import io
 import os
@@ -6,7 +8,10 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -29,7 +34,7 @@ class Raw:
     mode: int = 0
     flags: int = 0
 
-    def header(self, at):
+    def header(self, at: int) -> tuple[bytes, bytes]:
         size = len(self.data) if self.size is None else self.size
         crc = zlib.crc32(self.data) if self.method == 0 else 0
         common = struct.pack(
@@ -46,7 +51,7 @@ class Raw:
         return local, central
 
 
-def raw_zip(path, *entries, count=None):
+def raw_zip(path: Path, *entries: Raw, count: int | None = None) -> Path:
     body, directory = bytearray(), bytearray()
     for entry in entries:
         local, central = entry.header(len(body))
@@ -58,7 +63,7 @@ def raw_zip(path, *entries, count=None):
     return path
 
 
-def tar_gz(path, *entries):
+def tar_gz(path: Path, *entries: Any) -> Path:
     """Entries are (name, data or None) or TarInfo objects."""
     with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as archive:
         for entry in entries:
@@ -73,11 +78,11 @@ def tar_gz(path, *entries):
     return path
 
 
-def contents(folder):
+def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def refused(unpack, path, kind, limits=None):
+def refused(unpack: Callable[..., Any], path: Path, kind: str, limits: Limits | None = None) -> InvalidArchive:
     """Unpacks, expects the refusal, and that the disk is as it was."""
     before = sorted(path.parent.rglob("*"))
     with pytest.raises(InvalidArchive) as error:
@@ -88,7 +93,7 @@ def refused(unpack, path, kind, limits=None):
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_zip_unpacks_and_reports_progress(tmp_path, method):
+def test_a_zip_unpacks_and_reports_progress(tmp_path: Path, method: int) -> None:
     with zipfile.ZipFile(tmp_path / "a.mar", "w", method) as archive:
         archive.writestr("MAR-INF/MANIFEST.json", "{}")
         archive.writestr("empty/", "")
@@ -102,14 +107,14 @@ def test_a_zip_unpacks_and_reports_progress(tmp_path, method):
 
 
 @pytest.mark.parametrize("prefix", ["", "./", "model/"])
-def test_a_tar_loses_its_first_component(tmp_path, prefix):
+def test_a_tar_loses_its_first_component(tmp_path: Path, prefix: str) -> None:
     path = tar_gz(tmp_path / "m.tar.gz", (prefix + "a.py", b"1"), (prefix + "MAR-INF/MANIFEST.json", b"{}"))
     unpack_tar_gz(path, tmp_path / "into")
     inner = {"a.py": b"1", "MAR-INF/MANIFEST.json": b"{}"}
     assert contents(tmp_path / "into") == (inner if prefix else {"a.py": b"1", "MANIFEST.json": b"{}"})
 
 
-def test_a_tar_with_folders_unpacks(tmp_path):
+def test_a_tar_with_folders_unpacks(tmp_path: Path) -> None:
     path = tar_gz(
         tmp_path / "m.tar.gz", ("m", None), ("m/code", None), ("m/code/a.py", b"1" * 3000), ("m/" + "n" * 120, b"2")
     )
@@ -133,7 +138,7 @@ HOSTILE_NAMES = [
 
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES)
-def test_hostile_names_are_refused(tmp_path, name):
+def test_hostile_names_are_refused(tmp_path: Path, name: str) -> None:
     path = raw_zip(tmp_path / "a.mar", Raw(b"good.py", b"1"), Raw(name.encode(), b"2"))
     error = refused(unpack_zip, path, "unsafe")
     assert error.entry == name and "a.mar" in str(error)
@@ -142,14 +147,14 @@ def test_hostile_names_are_refused(tmp_path, name):
         refused(unpack_tar_gz, path, "unsafe")
 
 
-def test_a_tar_cannot_hide_a_name_behind_its_first_component(tmp_path):
+def test_a_tar_cannot_hide_a_name_behind_its_first_component(tmp_path: Path) -> None:
     for number, name in enumerate(["x//etc/evil", "x/../evil", "../evil", "x/C:evil"]):
         refused(unpack_tar_gz, tar_gz(tmp_path / f"{number}.tar.gz", (name, b"")), "unsafe") if number else None
     unpack_tar_gz(tar_gz(tmp_path / "ok.tar.gz", ("x/a", b"1")), tmp_path / "into")
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK])
-def test_a_zip_with_a_link_or_device_is_refused(tmp_path, kind):
+def test_a_zip_with_a_link_or_device_is_refused(tmp_path: Path, kind: int) -> None:
     path = raw_zip(tmp_path / "a.mar", Raw(b"good.py", b"1"), Raw(b"passwd", b"/etc/passwd", mode=kind | 0o777))
     refused(unpack_zip, path, "unsafe")
 
@@ -157,60 +162,60 @@ def test_a_zip_with_a_link_or_device_is_refused(tmp_path, kind):
 @pytest.mark.parametrize(
     "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, b"Z"]
 )
-def test_a_tar_with_a_link_or_device_is_refused(tmp_path, kind):
+def test_a_tar_with_a_link_or_device_is_refused(tmp_path: Path, kind: bytes) -> None:
     info = tarfile.TarInfo("m/passwd")
     info.type, info.linkname = kind, "/etc/passwd"
     refused(unpack_tar_gz, tar_gz(tmp_path / "a.tar.gz", ("m/good.py", b"1"), info), "unsafe")
 
 
-def test_a_sparse_tar_is_refused(tmp_path):
+def test_a_sparse_tar_is_refused(tmp_path: Path) -> None:
     info = tarfile.TarInfo("m/sparse")
     info.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(10 * 2**30), "GNU.sparse.numblocks": "1"}
     refused(unpack_tar_gz, tar_gz(tmp_path / "a.tar.gz", info), "unsafe")
 
 
 @pytest.mark.parametrize("pair", [("a.py", "a.py"), ("a.py", "A.PY"), ("a", "a/b"), ("d/a.py", "D//./A.py"), ("ß", "SS")])
-def test_two_entries_for_one_place_are_refused(tmp_path, pair):
+def test_two_entries_for_one_place_are_refused(tmp_path: Path, pair: tuple[str, str]) -> None:
     path = raw_zip(tmp_path / "a.mar", *(Raw(name.encode(), b"1", flags=0x800) for name in pair))
     refused(unpack_zip, path, "unsafe")
     path = tar_gz(tmp_path / "b.tar.gz", *(("m/" + name, b"1") for name in pair))
     refused(unpack_tar_gz, path, "unsafe")
 
 
-def bomb():
+def bomb() -> bytes:
     """Raw deflate data of 10 GiB of zeros."""
     press = zlib.compressobj(9, zlib.DEFLATED, -15)
     block = press.compress(bytes(16 * MIB)) + press.flush(zlib.Z_FULL_FLUSH)
     return block * (10 * 2**30 // (16 * MIB)) + press.flush()
 
 
-def test_a_bomb_of_10_gb_is_refused(tmp_path):
+def test_a_bomb_of_10_gb_is_refused(tmp_path: Path) -> None:
     data = bomb()
     honest = raw_zip(tmp_path / "a.mar", Raw(b"zeros", data, size=2**32 - 2, method=8))
     assert "max_archive_ratio" in str(refused(unpack_zip, honest, "too_large"))
 
 
 @pytest.mark.parametrize("declared", [1, 100 * MIB])
-def test_a_bomb_that_understates_itself_is_refused(tmp_path, declared):
+def test_a_bomb_that_understates_itself_is_refused(tmp_path: Path, declared: int) -> None:
     path = raw_zip(tmp_path / "a.mar", Raw(b"a", b"1"), Raw(b"zeros", bomb(), size=declared, method=8))
     refused(unpack_zip, path, "damaged")
 
 
-def test_a_tar_bomb_is_refused(tmp_path):
+def test_a_tar_bomb_is_refused(tmp_path: Path) -> None:
     info = tarfile.TarInfo("m/zeros")
     info.size = 8 * 2**30 - 1
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress(info.tobuf()) + gzip.compress(bytes(16 * MIB)) * 512)
     assert "max_archive_ratio" in str(refused(unpack_tar_gz, tmp_path / "a.tar.gz", "too_large"))
 
 
-def test_a_tar_header_that_claims_gigabytes_is_refused(tmp_path):
+def test_a_tar_header_that_claims_gigabytes_is_refused(tmp_path: Path) -> None:
     info = tarfile.TarInfo("././@PaxHeader")
     info.type, info.size = tarfile.XHDTYPE, 2**31
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress(info.tobuf()) + gzip.compress(bytes(16 * MIB)) * 64)
     refused(unpack_tar_gz, tmp_path / "a.tar.gz", "too_large")
 
 
-def test_more_bytes_than_allowed_are_refused(tmp_path):
+def test_more_bytes_than_allowed_are_refused(tmp_path: Path) -> None:
     path = raw_zip(tmp_path / "a.mar", Raw(b"a", b"1" * 60), Raw(b"b", b"1" * 60))
     refused(unpack_zip, path, "too_large", Limits(max_bytes=100))
     unpack_zip(path, tmp_path / "ok", Limits(max_bytes=120))
@@ -218,13 +223,13 @@ def test_more_bytes_than_allowed_are_refused(tmp_path):
     refused(unpack_tar_gz, path, "too_large", Limits(max_bytes=100))
 
 
-def test_more_than_the_disk_holds_is_refused(tmp_path, monkeypatch):
+def test_more_than_the_disk_holds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = raw_zip(tmp_path / "a.mar", Raw(b"a", b"1" * 60))
     monkeypatch.setattr("shutil.disk_usage", lambda folder: os.terminal_size((0, 0)) and type("Usage", (), {"free": 59}))
     assert "has 59 left" in str(refused(unpack_zip, path, "too_large"))
 
 
-def test_a_million_entries_are_refused_without_being_listed(tmp_path):
+def test_a_million_entries_are_refused_without_being_listed(tmp_path: Path) -> None:
     _, central = Raw(b"x").header(0)
     directory = central * 1_000_000
     size = struct.pack("<QQQQ", 1_000_000, 1_000_000, len(directory), 0)
@@ -235,7 +240,7 @@ def test_a_million_entries_are_refused_without_being_listed(tmp_path):
     assert "1000000 entries, expected at most 100000" in str(refused(unpack_zip, tmp_path / "a.mar", "too_large"))
 
 
-def test_too_many_entries_are_refused_whatever_is_declared(tmp_path):
+def test_too_many_entries_are_refused_whatever_is_declared(tmp_path: Path) -> None:
     entries = [Raw(b"n%d" % number) for number in range(50)]
     for count in (None, 1):
         refused(unpack_zip, raw_zip(tmp_path / "a.mar", *entries, count=count), "too_large", Limits(max_entries=20))
@@ -243,7 +248,7 @@ def test_too_many_entries_are_refused_whatever_is_declared(tmp_path):
     refused(unpack_tar_gz, path, "too_large", Limits(max_entries=20))
 
 
-def test_entries_that_share_their_data_are_refused(tmp_path):
+def test_entries_that_share_their_data_are_refused(tmp_path: Path) -> None:
     data = os.urandom(1000)
     body, central = Raw(b"a", data).header(0)
     other = Raw(b"b", data).header(0)[1]
@@ -253,11 +258,11 @@ def test_entries_that_share_their_data_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("entry", [Raw(b"a", b"1", flags=1), Raw(b"a", b"1", method=14), Raw(b"a", b"1", size=5)])
-def test_encrypted_odd_and_short_entries_are_refused(tmp_path, entry):
+def test_encrypted_odd_and_short_entries_are_refused(tmp_path: Path, entry: Raw) -> None:
     refused(unpack_zip, raw_zip(tmp_path / "a.mar", Raw(b"good.py", b"1"), entry), "damaged")
 
 
-def test_damaged_archives_are_refused(tmp_path):
+def test_damaged_archives_are_refused(tmp_path: Path) -> None:
     whole = raw_zip(tmp_path / "a.mar", Raw(b"a", b"1" * 100)).read_bytes()
     (tmp_path / "a.mar").write_bytes(whole.replace(b"1" * 100, b"2" * 100))
     refused(unpack_zip, tmp_path / "a.mar", "damaged")
@@ -270,7 +275,7 @@ def test_damaged_archives_are_refused(tmp_path):
 
 
 @given(st.text(max_size=40))
-def test_an_accepted_name_only_leads_downwards(name):
+def test_an_accepted_name_only_leads_downwards(name: str) -> None:
     try:
         parts = entry_parts("a.mar", name)
     except InvalidArchive:
@@ -281,7 +286,7 @@ def test_an_accepted_name_only_leads_downwards(name):
 
 
 @given(st.binary(max_size=400))
-def test_noise_is_refused_not_raised(tmp_path_factory, noise):
+def test_noise_is_refused_not_raised(tmp_path_factory: pytest.TempPathFactory, noise: bytes) -> None:
     folder = tmp_path_factory.mktemp("noise")
     (folder / "a").write_bytes(b"\x1f\x8b" + noise)
     for unpack in (unpack_zip, unpack_tar_gz):

@@ -7,7 +7,7 @@ import pytest
 from jitney.server.repository.torchserve.workspace import Workspace
 
 
-def test_folders_come_and_go(tmp_path):
+def test_folders_come_and_go(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     assert list(tmp_path.iterdir()) == []
     one, two = workspace.make(), workspace.make()
@@ -23,7 +23,7 @@ def test_folders_come_and_go(tmp_path):
     workspace.close()
 
 
-def test_only_its_own_folders_are_removed(tmp_path):
+def test_only_its_own_folders_are_removed(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     folder = workspace.make()
     for foreign in (tmp_path, folder.parent, folder / "x", tmp_path / "x"):
@@ -32,11 +32,11 @@ def test_only_its_own_folders_are_removed(tmp_path):
     workspace.close()
 
 
-def descriptors():
+def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_closing_leaves_no_descriptor(tmp_path):
+def test_closing_leaves_no_descriptor(tmp_path: Path) -> None:
     before = descriptors()
     workspace = Workspace(tmp_path)
     workspace.make()
@@ -44,7 +44,7 @@ def test_closing_leaves_no_descriptor(tmp_path):
     assert descriptors() == before
 
 
-def test_a_killed_servers_folders_are_removed_and_a_living_ones_kept(tmp_path):
+def test_a_killed_servers_folders_are_removed_and_a_living_ones_kept(tmp_path: Path) -> None:
     code = (
         "import os, pathlib, sys; from jitney.server.repository.torchserve.workspace import Workspace;"
         "w = Workspace(pathlib.Path(sys.argv[1])); print(w.make().parent, flush=True); os._exit(9)"

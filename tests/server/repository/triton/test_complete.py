@@ -35,8 +35,8 @@ def onnx_model(inputs: dict[str, Shape], outputs: dict[str, Shape]) -> bytes:
     return bytes(model.SerializeToString())
 
 
-BATCHING = {"a": ("batch", 3, "width")}, {"b": ("batch", 3, "width")}
-FIXED = {"a": (1, 3)}, {"b": (1, 3)}
+BATCHING: tuple[dict[str, Shape], dict[str, Shape]] = {"a": ("batch", 3, "width")}, {"b": ("batch", 3, "width")}
+FIXED: tuple[dict[str, Shape], dict[str, Shape]] = {"a": (1, 3)}, {"b": (1, 3)}
 
 
 def read(folder: Folder, model: bytes, config: str | None, **options: Any) -> ModelConfig:

@@ -1,0 +1,39 @@
+"""`Recorder`: what every answer of a listener gets and leaves behind: CORS headers, a count, a line in the access log."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from .cors import Cors
+
+if TYPE_CHECKING:
+    from ...metrics.request_counters import RequestMetrics
+    from ...settings.settings import Settings
+
+access_log = logging.getLogger("jitney.access")
+
+
+class Recorder:
+    """Thread-safe.
+
+    cors     which pages of other sites may read the answer
+    metrics  where it is counted
+    """
+
+    def __init__(self, settings: Settings, metrics: RequestMetrics) -> None:
+        self.cors, self.metrics = Cors(settings), metrics
+
+    def answered(self, status: int) -> None:
+        """Counts an answer with this HTTP status."""
+        self.metrics.responded(status)
+
+    def log(self, peer: str, line: str, status: int, began: float) -> None:
+        """Writes an answer's line into the access log; `line` is the request's, `began` in monotonic seconds."""
+        access_log.info('/%s "%s" %s %d', peer, line, status, int((time.monotonic() - began) * 1000))
+
+    @property
+    def logs(self) -> bool:
+        """Whether the access log is written."""
+        return access_log.isEnabledFor(logging.INFO)
