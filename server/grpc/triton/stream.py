@@ -21,7 +21,17 @@ import msgspec
 
 from ....core import holding
 from ....core.call import Call, failed, size
-from ....core.errors import Cancelled, Draining, JitneyError, Unsupported
+from ....core.errors import (
+    Cancelled,
+    Draining,
+    InvalidRequest,
+    JitneyError,
+    ModelNotFound,
+    ModelNotReady,
+    QueueFull,
+    Unsupported,
+    VersionNotFound,
+)
 from ....core.model_config import ModelConfig
 from ....core.request import Response
 from ...http.kserve.request import InferRequest
@@ -37,6 +47,9 @@ log = logging.getLogger(__name__)
 BACKLOG = 64
 #: Requests of one stream that may be open; the next one is read when there is room, so that one stream does not take all places.
 OPEN = 256
+
+#: Errors of requests that no model has taken, also where the scheduler is who says so.
+REFUSALS = (InvalidRequest, QueueFull, Draining, ModelNotFound, VersionNotFound, ModelNotReady, Unsupported)
 
 Answer = Response | JitneyError
 
@@ -222,7 +235,7 @@ class Stream:
                 error = _told(raised)
         if error is None:
             error = JitneyError(INTERNAL)
-        if asked is None:
+        if asked is None or isinstance(error, REFUSALS):
             return [reply.refusal(errors.status_of(error, exchange.id)[1], exchange.id)]
         if self._ends_at_error:
             await abort(self._context, error, lambda error: errors.status_of(error, exchange.id), "ModelStreamInfer")
