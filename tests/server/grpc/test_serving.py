@@ -176,6 +176,7 @@ def test_tls_and_certificates_of_clients(tmp_path: Path) -> None:
         for wrong in (options, {}):
             with triton.InferenceServerClient(site.address, **wrong) as client:
                 assert refused(client.is_server_live, client_timeout=10)[0] == "StatusCode.UNAVAILABLE"
+        assert not [line for line in site.server.lines if "andshake" in line]  # whoever knocks writes nothing into the log
 
 
 @pytest.fixture
