@@ -22,13 +22,15 @@ def test_a_socket_is_served_by_the_loop_until_it_is_given_back() -> None:
             seen.append(ours.recv(10))
             return seen[-1] != b"end"
 
+        def let_go() -> None:
+            events.append("lost")
+            lost.set()
+
         loop, reactors = asyncio.get_running_loop(), Reactors()
         found = AioReactor(loop, reactors)
         try:
             assert reactors.current() is found
-            assert await loop.run_in_executor(
-                None, found.watch, ours.fileno(), serve, lambda: (events.append("lost"), lost.set())
-            )
+            assert await loop.run_in_executor(None, found.watch, ours.fileno(), serve, let_go)
             for word in (b"a", b"b", b"end"):
                 theirs.send(word)
                 while word not in seen:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from jitney.core.errors import InvalidRequest
 from jitney.server.grpc.triton.settings import read_log, read_trace, write_log, write_trace
 
 
-def trace(**settings):
+def trace(**settings: Any) -> Any:
     return read_trace({name: {"value": values} for name, values in settings.items()})
 
 
-def test_trace_settings():
+def test_trace_settings() -> None:
     assert trace(trace_rate=["9"], trace_count=["-1"], log_frequency=[]) == {
         "trace_rate": "9",
         "trace_count": "-1",
@@ -38,12 +40,12 @@ def test_trace_settings():
         ({"trace_level": ["TIMESTAMPS"]}, "Attempting to set invalid trace setting :trace file name is not given"),
     ],
 )
-def test_trace_settings_that_are_refused(settings, text):
+def test_trace_settings_that_are_refused(settings: Any, text: Any) -> None:
     with pytest.raises(InvalidRequest, match=text):
         trace(**settings)
 
 
-def test_log_settings():
+def test_log_settings() -> None:
     given = {"log_info": {"bool_param": False}, "log_verbose_level": {"uint32_param": 2}, "what": {"bool_param": True}}
     assert read_log(given) == {"log_info": False, "log_verbose_level": 2}
     with pytest.raises(InvalidRequest, match="expect boolean for 'log_info'"):
@@ -52,7 +54,7 @@ def test_log_settings():
         read_log({"log_verbose_level": {"bool_param": True}})
 
 
-def test_settings_as_answers():
+def test_settings_as_answers() -> None:
     assert write_trace({"trace_level": ["OFF"], "trace_rate": "1000"}) == {
         "settings": {"trace_level": {"value": ["OFF"]}, "trace_rate": {"value": ["1000"]}}
     }
