@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
+import queue
 import re
 import signal
 import socket
@@ -175,6 +176,7 @@ def test_tls_and_certificates_of_clients(tmp_path: Path) -> None:
         for wrong in (options, {}):
             with triton.InferenceServerClient(site.address, **wrong) as client:
                 assert refused(client.is_server_live, client_timeout=10)[0] == "StatusCode.UNAVAILABLE"
+        assert not [line for line in site.server.lines if "andshake" in line]  # whoever knocks writes nothing into the log
 
 
 @pytest.fixture
@@ -232,6 +234,23 @@ def test_at_the_end_what_was_accepted_is_answered(tmp_path: Path) -> None:
             site.server.process.send_signal(signal.SIGTERM)
             assert asked.result(30).as_numpy("y").tolist() == [[-3002, -3002]]
         assert site.server.process.wait(30) == 0
+
+
+def test_at_the_end_open_streams_are_not_waited_for(tmp_path: Path) -> None:
+    folder = repository(tmp_path / "models")
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    with grpc_serving(folder) as site, triton.InferenceServerClient(site.address) as client:
+        client.start_stream(lambda result, error: answers.put(error or result))
+        client.async_stream_infer("double", [given()])
+        assert answers.get(timeout=30).as_numpy("y").tolist() == (X * 2).tolist()
+        client.async_stream_infer("double", [given(np.full((1, 2), -501, np.float32))])
+        wait_until(lambda: begun(folder), 20, "the request's way to the model")
+        began = time.monotonic()
+        site.server.process.send_signal(signal.SIGTERM)
+        assert answers.get(timeout=30).as_numpy("y").tolist() == [[-1002, -1002]]
+        assert answers.get(timeout=30).status() == "StatusCode.UNAVAILABLE"
+        assert site.server.process.wait(30) == 0
+        assert time.monotonic() - began < 10
 
 
 def begun(folder: Path) -> bool:
