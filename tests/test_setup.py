@@ -20,7 +20,7 @@ PACKAGES = ("backends", "codecs", "core", "server", "tools")
 BUILD = "from setuptools import build_meta; import sys; print(build_meta.build_wheel(sys.argv[1]))"
 
 #: Imports every module of the wheel that lies unpacked in argv[1], in a process in which nothing can be imported but the standard
-#: library and the distributions that the wheel requires without an extra. Prints {module: what it lacks, or null}.
+#: library and the distributions that the wheel requires without an extra. Prints {module: the distribution it lacks, or null}.
 IMPORT_ALL = """
 import json, pkgutil, re, sys
 from importlib import import_module, metadata
@@ -61,7 +61,8 @@ for module in pkgutil.walk_packages(jitney.__path__, "jitney.", onerror=lambda n
         import_module(module.name)
         found[module.name] = None
     except ModuleNotFoundError as error:
-        found[module.name] = error.name
+        top = error.name.partition(".")[0]
+        found[module.name] = re.sub("[-_.]+", "-", offered.get(top, [top])[0]).lower()
 print(json.dumps(found))
 """
 
