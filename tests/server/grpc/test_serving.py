@@ -273,6 +273,20 @@ def test_a_port_that_is_taken_ends_the_start_where_it_was_asked_for(tmp_path: Pa
     assert f"grpc_port=127.0.0.1:{port}: the address is already in use; choose another grpc_port" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--grpc-use-ssl"], "grpc_server_key is not set: TLS over gRPC needs it"),
+        (["--grpc-use-ssl", "--grpc-server-key=none.pem"], r"grpc_server_key: '.*none\.pem' cannot be read: No such file"),
+        (["--grpc-use-ssl", "--grpc-server-key=double/labels.txt"], r"grpc_server_key: '.*' holds no private key in PEM"),
+    ],
+)
+def test_files_of_tls_that_are_of_no_use_end_the_start(tmp_path: Path, flags: list[str], message: str) -> None:
+    done = start(repository(tmp_path / "models"), f"--grpc-port={free_port()}", *flags)
+    assert done.returncode == 1
+    assert re.search(message, done.stderr)
+
+
 def test_two_servers_do_not_share_a_port(tmp_path: Path) -> None:
     folder = repository(tmp_path / "models")
     with grpc_serving(folder) as site:
