@@ -9,7 +9,7 @@ UV ?= uv
 COVERAGE := 81
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types check test format models demo torchserve-demo triton-demo serve bench bench-gpu requirements clean
+.PHONY: help setup lint types check test format models demo torchserve-demo triton-demo image-test kubernetes-test serve bench bench-gpu requirements clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -50,6 +50,12 @@ torchserve-demo: $(READY)  ## The page "Batch Inference with TorchServe", comman
 
 triton-demo: $(READY)  ## What a Triton user would try first, with tritonclient, every answer checked
 	@$(PY) -m jitney.tools.dev.triton_demo
+
+image-test: $(READY)  ## Build the container image without a registry and run it (some minutes; skips without buildah, podman, …)
+	@JITNEY_IMAGE_TESTS=1 $(PY) -m pytest tests/docker
+
+kubernetes-test: $(READY)  ## The manifests for Kubernetes and KServe: valid, and the server does what they say
+	@$(PY) -m pytest tests/deploy
 
 serve: models  ## The server in the foreground, on model_repository/
 	@$(PY) -m jitney.server.cli serve --model-repository model_repository

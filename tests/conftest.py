@@ -39,6 +39,14 @@ def _cuda_missing() -> str | None:
     return None if torch.cuda.is_available() else "no CUDA device on this machine"
 
 
+@pytest.fixture(scope="session")
+def served_metrics() -> str:
+    """/metrics of a server that has answered one request."""
+    from jitney.tests.fakes.metrics import scraped
+
+    return scraped()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:

@@ -1,4 +1,5 @@
 """`Settings`: everything the operator decided, from flags, the environment, `config.properties` and defaults, in that order.
+Defaults are those of the file that JITNEY_DEFAULTS names, then jitney's own.
 
 `JITNEY_<KEY>` sets any key. TorchServe's `TS_<KEY>` count where the file says `enable_envvars_config=true`, as there (which
 lets them win over flags too; here the flag that was typed wins). `settings_unknown` says what becomes of names that no setting

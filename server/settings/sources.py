@@ -30,7 +30,7 @@ FLAG_COMMANDS = {
 }
 #: Variables with the settings' prefixes that are read elsewhere, or by TorchServe's workers and tests only.
 OTHER_TS_NAMES = {"TS_CONFIG_FILE", "TS_BENCHMARK", *(f"TS_REQUEST_SEQUENCE_{part}" for part in ("ID", "START", "END"))}
-OTHER_JITNEY_NAMES = {"JITNEY_TOKEN", "JITNEY_CONFORMANCE", "JITNEY_SLOW_TESTS"}
+OTHER_JITNEY_NAMES = {"JITNEY_TOKEN", "JITNEY_CONFORMANCE", "JITNEY_SLOW_TESTS", "JITNEY_IMAGE_TESTS", "JITNEY_DEFAULTS"}
 #: Seconds that a model of a repository may take to load where no setting says how long.
 REPOSITORY_STARTUP_S = 1200
 PATHS = (
@@ -53,7 +53,8 @@ def collect(flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path, *, 
     path = config_file(flags, environ, cwd, None if ncs else Path(log_location) / "config")
     notes: list[str] = []
     warnings: list[str] = []
-    raw = _from_file(path, environ, strict, warnings) if path else {}
+    raw = _from_defaults(environ, cwd)
+    raw |= _from_file(path, environ, strict, warnings) if path else {}
     raw |= _from_ts_environment(environ, raw, warnings)
     raw |= _from_environment(environ, warnings)
     raw |= _from_flags(flags)
@@ -95,6 +96,20 @@ def config_file(
     newest = snapshots.newest(snapshot_folder) if snapshot_folder else None
     default = cwd / "config.properties"
     return newest or (default if default.is_file() else None)
+
+
+def _from_defaults(environ: Mapping[str, str], cwd: Path) -> dict[str, _Value]:
+    """What the file that JITNEY_DEFAULTS names says: it stands in for jitney's defaults, and everything else beats it. An image
+    has one, so that it opens no more than a `config.properties` of the user's does. A token that is given decides by itself."""
+    named = environ.get("JITNEY_DEFAULTS", "")
+    if not named:
+        return {}
+    if not (cwd / named).is_file():
+        raise InvalidConfig(f"JITNEY_DEFAULTS names '{cwd / named}', where there is no file")
+    found = _from_file(cwd / named, environ, True, [])
+    if environ.get("JITNEY_TOKEN"):
+        found.pop("disable_token_authorization", None)
+    return found
 
 
 def _from_file(path: Path, environ: Mapping[str, str], strict: bool, warnings: list[str]) -> dict[str, _Value]:

@@ -62,6 +62,24 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None
     assert load(tmp_path, text, {"job_queue_size": 5}, TS_JOB_QUEUE_SIZE="3").job_queue_size == 5
 
 
+def test_a_file_of_defaults_stands_below_everything_else(tmp_path: Path) -> None:
+    defaults = tmp_path / "image.properties"
+    defaults.write_text("job_queue_size=2\ndisable_token_authorization=true\n")
+    named: dict[str, Any] = {"JITNEY_DEFAULTS": "image.properties"}
+    assert load(tmp_path, "", **named).job_queue_size == 2
+    assert load(tmp_path, "job_queue_size=3\n", **named).job_queue_size == 3
+    assert load(tmp_path, "", JITNEY_JOB_QUEUE_SIZE="4", **named).job_queue_size == 4
+    assert load(tmp_path, "", **named).warnings == ()
+    assert load(tmp_path, "", **named).disable_token_authorization is True
+    assert load(tmp_path, "disable_token_authorization=false\n", **named).disable_token_authorization is False
+    assert load(tmp_path, "", JITNEY_TOKEN="long-enough", **named).token_auth
+    with pytest.raises(InvalidConfig, match=r"JITNEY_DEFAULTS names '.*nosuch', where there is no file"):
+        load(tmp_path, "", JITNEY_DEFAULTS="nosuch")
+    defaults.write_text("job_queue_sise=2\n")
+    with pytest.raises(InvalidConfig, match=r"'job_queue_sise'.*job_queue_size"):
+        load(tmp_path, "", **named)
+
+
 def test_torchserves_environment_counts_only_where_the_file_says_so(tmp_path: Path) -> None:
     assert load(tmp_path, "job_queue_size=2\n", TS_JOB_QUEUE_SIZE="3").job_queue_size == 2
     assert load(tmp_path, "", TS_OPEN_INFERENCE_PROTOCOL="oip").ts_open_inference_protocol

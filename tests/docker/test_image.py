@@ -1,0 +1,260 @@
+"""The image itself, built and run without a registry: `make image-test`. Takes some minutes, root, and Debian's packages.
+
+The base is made by mmdebstrap, wheels come from the package index, buildah builds, podman runs. Containers have the network of a
+namespace of this test's own, in which there is nothing but loopback: their 0.0.0.0 reaches nobody else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from jitney.tests.fakes.torchserve_server import archive
+from jitney.tools.bench.served import ServedProcess, wait_until
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ("mmdebstrap", "buildah", "podman", "runc", "unshare", "nsenter", "git", "curl")
+MISSING = [tool for tool in TOOLS if shutil.which(tool) is None]
+pytestmark = [
+    pytest.mark.skipif(
+        not os.environ.get("JITNEY_IMAGE_TESTS"), reason="builds an image for minutes; `make image-test` runs it"
+    ),
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="namespaces and the base's tree need root"),
+    pytest.mark.timeout(600),
+]
+PAGE_CONFIG = """\
+inference_address=http://0.0.0.0:8080
+management_address=http://0.0.0.0:8081
+metrics_address=http://0.0.0.0:8082
+number_of_netty_threads=32
+job_queue_size=1000
+model_store=/home/model-server/model-store
+load_models=resnet-152-batch_v2.mar
+models={\\
+  "resnet-152-batch_v2": {\\
+    "2.0": {\\
+        "defaultVersion": true,\\
+        "marName": "resnet-152-batch_v2.mar",\\
+        "minWorkers": 1,\\
+        "maxWorkers": 1,\\
+        "batchSize": 3,\\
+        "maxBatchDelay": 100,\\
+        "responseTimeout": 120\\
+    }\\
+  }\\
+}
+"""
+#: In the place of ResNet-152, whose framework the tested image has not: the size of the picture, after a second where asked.
+PICTURES = """
+import io, json, time
+from PIL import Image
+
+def handle(data, context):
+    if data is None:
+        return None
+    answers = []
+    for row in data:
+        body = bytes(row["body"])
+        if body == b"slow":
+            time.sleep(2.0)
+            answers.append("slept")
+        else:
+            answers.append({"size": Image.open(io.BytesIO(body)).size})
+    return answers
+"""
+LOOPBACK_UP = """
+import fcntl, socket, struct
+fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sh", b"lo", 0x41))
+"""
+
+
+class Engine:
+    """podman and buildah with a store of their own, and a network namespace for containers and clients."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = ["--root", str(folder / "store"), "--runroot", str(folder / "run"), "--storage-driver", "vfs"]
+        self.holder = subprocess.Popen(["unshare", "-n", "sleep", "900"])
+        wait_until(lambda: Path(f"/proc/{self.holder.pid}/comm").read_text() == "sleep\n", 10, "the namespace")
+        self.inside = ["nsenter", "-t", str(self.holder.pid), "-n"]
+        self.call(*self.inside, sys.executable, "-c", LOOPBACK_UP)
+
+    def call(self, *command: str, **options: object) -> str:
+        env = {**os.environ, "TMPDIR": str(self.folder)}
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=500, env=env)
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+        return done.stdout
+
+    def podman(self, *arguments: str) -> str:
+        return self.call(*self.inside, "podman", *self.store, "--runtime", "runc", *arguments)
+
+    def run(self, *arguments: str) -> subprocess.Popen[str]:
+        """`podman run …` in the foreground, as it was typed; its output is a pipe."""
+        limits = ["--network", "host", "--ulimit", "nofile=8192:8192", "--ulimit", "nproc=8192:8192"]
+        command = [*self.inside, "podman", *self.store, "--runtime", "runc", "run", *limits, *arguments]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def curl(self, *arguments: str) -> str:
+        return self.call(*self.inside, "curl", "--silent", "--show-error", "--noproxy", "*", "--max-time", "30", *arguments)
+
+    def close(self) -> None:
+        subprocess.run([*self.inside, "podman", *self.store, "rm", "--all", "--force"], check=False, capture_output=True)
+        self.holder.kill()
+        self.holder.wait()
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """With the image jitney:latest-cpu, which has no torch: what is tested does not depend on it."""
+    folder = tmp_path_factory.mktemp("image")
+    made = Engine(folder)
+    try:
+        include = "--include=python3,python3-venv,ca-certificates,tini"
+        made.call("mmdebstrap", "--variant=minbase", include, "bookworm", str(folder / "base.tar"))
+        made.podman("import", str(folder / "base.tar"), "localhost/debian:bookworm")
+        context = folder / "context"
+        listed = made.call("git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard").splitlines()
+        for name in filter(lambda name: (ROOT / name).is_file(), listed):
+            (context / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, context / name)
+        wheels = [
+            "--wheel-dir",
+            str(context / "docker" / "wheelhouse"),
+            "setuptools>=68",
+            "wheel",
+            f"{context}[onnx,grpc,tls]",
+        ]
+        made.call(sys.executable, "-m", "pip", "wheel", "--quiet", *wheels)
+        buildah = folder / "build"
+        buildah.write_text(
+            f'#!/bin/sh\nshift\nexec buildah {" ".join(made.store)} bud --isolation chroot --pull-never "$@"\n'
+        )
+        buildah.chmod(0o755)
+        script = ["docker/build_image.sh", "-bi", "localhost/debian:bookworm", "--extras", "onnx,grpc,tls"]
+        made.call("env", f"DOCKER={buildah}", *(str(context / script[0]), *script[1:]), "--pip-options", "--no-index")
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """The page's files: an archive in `model_store`, `config.properties`, `kitten.jpg`."""
+    archive(tmp_path / "model_store", "resnet-152-batch_v2", PICTURES, "2.0")
+    (tmp_path / "config.properties").write_text(PAGE_CONFIG)
+    from PIL import Image
+
+    Image.new("RGB", (64, 48), "orange").save(tmp_path / "kitten.jpg")
+    return tmp_path
+
+
+class Container:
+    """A container in the foreground, started."""
+
+    def __init__(self, engine: Engine, *arguments: str) -> None:
+        self.engine = engine
+        process = engine.run("--name", "mar", *arguments)
+        self.server = ServedProcess(process, "", "", "")
+        self.reader = threading.Thread(target=self._read)
+        self.reader.start()
+
+    def _read(self) -> None:
+        """A container's terminal ends lines with CR and LF."""
+        assert self.server.process.stdout is not None
+        for line in self.server.process.stdout:
+            self.server.lines.append(line.strip())
+
+    def __enter__(self) -> Container:
+        wait_until(
+            lambda: "Model server started." in self.server.lines or self.server.process.poll() is not None, 60, "the start"
+        )
+        assert self.server.process.poll() is None, self.server.lines
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        subprocess.run(
+            [*self.engine.inside, "podman", *self.engine.store, "rm", "--force", "--time", "1", "mar"],
+            check=False,
+            capture_output=True,
+        )
+        self.server.process.wait(30)
+        self.reader.join()
+        if self.server.process.stdout is not None:
+            self.server.process.stdout.close()
+
+
+def page(store: Path) -> list[str]:
+    """The page's `docker run`, but for the image's name."""
+    return [
+        *("--rm", "-it", "-p", "8080:8080", "-p", "8081:8081", "-v", f"{store}/model_store:/home/model-server/model-store"),
+        *("-v", f"{store}/config.properties:/home/model-server/config.properties", "jitney:latest-cpu"),
+    ]
+
+
+def test_size_and_contents(engine: Engine) -> None:
+    size = int(engine.podman("image", "inspect", "--format", "{{.Size}}", "jitney:latest-cpu"))
+    assert size < 600_000_000
+    shell = "id -u; command -v gcc cc g++ ld || echo none; torchserve --version; which tritonserver torch-model-archiver"
+    said = engine.podman("run", "--rm", "--network", "host", "--ulimit", "nofile=8192:8192", "--ulimit", "nproc=8192:8192",
+                         "jitney:latest-cpu", "sh", "-c", shell).splitlines()  # fmt: skip
+    assert said[:2] == ["1000", "none"] and said[2].startswith("TorchServe Version is 0.12.0")
+    assert said[3:] == ["/opt/jitney/bin/tritonserver", "/opt/jitney/bin/torch-model-archiver"]
+
+
+def test_the_pages_docker_section(engine: Engine, store: Path) -> None:
+    with Container(engine, *page(store)) as container:
+        (model,) = json.loads(engine.curl("http://localhost:8081/models/resnet-152-batch_v2"))
+        assert (model["modelVersion"], model["batchSize"], model["maxBatchDelay"]) == ("2.0", 3, 100)
+        assert model["workers"][0]["status"] == "READY"
+        answer = engine.curl("http://localhost:8080/predictions/resnet-152-batch_v2", "-T", str(store / "kitten.jpg"))
+        assert json.loads(answer) == {"size": [64, 48]}
+        assert any("Requests need no token" in line for line in container.server.lines)
+
+
+def test_stopping_answers_what_was_accepted(engine: Engine, store: Path) -> None:
+    with Container(engine, *page(store)[1:]) as container, ThreadPoolExecutor() as pool:
+        asked = pool.submit(
+            engine.curl, "http://localhost:8080/predictions/resnet-152-batch_v2", "-d", "slow", "-H", "content-type:"
+        )
+        time.sleep(0.7)  # curl's start; the answer takes two seconds
+        engine.podman("stop", "--time", "30", "mar")
+        assert asked.result() == "slept"
+        assert container.server.process.wait(30) == 0
+
+
+def test_any_user_and_a_read_only_root(engine: Engine, store: Path) -> None:
+    for folder in (store, store / "model_store"):
+        folder.chmod(0o755)
+    arguments = ["--rm", "--read-only", "--user", "1000650000:0", "--cap-drop", "ALL", *page(store)[2:]]
+    with Container(engine, *arguments):
+        answer = engine.curl("http://localhost:8080/predictions/resnet-152-batch_v2", "-T", str(store / "kitten.jpg"))
+        assert json.loads(answer) == {"size": [64, 48]}
+
+
+def test_torchserve_asks_for_tokens(engine: Engine, store: Path) -> None:
+    command = ["torchserve", "--start", "--ncs", "--model-store", "model-store", "--models", "all"]
+    with Container(engine, *page(store)[:1], *page(store)[2:], *command):
+        assert "InvalidKeyException" in engine.curl("http://localhost:8081/models")
+        keys = json.loads(engine.podman("exec", "mar", "cat", "key_file.json"))
+        bearer = f"Authorization: Bearer {keys['management']['key']}"
+        assert "resnet-152-batch_v2" in engine.curl("-H", bearer, "http://localhost:8081/models")
+
+
+def test_tritonserver_is_on_its_ports(engine: Engine) -> None:
+    mounted = ["--rm", "-v", f"{ROOT}/tools/starter:/models:ro", "jitney:latest-cpu"]
+    with Container(engine, *mounted, "tritonserver", "--model-repository=/models"):
+        assert json.loads(engine.curl("http://localhost:8000/v2/models/digits"))["name"] == "digits"
+        assert "nv_inference_count" in engine.curl("http://localhost:8002/metrics")
+        with_grpc = engine.call(*engine.inside, "ss", "-ltn") if shutil.which("ss") else ":8001"
+        assert ":8001" in with_grpc
