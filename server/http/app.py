@@ -33,6 +33,7 @@ from .middleware.recorder import Recorder
 from .plan import PlanTable
 from .plan_finder import PlanFinder
 from .retry import RETRY_AFTER, SECONDS
+from .status import StatusDocument, add_status
 from .torchserve import Port
 from .torchserve.errors import Problem
 from .torchserve.inference import add_inference, add_predictions
@@ -153,6 +154,8 @@ def build(ports: Collection[Port], services: Services, admission: Admission, sha
         torchserve.add_kserve_v1(routes, dataplane)
     if "management" in ports:
         torchserve.add_management(routes, dataplane, services.control, settings, services.tokens)
+        if settings.status_page == "on":
+            add_status(routes, StatusDocument(dataplane, services.control, settings, admission))
     if "inference" not in ports:
         return app, None
     add_inference(routes, made.torchserve(), dataplane)

@@ -50,7 +50,7 @@ def _is_management(path: str) -> bool:
         return not (len(segments) == 3 and segments[2] == "invoke")
     if segments[:2] == ["v1", "models"]:
         return not path.endswith((":predict", ":explain"))
-    return segments[0] in ("workflows", "token")
+    return segments[0] in ("workflows", "token", "status", "status.json")
 
 
 class Guard:
