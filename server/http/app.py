@@ -114,7 +114,7 @@ class Application:
         self.app.resp_options.default_media_type = None  # type: ignore[assignment]
         self.app.set_error_serializer(_serialize)
         self.routes = Routes(self.app)
-        torchserve.add_common(self.routes, next(port for port in PORTS if port in ports))
+        self.root = torchserve.add_common(self.routes, next(port for port in PORTS if port in ports))
 
     def torchserve(self) -> PredictServices:
         """What TorchServe's plans work with."""
@@ -155,7 +155,8 @@ def build(ports: Collection[Port], services: Services, admission: Admission, sha
     if "management" in ports:
         torchserve.add_management(routes, dataplane, services.control, settings, services.tokens)
         if settings.status_page == "on":
-            add_status(routes, StatusDocument(dataplane, services.control, settings, admission))
+            document = StatusDocument(dataplane, services.control, settings, admission)
+            add_status(routes, document, made.torchserve(), made.kserve(), made.root)
     if "inference" not in ports:
         return app, None
     add_inference(routes, made.torchserve(), dataplane)

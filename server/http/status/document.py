@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ...lifecycle.control_plane import ControlPlane
     from ...serving.dataplane import DataPlane
     from ...serving.deployment import Deployment
+    from ...settings.addresses import Address
     from ...settings.settings import Settings
     from ..middleware.admission import Admission
 
@@ -56,6 +57,7 @@ class StatusDocument:
             "in_flight": places.taken,
             "max_waiting": places.limit,
             "front_ends": self.settings.front_ends,
+            "inference": _place(self.settings.inference_address),
         }
 
     def _models(self) -> list[Json]:
@@ -185,6 +187,11 @@ def _part(spread: Spread) -> Mapping[str, float | None]:
 
 def _ms(ns: float | None) -> float:
     return round((ns or 0) / 1e6, 4)
+
+
+def _place(address: Address) -> Json | None:
+    """Where inference is asked for, for examples; None where it is no TCP port."""
+    return {"scheme": address.scheme, "host": address.host, "port": address.port} if address.port else None
 
 
 def _gpus() -> list[Json]:
