@@ -1,0 +1,275 @@
+"""The status page in Chromium, over real workers. Skipped without Chromium or Playwright (`make page-test` brings the latter).
+
+With STATUS_PICTURES=FOLDER in the environment it keeps pictures there.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from jitney.server.http.app import Services
+from jitney.server.http.middleware.tokens import Tokens
+from jitney.server.metrics import Metrics
+from jitney.server.web import Web
+from jitney.tests.fakes.frontends import plane_of, settings
+from jitney.tests.fakes.plane import LoadedPlane, doubling
+from jitney.tests.fakes.raw_http import ask
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make page-test")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
+
+ROWS = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}'
+#: Answers with two classes by how bright a grey picture is.
+SHADES = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            x = pb_utils.get_input_tensor_by_name(request, "x").as_numpy()
+            bright = x.reshape(len(x), -1).mean(axis=1)
+            answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("y", np.stack([bright, -bright], 1).astype(np.float32))]))
+        return answers
+"""
+
+
+def shades(folder: Path) -> None:
+    """A classifier of pictures of 8 by 8 pixels."""
+    (folder / "shades" / "1").mkdir(parents=True)
+    (folder / "shades" / "1" / "model.py").write_text(SHADES)
+    (folder / "shades" / "labels.txt").write_text("light\ndark\n")
+    (folder / "shades" / "config.pbtxt").write_text(
+        """backend: "python" max_batch_size: 4
+input [ { name: "x" data_type: TYPE_FP32 dims: [ 1, 8, 8 ] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ 2 ] label_filename: "labels.txt" } ]
+instance_group [ { kind: KIND_CPU } ]
+parameters { key: "codec" value { string_value: "image_classifier" } }
+parameters { key: "image_mode" value { string_value: "L" } }
+parameters { key: "resize" value { string_value: "8" } }
+parameters { key: "crop" value { string_value: "8" } }
+parameters { key: "mean" value { string_value: "0.5" } }
+parameters { key: "std" value { string_value: "0.5" } }
+"""
+    )
+
+
+class Browser:
+    """A page that notes what its console says; `port` is the management port's."""
+
+    def __init__(self, page: Any, web: Web, plane: LoadedPlane) -> None:
+        self.page, self.web, self.plane = page, web, plane
+        self.complaints: list[str] = []
+        page.on(
+            "console", lambda message: self.complaints.append(message.text) if message.type in ("error", "warning") else None
+        )
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def open(self, path: str = "/") -> Any:
+        self.page.goto(f"http://127.0.0.1:{self.web.address('management').port}{path}")
+        self.page.wait_for_selector("#models, #key")
+        return self.page
+
+    def keep(self, name: str) -> None:
+        if folder := os.environ.get("STATUS_PICTURES"):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self.page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedPlane]:
+    folder = tmp_path_factory.mktemp("models")
+    doubling(folder, "double", "dynamic_batching { max_queue_delay_microseconds: 3000 }")
+    doubling(folder, "broken")
+    (folder / "broken" / "1" / "model.py").write_text("import a_module_that_is_not_there\n")
+    shades(folder)
+    with plane_of(folder) as plane:
+        yield plane
+
+
+@contextmanager
+def browsing(chromium: Any, plane: LoadedPlane, tokens: Tokens | None = None, **options: Any) -> Iterator[Browser]:
+    web = Web(Services(plane, plane.control, Metrics(plane.registry.deployments), settings(front_ends=1), tokens, plane.io))
+    web.start()
+    context = chromium.new_context(**options)
+    try:
+        yield Browser(context.new_page(), web, plane)
+    finally:
+        context.close()
+        web.close(5)
+
+
+@pytest.fixture
+def browser(chromium: Any, models: LoadedPlane) -> Iterator[Browser]:
+    with browsing(chromium, models) as found:
+        yield found
+        assert found.complaints == []
+
+
+def load(web: Web, count: int, at_once: int = 4) -> None:
+    """Sends requests to the doubling model, several at once."""
+
+    def send() -> None:
+        for _ in range(count):
+            assert ask(web.address("inference"), "POST", "/v2/models/double/infer", ROWS, timeout=30).status == 200
+
+    senders = [threading.Thread(target=send) for _ in range(at_once)]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join()
+
+
+def test_it_shows_models_workers_and_why_one_is_not_ready(browser: Browser) -> None:
+    page = browser.open()
+    row = page.locator("tr[data-model=double]").inner_text()
+    assert "READY" in row and "1 of 1" in row
+    assert "UNAVAILABLE" in page.locator("tr[data-model=broken]").inner_text()
+    assert "a_module_that_is_not_there" in page.locator("tr[data-why=broken]").inner_text()
+    (deployment,) = [found for found in browser.plane.registry.deployments() if found.config.name == "double"]
+    assert str(deployment.workers()[0].pid) in page.locator("section[aria-labelledby=workers]").inner_text()
+
+
+def test_it_follows_what_happens(browser: Browser) -> None:
+    page = browser.open()
+    before = int(page.locator("tr[data-model=double] td").nth(5).inner_text())
+    load(browser.web, 25)
+    page.wait_for_function(
+        "wanted => Number(document.querySelectorAll('tr[data-model=double] td')[5].innerText) === wanted", arg=before + 100
+    )
+    card = page.locator("div[data-batches=double]").inner_text()
+    assert "Up to 8 rows; a batch waits 3 ms for more." in card and "delay:" in card
+    times = page.locator("div[data-times=double]").inner_text()
+    wanted = ("read and decoded", "in the queue", "to the worker and back", "in the model", "encoded and sent")
+    assert [part for part in wanted if part not in times] == []
+    browser.keep("light")
+
+
+def test_tensors_can_be_tried(browser: Browser) -> None:
+    page = browser.open()
+    page.select_option("#model", "double 1")
+    form = page.locator("form[data-try=double]")
+    assert form.locator("textarea").input_value() == "[[0,0]]"
+    form.locator("textarea").fill("[[1, 2.5], [3, 4]]")
+    form.locator("button.go").click()
+    answer = form.locator("[data-test=answer]")
+    answer.wait_for()
+    assert "HTTP 200" in answer.inner_text() and "compute" in answer.inner_text()
+    (output,) = json.loads(answer.locator("pre").inner_text())["outputs"]
+    assert (output["shape"], output["data"]) == ([2, 2], [2.0, 5.0, 6.0, 8.0])
+    form.locator("textarea").fill("[[1,")
+    form.locator("button.go").click()
+    page.wait_for_function("() => document.querySelector('form [role=alert]').innerText.startsWith('x: expected JSON')")
+
+
+def test_the_lines_to_copy_say_the_same(browser: Browser) -> None:
+    page = browser.open()
+    page.select_option("#model", "double 1")
+    form = page.locator("form[data-try=double]")
+    form.locator("textarea").fill("[[1, 2]]")
+    form.locator("summary").click()
+    lines = {name: form.locator(f"pre[data-line={name}]").inner_text() for name in ("curl", "requests", "tritonclient")}
+    assert "/v2/models/double/versions/1/infer -d '{" in lines["curl"] and '"data":[[1,2]]' in lines["curl"]
+    for name in ("requests", "tritonclient"):
+        compile(lines[name], name, "exec")
+    assert 'dtype="float32"' in lines["tritonclient"]
+
+
+def test_a_picture_can_be_tried_and_its_classes_are_bars(browser: Browser) -> None:
+    picture = io.BytesIO()
+    Image.new("L", (8, 8), 255).save(picture, "PNG")
+    page = browser.open()
+    page.select_option("#model", "shades 1")
+    form = page.locator("form[data-try=shades]")
+    form.locator("input[type=file]").set_input_files(
+        {"name": "white.png", "mimeType": "image/png", "buffer": picture.getvalue()}
+    )
+    form.locator("img.preview").wait_for()
+    page.wait_for_function("() => document.querySelector('img.preview').naturalWidth === 8")
+    form.locator("button.go").click()
+    answer = form.locator("[data-test=answer]")
+    answer.wait_for()
+    assert "HTTP 200" in answer.inner_text()
+    assert answer.locator(".bars > span:first-child").inner_text() == "light"
+    browser.keep("picture")
+
+
+def test_it_can_be_used_from_the_keyboard(browser: Browser) -> None:
+    page = browser.open()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "models"
+    page.locator("form textarea").first.focus()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "go"
+
+
+def test_it_fits_a_phone_in_the_dark(chromium: Any, models: LoadedPlane) -> None:
+    with browsing(chromium, models, viewport={"width": 360, "height": 780}, color_scheme="dark") as found:
+        load(found.web, 5)
+        page = found.open()
+        page.locator("div[data-times=double] .fall").first.wait_for(state="attached")
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 27)"
+        assert page.locator("div[data-times=double] .fall").first.bounding_box()["width"] > 200
+        found.keep("phone")
+        assert found.complaints == []
+
+
+def test_nothing_jumps_while_it_is_read(browser: Browser) -> None:
+    page = browser.open()
+    load(browser.web, 5)
+    page.locator("div[data-times=double] .fall").first.wait_for(state="attached")
+    page.evaluate(
+        """() => {
+            window.shift = 0;
+            const add = (list) => list.getEntries().forEach((entry) => { window.shift += entry.value; });
+            new PerformanceObserver(add).observe({ type: 'layout-shift' });
+        }"""
+    )
+    page.wait_for_timeout(3500)
+    assert page.evaluate("window.shift") < 0.05
+
+
+def test_it_asks_for_the_key(chromium: Any, models: LoadedPlane) -> None:
+    with browsing(chromium, models, Tokens(None, 60, fixed="a-long-secret")) as found:
+        page = found.open("/status")
+        assert "management key" in page.locator("main").inner_text()
+        page.fill("#key", "a-long-secret")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("tr[data-model=double]")
+        page.select_option("#model", "double 1")
+        page.locator("form[data-try=double] button.go").click()
+        page.wait_for_selector("[data-test=answer]")
+        assert "HTTP 200" in page.locator("[data-test=answer]").inner_text()
+        assert len(found.complaints) == 1 and "400" in found.complaints[0], "the browser's own line for the refused request"
+
+
+def test_a_server_that_goes_away_is_said(chromium: Any, models: LoadedPlane) -> None:
+    with browsing(chromium, models) as found:
+        page = found.open()
+        found.web.close(1)
+        page.wait_for_function("() => document.querySelector('.stale').innerText.startsWith('Not up to date')")
+        assert page.locator("tr[data-model=double]").is_visible(), "what was read last stays"
