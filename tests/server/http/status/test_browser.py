@@ -6,12 +6,15 @@ With STATUS_PICTURES=FOLDER in the environment it keeps pictures there.
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from ast import literal_eval
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from json import dumps, loads
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +24,12 @@ from PIL import Image
 from jitney.server.http.app import Services
 from jitney.server.http.middleware.tokens import Tokens
 from jitney.server.metrics import Metrics
+from jitney.server.settings.addresses import Address, parse_address
 from jitney.server.web import Web
 from jitney.tests.fakes.frontends import plane_of, settings
 from jitney.tests.fakes.plane import LoadedPlane, doubling
 from jitney.tests.fakes.raw_http import ask
+from jitney.tools.bench.served import free_port
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make page-test")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -109,8 +114,19 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedPlane]:
 
 
 @contextmanager
-def browsing(chromium: Any, plane: LoadedPlane, tokens: Tokens | None = None, **options: Any) -> Iterator[Browser]:
-    web = Web(Services(plane, plane.control, Metrics(plane.registry.deployments), settings(front_ends=1), tokens, plane.io))
+def browsing(
+    chromium: Any, plane: LoadedPlane, tokens: Tokens | None = None, values: Mapping[str, Any] | None = None, **options: Any
+) -> Iterator[Browser]:
+    web = Web(
+        Services(
+            plane,
+            plane.control,
+            Metrics(plane.registry.deployments),
+            settings(front_ends=1, **(values or {})),
+            tokens,
+            plane.io,
+        )
+    )
     web.start()
     context = chromium.new_context(**options)
     try:
@@ -176,24 +192,48 @@ def test_tensors_can_be_tried(browser: Browser) -> None:
     answer = form.locator("[data-test=answer]")
     answer.wait_for()
     assert "HTTP 200" in answer.inner_text() and "compute" in answer.inner_text()
-    (output,) = json.loads(answer.locator("pre").inner_text())["outputs"]
+    (output,) = loads(answer.locator("pre").inner_text())["outputs"]
     assert (output["shape"], output["data"]) == ([2, 2], [2.0, 5.0, 6.0, 8.0])
     form.locator("textarea").fill("[[1,")
     form.locator("button.go").click()
     page.wait_for_function("() => document.querySelector('form [role=alert]').innerText.startsWith('x: expected JSON')")
 
 
-def test_the_lines_to_copy_say_the_same(browser: Browser) -> None:
-    page = browser.open()
-    page.select_option("#model", "double 1")
-    form = page.locator("form[data-try=double]")
-    form.locator("textarea").fill("[[1, 2]]")
-    form.locator("summary").click()
-    lines = {name: form.locator(f"pre[data-line={name}]").inner_text() for name in ("curl", "requests", "tritonclient")}
-    assert "/v2/models/double/versions/1/infer -d '{" in lines["curl"] and '"data":[[1,2]]' in lines["curl"]
-    for name in ("requests", "tritonclient"):
-        compile(lines[name], name, "exec")
-    assert 'dtype="float32"' in lines["tritonclient"]
+class Requests:
+    """Stands for `requests`, as far as the line to copy uses it."""
+
+    def post(self, url: str, *, json: Any) -> Requests:
+        port, _, path = url.removeprefix("http://127.0.0.1:").partition("/")
+        self._body = ask(Address("http", "127.0.0.1", int(port)), "POST", f"/{path}", dumps(json).encode()).body
+        return self
+
+    def json(self) -> Any:
+        return loads(self._body)
+
+
+def test_the_lines_to_copy_ask_the_same(chromium: Any, models: LoadedPlane) -> None:
+    address = parse_address(f"http://127.0.0.1:{free_port()}")
+    with browsing(chromium, models, values={"inference_address": address}) as found:
+        page = found.open()
+        page.select_option("#model", "double 1")
+        form = page.locator("form[data-try=double]")
+        form.locator("textarea").fill("[[1, 2]]")
+        form.locator("summary").click()
+        curl, requests, tritonclient = (
+            form.locator(f"pre[data-line={name}]").inner_text() for name in ("curl", "requests", "tritonclient")
+        )
+        by_curl = subprocess.run(curl, shell=True, capture_output=True, check=True, timeout=30).stdout
+        assert loads(by_curl)["outputs"][0]["data"] == [2.0, 4.0]
+        assert eval(requests, {"requests": Requests()})["outputs"][0]["data"] == [2.0, 4.0]
+        done = subprocess.run([sys.executable, "-c", tritonclient], capture_output=True, text=True, check=True, timeout=60)
+        assert literal_eval(done.stdout)["outputs"][0]["name"] == "y"
+        form.locator("button", has_text="text or JSON").click()
+        form.locator("textarea").fill("[[1, 2], [3, 4]]")
+        by_curl = subprocess.run(
+            form.locator("pre[data-line=curl]").inner_text(), shell=True, capture_output=True, check=True, timeout=30
+        ).stdout
+        assert loads(by_curl) == [[2, 4], [6, 8]]
+        assert found.complaints == []
 
 
 def test_a_picture_can_be_tried_and_its_classes_are_bars(browser: Browser) -> None:
