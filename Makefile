@@ -9,7 +9,7 @@ UV ?= uv
 COVERAGE := 81
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types check test format models demo torchserve-demo triton-demo image-test kubernetes-test serve bench bench-gpu requirements clean
+.PHONY: help setup lint types check test page-test format models demo torchserve-demo triton-demo image-test kubernetes-test serve bench bench-gpu requirements clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -36,6 +36,10 @@ types: $(READY)  ## mypy --strict, tests included
 
 test: $(READY)  ## All tests, warnings as errors, coverage printed and at least COVERAGE per cent
 	@$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE)
+
+page-test: $(READY)  ## The status page in Chromium (Debian: chromium), pictures in .cache/status
+	@$(INSTALL) -r requirements/browser.in
+	@STATUS_PICTURES=.cache/status $(PY) -m pytest tests/server/http/status/test_browser.py
 
 check: lint types test  ## What must pass before a change lands: lint, types, tests
 

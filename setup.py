@@ -30,8 +30,9 @@ BASE = [
 
 
 def long_description() -> str:
-    """The README, with links that also work away from the repository."""
-    return (ROOT / "README.md").read_text().replace("](docs/", f"]({PROJECT}/blob/main/docs/")
+    """The README, with links that also work away from the repository, and pictures as they are."""
+    text = (ROOT / "README.md").read_text().replace("](docs/", f"]({PROJECT}/blob/main/docs/")
+    return text.replace(".png)", ".png?raw=true)")
 
 
 class BuildPackage(build_py):

@@ -179,6 +179,8 @@ class Server:
         """Where the server listens, in TorchServe's words, and what it is about to load."""
         for port, address in web.addresses():
             _say(f"{port.capitalize()} API bind to: {address}")
+        if self.settings.status_page == "on" and (page := web.address("management")).scheme != "unix":
+            _say(f"Status page: {page}/status")
         for at in web.grpc_addresses:
             _say(f"gRPC {'GRPCInferenceService' if at.service == 'triton' else at.service} bind to: {at}")
         if not (self.settings.is_local or self.settings.token_auth):

@@ -71,8 +71,10 @@ def group_of(method: str, path: str) -> str | None:
         return "inference"
     if first == "ping":
         return "health"
-    if first == "metrics":
+    if first in ("metrics", "status.json"):
         return "statistics"
+    if first == "status":  # what the page asks models is in the group of what it stands for
+        return group_of(method, "/".join(rest[1:])) if rest[:1] == ["try"] else None
     if first in ("models", "v1", "workflows"):
         return "metadata" if method in ("GET", "HEAD", "OPTIONS") and rest[-1:] != ["set-default"] else "model-repository"
     return "metadata" if first in ("", "api-description") else None

@@ -250,12 +250,13 @@ def test_where_it_listens_and_what_loads_is_said_before_anything_has_loaded(tmp_
     ) as process:
         assert process.stdout is not None
         try:
-            lines = [process.stdout.readline().rstrip() for _ in range(5)]
+            lines = [process.stdout.readline().rstrip() for _ in range(6)]
             assert [line.rpartition(":")[0] for line in lines[:3]] == [
                 f"{name} API bind to: http://127.0.0.1" for name in ("Inference", "Management", "Metrics")
             ]
-            assert lines[3].startswith("gRPC GRPCInferenceService bind to: 127.0.0.1:")
-            assert lines[4] == "Loading endless, other."
+            assert lines[3] == f"Status page: {lines[1].rpartition(' ')[2]}/status"
+            assert lines[4].startswith("gRPC GRPCInferenceService bind to: 127.0.0.1:")
+            assert lines[5] == "Loading endless, other."
             url = lines[0].rpartition(" ")[2]
             wait_until(
                 lambda: urllib3.request("GET", f"{url}/v2/health/live").status == 200, PATIENCE, "the port that is said"

@@ -15,6 +15,7 @@ import pytest
 from jitney.core.errors import BatchTooWide, Draining, NoWorkers, QueueFull
 from jitney.core.model_config import Batching, QueuePolicy
 from jitney.server.batching.dispatch import Dispatcher
+from jitney.server.batching.item import Line, Waiting
 from jitney.server.batching.queue import Batch, Batcher, Item
 from jitney.tests.fakes.clock import Clock
 
@@ -359,3 +360,26 @@ def test_many_threads_lose_nothing_and_overbook_nobody(make: Make, batching: Bat
     assert set(ends) == set(range(total))
     assert set(ends.values()) == {1}
     assert max(len(batch) for batch in seen) <= 8
+
+
+def test_what_waits_is_told_by_lane_and_priority(make: Make) -> None:
+    clock = Clock()
+    policy = QueuePolicy(default_timeout_us=1_000_000, timeout_action="DELAY")
+    batching = Batching(True, priority_levels=2, default_priority_level=1, priority_queue_policy={2: policy})
+    dispatcher, _ = make(batching, workers=0, clock=clock)
+    assert dispatcher.waiting() == Waiting()
+    late = clock() + 2.5
+    for key, priority, rows in (("a", 1, 3), ("a", 1, 2), ("b", 1, 1), ("b", 2, 1)):
+        dispatcher.submit(Item(key, rows, key, clock(), late if priority == 2 else None, priority))
+        clock.advance(0.5)
+    dispatcher.wake()
+    found = dispatcher.waiting()
+    assert (found.requests, found.rows, found.oldest) == (4, 7, 2.0)
+    assert sorted(found.lines, key=lambda line: (line.key, line.level)) == [
+        Line("a", 1, False, 2, 5, 2.0),
+        Line("b", 1, False, 1, 1, 1.0),
+        Line("b", 2, False, 1, 1, 0.5),
+    ]
+    clock.advance(1)
+    dispatcher.wake()
+    assert [line.overdue for line in dispatcher.waiting().lines if line.level == 2] == [True]

@@ -2,7 +2,7 @@
 import { html, render, useEffect, useRef, useState } from "/status/htm-preact.js";
 import { TryIt } from "/status/try.js";
 
-const EVERY_MS = 1000, KEPT = 120;
+const EVERY_MS = 1000, KEPT = 120, LISTED = 16;
 const REASONS = { full: "c1", preferred: "c3", delay: "c2", idle: "c5", flush: "c4", alone: "c6" };
 const PARTS = { decode: "c5", queue: "c2", way: "c6", compute: "c1", encode: "c3" };
 const TOLD = { decode: "read and decoded", queue: "in the queue", way: "to the worker and back", compute: "in the model", encode: "encoded and sent" };
@@ -75,7 +75,7 @@ function Plot({ title, series, data }) {
     const width = () => Math.max(200, place.current.clientWidth);
     plot.current = new window.uPlot({
       width: width(), height: 180, series: [{}, ...series.map((one) => ({ ...one, stroke: () => colour(one.colour), width: 2, points: { show: false } }))],
-      axes: [axis(), axis()], scales: { y: { range: (_, low, high) => [0, Math.max(1, high * 1.1)] } },
+      axes: [axis(), axis()], scales: { x: { range: (_, low, high) => [high - KEPT * EVERY_MS / 1000, high] }, y: { range: (_, low, high) => [0, Math.max(1, high * 1.1)] } },
     }, data, place.current);
     const observer = new ResizeObserver(() => plot.current.setSize({ width: width(), height: 180 }));
     observer.observe(place.current);
@@ -103,15 +103,22 @@ function Live({ history, status }) {
         <td class="n">${lane.requests}</td><td class="n">${lane.rows}</td><td class="n">${ms(lane.oldest_ms)}</td></tr>`)}</tbody></table></div></details></section>`;
 }
 
+/** The sizes to show: all that are allowed where they are few, so that nothing moves as they fill; else those that there were. */
+function listed(version) {
+  const found = version.last_minute.batches, most = version.batching.enabled ? version.batching.max_batch_size : 1;
+  const few = most <= LISTED ? Array.from({ length: most }, (_, n) => ({ rows: n + 1, left: {} })) : [];
+  return [...few.filter((size) => !found.some((one) => one.rows === size.rows)), ...found].sort((a, b) => a.rows - b.rows);
+}
+
 function Batches({ version }) {
-  const sizes = version.last_minute.batches, limits = version.batching;
+  const limits = version.batching, sizes = listed(version);
   const most = Math.max(1, ...sizes.map((size) => sum(Object.values(size.left))));
   const all = sum(sizes.map((size) => sum(Object.values(size.left))));
   const rows = sum(sizes.map((size) => size.rows * sum(Object.values(size.left))));
   const allowed = limits.enabled
     ? `Up to ${limits.max_batch_size || "any number of"} rows; ${limits.max_queue_delay_ms ? `a batch waits ${limits.max_queue_delay_ms} ms for more` : "no delay: a batch leaves when a worker is idle"}${limits.preferred_batch_size.length ? `; preferred: ${limits.preferred_batch_size.join(", ")}` : ""}.`
     : "Each request runs alone: the configuration has no dynamic_batching, or no batch axis.";
-  const used = Object.keys(REASONS).filter((reason) => sizes.some((size) => size.left[reason]));
+  const reasons = Object.keys(REASONS).filter((reason) => limits.enabled || reason === "alone" || sizes.some((size) => size.left[reason]));
   return html`<div class="card" data-batches=${version.name}><h3>${version.name} ${version.version}</h3>
     <p class="faint">${allowed}</p>
     <p>${all ? `${all} batches in ${Math.round(version.last_minute.seconds)} s, ${number.format(rows / all)} rows on average` : "No batch in the last minute."}</p>
@@ -122,7 +129,7 @@ function Batches({ version }) {
         <span class="bar" role="img" aria-label=${words} title=${words}>${Object.entries(size.left).map(([reason, times]) =>
           html`<i class=${REASONS[reason] || "c6"} style=${{ width: `${100 * times / most}%` }}></i>`)}</span><span class="n">${count}</span>`;
     })}</div>
-    <ul class="key">${used.map((reason) => html`<li><i class=${REASONS[reason]}></i>${reason}: ${sum(sizes.map((size) => size.left[reason] || 0))}</li>`)}</ul></div>`;
+    <ul class="key">${reasons.map((reason) => html`<li><i class=${REASONS[reason]}></i>${reason}: ${sum(sizes.map((size) => size.left[reason] || 0))}</li>`)}</ul></div>`;
 }
 
 export function advice(version) {
@@ -142,17 +149,17 @@ export function advice(version) {
 }
 
 function Times({ version }) {
-  const parts = Object.entries(version.last_minute.parts), whole = sum(parts.map(([, part]) => part.p50_ms)) || 1;
+  const known = version.last_minute.parts, parts = Object.keys(PARTS).map((name) => [name, known[name] || { p50_ms: 0 }]);
+  const whole = sum(parts.map(([, part]) => part.p50_ms)) || 1;
   let before = 0;
   return html`<div class="card" data-times=${version.name}><h3>${version.name} ${version.version}</h3>
-    ${parts.length ? "" : html`<p class="faint">No request in the last minute.</p>`}
     <div class="bars falls">${parts.map(([name, part]) => {
       const left = before;
       before += part.p50_ms;
       return html`<span>${TOLD[name]}</span>
         <span class="fall" aria-hidden="true"><i class=${PARTS[name]} style=${{ left: `${100 * left / whole}%`, width: `${100 * part.p50_ms / whole}%` }}></i></span>
-        <span class="n">${ms(part.p50_ms)} <span class="faint">p99 ${ms(part.p99_ms)}</span></span>`;
-    })}</div><p class="advice">${advice(version)}</p></div>`;
+        <span class="n">${known[name] ? html`${ms(part.p50_ms)} <span class="faint">p99 ${ms(part.p99_ms)}</span>` : "not measured"}</span>`;
+    })}</div><p class="advice">${advice(version) || (Object.keys(known).length ? "No part takes more than half of the time." : "No request in the last minute.")}</p></div>`;
 }
 
 function Gpus({ gpus }) {

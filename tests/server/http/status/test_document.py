@@ -12,13 +12,17 @@ from typing import Any
 
 import pytest
 
+from jitney.backends import gpus
 from jitney.core.call import Call
 from jitney.core.request import Request
 from jitney.core.tensor import Tensor
+from jitney.server.batching.item import Line, Waiting
 from jitney.server.http.app import Services
+from jitney.server.http.status.document import MAX_LINES
 from jitney.server.metrics import Metrics
+from jitney.server.settings.restrictions import parse
 from jitney.server.web import Web
-from jitney.tests.fakes.frontends import plane_of, settings
+from jitney.tests.fakes.frontends import opened_fronts, plane_of, settings
 from jitney.tests.fakes.plane import LoadedPlane, doubling
 from jitney.tests.fakes.raw_http import Answer, ask
 from jitney.tools.bench.served import wait_until
@@ -46,10 +50,10 @@ class House:
 
 
 @contextlib.contextmanager
-def house(folder: Path, store: Path | None = None) -> Iterator[House]:
+def house(folder: Path, store: Path | None = None, **values: Any) -> Iterator[House]:
     with plane_of(folder, store) as plane:
         metrics = Metrics(plane.registry.deployments)
-        web = Web(Services(plane, plane.control, metrics, settings(front_ends=1), None, plane.io))
+        web = Web(Services(plane, plane.control, metrics, settings(front_ends=1, **values), None, plane.io))
         web.start()
         try:
             yield House(web, plane)
@@ -149,3 +153,43 @@ def test_archives_are_there_too(tmp_path: Path) -> None:
 def test_other_methods_and_ports_have_no_status(served: House) -> None:
     assert served.ask("POST", "/status.json", b"").status == 405
     assert served.ask("GET", "/status.json", port="inference").status == 404
+
+
+def test_gpus_are_listed_where_there_are_any(served: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reader:
+        def read(self) -> tuple[gpus.GpuFigures, ...]:
+            return (gpus.GpuFigures(1, "GPU-1", 75.0, 20.0, 1024.0, 81920.0),)
+
+    monkeypatch.setattr(gpus, "READER", Reader())
+    assert served.status()["gpus"] == [
+        {"index": 1, "utilization": 75.0, "memory_used_mib": 1024.0, "memory_total_mib": 81920.0}
+    ]
+
+
+def test_of_many_lanes_those_with_most_requests_are_listed(served: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = tuple(Line((("x", "FP32", (n,)),), 0, False, n, n, 0.001) for n in range(MAX_LINES + 5))
+    (deployment,) = served.plane.registry.deployments()
+    monkeypatch.setattr(deployment, "waiting", lambda: Waiting(9, 9, 0.001, lines))
+    waiting = served.version("double")["waiting"]
+    assert (len(waiting["lanes"]), waiting["lanes_left_out"]) == (MAX_LINES, 5)
+    assert waiting["lanes"][0]["lane"] == f"x FP32[{MAX_LINES + 4}]" and waiting["lanes"][0]["oldest_ms"] == 1
+
+
+def test_with_several_front_ends_what_they_do_is_not_measured(tmp_path: Path) -> None:
+    doubling(tmp_path, "double")
+    with plane_of(tmp_path) as plane, opened_fronts(plane, front_ends=2) as fronts:
+        assert fronts.ask("POST", "/v2/models/double/infer", ROWS).status == 200
+        (model,) = json.loads(fronts.ask("GET", "/status.json", port="management").body)["models"]
+        assert model["versions"][0]["counters"]["requests"] == 1
+        assert list(model["versions"][0]["last_minute"]["parts"]) == ["queue", "way", "compute"]
+
+
+def test_a_restricted_group_restricts_it_here_too(tmp_path: Path) -> None:
+    closed = parse("inference,statistics:x-secret=s3cret")
+    doubling(tmp_path, "double")
+    with house(tmp_path, http_restricted_api=closed) as found:
+        path = "/status/try/v2/models/double/infer"
+        assert found.ask("POST", path, ROWS).status == 403 and found.ask("GET", "/status.json").status == 403
+        assert found.ask("POST", "/status/try/predictions/double", b"{}").status == 403
+        assert ask(found.web.address("management"), "POST", path, ROWS, {"x-secret": "s3cret"}).status == 200
+        assert found.ask("GET", "/status").status == 200
