@@ -178,7 +178,7 @@ class Server:
     def _announce(self, web: Web, names: Sequence[str]) -> None:
         """Where the server listens, in TorchServe's words, and what it is about to load."""
         for port, address in web.addresses():
-            _say(f"{port.capitalize()} API bind to: {address}")
+            _say(f"{port[0].upper()}{port[1:]} API bind to: {address}")
         for at in web.grpc_addresses:
             _say(f"gRPC {'GRPCInferenceService' if at.service == 'triton' else at.service} bind to: {at}")
         if not (self.settings.is_local or self.settings.token_auth):
