@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 
 from jitney.tests.fakes.containers import Container, Engine
 from jitney.tests.fakes.torchserve_server import archive
@@ -226,3 +227,23 @@ def test_kserve_starts_it_as_torchserve(engine: Engine, tmp_path: Path) -> None:
         for port in (8080, 8085):
             assert engine.curl(f"http://localhost:{port}/v1/models/mnist:predict", "-d", '{"instances": [1]}') == "3"
         assert json.loads(engine.curl("http://localhost:8080/v1/models")) == {"models": ["mnist"]}
+
+
+def test_kubernetes_starts_it(engine: Engine) -> None:
+    documents = yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / "base" / "deployment.yaml").read_text())
+    spec = next(documents)["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    user = f"{spec['securityContext']['runAsUser']}:{spec['securityContext']['runAsGroup']}"
+    env = [f"--env={entry['name']}={entry['value']}" for entry in container["env"] if "value" in entry]
+    rights = ["--rm", "--read-only", "--tmpfs", "/tmp", "--user", user, "--cap-drop", "ALL"]
+    mounted = ["-v", f"{ROOT}/tools/starter:/models:ro", "jitney:latest-cpu"]
+    with Container(engine, *rights, *env, *mounted, *container["args"]) as started:
+        bound = {line.split(" bind to: ")[1] for line in started.server.lines if " bind to: " in line}
+        opened = {"http://0.0.0.0:8080", "http://127.0.0.1:8081", "http://0.0.0.0:8082", "0.0.0.0:8001"}
+        assert bound == opened
+        for probe in ("startupProbe", "readinessProbe"):
+            engine.curl("--fail", f"http://localhost:8080{container[probe]['httpGet']['path']}")
+        assert not any("cannot be written" in line for line in started.server.lines)
+        engine.podman("exec", "mar", *container["lifecycle"]["preStop"]["exec"]["command"][:1], "0")
+        engine.podman("stop", "--time", str(spec["terminationGracePeriodSeconds"]), "mar")
+        assert started.server.process.wait(30) == 0
