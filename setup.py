@@ -84,7 +84,7 @@ setup(
     cmdclass={"build_py": BuildPackage},
     package_data={
         "jitney": ["py.typed"],
-        "jitney.server": ["**/*.yaml", "**/*.json", "**/*.proto"],
+        "jitney.server": ["**/*.yaml", "**/*.json", "**/*.proto", "**/*.binpb", "http/status/files/**/*"],
         "jitney.backends": ["**/*.yaml", "**/version.txt"],
         "jitney.tools": ["starter/**/*"],
     },

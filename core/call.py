@@ -26,7 +26,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Times:
-    """Monotonic nanoseconds of one call; 0 where it never got that far. `compute_*` are the worker's own durations."""
+    """Monotonic nanoseconds of one call; 0 where it never got that far. `compute_*` are the worker's own durations.
+
+    `received` and `sent` are HTTP's: when the request was there as a whole, and when its answer had been rendered and handed on.
+    """
 
     arrived: int = 0
     dispatched: int = 0
@@ -34,6 +37,8 @@ class Times:
     compute_input: int = 0
     compute_infer: int = 0
     compute_output: int = 0
+    received: int = 0
+    sent: int = 0
 
 
 def size(answer: Response | JitneyError) -> int:

@@ -6,25 +6,28 @@ from pathlib import Path
 
 import pytest
 
-#: Tests of real processes whose outcome also depends on when the machine gives them a core: what they time or interleave can
-#: be upset by other programs. One that fails is tried again, twice at most; each failure is reported.
-TIMED = (
-    "conformance/",
-    "server/cli/test_main.py",
-    "server/frontends/",
-    "server/http/",
-    "server/lifecycle/test_management.py",
-    "server/lifecycle/test_model_control.py",
-    "server/serving/test_ensemble.py",
-    "server/serving/test_sequence_deployment.py",
-    "server/serving/test_worker_deployment.py",
-    "server/test_kills.py",
-    "server/test_main_job.py",
-    "server/test_readiness.py",
-    "server/test_reloads.py",
-    "server/workers/test_pool",
-    "tools/",
-)
+#: Where the machine's clock decides, which other programs can upset, and what it decides there. A test of these that fails is
+#: tried again, twice at most; each failure is reported.
+TIMED = {
+    "conformance/": "which requests of a burst share a batch; answers within the limits of a recorded session",
+    "server/frontends/test_endings.py": "answers under load while processes are killed and replaced",
+    "server/frontends/test_front_ends.py": "how connections spread over processes that accept from one socket",
+    "server/grpc/test_load.py": "deadlines and cancellations that race with answers",
+    "server/http/engine/": "connections that are closed after fractions of a second",
+    "server/http/kserve/test_tritonclient.py": "timeouts of the client against the model's sleep",
+    "server/http/kserve/test_client_methods.py": "timeouts of the client against the model's sleep",
+    "server/http/test_hostile_server.py": "clients that send slowly, against limits of a second",
+    "server/lifecycle/test_management.py": "loads that are given up after a second",
+    "server/serving/test_sequence_deployment.py": "which requests share a batch while a worker sleeps for milliseconds",
+    "server/serving/test_worker_deployment.py": "which requests share a batch while a worker sleeps for milliseconds",
+    "server/test_kills.py": "answers under load while workers are killed",
+    "server/test_main_job.py": "latencies under load",
+    "server/test_reloads.py": "answers under load while models are replaced",
+    "server/workers/test_pool": "limits of tenths of a second on loading and answering",
+    "tools/bench/": "measured times, compared with theory",
+    "tools/dev/": "measured times, compared with theory",
+    "tools/tune/": "measured times, compared with one another",
+}
 
 
 def _cuda_missing() -> str | None:
@@ -47,7 +50,7 @@ def served_metrics() -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
-        if item.path.relative_to(here).as_posix().startswith(TIMED):
+        if item.path.relative_to(here).as_posix().startswith(tuple(TIMED)):
             item.add_marker(pytest.mark.flaky(reruns=2))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and (reason := _cuda_missing()):

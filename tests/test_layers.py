@@ -38,6 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("server/http/plan_finder", "server/http/falcon_plan", "server/http/inline"),
     ("server/http/torchserve/", "server/http/metrics"),
     ("server/http/kserve/",),
+    ("server/http/status/",),
     ("server/http/app",),
     ("server/frontends/",),
     ("server/frontends/child/",),

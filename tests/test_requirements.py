@@ -12,7 +12,10 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 
 #: What each file pins of setup.py's extras.
-EXTRAS = {"requirements.txt": ("torch", "onnx", "tls", "client"), "requirements-gpu.txt": ("gpu", "tls", "client")}
+EXTRAS = {
+    "requirements.txt": ("torch", "onnx", "tls", "grpc", "client"),
+    "requirements-gpu.txt": ("gpu", "tls", "grpc", "client"),
+}
 
 
 def _declared() -> tuple[list[str], dict[str, list[str]]]:

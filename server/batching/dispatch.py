@@ -20,13 +20,13 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from math import inf
 from typing import Protocol, TypeVar
 
 from ...core.errors import Draining, NoWorkers, QueueFull
 from ..ipc.coalesce import Coalescer
-from .item import Batch, Item, Step
+from .item import Batch, Item, Line, Step, Waiting
 
 T = TypeVar("T")
 
@@ -47,6 +47,8 @@ class Queue(Protocol):
     def is_full(self, priority: int | None = None) -> bool: ...
 
     def oldest(self) -> float | None: ...
+
+    def lines(self) -> list[tuple[Hashable, int, list[Item]]]: ...
 
     def submit(self, item: Item) -> None: ...
 
@@ -159,6 +161,24 @@ class Dispatcher:
         with self._lock:
             oldest = self._batcher.oldest()
         return 0.0 if oldest is None else max(0.0, self._clock() - oldest)
+
+    def waiting(self) -> Waiting:
+        """What waits, lane by lane; takes time in proportion to it, with the lock held only while it is copied."""
+        with self._lock:
+            requests, rows, oldest = len(self._batcher), self._batcher.rows, self._batcher.oldest()
+            found, now = self._batcher.lines(), self._clock()
+        lines = tuple(
+            Line(
+                key,
+                rank >> 1,
+                bool(rank & 1),
+                len(items),
+                sum(item.rows for item in items),
+                max(0.0, now - items[0].arrived),
+            )
+            for key, rank, items in found
+        )
+        return Waiting(requests, rows, 0.0 if oldest is None else max(0.0, now - oldest), lines)
 
     def drain(self, timeout: float) -> bool:
         """Waits until nothing waits or is being delivered; false after `timeout` seconds."""

@@ -52,6 +52,32 @@ class Batch:
     reason: Reason
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Those of one lane and one priority level that wait. `overdue`: they overran a timeout whose action is DELAY.
+
+    key     what they have in common; None where all of a model's requests do
+    oldest  seconds for which the first of them has waited
+    """
+
+    key: Hashable
+    level: int
+    overdue: bool
+    requests: int
+    rows: int
+    oldest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits for a model's workers at one moment."""
+
+    requests: int = 0
+    rows: int = 0
+    oldest: float = 0.0
+    lines: tuple[Line, ...] = ()
+
+
 @dataclass(slots=True)
 class Step:
     """What one poll decided.

@@ -89,6 +89,10 @@ class Batcher:
         heads = (next(iter(queue)) for lane in self._lanes.values() for queue in lane.queues.values())
         return min((item.arrived for item in heads), default=None)
 
+    def lines(self) -> list[tuple[Hashable, int, list[Item]]]:
+        """What waits, by lane and rank: (key, rank, items in their order)."""
+        return [(lane.key, rank, list(lane.queues[rank])) for lane in self._lanes.values() for rank in lane.ranks()]
+
     def queue_policy(self, priority: int = 0) -> QueuePolicy:
         """The queue policy that holds for a request of this priority."""
         return self._levels.policy(self._levels.level(priority))

@@ -13,7 +13,7 @@ by `cancel`, or by `clear`. Time is an argument; the owner says which workers th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from math import inf
 
 from ...core.errors import InvalidRequest, WorkerDied
@@ -68,6 +68,10 @@ class SequenceBatcher:
 
     def oldest(self) -> float | None:
         return min((s.queue[0].arrived for s in self._sequences.values() if s.queue), default=None)
+
+    def lines(self) -> list[tuple[Hashable, int, list[Item]]]:
+        """None: requests wait for their sequence's turn, not in lanes."""
+        return []
 
     def expiry(self, arrived: float, priority: int = 0, timeout_us: int = 0) -> float | None:
         """Never: Triton has no queue policy for sequences."""

@@ -40,6 +40,8 @@ MEMORY_BYTES = 8 << 30
 _END_S = 2.0
 #: The server's own; no front end needs it.
 _SECRETS = ("JITNEY_TOKEN",)
+#: grpcio would write a line to standard error for whatever its clients do wrong.
+QUIET = {"GRPC_VERBOSITY": "NONE"}
 _LOGGERS = ("jitney", "jitney.access")
 
 
@@ -132,7 +134,7 @@ class FrontendProcess:
         inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
         return subprocess.Popen(
             [*command, *(f"--{name}={fd}" for name, fd in fds.items())],
-            env={BLAS_THREADS: "1", **inherited},
+            env={BLAS_THREADS: "1", **QUIET, **inherited},
             pass_fds=list(fds.values()),
             stdin=subprocess.DEVNULL,
             stdout=2,  # standard output is the server's own

@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
 import grpc
@@ -37,6 +37,13 @@ Context = Any
 StatusOf = Callable[[JitneyError], tuple[str, str]]
 
 
+class Draining(Protocol):
+    """An open stream, which may be idle for as long as its client likes."""
+
+    def drain(self) -> None:
+        """Has it end when what it accepted is answered."""
+
+
 @dataclass(frozen=True)
 class Services:
     """What the calls of one front end work with. `tokens` None: no call needs a key."""
@@ -48,6 +55,7 @@ class Services:
     settings: Settings
     tokens: Keys | None
     metrics: RequestMetrics
+    streams: set[Draining] = field(default_factory=set)  # that are open
 
     def note(self, context: Context, path: str) -> None:
         """Has the call's line written into the access log when it is over, where somebody reads that."""

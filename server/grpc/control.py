@@ -1,4 +1,4 @@
-"""The scheduler's side of gRPC: answers the calls that need no worker, each in a thread of a pool.
+"""The scheduler's side of gRPC: answers the calls that need no worker, each in a thread of its own.
 
 A dialect's control is a function of a method's name and a request as a JSON object; what it raises becomes a status in its own
 `errors`.
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import msgspec
 import orjson
 
-from ...core.errors import JitneyError
+from ...core.errors import JitneyError, TooFewThreads
 from ..http.torchserve.errors import WITH_REASONS
+from ..process import threads
 from ..settings.addresses import Address
 from .relay import QUICK, SLOW, Asked, Told, read_asked, send_told
 
@@ -51,7 +52,7 @@ class ControlAnswerer:
 
     def __init__(self, controls: Mapping[str, Control], reserved: list[socket.socket], front_ends: int) -> None:
         self._controls, self._reserved = controls, reserved
-        self._pool = ThreadPoolExecutor(front_ends * (SLOW + QUICK), thread_name_prefix="grpc-control")
+        self._places = threading.Semaphore(front_ends * (SLOW + QUICK))  # as many as front ends ask for at once
 
     @property
     def fd(self) -> int:
@@ -71,23 +72,31 @@ class ControlAnswerer:
             sock.close()
 
     def close(self, timeout: float) -> None:
+        """What is under way, a load perhaps, does not keep the server from its end."""
         self.stop_listening()
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def adopt(self, sock: socket.socket, peer: Any) -> None:
-        """Answers one call on this connection. Any thread."""
-        try:
-            self._pool.submit(self._answer, sock)
-        except RuntimeError:  # it is the end
+        """Answers one call on this connection, in a thread of its own. Any thread."""
+        thread = threading.Thread(target=self._answer, args=(sock,), name="grpc-control", daemon=True)
+        if not self._places.acquire(blocking=False):
             sock.close()
+            return
+        try:
+            threads.start(thread, "a call that needs no model")
+        except TooFewThreads as error:
+            log.warning("%s", error)
+            self._places.release()
+            sock.close()  # its front end tells the client
 
     def _answer(self, sock: socket.socket) -> None:
-        with sock:
-            try:
+        try:
+            with sock:
                 sock.settimeout(_PATIENCE_S)
                 send_told(sock, self._told(read_asked(sock)))
-            except (OSError, msgspec.MsgspecError) as error:
-                log.debug("a relayed call has gone: %s", error)
+        except (OSError, msgspec.MsgspecError) as error:
+            log.debug("a relayed call has gone: %s", error)
+        finally:
+            self._places.release()
 
     def _told(self, asked: Asked) -> Told:
         control = self._controls.get(asked.service)

@@ -60,14 +60,19 @@ class GrpcFrontEnd(FrontEnd):
         self._listening.close()  # each gRPC server has a socket of its own
         reactor = AioReactor(loop, self._io.reactors)
         try:
-            running = servers(self._services(loop))
+            services = self._services(loop)
+            running = servers(services)
             for server in running:
                 await server.start()
             gc_tuning.freeze_heap()
             self.send_queue.put(Ready())
             seconds = await loop.run_in_executor(None, self._drains.get)
             deadline = time.monotonic() + seconds
-            await asyncio.gather(*(server.stop(max(0.0, deadline - time.monotonic())) for server in running))
+            stopping = asyncio.gather(*(server.stop(max(0.0, deadline - time.monotonic())) for server in running))
+            await asyncio.sleep(0)  # no new calls from now on
+            for stream in list(services.streams):
+                stream.drain()
+            await stopping
         finally:
             reactor.close()
 
@@ -77,7 +82,7 @@ class GrpcFrontEnd(FrontEnd):
         places = SharedPlaces(settings.max_waiting, counters, hello.index + 1)
         regions = RemoteRegions(link, counters, settings.allow_client_shm)
         tokens = RemoteTokens(link, counters) if hello.asks_keys else None
-        plane = GatheringDataPlane(Gathering(loop, self._io.coalescer), link, counters)
+        plane = GatheringDataPlane(Gathering(loop, self._io.coalescer, lambda: link.open), link, counters)
         metrics = RemoteRequestMetrics(self.send_queue)
         return Services(plane, regions, places, Relay(self._door), settings, tokens, metrics)
 

@@ -20,6 +20,7 @@ from ..http.engine.listener import AddressInUse
 from ..settings.grpc import GrpcAddress, with_ports
 from ..settings.settings import Settings
 from .control import Control, ControlAnswerer
+from .tls import pem
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def is_installed() -> bool:
 def served(settings: Settings) -> tuple[list[GrpcAddress], list[socket.socket]]:
     """Where gRPC will be served, each address with a socket that holds it; nowhere, and a line in the log, where it cannot be.
 
-    AddressInUse where somebody asked for it and a port is taken.
+    AddressInUse where somebody asked for it and a port is taken; InvalidConfig where TLS is not as it has to be.
     """
     wanted = settings.grpc_addresses
     if not wanted:
@@ -54,6 +55,8 @@ def served(settings: Settings) -> tuple[list[GrpcAddress], list[socket.socket]]:
         level = logging.WARNING if settings.grpc.is_asked_for else logging.INFO
         log.log(level, "gRPC is not served (%s), HTTP is: it needs a package more, %s", ports, INSTALL)
         return [], []
+    for address in wanted:
+        pem(settings, address.service)  # what is wrong with it is to end the start, and not a front end
     held: list[socket.socket] = []
     try:
         for address in wanted:

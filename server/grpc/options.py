@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import grpc
 
-from ...core.errors import InvalidConfig
 from ..settings.grpc import GrpcSettings
 from ..settings.settings import Settings
+from .tls import pem
 
 #: Level of compressed answers -> gRPC's number; the algorithm is one that the client takes.
 _LEVELS = {"none": 0, "low": 1, "medium": 2, "high": 3}
@@ -59,27 +58,8 @@ def _ages(given: GrpcSettings, service: str) -> dict[str, Any]:
 
 
 def credentials(settings: Settings, service: str) -> grpc.ServerCredentials | None:
-    """TLS as the settings say, None without it; InvalidConfig names the key whose file is missing."""
-    given = settings.grpc
-    if service == "triton":
-        if not (given.use_ssl or given.use_ssl_mutual):
-            return None
-        files = {"grpc_server_key": given.server_key, "grpc_server_cert": given.server_cert}
-        root = {"grpc_root_cert": given.root_cert} if given.use_ssl_mutual else {}
-    else:
-        if not given.torchserve_ssl:
-            return None
-        files = {"private_key_file": settings.private_key_file, "certificate_file": settings.certificate_file}
-        root = {}
-    key, chain = (_content(name, path) for name, path in files.items())
-    roots = next((_content(name, path) for name, path in root.items()), None)
-    return grpc.ssl_server_credentials([(key, chain)], roots, roots is not None)
-
-
-def _content(name: str, path: str) -> bytes:
-    if not path:
-        raise InvalidConfig(f"{name} is not set: TLS over gRPC needs it, a file in PEM")
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InvalidConfig(f"{name}: '{path}' cannot be read: {error.strerror}") from None
+    """TLS as the settings say, None without it; InvalidConfig names the key whose file is of no use."""
+    found = pem(settings, service)
+    if found is None:
+        return None
+    return grpc.ssl_server_credentials([(found.key, found.chain)], found.roots, found.roots is not None)

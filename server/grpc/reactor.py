@@ -51,19 +51,31 @@ class AioReactor:
 
 
 class Gathering:
-    """Has what one round of the event loop submits leave in one frame. The loop's thread."""
+    """Has what comes together leave in one frame, so that the scheduler sees it together. The loop's thread.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, coalescer: Coalescer) -> None:
-        self._loop, self._coalescer = loop, coalescer
+    gRPC brings calls one by one, several rounds of the loop apart. So while others are under way too (`crowd` says how many),
+    what is submitted waits until `PATIENCE` rounds have brought nothing more, `ROUNDS` at most; the rounds do not block.
+    """
+
+    PATIENCE, ROUNDS = 6, 48
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, coalescer: Coalescer, crowd: Callable[[], int]) -> None:
+        self._loop, self._coalescer, self._crowd = loop, coalescer, crowd
         self._open = False
+        self._quiet = self._rounds = 0
 
     def begin(self) -> None:
         """To be called before something is submitted."""
+        self._quiet = 0
         if not self._open:
-            self._open = True
+            self._open, self._rounds = True, 0
             self._coalescer.plug()
-            self._loop.call_soon(self._end)
+            self._loop.call_soon(self._look)
 
-    def _end(self) -> None:
+    def _look(self) -> None:
+        self._quiet, self._rounds = self._quiet + 1, self._rounds + 1
+        if self._crowd() > 1 and self._quiet < self.PATIENCE and self._rounds < self.ROUNDS:
+            self._loop.call_soon(self._look)
+            return
         self._open = False
         self._coalescer.unplug()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -48,6 +49,48 @@ _DECODE_ASKED = msgspec.msgpack.Decoder(Asked).decode
 _DECODE_TOLD = msgspec.msgpack.Decoder(Told).decode
 
 
+class _Exchange:
+    """One call on its way. `give_up` is for the event loop, `run` for a thread of the relay."""
+
+    def __init__(self, door: socket.socket, asked: Asked) -> None:
+        self._door, self._asked = door, asked
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._given_up = False
+
+    def give_up(self) -> None:
+        """Nobody waits for the answer any more: whoever reads from the socket notices."""
+        with self._lock:
+            self._given_up = True
+            if self._socket is not None:
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def run(self) -> Told:
+        name = self._asked.method
+        try:
+            data = self._ask()
+        except OSError as error:
+            raise Unavailable(f"{name} could not be relayed: {error}") from None
+        if not data:
+            raise Unavailable(f"{name} could not be relayed: the scheduler gave no answer")
+        return _DECODE_TOLD(data)
+
+    def _ask(self) -> bytes:
+        ours, theirs = socket.socketpair()
+        with ours:
+            with self._lock:
+                self._socket = None if self._given_up else ours
+            with theirs:
+                send_peer(self._door, theirs, self._asked.peer, "")
+            try:
+                ours.sendall(_ENCODER.encode(self._asked))
+                ours.shutdown(socket.SHUT_WR)
+                return read_all(ours)
+            finally:
+                with self._lock:
+                    self._socket = None
+
+
 class Relay:
     """The front end's side. `ask` belongs to the event loop."""
 
@@ -58,27 +101,12 @@ class Relay:
 
     async def ask(self, asked: Asked, *, slow: bool = False) -> Told:
         """The scheduler's answer. Unavailable where there is none."""
-        ours, theirs = socket.socketpair()
-        loop = asyncio.get_running_loop()
+        exchange, pool = _Exchange(self._door, asked), self._slow if slow else self._quick
         try:
-            return await loop.run_in_executor(self._slow if slow else self._quick, self._ask, ours, theirs, asked)
+            return await asyncio.get_running_loop().run_in_executor(pool, exchange.run)
         except asyncio.CancelledError:
-            ours.shutdown(socket.SHUT_RDWR)  # whoever reads from it notices, and closes it
+            exchange.give_up()
             raise
-
-    def _ask(self, ours: socket.socket, theirs: socket.socket, asked: Asked) -> Told:
-        with ours:
-            try:
-                with theirs:
-                    send_peer(self._door, theirs, asked.peer, "")
-                ours.sendall(_ENCODER.encode(asked))
-                ours.shutdown(socket.SHUT_WR)
-                data = read_all(ours)
-            except OSError as error:
-                raise Unavailable(f"{asked.method} could not be relayed: {error}") from None
-        if not data:
-            raise Unavailable(f"{asked.method} could not be relayed: the scheduler gave no answer")
-        return _DECODE_TOLD(data)
 
 
 def read_asked(sock: socket.socket) -> Asked:

@@ -33,6 +33,7 @@ from .middleware.recorder import Recorder
 from .plan import PlanTable
 from .plan_finder import PlanFinder
 from .retry import RETRY_AFTER, SECONDS
+from .status import StatusDocument, add_status
 from .torchserve import Port
 from .torchserve.errors import Problem
 from .torchserve.inference import add_inference, add_predictions
@@ -113,7 +114,7 @@ class Application:
         self.app.resp_options.default_media_type = None  # type: ignore[assignment]
         self.app.set_error_serializer(_serialize)
         self.routes = Routes(self.app)
-        torchserve.add_common(self.routes, next(port for port in PORTS if port in ports))
+        self.root = torchserve.add_common(self.routes, next(port for port in PORTS if port in ports))
 
     def torchserve(self) -> PredictServices:
         """What TorchServe's plans work with."""
@@ -153,6 +154,9 @@ def build(ports: Collection[Port], services: Services, admission: Admission, sha
         torchserve.add_kserve_v1(routes, dataplane)
     if "management" in ports:
         torchserve.add_management(routes, dataplane, services.control, settings, services.tokens)
+        if settings.status_page == "on":
+            document = StatusDocument(dataplane, services.control, settings, admission)
+            add_status(routes, document, made.torchserve(), made.kserve(), made.root)
     if "inference" not in ports:
         return app, None
     add_inference(routes, made.torchserve(), dataplane)

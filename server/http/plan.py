@@ -233,8 +233,12 @@ class RoutePlan:
         places, flight.places = flight.places, ()
         for taken in places:
             taken.leave()
-        if flight.answer is None and flight.call is not None and not flight.call.done:
-            flight.call.cancel()
+        call = flight.call
+        if call is not None:
+            times = call.times
+            times.received, times.sent = int(flight.began * 1e9), time.monotonic_ns()
+            if flight.answer is None and not call.done:
+                call.cancel()
         if isinstance(flight.answer, JitneyError):  # its traceback refers to the flight: a cycle that would keep the body
             flight.answer.__traceback__ = None
 

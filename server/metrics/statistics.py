@@ -20,6 +20,7 @@ from ...core.call import Call
 from ...core.errors import Cancelled, InvalidRequest, JitneyError, ModelFailed, Unavailable, WorkerDied
 from ...core.histogram import Histogram
 from ...core.model_config import ModelConfig
+from .recent import LastMinute, Recent
 
 #: Triton's reasons of failed requests; all are reported, also those that never happened.
 FAILURE_REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
@@ -99,11 +100,13 @@ class Statistics:
         self._batches: dict[int, BatchStatistics] = {}
         self._failures = Counter(dict.fromkeys(FAILURE_REASONS, 0))
         self._departures: Counter[str] = Counter()
+        self._recent = Recent(time.monotonic_ns())
 
     def left(self, reason: str, rows: int) -> None:
         """Counts a batch that left the queue, by the reason why it left."""
         with self._lock:
             self._departures[reason] += 1
+            self._recent.left(reason, rows, time.monotonic_ns())
 
     def batch(self, executed: Executed) -> None:
         """Counts one execution and the requests that were in it."""
@@ -112,6 +115,7 @@ class Statistics:
             return
         with self._lock:
             self._now.execution_count += 1
+            self._recent.ran(calls)
             self._now.last_inference = time.time_ns() // 1_000_000
             self._count_size(calls)
             self._count_requests(calls)
@@ -121,6 +125,11 @@ class Statistics:
         with self._lock:
             self._failures[failure_reason(error)] += 1
             self._now.fail.add(waited_ns)
+
+    def last_minute(self) -> LastMinute:
+        """The sizes of the batches that left in it, and where the time of its requests went."""
+        with self._lock:
+            return self._recent.read(time.monotonic_ns())
 
     def cache_hit(self, call: Call, lookup_ns: int) -> None:
         """Counts a request that was answered from the response cache."""

@@ -16,6 +16,7 @@ from ...core.call import Call, Target
 from ...core.errors import JitneyError
 from ...core.model_config import ModelConfig
 from ...core.request import Request, Response
+from ..batching.item import Waiting
 from ..ipc.arena import Arena
 from ..ipc.io_context import IoContext
 from ..metrics.statistics import Statistics
@@ -122,6 +123,10 @@ class Deployment(ABC):
     def queued(self) -> int:
         """Requests that wait for a worker."""
         return 0
+
+    def waiting(self) -> Waiting:
+        """The same lane by lane, with rows and ages."""
+        return Waiting()
 
     def workers(self) -> list[WorkerStatus]:
         return []

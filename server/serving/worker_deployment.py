@@ -21,7 +21,7 @@ from ...core.errors import Cancelled, Draining, JitneyError, LoadFailed, ModelNo
 from ...core.model_config import ModelConfig
 from ...core.request import Request, Response
 from ..batching.dispatch import Dispatcher, Queue
-from ..batching.item import Batch, Item
+from ..batching.item import Batch, Item, Waiting
 from ..batching.policy import ShapeChange
 from ..batching.queue import Batcher
 from ..ipc.arena import Arena
@@ -350,6 +350,9 @@ class WorkerDeployment(Deployment):
 
     def queued(self) -> int:
         return self.dispatcher.pending()
+
+    def waiting(self) -> Waiting:
+        return self.dispatcher.waiting()
 
     def workers(self) -> list[WorkerStatus]:
         return self.pool.workers()

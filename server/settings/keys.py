@@ -286,6 +286,7 @@ JITNEY: dict[str, Key] = {
     "max_waiting": Key(integer(1, 1_000_000), "2048"),
     "max_held_bytes": Key(integer(1 << 20, 2**63 - 1), str(1 << 30)),
     "front_ends": Key(integer(1, 256), "1"),
+    "status_page": Key(choice("on", "off"), "on"),
     "grpc_front_ends": Key(integer(1, 256), "1"),
     "allow_private_urls": Key(switch, "false"),
     "shape_change": Key(choice("lane", "flush"), "lane"),

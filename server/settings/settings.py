@@ -41,6 +41,7 @@ class Settings:
     http_threads      requests that may wait in threads of the inference listener; max_waiting: those that wait without one
     max_held_bytes    of bodies and unread answers that all connections together may have the server hold
     front_ends        processes that answer the inference address; 1 = the main process itself. http_threads is of each of them
+    status_page       on or off: /status and what it is made of, on the management port
     backend_config    tritonserver's: backend ("" = all) -> key -> value
     cache_config      bytes of the response cache, 0 = none
     http_header_forward_pattern  regular expression: matching headers become parameters of KServe requests, "" = none
@@ -105,6 +106,7 @@ class Settings:
     max_waiting: int = 2048
     max_held_bytes: int = 1 << 30
     front_ends: int = 1
+    status_page: str = "on"
     allow_private_urls: bool = False
     shape_change: str = "lane"
     fast_path: bool = True

@@ -6,7 +6,6 @@ import collections
 import enum
 import json
 import math
-import sys
 from typing import Any
 
 import pytest
@@ -84,7 +83,7 @@ class TestRead:
 
     def test_too_deep_a_document_is_refused(self) -> None:
         with pytest.raises(RecursionError):
-            handler_json.read(b"[" * (sys.getrecursionlimit() + 10))
+            handler_json.read(b"[" * 1_000_000)  # more than any version's C stack is allowed to take
 
 
 class Name(str):

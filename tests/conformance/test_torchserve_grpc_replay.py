@@ -5,20 +5,17 @@ A case that fails must stand in `DEVIATIONS` with the reason; one that stands th
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from jitney.tests.conformance.replay.torchserve.grpc_session import GrpcRecordings
+from jitney.tests.conformance.test_torchserve_replay import ENVIRONMENT, SERVER
 from jitney.tests.fakes.recordings import recordings
 from jitney.tools.bench.served import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-#: How the kit's program starts the server: it puts the options of each session into the braces.
-SERVER = f"{sys.executable} -m jitney.server.cli --start --foreground {{config_flag}} --model-store {{model_store}} {{args}}"
+KITS = recordings("torchserve")
 
 NO_SEQUENCES = "sequence batching of archives is not offered"
 #: Cases of the recordings that go otherwise here, on purpose.
@@ -31,13 +28,10 @@ DEVIATIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def kit() -> Path:
-    """The folder of all of TorchServe's recordings."""
-    found = recordings("torchserve").get("whole")
-    if found is None:
-        pytest.skip("the whole kit of recordings is not beside the project, and JITNEY_CONFORMANCE does not name it")
-    return found
+@pytest.fixture(scope="module", params=KITS)
+def kit(request: pytest.FixtureRequest) -> Path:
+    """The folder of TorchServe's recordings: those of the repository, then all of them where they are."""
+    return KITS[request.param]
 
 
 def consecutive_ports() -> int:
@@ -67,16 +61,10 @@ def test_every_deviation_is_documented() -> None:
 
 def test_torchserve_answered_the_same(kit: Path, tmp_path: Path) -> None:
     first = consecutive_ports()
-    ports = {name: f"http://127.0.0.1:{first + at}" for at, name in enumerate(("inference", "management", "metrics"))}
-    command = [sys.executable, str(kit / "grpc" / "replay_grpc.py"), "--http-kit", str(kit)]
-    command += ["--golden", str(kit / "grpc" / "golden" / "dev"), "--model-store", str(kit / "mars")]
-    command += [part for name, url in ports.items() for part in (f"--{name}", url)]
-    command += ["--mar-http-port", str(free_port()), "--workroot", str(tmp_path), "--start-cmd", SERVER]
-    variables = {**os.environ, "JITNEY_ALLOW_PRIVATE_URLS": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=280, check=False)
-    passed = set(re.findall(r"^ok (\S+)$", done.stdout, re.M))
-    failed = dict(re.findall(r"^FAIL (\S+): (.*)$", done.stdout, re.M))
-    assert f"{len(passed)} passed, {len(failed)} failed" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
-    assert {name: text for name, text in failed.items() if name not in DEVIATIONS} == {}
-    assert DEVIATIONS.keys() & passed == set(), "these go as on TorchServe now: take them out of DEVIATIONS"
-    assert len(passed) >= 95
+    urls = {name: f"http://127.0.0.1:{first + at}" for at, name in enumerate(("inference", "management", "metrics"))}
+    addresses = {"inference": f"127.0.0.1:{first + 3}", "management": f"127.0.0.1:{first + 4}"}
+    found = dict(GrpcRecordings(kit).replay(SERVER, urls, addresses, tmp_path, ENVIRONMENT))
+    failed = {name: told for name, told in found.items() if told}
+    assert {name: told for name, told in failed.items() if name not in DEVIATIONS} == {}
+    assert set(DEVIATIONS) - set(failed) == set(), "these go as on TorchServe now: take them out of DEVIATIONS"
+    assert len(found) >= 100

@@ -5,20 +5,18 @@ A case that fails must stand in `DEVIATIONS` with the reason; one that stands th
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from jitney.tests.conformance.replay.triton.grpc_records import replay_grpc
 from jitney.tests.conformance.test_triton_replay import EXPLICIT, small_repository
 from jitney.tests.fakes.recordings import recordings
 from jitney.tools.bench.served import free_port, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
+KITS = recordings("triton")
 #: Cases of the recordings that go otherwise here, on purpose.
 DEVIATIONS = {
     "grpc__client_stream_sequence_string": "a sequence id that the model's CORRID input cannot hold is refused by name",
@@ -26,25 +24,17 @@ DEVIATIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def kit() -> Path:
-    """The folder of all of Triton's recordings."""
-    found = recordings("triton").get("whole")
-    if found is None:
-        pytest.skip("the whole kit of recordings is not beside the project, and JITNEY_CONFORMANCE does not name it")
-    return found
+@pytest.fixture(scope="module", params=KITS)
+def kit(request: pytest.FixtureRequest) -> Path:
+    """The folder of Triton's recordings: those of the repository, then all of them where they are."""
+    return KITS[request.param]
 
 
-def replay(kit: Path, port: int, folder: Path, *arguments: str) -> dict[str, str]:
-    """Runs the kit's replay; the reasons of the cases that fail, by name."""
-    results = folder / "results.json"
-    program = kit / "grpc" / "replay_grpc.py"
-    command = [sys.executable, str(program), "--golden", str(kit / "grpc" / "golden"), "--json", str(results)]
-    address = ["--grpc", f"127.0.0.1:{port}"]
-    subprocess.run([*command, *address, *arguments], cwd=kit, capture_output=True, timeout=250, check=False)
-    found: list[dict[str, Any]] = json.loads(results.read_text())
-    assert sum(entry["result"] == "passed" for entry in found) > 0
-    return {entry["name"]: entry["reason"] for entry in found if entry["result"] == "failed"}
+def replayed(kit: Path, port: int, group: str | None = None) -> dict[str, list[str]]:
+    """Replays the usual records, or those of a group; what is different, by the names of those that fail."""
+    found = dict(replay_grpc(kit / "grpc" / "golden", f"127.0.0.1:{port}", group))
+    assert found
+    return {name: told for name, told in found.items() if told}
 
 
 def test_every_deviation_is_documented() -> None:
@@ -52,11 +42,11 @@ def test_every_deviation_is_documented() -> None:
     assert [name for name in DEVIATIONS if f"`{name}`" not in page] == []
 
 
-def test_replay(kit: Path, tmp_path: Path) -> None:
+def test_replay(kit: Path) -> None:
     port = free_port()
     flags = (*EXPLICIT, "--load-model=*", "--cache-config=local,size=1048576", f"--grpc-port={port}")
     with serving(kit / "model_repository", flags=flags, grpc=True):
-        failed = replay(kit, port, tmp_path, "--stateful")
+        failed = replayed(kit, port)
     assert {name: reason for name, reason in failed.items() if name not in DEVIATIONS} == {}
     assert set(DEVIATIONS) - set(failed) == set(), "these deviations do not deviate any more"
 
@@ -69,4 +59,4 @@ def test_replay_of_restricted_calls_and_forwarded_metadata(kit: Path, tmp_path: 
     flags += ["--grpc-header-forward-pattern=x-fwd-.*"]
     flags += ["--grpc-restricted-protocol=model-repository,statistics:admin-key=secret"]
     with serving(repository, flags=flags, grpc=True):
-        assert replay(kit, port, tmp_path, "--stateful", "--only", "grpc_flags") == {}
+        assert replayed(kit, port, "grpc_flags") == {}

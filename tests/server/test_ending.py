@@ -36,7 +36,7 @@ def test_a_server_that_is_told_to_end_does_not_wait_for_models_that_load(tmp_pat
     names = ("inference", "management", "metrics")
     addresses = "".join(f"{name}_address=http://127.0.0.1:{free_port()}\n" for name in names)
     (tmp_path / "config.properties").write_text(addresses)
-    command = [sys.executable, "-m", "jitney.server.cli", "serve", "--model-repository", str(models)]
+    command = [sys.executable, "-m", "jitney.server.cli", "serve", "--model-repository", str(models), "--allow-grpc=false"]
     with subprocess.Popen(
         [*command, "--config", "config.properties"],
         cwd=tmp_path,
@@ -61,7 +61,15 @@ def test_a_server_serves_though_nobody_reads_what_it_prints(tmp_path: Path) -> N
     ports = {name: free_port() for name in ("inference", "management", "metrics")}
     addresses = "".join(f"{name}_address=http://127.0.0.1:{port}\n" for name, port in ports.items())
     (tmp_path / "config.properties").write_text(addresses)
-    command = [sys.executable, "-m", "jitney.server.cli", "serve", "--model-repository", str(tmp_path / "models")]
+    command = [
+        sys.executable,
+        "-m",
+        "jitney.server.cli",
+        "serve",
+        "--model-repository",
+        str(tmp_path / "models"),
+        "--allow-grpc=false",
+    ]
     with subprocess.Popen(
         [*command, "--config", "config.properties"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
@@ -173,7 +181,16 @@ def slow_server(folder: Path, *prefix: str) -> Iterator[tuple[subprocess.Popen[s
     (folder / "models" / "slow" / "1" / "model.py").write_text(SLOW)
     ports = {name: free_port() for name in ("http", "management", "metrics")}
     flags = [text for name, port in ports.items() for text in (f"--{name}-port", str(port))]
-    command = [*prefix, sys.executable, "-m", "jitney.server.cli", "serve", "--model-repository", str(folder / "models")]
+    command = [
+        *prefix,
+        sys.executable,
+        "-m",
+        "jitney.server.cli",
+        "serve",
+        "--model-repository",
+        str(folder / "models"),
+        "--allow-grpc=false",
+    ]
     with subprocess.Popen(
         [*command, *flags], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as process:
@@ -226,18 +243,19 @@ def test_where_it_listens_and_what_loads_is_said_before_anything_has_loaded(tmp_
         (tmp_path / "models" / name / "1" / "model.py").write_text("import threading\nthreading.Event().wait()")
     command = [sys.executable, "-m", "jitney.server.cli", "serve", "--model-repository", "models"]
     with subprocess.Popen(
-        [*command, "--http-port=0", "--management-port=0", "--metrics-port=0"],
+        [*command, "--http-port=0", "--management-port=0", "--metrics-port=0", "--grpc-port=0"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
         assert process.stdout is not None
         try:
-            lines = [process.stdout.readline().rstrip() for _ in range(4)]
+            lines = [process.stdout.readline().rstrip() for _ in range(5)]
             assert [line.rpartition(":")[0] for line in lines[:3]] == [
                 f"{name} API bind to: http://127.0.0.1" for name in ("Inference", "Management", "Metrics")
             ]
-            assert lines[3] == "Loading endless, other."
+            assert lines[3].startswith("gRPC GRPCInferenceService bind to: 127.0.0.1:")
+            assert lines[4] == "Loading endless, other."
             url = lines[0].rpartition(" ")[2]
             wait_until(
                 lambda: urllib3.request("GET", f"{url}/v2/health/live").status == 200, PATIENCE, "the port that is said"

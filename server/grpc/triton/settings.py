@@ -1,10 +1,12 @@
 """Trace and log settings as Triton's gRPC messages have them, and as `http.kserve.settings` does. Pure.
 
-What is unknown is ignored here, where HTTP refuses it (Triton): the answer shows what holds.
+What is unknown is ignored here, where HTTP refuses it (Triton): the answer shows what holds. A level is refused, as by a Triton
+without a trace file: no traces are written.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +14,8 @@ from ....core.errors import InvalidRequest
 
 Document = Mapping[str, Any]
 _SINGLE = ("trace_file", "trace_rate", "trace_count", "log_frequency")
+#: What Triton says of a number that is out of range.
+_RANGES = {"trace_rate": (0, 2**32 - 1), "log_frequency": (0, 2**32 - 1), "trace_count": (-1, 2**31 - 1)}
 _LEVELS = ("OFF", "TIMESTAMPS", "TENSORS")
 #: Setting -> the field that it comes in, and what it is called in the error.
 _LOG = {
@@ -33,13 +37,30 @@ def read_trace(given: Document) -> dict[str, Any]:
             known = [level for level in values if level in _LEVELS]
             if "OFF" in known and len(values) > 1:
                 raise InvalidRequest("Expect only one trace level 'OFF' is specified")
+            if known not in ([], ["OFF"]):
+                raise InvalidRequest("Attempting to set invalid trace setting :trace file name is not given")
             if known or not values:
                 changes[name] = known or None
         elif name in _SINGLE:
             if len(values) > 1:
                 raise InvalidRequest(f"expect only 1 value for '{name}'")
-            changes[name] = values[0] if values else None
+            changes[name] = _single(name, values[0]) if values else None
     return changes
+
+
+def _single(name: str, text: str) -> str:
+    """A number as Triton reads it, a number in front of other text included; the name of a file as it is."""
+    if name == "trace_file":
+        return text
+    found = re.match(r"\s*([+-]?\d+)", text, re.ASCII)
+    if found is None:
+        raise InvalidRequest(f"Unable to parse '{name}', got: {text}")
+    number, least, most = int(found[1]), *_RANGES[name]
+    if not -(2**31) <= number < 2**31:
+        raise InvalidRequest(f"Unable to parse '{name}', value is out of range [ {least}, {most} ], got: {text}")
+    if name == "trace_count" and number < least:
+        raise InvalidRequest(f"Unable to parse '{name}'. Expecting value >= {least}, got: {text}")
+    return str(number if name == "trace_count" else number % 2**32)
 
 
 def write_trace(settings: Document) -> Document:

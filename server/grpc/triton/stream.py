@@ -21,7 +21,17 @@ import msgspec
 
 from ....core import holding
 from ....core.call import Call, failed, size
-from ....core.errors import Cancelled, JitneyError, Unsupported
+from ....core.errors import (
+    Cancelled,
+    Draining,
+    InvalidRequest,
+    JitneyError,
+    ModelNotFound,
+    ModelNotReady,
+    QueueFull,
+    Unsupported,
+    VersionNotFound,
+)
 from ....core.model_config import ModelConfig
 from ....core.request import Response
 from ...http.kserve.request import InferRequest
@@ -37,6 +47,9 @@ log = logging.getLogger(__name__)
 BACKLOG = 64
 #: Requests of one stream that may be open; the next one is read when there is room, so that one stream does not take all places.
 OPEN = 256
+
+#: Errors of requests that no model has taken, also where the scheduler is who says so.
+REFUSALS = (InvalidRequest, QueueFull, Draining, ModelNotFound, VersionNotFound, ModelNotReady, Unsupported)
 
 Answer = Response | JitneyError
 
@@ -70,18 +83,30 @@ class Stream:
         self._ready: deque[tuple[Exchange, Answer]] = deque()
         self._unread = holding.Pile()
         self._news, self._room = asyncio.Event(), asyncio.Event()
-        self._read_all = False
+        self._draining = False
+        self._reading: asyncio.Task[None] | None = None
+
+    def drain(self) -> None:
+        """Has it end when every request that was read has its last answer: the server stops."""
+        self._draining = True
+        if self._reading is not None:
+            self._reading.cancel()
+        self._news.set()
 
     async def run(self, requests: AsyncIterator[bytes]) -> None:
         """Until the client has ended its side and every request has its last answer."""
-        reading = asyncio.ensure_future(self._read(requests))
+        reading = self._reading = asyncio.ensure_future(self._read(requests))
+        self.preparing.services.streams.add(self)
         try:
             while self._ready or self._open or not reading.done():
                 await self._news.wait()
                 self._news.clear()
                 await self._send()
+            if self._draining:
+                raise Draining("the server is stopping")
             reading.result()
         finally:
+            self.preparing.services.streams.discard(self)
             reading.cancel()
             self._close()
 
@@ -210,7 +235,7 @@ class Stream:
                 error = _told(raised)
         if error is None:
             error = JitneyError(INTERNAL)
-        if asked is None:
+        if asked is None or isinstance(error, REFUSALS):
             return [reply.refusal(errors.status_of(error, exchange.id)[1], exchange.id)]
         if self._ends_at_error:
             await abort(self._context, error, lambda error: errors.status_of(error, exchange.id), "ModelStreamInfer")

@@ -60,8 +60,10 @@ class TraceSettings:
 
 def _trace_value(name: str, value: Any) -> Any:
     match name:
-        case "trace_file" | "trace_mode":
-            raise Unsupported(f"{name.replace('_', ' ')} can not be updated through network protocol")
+        case "trace_file":
+            raise Unsupported("trace file location can not be updated through network protocol")
+        case "trace_mode":
+            raise Unsupported("trace mode can not be updated through network protocol")
         case _ if value is None and name in _TRACE_DEFAULTS:
             return None
         case "trace_level":

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .tokens import Keys, Kind
 
 _V1_READY = re.compile(r"/v1/models/[^/:]+")
+#: The status page and its files; what the page asks models.
+_PAGE, _TRY = re.compile(r"/status(?:/[a-z-]+\.(?:js|css|svg))?"), ("/status/try/predictions/", "/status/try/v2/")
 _DENIED = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
 
 
@@ -27,6 +29,8 @@ def needed(method: str, path: str, ports: Collection[str]) -> Kind | None:
     """
     if path == "/api-description" or (path == "/" and method == "OPTIONS"):
         return None
+    if "management" in ports and _PAGE.fullmatch(path):
+        return None  # which holds nothing: it asks for the key itself
     if "metrics" in ports and (path == "/metrics" or path.startswith("/metrics/") or len(ports) == 1):
         return None
     if "inference" not in ports or path.startswith("/v2/repository"):
@@ -50,7 +54,7 @@ def _is_management(path: str) -> bool:
         return not (len(segments) == 3 and segments[2] == "invoke")
     if segments[:2] == ["v1", "models"]:
         return not path.endswith((":predict", ":explain"))
-    return segments[0] in ("workflows", "token")
+    return segments[0] in ("workflows", "token", "status.json") or path.startswith(_TRY)
 
 
 class Guard:

@@ -40,8 +40,11 @@ def add_management(
     Management(dataplane, control, settings, tokens).add_to(routes)
 
 
-def add_common(routes: Routes, port: Port) -> None:
-    """Adds what every port answers: its description, 405 for `/`, 404 for everything unknown. To be called first."""
+def add_common(routes: Routes, port: Port) -> Handler:
+    """Adds what every port answers: its description, 405 for `/`, 404 for everything unknown. To be called first.
+
+    Returns what answers `/`.
+    """
     routes.add(r".*", not_found)
     describe = _describe(
         {"inference": openapi.inference, "management": openapi.management, "metrics": openapi.metrics}[port]
@@ -54,6 +57,7 @@ def add_common(routes: Routes, port: Port) -> None:
 
     routes.add(r"/*", root)
     routes.add(r"/api-description", describe)
+    return root
 
 
 def _describe(document: Any) -> Handler:

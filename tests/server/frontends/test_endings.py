@@ -243,7 +243,15 @@ def test_front_ends_die_with_a_server_that_is_killed(tmp_path: Path) -> None:
 def test_a_busy_port_ends_the_start_before_any_model_loads(tmp_path: Path) -> None:
     doubling(tmp_path / "models", "m")
     with serving(tmp_path / "models", properties="front_ends=2\n") as started:
-        command = [sys.executable, "-m", "jitney.server.cli", "serve", "--model-repository", str(tmp_path / "models")]
+        command = [
+            sys.executable,
+            "-m",
+            "jitney.server.cli",
+            "serve",
+            "--model-repository",
+            str(tmp_path / "models"),
+            "--allow-grpc=false",
+        ]
         config = tmp_path / "config.properties"
         config.write_text(f"inference_address={started.inference}\nfront_ends=2\n")
         ended = subprocess.run(

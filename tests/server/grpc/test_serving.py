@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
+import queue
 import re
 import signal
 import socket
@@ -175,6 +176,7 @@ def test_tls_and_certificates_of_clients(tmp_path: Path) -> None:
         for wrong in (options, {}):
             with triton.InferenceServerClient(site.address, **wrong) as client:
                 assert refused(client.is_server_live, client_timeout=10)[0] == "StatusCode.UNAVAILABLE"
+        assert not [line for line in site.server.lines if "andshake" in line]  # whoever knocks writes nothing into the log
 
 
 @pytest.fixture
@@ -234,6 +236,23 @@ def test_at_the_end_what_was_accepted_is_answered(tmp_path: Path) -> None:
         assert site.server.process.wait(30) == 0
 
 
+def test_at_the_end_open_streams_are_not_waited_for(tmp_path: Path) -> None:
+    folder = repository(tmp_path / "models")
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    with grpc_serving(folder) as site, triton.InferenceServerClient(site.address) as client:
+        client.start_stream(lambda result, error: answers.put(error or result))
+        client.async_stream_infer("double", [given()])
+        assert answers.get(timeout=30).as_numpy("y").tolist() == (X * 2).tolist()
+        client.async_stream_infer("double", [given(np.full((1, 2), -501, np.float32))])
+        wait_until(lambda: begun(folder), 20, "the request's way to the model")
+        began = time.monotonic()
+        site.server.process.send_signal(signal.SIGTERM)
+        assert answers.get(timeout=30).as_numpy("y").tolist() == [[-1002, -1002]]
+        assert answers.get(timeout=30).status() == "StatusCode.UNAVAILABLE"
+        assert site.server.process.wait(30) == 0
+        assert time.monotonic() - began < 10
+
+
 def begun(folder: Path) -> bool:
     """Whether the model has a request that it takes its time for."""
     return (folder / "double" / "1" / "begun").exists()
@@ -252,6 +271,20 @@ def test_a_port_that_is_taken_ends_the_start_where_it_was_asked_for(tmp_path: Pa
         done = start(folder, f"--grpc-port={port}")
     assert done.returncode == 1
     assert f"grpc_port=127.0.0.1:{port}: the address is already in use; choose another grpc_port" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--grpc-use-ssl"], "grpc_server_key is not set: TLS over gRPC needs it"),
+        (["--grpc-use-ssl", "--grpc-server-key=none.pem"], r"grpc_server_key: '.*none\.pem' cannot be read: No such file"),
+        (["--grpc-use-ssl", "--grpc-server-key=double/labels.txt"], r"grpc_server_key: '.*' holds no private key in PEM"),
+    ],
+)
+def test_files_of_tls_that_are_of_no_use_end_the_start(tmp_path: Path, flags: list[str], message: str) -> None:
+    done = start(repository(tmp_path / "models"), f"--grpc-port={free_port()}", *flags)
+    assert done.returncode == 1
+    assert re.search(message, done.stderr)
 
 
 def test_two_servers_do_not_share_a_port(tmp_path: Path) -> None:

@@ -135,3 +135,12 @@ def _listens(place: tuple[str, int | None]) -> bool:
         socket.create_connection((place[0], place[1] or 80), timeout=1).close()
         return True
     return False
+
+
+def wait_for_port(address: str, seconds: float = 60) -> None:
+    """Until something listens at host and port."""
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + seconds
+    while not _listens((host, int(port))):
+        assert time.monotonic() < deadline, f"nothing listens on {address}"
+        time.sleep(0.1)

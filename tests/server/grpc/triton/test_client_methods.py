@@ -299,6 +299,23 @@ def test_errors_end_no_stream(client: Any) -> None:
     assert good.get_response().id == "3"
 
 
+def test_a_full_queue_is_told_like_any_refusal(site: Site) -> None:
+    with triton.InferenceServerClient(site.address) as client:
+        config = client.get_model_config("double", as_json=True)["config"]
+        policy = {"default_queue_policy": {"max_queue_size": 1}}
+        client.load_model("double", config=json.dumps(config | {"dynamic_batching": policy, "max_batch_size": 8}))
+        try:
+            slow = [("double", [given(np.full((8, 2), -300, np.float32))], {"request_id": str(i)}) for i in range(5)]
+            found = stream(client, slow, 5, headers={"triton_grpc_error": "true"})
+            refusals = [answer for answer in found if isinstance(answer, InferenceServerException)]
+            assert [answer.message() for answer in refusals] == [
+                f"[request id: {i}] Exceeds maximum queue size" for i in range(2, 5)
+            ]
+        finally:
+            client.unload_model("double")
+            client.load_model("double", config=json.dumps(config))
+
+
 def test_an_error_ends_the_stream_of_a_client_that_asks_for_that(client: Any) -> None:
     found = stream(client, [("count", count(-1), {})], 1, headers={"triton_grpc_error": "true"})
     assert (found[0].status(), found[0].message()) == ("StatusCode.INVALID_ARGUMENT", "negative")

@@ -15,6 +15,7 @@ from jitney.server.http.app import Shared, build
 from jitney.server.http.kserve.shm import ClientRegions
 from jitney.server.http.middleware.guard import needed
 from jitney.server.http.middleware.tokens import Tokens
+from jitney.server.http.status import FILES
 from jitney.tests.fakes.raw_http import Connection
 
 DENIED = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
@@ -179,6 +180,10 @@ MANAGEMENT = (
     "/models/echo/1.0/set-default",
     "/v1/models/echo",
     "/workflows",
+    "/status.json",
+    "/status/try/predictions/echo",
+    "/status/try/v2/models/echo/infer",
+    "/status/nope",
     "/nope",
     "/",
 )
@@ -241,7 +246,8 @@ def test_nothing_but_probes_is_open_without_the_operator_s_token(open_site: Any)
     assert site.plane.calls == [] and site.plane.registered == [] and site.plane.scaled == []
 
 
-FREE = ("/api-description", "/*", ".*")
+#: The status page and its files hold no figures: the page asks for the key.
+FREE = ("/api-description", "/*", ".*", "/status", FILES)
 
 
 @pytest.mark.parametrize(("port", "paths"), [("inference", INFERENCE), ("management", MANAGEMENT)])
