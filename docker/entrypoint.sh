@@ -39,5 +39,13 @@ case $1 in
         eval "set -- $*"
         exec "$@" --foreground
         ;;
+    jitney)
+        # The image's own config.properties is for `serve` and `torchserve`; one of the user's is read as ever.
+        if [ "${2:-}" = serve ] && cmp -s config.properties "$here/config.properties"; then
+            shift 2
+            set -- jitney serve --config "$here/defaults/none.properties" "$@"
+        fi
+        exec "$@"
+        ;;
     *) exec "$@" ;;
 esac

@@ -178,7 +178,7 @@ class Server:
     def _announce(self, web: Web, names: Sequence[str]) -> None:
         """Where the server listens, in TorchServe's words, and what it is about to load."""
         for port, address in web.addresses():
-            _say(f"{port.capitalize()} API bind to: {address}")
+            _say(f"{port[0].upper()}{port[1:]} API bind to: {address}")
         if self.settings.status_page == "on" and (page := web.address("management")).scheme != "unix":
             _say(f"Status page: {page}/status")
         for at in web.grpc_addresses:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core import holding
 from .frontends.child.remote_services import SharedPlaces
@@ -23,6 +23,7 @@ from .http.inline import ALIVE
 from .http.kserve.shm import ClientRegions
 from .http.middleware.admission import Admission
 from .http.torchserve import Port
+from .ipc.io_context import IoContext
 
 if TYPE_CHECKING:
     from .settings.addresses import Address
@@ -40,10 +41,13 @@ class Web:
         self.listeners: list[Listener | FrontEnds] = []
         self._shared = Shared(ClientRegions(settings.allow_client_shm))
         self._counters: SharedCounters | None = None
+        self._second: Listener | None = None
         held: list[socket.socket] = []
         try:
             by_address = _by_address(settings)
-            secure = any(address.tls for address, _ in by_address)
+            secure = any(address.tls for address, _ in by_address) or bool(
+                settings.kserve_address and settings.kserve_address.tls
+            )
             pem = made_certificate(settings) if secure else b""
             tls = server_context(settings, pem) if secure else None
             self.grpc_addresses, held = grpc.served(settings)
@@ -52,9 +56,12 @@ class Web:
                 if "inference" in ports and front is not None and settings.front_ends > 1:
                     self.listeners.append(self._front_ends(address, ports, services, front, pem))
                     continue
-                app, plans = build(ports, services, self.admission, self._shared)
-                options = listener_options(ports, settings)
-                self.listeners.append(Listener(app, address, tls=tls, plans=plans, inline=ALIVE, io=services.io, **options))
+                self.listeners.append(self._listener(address, ports, services, tls, services.io))
+            if (second := settings.kserve_address) is not None and all(second != address for address, _ in by_address):
+                # Workers' sockets are lent to the inference address' loop only.
+                own = IoContext(coalescer=services.io.coalescer)
+                self._second = self._listener(second, ["inference"], services, tls, own, setting="kserve_address")
+                self.listeners.append(self._second)
             if held and front is not None:
                 self.listeners.append(self._grpc(services, front, held))
         except BaseException:
@@ -62,6 +69,14 @@ class Web:
                 sock.close()
             self.close(0)
             raise
+
+    def _listener(
+        self, address: Address, ports: Collection[Port], services: Services, tls: Any, io: IoContext, **more: str
+    ) -> Listener:
+        """A listener that this process answers; TLS where its address says https."""
+        app, plans = build(ports, services, self.admission, self._shared)
+        options = listener_options(ports, services.settings) | more
+        return Listener(app, address, tls=tls, plans=plans, inline=ALIVE, io=io, **options)
 
     def _shared_by_front_ends(self, services: Services) -> SharedServices | None:
         """What front ends of all kinds work with; None where there are none."""
@@ -126,7 +141,10 @@ class Web:
 
     def addresses(self) -> list[tuple[str, Address]]:
         """Each port that is served with where it listens."""
-        return [(port, self.address(port)) for port in PORTS if any(port in listener.ports for listener in self.listeners)]
+        found: list[tuple[str, Address]] = [
+            (port, self.address(port)) for port in PORTS if any(port in listener.ports for listener in self.listeners)
+        ]
+        return found if self._second is None else [*found, ("KServe", self._second.address)]
 
     def address(self, port: Port) -> Address:
         """Where a port listens in fact (0 asked for any free one)."""

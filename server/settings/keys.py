@@ -281,6 +281,7 @@ SNAPSHOT_FACTS = ("tsConfigFile", "version", "python")
 
 JITNEY: dict[str, Key] = {
     "model_repository": Key(words, ""),
+    "kserve_address": Key(address("inference")),
     "http_threads": Key(integer(1, 4096), "128"),
     "max_waiting": Key(integer(1, 1_000_000), "2048"),
     "max_held_bytes": Key(integer(1 << 20, 2**63 - 1), str(1 << 30)),

@@ -36,6 +36,7 @@ class Settings:
     number_of_gpu     None = all that there are
     models            `models={…}`: name -> version -> the entry's values
     model_snapshot    the `model_snapshot` document to restore, which then replaces `load_models`
+    kserve_address    a second address of the inference API, where KServe asks; the main process answers it
     write_snapshots   whether to write snapshots (not with --ncs)
     http_threads      requests that may wait in threads of the inference listener; max_waiting: those that wait without one
     max_held_bytes    of bodies and unread answers that all connections together may have the server hold
@@ -100,6 +101,7 @@ class Settings:
     initial_worker_port: int = 9000
     enable_envvars_config: bool = False
     model_repository: tuple[str, ...] = ()
+    kserve_address: Address | None = None
     http_threads: int = 128
     max_waiting: int = 2048
     max_held_bytes: int = 1 << 30
@@ -154,6 +156,7 @@ class Settings:
         return (
             self.inference_address.is_local
             and self.management_address.is_local
+            and (self.kserve_address is None or self.kserve_address.is_local)
             and all(address.is_local for address in self.grpc_addresses)
         )
 
@@ -211,9 +214,9 @@ def access_problems(settings: Settings) -> list[str]:
         problems.append("JITNEY_TOKEN has blanks in it, which an Authorization header cannot carry")
     if settings.disable_token_authorization is not None or settings.token:
         return problems
-    for key in ("inference_address", "management_address"):
-        bound: Address = getattr(settings, key)
-        if not bound.is_local:
+    for key in ("inference_address", "management_address", "kserve_address"):
+        bound: Address | None = getattr(settings, key)
+        if bound is not None and not bound.is_local:
             problems.append(_unguarded(f"{key} {bound}"))
     problems += [_unguarded(f"{at.setting} {at}") for at in settings.grpc_addresses if not at.is_local]
     return problems

@@ -15,7 +15,7 @@ from .keys import KEYS, SNAPSHOT_FACTS
 
 #: Keys whose default is more open than what a file may ask for.
 GUARDS = (
-    *("inference_address", "management_address", "metrics_address"),
+    *("inference_address", "management_address", "metrics_address", "kserve_address"),
     *("disable_token_authorization", "token_expiration_min", "enable_model_api", "http_restricted_api"),
     *("keystore", "keystore_pass", "keystore_type", "certificate_file", "private_key_file"),
     *("allowed_urls", "use_env_allowed_urls", "blacklist_env_vars"),

@@ -16,7 +16,7 @@ from jitney.server.settings.settings import Settings, access_problems
 
 DOCKER = Path(__file__).parents[2] / "docker"
 SCRIPTS = [DOCKER / "build_image.sh", DOCKER / "entrypoint.sh", *sorted((DOCKER / "bin").iterdir())]
-DEFAULTS = sorted((DOCKER / "defaults").iterdir())
+DEFAULTS = sorted(path for path in (DOCKER / "defaults").iterdir() if path.name != "none.properties")
 INSTRUCTIONS = {"ARG", "FROM", "RUN", "COPY", "ENV", "USER", "WORKDIR", "EXPOSE", "ENTRYPOINT", "CMD"}
 
 

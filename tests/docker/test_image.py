@@ -9,18 +9,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 
+from jitney.tests.fakes.containers import Container, Engine
 from jitney.tests.fakes.torchserve_server import archive
-from jitney.tools.bench.served import ServedProcess, wait_until
+from jitney.tools.bench.served import wait_until
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ("mmdebstrap", "buildah", "podman", "runc", "unshare", "nsenter", "git", "curl")
@@ -55,6 +54,20 @@ models={\\
   }\\
 }
 """
+KSERVE_CONFIG = """\
+inference_address=http://0.0.0.0:8085
+management_address=http://0.0.0.0:8085
+metrics_address=http://0.0.0.0:8082
+grpc_inference_port=7070
+grpc_management_port=7071
+enable_envvars_config=true
+metrics_format=prometheus
+NUM_WORKERS=1
+job_queue_size=10
+model_store=/mnt/models/model-store
+model_snapshot={"name":"startup.cfg","modelCount":1,"models":{"mnist":{"1.0":{"defaultVersion":true,"marName":"mnist.mar",\
+"minWorkers":1,"maxWorkers":5,"batchSize":5,"maxBatchDelay":20,"responseTimeout":60}}}}
+"""
 #: In the place of ResNet-152, whose framework the tested image has not: the size of the picture, after a second where asked.
 PICTURES = """
 import io, json, time
@@ -67,51 +80,13 @@ def handle(data, context):
     for row in data:
         body = bytes(row["body"])
         if body == b"slow":
+            print("begun", flush=True)
             time.sleep(2.0)
             answers.append("slept")
         else:
             answers.append({"size": Image.open(io.BytesIO(body)).size})
     return answers
 """
-LOOPBACK_UP = """
-import fcntl, socket, struct
-fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sh", b"lo", 0x41))
-"""
-
-
-class Engine:
-    """podman and buildah with a store of their own, and a network namespace for containers and clients."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.store = ["--root", str(folder / "store"), "--runroot", str(folder / "run"), "--storage-driver", "vfs"]
-        self.holder = subprocess.Popen(["unshare", "-n", "sleep", "900"])
-        wait_until(lambda: Path(f"/proc/{self.holder.pid}/comm").read_text() == "sleep\n", 10, "the namespace")
-        self.inside = ["nsenter", "-t", str(self.holder.pid), "-n"]
-        self.call(*self.inside, sys.executable, "-c", LOOPBACK_UP)
-
-    def call(self, *command: str, **options: object) -> str:
-        env = {**os.environ, "TMPDIR": str(self.folder)}
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=500, env=env)
-        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
-        return done.stdout
-
-    def podman(self, *arguments: str) -> str:
-        return self.call(*self.inside, "podman", *self.store, "--runtime", "runc", *arguments)
-
-    def run(self, *arguments: str) -> subprocess.Popen[str]:
-        """`podman run …` in the foreground, as it was typed; its output is a pipe."""
-        limits = ["--network", "host", "--ulimit", "nofile=8192:8192", "--ulimit", "nproc=8192:8192"]
-        command = [*self.inside, "podman", *self.store, "--runtime", "runc", "run", *limits, *arguments]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-    def curl(self, *arguments: str) -> str:
-        return self.call(*self.inside, "curl", "--silent", "--show-error", "--noproxy", "*", "--max-time", "30", *arguments)
-
-    def close(self) -> None:
-        subprocess.run([*self.inside, "podman", *self.store, "rm", "--all", "--force"], check=False, capture_output=True)
-        self.holder.kill()
-        self.holder.wait()
 
 
 @pytest.fixture(scope="module")
@@ -159,41 +134,6 @@ def store(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class Container:
-    """A container in the foreground, started."""
-
-    def __init__(self, engine: Engine, *arguments: str) -> None:
-        self.engine = engine
-        process = engine.run("--name", "mar", *arguments)
-        self.server = ServedProcess(process, "", "", "")
-        self.reader = threading.Thread(target=self._read)
-        self.reader.start()
-
-    def _read(self) -> None:
-        """A container's terminal ends lines with CR and LF."""
-        assert self.server.process.stdout is not None
-        for line in self.server.process.stdout:
-            self.server.lines.append(line.strip())
-
-    def __enter__(self) -> Container:
-        wait_until(
-            lambda: "Model server started." in self.server.lines or self.server.process.poll() is not None, 60, "the start"
-        )
-        assert self.server.process.poll() is None, self.server.lines
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        subprocess.run(
-            [*self.engine.inside, "podman", *self.engine.store, "rm", "--force", "--time", "1", "mar"],
-            check=False,
-            capture_output=True,
-        )
-        self.server.process.wait(30)
-        self.reader.join()
-        if self.server.process.stdout is not None:
-            self.server.process.stdout.close()
-
-
 def page(store: Path) -> list[str]:
     """The page's `docker run`, but for the image's name."""
     return [
@@ -227,7 +167,7 @@ def test_stopping_answers_what_was_accepted(engine: Engine, store: Path) -> None
         asked = pool.submit(
             engine.curl, "http://localhost:8080/predictions/resnet-152-batch_v2", "-d", "slow", "-H", "content-type:"
         )
-        time.sleep(0.7)  # curl's start; the answer takes two seconds
+        wait_until(lambda: any("begun" in line for line in container.server.lines), 20, "the handler")
         engine.podman("stop", "--time", "30", "mar")
         assert asked.result() == "slept"
         assert container.server.process.wait(30) == 0
@@ -253,8 +193,57 @@ def test_torchserve_asks_for_tokens(engine: Engine, store: Path) -> None:
 
 def test_tritonserver_is_on_its_ports(engine: Engine) -> None:
     mounted = ["--rm", "-v", f"{ROOT}/tools/starter:/models:ro", "jitney:latest-cpu"]
-    with Container(engine, *mounted, "tritonserver", "--model-repository=/models"):
+    with Container(engine, *mounted, "tritonserver", "--model-repository=/models") as container:
         assert json.loads(engine.curl("http://localhost:8000/v2/models/digits"))["name"] == "digits"
         assert "nv_inference_count" in engine.curl("http://localhost:8002/metrics")
-        with_grpc = engine.call(*engine.inside, "ss", "-ltn") if shutil.which("ss") else ":8001"
-        assert ":8001" in with_grpc
+        bound = [line.split(" bind to: ")[1] for line in container.server.lines if " bind to: " in line]
+        assert bound == ["http://0.0.0.0:8000", "http://127.0.0.1:8081", "http://0.0.0.0:8002", "0.0.0.0:8001"]
+
+
+def test_kserve_starts_it_as_torchserve(engine: Engine, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    (models / "config").mkdir(parents=True)
+    (models / "config" / "config.properties").write_text(KSERVE_CONFIG)
+    archive(models / "model-store", "mnist", "def handle(data, context):\n    return data and [3] * len(data)\n")
+    for folder in (tmp_path, models, models / "config", models / "model-store"):
+        folder.chmod(0o755)
+    arguments = [
+        "--rm",
+        "--read-only",
+        "--cap-drop",
+        "ALL",
+        "--env",
+        "TS_SERVICE_ENVELOPE=",
+        "-v",
+        f"{models}:/mnt/models:ro",
+    ]
+    command = ["--model-store=/mnt/models/model-store", "--ts-config=/mnt/models/config/config.properties"]
+    with Container(engine, *arguments, "jitney:latest-cpu", "torchserve", "--start", *command) as container:
+        bound = {line.split(" bind to: ")[1] for line in container.server.lines if " bind to: " in line}
+        assert bound == {
+            *("http://0.0.0.0:8085", "http://0.0.0.0:8082", "http://0.0.0.0:8080"),
+            *("0.0.0.0:8081", "0.0.0.0:7070", "127.0.0.1:7071"),
+        }
+        for port in (8080, 8085):
+            assert engine.curl(f"http://localhost:{port}/v1/models/mnist:predict", "-d", '{"instances": [1]}') == "3"
+        assert json.loads(engine.curl("http://localhost:8080/v1/models")) == {"models": ["mnist"]}
+
+
+def test_kubernetes_starts_it(engine: Engine) -> None:
+    documents = yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / "base" / "deployment.yaml").read_text())
+    spec = next(documents)["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    user = f"{spec['securityContext']['runAsUser']}:{spec['securityContext']['runAsGroup']}"
+    env = [f"--env={entry['name']}={entry['value']}" for entry in container["env"] if "value" in entry]
+    rights = ["--rm", "--read-only", "--tmpfs", "/tmp", "--user", user, "--cap-drop", "ALL"]
+    mounted = ["-v", f"{ROOT}/tools/starter:/models:ro", "jitney:latest-cpu"]
+    with Container(engine, *rights, *env, *mounted, *container["args"]) as started:
+        bound = {line.split(" bind to: ")[1] for line in started.server.lines if " bind to: " in line}
+        opened = {"http://0.0.0.0:8080", "http://127.0.0.1:8081", "http://0.0.0.0:8082", "0.0.0.0:8001"}
+        assert bound == opened
+        for probe in ("startupProbe", "readinessProbe"):
+            engine.curl("--fail", f"http://localhost:8080{container[probe]['httpGet']['path']}")
+        assert not any("cannot be written" in line for line in started.server.lines)
+        engine.podman("exec", "mar", *container["lifecycle"]["preStop"]["exec"]["command"][:1], "0")
+        engine.podman("stop", "--time", str(spec["terminationGracePeriodSeconds"]), "mar")
+        assert started.server.process.wait(30) == 0

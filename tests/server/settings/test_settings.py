@@ -331,6 +331,8 @@ def test_open_addresses_need_a_decision_about_tokens(tmp_path: Path) -> None:
     required = load(tmp_path, OPEN + "disable_token_authorization=false\n")
     assert access_problems(required) == [] and required.token_auth
     assert access_problems(load(tmp_path, "metrics_address=http://0.0.0.0:8082\n")) == []
+    second = load(tmp_path, "kserve_address=http://0.0.0.0:8080\ninference_address=http://127.0.0.1:8085\n")
+    assert "kserve_address http://0.0.0.0:8080" in access_problems(second)[0] and second.token_auth
 
 
 def test_weak_tokens_are_problems(tmp_path: Path) -> None:
