@@ -184,7 +184,7 @@ class Server:
         for at in web.grpc_addresses:
             _say(f"gRPC {'GRPCInferenceService' if at.service == 'triton' else at.service} bind to: {at}")
         if not (self.settings.is_local or self.settings.token_auth):
-            _say("Requests need no token: whoever reaches these ports can use the models.")
+            _say("Requests need no token: every machine that reaches these ports can use the models.")
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         _say(f"Loading {', '.join(names[:NAMED])}{more}." if names else "No model is loaded at the start.")
 
