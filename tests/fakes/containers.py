@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -53,6 +54,8 @@ class Engine:
         subprocess.run([*self.inside, "podman", *self.store, "rm", "--all", "--force"], check=False, capture_output=True)
         self.holder.kill()
         self.holder.wait()
+        for name in ("store", "run", "context"):  # gigabytes, which pytest would keep for three runs
+            shutil.rmtree(self.folder / name, ignore_errors=True)
 
 
 class Container:
