@@ -25,6 +25,7 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from jitney.server.grpc import schema
+from jitney.tests.fakes.certificates import self_signed
 from jitney.tests.fakes.grpc import DOUBLE, DOUBLE_CONFIG, Site, X, given, grpc_serving, repository
 from jitney.tests.fakes.serving import write_model
 from jitney.tools.bench.served import ServedProcess, free_port, wait_until
@@ -156,16 +157,8 @@ def pump(source: socket.socket, target: socket.socket) -> None:
     target.shutdown(socket.SHUT_WR)
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    key, cert = folder / "key.pem", folder / "cert.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-sha256", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    more = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run([*command, *more], check=True, capture_output=True)
-    return key, cert
-
-
 def test_tls_and_certificates_of_clients(tmp_path: Path) -> None:
-    key, cert = certificate(tmp_path)
+    key, cert = self_signed(tmp_path)
     folder = repository(tmp_path / "models")
     files = (f"--grpc-server-key={key}", f"--grpc-server-cert={cert}", f"--grpc-root-cert={cert}")
     with grpc_serving(folder, "--grpc-use-ssl=true", "--grpc-use-ssl-mutual", *files) as site:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from jitney.server.grpc import schema
+from jitney.tests.fakes.certificates import self_signed
 from jitney.tests.fakes.torchserve_server import CAPITALS, Site, archive, running
 from jitney.tools.bench.served import free_port, wait_until
 
@@ -264,10 +264,7 @@ def test_keys(tmp_path: Path) -> None:
 
 
 def test_tls(tmp_path: Path) -> None:
-    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-sha256", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    more = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run([*command, *more], check=True, capture_output=True)
+    key, cert = self_signed(tmp_path)
     archive(tmp_path / "store", "capitals")
     ports = grpc_ports()
     files: dict[str, Any] = {"private_key_file": str(key), "certificate_file": str(cert), "enable_grpc_ssl": "true"}
