@@ -14,6 +14,9 @@ from .tls import pem
 _LEVELS = {"none": 0, "low": 1, "medium": 2, "high": 3}
 #: Bytes of all metadata of a call.
 _MAX_METADATA = 64 << 10
+#: Calls that grpcio has read and the event loop has not taken yet. Beyond grpcio's own 1,000 it cancels calls at random, honest
+#: clients' too, while the loop works off a flood of calls that were reset long ago.
+_MAX_PENDING = 1 << 15
 
 
 def options(settings: Settings, service: str) -> list[tuple[str, Any]]:
@@ -26,6 +29,8 @@ def options(settings: Settings, service: str) -> list[tuple[str, Any]]:
         "grpc.max_metadata_size": _MAX_METADATA,
         "grpc.absolute_max_metadata_size": _MAX_METADATA,
         "grpc.max_concurrent_streams": max(settings.max_waiting, 100),
+        "grpc.server.max_pending_requests": _MAX_PENDING,
+        "grpc.server.max_pending_requests_hard_limit": _MAX_PENDING,
     }
     if service == "triton":
         found |= _keepalive(given)
