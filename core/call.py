@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -251,6 +251,21 @@ class Call:
             yield response
             if response.final:
                 return
+
+
+def only(responses: Iterable[Response]) -> Response:
+    """The response of a model that gives one; a final one without outputs may follow it. Raises the model's error."""
+    found: Response | None = None
+    for response in responses:
+        if response.error is not None:
+            raise failed(response.error)
+        if found is not None and found.tensors and response.tensors:
+            raise ModelFailed("the model gave more than one response to a request", "BAD_OUTPUT")
+        if found is None or response.tensors:
+            found = response
+    if found is None:
+        raise ModelFailed("the model gave no response", "BAD_OUTPUT")
+    return found
 
 
 def failed(failure: Failure) -> ModelFailed:

@@ -41,7 +41,7 @@ class _Place:
 
 
 class FrontEnds:
-    """A listener's verbs (see `http.listeners`), for all front ends together. Threads: any."""
+    """A listener's verbs (see `http.engine.listener`), for all front ends together. Threads: any."""
 
     def __init__(self, spec: FrontendSpec, count: int) -> None:
         self._spec = spec

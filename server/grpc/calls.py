@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,8 +15,8 @@ from urllib.parse import unquote
 import grpc
 
 from ...core import holding
-from ...core.call import failed, size
-from ...core.errors import JitneyError, ModelFailed
+from ...core.call import only, size
+from ...core.errors import JitneyError
 from ...core.request import Response
 from .control import reason_of
 
@@ -58,7 +58,7 @@ class Services:
     streams: set[Draining] = field(default_factory=set)  # that are open
 
     def note(self, context: Context, path: str) -> None:
-        """Has the call's line written into the access log when it is over, where somebody reads that."""
+        """Has the call's line written into the access log when it is over, where that log is written."""
         if not access_log.isEnabledFor(logging.INFO):
             return
         began, peer = time.monotonic(), unquote(context.peer()).partition(":")[2]
@@ -133,21 +133,6 @@ class Awaited:
     async def only(self) -> Response:
         """The response of a model that gives one; raises the request's error."""
         return only([response async for response in self.stream()])
-
-
-def only(responses: Iterable[Response]) -> Response:
-    """The one response of a model that gives one; a final one without outputs may follow it. Raises the model's error."""
-    found: Response | None = None
-    for response in responses:
-        if response.error is not None:
-            raise failed(response.error)
-        if found is not None and found.tensors and response.tensors:
-            raise ModelFailed("the model gave more than one response to a request", "BAD_OUTPUT")
-        if found is None or response.tensors:
-            found = response
-    if found is None:
-        raise ModelFailed("the model gave no response", "BAD_OUTPUT")
-    return found
 
 
 async def abort(context: Context, error: Exception, status_of: StatusOf, method: str) -> None:

@@ -1,4 +1,4 @@
-"""A gRPC front end: `python -m jitney.server.grpc.front_end`, started by `frontends.frontend_process` and by nobody else.
+"""A gRPC front end: `python -m jitney.server.grpc.front_end`, started by `frontends.frontend_process` alone.
 
     main thread       the event loop: gRPC, answers from the scheduler     blocks on the kernel
     gRPC's thread     socket I/O and HTTP/2                                blocks on the kernel

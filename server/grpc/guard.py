@@ -1,6 +1,6 @@
 """Who may call: keys in the metadata `authorization`, and groups of calls that need a value (`--grpc-restricted-protocol`).
 
-Both are as over HTTP (`http.middleware.access`). Where only HTTP's groups are restricted, the same groups are here, with the
+Both are as over HTTP (`http.middleware.guard`). Where only HTTP's groups are restricted, the same groups are here, with the
 same values.
 """
 
@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from ...core.errors import Restricted, Unauthorized
-from ..http.middleware.tokens import Kind
+from ..http.middleware.guard import DENIED
+from ..http.middleware.tokens import Keys, Kind
 from ..settings.restrictions import Restrictions
 from ..settings.settings import Settings
 
 #: What tritonserver puts before the keys of restricted groups.
 PREFIX = "triton-grpc-protocol-"
-DENIED = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -30,14 +29,14 @@ def restrictions(settings: Settings) -> Restrictions:
 class Guard:
     """What the calls of one method must carry. `kind`: which key, None for none; `group`: metadata key and value, or None."""
 
-    def __init__(self, tokens: Any, kind: Kind | None, group: tuple[str, str] | None) -> None:
-        self._tokens, self._kind, self._group = tokens, kind, group
+    def __init__(self, keys: Keys | None, kind: Kind | None, group: tuple[str, str] | None) -> None:
+        self._keys, self._kind, self._group = keys, kind, group
         self.lets_all_pass = kind is None and group is None
 
     def check(self, metadata: Metadata) -> None:
         """Raises Unauthorized or Restricted."""
         found = {name: value for name, value in metadata if isinstance(value, str)}
-        if self._kind is not None and not self._tokens.allows(self._kind, found.get("authorization")):
+        if self._kind is not None and not (self._keys and self._keys.allows(self._kind, found.get("authorization"))):
             raise Unauthorized(DENIED)
         if self._group is not None:
             name, value = PREFIX + self._group[0].lower(), self._group[1]
@@ -45,7 +44,9 @@ class Guard:
                 raise Restricted(f"This protocol is restricted, expecting header '{name}'")
 
 
-def guards(settings: Settings, tokens: Any, groups: Mapping[str, str], kind_of: Callable[[str], Kind]) -> dict[str, Guard]:
+def guards(
+    settings: Settings, keys: Keys | None, groups: Mapping[str, str], kind_of: Callable[[str], Kind]
+) -> dict[str, Guard]:
     """The guard of each method; `groups` has the group of each, `kind_of` gives the key that a group needs.
 
     Health needs no key where `JITNEY_TOKEN` is set: probes send no secrets.
@@ -53,6 +54,6 @@ def guards(settings: Settings, tokens: Any, groups: Mapping[str, str], kind_of: 
     restricted, found = restrictions(settings), {}
     for method, group in groups.items():
         open_to_probes = bool(settings.token) and group == "health"
-        kind = None if tokens is None or open_to_probes else kind_of(group)
-        found[method] = Guard(tokens, kind, restricted.get(group))
+        kind = None if keys is None or open_to_probes else kind_of(group)
+        found[method] = Guard(keys, kind, restricted.get(group))
     return found

@@ -44,7 +44,7 @@ def is_installed() -> bool:
 def served(settings: Settings) -> tuple[list[GrpcAddress], list[socket.socket]]:
     """Where gRPC will be served, each address with a socket that holds it; nowhere, and a line in the log, where it cannot be.
 
-    AddressInUse where somebody asked for it and a port is taken; InvalidConfig where TLS is not as it has to be.
+    AddressInUse where gRPC was asked for and a port is taken; InvalidConfig where TLS is not as it has to be.
     """
     wanted = settings.grpc_addresses
     if not wanted:
@@ -73,7 +73,7 @@ def served(settings: Settings) -> tuple[list[GrpcAddress], list[socket.socket]]:
 
 
 def reserve(address: GrpcAddress) -> socket.socket:
-    """A socket that holds an address and does not listen; AddressInUse where it is somebody else's."""
+    """A socket that holds an address and does not listen; AddressInUse where it has another owner."""
     try:
         family, kind, proto, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, proto) as alone:

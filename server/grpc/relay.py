@@ -1,7 +1,7 @@
 """Calls that need no worker, on their way from a front end to the scheduler: each on a socket of its own, through the door.
 
     front end   Relay.ask(service, method, document, …)    one request, then half-closes
-    scheduler   `control.ControlAnswerer`                       one answer, then closes
+    scheduler   `control.ControlAnswerer`                  one answer, then closes
 
 Both are msgpack arrays of plain values; a front end that gives up closes its end.
 """
@@ -59,7 +59,7 @@ class _Exchange:
         self._given_up = False
 
     def give_up(self) -> None:
-        """Nobody waits for the answer any more: whoever reads from the socket notices."""
+        """The call has ended: the thread that reads from the socket notices."""
         with self._lock:
             self._given_up = True
             if self._socket is not None:

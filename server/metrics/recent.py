@@ -2,7 +2,7 @@
 
 What it holds is bounded: a count for each reason and size in each of seven slots of ten seconds, and the times of one request of
 each of the latest batches. The request counts for its whole batch. A request's `Times` are kept as they are and read when
-somebody asks, so a request costs nothing here and a batch a fraction of a microsecond.
+the page asks, so a request costs nothing here and a batch a fraction of a microsecond.
 """
 
 from __future__ import annotations

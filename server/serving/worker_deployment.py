@@ -33,7 +33,7 @@ from .response_cache import ResponseCache, cache_key
 
 #: Virtual size of a model's arena; only pages that hold tensors in flight are real.
 ARENA_BYTES = 8 << 30
-#: Nanoseconds of a worker for a batch below which a model is quick; see `batching.gather`.
+#: Nanoseconds of a worker for a batch below which a model is quick; see `ipc.coalesce`.
 BRISK_NS = 1_000_000
 
 _generations = itertools.count(1)

@@ -62,7 +62,7 @@ class GrpcSettings:
 
     @property
     def is_asked_for(self) -> bool:
-        """Whether somebody said that gRPC is to be served: then what stands in its way ends the start."""
+        """Whether a setting says that gRPC is to be served: then what stands in its way ends the start."""
         return self.allow is True or (self.allow is None and any(port is not None for port in self._ports))
 
     @property

@@ -7,9 +7,10 @@
     pool.scale(4)
     pool.stop(30)
 
-Threads: any may call the methods. Each process has a reading thread (`child.Child`), which answers calls and runs `on_idle`,
-`on_batch`, `on_event`; the `supervisor` starts processes and ends those that take too long. They share one lock, which is never
-held while anything is sent, read or called back. The file is long because a batch's whole way should be read in one place.
+Threads: any may call the methods. Each process has a reading thread (`worker_process.WorkerProcess`), which answers calls
+and runs `on_idle`, `on_batch`, `on_event`; the `supervisor` starts processes and ends those that take too long. They share
+one lock, which is never held while anything is sent, read or called back. The file is long because a batch's whole way
+should be read in one place.
 """
 
 from __future__ import annotations

@@ -36,8 +36,6 @@ from ...server.repository.triton.repository import TritonRepository
 from ...server.workers.placement import declared, instances
 from .private_pipes import private_pipes
 
-#: Seconds within which a model must have loaded.
-LOAD_SECONDS = 300.0
 #: What is shown of the output of a model that failed.
 LAST_BYTES = 2000
 

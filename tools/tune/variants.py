@@ -32,7 +32,6 @@ NEUTRAL = {
 #: Parameters that set a worker's threads; the number of threads is tuned beside the number of workers.
 THREADS = ("INTRA_OP_THREAD_COUNT", "NUM_THREADS", "intra_op_thread_count")
 IMAGE_CODECS = ("image_classifier", "image_segmenter", "object_detector")
-TUNABLE_BACKENDS = ("eager", "torchscript", "onnxruntime")
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,13 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-import msgspec
 
 from ....core import holding
-from ....core.call import Call, failed, size
+from ....core.call import Call, size
 from ....core.errors import (
     Cancelled,
     Draining,
@@ -35,9 +34,10 @@ from ....core.errors import (
 from ....core.model_config import ModelConfig
 from ....core.request import Response
 from ...http.kserve.request import InferRequest
-from ..calls import INTERNAL, abort, only
+from ..calls import INTERNAL, abort
 from ..guard import Guard
-from . import errors, reply
+from . import answers, errors, reply
+from .answers import Answer
 from .infer import Preparing
 from .request import Reader
 
@@ -50,8 +50,6 @@ OPEN = 256
 
 #: Errors of requests that no model has taken, also where the scheduler is who says so.
 REFUSALS = (InvalidRequest, QueueFull, Draining, ModelNotFound, VersionNotFound, ModelNotReady, Unsupported)
-
-Answer = Response | JitneyError
 
 
 class Exchange:
@@ -145,7 +143,7 @@ class Stream:
             self._submit(exchange, reader)
         except Exception as error:  # noqa: BLE001 - the stream goes on
             exchange.asked = None  # no model has it
-            self._take(exchange, _told(error))
+            self._take(exchange, answers.told(error))
 
     def _refuse(self, error: JitneyError, request_id: str) -> None:
         self._ready.append((_Refused(request_id), error))
@@ -177,7 +175,7 @@ class Stream:
     def _take(self, exchange: Exchange, answer: Answer) -> None:
         if exchange not in self._open:
             return
-        if _is_last(answer):
+        if answers.is_last(answer):
             exchange.over = True
         else:
             self._unread.put(size(answer))
@@ -195,9 +193,9 @@ class Stream:
         while self._ordered and self._ordered[0].over:
             exchange = self._ordered.popleft()
             for answer in exchange.kept:
-                if not _is_last(answer):
+                if not answers.is_last(answer):
                     self._unread.take(size(answer))
-            self._ready.append((exchange, _only(exchange.kept)))
+            self._ready.append((exchange, answers.only(exchange.kept)))
             exchange.kept.clear()
 
     def _end(self, exchange: Exchange) -> None:
@@ -208,21 +206,21 @@ class Stream:
     async def _send(self) -> None:
         while self._ready:
             exchange, answer = self._ready.popleft()
-            if not _is_last(answer):
+            if not answers.is_last(answer):
                 self._unread.take(size(answer))
             if isinstance(exchange, _Refused):
-                await self._context.write(reply.refusal(_text(answer, exchange.id), exchange.id))
+                await self._context.write(reply.refusal(answers.text(answer, exchange.id), exchange.id))
                 continue
             for message in await self._messages(exchange, answer):
                 await self._context.write(message)
-            if _is_last(answer):
+            if answers.is_last(answer):
                 self._end(exchange)
             if len(self._ready) <= BACKLOG:
                 self._room.set()
 
     async def _messages(self, exchange: Exchange, answer: Answer) -> list[bytes]:
         """What is sent for one answer."""
-        error = _error_of(answer)
+        error = answers.error_of(answer)
         asked, config = exchange.asked, exchange.config
         if error is None and isinstance(answer, Response) and asked is not None and config is not None:
             if exchange.decoupled and answer.final and not answer.tensors:
@@ -232,14 +230,14 @@ class Stream:
             try:
                 return [reply.in_stream(reply.render(config, asked, answer, answer.final))]
             except Exception as raised:  # noqa: BLE001 - the stream goes on
-                error = _told(raised)
+                error = answers.told(raised)
         if error is None:
             error = JitneyError(INTERNAL)
         if asked is None or isinstance(error, REFUSALS):
             return [reply.refusal(errors.status_of(error, exchange.id)[1], exchange.id)]
         if self._ends_at_error:
             await abort(self._context, error, lambda error: errors.status_of(error, exchange.id), "ModelStreamInfer")
-        return self._failure(exchange, error, _is_last(answer))
+        return self._failure(exchange, error, answers.is_last(answer))
 
     def _failure(self, exchange: Exchange, error: JitneyError, last: bool) -> list[bytes]:
         """An error of the model; where it is a decoupled model's last word, its end follows (Triton)."""
@@ -257,38 +255,6 @@ class _Refused(Exchange):
 
     def __init__(self, request_id: str) -> None:
         self.id = request_id
-
-
-def _only(answers: Iterable[Answer]) -> Answer:
-    """What a model that gives one answer has given; it is the last word on its request."""
-    given = list(answers)
-    try:
-        error = next((answer for answer in given if isinstance(answer, JitneyError)), None)
-        return error or msgspec.structs.replace(only([a for a in given if isinstance(a, Response)]), final=True)
-    except JitneyError as raised:
-        return raised
-
-
-def _is_last(answer: Answer) -> bool:
-    return isinstance(answer, JitneyError) or answer.final
-
-
-def _error_of(answer: Answer) -> JitneyError | None:
-    if isinstance(answer, JitneyError):
-        return answer
-    return failed(answer.error) if answer.error is not None else None
-
-
-def _text(answer: Answer, request_id: str) -> str:
-    error = _error_of(answer)
-    return errors.status_of(error, request_id)[1] if error is not None else ""
-
-
-def _told(error: Exception) -> JitneyError:
-    if isinstance(error, JitneyError):
-        return error
-    log.error("a request of a stream failed", exc_info=error)
-    return JitneyError(INTERNAL)
 
 
 class StreamInfer:

@@ -6,13 +6,13 @@ Checks in Triton's order: model, transaction policy, compression, header length,
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ....core.errors import JitneyError, ModelFailed, PayloadTooLarge, QueueFull, Unavailable, Unsupported
+from ....core.call import only
+from ....core.errors import JitneyError, PayloadTooLarge, QueueFull, Unavailable, Unsupported
 from ....core.model_config import ModelConfig
-from ....core.request import Part, Response
+from ....core.request import Part
 from ..inline import MAX_OPAQUE, MAX_PARSED
 from ..plan import InFlightRequest, RoutePlan
 from ..plan import Reply as HttpReply
@@ -136,7 +136,7 @@ class InferPlan(RoutePlan):
         if call is None or infer is None:
             raise RuntimeError("the request was not queued")
         config = call.config or asked.config
-        reply = render(config, config.version, infer, _only(flight))
+        reply = render(config, config.version, infer, only(flight.responses()))
         body = compress(reply.body, asked.encoding) if asked.encoding else reply.body
         self.passed(flight, 200)
         own = () if reply.header_length is None else ((HEADER_LENGTH, str(reply.header_length)),)
@@ -219,17 +219,3 @@ def read_body(flight: InFlightRequest, limit: int) -> tuple[bytes | memoryview, 
 def _headers(binary: bool, encoding: str) -> list[tuple[str, str]]:
     pairs = [("content-type", "application/octet-stream" if binary else JSON)]
     return [*pairs, ("Content-Encoding", encoding)] if encoding else pairs
-
-
-def _only(flight: InFlightRequest) -> Response:
-    """The response of a model that gives one; a final one without outputs may follow it."""
-    answers: Iterator[Response] = flight.responses()
-    found: Response | None = None
-    for response in answers:
-        if found is not None and found.tensors and response.tensors:
-            raise ModelFailed("the model gave more than one response to a request", "BAD_OUTPUT")
-        if found is None or response.tensors:
-            found = response
-    if found is None:
-        raise ModelFailed("the model gave no response", "BAD_OUTPUT")
-    return found

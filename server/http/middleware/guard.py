@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _V1_READY = re.compile(r"/v1/models/[^/:]+")
 #: The status page and its files; what the page asks models.
 _PAGE, _TRY = re.compile(r"/status(?:/[a-z-]+\.(?:js|css|svg))?"), ("/status/try/predictions/", "/status/try/v2/")
-_DENIED = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
+DENIED = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
 
 
 def needed(method: str, path: str, ports: Collection[str]) -> Kind | None:
@@ -67,7 +67,7 @@ class Guard:
     def check(self, header: Callable[[str], str | None], target: str) -> None:
         """Raises Unauthorized, BadEscape or Restricted; `header` gives a header by its lower-case name."""
         if self._kind is not None and not (self._keys and self._keys.allows(self._kind, header("authorization"))):
-            raise Unauthorized(_DENIED)
+            raise Unauthorized(DENIED)
         if self._escapes and "%" in target:
             refuse_bad_escapes(target)
         if self._group is not None:

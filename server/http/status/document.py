@@ -1,6 +1,6 @@
 """What `/status.json` says: the models and their workers, what waits, the batches of the last minute, where the time goes.
 
-Everything is read from what is counted anyway. Counters only grow, so whoever asks twice has rates.
+Everything is read from what is counted anyway. Counters only grow, so two readings give rates.
 """
 
 from __future__ import annotations

@@ -24,8 +24,6 @@ from ....core.names import relative_path
 from .unpack import DEFAULT_LIMITS, Limits, Progress, unpack_tar_gz, unpack_zip
 
 MANIFEST = "MAR-INF/MANIFEST.json"
-#: Files of a model store that `load_models=all` takes.
-SUFFIXES = (".mar", ".model", ".tar.gz")
 RUNTIMES = ("python", "python3", "LSP")
 MAX_JSON_BYTES = 1 << 20
 
