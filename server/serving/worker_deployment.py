@@ -28,6 +28,7 @@ from ..ipc.arena import Arena
 from ..workers.pool import BatchReport, Pool, WorkerStatus
 from ..workers.running_calls import encoded
 from .deployment import Deployment, ModelState, OnAnswer, Options
+from .fatal_inputs import FatalInputs
 from .ordering import OrderedAnswers
 from .response_cache import ResponseCache, cache_key
 
@@ -52,6 +53,7 @@ class WorkerDeployment(Deployment):
         self._cache = options.cache if config.response_cache else None
         self._generation = next(_generations)
         self._patient = not (config.client_timeout_s or config.batching.limits_waiting or config.sequence)
+        self._fatal = FatalInputs(config.name)
         self._on_event = options.on_event
         self._closing = False
         self._retries = False
@@ -200,6 +202,7 @@ class WorkerDeployment(Deployment):
             self.refuse_without_workers()
         if self._cache is None and not request.rows > self.config.max_batch_size > 0:  # which is another error
             self.refuse_if_full(priority)
+        self._fatal.check(request)
         call = Call(request, self.config, on_answer=on_answer)
         call.encode = encode
         if self._cache is None:  # which would keep the outputs for longer than the target's memory lasts
@@ -299,6 +302,8 @@ class WorkerDeployment(Deployment):
         self.dispatcher.wake()
 
     def _batch_done(self, report: BatchReport) -> None:
+        if report.fatal:
+            self._fatal.crashed(report.calls[0].request)
         for call in report.calls:
             call.withdraw = call.message = None
             if call.slots:

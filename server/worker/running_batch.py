@@ -79,10 +79,10 @@ class RunningBatch:
 
     # ---- main thread
 
-    def run(self, backend: Backend) -> None:
+    def run(self, backend: Backend, retried: bool = False) -> None:
         """Has the backend execute the batch; leaves no request open but those that the model may answer later.
 
-        Raises the backend's DeviceLost after it failed the requests.
+        Raises the backend's DeviceLost after it failed the requests; where they are `retried` elsewhere, it leaves them open.
         """
         started = time.perf_counter_ns()
         requests = self._requests()
@@ -94,6 +94,8 @@ class RunningBatch:
         except Exception as error:  # noqa: BLE001 - whatever the model's code raises fails its requests, not the worker
             failure = failure_of(error)
             lost = error if isinstance(error, DeviceLost) else None
+        if lost is not None and retried:
+            raise lost
         spent = time.perf_counter_ns() - started
         with self._lock:
             self._count(spent, backend.durations)

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -199,6 +200,12 @@ class WorkerProcess:
         """As a shell counts, 137 for SIGKILL; None while it runs."""
         code = self._process.returncode
         return None if code is None else exits.exit_code(code)
+
+    @property
+    def crashed(self) -> bool:
+        """Whether it ended by itself, because of what it did. A SIGKILL is somebody else's: the server's, an operator's, or the
+        kernel's for want of memory."""
+        return self.cause is None and self._process.returncode not in (None, exits.STOPPED, -signal.SIGKILL, -signal.SIGTERM)
 
     def ending(self) -> str:
         """How it ended, with the last words on stderr where it was not killed."""
