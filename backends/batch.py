@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from ..core.request import Failure, Instance, Request, Respond, Response
 from ..core.tensor import Tensor, reshaped
+from . import cuda_context
 from .base import Backend, DeviceLost
 from .input_check import InputCheck, brackets, is_pixels
 from .options import CannotLoad, padded_sizes
@@ -43,7 +44,7 @@ class BadOutput(ValueError):
 class TensorBackend(Backend):
     """A backend whose model maps a dict of stacked tensors to a dict of stacked tensors.
 
-    Subclasses implement `open` (load the model) and `run` (call it), and may refine `allocate`, `explain` and `is_fatal`.
+    Subclasses implement `open` (load the model) and `run` (call it), and may refine `allocate` and `explain`.
     `copies_single` false lets `run` see a lone request's memory itself, which it must not modify then. Input `pixels.name` may
     reach `run` as UINT8 rows, which it has to normalise. `loading` is true while the batches are warm-up's.
     """
@@ -95,9 +96,10 @@ class TensorBackend(Backend):
         text = text_of(error)
         return Failure(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
-    def is_fatal(self, error: Exception) -> bool:
-        """Whether the device is lost to this process, so that running anything else is pointless."""
-        return False
+    def lost_device(self) -> str:
+        """Asked after `run` raised: why the device is lost to this process, so that running anything else is pointless; "" = it
+        is not."""
+        return cuda_context.lost() if self.instance.gpu is not None else ""
 
     # -- one batch --------------------------------------------------------------------------------------------------
 
@@ -143,8 +145,8 @@ class TensorBackend(Backend):
         except BadOutput as error:
             return Failure(str(error), code="BAD_OUTPUT")
         except Exception as error:
-            if self.is_fatal(error):
-                raise DeviceLost(f"model '{self.model.name}' lost its device: {error}") from error
+            if lost := self.lost_device():
+                raise DeviceLost(f"model '{self.model.name}' lost its device: {lost}") from error
             failure = self.explain(error)
             failure.detail = trace_of(error)
             return failure

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import onnxruntime as ort
 
 from ..core.request import Instance
+from .onnx_session import shadowed
 from .options import CannotLoad, flag, integer
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def providers(model: ModelConfig, instance: Instance) -> list[tuple[str, dict[st
     if _CUDA not in ort.get_available_providers():
         raise CannotLoad(
             "this instance is placed on a GPU, but the installed onnxruntime has no CUDA provider; install onnxruntime-gpu with: "
-            "pip install 'jitney[gpu]', or write kind: KIND_CPU"
+            f"pip install 'jitney[gpu]', or write kind: KIND_CPU{shadowed()}"
         )
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # CUDA and cuDNN from the nvidia wheels, beside or without torch

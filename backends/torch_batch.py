@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from ..core.model_config import ModelConfig, TensorSpec
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-#: CUDA's codes of errors that leave the context usable: invalid value, out of memory, invalid configuration, too many resources.
-_PASSING_ERRORS = (1, 2, 9, 701)
 _INDEXED = re.compile(r"__(\d+)$")
 _log = logging.getLogger(__name__)
 
@@ -203,10 +201,6 @@ class TorchBackend(TensorBackend):
         if isinstance(error, BadInput):
             return Failure(str(error), code="INVALID_ARG")
         return Failure(f"PyTorch execute failure: {text_of(error) or type(error).__name__}")
-
-    def is_fatal(self, error: Exception) -> bool:
-        """A device-side assert or an illegal access poisons the CUDA context for the rest of the process."""
-        return isinstance(error, torch.AcceleratorError) and getattr(error, "error_code", None) not in _PASSING_ERRORS
 
 
 def argument_order(model: ModelConfig, arguments: tuple[str, ...] | None) -> dict[str, str] | list[str] | None:

@@ -1,0 +1,119 @@
+"""`cuda_context`: what torch and the driver say after a synchronize, on a machine that need not have a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from jitney.backends import cuda_context
+
+
+class Driver:
+    """libcuda's functions for `contexts`: device -> (in use, a synchronize's code). `stack` counts what is held."""
+
+    def __init__(self, contexts: dict[int, tuple[bool, int]], initialised: bool = True) -> None:
+        self.contexts, self.initialised, self.stack = contexts, initialised, 0
+        self.asked: list[int] = []
+        self.current = -1
+
+    def cuDeviceGetCount(self, count: Any) -> int:
+        count._obj.value = len(self.contexts)
+        return 0 if self.initialised else 3
+
+    def cuDeviceGet(self, device: Any, ordinal: int) -> int:
+        device._obj.value = ordinal
+        return 0
+
+    def cuDevicePrimaryCtxGetState(self, device: Any, flags: Any, active: Any) -> int:
+        active._obj.value = int(self.contexts[device.value][0])
+        return 0
+
+    def cuDevicePrimaryCtxRetain(self, context: Any, device: int) -> int:
+        self.current, self.stack = device, self.stack + 1
+        return 0
+
+    def cuDevicePrimaryCtxRelease_v2(self, device: int) -> int:
+        self.stack -= 1
+        return 0
+
+    def cuCtxPushCurrent_v2(self, context: Any) -> int:
+        self.stack += 1
+        return 0
+
+    def cuCtxPopCurrent_v2(self, context: Any) -> int:
+        self.stack -= 1
+        return 0
+
+    def cuCtxSynchronize(self) -> int:
+        self.asked.append(self.current)
+        return self.contexts[self.current][1]
+
+    def cuGetErrorString(self, code: int, text: Any) -> int:
+        text._obj.value = ctypes.c_char_p(b"device-side assert triggered").value
+        return 0
+
+
+@pytest.fixture
+def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+
+
+def use(monkeypatch: pytest.MonkeyPatch, driver: Driver) -> Driver:
+    monkeypatch.setattr(cuda_context, "driver", lambda: driver)
+    return driver
+
+
+@pytest.mark.usefixtures("without_torch")
+@pytest.mark.parametrize("code", [700, 702, 710, 715, 719, 214, 999_999])
+def test_the_driver_names_a_context_that_is_lost(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    driver = use(monkeypatch, Driver({0: (False, 0), 1: (True, code)}))
+    assert cuda_context.lost() == f"CUDA error {code}: device-side assert triggered"
+    assert driver.asked == [1], "a device that is not in use was asked"
+    assert driver.stack == 0
+
+
+@pytest.mark.usefixtures("without_torch")
+@pytest.mark.parametrize("code", [0, 1, 2, 9, 201, 701, 900, 906])
+def test_errors_that_pass_leave_the_context_usable(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    driver = use(monkeypatch, Driver({0: (True, code)}))
+    assert cuda_context.lost() == ""
+    assert driver.asked == [0]
+    assert driver.stack == 0
+
+
+@pytest.mark.usefixtures("without_torch")
+def test_a_driver_that_nothing_has_begun_to_use_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = use(monkeypatch, Driver({0: (True, 710)}, initialised=False))
+    assert cuda_context.lost() == ""
+    assert not driver.asked
+
+
+@pytest.mark.parametrize(("code", "lost"), [(710, "CUDA error: assert"), (None, "CUDA error: assert"), (2, ""), (901, "")])
+def test_torch_is_asked_by_a_synchronize(monkeypatch: pytest.MonkeyPatch, code: int | None, lost: str) -> None:
+    def synchronize() -> None:
+        error = torch.AcceleratorError("CUDA error: assert\nFor debugging consider CUDA_LAUNCH_BLOCKING=1")
+        if code is not None:
+            error.error_code = code
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    assert cuda_context.lost() == lost
+
+
+def test_a_process_without_cuda_is_sound_and_loads_nothing() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert cuda_context.lost() == ""
+    assert "libcuda" not in Path("/proc/self/maps").read_text()
+    assert cuda_context.driver() is None
+
+
+def test_torch_need_not_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch")
+    assert cuda_context.lost() == ""
