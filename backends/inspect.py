@@ -36,7 +36,8 @@ def describe_onnx(path: Path) -> Description:
     """Reads an ONNX model through ONNX Runtime, without optimising it."""
     import onnxruntime as ort
 
-    from .onnx import DATATYPES, error_text
+    from .onnx import DATATYPES
+    from .onnx_session import error_text
 
     options = ort.SessionOptions()
     options.log_severity_level = 3

@@ -33,9 +33,11 @@ from .process import gc_tuning, logs, signals, threads
 from .process.signals import Signals
 from .repository.torchserve.model_store import ModelStore
 from .repository.triton.limits import Limits
+from .repository.triton.loading import Loading
 from .repository.triton.repository import TritonRepository
 from .serving.dataplane import DataPlane
 from .serving.deployment import Deployment, Options
+from .serving.model_cache import ModelCache
 from .serving.registry import Registry
 from .serving.response_cache import ResponseCache
 from .settings.settings import Settings, access_problems, start_problems
@@ -90,6 +92,7 @@ class Server:
         self.settings = settings
         number_from(settings.initial_worker_port)
         self.registry, self.io = Registry(), IoContext()
+        self.models = ModelCache(settings.max_loaded_bytes)
         cache = ResponseCache(settings.cache_config) if settings.cache_config else None
         self.metrics = Metrics(
             self.registry.deployments,
@@ -108,6 +111,7 @@ class Server:
             on_event=self._event,
             cache=cache,
             io=self.io,
+            models=self.models,
         )
         self.store = ModelStore(settings)
         self.journal = SnapshotWriter(settings, self.registry)
@@ -123,6 +127,7 @@ class Server:
                 backend_config=settings.backend_config,
                 config_name=settings.model_config_name,
                 limits=Limits(max(0, settings.default_response_timeout), max(0, settings.repository_startup_timeout)),
+                load=Loading(settings.default_load == "on_demand", settings.default_idle_timeout_s),
             )
             self.model_control = ModelControl(
                 self.registry, self.repository, self.dataplane, options, settings.model_control_mode
@@ -210,6 +215,8 @@ class Server:
             received.put(0)
             return
         self.dataplane.started = True
+        if waiting := sum(deployment.on_demand for deployment in self.registry.deployments()):
+            _say(f"{waiting} model{'s are' if waiting > 1 else ' is'} loaded on demand.")
         gc_tuning.freeze_heap()
         _say(STARTED)
 
@@ -268,6 +275,7 @@ class Server:
                 log.warning("a second signal: ending without waiting for accepted requests")
                 break
         self.dataplane.close(0.0)
+        self.models.join(LAST_SECONDS)
         if self.repository is not None:
             self.repository.close()
         self.store.close()

@@ -96,7 +96,7 @@ def test_a_driver_that_nothing_has_begun_to_use_is_not_asked(monkeypatch: pytest
 @pytest.mark.parametrize(("code", "lost"), [(710, "CUDA error: assert"), (None, "CUDA error: assert"), (2, ""), (901, "")])
 def test_torch_is_asked_by_a_synchronize(monkeypatch: pytest.MonkeyPatch, code: int | None, lost: str) -> None:
     def synchronize() -> None:
-        error = torch.AcceleratorError("CUDA error: assert\nFor debugging consider CUDA_LAUNCH_BLOCKING=1")
+        error: Any = torch.AcceleratorError("CUDA error: assert\nFor debugging consider CUDA_LAUNCH_BLOCKING=1")
         if code is not None:
             error.error_code = code
         raise error

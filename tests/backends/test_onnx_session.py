@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
 from collections.abc import Callable
@@ -14,11 +13,11 @@ import pytest
 from onnx import TensorProto
 
 from jitney.backends import onnx_options, onnx_session
+from jitney.backends.factory import create
 from jitney.backends.onnx_session import open_session
 from jitney.backends.options import CannotLoad
 from jitney.core.request import Instance
 from jitney.tests.backends.test_onnx import model, save_identity
-from jitney.tests.fakes.tensors import create
 
 #: What onnxruntime-gpu 1.31.1 writes where CUDA 13 is not installed.
 WORDS = """\
@@ -98,20 +97,10 @@ def test_the_reason_is_the_first_error_of_onnx_runtimes_log(said: str, reason: s
 def test_two_packages_that_share_a_folder_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    versions = {"onnxruntime": "1.31.0", "onnxruntime-gpu": "1.30.1"}
-
-    folders = {}
-
-    class Package:
-        def __init__(self, name: str) -> None:
-            if name not in versions:
-                raise importlib.metadata.PackageNotFoundError(name)
-            self.name, self.version = name, versions[name]
-
-        def locate_file(self, path: str) -> Path:
-            return folders.get(self.name, Path(ort.__file__).parents[1]) / path
-
-    monkeypatch.setattr(importlib.metadata, "distribution", Package)
+    for record in ("onnxruntime-1.31.0", "onnxruntime_gpu-1.30.1", "onnxruntime_extensions-0.14.0"):
+        (tmp_path / f"{record}.dist-info").mkdir()
+    (tmp_path / "onnxruntime").mkdir()
+    monkeypatch.setattr(ort, "__file__", str(tmp_path / "onnxruntime" / "__init__.py"))
     save_identity(tmp_path, TensorProto.FLOAT)
     with caplog.at_level(logging.WARNING):
         create(model(tmp_path)).load(model(tmp_path), Instance("m_0", threads=1))
@@ -120,7 +109,7 @@ def test_two_packages_that_share_a_folder_are_named(
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(CannotLoad, match=r"has no CUDA provider.*onnxruntime-gpu 1.30.1 are installed in the same folder"):
         create(model(tmp_path)).load(model(tmp_path), Instance("m_0", "KIND_GPU", 0, threads=1))
-    folders["onnxruntime-gpu"] = tmp_path  # another place on the path: it is not in the way
+    (tmp_path / "onnxruntime-1.31.0.dist-info").rmdir()
     caplog.clear()
     create(model(tmp_path)).load(model(tmp_path), Instance("m_0", threads=1))
     assert not [record for record in caplog.records if record.name == onnx_session.__name__]
