@@ -90,7 +90,7 @@ class ModelControl:
             finally:
                 self._no_longer_waits(name)
 
-        with ThreadPoolExecutor(LOAD_THREADS, thread_name_prefix="load") as pool:
+        with self.repository.many(), ThreadPoolExecutor(LOAD_THREADS, thread_name_prefix="load") as pool:
             list(pool.map(load, wanted))
 
     def _no_longer_waits(self, model: str) -> None:

@@ -14,6 +14,7 @@ import logging
 import tempfile
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -97,6 +98,10 @@ class TritonRepository:
                 else:
                     log.warning("%s: passed over, its name cannot be a model's", entry)
         return sorted(names)
+
+    def many(self) -> AbstractContextManager[None]:
+        """Around the reading of many models, so that what is needed to look into their files is started once."""
+        return nullcontext() if self._completer is None else self._completer.inspector.many()
 
     def read(
         self, name: str, *, config_json: str | None = None, files: Mapping[str, bytes] | None = None
