@@ -30,6 +30,7 @@ from .lifecycle.snapshot_writer import SnapshotWriter
 from .lifecycle.startup import Begun, Planned, chosen, planned, preload, register, settle, tell_strays
 from .metrics import Metrics
 from .process import gc_tuning, logs, signals, threads
+from .process.cores import machine_gpus
 from .process.signals import Signals
 from .repository.torchserve.model_store import ModelStore
 from .repository.triton.limits import Limits
@@ -79,6 +80,11 @@ def _again(received: Signals, began: float) -> bool:
     return number not in (None, signal.SIGHUP) and time.monotonic() - began > INSISTING_SECONDS
 
 
+def usable_gpus(number: int | None) -> tuple[int, ...] | None:
+    """The GPUs that `number_of_gpu` leaves, those with the lowest numbers (TorchServe); None = all that there are."""
+    return None if number is None else machine_gpus()[:number] if number else ()
+
+
 def _say(line: str) -> None:
     """Prints a line for the operator; serving does not depend on its being read."""
     with contextlib.suppress(OSError):
@@ -111,6 +117,7 @@ class Server:
             on_event=self._event,
             cache=cache,
             io=self.io,
+            gpus=usable_gpus(settings.number_of_gpu),
             models=self.models,
         )
         self.store = ModelStore(settings)
@@ -127,6 +134,7 @@ class Server:
                 backend_config=settings.backend_config,
                 config_name=settings.model_config_name,
                 limits=Limits(max(0, settings.default_response_timeout), max(0, settings.repository_startup_timeout)),
+                gpus=options.gpus,
                 load=Loading(settings.default_load == "on_demand", settings.default_idle_timeout_s),
             )
             self.model_control = ModelControl(
