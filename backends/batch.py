@@ -24,6 +24,7 @@ from ..core.tensor import Tensor, reshaped
 from . import cuda_context
 from .base import Backend, DeviceLost
 from .input_check import InputCheck, brackets, is_pixels
+from .memory import FittingRows, is_out_of_memory
 from .options import CannotLoad, padded_sizes
 from .parameters import tell_unread
 from .stacking import Array, BadInput, BatchBuffers, Key, aligned, split
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from ..core.model_config import ModelConfig, TensorSpec
 
 __all__ = ["Array", "BadInput", "BadOutput", "TensorBackend"]
+
+#: Shapes of which it is remembered how many rows fit.
+KEPT_SHAPES = 64
 
 
 class BadOutput(ValueError):
@@ -71,6 +75,7 @@ class TensorBackend(Backend):
             raise CannotLoad("model configuration must contain at least one output, none were specified.")
         self.model, self.instance = model, instance
         self.pixels = pixels_of(model)
+        self.fitting: dict[object, FittingRows] = {}  # by the shapes whose batches have not all fitted into memory
         self.sizes = padded_sizes(model, on_gpu=instance.gpu is not None)
         tell_unread(model)
         self.input_check = InputCheck(model, self.pixels)
@@ -94,7 +99,8 @@ class TensorBackend(Backend):
         if isinstance(error, BadInput):
             return Failure(str(error), code="INVALID_ARG")
         text = text_of(error)
-        return Failure(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+        code = "OUT_OF_MEMORY" if is_out_of_memory(error) else "INTERNAL"
+        return Failure(f"{type(error).__name__}: {text}" if text else type(error).__name__, code)
 
     def lost_device(self) -> str:
         """Asked after `run` raised: why the device is lost to this process, so that running anything else is pointless; "" = it
@@ -115,28 +121,34 @@ class TensorBackend(Backend):
                 respond(index, Response(error=Failure(str(error), code="INVALID_ARG")))
             else:
                 groups.setdefault(key if batches else index, []).append((index, request))
-        for group in groups.values():
-            self._execute_group(group, respond)
+        for key, group in groups.items():
+            fitting = self.fitting.get(key) if self.fitting else None
+            for part in (slice(None),) if fitting is None else fitting.parts([self._rows(one) for _, one in group]):
+                self._execute_group(group[part], respond, key)
 
     def _is_pixels(self, name: str, datatype: str) -> bool:
         """Whether these are a codec's rows that are yet to be normalised."""
         return is_pixels(self.pixels, name, datatype)
 
-    def _execute_group(self, group: list[tuple[int, Request]], respond: Respond) -> None:
+    def _execute_group(self, group: list[tuple[int, Request]], respond: Respond, key: object) -> None:
         """Runs stackable requests as one batch; halves the batch as long as the model raises.
 
-        A batch that does not fit the device's memory is halved too; what then fits is answered.
+        A batch that does not fit the device's memory is halved too; what then fits is answered, and remembered.
         """
         failure = self._try_group(group, respond)
         if failure is None:
             return
+        if failure.code == "OUT_OF_MEMORY" and self.model.batches:
+            self.fitting.setdefault(key, FittingRows(self.model.name)).too_many(sum(self._rows(one) for _, one in group))
+            if len(self.fitting) > KEPT_SHAPES:
+                del self.fitting[next(iter(self.fitting))]
         if len(group) == 1 or failure.code == "BAD_OUTPUT":
             for index, _ in group:
                 respond(index, Response(error=failure))
             return
         half = len(group) // 2
-        self._execute_group(group[:half], respond)
-        self._execute_group(group[half:], respond)
+        self._execute_group(group[:half], respond, key)
+        self._execute_group(group[half:], respond, key)
 
     def _try_group(self, group: list[tuple[int, Request]], respond: Respond) -> Failure | None:
         """Answers all of `group` from one run, or tells why none was answered. No frame of the model outlives this call."""
@@ -157,7 +169,7 @@ class TensorBackend(Backend):
     def _run_batch(self, requests: list[Request]) -> list[list[Tensor]]:
         """Stack, run, split: the outputs of each request."""
         started = time.monotonic_ns()
-        rows = [request.tensors[0].shape[0] if self.model.batches else 1 for request in requests]
+        rows = [self._rows(request) for request in requests]
         padded = self._padded(sum(rows), requests[0])
         inputs = {tensor.name: self._stack(tensor.name, requests, padded) for tensor in requests[0].tensors}
         stacked = time.monotonic_ns()
@@ -166,6 +178,9 @@ class TensorBackend(Backend):
         answers = self._split(self._finish(outputs, inputs, padded, sum(rows)), rows, requests)
         self._count(stacked - started, ran - stacked, time.monotonic_ns() - ran)
         return answers
+
+    def _rows(self, request: Request) -> int:
+        return request.tensors[0].shape[0] if self.model.batches else 1
 
     def _count(self, before: int, model: int, after: int) -> None:
         self.durations = (self.durations[0] + before, self.durations[1] + model, self.durations[2] + after)

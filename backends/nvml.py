@@ -1,6 +1,6 @@
 """NVIDIA's management library (NVML) through its own Python package `nvidia-ml-py`, where both are there.
 
-It answers in milliseconds, where `nvidia-smi` takes up to a second, and opens no CUDA context. What a card does not report (a part
+It answers in milliseconds, where `nvidia-smi` takes up to a second, and opens no CUDA context. What a card does not report (part
 of a MIG card, a power meter that is missing) is 0, as with nvidia-smi.
 """
 

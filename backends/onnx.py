@@ -18,6 +18,7 @@ from ..core.request import Failure, Instance
 from ..core.tensor import datatype_of
 from . import onnx_pixels
 from .batch import Array, BadInput, BadOutput, TensorBackend
+from .memory import is_out_of_memory
 from .onnx_binding import Binding
 from .onnx_options import SHRINKAGE, binds, plain_providers, providers, run_options, session_options, uses_graphs
 from .onnx_session import error_text, open_session
@@ -100,9 +101,7 @@ class OnnxBackend(TensorBackend):
     def explain(self, error: Exception) -> Failure:
         if isinstance(error, BadInput):
             return super().explain(error)
-        text = error_text(error)
-        full = "Failed to allocate memory" in text or "out of memory" in text
-        return Failure(text, code="OUT_OF_MEMORY" if full else "INTERNAL")
+        return Failure(error_text(error), code="OUT_OF_MEMORY" if is_out_of_memory(error) else "INTERNAL")
 
 
 def model_file(model: ModelConfig) -> Path:

@@ -132,6 +132,11 @@ def uses_graphs(model: ModelConfig, on_gpu: bool) -> bool:
         raise CannotLoad("parameter cuda_graphs: BYTES and BF16 tensors cannot have fixed places on the device")
     if not binds(model, on_gpu):
         raise CannotLoad("parameter cuda_graphs needs io_binding, which is false")
+    if "gpu" in parameters.get(SHRINKAGE, ""):
+        raise CannotLoad(
+            f"parameter cuda_graphs cannot go with {SHRINKAGE} {parameters[SHRINKAGE]}: a graph's memory must stay where it was "
+            "when it was captured; leave one of them out, or shrink the arena of the CPU only"
+        )
     return True
 
 

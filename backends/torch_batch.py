@@ -19,6 +19,7 @@ import torch
 from ..core.request import Failure, Instance
 from .batch import Array, BadInput, BadOutput, TensorBackend
 from .cuda_graphs import CudaGraphs
+from .memory import is_out_of_memory
 from .options import CannotLoad, choice, flag, integer
 from .stacking import Key
 from .staging import Staging, pinned
@@ -194,10 +195,10 @@ class TorchBackend(TensorBackend):
     # -- errors -----------------------------------------------------------------------------------------------------
 
     def explain(self, error: Exception) -> Failure:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            return Failure(str(error), code="OUT_OF_MEMORY")
+                torch.cuda.empty_cache()  # also cuBLAS's and cuDNN's workspaces come from what torch leaves
+            return Failure(text_of(error) or type(error).__name__, code="OUT_OF_MEMORY")
         if isinstance(error, BadInput):
             return Failure(str(error), code="INVALID_ARG")
         return Failure(f"PyTorch execute failure: {text_of(error) or type(error).__name__}")

@@ -26,6 +26,7 @@ from typing import NoReturn
 
 from ...backends.base import Backend, DeviceLost
 from ...backends.extras import explain
+from ...backends.memory import is_out_of_memory
 from ...backends.telling import text_of, trace_of
 from ...core.errors import JitneyError
 from ...core.model_config import ModelConfig
@@ -37,7 +38,7 @@ from ..workers.channel import MessageChannel
 from ..workers.messages import Cancel, Execute, HostReply, Load, Loaded
 from .host import FrameHost
 from .inbox import Inbox
-from .running_batch import RunningBatch, is_out_of_memory
+from .running_batch import RunningBatch
 
 _PR_SET_PDEATHSIG = 1
 
