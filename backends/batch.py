@@ -121,10 +121,10 @@ class TensorBackend(Backend):
                 respond(index, Response(error=Failure(str(error), code="INVALID_ARG")))
             else:
                 groups.setdefault(key if batches else index, []).append((index, request))
-        for key, group in groups.items():
-            fitting = self.fitting.get(key) if self.fitting else None
+        for shapes, group in groups.items():
+            fitting = self.fitting.get(shapes) if self.fitting else None
             for part in (slice(None),) if fitting is None else fitting.parts([self._rows(one) for _, one in group]):
-                self._execute_group(group[part], respond, key)
+                self._execute_group(group[part], respond, shapes)
 
     def _is_pixels(self, name: str, datatype: str) -> bool:
         """Whether these are a codec's rows that are yet to be normalised."""

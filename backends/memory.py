@@ -11,6 +11,8 @@ Few libraries have a class for it. The texts stand here and nowhere else:
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -53,6 +55,18 @@ def _says_so(error: BaseException) -> bool:
     if getattr(error, "error_code", None) == _CUDA_OUT_OF_MEMORY:
         return True
     return isinstance(error, Exception) and _WORDS.search(text_of(error)) is not None
+
+
+def trim() -> None:
+    """Gives memory back to the system that the process has freed and keeps.
+
+    Workers are told to keep what a batch needed (the server's `worker_process.MALLOC`); for weights that have gone to a card, a
+    copy in the host's memory is nothing that a batch will need.
+    """
+    gc.collect()
+    trimmed = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trimmed is not None:
+        trimmed(0)
 
 
 class FittingRows:

@@ -18,7 +18,7 @@ from ..core.request import Failure, Instance
 from ..core.tensor import datatype_of
 from . import onnx_pixels
 from .batch import Array, BadInput, BadOutput, TensorBackend
-from .memory import is_out_of_memory
+from .memory import is_out_of_memory, trim
 from .onnx_binding import Binding
 from .onnx_options import SHRINKAGE, binds, plain_providers, providers, run_options, session_options, uses_graphs
 from .onnx_session import error_text, open_session
@@ -55,6 +55,8 @@ class OnnxBackend(TensorBackend):
         self._providers = providers(model, instance)
         self._on_gpu = any(name == "CUDAExecutionProvider" for name, _ in self._providers)
         self.session = open_session(path, session_options(model, instance), self._providers)
+        if self._on_gpu:
+            trim()
         check_against(model, self.session)
         inputs = [*self.session.get_inputs(), *self.session.get_overridable_initializers()]
         untold = _scalars(self.session.get_outputs())

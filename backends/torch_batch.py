@@ -19,7 +19,7 @@ import torch
 from ..core.request import Failure, Instance
 from .batch import Array, BadInput, BadOutput, TensorBackend
 from .cuda_graphs import CudaGraphs
-from .memory import is_out_of_memory
+from .memory import is_out_of_memory, trim
 from .options import CannotLoad, choice, flag, integer
 from .stacking import Key
 from .staging import Staging, pinned
@@ -65,6 +65,8 @@ class TorchBackend(TensorBackend):
         on_gpu = self.device.type == "cuda"
         self.normalizer = Normalizer(self.pixels, self.device) if self.pixels is not None and on_gpu else None
         self.module = self.open_module(model)
+        if on_gpu:
+            trim()
         self.arguments = argument_order(model, self.argument_names())
         self.positions = _indices([spec.name for spec in model.outputs])
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from jitney.backends import cuda_graphs
 from jitney.backends.cuda_graphs import CannotCapture, CudaGraphs
 from jitney.backends.onnx_options import SHRINKAGE, uses_graphs
 from jitney.backends.options import CannotLoad
@@ -64,7 +63,7 @@ def test_running_out_of_memory_is_no_fault_of_the_model(graphs: CudaGraphs, monk
     def forward(inputs: dict[str, Any]) -> dict[str, Any]:
         raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
-    monkeypatch.setattr(cuda_graphs.torch.cuda, "graph", lambda graph, pool=None: torch.no_grad())
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, pool=None: torch.no_grad())
     with pytest.raises(RuntimeError, match="CUBLAS_STATUS_ALLOC_FAILED"):
         graphs.run({"x": torch.zeros(2)}, forward, capture=True)
 

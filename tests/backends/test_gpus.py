@@ -150,7 +150,7 @@ class Library:
         return index
 
     def nvmlDeviceGetUUID(self, handle: int) -> str | bytes:
-        return [b"GPU-old", b"", "GPU-new"][handle]
+        return "GPU-new" if handle else b"GPU-old"
 
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
         return SimpleNamespace(used=5 << 20, total=80 << 30)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from jitney.backends.options import CannotLoad
 from jitney.backends.stacking import Array
 from jitney.core.model_config import ModelConfig
 from jitney.core.request import Instance
+from jitney.server.workers.worker_process import MALLOC
 from jitney.tests.fakes.tensors import answers, arrays, config, request, spec
 
 
@@ -163,3 +167,27 @@ def test_requests_are_parted_in_their_order() -> None:
     assert list(fitting.parts([3, 4, 5])) == [slice(0, 1), slice(1, 2), slice(2, 3)]
     assert list(fitting.parts([1, 2, 3, 9, 1])) == [slice(0, 3), slice(3, 4), slice(4, 5)]
     assert list(fitting.parts([2, 2, 2])) == [slice(0, 3)]
+
+
+KEEPS = """
+import numpy as np, psutil
+from jitney.backends.memory import trim
+resident = lambda: psutil.Process().memory_info().rss >> 20
+kept = [np.ones(1 << 20, np.uint8) for _ in range(200)]
+held = resident()
+last = kept.pop()  # lies above what is freed, so that the heap cannot shrink by itself
+del kept
+freed = resident()
+trim()
+print(held - freed, freed - resident(), last[0])
+"""
+
+
+def test_what_weights_took_on_their_way_to_a_card_goes_back_to_the_system() -> None:
+    """With the settings that workers get, freed memory stays with the process until it is asked to let it go."""
+    done = subprocess.run(
+        [sys.executable, "-c", KEEPS], env={**os.environ, **MALLOC}, capture_output=True, text=True, timeout=60, check=True
+    )
+    by_itself, by_trim, _ = map(int, done.stdout.split())
+    assert by_itself < 20
+    assert by_trim > 150
