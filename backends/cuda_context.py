@@ -1,4 +1,4 @@
-"""Whether this process can still use its GPUs: CUDA is asked, not the text of an error.
+"""What is asked of CUDA itself: whether this process can still use its GPUs, and memory that copies to them are fast from.
 
 After a device-side assert, an illegal access or a failure of the hardware, every call on that context fails until the process
 ends. What the model's code raises then says little of it: cuBLAS, cuDNN and ONNX Runtime raise plain errors for lost contexts
@@ -12,10 +12,17 @@ context (ONNX Runtime, CuPy, Numba, TensorFlow). Neither is loaded or initialise
 from __future__ import annotations
 
 import ctypes
+import logging
+import mmap
 import os
 import sys
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from .telling import text_of
 
@@ -23,7 +30,9 @@ from .telling import text_of
 #: too many resources asked for by a launch. Those from 900 to 999 are about the capture of graphs.
 PASSING = frozenset({1, 2, 3, 9, 201, 701})
 _CAPTURE = range(900, 1000)
+_PORTABLE = 1  # CU_MEMHOSTREGISTER_PORTABLE: for all contexts
 _NO_LOAD = os.RTLD_LAZY | 4  # RTLD_NOLOAD, which the module os lacks: a handle of a library that is in the process already
+_log = logging.getLogger(__name__)
 
 
 def lost() -> str:
@@ -60,11 +69,44 @@ def _lost_to_torch() -> str:
     return ""
 
 
+# -- page-locked memory ----------------------------------------------------------------------------------------------------
+
+
+def page_locked(size: int, gpu: int) -> npt.NDArray[np.uint8]:
+    """`size` bytes that a copy to a GPU reads at the bus's speed, without torch; ordinary memory where CUDA locks none.
+
+    For a process that uses the GPU already. Locked pages are let go with the array and all views of it.
+    """
+    whole: npt.NDArray[np.uint8] = np.frombuffer(mmap.mmap(-1, max(size, 1)), np.uint8)  # pages of their own
+    cuda = driver()
+    if cuda is not None:
+        code = _in_context(cuda, gpu, lambda: _register(cuda, whole))
+        if code:
+            _log.warning(
+                "%d bytes cannot be locked for copies to GPU %d: CUDA error %d: %s", size, gpu, code, _name(cuda, code)
+            )
+        else:
+            let_go = weakref.finalize(whole, _in_context, cuda, gpu, partial(_unregister, cuda, whole.ctypes.data))
+            let_go.atexit = False  # the end of the process does it
+    return whole[:size]
+
+
+def _register(cuda: Any, memory: npt.NDArray[np.uint8]) -> int:
+    return int(cuda.cuMemHostRegister_v2(ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(memory.nbytes), _PORTABLE))
+
+
+def _unregister(cuda: Any, address: int) -> int:
+    return int(cuda.cuMemHostUnregister(ctypes.c_void_p(address)))
+
+
+# -- the driver ------------------------------------------------------------------------------------------------------------
+
+
 def _lost_to_driver(cuda: Any) -> str:
     if cuda is None:
         return ""
     for device in _active(cuda):
-        code = _synchronize(cuda, device)
+        code = _in_context(cuda, device, cuda.cuCtxSynchronize)
         if code and not is_passing(code):
             return f"CUDA error {code}: {_name(cuda, code)}"
     return ""
@@ -83,15 +125,15 @@ def _active(cuda: Any) -> Iterator[int]:
             yield device.value
 
 
-def _synchronize(cuda: Any, device: int) -> int:
-    """CUDA's code for waiting for all of a device's work in its primary context."""
+def _in_context(cuda: Any, device: int, call: Callable[[], Any]) -> int:
+    """The code of a call in the primary context of a device, or of getting there."""
     context, before = ctypes.c_void_p(), ctypes.c_void_p()
     if code := int(cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)):
         return code
     try:
         if code := int(cuda.cuCtxPushCurrent_v2(context)):
             return code
-        code = int(cuda.cuCtxSynchronize())
+        code = int(call())
         cuda.cuCtxPopCurrent_v2(ctypes.byref(before))
         return code
     finally:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..core.request import Failure, Instance
 from ..core.tensor import datatype_of
-from . import onnx_pixels
+from . import cuda_context, onnx_pixels
 from .batch import Array, BadInput, BadOutput, TensorBackend
 from .memory import is_out_of_memory, trim
 from .onnx_binding import Binding
@@ -81,6 +81,12 @@ class OnnxBackend(TensorBackend):
             normalizer=normalizer,
             pixels="" if self.pixels is None else self.pixels.name,
         )
+
+    def allocate(self, size: int) -> npt.NDArray[np.uint8]:
+        """On a GPU page-locked: ONNX Runtime's copies from ordinary memory go through a buffer of the driver's."""
+        if self._on_gpu and self.binding is not None:
+            return cuda_context.page_locked(size, self.instance.gpu or 0)
+        return super().allocate(size)
 
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         if self.binding is not None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from onnx import TensorProto
 
 from jitney.backends import cuda_context
+from jitney.tests.backends.test_onnx import model, save_identity
+from jitney.tests.fakes.tensors import answers, arrays, loaded, request
 
 
 class Driver:
@@ -20,6 +25,8 @@ class Driver:
         self.contexts, self.initialised, self.stack = contexts, initialised, 0
         self.asked: list[int] = []
         self.current = -1
+        self.locked: dict[int, int] = {}
+        self.refuses = False
 
     def cuDeviceGetCount(self, count: Any) -> int:
         count._obj.value = len(self.contexts)
@@ -52,6 +59,16 @@ class Driver:
     def cuCtxSynchronize(self) -> int:
         self.asked.append(self.current)
         return self.contexts[self.current][1]
+
+    def cuMemHostRegister_v2(self, address: Any, size: Any, flags: int) -> int:
+        if self.refuses:
+            return 2
+        self.locked[address.value] = size.value
+        return 0
+
+    def cuMemHostUnregister(self, address: Any) -> int:
+        del self.locked[address.value]
+        return 0
 
     def cuGetErrorString(self, code: int, text: Any) -> int:
         text._obj.value = ctypes.c_char_p(b"device-side assert triggered").value
@@ -117,3 +134,46 @@ def test_a_process_without_cuda_is_sound_and_loads_nothing() -> None:
 def test_torch_need_not_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch")
     assert cuda_context.lost() == ""
+
+
+def test_page_locked_memory_is_let_go_with_its_last_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = use(monkeypatch, Driver({0: (True, 0)}))
+    memory = cuda_context.page_locked(5000, 0)
+    assert (memory.size, memory.dtype) == (5000, np.uint8)
+    assert memory.ctypes.data % 4096 == 0
+    assert driver.locked == {memory.ctypes.data: 5000}
+    part = memory[10:20].view(np.int16)
+    part[:] = 7
+    del memory
+    gc.collect()
+    assert driver.locked
+    del part
+    gc.collect()
+    assert not driver.locked
+    assert driver.stack == 0
+
+
+def test_memory_that_cannot_be_locked_is_ordinary(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    driver = use(monkeypatch, Driver({0: (True, 0)}))
+    driver.refuses = True
+    memory = cuda_context.page_locked(100, 0)
+    memory[:] = 1
+    assert "100 bytes cannot be locked for copies to GPU 0: CUDA error 2" in caplog.text
+    monkeypatch.setattr(cuda_context, "driver", lambda: None)
+    cuda_context.page_locked(100, 0)[:] = 1
+
+
+def test_onnx_runtimes_batches_are_stacked_in_page_locked_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    save_identity(tmp_path, TensorProto.FLOAT)
+    driver = use(monkeypatch, Driver({0: (True, 0)}))
+    backend: Any = loaded(model(tmp_path, parameters={"io_binding": "true", "warmup": "off"}))
+    array = np.arange(4, dtype=np.float32).reshape(2, 2)
+    sent = [request(x=array), request(x=array + 1)]
+    answers(backend, sent)
+    assert not driver.locked, "on the CPU there is no reason to"
+    backend.buffers.buffers.clear()
+    backend._on_gpu = True
+    for each, answer in zip([array, array + 1], answers(backend, sent), strict=True):
+        np.testing.assert_array_equal(arrays(answer)["y"], each)
+    (size,) = driver.locked.values()
+    assert size == 32
