@@ -56,12 +56,16 @@ class OnDemandDeployment(Deployment):
         self._loaded: WorkerDeployment | None = None
         self._failed: tuple[float, str] | None = None
         self._closing = False
+        self._kept = 0  # workers that it was scaled to, and keeps
         self._generation = new_generation()
         self.state, self.reason = ModelState.READY, NOT_LOADED
         self.min_workers = 0
         self._count()  # InvalidConfig where its instances have no place on this machine
 
     def _count(self) -> int:
+        """The workers that a load starts. An archive has a number of them, and none that is none as far as loads go."""
+        if self._kept or self.config.is_archive:
+            return self._kept or max(self.config.min_workers, 1)
         gpus = cores.machine_gpus() if self._options.gpus is None else self._options.gpus
         return placement.declared(self.config, gpus)
 
@@ -147,7 +151,10 @@ class OnDemandDeployment(Deployment):
         with self._lock:
             self._failed = None
         try:
-            self._awake().wait_ready()
+            loaded = self._awake()
+            loaded.pool.wait_ready()
+            self._grow(loaded)
+            loaded.pool.wait_ready()
         except Draining:
             if self._failed is None:  # else its workers are being taken away because they could not load it
                 raise
@@ -188,7 +195,7 @@ class OnDemandDeployment(Deployment):
         """Ends its workers and waits for that; False where a request has come since, or is waiting or running."""
         with self._lock:
             loaded = self._loaded
-            if loaded is None or self.used > unused_since or _is_busy(loaded):
+            if loaded is None or self._kept or self.used > unused_since or _is_busy(loaded):
                 return False
             self._loaded, self.reason = None, NOT_LOADED
         loaded.close(DRAIN_S, reason=NOT_LOADED)
@@ -205,6 +212,25 @@ class OnDemandDeployment(Deployment):
             loaded.close(timeout, reason=reason)
             self._cache.forget(self)
         self.state = ModelState.UNAVAILABLE
+
+    def scale(self, workers: int, *, retry: bool = False) -> None:
+        """Keeps so many workers from now on, beginning to start them where they are not there; 0 = loads on demand again, and
+        is unloaded now where nothing is to be answered."""
+        with self._lock:
+            self._kept = workers
+            loaded = self._loaded
+        if not workers:
+            if self.unload(time.monotonic()):
+                self._cache.forget(self)
+        elif loaded is not None:
+            loaded.scale(workers, retry=retry)
+        else:
+            self._awake()
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Waits for the workers that it keeps, if it does."""
+        if self._kept:
+            self.load_now()
 
     def reconfigure(self, config: ModelConfig) -> None:
         """Takes over a configuration that differs in the number of workers only."""
