@@ -93,7 +93,7 @@ setup(
     extras_require={
         "torch": ["torch>=2.10", "safetensors>=0.4"],
         "onnx": ["onnxruntime>=1.20"],
-        "gpu": ["onnxruntime-gpu[cuda,cudnn]>=1.20", "torch>=2.10", "safetensors>=0.4"],
+        "gpu": ["nvidia-ml-py>=12", "onnxruntime-gpu[cuda,cudnn]>=1.20", "torch>=2.10", "safetensors>=0.4"],
         "tls": ["cryptography>=42"],
         "grpc": ["grpcio>=1.60"],
         "client": ["tritonclient[http]>=2.50"],

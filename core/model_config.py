@@ -129,6 +129,8 @@ class ModelConfig:
                       answered later; 0 = the default of its kind
     retry_after_crash   whether requests that a worker held when it crashed are run again, each alone, once
     startup_timeout_s   a worker that has not loaded by then is ended; 0 = no limit, AT_ONCE = none loads in time
+    on_demand         whether its workers start with the first request and not when the server does
+    idle_timeout_s    one that is loaded on demand goes after so many seconds without a request; 0 = when memory runs short
     codec_source      of a codec that is a Python file: what it held when the model was loaded
     config_json       the `GET …/config` document (Triton's ModelConfig as JSON, proto field names)
     environment       variables that the workers get beside the server's
@@ -165,6 +167,8 @@ class ModelConfig:
     codec_source: bytes = b""
     response_timeout_s: float = 0.0
     startup_timeout_s: float = 0.0
+    on_demand: bool = False
+    idle_timeout_s: float = 0.0
     min_workers: int = 1
     max_workers: int = 1
     max_retry_timeout_s: float = 300.0

@@ -153,6 +153,19 @@ def serve_parser(no_meaning: Iterable[str] = NO_MEANING) -> argparse.ArgumentPar
         choices=("lane", "flush"),
         help="an odd shape waits in a lane of its own, or closes the batch (lane)",
     )
+    add("--default-load", choices=("at_start", "on_demand"), help="when models are loaded that do not say so (at_start)")
+    add(
+        "--default-idle-timeout-s",
+        type=float,
+        metavar="N",
+        help="seconds without a request after which what was loaded on demand is unloaded (0: when memory runs short)",
+    )
+    add(
+        "--max-loaded-bytes",
+        type=int,
+        metavar="BYTES",
+        help="what all that was loaded on demand may take together (0: what the machine has)",
+    )
     add("--log-config", metavar="FILE", help="logging configuration: Python's dictConfig as JSON or YAML")
     add("--disable-token-auth", action="store_true", help="serve non-loopback addresses without tokens")
     for option in no_meaning:

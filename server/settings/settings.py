@@ -41,6 +41,9 @@ class Settings:
     http_threads      requests that may wait in threads of the inference listener; max_waiting: those that wait without one
     max_held_bytes    of bodies and unread answers that all connections together may have the server hold
     front_ends        processes that answer the inference address; 1 = the main process itself. http_threads is of each of them
+    default_load      at_start or on_demand: when the workers of models start that say nothing of their own
+    default_idle_timeout_s  of one that was loaded on demand: seconds without a request; 0 = until memory runs short
+    max_loaded_bytes  what all models that were loaded on demand may take together; 0 = what the machine has
     status_page       on or off: /status and what it is made of, on the management port
     backend_config    tritonserver's: backend ("" = all) -> key -> value
     cache_config      bytes of the response cache, 0 = none
@@ -110,6 +113,9 @@ class Settings:
     allow_private_urls: bool = False
     shape_change: str = "lane"
     fast_path: bool = True
+    default_load: str = "at_start"
+    default_idle_timeout_s: float = 0.0
+    max_loaded_bytes: int = 0
     max_archive_bytes: int = 128 * 2**30
     max_archive_entries: int = 100_000
     max_archive_ratio: int = 100

@@ -26,6 +26,7 @@ from typing import NoReturn
 
 from ...backends.base import Backend, DeviceLost
 from ...backends.extras import explain
+from ...backends.memory import is_out_of_memory
 from ...backends.telling import text_of, trace_of
 from ...core.errors import JitneyError
 from ...core.model_config import ModelConfig
@@ -38,7 +39,7 @@ from ..workers.messages import Cancel, Copied, Execute, HostReply, Load, Loaded
 from .host import FrameHost
 from .inbox import Inbox
 from .reply_memory import ReplyMemory
-from .running_batch import RunningBatch, is_out_of_memory
+from .running_batch import RunningBatch
 
 _PR_SET_PDEATHSIG = 1
 

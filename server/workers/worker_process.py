@@ -73,7 +73,7 @@ def environment(config: ModelConfig, instance: Instance) -> dict[str, str]:
 
 
 class WorkerProcess:
-    """A process, its socket, its reply memory, and the two threads that read from it.
+    """A process, its socket, its reply memory, and the thread that reads from it (what it prints, one thread reads for all).
 
     `on_message(child, message)` is called by the reading thread or, while that lends its socket, by the process' reactor;
     finally `on_exit(child)`, by the reading thread. `send` and `kill` may be called by any thread. The thread that makes a

@@ -40,8 +40,8 @@ def limited(config: ModelConfig, defaults: Limits, source: Source) -> ModelConfi
         return config
     return replace(
         config,
-        response_timeout_s=_seconds(config.parameters, RESPONSE, defaults.response_s, config.name, source),
-        startup_timeout_s=_seconds(config.parameters, STARTUP, defaults.startup_s, config.name, source),
+        response_timeout_s=seconds_of(config.parameters, RESPONSE, defaults.response_s, config.name, source),
+        startup_timeout_s=seconds_of(config.parameters, STARTUP, defaults.startup_s, config.name, source),
         max_in_flight=_batches(config.parameters, config.name, source),
         retry_after_crash=_runs_again(config, source),
     )
@@ -75,7 +75,10 @@ def _batches(parameters: Mapping[str, str], model: str, source: Source) -> int:
     return int(text)
 
 
-def _seconds(parameters: Mapping[str, str], name: str, default: float, model: str, source: Source) -> float:
+def seconds_of(
+    parameters: Mapping[str, str], name: str, default: float, model: str, source: Source, zero: str = "no limit"
+) -> float:
+    """The parameter `name` as seconds; InvalidConfig says what `zero` seconds mean."""
     text = parameters.get(name)
     if text is None:
         return default
@@ -84,6 +87,6 @@ def _seconds(parameters: Mapping[str, str], name: str, default: float, model: st
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        wanted = "expected a number of seconds from 0 (no limit), such as 30"
+        wanted = f"expected a number of seconds from 0 ({zero}), such as 30"
         raise source.error(f"parameter '{name}' of model '{model}' is '{text}': {wanted}", "parameters", f'"{name}"')
     return seconds
