@@ -48,6 +48,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tools/first_steps", "tools/tune/"),
     ("tools/dev/",),
     ("server/cli/",),
+    ("tools/dev/reference/", "tools/dev/build_reference"),
 )
 
 #: What TorchServe's programs import to start and register, under the names that they know: it is the server's.
