@@ -312,6 +312,7 @@ def _addresses(flags: dict[str, Any]) -> dict[str, str]:
 
 
 def serve(arguments: Sequence[str]) -> int:
+    _require_linux()
     with threads.one_for_blas():
         from ..main import run
     from ..lifecycle.startup import with_archives
@@ -367,6 +368,15 @@ def complete(arguments: Sequence[str]) -> int:
     return main(list(arguments))
 
 
+def _require_linux() -> None:
+    """InvalidConfig on another system, before something of it is missing in the middle of a start."""
+    if sys.platform != "linux":
+        raise InvalidConfig(
+            f"a server needs Linux (memfd, epoll), and this is {sys.platform}; run it in a container or a virtual machine, on "
+            "Windows also in WSL"
+        )
+
+
 def _require_working_directory() -> None:
     """InvalidConfig where the folder that the command was typed in has been deleted: paths mean nothing there."""
     try:
@@ -405,6 +415,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments and not arguments[0].startswith("-"):
             print(f"jitney: {_unknown_command(arguments[0])}", file=sys.stderr)
             return 2
+        _require_linux()
         return torchserve_cli.main(arguments)
     except (InvalidConfig, NothingAnswers) as error:
         print(f"jitney: {error}", file=sys.stderr)

@@ -5,6 +5,7 @@ A comment before an example of shell or Python says how it is kept true:
     <!-- run -->            a test runs it, in a folder that the page's examples share
     <!-- serve -->          likewise, in the background: a server, or several, that the examples after it ask
     <!-- answer -->         no example but what the one before prints: its lines, `…` for what differs from run to run
+    <!-- file: PATH -->     a file that the page's other examples need, which the test writes
     <!-- run by: PATH -->   that test or script runs it, and has its lines
     <!-- not run: WHY -->   it is not run
 """
@@ -24,7 +25,7 @@ COMMANDS = (
     r"|python3?|source|tar|torch-model-archiver|torchserve|tritonserver|unzip|wget"
 )
 SHELL, PYTHON = ("bash", "sh", "shell", "console"), ("python", "py", "pycon")
-_MARK = re.compile(r"<!-- (run|serve|answer|run by|not run)(?:: (.*?))? -->\Z", re.DOTALL)
+_MARK = re.compile(r"<!-- (run by|run|serve|answer|file|not run)(?:: (.*?))? -->\Z", re.DOTALL)
 _FENCE = re.compile(r"^(```+)\s*([\w+-]*)[^\n]*\n(.*?)^\1\s*$", re.DOTALL | re.MULTILINE)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _IS_SHELL = re.compile(rf"^\$ |^(?:\w+=\S+ )*(?:\.venv/bin/)?(?:{COMMANDS})(?: |$)")
@@ -43,7 +44,7 @@ class Block:
 
     @property
     def place(self) -> str:
-        return f"{self.path.relative_to(ROOT)}:{self.line}"
+        return f"{self.path.relative_to(ROOT) if self.path.is_relative_to(ROOT) else self.path}:{self.line}"
 
     @property
     def is_example(self) -> bool:
@@ -68,6 +69,9 @@ def blocks(path: Path) -> list[Block]:
         line = lines[at]
         if line.startswith("<!--"):
             end = next(number for number in range(at, len(lines)) if "-->" in lines[number])
+            if line.strip() in ("<!-- setup", "<!-- setup serve"):
+                kind = "serve" if "serve" in line else "run"
+                found.append(Block(path, at + 1, "bash", "\n".join(lines[at + 1 : end]) + "\n", kind))
             match = _MARK.match(" ".join(text.strip() for text in lines[at : end + 1]))
             mark, note = (match[1], match[2] or "") if match else ("", "")
             at = end + 1

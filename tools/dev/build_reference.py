@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from .reference import metrics, model_config, routes, settings
+from .reference import commands, errors, metrics, model_config, routes, settings
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -31,6 +31,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "metrics of Triton": metrics.triton,
     "metrics of TorchServe": metrics.torchserve,
     "metrics of the process": metrics.process,
+    "errors": errors.error_classes,
+    "commands": commands.commands,
 }
 _PART = re.compile(r"<!-- generated: ([\w ]+) -->\n.*?<!-- end of \1 -->", re.DOTALL)
 

@@ -277,3 +277,12 @@ def test_a_store_that_cannot_be_read_is_said_in_a_sentence(tmp_path: Path, monke
     monkeypatch.setattr(Path, "iterdir", forbidden)
     with pytest.raises(InvalidConfig, match=f"the folder '{tmp_path}' cannot be read: Permission denied"):
         holds_archives(tmp_path)
+
+
+@pytest.mark.parametrize("arguments", [["serve", "models"], ["--start", "--model-store", "store"]])
+def test_on_another_system_it_says_so(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert cli.main(arguments) == 1
+    assert "a server needs Linux (memfd, epoll), and this is darwin" in capsys.readouterr().err
