@@ -87,7 +87,7 @@ setup(
         "jitney": ["py.typed"],
         "jitney.server": ["**/*.yaml", "**/*.json", "**/*.proto", "**/*.binpb", "http/status/files/**/*"],
         "jitney.backends": ["**/*.yaml", "**/version.txt"],
-        "jitney.tools": ["starter/**/*"],
+        "jitney.tools": ["starter/**/*", "templates/*.onnx"],
     },
     install_requires=BASE,
     extras_require={

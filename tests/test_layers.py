@@ -45,7 +45,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("server/grpc/",),
     ("server/web", "server/main"),
     ("tools/__init__", "tools/steps", "tools/archive", "tools/bench/"),
-    ("tools/first_steps", "tools/templates", "tools/init", "tools/check/", "tools/tune/"),
+    ("tools/first_steps", "tools/templates/", "tools/init", "tools/check/", "tools/tune/"),
     ("tools/dev/",),
     ("server/cli/",),
     ("tools/dev/reference/", "tools/dev/build_reference"),

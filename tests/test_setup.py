@@ -137,6 +137,7 @@ def test_a_wheel_has_the_package_and_nothing_else(unpacked: Path) -> None:
         "bench",
         "check",
         "starter",
+        "templates",
         "tune",
     }
 

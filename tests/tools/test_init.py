@@ -13,7 +13,7 @@ import pytest
 from jitney.server.cli.main import main
 from jitney.tests.fakes.torchserve_server import environment
 from jitney.tools.bench.served import ServedProcess, serving
-from jitney.tools.dev import build_starter
+from jitney.tools.dev import build_template
 from jitney.tools.first_steps import ask
 from jitney.tools.init import REQUEST, commands
 from jitney.tools.templates import ANSWER, LINEAR, TEMPLATES, safetensors
@@ -83,7 +83,7 @@ def test_a_script_that_fails_leaves_no_model(
 
 
 def test_the_onnx_model_is_the_one_that_is_built_here() -> None:
-    assert LINEAR.read_bytes() == build_starter.linear()
+    assert LINEAR.read_bytes() == build_template.linear()
 
 
 def test_weights_are_what_safetensors_reads() -> None:

@@ -13,7 +13,8 @@ from jitney.server.cli.main import main
 from jitney.tests.fakes.repository import TENSORS, Folder
 
 Check = Callable[..., tuple[int, list[str]]]
-ONNX = Path(__file__).resolve().parents[3] / "tools/starter/linear.onnx"
+ROOT = Path(__file__).resolve().parents[3]
+ONNX = ROOT / "tools/templates/linear.onnx"
 
 
 @pytest.fixture
@@ -239,3 +240,20 @@ def test_an_archive_is_loaded_if_that_is_asked_for(tmp_path: Path, folder: Folde
     status, lines = check("store", "--load")
     assert status == 1
     assert lines[0].startswith("store/m.mar: error: model 'm' does not load: ") and "nowhere_at_all" in lines[0]
+
+
+RECORDED = ROOT / "tests/conformance/recordings"
+#: The models of the recorded Triton that it could not load either.
+BROKEN = {"broken_cfg", "broken_nover", "broken_pref", "name_mismatch"}
+
+
+def test_of_the_recorded_models_only_the_broken_ones_are_found(check: Check) -> None:
+    status, lines = check("--json", str(RECORDED / "triton/model_repository"))
+    found = json.loads("\n".join(lines))
+    assert status == 1
+    assert {each["model"] for each in found if each["severity"] == "error"} == BROKEN
+
+
+@pytest.mark.parametrize("name", ["noop", "echo_batch", "custom_metrics"])
+def test_recorded_archives_are_found_good(name: str, check: Check) -> None:
+    assert check(str(RECORDED / f"torchserve/mars/{name}.mar")) == (0, ["no errors"])

@@ -1,4 +1,4 @@
-"""Builds tools/starter/linear.onnx, with which `jitney init --backend onnx` begins: `python -m jitney.tools.dev.build_starter`.
+"""Builds tools/templates/linear.onnx, the model of `jitney init --backend onnx`: `python -m jitney.tools.dev.build_template`.
 
 y = 2 x + 1 for rows of three numbers. Needs the package onnx, which development alone needs.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-TARGET = Path(__file__).resolve().parents[1] / "starter" / "linear.onnx"
+TARGET = Path(__file__).resolve().parents[1] / "templates" / "linear.onnx"
 #: Old enough for every ONNX Runtime that jitney takes.
 OPSET, IR_VERSION = 13, 8
 

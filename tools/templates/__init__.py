@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-LINEAR = Path(__file__).resolve().parent / "starter" / "linear.onnx"
+LINEAR = Path(__file__).resolve().parent / "linear.onnx"
 #: The row that is asked with, and what comes back for it.
 ROW, ANSWER = [1, 2, 3], [3.0, 5.0, 7.0]
 
