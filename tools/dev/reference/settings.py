@@ -28,7 +28,7 @@ _PARTS = {
     "response_cache_byte_size": "cache_config",
 }
 GROUPS: Mapping[str, Mapping[str, Key]] = {"TorchServe's": TORCHSERVE, "Triton's": TRITON, "jitney's own": JITNEY}
-HEAD = ("key", "meaning", "default", "values", "flag", "environment")
+HEAD = ("key", "meaning", "default", "values", "flag, environment")
 #: Keys that hold a password.
 _SECRET = ("keystore_pass",)
 
@@ -77,13 +77,12 @@ def _rows(keys: Mapping[str, Key]) -> Iterator[tuple[str, ...]]:
     said, typed = meanings(), flags()
     for name, key in keys.items():
         default = "…" if name in _SECRET else key.default or ""
-        names = [f"JITNEY_{name.upper()}", ts_env(name)]
+        names = [*typed.get(name, []), f"JITNEY_{name.upper()}", ts_env(name)]
         yield (
             f"`{name}`",
             said[name],
             code(default),
             expected(key),
-            ", ".join(map(code, typed.get(name, []))),
             ", ".join(code(each) for each in names if each),
         )
 
