@@ -40,7 +40,7 @@ class Settings:
     load_models  archives to load at the start: all, or file names, each with a name before it or not (`m=a.mar`)
     models  `models={…}`: name -> version -> the entry's values: workers, batch size, delay, timeouts of archives
     model_snapshot  the document of a snapshot to restore, which then replaces `load_models`
-    default_workers_per_model  workers of an archive that is loaded at the start; 0 = one for each GPU, or core (`jitney serve`: one)
+    default_workers_per_model  workers of an archive that is loaded at the start; 0 = one for each GPU or core (`jitney serve`: 1)
     default_response_timeout  how long a worker may hold a batch in silence, of archives and models that say nothing
     default_startup_timeout  how long a worker may load an archive that says nothing; of repository models where it was given
     repository_startup_timeout  default_startup_timeout where it was given, else 1200: repositories hold large models too
