@@ -9,7 +9,7 @@ UV ?= uv
 COVERAGE := 81
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types check test page-test format models demo torchserve-demo triton-demo image-test kubernetes-test serve bench bench-gpu requirements clean
+.PHONY: help setup lint types check test page-test docs reference format models demo torchserve-demo triton-demo image-test kubernetes-test serve bench bench-gpu requirements clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -40,6 +40,14 @@ test: $(READY)  ## All tests, warnings as errors, coverage printed and at least 
 page-test: $(READY)  ## The status page in Chromium (Debian: chromium), pictures in .cache/status
 	@$(INSTALL) -r requirements/browser.in
 	@STATUS_PICTURES=.cache/status $(PY) -m pytest tests/server/http/status/test_browser.py
+
+docs: $(READY)  ## The pages of docs/ as a site, in .cache/site: to be opened in a browser, without a network
+	@$(INSTALL) -r requirements/docs.in
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+	@echo ".cache/site/index.html"
+
+reference: $(READY)  ## Write the generated parts of docs/ anew: settings, config.pbtxt, metrics, routes, commands
+	@$(PY) -m jitney.tools.dev.build_reference
 
 check: lint types test  ## What must pass before a change lands: lint, types, tests
 
@@ -80,8 +88,8 @@ PIN = $(UV) pip compile --quiet $(UPGRADE) --no-deps --no-strip-extras --univers
 
 requirements:  ## Pin requirements.txt and requirements-gpu.txt anew from setup.py and requirements/ (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make requirements needs uv: pip install uv, or UV=/path/to/uv"; exit 1; }
-	@$(PIN) --extra torch --extra onnx --extra tls --extra grpc --extra client --output-file requirements.txt >/dev/null
-	@$(PIN) --extra gpu --extra tls --extra grpc --extra client --output-file requirements-gpu.txt >/dev/null
+	@$(PIN) --extra torch --extra onnx --extra tls --extra grpc --extra client --extra completion --output-file requirements.txt >/dev/null
+	@$(PIN) --extra gpu --extra tls --extra grpc --extra client --extra completion --output-file requirements-gpu.txt >/dev/null
 
 clean:  ## Remove everything built
 	rm -rf .venv .cache .types build *.egg-info .pytest_cache .ruff_cache .hypothesis

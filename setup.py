@@ -87,7 +87,7 @@ setup(
         "jitney": ["py.typed"],
         "jitney.server": ["**/*.yaml", "**/*.json", "**/*.proto", "**/*.binpb", "http/status/files/**/*"],
         "jitney.backends": ["**/*.yaml", "**/version.txt"],
-        "jitney.tools": ["starter/**/*"],
+        "jitney.tools": ["starter/**/*", "templates/*.onnx"],
     },
     install_requires=BASE,
     extras_require={
@@ -97,6 +97,7 @@ setup(
         "tls": ["cryptography>=42"],
         "grpc": ["grpcio>=1.60"],
         "client": ["tritonclient[http]>=2.50"],
+        "completion": ["argcomplete>=3.2"],
     },
     entry_points={"console_scripts": ["jitney = jitney.server.cli.main:main"]},
 )

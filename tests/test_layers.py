@@ -45,9 +45,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("server/grpc/",),
     ("server/web", "server/main"),
     ("tools/__init__", "tools/steps", "tools/archive", "tools/bench/"),
-    ("tools/first_steps", "tools/tune/"),
+    ("tools/first_steps", "tools/templates/", "tools/init", "tools/check/", "tools/tune/"),
     ("tools/dev/",),
     ("server/cli/",),
+    ("tools/dev/reference/", "tools/dev/build_reference"),
 )
 
 #: What TorchServe's programs import to start and register, under the names that they know: it is the server's.

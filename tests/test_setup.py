@@ -116,7 +116,15 @@ def test_all_that_a_wheel_imports_is_declared(unpacked: Path) -> None:
     packages = {missing.partition(".")[0] for missing in lacking.values()}
     assert {DISTRIBUTIONS.get(package, package) for package in packages} <= extras, lacking
     imported = found.keys() - lacking.keys()
-    commands = ("server.cli.main", "tools.archive", "tools.first_steps", "tools.bench.command", "tools.tune.command")
+    commands = (
+        "server.cli.main",
+        "tools.archive",
+        "tools.first_steps",
+        "tools.bench.command",
+        "tools.tune.command",
+        "tools.check.command",
+        "tools.init",
+    )
     assert {f"jitney.{name}" for name in commands} <= imported
     assert len(imported) > 150
     assert not any(name.startswith("jitney.tools.dev") for name in found)
@@ -125,7 +133,13 @@ def test_all_that_a_wheel_imports_is_declared(unpacked: Path) -> None:
 def test_a_wheel_has_the_package_and_nothing_else(unpacked: Path) -> None:
     assert {path.name for path in unpacked.glob("*") if not path.name.endswith(".dist-info")} == {"jitney"}
     assert {path.name for path in (unpacked / "jitney").iterdir()} == {"__init__.py", "py.typed", *PACKAGES}
-    assert {path.name for path in (unpacked / "jitney/tools").iterdir() if path.is_dir()} == {"bench", "starter", "tune"}
+    assert {path.name for path in (unpacked / "jitney/tools").iterdir() if path.is_dir()} == {
+        "bench",
+        "check",
+        "starter",
+        "templates",
+        "tune",
+    }
 
 
 def test_a_wheel_has_every_data_file_of_its_packages(unpacked: Path) -> None:

@@ -63,10 +63,12 @@ class TritonRepository:
         gpus: Sequence[int] | None = None,
         limits: Limits = NO_LIMITS,
         load: Loading = AT_START,
+        open_ended: bool = False,
     ) -> None:
         """`backend_config`: backend -> key -> value, "" for all of them. `gpus`: the ids to place models on, None = ask.
 
-        `limits`, `load`: for models that say nothing of their own.
+        `limits`, `load`: for models that say nothing of their own. `open_ended`, beside `auto_complete` False: a configuration may
+        leave out what its model would tell, and stays without it.
         """
         self._paths = [Path(path).absolute() for path in paths]
         for path in self._paths:
@@ -76,7 +78,7 @@ class TritonRepository:
         self._config_name = safe_name(config_name, InvalidConfig) if config_name else ""
         self._completer = Completer(backend_config or {}) if auto_complete else None
         self._gpus = None if gpus is None else list(gpus)
-        self._limits, self._load = limits, load
+        self._limits, self._load, self._open_ended = limits, load, open_ended
         self._uploads: dict[str, list[tempfile.TemporaryDirectory[str]]] = {}
         self._lock = threading.Lock()
 
@@ -185,7 +187,7 @@ class TritonRepository:
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
-            if self._completer is None:
+            if self._completer is None and not self._open_ended:
                 raise InvalidConfig(f"{path}: there is no such file, and auto-completion is turned off") from None
             return schema.ModelConfig(), Source(str(path))
         except (OSError, UnicodeDecodeError) as error:
@@ -207,7 +209,8 @@ class TritonRepository:
             config = completed
         fill_scheduling(config)
         check_config(config, source)
-        _check_has_tensors(config, backend, source)
+        if not self._open_ended:
+            _check_has_tensors(config, backend, source)
         if backend == "ensemble":
             config.model_transaction_policy.SetInParent()
         gpus = self._visible_gpus()
