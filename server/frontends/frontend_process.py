@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
+import psutil
 
 from ...core.errors import TooFewThreads
 from ..ipc.arena import Arena
@@ -26,6 +27,7 @@ from ..process.environment import module_command
 from ..process.threads import BLAS_THREADS
 from ..settings.addresses import Address
 from ..settings.settings import Settings
+from .heartbeat import Heartbeat
 from .messages import UPWARD, Drain, Flush, Hello
 from .peers import receive_peer
 from .send_queue import SendQueue
@@ -92,6 +94,7 @@ class FrontendProcess:
     ) -> None:
         self.index, self.name, self.started = index, f"{spec.kind}-{index - spec.first}", time.monotonic()
         self.ready = False
+        self._heartbeat = Heartbeat()
         self._spec, self._on_ready, self._on_exit = spec, on_ready, on_exit
         self._flushes = itertools.count(1)
         self._flushed: dict[int, threading.Event] = {}
@@ -173,6 +176,22 @@ class FrontendProcess:
             spec.fronts,
         )
         self.send_queue.put(hello)
+
+    def look(self) -> None:
+        """Ends it where it stands still; to be called every `heartbeat.LOOK_S` seconds once it is ready."""
+        if why := self._heartbeat.look(self.frozen):
+            log.error("front end %d is replaced: %s", self.index, why)
+            self.kill()
+        elif self._heartbeat.asks:
+            self._heartbeat.asked(self.flush())
+
+    @property
+    def frozen(self) -> bool:
+        """Whether a signal (SIGSTOP) has stopped it."""
+        try:
+            return bool(psutil.Process(self.pid).status() == psutil.STATUS_STOPPED)
+        except psutil.Error:  # it has ended
+            return False
 
     # -- any thread --------------------------------------------------------------------------------------------------------
 
