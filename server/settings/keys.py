@@ -285,6 +285,7 @@ JITNEY: dict[str, Key] = {
     "http_threads": Key(integer(1, 4096), "128"),
     "max_waiting": Key(integer(1, 1_000_000), "2048"),
     "max_held_bytes": Key(integer(1 << 20, 2**63 - 1), str(1 << 30)),
+    "max_connections_per_address": Key(integer(0, 1_000_000), "0"),
     "front_ends": Key(integer(1, 256), "1"),
     "status_page": Key(choice("on", "off"), "on"),
     "grpc_front_ends": Key(integer(1, 256), "1"),

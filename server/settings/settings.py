@@ -40,6 +40,7 @@ class Settings:
     write_snapshots   whether to write snapshots (not with --ncs)
     http_threads      requests that may wait in threads of the inference listener; max_waiting: those that wait without one
     max_held_bytes    of bodies and unread answers that all connections together may have the server hold
+    max_connections_per_address  connections of one client address to a port, 0 = any number
     front_ends        processes that answer the inference address; 1 = the main process itself. http_threads is of each of them
     status_page       on or off: /status and what it is made of, on the management port
     backend_config    tritonserver's: backend ("" = all) -> key -> value
@@ -105,6 +106,7 @@ class Settings:
     http_threads: int = 128
     max_waiting: int = 2048
     max_held_bytes: int = 1 << 30
+    max_connections_per_address: int = 0
     front_ends: int = 1
     status_page: str = "on"
     allow_private_urls: bool = False
@@ -192,6 +194,11 @@ class Settings:
         processes += self.grpc.front_ends if self.grpc_addresses else 0
         least = self.max_request_size + self.max_response_size
         return max(self.max_held_bytes // processes, least) + self.cache_config
+
+    @property
+    def connections_per_address(self) -> int:
+        """Connections that one address may have to one process that answers the inference address: its share, rounded up."""
+        return -(-self.max_connections_per_address // self.front_ends)
 
     @property
     def snapshot_folder(self) -> Path:
