@@ -75,7 +75,10 @@ class ModelStore:
             raise UrlRefused("the url is empty", url, "empty")
         if ".." in url:
             raise UrlRefused(f"'{url}' has '..' in it", url, "relative")
-        work = self._workspace.make()
+        try:
+            work = self._workspace.make()
+        except OSError as error:
+            raise SaveFailed(f"nothing can be kept in the temporary folder: {error}", url) from None
         try:
             if fetch.has_scheme(url):
                 return self._from_url(registration, work, at_startup, restored)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -434,3 +435,15 @@ def test_descriptions_show_the_recorded_numbers(
     )
     assert config.loaded_at_startup == recorded["loadedAtStartup"]
     assert config.batching.default_queue_policy.max_queue_size == recorded["jobQueueStatus"]["remainingCapacity"]
+
+
+def test_a_temporary_folder_that_takes_nothing_is_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = place.store()
+    place.put("m.mar", mar())
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr("tempfile.mkdtemp", lambda **_: (_ for _ in ()).throw(full))
+    error = place.refused("m.mar", errors.SaveFailed, store)
+    assert "nothing can be kept in the temporary folder: [Errno 28] No space left on device" in str(error)
+    monkeypatch.undo()
+    monkeypatch.setattr("tempfile.tempdir", str(place.temp))
+    assert store.resolve(Registration("m.mar")).name == "m"
