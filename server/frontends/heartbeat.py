@@ -9,13 +9,13 @@ from __future__ import annotations
 import threading
 
 #: Seconds between two looks.
-LOOK_S = 1.0
+LOOK_S = 0.5
 #: Looks in a row at which a signal (SIGSTOP) has stopped the process: after so many it is given up.
 STOPPED_LOOKS = 2
 #: Looks in a row at which it has not answered: after so many it is given up.
-SILENT_LOOKS = 30
+SILENT_LOOKS = 60
 #: Looks between an answer and the next question.
-REST_LOOKS = 5
+REST_LOOKS = 10
 
 
 class Heartbeat:

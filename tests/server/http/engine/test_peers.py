@@ -62,7 +62,9 @@ def test_one_more_is_told_why_and_others_are_served() -> None:
         with from_address("127.0.0.2", listener) as fourth:
             answer = fourth.read()
             assert answer.status == 503 and answer.header("connection") == "close"
-            assert answer.body == b"127.0.0.2 has 3 connections, as many as one address may have (max_connections_per_address)"
+            assert (
+                answer.body == b"127.0.0.2 has 3 connections, as many as one address may have (max_connections_per_address)"
+            )
             assert fourth.closed()
         with from_address("127.0.0.3", listener) as other:
             assert answers(other)
