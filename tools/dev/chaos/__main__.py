@@ -114,9 +114,11 @@ def main(arguments: list[str] | None = None) -> int:
     faulthandler.dump_traceback_later(60 * options.minutes + START_S + OVERTIME_S, exit=True)
     print(f"chaos: {options.minutes:g} minutes, seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="jitney-chaos-", dir=options.folder) as folder:
-        good = Run(options, Path(folder))()
-        if options.folder:
-            (Path(folder) / "server.log").rename(options.folder / "server.log")
+        try:
+            good = Run(options, Path(folder))()
+        finally:
+            if options.folder:
+                (Path(folder) / "server.log").rename(options.folder / "server.log")
     print("good" if good else "NOT GOOD")
     return 0 if good else 1
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from ...archive import ModelArchiverConfig, generate_model_archive
 
-#: Seconds after which a worker that does not answer is replaced, and after which one that does not load is given up.
-ANSWER_S, LOAD_S = 1, 2
+#: Seconds after which a worker that does not answer is replaced, and after which one that does not load is given up: the model
+#: that never loads, and the others.
+ANSWER_S, LOAD_S, PATIENT_LOAD_S = 1, 2, 20
 
 _LINEAR = """
 import time
@@ -104,13 +105,21 @@ def handle(data, context):
 """
 
 
-def _config(kind_in: str, dims_in: str, kind_out: str, dims_out: str, more: str = "", instances: int = 1) -> str:
+def _config(
+    kind_in: str,
+    dims_in: str,
+    kind_out: str,
+    dims_out: str,
+    more: str = "",
+    instances: int = 1,
+    load_s: int = PATIENT_LOAD_S,
+) -> str:
     return f"""backend: "python"
 input [ {{ name: "x" data_type: TYPE_{kind_in} dims: [ {dims_in} ] }} ]
 output [ {{ name: "y" data_type: TYPE_{kind_out} dims: [ {dims_out} ] }} ]
 instance_group [ {{ kind: KIND_CPU count: {instances} }} ]
 parameters {{ key: "response_timeout" value {{ string_value: "{ANSWER_S}" }} }}
-parameters {{ key: "startup_timeout" value {{ string_value: "{LOAD_S}" }} }}
+parameters {{ key: "startup_timeout" value {{ string_value: "{load_s}" }} }}
 {more}
 """
 
@@ -124,7 +133,7 @@ def write(folder: Path) -> tuple[Path, Path]:
         ("other", _config("FP32", "-1", "FP32", "-1", batches), _LINEAR),
         ("wide", _config("INT32", "2", "INT32", "-1"), _WIDE),
         ("mad", _config("STRING", "1", "STRING", "1"), _MAD),
-        ("stuck", _config("FP32", "-1", "FP32", "-1"), _STUCK),
+        ("stuck", _config("FP32", "-1", "FP32", "-1", load_s=LOAD_S), _STUCK),
     ):
         (repository / name / "1").mkdir(parents=True)
         (repository / name / "config.pbtxt").write_text(config)

@@ -1,4 +1,4 @@
-"""One client address has as many connections as `max_connections_per_address` allows; one more hears why, and nobody else suffers."""
+"""A client address has as many connections as `max_connections_per_address` allows; one more hears why; no other suffers."""
 
 from __future__ import annotations
 
