@@ -79,6 +79,14 @@ chaos: $(READY)  ## Faults of every kind under load: no answer wrong or lost, ri
 chaos-short: $(READY)  ## The same in a minute, for CI
 	@$(PY) -m jitney.tools.dev.chaos --minutes 1 --short --seed $(or $(SEED),1)
 
+# SECONDS=36000 make fuzz
+fuzz: $(READY)  ## Parsers and answers on inputs that are nearly right (a minute; SECONDS=)
+	@FUZZ_SECONDS=$(or $(SECONDS),60) $(PY) -m pytest --reruns 0 -n 0 tests/fuzz
+
+# MINUTES=30 make soak
+soak: $(READY)  ## Mixed traffic and rolling reloads: what the server holds does not grow (30 minutes; MINUTES=)
+	@$(PY) -m jitney.tools.dev.soak --minutes $(or $(MINUTES),30)
+
 # What jitney needs stands in setup.py, what its development needs in requirements/development.in. Pins stay where they are, unless
 # UPGRADE says otherwise: `make requirements UPGRADE=--upgrade`, or `UPGRADE="--upgrade-package falcon"`. Only what is named there is
 # pinned: what torch brings along differs between its builds.

@@ -447,3 +447,8 @@ def test_a_temporary_folder_that_takes_nothing_is_named(place: Place, monkeypatc
     monkeypatch.undo()
     monkeypatch.setattr("tempfile.tempdir", str(place.temp))
     assert store.resolve(Registration("m.mar")).name == "m"
+
+
+@pytest.mark.parametrize("url", ["x" * 300 + ".mar", "x" * 5000, "/" + "x" * 300, "/" + "a/" * 5000])
+def test_a_name_that_is_too_long_is_not_there(place: Place, url: str) -> None:
+    assert "in the model store" in str(place.refused(url, errors.UrlRefused))
