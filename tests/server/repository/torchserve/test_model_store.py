@@ -41,11 +41,11 @@ def mar(
         section["configFile"] = "model-config.yaml"
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"runtime": "python", "model": section}))
+        archive.writestr(zipfile.ZipInfo("MAR-INF/MANIFEST.json"), json.dumps({"runtime": "python", "model": section}))
         for file, content in ({"h.py": "def handle(data, context): ...\n"} | (files or {})).items():
-            archive.writestr(file, content)
+            archive.writestr(zipfile.ZipInfo(file), content)
         if yaml is not None:
-            archive.writestr("model-config.yaml", yaml)
+            archive.writestr(zipfile.ZipInfo("model-config.yaml"), yaml)
     return buffer.getvalue()
 
 
