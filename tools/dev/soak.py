@@ -2,8 +2,8 @@
 
 The server, its models and its clients are those of `tools.dev.chaos`: HTTP and gRPC, kept connections and new ones, small and
 30 MB answers, two front ends. Meanwhile models are reloaded, loaded and unloaded, versions come and go, workers are scaled. Every
-30 MB answers, two front ends. Meanwhile models are reloaded, loaded and unloaded, versions come and go, workers are scaled. Every
-each series; status 1 where one rises by more than it may, or an answer was wrong or did not come.
+few seconds memory, descriptors, threads, processes and temporary files are counted. After a warm-up a straight line is laid
+through each series; status 1 where one rises by more than it may, or an answer was wrong or did not come.
 """
 
 from __future__ import annotations
