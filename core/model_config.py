@@ -121,6 +121,8 @@ class ModelConfig:
     filename          the model file, relative to `version_directory` (Triton's default_model_filename)
     max_batch_size    rows a batch may hold; 0 = the model has no batch axis, `dims` are complete shapes
     response_timeout_s  a worker that holds a batch for longer is replaced; 0 = no limit, AT_ONCE = no answer is in time
+    max_in_flight     batches that a worker may hold: one runs, the others wait in it or, where the model `overlaps`, are
+                      answered later; 0 = the default of its kind
     startup_timeout_s   a worker that has not loaded by then is ended; 0 = no limit, AT_ONCE = none loads in time
     codec_source      of a codec that is a Python file: what it held when the model was loaded
     config_json       the `GET …/config` document (Triton's ModelConfig as JSON, proto field names)
@@ -148,6 +150,7 @@ class ModelConfig:
     optimization: Mapping[str, Any] = field(default_factory=dict)
     metric_tags: Mapping[str, str] = field(default_factory=dict)
     decoupled: bool = False
+    max_in_flight: int = 0
     response_cache: bool = False
     sequence: Mapping[str, Any] | None = None
     ensemble: Mapping[str, Any] | None = None
@@ -179,6 +182,17 @@ class ModelConfig:
     def is_archive(self) -> bool:
         """Whether it came from TorchServe's world, whose answers its clients know to the letter."""
         return self.backend == "handler" or self.handler is not None
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a worker takes the next batch as soon as `execute` has returned, though answers of the one before are still
+        to come: for models that answer when they please."""
+        return self.decoupled or self.asynchronous
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether it is a handler with TorchServe's `asyncCommunication`: its requests are tasks of one event loop."""
+        return self.handler is not None and bool(self.handler.yaml.get("asyncCommunication"))
 
     def input(self, name: str) -> TensorSpec | None:
         return next((spec for spec in self.inputs if spec.name == name), None)

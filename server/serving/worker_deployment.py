@@ -74,6 +74,7 @@ class WorkerDeployment(Deployment):
         self.dispatcher = Dispatcher(
             self._make_batcher(),
             idle=self.pool.idle,
+            ahead=self.pool.ahead,
             deliver=self._deliver,
             expire=self._expired,
             tickets=config.use_job_ticket,

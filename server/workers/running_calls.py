@@ -39,11 +39,15 @@ class RunningCalls:
     """`calls` are those that were handed in, `live` those that are executed, at their index of the message.
 
     A call that is over already, or that cannot be encoded (it is failed with InvalidRequest), is not executed. A `pinned`
-    batch is for one worker and no other.
+    batch is for one worker and no other. `sent`: its worker has it whole. `follows`: its worker has certainly not begun it as
+    long as another batch runs there.
     """
+
+    __slots__ = ("calls", "cancelled", "follows", "live", "message", "number", "pinned", "rows", "sent")
 
     def __init__(self, number: int, calls: Sequence[Call], pinned: bool = False) -> None:
         self.number, self.pinned = number, pinned
+        self.sent = self.follows = False
         self.calls = list(calls)
         self.live: list[Call] = []
         self.cancelled: set[int] = set()
@@ -62,8 +66,6 @@ class RunningCalls:
         Each is read when its turn comes; HoldsTooMuch stands for one that the server has no room for. ValueError, at once,
         where the worker speaks of a request that it does not have.
         """
-        if results.batch != self.number:
-            raise ValueError(f"answers of batch {results.batch} while batch {self.number} runs")
         for index, _ in results.responses:
             if not 0 <= index < len(self.live):
                 raise ValueError(f"an answer to request {index} of a batch of {len(self.live)}")

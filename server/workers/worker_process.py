@@ -29,7 +29,7 @@ from ..process import exits
 from ..process.environment import module_command, own_python
 from .channel import MessageChannel
 from .logs import LogPump
-from .messages import Load, Loaded, Results
+from .messages import Copied, Execute, Load, Loaded, Results
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 _SEND_TIMEOUT_S = 10
 #: A process that closed its socket and does not end is killed after this.
 _END_S = 2.0
-#: Reply memory that was touched beyond this is given back after the batch.
-_KEEP_REPLY = 64 << 20
+#: A worker is told at once when more bytes than this were copied out of its reply memory; else with its next batch.
+_TELL = 16 << 20
 #: Answers with more bytes in shared memory than this are copied by the reading thread, and not by the loop of all connections.
 _LIGHT = 1 << 20
 #: The server's own; models' code has no business with them.
@@ -98,7 +98,9 @@ class WorkerProcess:
         self.refusal: Loaded | None = None
         self._on_message, self._on_exit = on_message, on_exit
         self._reply = Region.create(f"jitney-reply-{self.name}"[:200], arena.capacity)
-        self._reply_end = 0
+        self._copied = self._untold = (
+            0  # messages whose answers were copied out; bytes that the worker does not know to be free
+        )
         self._socket, theirs = socket.socketpair()
         try:
             fds = (theirs.fileno(), arena.region.fd, self._reply.fd)
@@ -173,6 +175,11 @@ class WorkerProcess:
             self.kill(JitneyError(f"worker '{self.name}' took no message for {_SEND_TIMEOUT_S} s"))
             raise
 
+    def execute(self, message: Execute) -> None:
+        """Sends a batch, and how much of the reply memory is free. Errors as `send`'s."""
+        message.copied, self._untold = self._copied, 0
+        self.send(message)
+
     def kill(self, cause: JitneyError | None = None) -> None:
         """Ends the process at once; `cause` is what its requests are told instead of a plain death."""
         with self._killing:
@@ -217,16 +224,26 @@ class WorkerProcess:
         """
         if not isinstance(data, tuple):
             return data
-        self._reply_end = max(self._reply_end, sum(data))
         if into is None and data[1] > holding.COUNTED:
             into = holding.memory(data[1])
         return self._reply.read(*data, into)
 
-    def trim(self) -> None:
-        """Gives large reply memory back; called when all of a batch's answers are copied out."""
-        if self._reply_end > _KEEP_REPLY:
-            self._reply.discard(self._reply_end)
-            self._reply_end = 0
+    def copied(self, results: Results) -> None:
+        """The message's answers have left the reply memory: the worker may use their place again."""
+        if not results.placed:
+            return
+        self._copied += 1
+        self._untold += results.placed
+        if self._untold > _TELL:
+            self.tell_copied()
+
+    def tell_copied(self) -> None:
+        """Tells the worker how much of the reply memory is free."""
+        self._untold = 0
+        try:
+            self.send(Copied(self._copied))
+        except OSError:
+            pass  # it is gone, and its memory with it
 
     def _read(self) -> None:
         try:

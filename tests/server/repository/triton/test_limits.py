@@ -44,6 +44,21 @@ def test_what_is_no_number_of_seconds_is_refused_by_name_and_line(folder: Folder
         folder.read("m")
 
 
+def test_a_model_says_how_many_batches_a_worker_may_hold(folder: Folder) -> None:
+    folder.python("m")
+    folder.python("own", parameter("max_in_flight", "3"))
+    assert [folder.read(name).max_in_flight for name in ("m", "own")] == [0, 3]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "many", "", "65537"])
+def test_what_is_no_number_of_batches_is_refused_by_name_and_line(folder: Folder, value: str) -> None:
+    folder.python("m", parameter("max_in_flight", value))
+    with pytest.raises(
+        InvalidConfig, match=rf"config\.pbtxt:4: parameter 'max_in_flight' of model 'm' is '{value}': expected"
+    ):
+        folder.read("m")
+
+
 def test_an_ensemble_has_no_workers_to_limit(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
     tensors = (
         'input [ { name: "x" data_type: TYPE_FP32 dims: [ 2 ] } ] output [ { name: "y" data_type: TYPE_FP32 dims: [ 2 ] } ]'
