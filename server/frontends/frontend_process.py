@@ -23,7 +23,7 @@ from ..ipc.frame import BadFrame, FrameReader, PeerClosed
 from ..ipc.frame_reading import Reading
 from ..ipc.memory import Region
 from ..process import exits, threads
-from ..process.environment import module_command
+from ..process.environment import SECRETS, module_command
 from ..process.threads import BLAS_THREADS
 from ..settings.addresses import Address
 from ..settings.settings import Settings
@@ -40,8 +40,6 @@ log = logging.getLogger(__name__)
 MEMORY_BYTES = 8 << 30
 #: A process that closed its socket and does not end is killed after this.
 _END_S = 2.0
-#: The server's own; no front end needs it.
-_SECRETS = ("JITNEY_TOKEN",)
 #: grpcio would write a line to standard error for whatever its clients do wrong.
 QUIET = {"GRPC_VERBOSITY": "NONE"}
 _LOGGERS = ("jitney", "jitney.access")
@@ -134,7 +132,7 @@ class FrontendProcess:
             "listen-fd": self._spec.relay.fd,
         }
         command = [*module_command(None, self._spec.module), f"--parent={os.getpid()}", f"--name={self.name}"]
-        inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+        inherited = {name: value for name, value in os.environ.items() if name not in SECRETS}
         return subprocess.Popen(
             [*command, *(f"--{name}={fd}" for name, fd in fds.items())],
             env={BLAS_THREADS: "1", **QUIET, **inherited},

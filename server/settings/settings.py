@@ -40,6 +40,7 @@ class Settings:
     write_snapshots   whether to write snapshots (not with --ncs)
     http_threads      requests that may wait in threads of the inference listener; max_waiting: those that wait without one
     max_held_bytes    of bodies and unread answers that all connections together may have the server hold
+    worker_max_memory, worker_max_files, worker_sandbox  what workers are kept from: `process.sandbox`
     max_connections_per_address  connections of one client address to a port, 0 = any number
     front_ends        processes that answer the inference address; 1 = the main process itself. http_threads is of each of them
     status_page       on or off: /status and what it is made of, on the management port
@@ -106,6 +107,9 @@ class Settings:
     http_threads: int = 128
     max_waiting: int = 2048
     max_held_bytes: int = 1 << 30
+    worker_max_memory: int = 0
+    worker_max_files: int = 0
+    worker_sandbox: str = "off"
     max_connections_per_address: int = 0
     front_ends: int = 1
     status_page: str = "on"
