@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 SPARE_SECONDS = 5.0
 #: How often places are made, and the part of all connections that may be closed for it each time.
 ROOM_SECONDS, ROOM_PART = 1.0, 4
+#: While the server ends, a connection that was used within the last `SPARE_SECONDS` stays open for so long: its client may just
+#: be sending a request, which is answered, and told to close.
+GRACE_SECONDS = 0.5
 #: How many connections one pass of the loop accepts.
 ACCEPTS = 64
 #: How often the same trouble with accepting is logged.
@@ -159,12 +162,23 @@ class HttpServer(TcpWSGIServer):  # type: ignore[misc]
                 channel.will_close = True
 
     def drain(self) -> None:
-        """Closes the listening socket and idle connections; the others close with their next answer. Loop's thread only."""
+        """Closes the listening socket and idle connections; the others close with their next answer. Loop's thread only.
+
+        What waits to be accepted is accepted first: its clients have a connection already, and may have sent a request.
+        """
+        while self.accepting and len(self.active_channels) < self.adj.connection_limit and self._accept():
+            pass
         self.draining, self.accepting = True, False
         self.del_channel()
         self.socket.close()
+        self._close_idle(SPARE_SECONDS)
+        self.loop.later(GRACE_SECONDS, self._close_idle)
+
+    def _close_idle(self, seconds: float = 0.0) -> None:
+        """Closes the connections that have been idle for so long."""
+        since = time.time() - seconds
         for channel in list(self.active_channels.values()):
-            if channel.idle:
+            if channel.idle and channel.last_activity <= since:
                 channel.handle_close()
 
     def close(self) -> None:

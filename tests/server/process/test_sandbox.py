@@ -167,6 +167,7 @@ def test_a_model_in_a_sandbox_changes_no_file_and_knows_no_secret(tmp_path: Path
 
 
 @needs_tcp_rules
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
 def test_torch_and_onnx_run_in_a_sandbox_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     tensors = 'input [ { name: "x__0" data_type: TYPE_FP32 dims: [ 1 ] } ] '

@@ -116,14 +116,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="faults whose names hold this")
     parser.add_argument("--folder", type=Path, help="where the server's folder is made and kept, with its log")
     options = parser.parse_args(arguments)
-    faulthandler.dump_traceback_later(60 * options.minutes + START_S + OVERTIME_S, exit=True)
     print(f"chaos: {options.minutes:g} minutes, seed {options.seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="jitney-chaos-", dir=options.folder) as folder:
-        try:
-            good = Run(options, Path(folder))()
-        finally:
-            if options.folder:
-                (Path(folder) / "server.log").rename(options.folder / "server.log")
+    faulthandler.dump_traceback_later(60 * options.minutes + START_S + OVERTIME_S, exit=True, file=sys.__stderr__)
+    try:
+        with tempfile.TemporaryDirectory(prefix="jitney-chaos-", dir=options.folder) as folder:
+            try:
+                good = Run(options, Path(folder))()
+            finally:
+                if options.folder:
+                    (Path(folder) / "server.log").rename(options.folder / "server.log")
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     print("good" if good else "NOT GOOD")
     return 0 if good else 1
 
