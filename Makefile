@@ -9,7 +9,7 @@ UV ?= uv
 COVERAGE := 81
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types check test page-test docs reference format models demo torchserve-demo triton-demo image-test kubernetes-test serve bench bench-gpu requirements clean
+.PHONY: help setup lint types check test page-test docs reference format models demo torchserve-demo triton-demo image-test kubernetes-test serve bench bench-gpu chaos chaos-short fuzz soak requirements clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -79,6 +79,21 @@ bench: $(READY)  ## The server against the bare model, at 1 to 128 connections (
 bench-gpu:  ## ResNet-152 and an MLP on a GPU, beside what the card can do; says so where there is none
 	@test -x $(PY) || $(MAKE) setup
 	@$(PY) -m jitney.tools.dev.bench_gpu
+
+# MINUTES=30 SEED=7 make chaos
+chaos: $(READY)  ## Faults of every kind under load: no answer wrong or lost, right again within 3 s (3 minutes; MINUTES=, SEED=)
+	@$(PY) -m jitney.tools.dev.chaos --minutes $(or $(MINUTES),3) $(if $(SEED),--seed $(SEED))
+
+chaos-short: $(READY)  ## The same in a minute, for CI
+	@$(PY) -m jitney.tools.dev.chaos --minutes 1 --short --seed $(or $(SEED),1)
+
+# SECONDS=36000 make fuzz
+fuzz: $(READY)  ## Parsers and answers on inputs that are nearly right (a minute; SECONDS=)
+	@FUZZ_SECONDS=$(or $(SECONDS),60) $(PY) -m pytest --reruns 0 -n 0 tests/fuzz
+
+# MINUTES=30 make soak
+soak: $(READY)  ## Mixed traffic and rolling reloads: what the server holds does not grow (30 minutes; MINUTES=)
+	@$(PY) -m jitney.tools.dev.soak --minutes $(or $(MINUTES),30)
 
 # What jitney needs stands in setup.py, what its development needs in requirements/development.in. Pins stay where they are, unless
 # UPGRADE says otherwise: `make requirements UPGRADE=--upgrade`, or `UPGRADE="--upgrade-package falcon"`. Only what is named there is

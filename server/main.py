@@ -29,8 +29,9 @@ from .lifecycle.model_control import ModelControl
 from .lifecycle.snapshot_writer import SnapshotWriter
 from .lifecycle.startup import Begun, Planned, chosen, planned, preload, register, settle, tell_strays
 from .metrics import Metrics
-from .process import gc_tuning, logs, signals, threads
+from .process import gc_tuning, logs, sandbox, signals, threads
 from .process.cores import machine_gpus
+from .process.sandbox import WorkerLimits
 from .process.signals import Signals
 from .repository.torchserve.model_store import ModelStore
 from .repository.triton.limits import Limits
@@ -59,6 +60,8 @@ INSISTING_SECONDS = 1.0
 def run(settings: Settings, *, torchserve: bool = False) -> int:
     """Serves until a signal; the process's exit status. `torchserve`: log files as TorchServe writes them."""
     problems = start_problems(settings) + access_problems(settings)
+    if why := sandbox.problem(settings.worker_sandbox):
+        problems.append(f"worker_sandbox={settings.worker_sandbox}: {why}")
     if problems:
         raise InvalidConfig("; ".join(problems))
     folder = Path(settings.log_location) if torchserve else None
@@ -67,6 +70,7 @@ def run(settings: Settings, *, torchserve: bool = False) -> int:
         log.info("%s", note)
     for warning in settings.warnings:
         log.warning("%s", warning)
+    sandbox.announce(WorkerLimits(settings.worker_max_memory, settings.worker_max_files, settings.worker_sandbox))
     try:
         with signals.received() as received:
             return Server(settings).serve(received)

@@ -76,7 +76,8 @@ class Web:
         """A listener that this process answers; TLS where its address says https."""
         app, plans = build(ports, services, self.admission, self._shared)
         options = listener_options(ports, services.settings) | more
-        return Listener(app, address, tls=tls, plans=plans, inline=ALIVE, io=io, **options)
+        per_address = services.settings.max_connections_per_address
+        return Listener(app, address, tls=tls, plans=plans, inline=ALIVE, io=io, per_address=per_address, **options)
 
     def _shared_by_front_ends(self, services: Services) -> SharedServices | None:
         """What front ends of all kinds work with; None where there are none."""

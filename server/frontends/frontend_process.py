@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
+import psutil
 
 from ...core.errors import TooFewThreads
 from ..ipc.arena import Arena
@@ -22,10 +23,11 @@ from ..ipc.frame import BadFrame, FrameReader, PeerClosed
 from ..ipc.frame_reading import Reading
 from ..ipc.memory import Region
 from ..process import exits, threads
-from ..process.environment import module_command
+from ..process.environment import SECRETS, module_command
 from ..process.threads import BLAS_THREADS
 from ..settings.addresses import Address
 from ..settings.settings import Settings
+from .heartbeat import Heartbeat
 from .messages import UPWARD, Drain, Flush, Hello
 from .peers import receive_peer
 from .send_queue import SendQueue
@@ -38,8 +40,6 @@ log = logging.getLogger(__name__)
 MEMORY_BYTES = 8 << 30
 #: A process that closed its socket and does not end is killed after this.
 _END_S = 2.0
-#: The server's own; no front end needs it.
-_SECRETS = ("JITNEY_TOKEN",)
 #: grpcio would write a line to standard error for whatever its clients do wrong.
 QUIET = {"GRPC_VERBOSITY": "NONE"}
 _LOGGERS = ("jitney", "jitney.access")
@@ -92,6 +92,7 @@ class FrontendProcess:
     ) -> None:
         self.index, self.name, self.started = index, f"{spec.kind}-{index - spec.first}", time.monotonic()
         self.ready = False
+        self._heartbeat = Heartbeat()
         self._spec, self._on_ready, self._on_exit = spec, on_ready, on_exit
         self._flushes = itertools.count(1)
         self._flushed: dict[int, threading.Event] = {}
@@ -131,7 +132,7 @@ class FrontendProcess:
             "listen-fd": self._spec.relay.fd,
         }
         command = [*module_command(None, self._spec.module), f"--parent={os.getpid()}", f"--name={self.name}"]
-        inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+        inherited = {name: value for name, value in os.environ.items() if name not in SECRETS}
         return subprocess.Popen(
             [*command, *(f"--{name}={fd}" for name, fd in fds.items())],
             env={BLAS_THREADS: "1", **QUIET, **inherited},
@@ -173,6 +174,22 @@ class FrontendProcess:
             spec.fronts,
         )
         self.send_queue.put(hello)
+
+    def look(self) -> None:
+        """Ends it where it stands still; to be called every `heartbeat.LOOK_S` seconds once it is ready."""
+        if why := self._heartbeat.look(self.frozen):
+            log.error("front end %d is replaced: %s", self.index, why)
+            self.kill()
+        elif self._heartbeat.asks:
+            self._heartbeat.asked(self.flush())
+
+    @property
+    def frozen(self) -> bool:
+        """Whether a signal (SIGSTOP) has stopped it."""
+        try:
+            return bool(psutil.Process(self.pid).status() == psutil.STATUS_STOPPED)
+        except psutil.Error:  # it has ended
+            return False
 
     # -- any thread --------------------------------------------------------------------------------------------------------
 

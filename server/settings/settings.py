@@ -82,6 +82,10 @@ class Settings:
     http_threads  requests that may wait in threads of the inference listener: streams, pictures, long JSON
     max_waiting  requests that may wait for models, of all together
     max_held_bytes  bytes of bodies and unread answers that all connections together may have the server hold
+    worker_max_memory  bytes of memory of its own that a worker may have, 0 = any number
+    worker_max_files  files that a worker may have open, 0 = as many as the server
+    worker_sandbox  off; files = workers write below the temporary folder alone; network = and use no TCP: docs/security.md
+    max_connections_per_address  connections of one client address to a port, 0 = any number
     front_ends  processes that answer the inference address; 1 = the main process itself. http_threads is of each of them
     default_load  at_start or on_demand: when the workers of models start that say nothing of their own
     default_idle_timeout_s  how long a model that was loaded on demand may be without a request; 0 = until memory runs short
@@ -172,6 +176,10 @@ class Settings:
     http_threads: int = 128
     max_waiting: int = 2048
     max_held_bytes: int = 1 << 30
+    worker_max_memory: int = 0
+    worker_max_files: int = 0
+    worker_sandbox: str = "off"
+    max_connections_per_address: int = 0
     front_ends: int = 1
     status_page: str = "on"
     allow_private_urls: bool = False
@@ -262,6 +270,11 @@ class Settings:
         processes += self.grpc.front_ends if self.grpc_addresses else 0
         least = self.max_request_size + self.max_response_size
         return max(self.max_held_bytes // processes, least) + self.cache_config
+
+    @property
+    def connections_per_address(self) -> int:
+        """Connections that one address may have to one process that answers the inference address: its share, rounded up."""
+        return -(-self.max_connections_per_address // self.front_ends)
 
     @property
     def snapshot_folder(self) -> Path:

@@ -33,7 +33,7 @@ from ...core.model_config import ModelConfig
 from ..ipc.frame import BadFrame, PeerClosed
 from ..ipc.memory import Region
 from ..ipc.messages import Message
-from ..process import exits
+from ..process import exits, sandbox
 from ..workers.channel import MessageChannel
 from ..workers.messages import Cancel, Copied, Execute, HostReply, Load, Loaded
 from .host import FrameHost
@@ -188,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.argv = [""]  # as in Triton: a model's argparse must not find these flags
     die_with(options.parent)
     leave_signals_to_the_server()
+    sandbox.enter()
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     connection = socket.socket(fileno=options.fd)
     for fd in (options.fd, options.arena_fd, options.reply_fd):

@@ -27,7 +27,7 @@ from ..ipc.io_context import IoContext
 from ..ipc.memory import Region
 from ..ipc.messages import Data, Message
 from ..process import exits
-from ..process.environment import module_command, own_python
+from ..process.environment import SECRETS, module_command, own_python
 from .channel import MessageChannel
 from .logs import LogPump
 from .messages import Copied, Execute, Load, Loaded, Results
@@ -42,8 +42,6 @@ _END_S = 2.0
 _TELL = 16 << 20
 #: Answers with more bytes in shared memory than this are copied by the reading thread, and not by the loop of all connections.
 _LIGHT = 1 << 20
-#: The server's own; models' code has no business with them.
-_SECRETS = ("JITNEY_TOKEN",)
 #: glibc's malloc: a batch's activations come from memory that the process has already, instead of fresh pages from the system
 #: for every batch, which took a fifth of a ResNet's time. What a worker once needed it keeps, up to 4 GiB.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
@@ -68,7 +66,7 @@ def environment(config: ModelConfig, instance: Instance) -> dict[str, str]:
     """
     threads = dict.fromkeys(_THREAD_VARIABLES, str(instance.threads))
     withheld = re.compile(config.withheld_environment)
-    inherited = {k: v for k, v in os.environ.items() if k not in _SECRETS and not withheld.fullmatch(k)}
+    inherited = {k: v for k, v in os.environ.items() if k not in SECRETS and not withheld.fullmatch(k)}
     return {**MALLOC, **inherited, **threads, "PYTHONUNBUFFERED": "1", **config.environment}
 
 

@@ -103,7 +103,7 @@ class FrontEnd:
         tls = server_context(settings, hello.pem) if address.tls else None
         return AcceptingListener(
             doorway, address, tls=tls, plans=plans, sock=self._listening, counters=counters,
-            index=hello.index, io=self._io, **listener_options(ports, settings),
+            index=hello.index, io=self._io, per_address=settings.connections_per_address, **listener_options(ports, settings),
         )  # fmt: skip
 
 

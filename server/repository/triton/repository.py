@@ -10,6 +10,7 @@ is broken is no reason for another one to fail.
 
 from __future__ import annotations
 
+import errno
 import logging
 import tempfile
 import threading
@@ -18,7 +19,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import cast
 
-from ....core.errors import InvalidConfig, InvalidRequest, ModelNotFound
+from ....core.errors import InvalidConfig, InvalidRequest, ModelNotFound, SaveFailed
 from ....core.model_config import ModelConfig
 from ....core.names import inside, is_safe_name, safe_name
 from ...process.cores import gpus as visible_gpus
@@ -48,6 +49,9 @@ log = logging.getLogger(__name__)
 #: Folders of uploaded files that are kept for one model: what serves, what it replaced and may still be answering, and some
 #: loads that failed since. A model that is unloaded keeps none.
 KEPT_UPLOADS = 8
+
+#: What writing a file ends with where its name is of no use beside the others: one is a folder to another, or it is too long.
+_NAMES_TO_BLAME = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 class TritonRepository:
@@ -119,11 +123,9 @@ class TritonRepository:
             raise InvalidRequest(f"model '{name}': files need a 'config' parameter beside them")
         if not files:
             return self._read(self._directory(name), name, config_json)
-        upload = tempfile.TemporaryDirectory(prefix="jitney-model-", ignore_cleanup_errors=True)
+        upload = _uploaded(name, files)
         try:
-            directory = Path(upload.name).resolve() / name
-            _write_files(directory, name, files)
-            configs = self._read(directory, name, config_json)
+            configs = self._read(Path(upload.name).resolve() / name, name, config_json)
         except BaseException:
             upload.cleanup()
             raise
@@ -233,8 +235,22 @@ class TritonRepository:
             old.cleanup()
 
 
+def _uploaded(name: str, files: Mapping[str, bytes]) -> tempfile.TemporaryDirectory[str]:
+    """A folder of its own with the files of a model, whose paths are checked. SaveFailed where they cannot be kept."""
+    try:
+        upload = tempfile.TemporaryDirectory(prefix="jitney-model-", ignore_cleanup_errors=True)
+        try:
+            _write_files(Path(upload.name).resolve() / name, name, files)
+        except BaseException:
+            upload.cleanup()
+            raise
+    except OSError as error:
+        raise SaveFailed(f"model '{name}': its files cannot be kept in the temporary folder: {error}") from None
+    return upload
+
+
 def _write_files(directory: Path, name: str, files: Mapping[str, bytes]) -> None:
-    """Writes uploaded files to a new folder, and nothing outside of it."""
+    """Writes uploaded files to a new folder, and nothing outside of it. OSError where that is not due to their names."""
     try:
         directory.mkdir()
         for path, content in files.items():
@@ -242,6 +258,8 @@ def _write_files(directory: Path, name: str, files: Mapping[str, bytes]) -> None
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
     except OSError as error:
+        if error.errno not in _NAMES_TO_BLAME:
+            raise
         raise InvalidRequest(f"model '{name}': cannot write its files: {error.strerror}") from None
 
 
