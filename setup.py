@@ -96,6 +96,7 @@ setup(
         "gpu": ["onnxruntime-gpu[cuda,cudnn]>=1.20", "torch>=2.10", "safetensors>=0.4"],
         "tls": ["cryptography>=42"],
         "grpc": ["grpcio>=1.60"],
+        "otel": ["opentelemetry-sdk>=1.35", "opentelemetry-exporter-otlp-proto-http>=1.35"],
         "client": ["tritonclient[http]>=2.50"],
     },
     entry_points={"console_scripts": ["jitney = jitney.server.cli.main:main"]},

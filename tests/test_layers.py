@@ -21,6 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("server/repository/torchserve/",),
     ("server/batching/",),
     ("server/metrics/",),
+    ("server/tracing/",),
     ("server/workers/",),
     ("server/worker/",),
     ("server/serving/",),

@@ -26,7 +26,8 @@ from ..process.environment import module_command
 from ..process.threads import BLAS_THREADS
 from ..settings.addresses import Address
 from ..settings.settings import Settings
-from .messages import UPWARD, Drain, Flush, Hello
+from ..tracing.sampling import Rule
+from .messages import UPWARD, Drain, Flush, Hello, Traces
 from .peers import receive_peer
 from .send_queue import SendQueue
 from .session import FrontendSession, SharedServices
@@ -95,6 +96,7 @@ class FrontendProcess:
         self._spec, self._on_ready, self._on_exit = spec, on_ready, on_exit
         self._flushes = itertools.count(1)
         self._flushed: dict[int, threading.Event] = {}
+        self._greeting, self._greeted = threading.Lock(), False
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
             self._requests = Region.create(f"jitney-{self.name}", MEMORY_BYTES)
             undo.callback(self._requests.close)
@@ -172,13 +174,22 @@ class FrontendProcess:
             spec.shared.tokens is not None,
             spec.fronts,
         )
-        self.send_queue.put(hello)
+        with self._greeting:
+            hello.traces = {model: sampler.rule for model, sampler in spec.shared.tracing.rules.items()}
+            self.send_queue.put(hello)
+            self._greeted = True
 
     # -- any thread --------------------------------------------------------------------------------------------------------
 
     def drain(self, seconds: float) -> None:
         """Has it stop accepting, answer what it accepted for at most so many seconds, and end."""
         self.send_queue.put(Drain(seconds))
+
+    def trace(self, rules: dict[str, Rule]) -> None:
+        """Tells it which requests are traced from now on; one that has not been told anything yet hears it then."""
+        with self._greeting:
+            if self._greeted:
+                self.send_queue.put(Traces(rules))
 
     def flush(self) -> threading.Event:
         """Has it send what was counted; the event is set when that is here, or will never be."""
