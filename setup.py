@@ -85,7 +85,7 @@ setup(
     cmdclass={"build_py": BuildPackage},
     package_data={
         "jitney": ["py.typed"],
-        "jitney.server": ["**/*.yaml", "**/*.json", "**/*.proto", "**/*.binpb", "http/status/files/**/*"],
+        "jitney.server": ["**/*.yaml", "**/*.json", "**/*.proto", "**/*.binpb", "http/*/files/**/*"],
         "jitney.backends": ["**/*.yaml", "**/version.txt"],
         "jitney.tools": ["starter/**/*"],
     },

@@ -40,6 +40,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("server/http/torchserve/", "server/http/metrics"),
     ("server/http/kserve/",),
     ("server/http/status/",),
+    ("server/http/openapi/",),
     ("server/http/app",),
     ("server/frontends/",),
     ("server/frontends/child/",),

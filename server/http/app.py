@@ -32,6 +32,7 @@ from .middleware.admission import Admission
 from .middleware.cors import Cors
 from .middleware.guard import Guards
 from .middleware.recorder import Recorder
+from .openapi import add_openapi
 from .plan import PlanTable
 from .plan_finder import PlanFinder
 from .retry import RETRY_AFTER, SECONDS
@@ -162,6 +163,8 @@ def build(ports: Collection[Port], services: Services, admission: Admission, sha
         if settings.status_page == "on":
             document = StatusDocument(dataplane, services.control, settings, admission)
             add_status(routes, document, made.torchserve(), made.kserve(), made.root)
+    if {"inference", "management"} & set(ports):
+        add_openapi(routes, ports, settings, made.root)
     if "inference" not in ports:
         return app, None
     add_inference(routes, made.torchserve(), dataplane)
