@@ -103,8 +103,8 @@ PIN = $(UV) pip compile --quiet $(UPGRADE) --no-deps --no-strip-extras --univers
 
 requirements:  ## Pin requirements.txt and requirements-gpu.txt anew from setup.py and requirements/ (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make requirements needs uv: pip install uv, or UV=/path/to/uv"; exit 1; }
-	@$(PIN) --extra torch --extra onnx --extra tls --extra grpc --extra client --extra completion --output-file requirements.txt >/dev/null
-	@$(PIN) --extra gpu --extra tls --extra grpc --extra client --extra completion --output-file requirements-gpu.txt >/dev/null
+	@$(PIN) --extra torch --extra onnx --extra tls --extra grpc --extra otel --extra client --extra completion --output-file requirements.txt >/dev/null
+	@$(PIN) --extra gpu --extra tls --extra grpc --extra otel --extra client --extra completion --output-file requirements-gpu.txt >/dev/null
 
 clean:  ## Remove everything built
 	rm -rf .venv .cache .types build *.egg-info .pytest_cache .ruff_cache .hypothesis

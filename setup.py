@@ -85,7 +85,7 @@ setup(
     cmdclass={"build_py": BuildPackage},
     package_data={
         "jitney": ["py.typed"],
-        "jitney.server": ["**/*.yaml", "**/*.json", "**/*.proto", "**/*.binpb", "http/status/files/**/*"],
+        "jitney.server": ["**/*.yaml", "**/*.json", "**/*.proto", "**/*.binpb", "http/*/files/**/*"],
         "jitney.backends": ["**/*.yaml", "**/version.txt"],
         "jitney.tools": ["starter/**/*", "templates/*.onnx"],
     },
@@ -96,6 +96,7 @@ setup(
         "gpu": ["nvidia-ml-py>=12", "onnxruntime-gpu[cuda,cudnn]>=1.20", "torch>=2.10", "safetensors>=0.4"],
         "tls": ["cryptography>=42"],
         "grpc": ["grpcio>=1.60"],
+        "otel": ["opentelemetry-sdk>=1.35", "opentelemetry-exporter-otlp-proto-http>=1.35"],
         "client": ["tritonclient[http]>=2.50"],
         "completion": ["argcomplete>=3.2"],
     },

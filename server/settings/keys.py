@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import restrictions
+from . import restrictions, trace
 from .addresses import parse_address, parse_host
 
 Reader = Callable[[str], Any]
@@ -317,6 +317,7 @@ TRITON: dict[str, Key] = {
     "disable_auto_complete_config": Key(switch, "false"),
     "backend_config": Key(backend_config, ""),
     "cache_config": Key(cache_config, ""),
+    "trace_config": Key(trace.parse, ""),
     "model_config_name": Key(text, ""),
     "server_id": Key(text, "triton"),
     "allow_client_shm": Key(switch, "true"),

@@ -21,6 +21,7 @@ from .grpc import GrpcAddress, GrpcSettings
 from .keys import MAX_BYTES
 from .restrictions import Restrictions
 from .sources import collect
+from .trace import TraceConfig
 
 #: Shortest token that JITNEY_TOKEN may hold.
 MIN_TOKEN = 8
@@ -109,6 +110,7 @@ class Settings:
     disable_auto_complete_config  whether configurations are taken as they are, without completion from model files
     backend_config  tritonserver's: backend ("" = all) -> key -> value
     cache_config  bytes of the response cache, 0 = none
+    trace_config  which requests are traced, and where traces go
     http_header_forward_pattern  regular expression: matching headers become parameters of KServe requests, "" = none
     http_restricted_api  group of routes -> header and value that its requests need
     model_config_name  configs/NAME.pbtxt is read in place of config.pbtxt
@@ -203,6 +205,7 @@ class Settings:
     disable_auto_complete_config: bool = False
     backend_config: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     cache_config: int = 0
+    trace_config: TraceConfig = field(default_factory=TraceConfig)
     http_header_forward_pattern: str = ""
     http_restricted_api: Restrictions = field(default_factory=dict)
     model_config_name: str = ""

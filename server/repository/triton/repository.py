@@ -71,8 +71,8 @@ class TritonRepository:
     ) -> None:
         """`backend_config`: backend -> key -> value, "" for all of them. `gpus`: the ids to place models on, None = ask.
 
-        `limits`, `load`: for models that say nothing of their own. `open_ended`, beside `auto_complete` False: a configuration may
-        leave out what its model would tell, and stays without it.
+        `limits`, `load`: for models that say nothing of their own. `open_ended`, beside `auto_complete` False: a configuration
+        may leave out what its model would tell, and stays without it.
         """
         self._paths = [Path(path).absolute() for path in paths]
         for path in self._paths:
