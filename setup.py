@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "__init__.py").read_text())
-FOLDERS = ["core", "codecs", "backends", "backends.*", "server", "server.*", "tools", "tools.*"]
+FOLDERS = ["core", "codecs", "backends", "backends.*", "server", "server.*", "tools", "tools.*", "deploy", "deploy.*"]
 #: Only a checkout has what the development tools work on.
 DEVELOPMENT = ["tools.dev", "tools.dev.*"]
 PROJECT = "https://github.com/jitney/jitney"
@@ -97,6 +97,7 @@ setup(
         "tls": ["cryptography>=42"],
         "grpc": ["grpcio>=1.60"],
         "client": ["tritonclient[http]>=2.50"],
+        "ray": ["ray[serve]>=2.60"],
     },
     entry_points={"console_scripts": ["jitney = jitney.server.cli.main:main"]},
 )
