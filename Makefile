@@ -9,7 +9,7 @@ UV ?= uv
 COVERAGE := 81
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types check test page-test docs reference format models demo torchserve-demo triton-demo image-test kubernetes-test serve bench bench-gpu chaos chaos-short fuzz soak requirements clean
+.PHONY: help setup lint types check test page-test docs reference format models demo torchserve-demo triton-demo image-test kubernetes-test serve bench bench-gpu chaos chaos-short fuzz soak ray-test requirements clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -32,7 +32,7 @@ format: $(READY)  ## ruff: fix what it can
 # The root is the package, so mypy is shown a folder in which it has the package's name.
 types: $(READY)  ## mypy --strict, tests included
 	@mkdir -p .types && ln -sfn .. .types/jitney
-	@cd .types && ../$(PY) -m mypy --config-file ../pyproject.toml -p jitney.core -p jitney.codecs -p jitney.backends -p jitney.server -p jitney.tools -p jitney.tests
+	@cd .types && ../$(PY) -m mypy --config-file ../pyproject.toml -p jitney.core -p jitney.codecs -p jitney.backends -p jitney.server -p jitney.tools -p jitney.deploy -p jitney.tests
 
 test: $(READY)  ## All tests, warnings as errors, coverage printed and at least COVERAGE per cent
 	@$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE)
@@ -68,6 +68,11 @@ image-test: $(READY)  ## Build the container image without a registry and run it
 
 kubernetes-test: $(READY)  ## The manifests for Kubernetes and KServe: valid, and the server does what they say
 	@$(PY) -m pytest tests/deploy
+
+# Ray takes a machine's outer address and waits for it; in a network namespace there is only loopback. The pins stay as they are.
+ray-test: $(READY)  ## jitney on a Ray cluster of three nodes, while replicas die, freeze, come and go (four minutes)
+	@$(INSTALL) -r requirements.txt -r requirements/ray.in
+	@JITNEY_RAY_TESTS=1 unshare --map-root-user --net sh -c 'ip link set lo up && exec $(PY) -m pytest -n 0 tests/deploy/ray'
 
 serve: models  ## The server in the foreground, on model_repository/
 	@$(PY) -m jitney.server.cli serve --model-repository model_repository

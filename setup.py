@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "__init__.py").read_text())
-FOLDERS = ["core", "codecs", "backends", "backends.*", "server", "server.*", "tools", "tools.*"]
+FOLDERS = ["core", "codecs", "backends", "backends.*", "server", "server.*", "tools", "tools.*", "deploy", "deploy.*"]
 #: Only a checkout has what the development tools work on.
 DEVELOPMENT = ["tools.dev", "tools.dev.*"]
 PROJECT = "https://github.com/jitney/jitney"
@@ -99,6 +99,7 @@ setup(
         "otel": ["opentelemetry-sdk>=1.35", "opentelemetry-exporter-otlp-proto-http>=1.35"],
         "client": ["tritonclient[http]>=2.50"],
         "completion": ["argcomplete>=3.2"],
+        "ray": ["ray[serve]>=2.60"],
     },
     entry_points={"console_scripts": ["jitney = jitney.server.cli.main:main"]},
 )
