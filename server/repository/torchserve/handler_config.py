@@ -40,10 +40,12 @@ def handler_config(
         version_directory=directory,
         max_batch_size=numbers.rows,
         batching=Batching(
-            enabled=numbers.rows > 1,
+            # With continuousBatching the worker puts them together, round by round: each leaves as soon as there is a place.
+            enabled=numbers.rows > 1 and not found.continuous_batching,
             max_queue_delay_us=numbers.delay_ms * 1000,
             default_queue_policy=QueuePolicy(max_queue_size=numbers.job_queue_size),
         ),
+        max_in_flight=numbers.rows if found.continuous_batching else 0,
         instance_groups=groups,
         handler=HandlerSpec(
             entry=entry,
@@ -80,9 +82,8 @@ def _refuse(name: str, found: ModelYaml, numbers: Numbers) -> None:
         raise Unsupported(
             f"model '{name}': parallelType {found.parallel_type} is not offered; a model runs in one process for each worker"
         )
-    for asked, key in ((found.continuous_batching, "continuousBatching"), (found.sequence_batching, "sequenceBatching")):
-        if asked:
-            raise Unsupported(f"model '{name}': model-config.yaml asks for {key}, which is not offered")
+    if found.sequence_batching:
+        raise Unsupported(f"model '{name}': model-config.yaml asks for sequenceBatching, which is not offered")
 
 
 def instance_groups(found: ModelYaml, gpus: Sequence[int]) -> tuple[InstanceGroup, ...]:
