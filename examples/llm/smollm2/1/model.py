@@ -60,7 +60,7 @@ class Generation:
         self.prompt = pb_utils.get_input_tensor_by_name(request, "text_input").as_numpy().reshape(-1)[0].decode()
         wanted = pb_utils.get_input_tensor_by_name(request, "max_tokens")
         self.wanted = default if wanted is None else int(wanted.as_numpy().reshape(-1)[0])
-        self.ids, self.length, self.sent = [], 0, ""
+        self.prompt_ids, self.ids, self.length, self.sent = [], [], 0, ""
 
     def is_over(self, end_of_text):
         return self.ids[-1] == end_of_text or len(self.ids) >= self.wanted
@@ -119,7 +119,7 @@ class TritonPythonModel:
                 self.active.clear()
 
     def take_in(self):
-        """Begins the answers of those who came, while there are rows; waits for somebody where there is nothing to do."""
+        """Gives rows to those who came, while there are some; waits for somebody where there is nothing to do."""
         while len(self.active) < self.rows:
             try:
                 generation = self.came.get(block=not self.active)
@@ -127,47 +127,58 @@ class TritonPythonModel:
                 break
             if generation is None:
                 return False
-            try:
-                self.prefill(generation)
-            except Exception as error:  # noqa: BLE001 - others go on
-                generation.fail(f"the prompt cannot be answered: {error!r}")
+            if self.fits(generation):
+                self.active.append(generation)
         return True
 
-    def prefill(self, generation):
-        """The whole prompt at once: the first token."""
-        ids = self.tokenizer(generation.prompt)["input_ids"]
-        if not ids or generation.wanted < 1 or len(ids) + generation.wanted > self.context:
-            sizes = f"got a prompt of {len(ids)} tokens and max_tokens {generation.wanted}"
-            text = f"expected at least one token each, together at most {self.context}, {sizes}"
-            generation.fail(text, pb_utils.TritonError.INVALID_ARG)
-            return
-        positions = torch.arange(len(ids))[None]
-        generation.length = len(ids)
-        generation.ids += self.next_tokens(torch.tensor([ids]), len(self.active), positions)
-        self.active.append(generation)
-        self.answer(generation)
+    def fits(self, generation):
+        generation.prompt_ids = self.tokenizer(generation.prompt)["input_ids"]
+        tokens, wanted = len(generation.prompt_ids), generation.wanted
+        if tokens and wanted > 0 and tokens + wanted <= self.context:
+            return True
+        sizes = f"got a prompt of {tokens} tokens and max_tokens {wanted}"
+        text = f"expected at least one token each, together at most {self.context}, {sizes}"
+        generation.fail(text, pb_utils.TritonError.INVALID_ARG)
+        return False
 
     def step(self):
-        """One token more for each."""
-        if not self.active:
-            return
-        tokens = torch.tensor([[generation.ids[-1]] for generation in self.active])
-        positions = torch.tensor([[generation.length] for generation in self.active])
-        stepped = list(self.active)
-        for generation, token in zip(stepped, self.next_tokens(tokens, 0, positions), strict=True):
-            generation.ids.append(token)
-            generation.length += 1
-        for generation in stepped:  # some leave here, and others take their rows
-            self.answer(generation)
+        """The first token of those who are new, or one token more for each."""
+        new = [generation for generation in self.active if not generation.ids]
+        if new:
+            self.prefill(new)
+        elif self.active:
+            self.decode()
 
-    def next_tokens(self, tokens, first, positions):
-        """The likeliest token after each row's last one. Tokens see what is at their own position and before it."""
+    def prefill(self, new):
+        """The whole prompts at once, filled up to the longest: what is written behind a row's end is overwritten later."""
+        lengths = [len(generation.prompt_ids) for generation in new]
+        tokens = torch.zeros(len(new), max(lengths), dtype=torch.long)
+        for row, generation in zip(tokens, new, strict=True):
+            row[: len(generation.prompt_ids)] = torch.tensor(generation.prompt_ids)
+        positions = torch.arange(max(lengths)).expand(len(new), -1)
+        found = self.next_tokens(tokens, len(self.active) - len(new), positions, torch.tensor(lengths) - 1)
+        self.take(new, found, lengths)
+
+    def decode(self):
+        tokens = torch.tensor([[generation.ids[-1]] for generation in self.active])
+        lengths = [generation.length for generation in self.active]
+        found = self.next_tokens(tokens, 0, torch.tensor(lengths)[:, None], torch.zeros(len(lengths), dtype=torch.long))
+        self.take(list(self.active), found, [length + 1 for length in lengths])
+
+    def next_tokens(self, tokens, first, positions, last):
+        """The likeliest token after token `last` of each row. A token sees what is at its own position and before it."""
         self.cache.at(first, positions)
         visible = (torch.arange(self.cache.end) <= positions[..., None])[:, None]  # (rows, 1, tokens, all positions)
-        found = self.model(
-            tokens, attention_mask=visible, position_ids=positions, cache=self.cache, use_cache=True, logits_to_keep=1
-        )
-        return found.logits[:, -1].argmax(-1).tolist()
+        made = self.model.model(tokens, attention_mask=visible, position_ids=positions, cache=self.cache, use_cache=True)
+        return self.model.lm_head(made.last_hidden_state[torch.arange(len(tokens)), last]).argmax(-1).tolist()
+
+    def take(self, generations, tokens, lengths):
+        """Each has one token more, and so many in the cache. First all, then the answers: who leaves is replaced by another."""
+        for generation, token, length in zip(generations, tokens, lengths, strict=True):
+            generation.ids.append(token)
+            generation.length = length
+        for generation in generations:
+            self.answer(generation)
 
     def answer(self, generation):
         """Sends the newest token's text, and lets the request go where that was its last, or its client has gone."""
