@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LATER = ("continuousBatching", "sequenceBatching")
+_LATER = ("continuousBatching",)
 
 
 class HandlerBackend(Backend):

@@ -201,7 +201,6 @@ class TestEntryPoints:
     ("spec", "error"),
     [
         ({"yaml": {"continuousBatching": True}}, "asks for continuousBatching, which is not supported yet"),
-        ({"yaml": {"sequenceBatching": True}}, "asks for sequenceBatching"),
         ({"envelope": "soap"}, "unknown service envelope 'soap'; expected one of body, json, kserve, kservev2"),
         ({"envelope": "json", "yaml": {"asyncCommunication": True}}, "cannot be combined"),
     ],

@@ -169,7 +169,7 @@ def test_what_may_be_asked_for(place: Place) -> None:
     assert place.refused("a.mar", errors.InvalidParameter, runtime="cobol").name == "runtime"
     place.refused("a.mar", errors.InvalidRequest, model_name="a/b c")
     place.refused("a.mar", errors.Unsupported, runtime="LSP")
-    for line in ("parallelType: tp", "continuousBatching: true", "sequenceBatching: true"):
+    for line in ("parallelType: tp", "continuousBatching: true"):
         place.put("b.mar", mar(yaml=line))
         assert line.split(":")[0] in str(place.refused("b.mar", errors.Unsupported))
 
