@@ -175,7 +175,6 @@ class ModelCache:
                 break
             if model not in loading and self._unload(model, time.monotonic()):
                 excess -= model.memory
-                log.info("a model was unloaded to make room for others: %.0f MiB", model.memory / 2**20)
         if excess > 0 and len(order) > 1 and not self._told:
             log.warning(
                 "models that are loaded on demand take %.0f MiB more than there is room for, and all of them are busy",
