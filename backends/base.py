@@ -7,17 +7,17 @@ All of this happens in a worker process, on its main thread, for one model insta
     unload()                     once, when the worker is asked to stop; not called when it is killed
 
 `execute` calls `respond(index, response)` for each request of the batch. A response with `final=True` ends that request;
-earlier ones with `final=False` are sent at once (streaming). A backend may keep `respond` and call it after `execute`
-returned (decoupled models), from any thread; the batch is over when every request had its final response. An exception out
-of `execute` fails exactly the requests that had none yet. Tensors and parts of the requests are views of shared memory that
-are valid until their request's final response.
+earlier ones with `final=False` are sent at once (streaming). Where the model `overlaps` (decoupled ones, asynchronous handlers) a
+backend may keep `respond` and call it after `execute` returned, from any thread, while the next batches are executed; a batch is
+over when every request had its final response. An exception out of `execute` fails exactly the requests that had none yet.
+Tensors and parts of the requests are views of shared memory that are valid until their request's final response.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ..core.request import Instance, Request, Respond, Response
 
@@ -36,6 +36,9 @@ class Host(Protocol):
 
     def infer(self, model: str, version: str, request: Request, timeout_s: float | None = None) -> Iterator[Response]:
         """Runs another model of this server and yields its responses (Triton's BLS); `version` "" = the served default."""
+
+    def lose(self, error: DeviceLost) -> NoReturn:
+        """Ends the process, as raising the error out of `execute` does: for code that runs after it."""
 
     def control(self, verb: str, model: str, arguments: Mapping[str, Any]) -> Any:
         """Asks the server to load or unload a model, or whether it is ready: verbs "load", "unload", "is_ready"."""

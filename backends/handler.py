@@ -8,6 +8,8 @@ imports `ts`, which is our package in `compat`. Beyond TorchServe:
 * a batch that raises is tried again request by request, so that only the bad ones fail. Handlers with side effects switch
   it off: `handler: {retry_failed_batch: false}` in model-config.yaml;
 * explanations are handled one by one: TorchServe explains the first request's class for the whole batch.
+
+With `asyncCommunication` each request is a task of one event loop, on a thread of its own, and `execute` waits for none of them.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import inspect
 import logging
 import os
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -54,6 +57,8 @@ class HandlerBackend(Backend):
         self._retry = _retries(self._spec.yaml)
         self._concurrent = bool(self._spec.yaml.get("asyncCommunication"))
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None  # that runs the loop, for concurrent requests
+        self._tasks: set[asyncio.Task[None]] = set()  # a loop keeps weak references only
         self._answering = False  # a metric that is emitted now has answers behind it
         directory = str(Path(model.version_directory or model.directory).resolve())
         prepare_imports(directory)
@@ -67,6 +72,8 @@ class HandlerBackend(Backend):
             sys.modules["torch"].set_num_threads(max(instance.threads, 1))
         self._handle = find_envelope(self._spec.envelope, entry.handle)
         self._finished(entry.initialize(self._context))
+        if self._concurrent:
+            self._start_loop()
 
     def _make_context(self, directory: str, instance: Instance) -> Any:
         spec, name = self._spec, self._model.name
@@ -86,19 +93,22 @@ class HandlerBackend(Backend):
         )
 
     def unload(self) -> None:
-        if self._loop is not None:
-            self._loop.close()
+        if self._loop is None:
+            return
+        if self._thread is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        self._loop.close()
 
     # -- batches ---------------------------------------------------------------------------------------------------------
 
     def execute(self, requests: Sequence[Request], respond: Respond) -> None:
-        """Handles predictions together and explanations one by one; with `asyncCommunication` all requests at once."""
+        """Handles predictions together and explanations one by one; with `asyncCommunication` each begins at once."""
+        if self._loop is not None and self._thread is not None:
+            self._loop.call_soon_threadsafe(self._begin, requests, respond)
+            return
         for indices in _groups(requests):
-            run = _Run(requests, indices, respond)
-            if self._concurrent:
-                self._finished(self._handle_concurrently(run))
-            else:
-                self._handle_batch(run)
+            self._handle_batch(_Run(requests, indices, respond))
 
     def _handle_batch(self, run: _Run) -> None:
         context = self._context
@@ -157,8 +167,28 @@ class HandlerBackend(Backend):
             self._loop = asyncio.new_event_loop()
         return self._loop.run_until_complete(_await(result))
 
-    async def _handle_concurrently(self, run: _Run) -> None:
-        await asyncio.gather(*(self._handle_alone(_Run(run.requests, [index], run.respond)) for index in run.indices))
+    def _start_loop(self) -> None:
+        """Runs the event loop, on which the handler was initialized, on a thread of its own from now on."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="handler-loop", daemon=True)
+        self._thread.start()
+
+    def _begin(self, requests: Sequence[Request], respond: Respond) -> None:
+        """Makes a task of each request; in the loop."""
+        for index in range(len(requests)):
+            task = asyncio.ensure_future(self._handle_alone(_Run(requests, [index], respond)))
+            self._tasks.add(task)
+            task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        """A request's task ended: with its answer, or because the device is lost."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, DeviceLost):
+            self.host.lose(error)
+        elif error is not None:
+            logger.error("a request's task failed", exc_info=error)
 
     async def _handle_alone(self, run: _Run) -> None:
         context = copy.copy(self._context)

@@ -46,7 +46,7 @@ class PythonBackend(Backend):
     """One TritonPythonModel. The main thread runs `execute`, response senders may be used from any thread.
 
     An `async def execute` runs on an event loop that stays for the model's life: on the main thread, or on a thread of its
-    own where the model is decoupled, so that tasks it leaves behind go on while no batch runs (Triton).
+    own where the model is decoupled: then nobody waits for it, and the next `execute` begins meanwhile (Triton).
     """
 
     model: Any
@@ -85,7 +85,11 @@ class PythonBackend(Backend):
         answers = [Answer(index, self._wanted(request), self, respond) for index, request in enumerate(requests)]
         given: list[Any] = []  # held until they are answered: a request that the model lets go counts as dropped
         try:
-            self._answer(answers, self._run(requests, answers, given))
+            returned = self._run(requests, answers, given)
+            if isinstance(self.runner, LoopThread):
+                self.runner.begin(self._answer_later(answers, given, returned))
+                return
+            self._answer(answers, returned if self.runner is None else self.runner.run(returned))
         except BaseException as error:  # noqa: BLE001 - the model's own code may raise anything, and call sys.exit()
             self._fail(answers, _described(error), trace_of(error))
         given.clear()
@@ -109,8 +113,15 @@ class PythonBackend(Backend):
             received(request, self._names(request), answer.handle())
             for request, answer in zip(requests, answers, strict=True)
         ]
-        returned = self.model.execute(list(given))
-        return returned if self.runner is None else self.runner.run(returned)
+        return self.model.execute(list(given))
+
+    async def _answer_later(self, answers: Sequence[Answer], given: list[Any], coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Waits, in the loop, for a coroutine that nobody else waits for."""
+        try:
+            self._answer(answers, await coroutine)
+        except BaseException as error:  # noqa: BLE001 - as in `execute`; SystemExit would end the loop
+            self._fail(answers, _described(error), trace_of(error))
+        given.clear()
 
     def _answer(self, answers: Sequence[Answer], returned: Any) -> None:
         """Takes what `execute` returned: a response for each request, None where a sender answers."""
@@ -173,16 +184,16 @@ class PythonBackend(Backend):
 
 
 class LoopThread:
-    """An event loop on a thread of its own, with the part of `asyncio.Runner` that is used here."""
+    """An event loop on a thread of its own, for coroutines that nobody waits for."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="model-loop", daemon=True)
         self._thread.start()
 
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Runs the coroutine to its end and returns its result; any other thread."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+    def begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Begins to run the coroutine, which must not raise; any other thread."""
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

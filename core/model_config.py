@@ -112,6 +112,10 @@ class HandlerSpec:
     python: str = ""
 
 
+#: Backends that run tensors through a model without code of the user's around it: what they do can be done again.
+TENSOR_BACKENDS = ("eager", "torchscript", "exported", "onnxruntime")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """One version of one model, complete: nothing is left to be deduced after the repository made it.
@@ -121,6 +125,9 @@ class ModelConfig:
     filename          the model file, relative to `version_directory` (Triton's default_model_filename)
     max_batch_size    rows a batch may hold; 0 = the model has no batch axis, `dims` are complete shapes
     response_timeout_s  a worker that holds a batch for longer is replaced; 0 = no limit, AT_ONCE = no answer is in time
+    max_in_flight     batches that a worker may hold: one runs, the others wait in it or, where the model `overlaps`, are
+                      answered later; 0 = the default of its kind
+    retry_after_crash   whether requests that a worker held when it crashed are run again, each alone, once
     startup_timeout_s   a worker that has not loaded by then is ended; 0 = no limit, AT_ONCE = none loads in time
     on_demand         whether its workers start with the first request and not when the server does
     idle_timeout_s    one that is loaded on demand goes after so many seconds without a request; 0 = when memory runs short
@@ -150,6 +157,8 @@ class ModelConfig:
     optimization: Mapping[str, Any] = field(default_factory=dict)
     metric_tags: Mapping[str, str] = field(default_factory=dict)
     decoupled: bool = False
+    max_in_flight: int = 0
+    retry_after_crash: bool = False
     response_cache: bool = False
     sequence: Mapping[str, Any] | None = None
     ensemble: Mapping[str, Any] | None = None
@@ -183,6 +192,17 @@ class ModelConfig:
     def is_archive(self) -> bool:
         """Whether it came from TorchServe's world, whose answers its clients know to the letter."""
         return self.backend == "handler" or self.handler is not None
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a worker takes the next batch as soon as `execute` has returned, though answers of the one before are still
+        to come: for models that answer when they please."""
+        return self.decoupled or self.asynchronous
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether it is a handler with TorchServe's `asyncCommunication`: its requests are tasks of one event loop."""
+        return self.handler is not None and bool(self.handler.yaml.get("asyncCommunication"))
 
     def input(self, name: str) -> TensorSpec | None:
         return next((spec for spec in self.inputs if spec.name == name), None)

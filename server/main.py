@@ -29,8 +29,9 @@ from .lifecycle.model_control import ModelControl
 from .lifecycle.snapshot_writer import SnapshotWriter
 from .lifecycle.startup import Begun, Planned, chosen, planned, preload, register, settle, tell_strays
 from .metrics import Metrics
-from .process import gc_tuning, logs, signals, threads
+from .process import gc_tuning, logs, sandbox, signals, threads
 from .process.cores import machine_gpus
+from .process.sandbox import WorkerLimits
 from .process.signals import Signals
 from .repository.torchserve.model_store import ModelStore
 from .repository.triton.limits import Limits
@@ -42,6 +43,10 @@ from .serving.model_cache import ModelCache
 from .serving.registry import Registry
 from .serving.response_cache import ResponseCache
 from .settings.settings import Settings, access_problems, start_problems
+from .settings.trace import OPENTELEMETRY
+from .tracing.collector import Collector
+from .tracing.sampling import Tracing
+from .tracing.settings import TraceSettings
 from .web import Web
 from .workers.roster import number_from
 
@@ -59,6 +64,8 @@ INSISTING_SECONDS = 1.0
 def run(settings: Settings, *, torchserve: bool = False) -> int:
     """Serves until a signal; the process's exit status. `torchserve`: log files as TorchServe writes them."""
     problems = start_problems(settings) + access_problems(settings)
+    if why := sandbox.problem(settings.worker_sandbox):
+        problems.append(f"worker_sandbox={settings.worker_sandbox}: {why}")
     if problems:
         raise InvalidConfig("; ".join(problems))
     folder = Path(settings.log_location) if torchserve else None
@@ -67,6 +74,7 @@ def run(settings: Settings, *, torchserve: bool = False) -> int:
         log.info("%s", note)
     for warning in settings.warnings:
         log.warning("%s", warning)
+    sandbox.announce(WorkerLimits(settings.worker_max_memory, settings.worker_max_files, settings.worker_sandbox))
     try:
         with signals.received() as received:
             return Server(settings).serve(received)
@@ -91,6 +99,12 @@ def _say(line: str) -> None:
         print(f"{line}\n", end="", flush=True)  # in one piece: models that load together are reported at once
 
 
+def _collector(traces: TraceSettings) -> Collector | None:
+    """What takes traces; None where no setting could ever have one made: there is no file, and none can be named later."""
+    config = traces.config
+    return Collector(traces) if config.mode == OPENTELEMETRY or config.file else None
+
+
 class Server:
     """Everything that one server process owns."""
 
@@ -109,6 +123,10 @@ class Server:
             interval=settings.metric_time_interval,
             cache=cache,
         )
+        self.traces = TraceSettings(settings.trace_config)
+        self.collector = _collector(self.traces)
+        if self.collector is not None:
+            self.metrics.more.append(self.collector.families)
         self.dataplane = DataPlane(self.registry, strict_readiness=settings.strict_readiness)
         self.control = ControlPlane(self.registry)
         options = Options(
@@ -152,7 +170,11 @@ class Server:
         gc_tuning.return_large_memory()
         plan, names = planned(self.settings), chosen(self.model_control, self.settings)
         self._tokens = self._make_tokens()
-        web = Web(Services(self.dataplane, self.control, self.metrics, self.settings, self._tokens, self.io))
+        tracing = Tracing(self.collector.put) if self.collector is not None else Tracing()
+        services = Services(
+            self.dataplane, self.control, self.metrics, self.settings, self._tokens, self.io, tracing, self.traces
+        )  # fmt: skip
+        web = Web(services)
         try:
             self._announce(web, [*(item.name for item in plan), *names])
             if self._tokens is not None:
@@ -288,6 +310,8 @@ class Server:
             self.repository.close()
         self.store.close()
         self.metrics.close()
+        if self.collector is not None:
+            self.collector.close(LAST_SECONDS)
         if self._tokens is not None:
             self._tokens.remove_file()
 

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 
 #: What each file pins of setup.py's extras.
 EXTRAS = {
-    "requirements.txt": ("torch", "onnx", "tls", "grpc", "client"),
-    "requirements-gpu.txt": ("gpu", "tls", "grpc", "client"),
+    "requirements.txt": ("torch", "onnx", "tls", "grpc", "otel", "client", "completion"),
+    "requirements-gpu.txt": ("gpu", "tls", "grpc", "otel", "client", "completion"),
 }
 
 

@@ -56,7 +56,7 @@ class Queue(Protocol):
 
     def clear(self) -> list[Item]: ...
 
-    def poll(self, now: float, idle: int) -> Step: ...
+    def poll(self, now: float, idle: int, ahead: int = 0) -> Step: ...
 
 
 class Dispatcher:
@@ -65,7 +65,8 @@ class Dispatcher:
         create → submit/cancel/wake … → drain → close
 
     idle     number of workers that could start a batch at once; quick, never raises
-    deliver  gives a batch to an idle worker; should that fail, it answers the batch's items itself
+    ahead    number of full batches that busy workers would take besides, likewise
+    deliver  gives a batch to a worker; should that fail, it answers the batch's items itself
     expire   answers an item whose deadline passed
     tickets  a request is refused unless a worker is idle for it (TorchServe's useJobTicket)
     coalescer  the process', so that requests that a thread brings together leave together
@@ -84,9 +85,10 @@ class Dispatcher:
         name: str = "",
         tickets: bool = False,
         coalescer: Coalescer | None = None,
+        ahead: Callable[[], int] = lambda: 0,
     ) -> None:
         self._batcher, self._clock, self._name, self._tickets = batcher, clock, name, tickets
-        self._idle, self._deliver, self._expire = idle, deliver, expire
+        self._idle, self._ahead, self._deliver, self._expire = idle, ahead, deliver, expire
         self._coalescer = coalescer or Coalescer()
         self._lock = threading.Lock()
         self._alarm = threading.Condition(self._lock)  # the timer sleeps here
@@ -232,7 +234,9 @@ class Dispatcher:
         if not len(self._batcher):
             step = _NOTHING
         else:
-            step = self._batcher.poll(self._clock(), self._free())
+            free = self._free()
+            ahead = 0 if free > 0 else self._ahead() + free
+            step = self._batcher.poll(self._clock(), free, ahead)
             self._delivering += len(step.batches)
             if step.wake_at is not None and step.wake_at < self._armed:
                 self._arm(step.wake_at)

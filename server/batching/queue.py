@@ -144,8 +144,10 @@ class Batcher:
 
     # Deciding
 
-    def poll(self, now: float, idle: int) -> Step:
+    def poll(self, now: float, idle: int, ahead: int = 0) -> Step:
         """Decides what leaves at `now` with `idle` workers free. `now` never runs backwards.
+
+        `ahead`: so many batches may leave for workers that are busy yet, if they cannot grow any more.
 
         `wake_at` supposes that the workers still idle after this step stay so.
         """
@@ -153,7 +155,23 @@ class Batcher:
         batches: list[Batch] = []
         while len(batches) < idle and (lane := self._ripest(now)) is not None:
             batches.append(self._form(lane, now))
+        if ahead > 0 and len(batches) >= idle:
+            self._send_ahead(batches, ahead, now)
         return Step(batches, expired, self._wake_at(len(batches) < idle))
+
+    def _send_ahead(self, batches: list[Batch], ahead: int, now: float) -> None:
+        """Full batches, as long as the one that is to leave next is full."""
+        for _ in range(ahead):
+            if not self._policy.alone and self._rows < self._policy.top:
+                return
+            lane = self._ripest(now)
+            if lane is None:
+                return
+            walk = lane.walk or lane.rewalk(self._policy)
+            if walk.cut(now)[2] not in (Reason.FULL, Reason.ALONE):
+                self._register(lane, walk)
+                return
+            batches.append(self._form(lane, now))
 
     def _line_up(self, item: Item) -> None:
         key = self._lane_key(item)

@@ -180,8 +180,8 @@ class SequenceBatcher:
 
     # -- deciding -----------------------------------------------------------------------------------------------------------
 
-    def poll(self, now: float, idle: int = 0) -> Step:
-        """Decides what leaves at `now`. Which workers are idle is known from `place` and `finished`; `idle` says nothing."""
+    def poll(self, now: float, idle: int = 0, ahead: int = 0) -> Step:
+        """Decides what leaves at `now`. Which workers are idle is known from `place` and `finished`; the numbers say nothing."""
         due = [item for item in self._expiring if item.expires is not None and item.expires <= now]
         expired = [item for item in due if self.cancel(item)]
         expired += self._casualties

@@ -29,6 +29,7 @@ from ..metrics.statistics import Statistics
 from ..workers.pool import BatchReport, Pool, WorkerStatus
 from ..workers.running_calls import encoded
 from .deployment import Deployment, ModelState, OnAnswer, Options
+from .fatal_inputs import FatalInputs
 from .ordering import OrderedAnswers
 from .response_cache import ResponseCache, cache_key
 
@@ -58,6 +59,7 @@ class WorkerDeployment(Deployment):
         self._cache = options.cache if config.response_cache else None
         self._generation = new_generation()
         self._patient = not (config.client_timeout_s or config.batching.limits_waiting or config.sequence)
+        self._fatal = FatalInputs(config.name)
         self._on_event = options.on_event
         self._closing = False
         self._retries = False
@@ -82,6 +84,7 @@ class WorkerDeployment(Deployment):
         self.dispatcher = Dispatcher(
             self._make_batcher(),
             idle=self.pool.idle,
+            ahead=self.pool.ahead,
             deliver=self._deliver,
             expire=self._expired,
             tickets=config.use_job_ticket,
@@ -214,6 +217,7 @@ class WorkerDeployment(Deployment):
             self.refuse_without_workers()
         if self._cache is None and not request.rows > self.config.max_batch_size > 0:  # which is another error
             self.refuse_if_full(priority)
+        self._fatal.check(request)
         call = Call(request, self.config, on_answer=on_answer)
         call.encode = encode
         if self._cache is None:  # which would keep the outputs for longer than the target's memory lasts
@@ -313,6 +317,8 @@ class WorkerDeployment(Deployment):
         self.dispatcher.wake()
 
     def _batch_done(self, report: BatchReport) -> None:
+        if report.fatal:
+            self._fatal.crashed(report.calls[0].request)
         for call in report.calls:
             call.withdraw = call.message = None
             if call.slots:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import restrictions
+from . import restrictions, trace
 from .addresses import parse_address, parse_host
 
 Reader = Callable[[str], Any]
@@ -285,6 +285,10 @@ JITNEY: dict[str, Key] = {
     "http_threads": Key(integer(1, 4096), "128"),
     "max_waiting": Key(integer(1, 1_000_000), "2048"),
     "max_held_bytes": Key(integer(1 << 20, 2**63 - 1), str(1 << 30)),
+    "worker_max_memory": Key(integer(0, 2**63 - 1), "0"),
+    "worker_max_files": Key(integer(0, 1_000_000), "0"),
+    "worker_sandbox": Key(choice("off", "files", "network"), "off"),
+    "max_connections_per_address": Key(integer(0, 1_000_000), "0"),
     "front_ends": Key(integer(1, 256), "1"),
     "status_page": Key(choice("on", "off"), "on"),
     "grpc_front_ends": Key(integer(1, 256), "1"),
@@ -313,6 +317,7 @@ TRITON: dict[str, Key] = {
     "disable_auto_complete_config": Key(switch, "false"),
     "backend_config": Key(backend_config, ""),
     "cache_config": Key(cache_config, ""),
+    "trace_config": Key(trace.parse, ""),
     "model_config_name": Key(text, ""),
     "server_id": Key(text, "triton"),
     "allow_client_shm": Key(switch, "true"),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import os
 import queue
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
-from ...backends.base import Host
+from ...backends.base import DeviceLost, Host
 from ...core.errors import ModelFailed
 from ...core.request import Request, Response
 from ..ipc import wire
+from ..process import exits
 from ..workers.channel import MessageChannel
 from ..workers.messages import Event, HostCall, HostCancel, HostReply
 
@@ -59,6 +62,10 @@ class FrameHost(Host):
         message = wire.request_to_wire(request, ())
         number, replies = self._call("infer", model, version=version, request=message, timeout_s=timeout_s)
         return self._responses(number, replies)  # a generator of its own, so that the call is sent now and not at `next`
+
+    def lose(self, error: DeviceLost) -> NoReturn:
+        print(f"worker ends because its device is lost: {error}", file=sys.stderr, flush=True)  # noqa: T201 - logged
+        os._exit(exits.DEVICE_LOST)
 
     def control(self, verb: str, model: str, arguments: Mapping[str, Any]) -> Any:
         """ModelFailed with the server's reason where it refuses; TypeError for a name that is no text."""

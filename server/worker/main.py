@@ -33,11 +33,12 @@ from ...core.model_config import ModelConfig
 from ..ipc.frame import BadFrame, PeerClosed
 from ..ipc.memory import Region
 from ..ipc.messages import Message
-from ..process import exits
+from ..process import exits, sandbox
 from ..workers.channel import MessageChannel
-from ..workers.messages import Cancel, Execute, HostReply, Load, Loaded
+from ..workers.messages import Cancel, Copied, Execute, HostReply, Load, Loaded
 from .host import FrameHost
 from .inbox import Inbox
+from .reply_memory import ReplyMemory
 from .running_batch import RunningBatch
 
 _PR_SET_PDEATHSIG = 1
@@ -63,8 +64,9 @@ class Worker:
     def __init__(self, channel: MessageChannel, arena_fd: int, reply_fd: int) -> None:
         self._channel, self._arena_fd, self._reply_fd = channel, arena_fd, reply_fd
         self._host = FrameHost(channel)
-        self._inbox = Inbox(channel, self._dispatch, self._host.waiting)
+        self._inbox = Inbox(channel, self._dispatch, self._expecting)
         self._host.on_call = self._inbox.expect
+        self._replies: ReplyMemory | None = None
         self._batches: dict[int, RunningBatch] = {}
         self._early_cancels: set[tuple[int, int]] = set()
 
@@ -78,6 +80,7 @@ class Worker:
         arena, reply = Region(self._arena_fd, message.arena_bytes), Region(self._reply_fd, message.reply_bytes)
         arena.close_fd()
         reply.close_fd()
+        self._replies = ReplyMemory(reply, self._ask_for_room)
         self._inbox.start()
         try:
             backend = load(message, self._host)
@@ -88,7 +91,7 @@ class Worker:
         gc.freeze()  # the model and its libraries stay: they need not be looked through while it answers
         self._channel.send(Loaded())
         try:
-            self._execute(backend, arena, reply, message.config.decoupled)
+            self._execute(backend, arena, self._replies, message.config)
         except DeviceLost as error:
             print(f"worker ends because its device is lost: {error}", file=sys.stderr, flush=True)  # noqa: T201 - logged
             return exits.DEVICE_LOST
@@ -99,14 +102,23 @@ class Worker:
         reason = text_of(error) if isinstance(error, JitneyError) else explain(error)
         self._channel.send(Loaded(reason or type(error).__name__, trace_of(error), is_out_of_memory(error)))
 
-    def _execute(self, backend: Backend, arena: Region, reply: Region, decoupled: bool) -> None:
+    def _execute(self, backend: Backend, arena: Region, replies: ReplyMemory, config: ModelConfig) -> None:
         while isinstance(message := self._inbox.get(), Execute):
-            batch = RunningBatch(message, self._channel, arena, reply, decoupled)
+            replies.copied(message.copied)
+            batch = RunningBatch(message, self._channel, arena, replies, config.overlaps)
             self._batches = {number: other for number, other in self._batches.items() if not other.done}
             self._batches[batch.id] = batch
-            while self._early_cancels:
-                self._cancel(*self._early_cancels.pop())
-            batch.run(backend)
+            if self._early_cancels:
+                self._cancel_early(batch)
+            batch.run(backend, config.retry_after_crash)
+
+    def _cancel_early(self, batch: RunningBatch) -> None:
+        """What was said of this batch before it was here; what is older is over."""
+        for number, index in sorted(self._early_cancels):
+            if number == batch.id:
+                batch.cancel(index)
+            if number <= batch.id:
+                self._early_cancels.discard((number, index))
 
     # ---- whichever thread receives
 
@@ -114,15 +126,27 @@ class Worker:
         if isinstance(message, HostReply):
             self._host.deliver(message)
         elif isinstance(message, Cancel):
-            self._early_cancels.add((message.batch, message.index))
-            self._cancel(message.batch, message.index)
+            self._early_cancels.add(
+                (message.batch, message.index)
+            )  # first: the main thread may be about to begin this batch
+            running = self._batches.get(message.batch)
+            if running is not None:
+                running.cancel(message.index)
+        elif isinstance(message, Copied):
+            if self._replies is not None:
+                self._replies.copied(message.count)
         else:
             raise BadFrame(f"{type(message).__name__} is not for a worker")
 
-    def _cancel(self, batch: int, index: int) -> None:
-        running = self._batches.get(batch)
-        if running is not None:
-            running.cancel(index)
+    # ---- any thread
+
+    def _ask_for_room(self) -> None:
+        self._inbox.expect()
+        self._channel.send(Copied())
+
+    def _expecting(self) -> bool:
+        """Whether the model waits for something that the server is about to say."""
+        return self._host.waiting() or (self._replies is not None and self._replies.waiting())
 
 
 def die_with(parent: int) -> None:
@@ -164,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.argv = [""]  # as in Triton: a model's argparse must not find these flags
     die_with(options.parent)
     leave_signals_to_the_server()
+    sandbox.enter()
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     connection = socket.socket(fileno=options.fd)
     for fd in (options.fd, options.arena_fd, options.reply_fd):

@@ -15,23 +15,22 @@ from ...core.errors import ModelFailed
 from ...core.request import Failure, Request, Response
 from ...core.tensor import Buffer
 from ..ipc import wire
+from ..ipc.arena import Slot
 from ..ipc.frame import MAX_PAYLOAD
 from ..ipc.memory import Region
 from ..ipc.messages import Data, WireRequest
 from ..workers.channel import MessageChannel
 from ..workers.messages import Execute, Results
+from .reply_memory import ReplyMemory
 
 #: Answers up to this size travel in the frame: cheaper than two copies through shared memory.
 INLINE = 4 << 10
-#: The same for streamed answers, whose place in the reply memory could not be used again before the batch is over.
-INLINE_STREAM = 1 << 20
 #: All answers of one frame together; what is beyond goes through shared memory however small it is.
 INLINE_TOTAL = 16 << 20
 
 #: The names, parameters and small tensors of one answer; what all answers of a frame have together beyond their tensors.
 LARGEST = MAX_PAYLOAD - (1 << 20)
 
-_ALIGNMENT = 64
 _REQUEST = msgspec.msgpack.Decoder(WireRequest)
 
 
@@ -47,14 +46,14 @@ def failure_of(error: BaseException) -> Failure:
 class RunningBatch:
     """One batch from its arrival to its last answer.
 
-    Answers of a model that is not decoupled are collected and sent together when `execute` returns, except streamed ones,
-    which take along what was collected. After that, and for decoupled models at any time, each is sent at once.
-    `respond` may be called from any thread.
+    Answers are collected and sent together when `execute` returns, except streamed ones, which take along what was collected.
+    After that, and at any time for models that may leave requests open (`overlaps`: decoupled ones, asynchronous handlers), each
+    is sent at once. `respond` may be called from any thread.
     """
 
-    def __init__(self, message: Execute, channel: MessageChannel, arena: Region, reply: Region, decoupled: bool) -> None:
+    def __init__(self, message: Execute, channel: MessageChannel, arena: Region, reply: ReplyMemory, overlaps: bool) -> None:
         self.id = message.batch
-        self._message, self._channel, self._arena, self._reply, self._decoupled = message, channel, arena, reply, decoupled
+        self._message, self._channel, self._arena, self._reply, self._overlaps = message, channel, arena, reply, overlaps
         self._lock = threading.Lock()
         self._encoder = msgspec.msgpack.Encoder()
         self._open = set(range(len(message.requests)))
@@ -62,7 +61,7 @@ class RunningBatch:
         self._cancelled: set[int] = set()
         self._collected: list[tuple[int, msgspec.Raw]] = []
         self._collected_bytes = 0
-        self._reply_end = 0
+        self._slots: list[Slot] = []  # of the answers collected
         self._returned = False
         self._input_ns = self._infer_ns = self._output_ns = 0
 
@@ -73,10 +72,10 @@ class RunningBatch:
 
     # ---- main thread
 
-    def run(self, backend: Backend) -> None:
-        """Has the backend execute the batch; leaves no request open but those that a decoupled model answers later.
+    def run(self, backend: Backend, retried: bool = False) -> None:
+        """Has the backend execute the batch; leaves no request open but those that the model may answer later.
 
-        Raises the backend's DeviceLost after it failed the requests.
+        Raises the backend's DeviceLost after it failed the requests; where they are `retried` elsewhere, it leaves them open.
         """
         started = time.perf_counter_ns()
         requests = self._requests()
@@ -88,6 +87,8 @@ class RunningBatch:
         except Exception as error:  # noqa: BLE001 - whatever the model's code raises fails its requests, not the worker
             failure = failure_of(error)
             lost = error if isinstance(error, DeviceLost) else None
+        if lost is not None and retried:
+            raise lost
         spent = time.perf_counter_ns() - started
         with self._lock:
             self._count(spent, backend.durations)
@@ -123,7 +124,7 @@ class RunningBatch:
             final = self._collect(index, response)
             if final:
                 self._open.discard(index)
-            if self._returned or self._decoupled or not final:
+            if self._returned or self._overlaps or not final:
                 self._flush()
             self._output_ns += time.perf_counter_ns() - started
 
@@ -137,8 +138,8 @@ class RunningBatch:
         self._output_ns += after
 
     def _finish(self, failure: Failure | None) -> None:
-        """`execute` returned, or raised `failure`: ends what is open, except for a decoupled model, and sends."""
-        if failure is None and self._open and not self._decoupled:
+        """`execute` returned, or raised `failure`: ends what is open, unless it may be answered later, and sends."""
+        if failure is None and self._open and not self._overlaps:
             total = len(self._message.requests)
             failure = Failure(f"the model answered {total - len(self._open)} of {total} requests", "BAD_OUTPUT")
         if failure is not None:
@@ -159,7 +160,7 @@ class RunningBatch:
         """Encodes one answer, or in its place the reason why that is impossible; returns whether it was final."""
         final = response.final
         try:
-            message = wire.response_to_wire(response, self._place if final else self._place_streamed)
+            message = wire.response_to_wire(response, self._place)
             raw = self._encoder.encode(message)
             if len(raw) > LARGEST:
                 raise ValueError(f"its parameters or its error text have {len(raw)} bytes, at most {LARGEST} can be sent")
@@ -178,16 +179,18 @@ class RunningBatch:
     def _place(self, data: Buffer) -> Data:
         return data if len(data) <= INLINE and self._collected_bytes < INLINE_TOTAL else self._put(data)
 
-    def _place_streamed(self, data: Buffer) -> Data:
-        return data if len(data) <= INLINE_STREAM and self._collected_bytes < INLINE_TOTAL else self._put(data)
-
     def _put(self, data: Buffer) -> Data:
-        offset = self._reply_end
-        self._reply.write(offset, data)
-        self._reply_end = -(-(offset + len(data)) // _ALIGNMENT) * _ALIGNMENT
-        return offset, len(data)
+        slot = self._reply.put(data)
+        self._slots.append(slot)
+        return slot.offset, slot.nbytes
 
     def _flush(self) -> None:
         times = (self._input_ns, self._infer_ns, self._output_ns)
-        self._channel.send(Results(self.id, self._collected, self.done, *times, self._reply_end))
+        results = Results(self.id, self._collected, self.done, self._returned, *times)
+        if self._slots:
+            results.placed = sum(slot.nbytes for slot in self._slots)
+            self._reply.send(self._channel, results, self._slots)
+            self._slots = []
+        else:
+            self._channel.send(results)
         self._collected, self._collected_bytes = [], 0

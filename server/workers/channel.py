@@ -13,9 +13,21 @@ import msgspec
 
 from ..ipc.frame import HEADER, MAX_PAYLOAD, BadFrame, FrameReader
 from ..ipc.messages import Message
-from .messages import Cancel, Event, Execute, HostCall, HostCancel, HostReply, Load, Loaded, Results, Stop
+from .messages import Cancel, Copied, Event, Execute, HostCall, HostCancel, HostReply, Load, Loaded, Results, Stop
 
-KINDS: tuple[type[Message], ...] = (Load, Loaded, Execute, Results, Cancel, HostCall, HostReply, HostCancel, Event, Stop)
+KINDS: tuple[type[Message], ...] = (
+    Load,
+    Loaded,
+    Execute,
+    Results,
+    Cancel,
+    HostCall,
+    HostReply,
+    HostCancel,
+    Event,
+    Stop,
+    Copied,
+)
 
 _KIND_OF = {kind: number for number, kind in enumerate(KINDS)}
 _DECODERS = tuple(msgspec.msgpack.Decoder(kind) for kind in KINDS)

@@ -5,6 +5,7 @@
     Execute    one batch                                  Results     some or all answers of the batch
     Cancel     this request's client has gone             HostCall    the model wants something of the server
     HostReply  an answer to a HostCall                    HostCancel  it wants no more of it
+    Copied     answers have left the reply memory         Copied      it needs to know which
     Stop       finish and end                             Event       a metric, ...
 
 `Data` is either the bytes themselves (small, or of no batch) or a place `(offset, nbytes)`: of a request in the arena, of a
@@ -36,8 +37,11 @@ class Load(Message):
 
 
 class Execute(Message):
+    """One batch; it is executed after those that were sent before. `copied`: as in `Copied`, which this saves."""
+
     batch: int
     requests: list[msgspec.Raw]
+    copied: int = 0
 
 
 class Cancel(Message):
@@ -53,6 +57,15 @@ class HostReply(Message):
     value: Any = None
     error: Failure | None = None
     final: bool = True
+
+
+class Copied(Message):
+    """How many of this worker's `Results` with answers in the reply memory have been copied out of it, since it started.
+
+    A worker that has no room left asks by sending one itself.
+    """
+
+    count: int = 0
 
 
 class Stop(Message):
@@ -71,14 +84,17 @@ class Loaded(Message):
 
 
 class Results(Message):
-    """Answers, each with its request's index in the batch; `done` frees the worker. Times in nanoseconds.
+    """Answers, each with its request's index in the batch. Times in nanoseconds.
 
-    `placed`: bytes of them that lie in the reply memory.
+    returned  `execute` has returned: the next batch is being executed
+    done      ... and each request has its final answer
+    placed    bytes of the answers that lie in the reply memory
     """
 
     batch: int
     responses: list[tuple[int, msgspec.Raw]]
     done: bool
+    returned: bool = True
     input_ns: int = 0
     infer_ns: int = 0
     output_ns: int = 0

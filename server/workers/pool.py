@@ -4,6 +4,7 @@
     pool.start(2)                               begins to start workers
     pool.wait_ready(60)                         LoadFailed with the model's own reason
     while pool.idle(): pool.execute(calls)      answers arrive on the calls
+    while pool.ahead(): pool.execute(calls)     the same for full batches, for busy workers
     pool.scale(4)
     pool.stop(30)
 
@@ -31,8 +32,8 @@ from ..ipc.messages import Message
 from ..process import cores
 from . import capacity, placement
 from .host_calls import HostCalls, HostServer
-from .messages import Cancel, Event, HostCall, HostCancel, Results
-from .roster import WorkerState
+from .messages import Cancel, Copied, Event, HostCall, HostCancel, Results
+from .roster import Held, WorkerState
 from .running_calls import BatchReport, RunningCalls
 from .status import WorkerStatus, status
 from .supervisor import Member, Supervisor
@@ -53,7 +54,7 @@ class Seat(NamedTuple):
 class Pool:
     """Workers of one model version. See the module's page for the order of calls and the threads.
 
-    on_idle   a worker became idle; may call `execute`
+    on_idle   a worker became idle, or may be sent one batch more ahead; may call `execute`
     on_batch  a batch is over, all its calls are answered; called once for every batch, also where its worker died
     on_event  `(kind, payload)` that a model emitted
     on_state  a worker became ready, or is no longer
@@ -90,10 +91,12 @@ class Pool:
             on_message=self._message,
             on_ready=self._ready,
             on_end=self._end,
+            on_late=self._late,
             excused=self._host_calls.excused,
             io=io or IoContext(),
         )
         self._lock, self._roster = self._supervisor.lock, self._supervisor.roster
+        self._running: dict[int, RunningCalls] = {}  # by their number, until they are reported
         self._waiting: collections.deque[RunningCalls] = collections.deque()  # batches whose worker died in the very moment
 
     # ---- size
@@ -161,6 +164,10 @@ class Pool:
         """Workers that could take a batch now. Takes no lock."""
         return max(0, len(self._roster.idle) - len(self._waiting))
 
+    def ahead(self) -> int:
+        """Full batches that could be sent to busy workers now, beside those for idle ones. Takes no lock."""
+        return 0 if self._waiting else self._roster.ahead()
+
     def ready(self) -> int:
         """Workers that have loaded the model, busy or not. Takes no lock."""
         return self._roster.ready()
@@ -199,17 +206,18 @@ class Pool:
     # ---- batches
 
     def execute(self, calls: Sequence[Call]) -> None:
-        """Hands one batch to an idle worker; answers and errors arrive on the calls, then `on_batch` is called.
+        """Hands one batch to an idle worker, or ahead to a busy one; answers and errors arrive on the calls, then `on_batch` is
+        called.
 
-        Where no worker is idle (it may have died since the caller looked) the batch goes to the next that is.
+        Where no worker may have it (one may have died since the caller looked) the batch goes to the next that may.
         `call.slots` are the slots of the request's tensors, then its parts, or empty: then the data goes with the message.
         """
-        batch = RunningCalls(next(self._numbers), calls)
+        batch = self._begin(calls)
         if not batch.live:
-            self._report(batch.report())
+            self._report(batch)
             return
         with self._lock:
-            worker = None if self._waiting else self._roster.take(batch, time.monotonic())
+            worker = None if self._waiting else self._take(batch)
             if worker is None:
                 self._waiting.append(batch)
         if worker is None:
@@ -218,14 +226,26 @@ class Pool:
         else:
             self._hand_over(worker, batch)
 
+    def _begin(self, calls: Sequence[Call], pinned: bool = False, retried: bool = False) -> RunningCalls:
+        batch = RunningCalls(next(self._numbers), calls, pinned, retried)
+        self._running[batch.number] = batch
+        return batch
+
+    def _take(self, batch: RunningCalls) -> Member | None:
+        now = time.monotonic()
+        worker = self._roster.take(batch, now)
+        if worker is None and (worker := self._roster.take_ahead(batch, now)) is not None:
+            batch.follows = all(other.sent for other in worker.batches() if other is not batch)
+        return worker
+
     def execute_on(self, seat: Seat, calls: Sequence[Call]) -> None:
         """Hands one batch to this worker and to no other, as `execute` does.
 
         Where it is gone or not idle the calls fail with WorkerDied.
         """
-        batch = RunningCalls(next(self._numbers), calls, pinned=True)
+        batch = self._begin(calls, pinned=True)
         if not batch.live:
-            self._report(batch.report())
+            self._report(batch)
             return
         with self._lock:
             here = any(w.id == seat.worker and w.child and w.child.pid == seat.pid for w in self._roster.idle)
@@ -239,7 +259,7 @@ class Pool:
         """Tells the worker that holds this call, if any does, that its client has gone (`Request.is_cancelled`)."""
         with self._lock:
             workers = [*self._roster.members, *self._roster.leaving]
-            held = [(w.child, w.batch) for w in workers if w.child and w.batch and call in w.batch.live]
+            held = [(w.child, batch) for w in workers if w.child for batch in w.batches() if call in batch.live]
         for child, batch in held:
             self._withdraw(child, batch, batch.live.index(call))
 
@@ -249,14 +269,15 @@ class Pool:
         try:
             if child is None:
                 raise ConnectionError("the worker is gone")
-            child.send(batch.message)
+            child.execute(batch.message)
         except OSError:
             self._take_back(worker, batch)
         except ValueError as error:  # BadFrame: more than fits
             if self._release(worker, batch):
                 self._fail(batch, JitneyError(f"the batch cannot be handed to a worker: {error}"))
         else:
-            self._supervisor.watch(worker)
+            batch.sent = True
+            self._supervisor.watch()
 
     @staticmethod
     def _note_start(batch: RunningCalls) -> None:
@@ -270,11 +291,9 @@ class Pool:
         """The worker died before it got the batch whole, so it has not begun: another may run it, unless it is pinned."""
         child = worker.child
         with self._lock:
-            ours = worker.batch is batch
-            if ours:
-                worker.batch = None
-                if not batch.pinned:
-                    self._waiting.appendleft(batch)
+            ours = self._roster.take_back(worker, batch)
+            if ours and not batch.pinned:
+                self._waiting.appendleft(batch)
         if child is not None:
             child.kill()
         if ours and batch.pinned:
@@ -286,7 +305,7 @@ class Pool:
     def _serve_waiting(self) -> None:
         while True:
             with self._lock:
-                worker = self._roster.take(self._waiting[0], time.monotonic()) if self._waiting else None
+                worker = self._take(self._waiting[0]) if self._waiting else None
                 if worker is None:
                     return
                 batch = self._waiting.popleft()
@@ -306,7 +325,7 @@ class Pool:
 
     def _fail(self, batch: RunningCalls, error: JitneyError, worker: str = "") -> None:
         batch.fail(error)
-        self._report(batch.report(worker))
+        self._report(batch, worker)
 
     def _withdraw(self, child: WorkerProcess, batch: RunningCalls, index: int) -> None:
         if index not in batch.cancelled:
@@ -328,25 +347,22 @@ class Pool:
             self._host_calls.accept(child, message)
         elif isinstance(message, HostCancel):
             self._host_calls.cancel(child, message.call)
+        elif isinstance(message, Copied):
+            child.tell_copied()
         else:
             raise ValueError(f"{type(message).__name__} is not for the server")
 
     def _results(self, worker: Member, child: WorkerProcess, results: Results) -> None:
-        batch = worker.batch
+        batch = self._running.get(results.batch)
         if batch is None:
-            raise ValueError("answers without a batch")
+            raise ValueError(f"answers of batch {results.batch}, which no worker has")
         if self.config.response_timeout_s == AT_ONCE:
             return  # whatever comes is too late: the supervising thread is about to replace the worker
         answers = batch.answers(results, child.fetch)
         if results.done:
             self._times(batch, results)
-            if results.placed:  # its memory is copied out first: the next batch's answers will be written there
-                answers = list(answers)
-                child.trim()
-            self._release(worker, batch)
-        else:
-            with self._lock:
-                self._roster.progress(worker, time.monotonic())
+        if self._advance(worker, batch, results):
+            self._next(worker)
         for index, response in answers:
             if isinstance(response, HoldsTooMuch):
                 if batch.live[index].fail(response) and not results.done:
@@ -354,12 +370,15 @@ class Pool:
                 continue
             if response.error is not None and response.error.detail:
                 self._log.error("%s: %s\n%s", child.name, response.error.message, response.error.detail)
+            if not response.final:
+                batch.streamed.add(index)
             if not batch.live[index].answer(response) and not response.final:
                 self._withdraw(child, batch, index)
+        child.copied(results)
         if results.done:
             if not batch.is_answered():
                 batch.fail(JitneyError(f"worker '{child.name}' left the request without an answer"))
-            self._report(batch.report(child.name, results))
+            self._report(batch, child.name, results)
 
     def _times(self, batch: RunningCalls, results: Results) -> None:
         before, model, after = results.input_ns, results.infer_ns, results.output_ns
@@ -367,48 +386,108 @@ class Pool:
             times = call.times
             times.compute_input, times.compute_infer, times.compute_output = before, model, after
 
-    def _release(self, worker: Member, batch: RunningCalls) -> bool:
-        """The worker's batch is over and copied out: it gets the next one, or is idle, or goes.
+    def _advance(self, worker: Member, batch: RunningCalls, results: Results) -> bool:
+        """How far the batch is; returns whether the worker may have one batch more, or goes."""
+        now = time.monotonic()
+        with self._lock:
+            if not worker.holds(batch):
+                raise ValueError(f"answers of batch {batch.number}, which it does not have")
+            if results.done:
+                self._roster.release(worker, batch, now)
+                return True
+            self._roster.progress(worker, batch, now)
+            return results.returned and self._roster.returned(worker, batch, now)
 
-        False where its process ended a moment ago: the batch was failed with it.
-        """
+    def _release(self, worker: Member, batch: RunningCalls) -> bool:
+        """Takes back a batch that the worker did not get; false where its process ended a moment ago, and failed it."""
+        with self._lock:
+            if not worker.holds(batch):
+                return False
+            self._roster.release(worker, batch, time.monotonic())
+        self._next(worker)
+        return True
+
+    def _next(self, worker: Member) -> None:
+        """The worker may have one batch more, or goes."""
         following = None
         with self._lock:
-            if worker.batch is not batch:
-                return False
-            self._roster.release(worker, time.monotonic())
-            stopping = worker.leaving
-            if self._waiting and self._supervisor.closing:  # no other worker will come: what was accepted is finished
-                following = self._waiting.popleft()
+            leaving = worker.leaving
+            if leaving and self._waiting and self._supervisor.closing and worker.executing is None:
+                following = self._waiting.popleft()  # no other worker will come: what was accepted is finished
                 self._roster.assign(worker, following, time.monotonic())
+            over = leaving and not worker.held
         if following is not None:
             self._hand_over(worker, following)
-        elif stopping:
+        elif over:
             self._supervisor.dismiss(worker)
-        else:
+        elif not leaving:
             self._serve_waiting()
             self._call(self._on_idle)
-        return True
 
     def _ready(self) -> None:
         self._serve_waiting()
         self._call(self._on_idle)
         self._call(self._on_state)
 
-    def _end(self, child: WorkerProcess | None, batch: RunningCalls | None) -> None:
-        """A process ended: its batch fails now."""
+    def _late(self, worker: Member, child: WorkerProcess, batches: list[RunningCalls]) -> None:
+        """Requests that were left open and gave no sign of life: they fail, and the worker is told that nobody waits."""
+        error = self._supervisor.timeout(child)
+        for batch in batches:
+            batch.fail(error)
+            for index in range(len(batch.live)):
+                self._withdraw(child, batch, index)
+
+    def _end(self, child: WorkerProcess | None, held: Held[RunningCalls]) -> None:
+        """A process ended: what it had begun fails now, what only waited in it goes to another."""
         if child is not None:
             self._host_calls.forget(child)
-        if child is not None and batch is not None:
-            self._fail(batch, child.death(), child.name)
+            for batch in [*held.begun, *(other for other in held.untouched if not other.follows)]:
+                self._crashed(batch, child)
+        again = [batch for batch in held.untouched if batch.follows]
+        for batch in again:
+            batch.sent = batch.follows = False
+        with self._lock:
+            self._waiting.extendleft(reversed(again))
+        self._serve_waiting()
         self._give_up_without_workers()
         self._call(self._on_state)
 
+    def _crashed(self, batch: RunningCalls, child: WorkerProcess) -> None:
+        """Its worker ended while it ran: it fails, or its requests run once more, each alone, so that the bad one fails alone."""
+        death = child.death()
+        if not self._runs_again(batch, child, death):
+            batch.fail(death)
+            self._report(batch, child.name, fatal=len(batch.live) == 1 and child.crashed)
+            return
+        again = batch.untouched()
+        log.warning("%s; its %d requests run again, each alone", death, len(again))
+        alone = [self._begin([call], retried=True) for call in again]
+        batch.calls = [call for call in batch.calls if call not in again]
+        for call in batch.calls:
+            call.fail(death)
+        if batch.calls:
+            self._report(batch, child.name)
+        else:
+            del self._running[batch.number]
+        with self._lock:
+            self._waiting.extend(alone)
+
+    def _runs_again(self, batch: RunningCalls, child: WorkerProcess, death: JitneyError) -> bool:
+        """Not a second time, nor what hung, nor where no worker follows. A lone request is to blame where its worker crashed; and
+        the model may have changed its data in shared memory, while those of several are copied before it sees them."""
+        if not self.config.retry_after_crash or batch.retried or batch.pinned or type(death) is not WorkerDied:
+            return False
+        if len(batch.live) == 1 and (child.crashed or batch.live[0].slots):
+            return False
+        return not self._supervisor.closing and self.target() > 0
+
     # ---- any thread
 
-    def _report(self, report: BatchReport) -> None:
+    def _report(self, batch: RunningCalls, worker: str = "", results: Results | None = None, *, fatal: bool = False) -> None:
+        """The batch is over, by the message `results` where there is one."""
+        self._running.pop(batch.number, None)
         if self._on_batch is not None:
-            self._call(self._on_batch, report)
+            self._call(self._on_batch, batch.report(worker, results, fatal))
 
     def _call(self, function: Callable[..., None] | None, *arguments: object) -> None:
         """Calls back; what goes wrong there is logged and must not keep calls from being answered."""

@@ -4,14 +4,21 @@
         READY, BUSY ──(scaled down)──▶ STOPPING ──▶ gone                    └──(too often)──▶ FAILED
 
 A worker keeps its id, name and device when its process is replaced. Callers hold the supervisor's lock.
+
+A worker may hold several batches (`in_flight`). It executes one at a time; the others are
+
+    waiting   sent ahead, so that the next one is there when the present one is over; only full batches are
+    open      `execute` has returned, and answers are still to come (`overlaps`: decoupled models, asynchronous handlers)
 """
 
 from __future__ import annotations
 
 import enum
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import inf
 from typing import Generic, TypeVar
 
 from ...core.request import Instance
@@ -54,8 +61,14 @@ class Alarm(enum.Enum):
 
 @dataclass(eq=False, slots=True)
 class Worker(Generic[C, B]):
-    """`alarm`: the instant of the next `Alarm`, None = none. `error`: the last ending's reason, "" after a good start.
-    `began`: when its latest process was started, in seconds since the epoch; 0.0 where there was none yet.
+    """`alarm`: the instant of the next `Alarm` of its life, None = none. `error`: the last ending's reason, "" after a good
+    start. `began`: when its latest process was started, in seconds since the epoch; 0.0 where there was none yet.
+
+    in_flight   batches that its process may hold
+    executing   the batch that its process runs now
+    running     this one and the open ones, each with the instant by which a sign of life is due (inf = never), soonest first
+    late        those of them that gave none, and whose alarm has rung
+    waiting     batches that were sent ahead
     """
 
     id: int
@@ -63,31 +76,76 @@ class Worker(Generic[C, B]):
     backoff: Backoff
     state: WorkerState = WorkerState.STARTING
     child: C | None = None
-    batch: B | None = None
+    executing: B | None = None
+    running: dict[B, float] = field(default_factory=dict)
+    late: list[B] = field(default_factory=list)
+    waiting: deque[B] = field(default_factory=deque)
     alarm: float | None = None
     restarts: int = 0
     error: str = ""
     load_failed: bool = False
     leaving: bool = False
+    in_flight: int = 1
     began: float = 0.0
+
+    @property
+    def held(self) -> int:
+        """Batches that its process holds."""
+        return len(self.running) + len(self.late) + len(self.waiting)
+
+    def batches(self) -> Iterator[B]:
+        """All of them, those that wait last."""
+        yield from self.late
+        yield from self.running
+        yield from self.waiting
+
+    def holds(self, batch: B) -> bool:
+        return batch in self.running or batch in self.late or batch in self.waiting
 
     def barren(self) -> bool:
         """Whether nothing is to be hoped for: it was given up, or could not load the model when it last tried."""
         return self.load_failed or self.state is WorkerState.FAILED
 
+    def next_alarm(self) -> float | None:
+        """The sooner of the alarms of its life and of its batches."""
+        due = next(iter(self.running.values()), inf)
+        if self.alarm is not None and self.alarm <= due:
+            return self.alarm
+        return None if due == inf else due
+
+
+@dataclass(frozen=True, slots=True)
+class Held(Generic[B]):
+    """What a process held when it ended: what it had begun, and what it had not."""
+
+    begun: list[B]
+    untouched: list[B]
+
 
 class Roster(Generic[C, B]):
     """The workers of one model. Times in seconds of a monotonic clock; a limit of 0 means none.
 
-    `at_once`: so many processes load the model at the same time, the others start after them; 0 = all.
+    `at_once`: so many processes load the model at the same time, the others start after them; 0 = all. `in_flight`: how
+    many batches the worker of an instance may hold. `overlaps`: it takes the next one when `execute` has returned, though
+    answers are still to come; else it is sent full ones ahead.
     """
 
-    def __init__(self, *, startup_s: float, response_s: float, give_up_after_s: float, at_once: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        startup_s: float,
+        response_s: float,
+        give_up_after_s: float,
+        at_once: int = 0,
+        in_flight: Callable[[Instance], int] = lambda instance: 1,
+        overlaps: bool = False,
+    ) -> None:
         self._startup_s, self._response_s, self._give_up_after_s = startup_s, response_s, give_up_after_s
-        self._at_once = at_once
+        self._at_once, self._in_flight, self._overlaps = at_once, in_flight, overlaps
         self.members: list[Worker[C, B]] = []
         self.leaving: list[Worker[C, B]] = []
-        self.idle: list[Worker[C, B]] = []  # a stack: the one that worked last has the warmest caches
+        self.idle: list[Worker[C, B]] = []  # takes any batch; a stack: the one that worked last has the warmest caches
+        self.sends_ahead = False  # whether a busy worker may have more than the batch that it executes
         self.retry = False
         self.ever_loaded = False
 
@@ -110,7 +168,7 @@ class Roster(Generic[C, B]):
 
     def no_workers_left(self) -> bool:
         """Whether a batch that waits now is not to be served as far as anybody knows."""
-        return self.barren() and not any(w.batch for w in self.leaving)
+        return self.barren() and not any(w.held for w in self.leaving)
 
     def loading(self) -> int:
         """Members whose processes are loading the model."""
@@ -139,10 +197,12 @@ class Roster(Generic[C, B]):
                 worker.state, worker.alarm, worker.load_failed = WorkerState.STARTING, now, False
                 worker.backoff = Backoff(self._give_up_after_s)
         self.members = kept + added
+        self.sends_ahead = not self._overlaps and any(worker.in_flight > 1 for worker in self.members)
         return [worker for worker in dismissed if self._dismiss(worker, now)]
 
     def _hire(self, instance: Instance, now: float) -> Worker[C, B]:
-        return Worker(next(_IDS), instance, Backoff(self._give_up_after_s), alarm=now)
+        places = self._in_flight(instance)
+        return Worker(next(_IDS), instance, Backoff(self._give_up_after_s), alarm=now, in_flight=places)
 
     def _dismiss(self, worker: Worker[C, B], now: float) -> bool:
         if worker in self.idle:
@@ -152,9 +212,9 @@ class Roster(Generic[C, B]):
             worker.alarm = None
             return False
         self.leaving.append(worker)
-        if worker.batch is None:
+        if not worker.held:
             worker.alarm = now + STOP_GRACE_S
-        return worker.batch is None
+        return not worker.held
 
     # ---- work
 
@@ -174,23 +234,93 @@ class Roster(Generic[C, B]):
             self.assign(worker, batch, now)
         return worker
 
+    def ahead(self) -> int:
+        """How many full batches could be sent to workers that execute others."""
+        if not self.sends_ahead:
+            return 0
+        return sum(worker.in_flight - worker.held for worker in self.members if worker.executing is not None)
+
+    def take_ahead(self, batch: B, now: float) -> Worker[C, B] | None:
+        """Gives a full batch to the busy worker that will come to it first, as far as is known; None if none may take more."""
+        if not self.ahead():
+            return None
+        free = [w for w in self.members if w.executing is not None and w.held < w.in_flight]
+        worker = min(free, key=lambda worker: (worker.held, min(worker.running.values(), default=-inf)))
+        self.assign(worker, batch, now)
+        return worker
+
     def assign(self, worker: Worker[C, B], batch: B, now: float) -> None:
-        worker.batch = batch
-        worker.state = WorkerState.STOPPING if worker.leaving else WorkerState.BUSY
-        self.progress(worker, now)
-
-    def progress(self, worker: Worker[C, B], now: float) -> None:
-        """A sign of life: the response timeout starts again."""
-        worker.alarm = now + self._response_s if self._response_s > 0 else None
-
-    def release(self, worker: Worker[C, B], now: float) -> None:
-        """The batch is over: the worker is idle, or to be stopped if it is `leaving`."""
-        worker.batch, worker.alarm = None, None
-        if worker.leaving:
-            worker.alarm = now + STOP_GRACE_S
+        """The worker gets one batch more: it executes it, or does after those that it has."""
+        if worker.executing is None:
+            worker.executing = batch
+            worker.running[batch] = self._due(now)
         else:
-            worker.state = WorkerState.READY
-            self.idle.append(worker)
+            worker.waiting.append(batch)
+        worker.state = WorkerState.STOPPING if worker.leaving else WorkerState.BUSY
+
+    def _due(self, now: float) -> float:
+        return now + self._response_s if self._response_s > 0 else inf
+
+    def progress(self, worker: Worker[C, B], batch: B, now: float) -> None:
+        """A sign of life of a running batch: its response timeout starts again."""
+        self._remove(worker, batch)
+        worker.running[batch] = self._due(now)  # at the end, where the latest instant is
+
+    def excuse(self, worker: Worker[C, B], until: float) -> None:
+        """What is late may take until then."""
+        running = {**worker.running, **dict.fromkeys(worker.late, until)}
+        worker.late.clear()
+        worker.running = dict(sorted(running.items(), key=lambda pair: pair[1]))
+
+    def hangs(self, worker: Worker[C, B]) -> bool:
+        """Whether what is late keeps the worker from working: it is what it executes, or takes all its places."""
+        return worker.executing in worker.late or len(worker.late) >= worker.in_flight
+
+    def take_back(self, worker: Worker[C, B], batch: B) -> bool:
+        """The batch did not reach the worker's process, which is about to end; false where that has ended already."""
+        if batch in worker.waiting:
+            worker.waiting.remove(batch)
+            return True
+        if batch is not worker.executing:
+            return False
+        self._remove(worker, batch)
+        worker.executing = None
+        return True
+
+    def returned(self, worker: Worker[C, B], batch: B, now: float) -> bool:
+        """`execute` returned, and the batch is still open: the worker may take the next one. False where that is known."""
+        if batch is not worker.executing:
+            return False
+        worker.executing = None
+        self._go_on(worker, now)
+        return True
+
+    def release(self, worker: Worker[C, B], batch: B, now: float) -> None:
+        """The batch is over: the worker goes on with the next one, is idle, or is to be stopped if it is `leaving`."""
+        self._remove(worker, batch)
+        if batch is worker.executing:
+            worker.executing = None
+        self._go_on(worker, now)
+
+    @staticmethod
+    def _remove(worker: Worker[C, B], batch: B) -> None:
+        if worker.running.pop(batch, None) is not None:
+            return
+        # One that waits may be over before its turn, where two threads sent side by side.
+        for store in (worker.late, worker.waiting):
+            if batch in store:
+                store.remove(batch)
+
+    def _go_on(self, worker: Worker[C, B], now: float) -> None:
+        if worker.executing is None and worker.waiting:
+            worker.executing = worker.waiting.popleft()
+            worker.running[worker.executing] = self._due(now)
+        if worker.leaving:
+            worker.alarm = None if worker.held else now + STOP_GRACE_S
+        elif worker.executing is None and worker.held < worker.in_flight:
+            worker.state = WorkerState.BUSY if worker.held else WorkerState.READY
+            if worker not in self.idle:
+                self.idle.append(worker)
 
     # ---- life
 
@@ -210,17 +340,20 @@ class Roster(Generic[C, B]):
         worker.backoff.loaded(now)
         worker.error, worker.load_failed = "", False
         if not worker.leaving:
-            self.release(worker, now)
+            worker.alarm = None
+            self._go_on(worker, now)
 
-    def gone(self, worker: Worker[C, B], now: float, reason: str, load_failed: bool) -> B | None:
-        """The process ended. Returns the batch that it held; the worker waits to start again, or has failed, or is gone."""
-        batch, worker.batch, worker.child, worker.alarm = worker.batch, None, None, None
+    def gone(self, worker: Worker[C, B], now: float, reason: str, load_failed: bool) -> Held[B]:
+        """The process ended. Returns what it held; the worker waits to start again, or has failed, or is gone."""
+        held = Held([*worker.late, *worker.running], list(worker.waiting))
+        worker.executing = worker.child = worker.alarm = None
+        worker.running, worker.late, worker.waiting = {}, [], deque()
         if worker in self.idle:
             self.idle.remove(worker)
         if worker.leaving:
             if worker in self.leaving:
                 self.leaving.remove(worker)
-            return batch
+            return held
         worker.error, worker.load_failed = reason, load_failed
         delay = worker.backoff.failed(now)
         if delay is None or (load_failed and not self.retry and not self.ever_loaded):
@@ -228,7 +361,7 @@ class Roster(Generic[C, B]):
         else:
             worker.state, worker.alarm = WorkerState.BACKOFF, now + delay
             worker.restarts += 1
-        return batch
+        return held
 
     # ---- time
 
@@ -238,14 +371,20 @@ class Roster(Generic[C, B]):
 
     def due(self, now: float) -> list[tuple[Worker[C, B], Alarm]]:
         """The alarms that went off by now, each reported once."""
-        rung = [worker for alarm, worker in self._alarms() if alarm <= now]
-        for worker in rung:
-            worker.alarm = None
-        return [(worker, self._meaning(worker)) for worker in rung]
+        rung = [(worker, self._meaning(worker)) for alarm, worker in self._alarms() if alarm <= now]
+        for worker, alarm in rung:
+            if alarm is not Alarm.ANSWERING:
+                worker.alarm = None
+                continue
+            late = [batch for batch, due in worker.running.items() if due <= now]
+            worker.late += late
+            for batch in late:
+                del worker.running[batch]
+        return rung
 
     def _alarms(self) -> list[tuple[float, Worker[C, B]]]:
         """Those that may ring; a worker that has to wait until others have loaded has none."""
-        found = [(w.alarm, w) for w in (*self.members, *self.leaving) if w.alarm is not None]
+        found = [(alarm, w) for w in (*self.members, *self.leaving) if (alarm := w.next_alarm()) is not None]
         if not self._at_once:
             return found
         starts = sorted((pair for pair in found if pair[1].child is None), key=lambda pair: pair[0])
@@ -255,6 +394,6 @@ class Roster(Generic[C, B]):
     def _meaning(self, worker: Worker[C, B]) -> Alarm:
         if worker.child is None:
             return Alarm.START
-        if worker.batch is not None:
+        if worker.held:
             return Alarm.ANSWERING
         return Alarm.STOPPING if worker.leaving else Alarm.LOADING

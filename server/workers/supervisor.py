@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from ...core.errors import Draining, JitneyError, LoadFailed, WorkerTimeout
-from ...core.model_config import ModelConfig
+from ...core.model_config import TENSOR_BACKENDS, ModelConfig
 from ...core.request import Instance
 from ..ipc.arena import Arena
 from ..ipc.io_context import IoContext
@@ -23,7 +23,7 @@ from ..process import threads
 from ..process.cores import usable_cores
 from . import capacity
 from .messages import Loaded, Stop
-from .roster import Alarm, Roster, Worker
+from .roster import Alarm, Held, Roster, Worker
 from .running_calls import RunningCalls
 from .worker_process import WorkerProcess
 
@@ -35,12 +35,27 @@ MIN_AT_ONCE = 4
 Member = Worker[WorkerProcess, RunningCalls]
 
 
+#: Batches that a worker may hold where nothing else is said: of a model that answers when it pleases; of tensors on a GPU, so
+#: that the next one is there when the present one is over; of anything else.
+OPEN, ON_GPU, ALONE = 256, 2, 1
+
+
+def in_flight(config: ModelConfig, instance: Instance) -> int:
+    """How many batches the worker of an instance may hold."""
+    if config.max_in_flight:
+        return config.max_in_flight
+    if config.overlaps:
+        return OPEN
+    return ON_GPU if instance.gpu is not None and config.backend in TENSOR_BACKENDS else ALONE
+
+
 class Supervisor:
     """The processes of one pool.
 
     on_message(worker, child, message)  what a process says, apart from `Loaded`; reading thread
     on_ready()                          a worker has loaded the model and is idle; reading thread
-    on_end(child, batch)                a process ended, or could not be started (None), and held this batch
+    on_end(child, held)                 a process ended, or could not be started (None), and held these batches
+    on_late(worker, child, batches)     open batches that gave no sign of life in time, of a worker that goes on; own thread
     excused(child, limit)               until when a process may be silent for longer than `limit`, None = not at all; own thread
     """
 
@@ -52,12 +67,14 @@ class Supervisor:
         *,
         on_message: Callable[[Member, WorkerProcess, Message], None],
         on_ready: Callable[[], None],
-        on_end: Callable[[WorkerProcess | None, RunningCalls | None], None],
+        on_end: Callable[[WorkerProcess | None, Held[RunningCalls]], None],
+        on_late: Callable[[Member, WorkerProcess, list[RunningCalls]], None],
         excused: Callable[[WorkerProcess, float], float | None],
         io: IoContext,
     ) -> None:
         self._config, self._arena, self._factory, self._io = config, arena, factory, io
         self._on_message, self._on_ready, self._on_end, self._excused = on_message, on_ready, on_end, excused
+        self._on_late = on_late
         self._model_log = logging.getLogger(f"jitney.model.{config.name}")
         self.lock = threading.Lock()
         self.roster: Roster[WorkerProcess, RunningCalls] = Roster(
@@ -65,6 +82,8 @@ class Supervisor:
             response_s=config.response_timeout_s,
             give_up_after_s=config.max_retry_timeout_s,
             at_once=max(MIN_AT_ONCE, 2 * usable_cores()),
+            in_flight=partial(in_flight, config),
+            overlaps=config.overlaps,
         )
         self.closing = False
         self.failure: LoadFailed | None = None
@@ -146,15 +165,17 @@ class Supervisor:
         if self._thread is not None:
             self._thread.join()
 
-    def watch(self, worker: Member) -> None:
-        """The worker got an alarm: the supervising thread is to wake up for it."""
-        alarm = worker.alarm
-        if alarm is not None and alarm < self._sleeps_until:  # rarely: it sleeps until the oldest batch's alarm anyway
+    def watch(self) -> None:
+        """A worker got a batch: the supervising thread is to wake up when that is late."""
+        limit = self._config.response_timeout_s
+        if (
+            limit and time.monotonic() + limit < self._sleeps_until
+        ):  # rarely: it sleeps until the oldest batch is late anyway
             with self.lock:
                 self._alarm.notify()
 
     def dismiss(self, worker: Member) -> None:
-        """Ends a worker without a batch: politely, or at once where it has not even loaded."""
+        """Ends a worker that holds no batch: politely, or at once where it has not even loaded."""
         child = worker.child
         if child is None:
             return
@@ -203,24 +224,31 @@ class Supervisor:
         elif child is None:
             return  # it ended a moment ago
         elif alarm is Alarm.ANSWERING:
-            if self._late(worker, child):
-                limit = f"{round(config.response_timeout_s, 3):g} s (response_timeout)"
-                text = f"worker '{child.name}' of model '{config.name}' did not answer within {limit}"
-                child.kill(WorkerTimeout(text, 137))
+            self._late(worker, child)
         elif alarm is Alarm.LOADING:
             child.kill(JitneyError(f"not loaded within {round(config.startup_timeout_s, 3):g} s (startup_timeout)"))
         else:
             log.warning("worker '%s' did not end when it was asked to, and is killed", child.name)
             child.kill()
 
-    def _late(self, worker: Member, child: WorkerProcess) -> bool:
-        """Whether the worker whose alarm rang has no excuse; with one its alarm is set again."""
+    def _late(self, worker: Member, child: WorkerProcess) -> None:
+        """Ends a worker that hangs, unless it has an excuse; where only open batches are late it goes on without them."""
         until = self._excused(child, self._config.response_timeout_s)
         with self.lock:
-            late = worker.batch is not None and worker.alarm is None  # else it answered a moment ago
-            if late and until is not None:
-                worker.alarm = until
-        return late and until is None
+            late, hangs = list(worker.late), self.roster.hangs(worker)  # less than before where it answered a moment ago
+            if until is not None:
+                self.roster.excuse(worker, until)
+        if until is not None or not late:
+            return
+        if hangs:
+            child.kill(self.timeout(child))
+        else:
+            self._on_late(worker, child, late)
+
+    def timeout(self, child: WorkerProcess) -> WorkerTimeout:
+        """What those are told whom the worker did not answer in time."""
+        limit = f"{round(self._config.response_timeout_s, 3):g} s (response_timeout)"
+        return WorkerTimeout(f"worker '{child.name}' of model '{self._config.name}' did not answer within {limit}", 137)
 
     def _launch(self, worker: Member) -> None:
         if worker.leaving:
@@ -260,7 +288,7 @@ class Supervisor:
             self.roster.gone(worker, time.monotonic(), reason, load_failed=True)
             self.failure = LoadFailed(self._text(worker, reason))
             self._notify()
-        self._on_end(None, None)
+        self._on_end(None, Held([], []))
 
     # ---- reading thread of the worker
 
@@ -290,7 +318,7 @@ class Supervisor:
         reason = refusal.reason if refusal else str(child.cause or child.ending())
         with self.lock:
             expected = worker.leaving
-            batch = self.roster.gone(worker, time.monotonic(), reason, load_failed)
+            held = self.roster.gone(worker, time.monotonic(), reason, load_failed)
             if load_failed and not expected:
                 memory = refusal is not None and refusal.out_of_memory
                 self.failure = LoadFailed(self._text(worker, reason), memory)
@@ -299,4 +327,4 @@ class Supervisor:
         if not expected:
             what = "could not load" if load_failed else "ended"
             log.error("worker '%s' %s: %s; now %s", child.name, what, reason, worker.state)
-        self._on_end(child, batch)
+        self._on_end(child, held)

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -26,10 +27,10 @@ from ..ipc.io_context import IoContext
 from ..ipc.memory import Region
 from ..ipc.messages import Data, Message
 from ..process import exits
-from ..process.environment import module_command, own_python
+from ..process.environment import SECRETS, module_command, own_python
 from .channel import MessageChannel
 from .logs import LogPump
-from .messages import Load, Loaded, Results
+from .messages import Copied, Execute, Load, Loaded, Results
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +38,10 @@ log = logging.getLogger(__name__)
 _SEND_TIMEOUT_S = 10
 #: A process that closed its socket and does not end is killed after this.
 _END_S = 2.0
-#: Reply memory that was touched beyond this is given back after the batch.
-_KEEP_REPLY = 64 << 20
+#: A worker is told at once when more bytes than this were copied out of its reply memory; else with its next batch.
+_TELL = 16 << 20
 #: Answers with more bytes in shared memory than this are copied by the reading thread, and not by the loop of all connections.
 _LIGHT = 1 << 20
-#: The server's own; models' code has no business with them.
-_SECRETS = ("JITNEY_TOKEN",)
 #: glibc's malloc: a batch's activations come from memory that the process has already, instead of fresh pages from the system
 #: for every batch, which took a fifth of a ResNet's time. What a worker once needed it keeps, up to 4 GiB.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
@@ -67,7 +66,7 @@ def environment(config: ModelConfig, instance: Instance) -> dict[str, str]:
     """
     threads = dict.fromkeys(_THREAD_VARIABLES, str(instance.threads))
     withheld = re.compile(config.withheld_environment)
-    inherited = {k: v for k, v in os.environ.items() if k not in _SECRETS and not withheld.fullmatch(k)}
+    inherited = {k: v for k, v in os.environ.items() if k not in SECRETS and not withheld.fullmatch(k)}
     return {**MALLOC, **inherited, **threads, "PYTHONUNBUFFERED": "1", **config.environment}
 
 
@@ -98,7 +97,9 @@ class WorkerProcess:
         self.refusal: Loaded | None = None
         self._on_message, self._on_exit = on_message, on_exit
         self._reply = Region.create(f"jitney-reply-{self.name}"[:200], arena.capacity)
-        self._reply_end = 0
+        self._copied = self._untold = (
+            0  # messages whose answers were copied out; bytes that the worker does not know to be free
+        )
         self._socket, theirs = socket.socketpair()
         try:
             fds = (theirs.fileno(), arena.region.fd, self._reply.fd)
@@ -173,6 +174,11 @@ class WorkerProcess:
             self.kill(JitneyError(f"worker '{self.name}' took no message for {_SEND_TIMEOUT_S} s"))
             raise
 
+    def execute(self, message: Execute) -> None:
+        """Sends a batch, and how much of the reply memory is free. Errors as `send`'s."""
+        message.copied, self._untold = self._copied, 0
+        self.send(message)
+
     def kill(self, cause: JitneyError | None = None) -> None:
         """Ends the process at once; `cause` is what its requests are told instead of a plain death."""
         with self._killing:
@@ -192,6 +198,12 @@ class WorkerProcess:
         """As a shell counts, 137 for SIGKILL; None while it runs."""
         code = self._process.returncode
         return None if code is None else exits.exit_code(code)
+
+    @property
+    def crashed(self) -> bool:
+        """Whether it ended by itself, because of what it did. A SIGKILL is somebody else's: the server's, an operator's, or the
+        kernel's for want of memory."""
+        return self.cause is None and self._process.returncode not in (None, exits.STOPPED, -signal.SIGKILL, -signal.SIGTERM)
 
     def ending(self) -> str:
         """How it ended, with the last words on stderr where it was not killed."""
@@ -217,16 +229,26 @@ class WorkerProcess:
         """
         if not isinstance(data, tuple):
             return data
-        self._reply_end = max(self._reply_end, sum(data))
         if into is None and data[1] > holding.COUNTED:
             into = holding.memory(data[1])
         return self._reply.read(*data, into)
 
-    def trim(self) -> None:
-        """Gives large reply memory back; called when all of a batch's answers are copied out."""
-        if self._reply_end > _KEEP_REPLY:
-            self._reply.discard(self._reply_end)
-            self._reply_end = 0
+    def copied(self, results: Results) -> None:
+        """The message's answers have left the reply memory: the worker may use their place again."""
+        if not results.placed:
+            return
+        self._copied += 1
+        self._untold += results.placed
+        if self._untold > _TELL:
+            self.tell_copied()
+
+    def tell_copied(self) -> None:
+        """Tells the worker how much of the reply memory is free."""
+        self._untold = 0
+        try:
+            self.send(Copied(self._copied))
+        except OSError:
+            pass  # it is gone, and its memory with it
 
     def _read(self) -> None:
         try:

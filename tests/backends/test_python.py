@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,7 @@ class TritonPythonModel:
 ASYNC = """
 import asyncio
 import json
+import os
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
@@ -251,6 +253,12 @@ class TritonPythonModel:
     async def execute(self, requests):
         if DECOUPLED:
             for request in requests:
+                given = json.loads(request.parameters())
+                if "exit" in given:
+                    raise SystemExit("as asked")
+                if "hold" in given:
+                    while not os.path.exists(given["hold"]):
+                        await asyncio.sleep(0.005)
                 self.task = asyncio.get_running_loop().create_task(self.later(request))
             return None
         return await asyncio.gather(*(self.one(r) for r in requests))
@@ -470,6 +478,17 @@ def test_an_async_decoupled_model_answers_after_execute_returned(served: Serving
     first, *rest = served.ask("async_stream", n(0))
     assert first.tensors[0].numpy().tolist() == [3]
     assert [response.tensors for response in rest] == [[]]
+
+
+def test_nobody_waits_for_the_coroutine_of_a_decoupled_model(served: Serving, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(served.ask, "async_stream", n(0), hold=str(go))
+        first, *_ = served.ask("async_stream", n(0))
+        assert not held.done()
+        assert "SystemExit: as asked" in str(refusal(served, "async_stream", n(0), exit=True))
+        go.write_text("")
+        assert held.result(30)[0].tensors[0].numpy().tolist() == first.tensors[0].numpy().tolist() == [3]
 
 
 @pytest.mark.parametrize(

@@ -130,8 +130,10 @@ def _main() -> None:
 
 def _execute(backend: Any, requests: list[Any]) -> list[dict[str, Any]]:
     import dataclasses
+    import threading
 
-    responses = []
+    responses: list[dict[str, Any]] = []
+    over = threading.Event()
 
     def respond(index: int, response: Any) -> None:
         responses.append(
@@ -146,7 +148,11 @@ def _execute(backend: Any, requests: list[Any]) -> list[dict[str, Any]]:
             }
         )
 
+        if sum(response["final"] for response in responses) == len(requests):
+            over.set()
+
     backend.execute(requests, respond)
+    over.wait(30)  # asynchronous handlers answer when they please
     return responses
 
 

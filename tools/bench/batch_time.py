@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from ...backends import factory
-from ...backends.base import Backend
+from ...backends.base import Backend, DeviceLost
 from ...codecs import create as create_codec
 from ...core.errors import JitneyError
 from ...core.model_config import ModelConfig, TensorSpec
@@ -148,6 +148,9 @@ class Alone:
 
     def control(self, verb: str, model: str, arguments: Mapping[str, Any]) -> Any:
         raise RuntimeError(f"the model asks to {verb} '{model}', which needs a server: give its times with --fit T0,A")
+
+    def lose(self, error: DeviceLost) -> NoReturn:
+        raise error
 
 
 class Loaded:

@@ -54,7 +54,7 @@ def handler_config(
             decode_input_request=settings.decode_input_request,
             metrics_config=settings.metrics_config,
         ),
-        response_timeout_s=_limit(numbers.response_timeout),
+        response_timeout_s=0.0 if found.async_communication else _limit(numbers.response_timeout),  # as TorchServe's
         startup_timeout_s=_limit(numbers.startup_timeout),
         min_workers=numbers.min_workers,
         max_workers=numbers.max_workers,

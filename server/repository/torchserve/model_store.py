@@ -75,7 +75,10 @@ class ModelStore:
             raise UrlRefused("the url is empty", url, "empty")
         if ".." in url:
             raise UrlRefused(f"'{url}' has '..' in it", url, "relative")
-        work = self._workspace.make()
+        try:
+            work = self._workspace.make()
+        except OSError as error:
+            raise SaveFailed(f"nothing can be kept in the temporary folder: {error}", url) from None
         try:
             if fetch.has_scheme(url):
                 return self._from_url(registration, work, at_startup, restored)
@@ -108,11 +111,11 @@ class ModelStore:
 
     def _find(self, url: str) -> Path:
         """A folder by its absolute path; else the store's file or folder of that name, whatever folders stand before it."""
-        if url.startswith("/") and Path(url).is_dir():
+        if url.startswith("/") and _is_there(Path(url), file=False):
             return Path(url)
         name = url.rstrip("/").rpartition("/")[2]
         found = self._folder / name
-        if name in ("", ".") or "\0" in name or name.startswith(".") or not (found.is_file() or found.is_dir()):
+        if name in ("", ".") or "\0" in name or name.startswith(".") or not _is_there(found):
             raise UrlRefused(f"there is no '{name}' in the model store", url, "missing")
         return found
 
@@ -275,6 +278,14 @@ def _model_yaml(archive: Archive) -> ModelYaml | None:
     if not path.is_file():
         raise InvalidArchive(f"the manifest's configFile '{name}' is not in the archive", "file", "configFile")
     return parse_yaml(path.read_bytes(), name)
+
+
+def _is_there(path: Path, *, file: bool = True) -> bool:
+    """Whether there is such a folder, or file where those count too. A name that is too long is nobody's."""
+    try:
+        return path.is_dir() or (file and path.is_file())
+    except OSError:
+        return False
 
 
 def _place(source: Path, target: Path, url: str) -> None:

@@ -10,6 +10,7 @@ is broken is no reason for another one to fail.
 
 from __future__ import annotations
 
+import errno
 import logging
 import tempfile
 import threading
@@ -18,7 +19,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import cast
 
-from ....core.errors import InvalidConfig, InvalidRequest, ModelNotFound
+from ....core.errors import InvalidConfig, InvalidRequest, ModelNotFound, SaveFailed
 from ....core.model_config import ModelConfig
 from ....core.names import inside, is_safe_name, safe_name
 from ...process.cores import gpus as visible_gpus
@@ -49,6 +50,9 @@ log = logging.getLogger(__name__)
 #: loads that failed since. A model that is unloaded keeps none.
 KEPT_UPLOADS = 8
 
+#: What writing a file ends with where its name is of no use beside the others: one is a folder to another, or it is too long.
+_NAMES_TO_BLAME = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+
 
 class TritonRepository:
     """One or more model repositories. Threads: any; `close` when no model of it is served any more."""
@@ -63,10 +67,12 @@ class TritonRepository:
         gpus: Sequence[int] | None = None,
         limits: Limits = NO_LIMITS,
         load: Loading = AT_START,
+        open_ended: bool = False,
     ) -> None:
         """`backend_config`: backend -> key -> value, "" for all of them. `gpus`: the ids to place models on, None = ask.
 
-        `limits`, `load`: for models that say nothing of their own.
+        `limits`, `load`: for models that say nothing of their own. `open_ended`, beside `auto_complete` False: a configuration
+        may leave out what its model would tell, and stays without it.
         """
         self._paths = [Path(path).absolute() for path in paths]
         for path in self._paths:
@@ -76,7 +82,7 @@ class TritonRepository:
         self._config_name = safe_name(config_name, InvalidConfig) if config_name else ""
         self._completer = Completer(backend_config or {}) if auto_complete else None
         self._gpus = None if gpus is None else list(gpus)
-        self._limits, self._load = limits, load
+        self._limits, self._load, self._open_ended = limits, load, open_ended
         self._uploads: dict[str, list[tempfile.TemporaryDirectory[str]]] = {}
         self._lock = threading.Lock()
 
@@ -117,11 +123,9 @@ class TritonRepository:
             raise InvalidRequest(f"model '{name}': files need a 'config' parameter beside them")
         if not files:
             return self._read(self._directory(name), name, config_json)
-        upload = tempfile.TemporaryDirectory(prefix="jitney-model-", ignore_cleanup_errors=True)
+        upload = _uploaded(name, files)
         try:
-            directory = Path(upload.name).resolve() / name
-            _write_files(directory, name, files)
-            configs = self._read(directory, name, config_json)
+            configs = self._read(Path(upload.name).resolve() / name, name, config_json)
         except BaseException:
             upload.cleanup()
             raise
@@ -185,7 +189,7 @@ class TritonRepository:
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
-            if self._completer is None:
+            if self._completer is None and not self._open_ended:
                 raise InvalidConfig(f"{path}: there is no such file, and auto-completion is turned off") from None
             return schema.ModelConfig(), Source(str(path))
         except (OSError, UnicodeDecodeError) as error:
@@ -207,7 +211,8 @@ class TritonRepository:
             config = completed
         fill_scheduling(config)
         check_config(config, source)
-        _check_has_tensors(config, backend, source)
+        if not self._open_ended:
+            _check_has_tensors(config, backend, source)
         if backend == "ensemble":
             config.model_transaction_policy.SetInParent()
         gpus = self._visible_gpus()
@@ -230,8 +235,22 @@ class TritonRepository:
             old.cleanup()
 
 
+def _uploaded(name: str, files: Mapping[str, bytes]) -> tempfile.TemporaryDirectory[str]:
+    """A folder of its own with the files of a model, whose paths are checked. SaveFailed where they cannot be kept."""
+    try:
+        upload = tempfile.TemporaryDirectory(prefix="jitney-model-", ignore_cleanup_errors=True)
+        try:
+            _write_files(Path(upload.name).resolve() / name, name, files)
+        except BaseException:
+            upload.cleanup()
+            raise
+    except OSError as error:
+        raise SaveFailed(f"model '{name}': its files cannot be kept in the temporary folder: {error}") from None
+    return upload
+
+
 def _write_files(directory: Path, name: str, files: Mapping[str, bytes]) -> None:
-    """Writes uploaded files to a new folder, and nothing outside of it."""
+    """Writes uploaded files to a new folder, and nothing outside of it. OSError where that is not due to their names."""
     try:
         directory.mkdir()
         for path, content in files.items():
@@ -239,6 +258,8 @@ def _write_files(directory: Path, name: str, files: Mapping[str, bytes]) -> None
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
     except OSError as error:
+        if error.errno not in _NAMES_TO_BLAME:
+            raise
         raise InvalidRequest(f"model '{name}': cannot write its files: {error.strerror}") from None
 
 

@@ -45,6 +45,45 @@ def test_an_instant_without_a_worker_is_no_reason_to_wake() -> None:
     assert batcher.poll(1.0, 1).wake_at == 1.05
 
 
+# Sent ahead
+
+
+def ahead(batcher: Batcher, now: float, places: int) -> list[list[Any]]:
+    return [[one.payload for one in batch.items] for batch in batcher.poll(now, 0, places).batches]
+
+
+def test_only_full_batches_leave_for_busy_workers_as_many_as_they_take() -> None:
+    batcher = filled(Batcher(Batching(True), 2), *(item(i) for i in range(7)))
+    assert ahead(batcher, 1.0, 2) == [[0, 1], [2, 3]]
+    assert ahead(batcher, 1.0, 5) == [[4, 5]]
+    assert names(batcher, 1.0, 1) == [[6]]
+
+
+def test_a_batch_whose_delay_is_over_waits_for_a_worker_as_it_may_grow_until_then() -> None:
+    batcher = filled(Batcher(Batching(True, 1000), 4), *(item(i) for i in range(3)))
+    assert ahead(batcher, 9.0, 1) == []
+    batcher.submit(item(3, 9.0))
+    assert ahead(batcher, 9.0, 1) == [[0, 1, 2, 3]]
+
+
+def test_nothing_overtakes_the_batch_that_is_to_leave_next() -> None:
+    batcher = filled(Batcher(Batching(True), 2), item("a", 0.0, key="x"), *(item(i, 1.0) for i in range(2)))
+    assert ahead(batcher, 2.0, 1) == []
+    assert names(batcher, 2.0, 1) == [["a"]]
+    assert ahead(batcher, 2.0, 1) == [[0, 1]]
+
+
+def test_requests_that_run_alone_are_full_by_themselves() -> None:
+    batcher = filled(Batcher(Batching(False), 0), *(item(i) for i in range(3)))
+    assert ahead(batcher, 1.0, 2) == [[0], [1]]
+
+
+def test_after_a_look_ahead_the_rest_leaves_as_ever() -> None:
+    batcher = filled(Batcher(Batching(True, 50_000), 4), item("a", 1.0))
+    assert (ahead(batcher, 1.0, 1), batcher.poll(1.01, 1).wake_at) == ([], 1.05)
+    assert names(batcher, 1.05, 1) == [["a"]]
+
+
 def test_what_waits_can_be_counted() -> None:
     batcher = filled(Batcher(Batching(True), 8), item("a", 3.0, rows=2), item("b", 2.0, key="other"))
     assert (len(batcher), batcher.rows, batcher.oldest()) == (2, 3, 2.0)

@@ -17,6 +17,7 @@ from jitney.core.tensor import Tensor
 from jitney.server.ipc.memory import Region
 from jitney.server.ipc.messages import WirePart, WireRequest, WireResponse
 from jitney.server.worker.host import FrameHost
+from jitney.server.worker.reply_memory import ReplyMemory
 from jitney.server.worker.running_batch import INLINE, LARGEST, RunningBatch
 from jitney.server.workers.channel import MessageChannel
 from jitney.server.workers.messages import Event, Execute, Results
@@ -38,10 +39,11 @@ class Runner:
     def __init__(self) -> None:
         self.ours, self.theirs = socket.socketpair()
         self.arena, self.reply = Region.create("arena", 1 << 16), Region.create("reply", 1 << 20)
+        self.replies = ReplyMemory(self.reply)
 
     def batch(self, *requests: WireRequest, decoupled: bool = False) -> RunningBatch:
         raw = [msgspec.Raw(msgspec.msgpack.encode(request)) for request in requests]
-        return RunningBatch(Execute(7, raw), MessageChannel(self.theirs), self.arena, self.reply, decoupled)
+        return RunningBatch(Execute(7, raw), MessageChannel(self.theirs), self.arena, self.replies, decoupled)
 
     def run(self, batch: RunningBatch, execute: Callable[..., Any]) -> tuple[Results, dict[int, WireResponse]]:
         """The message that ended the batch, and its answers by index."""

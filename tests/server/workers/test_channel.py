@@ -20,6 +20,7 @@ from jitney.server.ipc.messages import Message, WirePart, WireRequest, WireRespo
 from jitney.server.workers.channel import KINDS, MessageChannel
 from jitney.server.workers.messages import (
     Cancel,
+    Copied,
     Event,
     Execute,
     HostCall,
@@ -53,8 +54,9 @@ MESSAGES = [
     Cancel(7, 3),
     HostReply(3, RESPONSE, {"a": [1, None]}, None, False),
     Stop(),
+    Copied(3),
     Loaded("reason", "traceback", True),
-    Results(7, [(0, msgspec.Raw(msgspec.msgpack.encode(RESPONSE)))], True, 1, 2, 3),
+    Results(7, [(0, msgspec.Raw(msgspec.msgpack.encode(RESPONSE)))], True, True, 1, 2, 3),
     HostCall(1, "infer", "other", "2", REQUEST, 1.5, {"a": 1}),
     HostCancel(1),
     Event("metric", {"name": "x", "value": 1.5}),

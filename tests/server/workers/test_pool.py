@@ -179,17 +179,6 @@ def test_the_first_streamed_answer_does_not_wait_for_the_last(bench: Callable[..
     assert len(b.reports) == 1
 
 
-def test_a_decoupled_batch_keeps_the_worker_until_its_last_answer(bench: Callable[..., Any], tmp_path: Path) -> None:
-    b = bench(decoupled=True).up()
-    until = tmp_path / "go"
-    later, now = b.send(call_to("later", until=str(until), tensors=[[1.0]]), call_to())
-    now.result(LIMIT_S)
-    assert b.pool.idle() == 0
-    assert b.pool.workers()[0].state is WorkerState.BUSY
-    until.write_text("")
-    assert [r.final for r in later.stream(LIMIT_S)] == [False, True]
-
-
 def test_a_stream_that_nobody_reads_is_cancelled(bench: Callable[..., Any]) -> None:
     b = bench().up()
     (call,) = b.send(call_to("forever"))

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.strategies import DataObject
 
 from jitney.core.request import Instance
-from jitney.server.workers.roster import STOP_GRACE_S, Alarm, Roster, Worker, WorkerState
+from jitney.server.workers.roster import STOP_GRACE_S, Alarm, Held, Roster, Worker, WorkerState
 
 
 def place(n: int) -> Instance:
@@ -53,10 +53,11 @@ def test_a_batch_has_a_limit_that_signs_of_life_extend(roster: Roster[Any, Any])
     assert roster.wake_at() is None  # an idle worker needs no timer
     assert roster.take("batch", 10) is worker
     assert worker.state is WorkerState.BUSY
-    roster.progress(worker, 12)
+    roster.progress(worker, "batch", 12)
     assert roster.due(16.9) == []
     assert roster.due(17) == [(worker, Alarm.ANSWERING)]
-    roster.release(worker, 18)
+    assert (worker.late, roster.hangs(worker), roster.due(17)) == (["batch"], True, [])
+    roster.release(worker, "batch", 18)
     assert (worker.state, roster.wake_at(), roster.idle) == (WorkerState.READY, None, [worker])
 
 
@@ -72,8 +73,8 @@ def test_the_worker_that_worked_last_works_next(roster: Roster[Any, Any]) -> Non
     first = roster.take("a", 0)
     second = roster.take("b", 0)
     assert first is not None and second is not None
-    roster.release(first, 1)
-    roster.release(second, 1)
+    roster.release(first, "a", 1)
+    roster.release(second, "b", 1)
     assert roster.take("c", 2) is second
 
 
@@ -86,7 +87,7 @@ def test_nobody_idle_takes_nothing(roster: Roster[Any, Any]) -> None:
 def test_a_death_returns_the_batch_and_the_member_comes_back_at_once(roster: Roster[Any, Any]) -> None:
     (worker,) = hire(roster, 1)
     roster.take("batch", 100)
-    assert roster.gone(worker, 100, "killed", load_failed=False) == "batch"
+    assert roster.gone(worker, 100, "killed", load_failed=False) == Held(["batch"], [])
     assert (worker.state, worker.error, worker.restarts) == (WorkerState.BACKOFF, "killed", 1)
     assert roster.due(100) == [(worker, Alarm.START)]
     roster.started(worker, "again", 100)
@@ -191,15 +192,15 @@ def test_leaving_lets_batches_finish(roster: Roster[Any, Any]) -> None:
     assert busy is workers[2]
     stopped = roster.resize(1, 1, place)
     assert stopped == [workers[1]]
-    assert (busy.state, busy.leaving, busy.batch) == (WorkerState.STOPPING, True, "batch")
+    assert (busy.state, busy.leaving, busy.executing) == (WorkerState.STOPPING, True, "batch")
     assert roster.idle == [workers[0]]
     assert set(roster.processes()) == {w.child for w in workers}
     assert roster.due(5) == [(busy, Alarm.ANSWERING)]  # its batch keeps its limit
-    roster.release(busy, 6)
+    roster.release(busy, "batch", 6)
     assert busy not in roster.idle
     assert roster.due(6 + STOP_GRACE_S) == [(workers[1], Alarm.STOPPING), (busy, Alarm.STOPPING)]
     for worker in (workers[1], busy):
-        assert roster.gone(worker, 40, "", load_failed=False) is None
+        assert roster.gone(worker, 40, "", load_failed=False) == Held([], [])
     assert roster.leaving == []
     assert roster.processes() == [workers[0].child]
 
@@ -219,7 +220,7 @@ def test_growing_takes_new_ids_and_keeps_those_that_work(roster: Roster[Any, Any
     roster.take("batch", 0)
     roster.resize(2, 0, place)
     assert roster.members[0] is first
-    assert first.batch == "batch"
+    assert first.executing == "batch"
     assert roster.members[1].id > first.id >= 9000
 
 
@@ -230,8 +231,100 @@ def test_no_workers_left_means_that_none_can_come(roster: Roster[Any, Any]) -> N
     roster.resize(0, 0, place)
     assert not roster.no_workers_left()  # it finishes, and at a shutdown takes what waits
     assert busy is not None
-    roster.release(busy, 1)
+    roster.release(busy, "batch", 1)
     assert roster.no_workers_left()
+
+
+def several(in_flight: int, overlaps: bool = False) -> Roster[Any, Any]:
+    return Roster(startup_s=60, response_s=5, give_up_after_s=300, in_flight=lambda _: in_flight, overlaps=overlaps)
+
+
+def test_full_batches_wait_in_busy_workers_first_in_the_one_that_began_first() -> None:
+    roster = several(3)
+    older, newer = hire(roster, 2)
+    assert (roster.ahead(), roster.take_ahead("x", 0)) == (0, None)  # for idle workers nothing is sent ahead
+    assert (roster.take("a", 0), roster.take("b", 1)) == (newer, older)
+    assert roster.ahead() == 4
+    assert [roster.take_ahead(name, 2) for name in "cdef"] == [newer, older, newer, older]
+    assert (roster.ahead(), roster.take_ahead("g", 2)) == (0, None)
+    roster.release(newer, "a", 3)
+    assert (newer.executing, list(newer.waiting), newer.state, roster.idle) == ("c", ["e"], WorkerState.BUSY, [])
+    assert roster.ahead() == 1
+
+
+def test_the_patience_with_a_batch_begins_when_it_is_its_turn() -> None:
+    roster = several(2)
+    (worker,) = hire(roster, 1)
+    roster.take("a", 0)
+    roster.take_ahead("b", 0)
+    roster.release(worker, "a", 4)
+    assert roster.wake_at() == 9
+    assert roster.due(9) == [(worker, Alarm.ANSWERING)]
+    assert (worker.late, roster.hangs(worker)) == (["b"], True)
+
+
+def test_a_death_tells_apart_what_had_begun() -> None:
+    roster = several(3)
+    (worker,) = hire(roster, 1)
+    roster.take("a", 0)
+    roster.take_ahead("b", 0)
+    roster.take_ahead("c", 0)
+    assert roster.gone(worker, 1, "killed", load_failed=False) == Held(["a"], ["b", "c"])
+    assert worker.held == 0
+
+
+def test_a_batch_that_never_arrived_is_taken_back_once() -> None:
+    roster = several(2)
+    (worker,) = hire(roster, 1)
+    roster.take("a", 0)
+    roster.take_ahead("b", 0)
+    assert [roster.take_back(worker, name) for name in ("b", "b", "a", "a")] == [True, False, True, False]
+    assert roster.gone(worker, 1, "killed", load_failed=False) == Held([], [])
+
+
+def test_where_they_overlap_a_worker_takes_any_batch_once_execute_has_returned() -> None:
+    roster = several(3, overlaps=True)
+    (worker,) = hire(roster, 1)
+    for name in "abc":
+        assert roster.take(name, 0) is worker
+        assert (roster.take("x", 0), roster.ahead()) == (None, 0)
+        assert roster.returned(worker, name, 0)
+        assert not roster.returned(worker, name, 0)
+    assert (worker.held, roster.idle, worker.state) == (3, [], WorkerState.BUSY)  # all its places are taken
+    roster.release(worker, "b", 1)
+    assert (worker.held, roster.idle, worker.state) == (2, [worker], WorkerState.BUSY)
+    roster.release(worker, "c", 1)
+    roster.release(worker, "a", 1)
+    assert (worker.state, roster.idle) == (WorkerState.READY, [worker])
+
+
+def test_an_open_batch_is_late_by_itself_and_the_worker_hangs_once_all_its_places_are() -> None:
+    roster = several(2, overlaps=True)
+    (worker,) = hire(roster, 1)
+    for at, name in ((0, "a"), (1, "b")):
+        roster.take(name, at)
+        roster.returned(worker, name, at)
+    roster.progress(worker, "a", 2)
+    assert roster.due(6) == [(worker, Alarm.ANSWERING)]
+    assert (worker.late, roster.hangs(worker)) == (["b"], False)
+    assert roster.wake_at() == 7
+    roster.excuse(worker, 8)
+    assert (worker.late, roster.wake_at()) == ([], 7)
+    assert roster.due(8) == [(worker, Alarm.ANSWERING)]
+    assert (worker.late, roster.hangs(worker)) == (["a", "b"], True)
+    roster.progress(worker, "a", 9)
+    assert (worker.late, roster.hangs(worker)) == (["b"], False)
+
+
+def test_leaving_waits_for_what_is_open() -> None:
+    roster = several(4, overlaps=True)
+    (worker,) = hire(roster, 1)
+    roster.take("a", 0)
+    roster.returned(worker, "a", 0)
+    assert roster.resize(0, 1, place) == []
+    assert not roster.no_workers_left()
+    roster.release(worker, "a", 2)
+    assert roster.due(2 + STOP_GRACE_S) == [(worker, Alarm.STOPPING)]
 
 
 class RosterMachine(RuleBasedStateMachine):
@@ -240,7 +333,13 @@ class RosterMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.roster: Roster[Any, Any] = Roster(startup_s=60, response_s=5, give_up_after_s=50)
-        self.now, self.batches, self.lost = 0.0, 0, 0
+        self.now, self.last, self.batches = 0.0, 0, set[int]()
+
+    @initialize(in_flight=st.integers(1, 3), overlaps=st.booleans())
+    def kind(self, in_flight: int, overlaps: bool) -> None:
+        self.roster = Roster(
+            startup_s=60, response_s=5, give_up_after_s=50, in_flight=lambda _: in_flight, overlaps=overlaps
+        )
 
     def everyone(self) -> list[Any]:
         return [*self.roster.members, *self.roster.leaving]
@@ -249,7 +348,7 @@ class RosterMachine(RuleBasedStateMachine):
     def resize(self, count: int) -> None:
         for worker in self.roster.resize(count, self.now, place):
             assert worker.child is not None
-            assert worker.batch is None
+            assert not worker.held
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 5.0, 60.0]))
     def time_passes(self, seconds: float) -> None:
@@ -269,16 +368,29 @@ class RosterMachine(RuleBasedStateMachine):
         else:
             self.gone(worker, load_failed=True)
 
-    @rule()
-    def take(self) -> None:
-        if self.roster.take(self.batches, self.now) is not None:
-            self.batches += 1
+    @rule(ahead=st.booleans())
+    def take(self, ahead: bool) -> None:
+        self.last += 1
+        took = self.roster.take_ahead if ahead else self.roster.take
+        if took(self.last, self.now) is not None:
+            self.batches.add(self.last)
 
-    @precondition(lambda self: any(w.batch is not None for w in self.everyone()))
+    @precondition(lambda self: any(w.executing is not None for w in self.everyone()))
     @rule()
-    def release(self) -> None:
-        self.batches -= 1
-        self.roster.release(next(w for w in self.everyone() if w.batch is not None), self.now)
+    def returns(self) -> None:
+        worker = next(w for w in self.everyone() if w.executing is not None)
+        self.roster.returned(worker, worker.executing, self.now)
+
+    @precondition(lambda self: any(w.held for w in self.everyone()))
+    @rule(data=st.data(), over=st.booleans())
+    def answers(self, data: DataObject, over: bool) -> None:
+        worker = next(w for w in self.everyone() if w.held)
+        batch = data.draw(st.sampled_from([*worker.late, *worker.running]))
+        if over:
+            self.batches.remove(batch)
+            self.roster.release(worker, batch, self.now)
+        else:
+            self.roster.progress(worker, batch, self.now)
 
     @precondition(lambda self: any(w.child for w in self.everyone()))
     @rule(data=st.data())
@@ -286,15 +398,17 @@ class RosterMachine(RuleBasedStateMachine):
         self.gone(data.draw(st.sampled_from([w for w in self.everyone() if w.child])))
 
     def gone(self, worker: Worker[Any, Any], load_failed: bool = False) -> None:
-        if self.roster.gone(worker, self.now, "died", load_failed) is not None:
-            self.batches -= 1
+        held = self.roster.gone(worker, self.now, "died", load_failed)
+        assert len({*held.begun, *held.untouched}) == len(held.begun) + len(held.untouched)
+        self.batches -= {*held.begun, *held.untouched}
 
     @invariant()
     def consistent(self) -> None:
         roster = self.roster
         assert len(set(map(id, self.everyone()))) == len(self.everyone())
-        assert sum(w.batch is not None for w in self.everyone()) == self.batches
-        assert all(w in roster.members and w.child and w.batch is None for w in roster.idle)
+        assert sorted(batch for w in self.everyone() for batch in w.batches()) == sorted(self.batches)
+        assert all(w in roster.members and w.child and w.executing is None for w in roster.idle)
+        assert all(w.held <= w.in_flight and (w.executing is not None or not w.waiting) for w in self.everyone())
         assert len(set(map(id, roster.idle))) == len(roster.idle)
         assert all(w.child for w in roster.leaving)
         for worker in roster.members:
@@ -302,7 +416,8 @@ class RosterMachine(RuleBasedStateMachine):
                 assert (worker.alarm is not None) == (worker.state is not WorkerState.FAILED)
             if worker.state is WorkerState.READY:
                 assert worker in roster.idle
-        assert roster.ready() == len(roster.idle) + sum(w.state is WorkerState.BUSY for w in roster.members)
+        assert all(w in roster.idle or w.executing or w.held == w.in_flight for w in roster.members if w.held)
+        assert roster.ready() == sum(w.state in (WorkerState.READY, WorkerState.BUSY) for w in roster.members)
 
 
 TestRosterMachine = RosterMachine.TestCase

@@ -1,0 +1,193 @@
+"""Several batches in one worker: left open by models that answer when they please, or sent ahead while another runs."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jitney.core.errors import JitneyError, WorkerDied, WorkerTimeout
+from jitney.server.workers.roster import WorkerState
+
+from .conftest import LIMIT_S, call_to, eventually
+
+pytestmark = pytest.mark.usefixtures("reading")
+
+
+def test_a_decoupled_worker_takes_the_next_batch_while_answers_of_the_last_are_to_come(
+    bench: Callable[..., Any], tmp_path: Path
+) -> None:
+    b = bench(decoupled=True).up()
+    until = tmp_path / "go"
+    later = [b.send(call_to("later", until=str(until), tensors=[[n]]))[0] for n in range(5) if eventually(b.pool.idle)]
+    assert b.ask().final
+    assert eventually(lambda: len(b.reports)) == 1
+    assert b.pool.workers()[0].state is WorkerState.BUSY
+    until.write_text("")
+    for n, call in enumerate(later):
+        first, last = call.stream(LIMIT_S)
+        assert (bytes(first.body), last.tensors[0].numpy().tolist()) == (b"first", [n])
+    eventually(lambda: b.pool.workers()[0].state is WorkerState.READY)
+    assert sorted(report.calls[0] is later[0] for report in b.reports) == [False] * 5 + [True]
+
+
+def test_a_worker_holds_no_more_open_batches_than_it_may(bench: Callable[..., Any], tmp_path: Path) -> None:
+    b = bench(decoupled=True, max_in_flight=2).up()
+    until = tmp_path / "go"
+    for _ in range(2):
+        eventually(b.pool.idle)
+        b.send(call_to("later", until=str(until), tensors=[[1]]))
+    waits = b.send(call_to())[0]
+    time.sleep(0.05)
+    assert (b.pool.idle(), waits.done) == (0, False)
+    until.write_text("")
+    assert waits.result(LIMIT_S).final
+
+
+def test_one_open_request_that_says_nothing_fails_alone(bench: Callable[..., Any], tmp_path: Path) -> None:
+    b = bench(decoupled=True, response_timeout_s=0.5).up()
+    (pid,) = b.pids()
+    until = tmp_path / "never"
+    (late,) = b.send(call_to("later", until=str(until), tensors=[np.zeros(5000)]))
+    with pytest.raises(WorkerTimeout, match=r"did not answer within 0\.5 s"):
+        late.result(LIMIT_S)
+    assert (b.ask().final, b.pids()) == (True, [pid])
+    assert late.slots  # the model may still be reading its input
+    until.write_text("")
+    eventually(lambda: len(b.reports) == 2)
+    assert b.pool.idle() == 1
+
+
+def test_a_worker_whose_execute_hangs_is_replaced_with_all_that_it_holds(bench: Callable[..., Any], tmp_path: Path) -> None:
+    b = bench(decoupled=True, response_timeout_s=0.5).up()
+    (pid,) = b.pids()
+    (later,) = b.send(call_to("later", until=str(tmp_path / "never"), tensors=[[1]]))
+    eventually(b.pool.idle)
+    (hangs,) = b.send(call_to("hang"))
+    for call in (hangs, later):
+        with pytest.raises(WorkerTimeout):
+            call.result(LIMIT_S)
+    eventually(lambda: b.pids() not in ([], [pid]))
+
+
+def test_a_thousand_open_requests_end_once_whatever_happens(bench: Callable[..., Any], tmp_path: Path) -> None:
+    """Random ends, cancellations, and deaths of the worker."""
+    chance, answers = random.Random(7), Counter[int]()
+    b = bench(decoupled=True, max_in_flight=1000).up()
+    go = [tmp_path / f"go{n}" for n in range(10)]
+    calls = []
+    for n in range(1000):
+        call = call_to("later", until=str(go[n % 10]), tensors=[np.full(chance.choice([1, 4000]), n)])
+        call.on_answer = lambda answer, n=n: answers.update([n] if isinstance(answer, JitneyError) or answer.final else [])
+        calls.append(call)
+
+    def send() -> None:
+        for call in calls:
+            b.send(call)
+            eventually(b.pool.idle)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    for file in go[:5]:
+        time.sleep(0.1)
+        for call in chance.sample(calls, 30):
+            if call.times.dispatched:
+                b.pool.cancel(call)
+        file.write_text("")
+    for pid in b.pids():
+        os.kill(pid, signal.SIGKILL)
+    for file in go[5:]:
+        file.write_text("")
+    sender.join(LIMIT_S)
+    eventually(lambda: len(b.reports) == 1000)
+    assert answers == Counter(range(1000))
+    assert b.pool.workers()[0].restarts == 1
+
+
+# ---- sent ahead
+
+
+def held(b: Any, tmp_path: Path, name: str = "") -> tuple[Any, Path]:
+    """A batch that runs until the file is there."""
+    until, mark = tmp_path / f"until{name}", tmp_path / f"mark{name}"
+    (call,) = b.send(call_to("wait", until=str(until), mark=str(mark)))
+    eventually(lambda: mark.exists() and mark.read_text())
+    return call, until
+
+
+def test_a_batch_that_was_sent_ahead_runs_when_the_one_before_is_over(bench: Callable[..., Any], tmp_path: Path) -> None:
+    b = bench(max_in_flight=2).up()
+    assert b.pool.ahead() == 0
+    running, until = held(b, tmp_path)
+    assert (b.pool.idle(), b.pool.ahead()) == (0, 1)
+    waits, third = b.send(call_to(tensors=[np.arange(9000)]))[0], call_to()
+    assert b.pool.ahead() == 0
+    b.send(third)
+    until.write_text("")
+    assert running.result(LIMIT_S).parameters["pid"] == b.pids()[0]
+    assert waits.result(LIMIT_S).tensors[0].numpy()[-1] == 8999
+    assert third.result(LIMIT_S).final
+    assert eventually(b.pool.idle) == 1
+
+
+def test_what_waited_in_a_worker_that_died_is_run_by_another(bench: Callable[..., Any], tmp_path: Path) -> None:
+    b = bench(max_in_flight=3).up()
+    (pid,) = b.pids()
+    running, _ = held(b, tmp_path)
+    waits = [b.send(call_to("who"))[0] for _ in range(2)]
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(WorkerDied):
+        running.result(LIMIT_S)
+    for call in waits:
+        assert call.result(LIMIT_S).parameters["pid"] not in (pid, 0)
+    assert [report.ok for report in eventually(lambda: len(b.reports) == 3 and b.reports)] == [False, True, True]
+
+
+def test_a_request_is_cancelled_before_its_batch_has_begun(bench: Callable[..., Any], tmp_path: Path) -> None:
+    b = bench(max_in_flight=2).up()
+    _, until = held(b, tmp_path)
+    (waits,) = b.send(call_to("listen"))
+    b.pool.cancel(waits)
+    time.sleep(0.1)  # the worker hears of it while it runs the other batch
+    until.write_text("")
+    assert bytes(waits.result(LIMIT_S).body) == b"heard"
+
+
+def test_scaling_down_lets_a_worker_finish_all_that_it_holds(bench: Callable[..., Any], tmp_path: Path) -> None:
+    b = bench(max_in_flight=2).up()
+    running, until = held(b, tmp_path)
+    (waits,) = b.send(call_to())
+    b.pool.scale(0)
+    until.write_text("")
+    assert running.result(LIMIT_S).final
+    assert waits.result(LIMIT_S).final
+    eventually(lambda: not b.pool.workers())
+
+
+def test_large_answers_of_batches_in_a_row_do_not_overwrite_each_other(bench: Callable[..., Any]) -> None:
+    """The next batch writes its answers while the last one's are still being copied."""
+    b = bench(max_in_flight=2).up()
+    calls = []
+    for n in range(40):
+        eventually(lambda: b.pool.idle() or b.pool.ahead())
+        calls += b.send(*[call_to("large", count=100_000 + 7 * n, value=n) for _ in range(3)])
+    for at, call in enumerate(calls):
+        answer = call.result(LIMIT_S).tensors[0].numpy()
+        assert answer.shape == (100_000 + 7 * (at // 3),)
+        assert (answer == at // 3).all()
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_more_large_answers_than_the_memory_holds_wait_for_room(bench: Callable[..., Any], decoupled: bool) -> None:
+    b = bench(decoupled=decoupled, capacity=4 << 20).up()
+    (call,) = b.send(call_to("stream", count=40, size=1 << 20))
+    assert [len(answer.body) for answer in call.stream(LIMIT_S)] == [1 << 20] * 40 + [3]
