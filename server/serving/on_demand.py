@@ -47,7 +47,8 @@ def deployment_of(config: ModelConfig, options: Options) -> WorkerDeployment:
 
 
 class OnDemandDeployment(Deployment):
-    """Threads: any. `used` is when a request last came, in monotonic seconds; `memory` what its workers last took, in bytes."""
+    """Threads: any. `used` is when a request last came or was seen under way, or it became loaded, in monotonic seconds; `memory`
+    what its workers last took, in bytes."""
 
     on_demand = True
 
@@ -179,6 +180,7 @@ class OnDemandDeployment(Deployment):
     def _workers_changed(self, loaded: WorkerDeployment) -> None:
         """Called when a worker became ready, or is no longer; what waited for a failed load has been answered."""
         if not loaded.pool.no_workers_left():
+            self.used = time.monotonic()  # however long the load took
             self._grow(loaded)
             self._cache.look()
             return
@@ -205,7 +207,10 @@ class OnDemandDeployment(Deployment):
         """Ends its workers and waits for that; False where a request has come since, or is waiting or running."""
         with self._lock:
             loaded = self._loaded
-            if loaded is None or self._kept or self.used > unused_since or _is_busy(loaded):
+            if loaded is None or self._kept or self.used > unused_since:
+                return False
+            if _is_busy(loaded):
+                self.used = time.monotonic()  # it is unused from the end of what it does
                 return False
             self._loaded, self.reason = None, NOT_LOADED
             unused = time.monotonic() - self.used
