@@ -41,6 +41,9 @@ class Served(Protocol):
     @property
     def ready(self) -> bool: ...
 
+    @property
+    def on_demand(self) -> bool: ...
+
     def queued(self) -> int: ...
 
     def workers(self) -> Sequence[WorkerFigures]: ...
@@ -48,7 +51,8 @@ class Served(Protocol):
 
 @dataclass
 class Row:
-    """One version's figures at one moment."""
+    """One version's figures at one moment. `unused`: loaded on demand, and never asked yet: its histograms, which are nine
+    tenths of what a version shows, are left out."""
 
     statistics: ModelStatistics
     queued: int
@@ -56,6 +60,7 @@ class Row:
     labels: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     cached: bool = False
+    unused: bool = False
 
 
 def rows(served: Iterable[Served]) -> list[Row]:
@@ -64,7 +69,8 @@ def rows(served: Iterable[Served]) -> list[Row]:
         labels = {"model": version.config.name, "version": version.config.version}
         statistics = version.statistics.snapshot()
         cached = version.config.response_cache
-        found.append(Row(statistics, version.queued(), version.ready, labels, version.config.metric_tags, cached))
+        unused = version.on_demand and not statistics.execution_count
+        found.append(Row(statistics, version.queued(), version.ready, labels, version.config.metric_tags, cached, unused))
     return found
 
 
@@ -95,6 +101,8 @@ def _house(found: list[Row]) -> Iterator[Family]:
             left.add({**row.labels, "reason": reason}, count)
         queued.add(row.labels, row.queued)
         ready.add(row.labels, float(row.ready))
+        if row.unused:
+            continue
         size.add_histogram(row.labels, _sizes(now))
         waited.add_histogram(row.labels, now.queue_seconds)
         computed.add_histogram(row.labels, now.compute_seconds)

@@ -45,6 +45,7 @@ class Version:
     def __init__(self, **tags: str) -> None:
         self.config = ModelConfig(name="m", version="3", backend="onnxruntime", metric_tags=tags)
         self.statistics, self.ready = Statistics(self.config), True
+        self.on_demand = False
 
     def queued(self) -> int:
         return 7
@@ -367,3 +368,18 @@ def test_labels_without_end_stop_growing(monkeypatch: pytest.MonkeyPatch) -> Non
     metrics.event("m", "1", python_metric("increment", 1, labels={"a": "0"}))
     text = metrics.scrape()
     assert text.count(b"\nown{") == 3 and value(text, "own", a="0") == 2
+
+
+def test_a_version_that_was_never_asked_shows_no_histograms_where_it_loads_on_demand() -> None:
+    """A thousand of them would be five megabytes a scrape."""
+    version = Version()
+    version.on_demand = True
+    before = Metrics(lambda: [version]).scrape()
+    assert value(before, "jitney_model_ready", model="m", version="3") == 1
+    assert value(before, "nv_inference_count", model="m", version="3") == 0
+    assert b"_bucket{" not in before
+    version.run(4)
+    after = Metrics(lambda: [version]).scrape()
+    assert value(after, "jitney_batch_size_rows_count", model="m", version="3") == 1
+    version.on_demand = False
+    assert b"_bucket{" in Metrics(lambda: [Version()]).scrape(), "one that is loaded at the start shows them at once"

@@ -88,7 +88,10 @@ def test_a_request_waits_no_longer_than_its_deadline(tmp_path: Path) -> None:
 
 
 def test_a_model_goes_when_nothing_asks_and_its_counters_stay(tmp_path: Path) -> None:
-    doubling(tmp_path, "m", ON_DEMAND + idle(0.3))
+    doubling(tmp_path, "m", ON_DEMAND + idle(1.0))
+    model = tmp_path / "m" / "1" / "model.py"
+    slowly = "time.sleep(1.5); self.seconds = float"  # a load that takes longer than what counts as unused
+    model.write_text(model.read_text().replace("self.seconds = float", slowly))
     with loaded(tmp_path) as plane:
         before = workers()
         for round_ in (1, 2):
