@@ -204,7 +204,7 @@ def problems(rows: Sequence[Row]) -> list[str]:
 def table(rows: Sequence[Row]) -> list[str]:
     peak = max(row.load.goodput for row in rows)
     lines = [
-        "| load | goodput | of the peak | refused | accepted p99 | refused p99 | health, management, metrics p99 | second model p99 |",
+        "| load | goodput | of peak | refused | accepted p99 | refused p99 | health, metrics, models p99 | second model p99 |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
