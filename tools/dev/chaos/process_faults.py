@@ -16,7 +16,7 @@ from .clients import judged
 from .faults import Scene, Skipped, fault
 from .ledger import Answer, Kind
 
-#: Bytes of address space that a process still gets where it is to run out of it: no thread's stack.
+#: Bytes that a process still gets where it is to run out of memory: no thread's stack.
 LITTLE = 1 << 20
 
 
@@ -35,19 +35,22 @@ def signal_all(pids: Sequence[int], number: signal.Signals) -> None:
 
 @contextlib.contextmanager
 def short_of_memory(pids: Sequence[int]) -> Iterator[None]:
-    """Those processes cannot have more address space than they have, and a little; at the end they can again."""
+    """Those processes cannot have more memory of their own than they have, and a little; at the end they can again.
+
+    RLIMIT_DATA, since malloc has address space in reserve.
+    """
     before = {}
     for pid in pids:
         with contextlib.suppress(OSError):
-            size = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
-            before[pid] = resource.prlimit(pid, resource.RLIMIT_AS)
-            resource.prlimit(pid, resource.RLIMIT_AS, (size + LITTLE, before[pid][1]))
+            size = int(Path(f"/proc/{pid}/statm").read_text().split()[5]) * resource.getpagesize()
+            before[pid] = resource.prlimit(pid, resource.RLIMIT_DATA)
+            resource.prlimit(pid, resource.RLIMIT_DATA, (size + LITTLE, before[pid][1]))
     try:
         yield
     finally:
         for pid, limits in before.items():
             with contextlib.suppress(OSError):
-                resource.prlimit(pid, resource.RLIMIT_AS, limits)
+                resource.prlimit(pid, resource.RLIMIT_DATA, limits)
 
 
 def ask_largely(scene: Scene, seconds: float) -> None:
