@@ -160,7 +160,7 @@ def test_what_the_system_has_no_memory_for_is_refused_and_not_counted(
     def nothing(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(holding.np, "empty", nothing)
+    monkeypatch.setattr(np, "empty", nothing)
     with pytest.raises(HoldsTooMuch, match=f"the system has no memory for {BIG} bytes more"):
         holding.memory(BIG)
     assert process.held == 0

@@ -110,14 +110,14 @@ def test_a_pickle_in_any_call_of_grpc_does_not_run(server: Everything, tmp_path:
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
-def test_the_shipped_handler_that_reads_tensors_runs_nothing(tmp_path: Path) -> None:
+def test_the_shipped_handler_that_reads_tensors_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TorchServe's densenet handler unpickles the body of each request."""
     torch = pytest.importorskip("torch")
     from jitney.backends.compat.ts.torch_handler.densenet_handler import DenseNetHandler
 
     good, handler = io.BytesIO(), DenseNetHandler()
     torch.save(torch.ones(2), good)
-    handler.inference = lambda data: data.tolist()  # type: ignore[method-assign]
+    monkeypatch.setattr(handler, "inference", lambda data: data.tolist())
     context = SimpleNamespace(metrics=SimpleNamespace(add_time=lambda *_: None))
     assert handler.handle([{"data": good.getvalue()}], context) == [[[1.0, 1.0]]]
     evil = io.BytesIO()

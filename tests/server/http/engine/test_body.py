@@ -101,7 +101,7 @@ def test_the_stream_reads_like_a_file_and_lends_its_bytes() -> None:
 class NoMemory(Body):
     """A body for which the system has none."""
 
-    def __iadd__(self, more: object) -> NoMemory:  # type: ignore[override,misc]
+    def __iadd__(self, more: object) -> NoMemory:
         raise MemoryError
 
 
