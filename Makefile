@@ -9,7 +9,7 @@ UV ?= uv
 COVERAGE := 81
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types check test page-test format models demo torchserve-demo triton-demo image-test kubernetes-test serve bench bench-gpu chaos chaos-short fuzz soak requirements clean
+.PHONY: help setup lint types check test page-test docs reference format models demo torchserve-demo triton-demo image-test kubernetes-test serve bench bench-gpu chaos chaos-short fuzz soak ray-test requirements clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -32,7 +32,7 @@ format: $(READY)  ## ruff: fix what it can
 # The root is the package, so mypy is shown a folder in which it has the package's name.
 types: $(READY)  ## mypy --strict, tests included
 	@mkdir -p .types && ln -sfn .. .types/jitney
-	@cd .types && ../$(PY) -m mypy --config-file ../pyproject.toml -p jitney.core -p jitney.codecs -p jitney.backends -p jitney.server -p jitney.tools -p jitney.tests
+	@cd .types && ../$(PY) -m mypy --config-file ../pyproject.toml -p jitney.core -p jitney.codecs -p jitney.backends -p jitney.server -p jitney.tools -p jitney.deploy -p jitney.tests
 
 test: $(READY)  ## All tests, warnings as errors, coverage printed and at least COVERAGE per cent
 	@$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE)
@@ -40,6 +40,14 @@ test: $(READY)  ## All tests, warnings as errors, coverage printed and at least 
 page-test: $(READY)  ## The status page in Chromium (Debian: chromium), pictures in .cache/status
 	@$(INSTALL) -r requirements/browser.in
 	@STATUS_PICTURES=.cache/status $(PY) -m pytest tests/server/http/status/test_browser.py
+
+docs: $(READY)  ## The pages of docs/ as a site, in .cache/site: to be opened in a browser, without a network
+	@$(INSTALL) -r requirements/docs.in
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+	@echo ".cache/site/index.html"
+
+reference: $(READY)  ## Write the generated parts of docs/ anew: settings, config.pbtxt, metrics, routes, commands
+	@$(PY) -m jitney.tools.dev.build_reference
 
 check: lint types test  ## What must pass before a change lands: lint, types, tests
 
@@ -60,6 +68,11 @@ image-test: $(READY)  ## Build the container image without a registry and run it
 
 kubernetes-test: $(READY)  ## The manifests for Kubernetes and KServe: valid, and the server does what they say
 	@$(PY) -m pytest tests/deploy
+
+# Ray takes a machine's outer address and waits for it; in a network namespace there is only loopback. The pins stay as they are.
+ray-test: $(READY)  ## jitney on a Ray cluster of three nodes, while replicas die, freeze, come and go (four minutes)
+	@$(INSTALL) -r requirements.txt -r requirements/ray.in
+	@JITNEY_RAY_TESTS=1 unshare --map-root-user --net sh -c 'ip link set lo up && exec $(PY) -m pytest -n 0 tests/deploy/ray'
 
 serve: models  ## The server in the foreground, on model_repository/
 	@$(PY) -m jitney.server.cli serve --model-repository model_repository
@@ -95,8 +108,8 @@ PIN = $(UV) pip compile --quiet $(UPGRADE) --no-deps --no-strip-extras --univers
 
 requirements:  ## Pin requirements.txt and requirements-gpu.txt anew from setup.py and requirements/ (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make requirements needs uv: pip install uv, or UV=/path/to/uv"; exit 1; }
-	@$(PIN) --extra torch --extra onnx --extra tls --extra grpc --extra client --output-file requirements.txt >/dev/null
-	@$(PIN) --extra gpu --extra tls --extra grpc --extra client --output-file requirements-gpu.txt >/dev/null
+	@$(PIN) --extra torch --extra onnx --extra tls --extra grpc --extra otel --extra client --extra completion --output-file requirements.txt >/dev/null
+	@$(PIN) --extra gpu --extra tls --extra grpc --extra otel --extra client --extra completion --output-file requirements-gpu.txt >/dev/null
 
 clean:  ## Remove everything built
 	rm -rf .venv .cache .types build *.egg-info .pytest_cache .ruff_cache .hypothesis

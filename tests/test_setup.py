@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("backends", "codecs", "core", "server", "tools")
+PACKAGES = ("backends", "codecs", "core", "deploy", "server", "tools")
 
 BUILD = "from setuptools import build_meta; import sys; print(build_meta.build_wheel(sys.argv[1]))"
 
@@ -116,7 +116,15 @@ def test_all_that_a_wheel_imports_is_declared(unpacked: Path) -> None:
     packages = {missing.partition(".")[0] for missing in lacking.values()}
     assert {DISTRIBUTIONS.get(package, package) for package in packages} <= extras, lacking
     imported = found.keys() - lacking.keys()
-    commands = ("server.cli.main", "tools.archive", "tools.first_steps", "tools.bench.command", "tools.tune.command")
+    commands = (
+        "server.cli.main",
+        "tools.archive",
+        "tools.first_steps",
+        "tools.bench.command",
+        "tools.tune.command",
+        "tools.check.command",
+        "tools.init",
+    )
     assert {f"jitney.{name}" for name in commands} <= imported
     assert len(imported) > 150
     assert not any(name.startswith("jitney.tools.dev") for name in found)
@@ -125,13 +133,20 @@ def test_all_that_a_wheel_imports_is_declared(unpacked: Path) -> None:
 def test_a_wheel_has_the_package_and_nothing_else(unpacked: Path) -> None:
     assert {path.name for path in unpacked.glob("*") if not path.name.endswith(".dist-info")} == {"jitney"}
     assert {path.name for path in (unpacked / "jitney").iterdir()} == {"__init__.py", "py.typed", *PACKAGES}
-    assert {path.name for path in (unpacked / "jitney/tools").iterdir() if path.is_dir()} == {"bench", "starter", "tune"}
+    assert {path.name for path in (unpacked / "jitney/tools").iterdir() if path.is_dir()} == {
+        "bench",
+        "check",
+        "starter",
+        "templates",
+        "tune",
+    }
 
 
 def test_a_wheel_has_every_data_file_of_its_packages(unpacked: Path) -> None:
     wanted = {
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
+        if package != "deploy"  # its manifests are for checkouts
         for path in (ROOT / package).rglob("*")
         if path.is_file() and path.suffix not in (".py", ".pyc") and "tools/dev/" not in path.as_posix()
     }

@@ -33,10 +33,14 @@ CLIENTS, REQUESTS = 16, 64
 SHADES = " .:-=+*#%@"
 
 
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="jitney demo", description=(__doc__ or "").partition("\n\n")[2])
+    made.add_argument("--keep", action="store_true", help="go on serving afterwards, until Ctrl-C")
+    return made
+
+
 def main(arguments: Sequence[str] = ()) -> int:
-    parser = argparse.ArgumentParser(prog="jitney demo", description=(__doc__ or "").partition("\n\n")[2])
-    parser.add_argument("--keep", action="store_true", help="go on serving afterwards, until Ctrl-C")
-    options = parser.parse_args(list(arguments))
+    options = parser().parse_args(list(arguments))
     if importlib.util.find_spec("onnxruntime") is None:
         print("jitney demo serves an ONNX model and onnxruntime is missing: pip install 'jitney[onnx]'", file=sys.stderr)
         return 1

@@ -1,11 +1,14 @@
 """The `jitney` command.
 
 jitney demo                                serves a small model that comes with jitney, and shows what a client sends and gets
-jitney serve --model-repository DIR …      tritonserver's flags: serve a model repository in the foreground
+jitney init NAME --backend onnx …          writes a model to begin with, and says how to serve and ask it
+jitney check DIR|FILE.mar …                says what is wrong with models, without serving them
+jitney serve DIR …                         serve a folder of models or archives in the foreground; tritonserver's flags
 jitney --start --model-store DIR …         torchserve's flags: start (detached), --stop, --version
 jitney archive …                           torch-model-archiver's flags: make a model archive
 jitney bench MODEL …                       a model's latency under load, beside what batching can reach
 jitney tune MODEL …                        finds the parameters and number of workers that are fastest on this machine
+jitney completion bash|zsh|fish            prints what makes a shell complete these commands
 """
 
 from __future__ import annotations
@@ -14,15 +17,18 @@ import argparse
 import difflib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ... import __version__
 from ...core.errors import InvalidConfig, NothingAnswers
 from ..process import threads
-from ..repository.triton.strays import holds_archives
+from ..repository.triton.strays import holds_archives, is_archive
+from ..settings import trace
 from . import torchserve as torchserve_cli
 
 #: Options of tritonserver that change nothing here, with the reason that is printed once.
@@ -64,7 +70,6 @@ NO_MEANING = {
     **{f"--log-{name}": "POST /v2/logging changes what is logged" for name in ("verbose", "info", "warning", "error")},
     "--log-format": "lines have Python's format",
     "--log-file": "redirect the output",
-    **{f"--trace-{name}": "nothing is traced" for name in ("config", "file", "level", "rate", "count", "log-frequency")},
     "--rate-limit": "there is no rate limiter; instance_group.count bounds what runs at once",
     "--rate-limit-resource": "there is no rate limiter; instance_group.count bounds what runs at once",
     "--reuse-http-port": "one process owns each port",
@@ -74,15 +79,19 @@ NO_MEANING_PREFIXES = {
     "--grpc-": "nothing here has such an option",
     "--sagemaker-": "SageMaker's routes share the inference port",
     "--vertex-ai-": "Vertex AI's routes are not served",
-    "--trace-": "nothing is traced",
+    "--trace-": "--trace-config has no such setting",
 }
+
+
+#: Seconds between looks at the files with --watch.
+WATCH_SECONDS = 1
 
 
 def without_meaning(arguments: Sequence[str]) -> dict[str, str]:
     """tritonserver's options that change nothing here, with the reason; those in `arguments` that only their beginning tells."""
     options = [argument.split("=")[0] for argument in arguments]
     newer = {option: why for option in options for start, why in NO_MEANING_PREFIXES.items() if option.startswith(start)}
-    return {option: why for option, why in (newer | NO_MEANING).items() if option not in _GRPC_OPTIONS}
+    return {option: why for option, why in (newer | NO_MEANING).items() if option not in _GRPC_OPTIONS | _TRACE_OPTIONS}
 
 
 def switch(text: str) -> bool:
@@ -103,6 +112,7 @@ def serve_parser(no_meaning: Iterable[str] = NO_MEANING) -> argparse.ArgumentPar
         description="Serve model repositories, TorchServe archives, or both. Options have tritonserver's names and meaning.",
     )
     add = parser.add_argument
+    add("folders", nargs="*", metavar="DIR", help="folder with models, or with TorchServe archives")
     add("--model-repository", action="append", metavar="DIR", help="folder with models; repeatable")
     add(
         "--model-store",
@@ -121,6 +131,7 @@ def serve_parser(no_meaning: Iterable[str] = NO_MEANING) -> argparse.ArgumentPar
     )
     add("--model-control-mode", choices=("none", "poll", "explicit"), help="who loads models after the start (none)")
     add("--repository-poll-secs", type=int, metavar="N", help="seconds between looks at the folders in mode poll (15)")
+    add("--watch", action="store_true", help="for development: load a model anew when a file of it changes (poll, 1 s)")
     add("--strict-readiness", type=switch, metavar="BOOL", help="ready only while every model is ready (true)")
     add("--exit-on-error", type=switch, metavar="BOOL", help="end if a model fails to load at start (false)")
     add("--disable-auto-complete-config", action="store_true", help="do not complete configurations from model files")
@@ -145,6 +156,7 @@ def serve_parser(no_meaning: Iterable[str] = NO_MEANING) -> argparse.ArgumentPar
         help="routes that need a header, e.g. model-repository,statistics:admin-key=secret; repeatable",
     )
     add_grpc(parser)
+    add_trace(parser)
     add("--allow-client-shm", type=switch, metavar="BOOL", help="clients may register shared memory (true)")
     add("--allow-metrics", dest="enable_metrics_api", type=switch, metavar="BOOL", help="serve the metrics port (true)")
     add("--exit-timeout-secs", type=int, metavar="N", help="seconds that accepted requests may take at the end (30)")
@@ -153,11 +165,47 @@ def serve_parser(no_meaning: Iterable[str] = NO_MEANING) -> argparse.ArgumentPar
         choices=("lane", "flush"),
         help="an odd shape waits in a lane of its own, or closes the batch (lane)",
     )
+    add("--default-load", choices=("at_start", "on_demand"), help="when models are loaded that do not say so (at_start)")
+    add(
+        "--default-idle-timeout-s",
+        type=float,
+        metavar="N",
+        help="seconds without a request after which what was loaded on demand is unloaded (0: when memory runs short)",
+    )
+    add(
+        "--max-loaded-bytes",
+        type=int,
+        metavar="BYTES",
+        help="what all that was loaded on demand may take together (0: what the machine has)",
+    )
     add("--log-config", metavar="FILE", help="logging configuration: Python's dictConfig as JSON or YAML")
     add("--disable-token-auth", action="store_true", help="serve non-loopback addresses without tokens")
     for option in no_meaning:
         add(option, dest="no_meaning", action="append", nargs="?", const=option, help=argparse.SUPPRESS)
     return parser
+
+
+_TRACE_OPTIONS = {"--trace-config", *(f"--{name.replace('_', '-')}" for name in trace.FLAGS)}
+
+
+def add_trace(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of tracing; the older ones say the same as an entry of the first."""
+    parser.add_argument(
+        "--trace-config",
+        action="append",
+        metavar="[MODE,]SETTING=VALUE",
+        help="which requests are traced, and where traces go: mode, level, rate, count; triton,file; opentelemetry,url; …; "
+        "repeatable (docs/tracing.md)",
+    )
+    for name in trace.FLAGS:
+        parser.add_argument(f"--{name.replace('_', '-')}", action="append", metavar="VALUE", help=argparse.SUPPRESS)
+
+
+def _trace_config(flags: dict[str, Any]) -> dict[str, str]:
+    """All entries as one setting."""
+    entries: list[str] = flags.pop("trace_config", [])
+    entries += [f"{entry}={value}" for name, entry in trace.FLAGS.items() for value in flags.pop(name, [])]
+    return {"trace_config": " ".join(map(shlex.quote, entries))} if entries else {}
 
 
 #: What every gRPC flag of tritonserver's is called, what it takes, and what it does.
@@ -206,17 +254,27 @@ def serve_flags(arguments: Sequence[str]) -> dict[str, Any]:
     """The flags of `jitney serve` as `Settings.load` takes them; says once what has no meaning here."""
     no_meaning = without_meaning(arguments)
     parser = serve_parser(no_meaning)
-    parsed, unknown = parser.parse_known_args(list(arguments))
+    parsed, unknown = parser.parse_known_intermixed_args(list(arguments))
     if unknown:
         parser.error(_unrecognized(unknown, parser.format_help()))
     given = vars(parsed)
     given.pop("no_meaning")
+    watch = given.pop("watch")
+    if watch:
+        if given["model_control_mode"] not in (None, "poll"):
+            parser.error(f"--watch is --model-control-mode poll, not {given['model_control_mode']}; leave one of them out")
+        given |= {"model_control_mode": "poll", "repository_poll_secs": given["repository_poll_secs"] or WATCH_SECONDS}
     for option in dict.fromkeys(argument.split("=")[0] for argument in arguments):
         if option in no_meaning:
             print(f"{option} has no effect: {no_meaning[option]}", file=sys.stderr)
     flags: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     flags.update(_addresses(flags))
-    flags.update(_folders(flags.pop("model_repository", []), flags.pop("model_store", [])))
+    flags.update(_trace_config(flags))
+    flags.update(_folders(flags.pop("model_repository", []), flags.pop("model_store", []), flags.pop("folders")))
+    if watch and "model_store" in flags:
+        print(
+            f"--watch has no effect on archives, here those of {flags['model_store']}: register them anew", file=sys.stderr
+        )
     if (load := flags.get("load_model")) is not None:
         flags["load_model"] = [name for value in load for name in value.split(",")]
     if (config := flags.get("backend_config")) is not None:
@@ -236,10 +294,7 @@ def serve_flags(arguments: Sequence[str]) -> dict[str, Any]:
 def _unrecognized(unknown: Sequence[str], known: str) -> str:
     """What to type instead of arguments that `jitney serve` does not take; `known` is the help, which has all that it does."""
     text = f"unrecognized arguments: {' '.join(unknown)}"
-    first = unknown[0]
-    if not first.startswith("-"):
-        return f"{text}; a folder of models is named by --model-repository {first}, one of archives by --model-store {first}"
-    option = "--" + first.lstrip("-").replace("_", "-").split("=")[0].lower()
+    option = "--" + unknown[0].lstrip("-").replace("_", "-").split("=")[0].lower()
     close = difflib.get_close_matches(option, re.findall(r"--[a-z-]+[a-z]", known), n=1)
     return f"{text}; did you mean {close[0]}?" if close else text
 
@@ -251,17 +306,32 @@ def _unknown_command(word: str) -> str:
     return f"unknown command '{word}', expected {', '.join(COMMANDS)} or torchserve's flags{meant}"
 
 
-def _folders(repositories: list[str], stores: list[str]) -> dict[str, Any]:
-    """What `--model-repository` and `--model-store` name, as settings.
+def _folders(repositories: list[str], stores: list[str], unnamed: list[str]) -> dict[str, Any]:
+    """What `--model-repository`, `--model-store` and words without a flag name, as settings.
 
     tritonserver has both words for a repository. So a folder is a store of archives where it holds some, or where a repository
-    is named beside it.
+    is named beside it. One without a flag is a store where it holds archives.
     """
+    for folder in unnamed:
+        _require_folder(folder)
     archives = [folder for folder in stores if repositories or holds_archives(Path(folder))]
+    archives += [folder for folder in unnamed if holds_archives(Path(folder))]
     if len(archives) > 1:
         raise InvalidConfig(f"expected one --model-store, got {' and '.join(archives)}")
-    named = repositories + [folder for folder in stores if folder not in archives]
+    named = repositories + [folder for folder in (*stores, *unnamed) if folder not in archives]
     return ({"model_repository": named} if named else {}) | ({"model_store": archives[0]} if archives else {})
+
+
+def _require_folder(named: str) -> None:
+    """InvalidConfig where a word without a flag is no folder: what it is, and what to type instead."""
+    path = Path(named)
+    if path.is_dir():
+        return
+    if not path.exists():
+        raise InvalidConfig(f"there is no folder '{named}'; expected one with models, or with archives")
+    folder = path.parent if is_archive(path) else "DIR"
+    hint = f"serve its folder: jitney serve {folder}" if is_archive(path) else f"a model is {folder}/NAME/1/{path.name}"
+    raise InvalidConfig(f"'{named}' is a file, expected a folder with models, or with archives; {hint}")
 
 
 def _addresses(flags: dict[str, Any]) -> dict[str, str]:
@@ -281,6 +351,7 @@ def _addresses(flags: dict[str, Any]) -> dict[str, str]:
 
 
 def serve(arguments: Sequence[str]) -> int:
+    _require_linux()
     with threads.one_for_blas():
         from ..main import run
     from ..lifecycle.startup import with_archives
@@ -290,7 +361,7 @@ def serve(arguments: Sequence[str]) -> int:
     flags.setdefault("exit_on_error", "false")
     settings = Settings.load(flags, os.environ)
     if not settings.model_repository and not settings.model_store:
-        raise InvalidConfig("jitney serve needs a folder of models: --model-repository DIR or --model-store DIR")
+        raise InvalidConfig("jitney serve needs a folder of models or archives: jitney serve DIR")
     return run(with_archives(settings) if "model_store" in flags else settings)
 
 
@@ -318,6 +389,33 @@ def demo(arguments: Sequence[str]) -> int:
     return main(list(arguments))
 
 
+def init(arguments: Sequence[str]) -> int:
+    from ...tools.init import main
+
+    return main(list(arguments))
+
+
+def check(arguments: Sequence[str]) -> int:
+    from ...tools.check.command import main
+
+    return main(list(arguments))
+
+
+def complete(arguments: Sequence[str]) -> int:
+    from .completion import main
+
+    return main(list(arguments))
+
+
+def _require_linux() -> None:
+    """InvalidConfig on another system, before something of it is missing in the middle of a start."""
+    if sys.platform != "linux":
+        raise InvalidConfig(
+            f"a server needs Linux (memfd, epoll), and this is {sys.platform}; run it in a container or a virtual machine, on "
+            "Windows also in WSL"
+        )
+
+
 def _require_working_directory() -> None:
     """InvalidConfig where the folder that the command was typed in has been deleted: paths mean nothing there."""
     try:
@@ -328,11 +426,24 @@ def _require_working_directory() -> None:
 
 #: Flags of torchserve's that people type as commands.
 _FLAGS = ("start", "stop", "version", "help")
-COMMANDS = {"demo": demo, "serve": serve, "archive": archive, "bench": bench, "tune": tune}
+COMMANDS = {
+    "demo": demo,
+    "init": init,
+    "check": check,
+    "serve": serve,
+    "archive": archive,
+    "bench": bench,
+    "tune": tune,
+    "completion": complete,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and "_ARGCOMPLETE" in os.environ:
+        from .completion import answer
+
+        answer(partial(serve_parser, ()))
     try:
         if arguments and arguments[0] in COMMANDS:
             _require_working_directory()
@@ -343,6 +454,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments and not arguments[0].startswith("-"):
             print(f"jitney: {_unknown_command(arguments[0])}", file=sys.stderr)
             return 2
+        _require_linux()
         return torchserve_cli.main(arguments)
     except (InvalidConfig, NothingAnswers) as error:
         print(f"jitney: {error}", file=sys.stderr)

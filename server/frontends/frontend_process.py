@@ -27,8 +27,9 @@ from ..process.environment import SECRETS, module_command
 from ..process.threads import BLAS_THREADS
 from ..settings.addresses import Address
 from ..settings.settings import Settings
+from ..tracing.sampling import Rule
 from .heartbeat import Heartbeat
-from .messages import UPWARD, Drain, Flush, Hello
+from .messages import UPWARD, Drain, Flush, Hello, Traces
 from .peers import receive_peer
 from .send_queue import SendQueue
 from .session import FrontendSession, SharedServices
@@ -96,6 +97,7 @@ class FrontendProcess:
         self._spec, self._on_ready, self._on_exit = spec, on_ready, on_exit
         self._flushes = itertools.count(1)
         self._flushed: dict[int, threading.Event] = {}
+        self._greeting, self._greeted = threading.Lock(), False
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
             self._requests = Region.create(f"jitney-{self.name}", MEMORY_BYTES)
             undo.callback(self._requests.close)
@@ -173,7 +175,10 @@ class FrontendProcess:
             spec.shared.tokens is not None,
             spec.fronts,
         )
-        self.send_queue.put(hello)
+        with self._greeting:
+            hello.traces = {model: sampler.rule for model, sampler in spec.shared.tracing.rules.items()}
+            self.send_queue.put(hello)
+            self._greeted = True
 
     def look(self) -> None:
         """Ends it where it stands still; to be called every `heartbeat.LOOK_S` seconds once it is ready."""
@@ -196,6 +201,12 @@ class FrontendProcess:
     def drain(self, seconds: float) -> None:
         """Has it stop accepting, answer what it accepted for at most so many seconds, and end."""
         self.send_queue.put(Drain(seconds))
+
+    def trace(self, rules: dict[str, Rule]) -> None:
+        """Tells it which requests are traced from now on; one that has not been told anything yet hears it then."""
+        with self._greeting:
+            if self._greeted:
+                self.send_queue.put(Traces(rules))
 
     def flush(self) -> threading.Event:
         """Has it send what was counted; the event is set when that is here, or will never be."""

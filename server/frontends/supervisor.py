@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ...core.errors import JitneyError, NothingAnswers
 from ..process import threads
 from ..settings.addresses import Address
+from ..tracing.sampling import Rule
 from .frontend_process import FrontendProcess, FrontendSpec
 from .heartbeat import LOOK_S
 
@@ -123,6 +124,13 @@ class FrontEnds:
         deadline = time.monotonic() + COLLECT_S
         for event in waiting:
             event.wait(max(0.0, deadline - time.monotonic()))
+
+    def trace(self, rules: dict[str, Rule]) -> None:
+        """Tells all which requests are traced from now on."""
+        with self._changed:
+            children = self._children()
+        for child in children:
+            child.trace(rules)
 
     # -- with the lock -----------------------------------------------------------------------------------------------------
 

@@ -18,16 +18,39 @@ TRITON_PORT, INFERENCE_PORT, MANAGEMENT_PORT = 8001, 7070, 7071
 
 @dataclass(frozen=True)
 class GrpcSettings:
-    """Which gRPC ports are served, and how.
+    """Which gRPC ports are served, and how. Times in milliseconds; 0 of an age = any time.
 
-    allow            None = not said: served where the package grpcio is installed and the ports are free
-    address, port    of Triton's service; port None = not said
-    inference_*, management_*   of TorchServe's services
-    front_ends       processes that answer gRPC
-    use_ssl, …       TLS of Triton's service; `torchserve_ssl` of TorchServe's, with certificate_file and private_key_file
-    restricted       group of calls -> metadata key and value that its calls need, without tritonserver's prefix
+    A line for each field, as in `Settings`.
+
+    allow  whether gRPC is served; not said = where the package grpcio is installed and the ports are free
+    address  address of Triton's service
+    port  port of Triton's service; not given = 8001, where a model repository is served
+    inference_address  address of TorchServe's inference service
+    inference_port  its port; not given = 7070, where a model store is served
+    management_address  address of TorchServe's management service
+    management_port  its port; not given = 7071, where a model store is served
+    front_ends  processes that answer gRPC
+    use_ssl  whether Triton's service speaks TLS, with grpc_server_cert and grpc_server_key
+    use_ssl_mutual  whether its clients show a certificate that grpc_root_cert signed
+    server_cert  certificate and chain of Triton's service, PEM
+    server_key  its private key, PEM
+    root_cert  certificates that clients' are signed by, PEM
+    torchserve_ssl  whether TorchServe's services speak TLS, with certificate_file and private_key_file
+    keepalive_time  time without data after which a client is pinged
+    keepalive_timeout  time that it has to answer
+    keepalive_permit_without_calls  whether it is pinged also where no call is under way
+    max_pings_without_data  pings that are sent without data between them
+    min_recv_ping_interval_without_data  shortest time between a client's pings
+    max_ping_strikes  pings that may come too soon before the connection is closed
+    max_connection_age  how long a connection to Triton's service may last
+    max_connection_age_grace  how long its calls may go on then
+    inference_connection_age  how long a connection to TorchServe's inference service may last
+    inference_connection_age_grace  how long its calls may go on then
+    management_connection_age  how long a connection to TorchServe's management service may last
+    management_connection_age_grace  how long its calls may go on then
+    compression  how much answers are compressed
+    restricted  group of calls -> metadata key and value that its calls need, without tritonserver's prefix
     forward_pattern  regular expression: matching metadata becomes parameters of requests, "" = none
-    compression      level of compressed answers
     """
 
     allow: bool | None = None

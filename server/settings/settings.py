@@ -21,6 +21,7 @@ from .grpc import GrpcAddress, GrpcSettings
 from .keys import MAX_BYTES
 from .restrictions import Restrictions
 from .sources import collect
+from .trace import TraceConfig
 
 #: Shortest token that JITNEY_TOKEN may hold.
 MIN_TOKEN = 8
@@ -30,31 +31,101 @@ MIN_TOKEN = 8
 class Settings:
     """The server's settings. Times in seconds unless the name says otherwise; paths are absolute, "" or None = not given.
 
-    default_response_timeout, default_startup_timeout  of archives that say nothing; the first also of repository models
-    repository_startup_timeout  default_startup_timeout where it was given, else longer: repositories hold large models too
-    disable_token_authorization, enable_model_api   None = not said: see `token_auth` and `model_api`
-    number_of_gpu     None = all that there are
-    models            `models={…}`: name -> version -> the entry's values
-    model_snapshot    the `model_snapshot` document to restore, which then replaces `load_models`
-    kserve_address    a second address of the inference API, where KServe asks; the main process answers it
-    write_snapshots   whether to write snapshots (not with --ncs)
-    http_threads      requests that may wait in threads of the inference listener; max_waiting: those that wait without one
-    max_held_bytes    of bodies and unread answers that all connections together may have the server hold
-    worker_max_memory, worker_max_files, worker_sandbox  what workers are kept from: `process.sandbox`
+    A line for each field, which docs/configuration.md repeats: its name, two blanks, what it means.
+
+    inference_address  where predictions, health and KServe v2 are answered
+    management_address  where models are registered, described and scaled, and where the status page is
+    metrics_address  where /metrics is scraped; two listeners with one address are one
+    model_store  folder of TorchServe archives, which registrations name by their file names
+    workflow_store  accepted and checked to be a folder; workflows are not served
+    load_models  archives to load at the start: all, or file names, each with a name before it or not (`m=a.mar`)
+    models  `models={…}`: name -> version -> the entry's values: workers, batch size, delay, timeouts of archives
+    model_snapshot  the document of a snapshot to restore, which then replaces `load_models`
+    default_workers_per_model  workers of an archive that is loaded at the start; 0 = one for each GPU or core (`jitney serve`: 1)
+    default_response_timeout  how long a worker may hold a batch in silence, of archives and models that say nothing
+    default_startup_timeout  how long a worker may load an archive that says nothing; of repository models where it was given
+    repository_startup_timeout  default_startup_timeout where it was given, else 1200: repositories hold large models too
+    unregister_model_timeout  how long accepted requests of an unregistered version may take before it is closed
+    job_queue_size  requests that may wait for one version of an archive
+    number_of_gpu  how many GPUs archives may use; not given = all that there are
+    max_request_size  bytes of the largest request body; not given = 64 MiB with a model repository, 6,553,500 otherwise
+    max_response_size  bytes of a handler's largest answer; defaults as of max_request_size
+    limit_max_image_pixels  whether Pillow refuses pictures with very many pixels in handlers
+    decode_input_request  whether handlers get text and JSON decoded; false = bytes
+    default_service_handler  handler of archives that name none: a built-in one, or file:function
+    service_envelope  request envelope of handlers: body, json, kserve, kservev2
+    install_py_dep_per_model  whether an archive's requirements.txt is installed when it is registered
+    allowed_urls  regular expressions of URLs that archives may be fetched from
+    use_env_allowed_urls  whether TS_ALLOWED_URLS counts
+    blacklist_env_vars  regular expression of environment variables that workers of archives do not get
+    metrics_config  metrics.yaml that declares TorchServe's metrics; not given = TorchServe's own
+    metrics_mode  prometheus, log or legacy; not given = log with a model store, prometheus otherwise
+    model_metrics_auto_detect  whether metrics of handlers count that metrics.yaml does not declare
+    enable_metrics_api  whether the metrics port is served
+    disable_system_metrics  whether the machine's processor, memory and disk are left out of the metrics
+    metric_time_interval  seconds between readings of the machine where they are logged
+    cors_allowed_origin  origins that browsers may ask from, or *; not given = no CORS headers
+    cors_allowed_methods  methods that a preflight allows
+    cors_allowed_headers  headers that a preflight allows
+    keystore  PKCS #12 file with the certificate of https addresses
+    keystore_pass  its password
+    keystore_type  its type
+    certificate_file  PEM certificate and chain of https addresses, with private_key_file
+    private_key_file  its private key, PEM
+    disable_token_authorization  whether requests need no token; not said: see `token_auth`
+    token_expiration_min  minutes until a key of key_file.json expires
+    enable_model_api  whether models may be registered and unregistered; not said: on a loopback address only
+    ts_open_inference_protocol  whether /v2 and its health answer in TorchServe's form
+    initial_worker_port  the number with which ids of workers begin
+    enable_envvars_config  whether TS_<KEY> variables of the environment count
+    model_repository  folders of models in Triton's layout
+    kserve_address  a second address of the inference API, where KServe asks; the main process answers it
+    http_threads  requests that may wait in threads of the inference listener: streams, pictures, long JSON
+    max_waiting  requests that may wait for models, of all together
+    max_held_bytes  bytes of bodies and unread answers that all connections together may have the server hold
+    worker_max_memory  bytes of memory of its own that a worker may have, 0 = any number
+    worker_max_files  files that a worker may have open, 0 = as many as the server
+    worker_sandbox  off; files = workers write below the temporary folder alone; network = and use no TCP: docs/security.md
     max_connections_per_address  connections of one client address to a port, 0 = any number
-    front_ends        processes that answer the inference address; 1 = the main process itself. http_threads is of each of them
-    status_page       on or off: /status and what it is made of, on the management port
-    backend_config    tritonserver's: backend ("" = all) -> key -> value
-    cache_config      bytes of the response cache, 0 = none
+    front_ends  processes that answer the inference address; 1 = the main process itself. http_threads is of each of them
+    default_load  at_start or on_demand: when the workers of models start that say nothing of their own
+    default_idle_timeout_s  how long a model that was loaded on demand may be without a request; 0 = until memory runs short
+    max_loaded_bytes  what all models that were loaded on demand may take together; 0 = what the machine has
+    status_page  on or off: /status and what it is made of, on the management port
+    allow_private_urls  whether archives may be fetched from loopback and private addresses
+    shape_change  lane: an odd shape waits in a lane of its own; flush: it closes the batch before it, as in Triton
+    fast_path  whether archives with the built-in image_classifier are decoded before the batch
+    max_archive_bytes  bytes that an archive may unpack to
+    max_archive_entries  files that an archive may hold
+    max_archive_ratio  unpacked bytes for each packed one, of archives over 256 MiB
+    max_download_bytes  bytes of an archive that is fetched
+    download_timeout  how long fetching an archive may take
+    install_timeout  how long installing an archive's requirements may take
+    model_control_mode  who loads repository models after the start: none = nobody, poll = changed files, explicit = the API
+    load_model  repository models to load at the start, with model_control_mode explicit
+    repository_poll_secs  seconds between looks at the repository's files, with model_control_mode poll
+    strict_readiness  whether /v2/health/ready asks for every model, not only for a running server
+    exit_on_error  whether a model that fails at the start ends the server; not given = false with `jitney serve` or a model store
+    exit_timeout_secs  how long accepted requests may take when the server is to end
+    disable_auto_complete_config  whether configurations are taken as they are, without completion from model files
+    backend_config  tritonserver's: backend ("" = all) -> key -> value
+    cache_config  bytes of the response cache, 0 = none
+    trace_config  which requests are traced, and where traces go
     http_header_forward_pattern  regular expression: matching headers become parameters of KServe requests, "" = none
     http_restricted_api  group of routes -> header and value that its requests need
-    server_id         what GET /v2 calls the server (tritonserver's --id)
+    model_config_name  configs/NAME.pbtxt is read in place of config.pbtxt
+    server_id  what GET /v2 calls the server (tritonserver's --id)
     allow_client_shm  whether clients may register shared memory
-    grpc              what concerns gRPC
-    source            the file that was read, "" if none
-    live              the properties in effect, as snapshots record them
-    notes             sentences for the log: keys that have no meaning here
-    warnings          the same of names that no setting has
+    grpc  what concerns gRPC
+    log_config  Python's logging configuration (dictConfig), JSON or YAML
+    log_location  folder of log files and snapshots, from LOG_LOCATION
+    metrics_location  folder of metrics' log files, from METRICS_LOCATION
+    token  from JITNEY_TOKEN: what `Authorization: Bearer` has to carry
+    write_snapshots  whether to write snapshots (not with --ncs)
+    source  the file that was read, "" if none
+    live  the properties in effect, as snapshots record them
+    notes  sentences for the log: keys that have no meaning here
+    warnings  the same of names that no setting has
     """
 
     inference_address: Address
@@ -116,6 +187,9 @@ class Settings:
     allow_private_urls: bool = False
     shape_change: str = "lane"
     fast_path: bool = True
+    default_load: str = "at_start"
+    default_idle_timeout_s: float = 0.0
+    max_loaded_bytes: int = 0
     max_archive_bytes: int = 128 * 2**30
     max_archive_entries: int = 100_000
     max_archive_ratio: int = 100
@@ -131,6 +205,7 @@ class Settings:
     disable_auto_complete_config: bool = False
     backend_config: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     cache_config: int = 0
+    trace_config: TraceConfig = field(default_factory=TraceConfig)
     http_header_forward_pattern: str = ""
     http_restricted_api: Restrictions = field(default_factory=dict)
     model_config_name: str = ""

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -70,7 +71,7 @@ def environment(config: ModelConfig, instance: Instance) -> dict[str, str]:
 
 
 class WorkerProcess:
-    """A process, its socket, its reply memory, and the two threads that read from it.
+    """A process, its socket, its reply memory, and the thread that reads from it (what it prints, one thread reads for all).
 
     `on_message(child, message)` is called by the reading thread or, while that lends its socket, by the process' reactor;
     finally `on_exit(child)`, by the reading thread. `send` and `kill` may be called by any thread. The thread that makes a
@@ -197,6 +198,12 @@ class WorkerProcess:
         """As a shell counts, 137 for SIGKILL; None while it runs."""
         code = self._process.returncode
         return None if code is None else exits.exit_code(code)
+
+    @property
+    def crashed(self) -> bool:
+        """Whether it ended by itself, because of what it did. A SIGKILL is somebody else's: the server's, an operator's, or the
+        kernel's for want of memory."""
+        return self.cause is None and self._process.returncode not in (None, exits.STOPPED, -signal.SIGKILL, -signal.SIGTERM)
 
     def ending(self) -> str:
         """How it ended, with the last words on stderr where it was not killed."""

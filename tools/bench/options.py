@@ -12,14 +12,14 @@ from .batch_time import parse_shapes
 
 def read_options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Mapping[str, Sequence[int]]]:
     """The options, with `loads` as shares, and the shapes that they give; SystemExit with a sentence where they make no sense."""
-    parser = _parser()
-    options = parser.parse_args(argv)
+    made = parser()
+    options = made.parse_args(argv)
     try:
         options.loads = _loads(options.loads)
         shapes = parse_shapes(options.shape)
         _check(options)
     except ValueError as error:
-        parser.error(str(error))
+        made.error(str(error))
     return options, shapes
 
 
@@ -60,12 +60,12 @@ def _loads(text: str) -> list[float]:
     return sorted(set(loads))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
         prog="jitney bench",
         description="Measured latency of a model under Poisson arrivals, beside what batching can reach.",
     )
-    add = parser.add_argument
+    add = made.add_argument
     add("model", metavar="MODEL")
     add("--url", help="a running server, e.g. http://127.0.0.1:8080; else one is started")
     add("--metrics-url", metavar="URL", help="its metrics port (port 8082 of the same host)")
@@ -81,4 +81,4 @@ def _parser() -> argparse.ArgumentParser:
     add("--connections", type=int, default=open_loop.CONNECTIONS, help=f"most to open ({open_loop.CONNECTIONS})")
     add("--seed", type=int, default=1)
     add("--plot", type=Path, metavar="FILE", help="write latency over the load as SVG")
-    return parser
+    return made

@@ -42,7 +42,7 @@ class CannotTune(ValueError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command: 0, or 1 with a sentence on stderr."""
-    options = _parse(argv)
+    options = parser().parse_args(argv)
     try:
         return tune(options)
     except (JitneyError, CannotTune, CannotEdit, TrialFailed, ValueError, OSError) as error:
@@ -50,9 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="jitney tune", description=(__doc__ or "").split("\n\n", 1)[1])
-    add = parser.add_argument
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="jitney tune", description=(__doc__ or "").split("\n\n", 1)[1])
+    add = made.add_argument
     add("model", metavar="MODEL")
     add("--model-repository", type=Path, required=True, metavar="DIR", help="folder with the model")
     add("--seconds", type=float, default=SECONDS, help="about how long the whole search may take (%(default)g)")
@@ -63,7 +63,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--tolerance", type=float, default=TOLERANCE, help=tolerance)
     add("--plot", type=Path, metavar="FILE", help="write throughput and latency over the batch size as SVG")
     add("--write", action="store_true", help="put the best parameters and number of workers into config.pbtxt")
-    return parser.parse_args(argv)
+    return made
 
 
 def _read(repository: TritonRepository, model: str) -> ModelConfig:

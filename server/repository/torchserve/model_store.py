@@ -161,10 +161,19 @@ class ModelStore:
             self.settings, registration, archive, found or ModelYaml(), numbers, name=name, gpus=self._usable_gpus()
         )
         config = replace(config, work_directory=str(work), loaded_at_startup=at_startup and restored is None)
+        config = self._loading(config, registration, found or ModelYaml())
         if self.settings.fast_path:
             files = {item.name for item in archive.directory.iterdir()}
             config = fast_path(config, archive.manifest, files) or config
         return self._with_dependencies(config, archive, found, work)
+
+    def _loading(self, config: ModelConfig, registration: Registration, found: ModelYaml) -> ModelConfig:
+        """With when its workers start. A registration that asks for workers gets them at once."""
+        settings, on_demand = self.settings, found.load_on_demand
+        if on_demand is None:
+            on_demand = settings.default_load == "on_demand"
+        idle = settings.default_idle_timeout_s if found.idle_timeout_s is None else float(found.idle_timeout_s)
+        return replace(config, on_demand=on_demand and not registration.initial_workers, idle_timeout_s=idle)
 
     def _open(self, registration: Registration, path: Path, work: Path) -> Archive:
         settings = self.settings

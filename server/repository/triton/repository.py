@@ -15,6 +15,7 @@ import logging
 import tempfile
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -38,6 +39,7 @@ from .devices import framework_uses_gpus
 from .fields import check_fields
 from .layout import CONFIG_FILE, check_level, loose_ends, misplaced_configs, missing_version
 from .limits import NO_LIMITS, Limits, limited
+from .loading import AT_START, Loading, loading
 from .pbtxt import Message, Source, parse_config, parse_config_json, schema
 from .stamps import stamps
 from .versions import no_version, served, version_directories
@@ -64,10 +66,13 @@ class TritonRepository:
         config_name: str = "",
         gpus: Sequence[int] | None = None,
         limits: Limits = NO_LIMITS,
+        load: Loading = AT_START,
+        open_ended: bool = False,
     ) -> None:
         """`backend_config`: backend -> key -> value, "" for all of them. `gpus`: the ids to place models on, None = ask.
 
-        `limits`: for models that say nothing of their own.
+        `limits`, `load`: for models that say nothing of their own. `open_ended`, beside `auto_complete` False: a configuration
+        may leave out what its model would tell, and stays without it.
         """
         self._paths = [Path(path).absolute() for path in paths]
         for path in self._paths:
@@ -77,7 +82,7 @@ class TritonRepository:
         self._config_name = safe_name(config_name, InvalidConfig) if config_name else ""
         self._completer = Completer(backend_config or {}) if auto_complete else None
         self._gpus = None if gpus is None else list(gpus)
-        self._limits = limits
+        self._limits, self._load, self._open_ended = limits, load, open_ended
         self._uploads: dict[str, list[tempfile.TemporaryDirectory[str]]] = {}
         self._lock = threading.Lock()
 
@@ -99,6 +104,10 @@ class TritonRepository:
                 else:
                     log.warning("%s: passed over, its name cannot be a model's", entry)
         return sorted(names)
+
+    def many(self) -> AbstractContextManager[None]:
+        """Around the reading of many models, so that what is needed to look into their files is started once."""
+        return nullcontext() if self._completer is None else self._completer.inspector.many()
 
     def read(
         self, name: str, *, config_json: str | None = None, files: Mapping[str, bytes] | None = None
@@ -180,7 +189,7 @@ class TritonRepository:
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
-            if self._completer is None:
+            if self._completer is None and not self._open_ended:
                 raise InvalidConfig(f"{path}: there is no such file, and auto-completion is turned off") from None
             return schema.ModelConfig(), Source(str(path))
         except (OSError, UnicodeDecodeError) as error:
@@ -202,14 +211,15 @@ class TritonRepository:
             config = completed
         fill_scheduling(config)
         check_config(config, source)
-        _check_has_tensors(config, backend, source)
+        if not self._open_ended:
+            _check_has_tensors(config, backend, source)
         if backend == "ensemble":
             config.model_transaction_policy.SetInParent()
         gpus = self._visible_gpus()
         fill_instance_groups(config, gpus, automatic=framework_uses_gpus(backend))
         check_instance_groups(config, gpus, source)
         converted = to_model_config(config, backend, model_filename(config, backend), version_directory, source)
-        return limited(converted, self._limits, source)
+        return loading(limited(converted, self._limits, source), self._load, source)
 
     def _visible_gpus(self) -> list[int]:
         if self._gpus is None:

@@ -54,6 +54,43 @@ def test_a_command_of_tritonserver(tmp_path: Path) -> None:
     assert found.http_restricted_api == {"health": ("a", "1"), "metadata": ("a", "1"), "trace": ("b", "2")}
 
 
+def test_a_folder_needs_no_flag(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "m.mar").touch()
+    models, store = str(tmp_path / "models"), str(tmp_path / "store")
+    found = Settings.load(cli.serve_flags(["--http-port", "80", models, store, "--id=x"]), {}, tmp_path)
+    assert (found.model_repository, found.model_store, found.server_id) == ((models,), store, "x")
+    assert str(found.inference_address) == "http://127.0.0.1:80"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("nowhere", "there is no folder 'nowhere'"),
+        ("a.mar", "'a.mar' is a file, expected a folder with models, or with archives; serve its folder: jitney serve ."),
+        ("a.onnx", "'a.onnx' is a file, expected a folder with models, or with archives; a model is DIR/NAME/1/a.onnx"),
+    ],
+)
+def test_a_word_that_is_no_folder(
+    name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in ("a.mar", "a.onnx"):
+        (tmp_path / file).touch()
+    assert cli.main(["serve", name]) == 1
+    assert reason in capsys.readouterr().err
+
+
+def test_watching_is_polling_often(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = settings(tmp_path, "--watch")
+    assert (found.model_control_mode, found.repository_poll_secs) == ("poll", 1)
+    assert settings(tmp_path, "--watch", "--repository-poll-secs=5").repository_poll_secs == 5
+    with pytest.raises(SystemExit):
+        settings(tmp_path, "--watch", "--model-control-mode=explicit")
+    assert "--watch is --model-control-mode poll, not explicit" in capsys.readouterr().err
+
+
 def test_defaults(tmp_path: Path) -> None:
     found = settings(tmp_path)
     assert (found.model_control_mode, found.load_model, found.strict_readiness) == ("none", (), True)
@@ -116,7 +153,6 @@ def test_every_option_of_tritonserver_is_taken() -> None:
     "arguments",
     [
         ("--rate-limit=off", "--rate-limit-resource=R1:10:0", "--rate-limit-resource=R2:5"),
-        ("--trace-file", "/tmp/trace.json", "--trace-level=OFF", "--trace-rate", "100", "--trace-log-frequency=0"),
         ("--model-namespacing=true", "--model-load-retry-count=3", "--cuda-virtual-address-size=0:1"),
         ("--sagemaker-safe-port-range=1-2", "--vertex-ai-default-model", "m", "--grpc-option-of-next-year=1"),
     ],
@@ -127,6 +163,17 @@ def test_options_without_meaning_are_taken_with_a_word(
     assert settings(tmp_path, *arguments).model_repository == (str(tmp_path),)
     told = [line.split(" has no effect: ")[0] for line in capsys.readouterr().err.splitlines()]
     assert told == list(dict.fromkeys(argument.split("=")[0] for argument in arguments if argument.startswith("--")))
+
+
+def test_both_kinds_of_flags_say_what_is_traced(tmp_path: Path) -> None:
+    given = ("--trace-config", "mode=opentelemetry", "--trace-config=opentelemetry,url=there:4318,resource=service.name=a b")
+    found = settings(tmp_path, *given, "--trace-rate", "100", "--trace-level=TIMESTAMPS", "--trace-count=3").trace_config
+    assert (found.mode, found.url, found.rate, found.level, found.count) == (
+        "opentelemetry", "there:4318", 100, ("TIMESTAMPS",), 3,
+    )  # fmt: skip
+    assert found.resource == {"service.name": "a b"}
+    found = settings(tmp_path, "--trace-file=a trace.json", "--trace-log-frequency=5").trace_config
+    assert (found.mode, found.file, found.log_frequency) == ("triton", str(tmp_path / "a trace.json"), 5)
 
 
 def test_options_that_have_a_meaning_since_they_guard_or_name_something(tmp_path: Path) -> None:
@@ -185,11 +232,7 @@ def test_a_command_like_no_other_is_named(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
-        (
-            ["models"],
-            "models; a folder of models is named by --model-repository models, one of archives by --model-store models",
-        ),
-        (["--modelrepository", "models"], "--modelrepository models; did you mean --model-repository?"),
+        (["--modelrepository", "models"], "--modelrepository; did you mean --model-repository?"),
         (["--model_repository=models"], "--model_repository=models; did you mean --model-repository?"),
         (["--port=8000"], "--port=8000; did you mean --http-port?"),
         (["--xyzzy"], "--xyzzy\n"),
@@ -244,3 +287,12 @@ def test_a_store_that_cannot_be_read_is_said_in_a_sentence(tmp_path: Path, monke
     monkeypatch.setattr(Path, "iterdir", forbidden)
     with pytest.raises(InvalidConfig, match=f"the folder '{tmp_path}' cannot be read: Permission denied"):
         holds_archives(tmp_path)
+
+
+@pytest.mark.parametrize("arguments", [["serve", "models"], ["--start", "--model-store", "store"]])
+def test_on_another_system_it_says_so(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert cli.main(arguments) == 1
+    assert "a server needs Linux (memfd, epoll), and this is darwin" in capsys.readouterr().err
