@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="where the server's folder is made and kept, with its log")
     options = parser.parse_args(arguments)
     print(f"chaos: {options.minutes:g} minutes, seed {options.seed}", flush=True)
-    faulthandler.dump_traceback_later(60 * options.minutes + START_S + OVERTIME_S, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(60 * options.minutes + START_S + OVERTIME_S, exit=True, file=2)
     try:
         with tempfile.TemporaryDirectory(prefix="jitney-chaos-", dir=options.folder) as folder:
             try:
