@@ -9,7 +9,7 @@ UV ?= uv
 COVERAGE := 81
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types check test page-test docs reference format models demo torchserve-demo triton-demo image-test kubernetes-test serve bench bench-gpu requirements clean
+.PHONY: help setup lint types check test page-test docs reference format models demo torchserve-demo triton-demo image-test kubernetes-test serve bench bench-gpu chaos chaos-short fuzz soak ray-test requirements clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -32,7 +32,7 @@ format: $(READY)  ## ruff: fix what it can
 # The root is the package, so mypy is shown a folder in which it has the package's name.
 types: $(READY)  ## mypy --strict, tests included
 	@mkdir -p .types && ln -sfn .. .types/jitney
-	@cd .types && ../$(PY) -m mypy --config-file ../pyproject.toml -p jitney.core -p jitney.codecs -p jitney.backends -p jitney.server -p jitney.tools -p jitney.tests
+	@cd .types && ../$(PY) -m mypy --config-file ../pyproject.toml -p jitney.core -p jitney.codecs -p jitney.backends -p jitney.server -p jitney.tools -p jitney.deploy -p jitney.tests
 
 test: $(READY)  ## All tests, warnings as errors, coverage printed and at least COVERAGE per cent
 	@$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE)
@@ -69,6 +69,11 @@ image-test: $(READY)  ## Build the container image without a registry and run it
 kubernetes-test: $(READY)  ## The manifests for Kubernetes and KServe: valid, and the server does what they say
 	@$(PY) -m pytest tests/deploy
 
+# Ray takes a machine's outer address and waits for it; in a network namespace there is only loopback. The pins stay as they are.
+ray-test: $(READY)  ## jitney on a Ray cluster of three nodes, while replicas die, freeze, come and go (four minutes)
+	@$(INSTALL) -r requirements.txt -r requirements/ray.in
+	@JITNEY_RAY_TESTS=1 unshare --map-root-user --net sh -c 'ip link set lo up && exec $(PY) -m pytest -n 0 tests/deploy/ray'
+
 serve: models  ## The server in the foreground, on model_repository/
 	@$(PY) -m jitney.server.cli serve --model-repository model_repository
 
@@ -80,6 +85,21 @@ bench-gpu:  ## ResNet-152 and an MLP on a GPU, beside what the card can do; says
 	@test -x $(PY) || $(MAKE) setup
 	@$(PY) -m jitney.tools.dev.bench_gpu
 
+# MINUTES=30 SEED=7 make chaos
+chaos: $(READY)  ## Faults of every kind under load: no answer wrong or lost, right again within 3 s (3 minutes; MINUTES=, SEED=)
+	@$(PY) -m jitney.tools.dev.chaos --minutes $(or $(MINUTES),3) $(if $(SEED),--seed $(SEED))
+
+chaos-short: $(READY)  ## The same in a minute, for CI
+	@$(PY) -m jitney.tools.dev.chaos --minutes 1 --short --seed $(or $(SEED),1)
+
+# SECONDS=36000 make fuzz
+fuzz: $(READY)  ## Parsers and answers on inputs that are nearly right (a minute; SECONDS=)
+	@FUZZ_SECONDS=$(or $(SECONDS),60) $(PY) -m pytest --reruns 0 -n 0 tests/fuzz
+
+# MINUTES=30 make soak
+soak: $(READY)  ## Mixed traffic and rolling reloads: what the server holds does not grow (30 minutes; MINUTES=)
+	@$(PY) -m jitney.tools.dev.soak --minutes $(or $(MINUTES),30)
+
 # What jitney needs stands in setup.py, what its development needs in requirements/development.in. Pins stay where they are, unless
 # UPGRADE says otherwise: `make requirements UPGRADE=--upgrade`, or `UPGRADE="--upgrade-package falcon"`. Only what is named there is
 # pinned: what torch brings along differs between its builds.
@@ -88,8 +108,8 @@ PIN = $(UV) pip compile --quiet $(UPGRADE) --no-deps --no-strip-extras --univers
 
 requirements:  ## Pin requirements.txt and requirements-gpu.txt anew from setup.py and requirements/ (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make requirements needs uv: pip install uv, or UV=/path/to/uv"; exit 1; }
-	@$(PIN) --extra torch --extra onnx --extra tls --extra grpc --extra client --extra completion --output-file requirements.txt >/dev/null
-	@$(PIN) --extra gpu --extra tls --extra grpc --extra client --extra completion --output-file requirements-gpu.txt >/dev/null
+	@$(PIN) --extra torch --extra onnx --extra tls --extra grpc --extra otel --extra client --extra completion --output-file requirements.txt >/dev/null
+	@$(PIN) --extra gpu --extra tls --extra grpc --extra otel --extra client --extra completion --output-file requirements-gpu.txt >/dev/null
 
 clean:  ## Remove everything built
 	rm -rf .venv .cache .types build *.egg-info .pytest_cache .ruff_cache .hypothesis

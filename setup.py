@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "__init__.py").read_text())
-FOLDERS = ["core", "codecs", "backends", "backends.*", "server", "server.*", "tools", "tools.*"]
+FOLDERS = ["core", "codecs", "backends", "backends.*", "server", "server.*", "tools", "tools.*", "deploy", "deploy.*"]
 #: Only a checkout has what the development tools work on.
 DEVELOPMENT = ["tools.dev", "tools.dev.*"]
 PROJECT = "https://github.com/jitney/jitney"
@@ -85,7 +85,7 @@ setup(
     cmdclass={"build_py": BuildPackage},
     package_data={
         "jitney": ["py.typed"],
-        "jitney.server": ["**/*.yaml", "**/*.json", "**/*.proto", "**/*.binpb", "http/status/files/**/*"],
+        "jitney.server": ["**/*.yaml", "**/*.json", "**/*.proto", "**/*.binpb", "http/*/files/**/*"],
         "jitney.backends": ["**/*.yaml", "**/version.txt"],
         "jitney.tools": ["starter/**/*", "templates/*.onnx"],
     },
@@ -93,11 +93,13 @@ setup(
     extras_require={
         "torch": ["torch>=2.10", "safetensors>=0.4"],
         "onnx": ["onnxruntime>=1.20"],
-        "gpu": ["onnxruntime-gpu[cuda,cudnn]>=1.20", "torch>=2.10", "safetensors>=0.4"],
+        "gpu": ["nvidia-ml-py>=12", "onnxruntime-gpu[cuda,cudnn]>=1.20", "torch>=2.10", "safetensors>=0.4"],
         "tls": ["cryptography>=42"],
         "grpc": ["grpcio>=1.60"],
+        "otel": ["opentelemetry-sdk>=1.35", "opentelemetry-exporter-otlp-proto-http>=1.35"],
         "client": ["tritonclient[http]>=2.50"],
         "completion": ["argcomplete>=3.2"],
+        "ray": ["ray[serve]>=2.60"],
     },
     entry_points={"console_scripts": ["jitney = jitney.server.cli.main:main"]},
 )

@@ -21,8 +21,10 @@ import numpy.typing as npt
 
 from ..core.request import Failure, Instance, Request, Respond, Response
 from ..core.tensor import Tensor, reshaped
+from . import cuda_context
 from .base import Backend, DeviceLost
 from .input_check import InputCheck, brackets, is_pixels
+from .memory import FittingRows, is_out_of_memory
 from .options import CannotLoad, padded_sizes
 from .parameters import tell_unread
 from .stacking import Array, BadInput, BatchBuffers, Key, aligned, split
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Array", "BadInput", "BadOutput", "TensorBackend"]
 
+#: Shapes of which it is remembered how many rows fit.
+KEPT_SHAPES = 64
+
 
 class BadOutput(ValueError):
     """The model answered with tensors that cannot be handed on; halving the batch would only hide it."""
@@ -43,7 +48,7 @@ class BadOutput(ValueError):
 class TensorBackend(Backend):
     """A backend whose model maps a dict of stacked tensors to a dict of stacked tensors.
 
-    Subclasses implement `open` (load the model) and `run` (call it), and may refine `allocate`, `explain` and `is_fatal`.
+    Subclasses implement `open` (load the model) and `run` (call it), and may refine `allocate` and `explain`.
     `copies_single` false lets `run` see a lone request's memory itself, which it must not modify then. Input `pixels.name` may
     reach `run` as UINT8 rows, which it has to normalise. `loading` is true while the batches are warm-up's.
     """
@@ -70,6 +75,7 @@ class TensorBackend(Backend):
             raise CannotLoad("model configuration must contain at least one output, none were specified.")
         self.model, self.instance = model, instance
         self.pixels = pixels_of(model)
+        self.fitting: dict[object, FittingRows] = {}  # by the shapes whose batches have not all fitted into memory
         self.sizes = padded_sizes(model, on_gpu=instance.gpu is not None)
         tell_unread(model)
         self.input_check = InputCheck(model, self.pixels)
@@ -93,11 +99,13 @@ class TensorBackend(Backend):
         if isinstance(error, BadInput):
             return Failure(str(error), code="INVALID_ARG")
         text = text_of(error)
-        return Failure(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+        code = "OUT_OF_MEMORY" if is_out_of_memory(error) else "INTERNAL"
+        return Failure(f"{type(error).__name__}: {text}" if text else type(error).__name__, code)
 
-    def is_fatal(self, error: Exception) -> bool:
-        """Whether the device is lost to this process, so that running anything else is pointless."""
-        return False
+    def lost_device(self) -> str:
+        """Asked after `run` raised: why the device is lost to this process, so that running anything else is pointless; "" = it
+        is not."""
+        return cuda_context.lost() if self.instance.gpu is not None else ""
 
     # -- one batch --------------------------------------------------------------------------------------------------
 
@@ -113,28 +121,34 @@ class TensorBackend(Backend):
                 respond(index, Response(error=Failure(str(error), code="INVALID_ARG")))
             else:
                 groups.setdefault(key if batches else index, []).append((index, request))
-        for group in groups.values():
-            self._execute_group(group, respond)
+        for shapes, group in groups.items():
+            fitting = self.fitting.get(shapes) if self.fitting else None
+            for part in (slice(None),) if fitting is None else fitting.parts([self._rows(one) for _, one in group]):
+                self._execute_group(group[part], respond, shapes)
 
     def _is_pixels(self, name: str, datatype: str) -> bool:
         """Whether these are a codec's rows that are yet to be normalised."""
         return is_pixels(self.pixels, name, datatype)
 
-    def _execute_group(self, group: list[tuple[int, Request]], respond: Respond) -> None:
+    def _execute_group(self, group: list[tuple[int, Request]], respond: Respond, key: object) -> None:
         """Runs stackable requests as one batch; halves the batch as long as the model raises.
 
-        A batch that does not fit the device's memory is halved too; what then fits is answered.
+        A batch that does not fit the device's memory is halved too; what then fits is answered, and remembered.
         """
         failure = self._try_group(group, respond)
         if failure is None:
             return
+        if failure.code == "OUT_OF_MEMORY" and self.model.batches:
+            self.fitting.setdefault(key, FittingRows(self.model.name)).too_many(sum(self._rows(one) for _, one in group))
+            if len(self.fitting) > KEPT_SHAPES:
+                del self.fitting[next(iter(self.fitting))]
         if len(group) == 1 or failure.code == "BAD_OUTPUT":
             for index, _ in group:
                 respond(index, Response(error=failure))
             return
         half = len(group) // 2
-        self._execute_group(group[:half], respond)
-        self._execute_group(group[half:], respond)
+        self._execute_group(group[:half], respond, key)
+        self._execute_group(group[half:], respond, key)
 
     def _try_group(self, group: list[tuple[int, Request]], respond: Respond) -> Failure | None:
         """Answers all of `group` from one run, or tells why none was answered. No frame of the model outlives this call."""
@@ -143,8 +157,8 @@ class TensorBackend(Backend):
         except BadOutput as error:
             return Failure(str(error), code="BAD_OUTPUT")
         except Exception as error:
-            if self.is_fatal(error):
-                raise DeviceLost(f"model '{self.model.name}' lost its device: {error}") from error
+            if lost := self.lost_device():
+                raise DeviceLost(f"model '{self.model.name}' lost its device: {lost}") from error
             failure = self.explain(error)
             failure.detail = trace_of(error)
             return failure
@@ -155,7 +169,7 @@ class TensorBackend(Backend):
     def _run_batch(self, requests: list[Request]) -> list[list[Tensor]]:
         """Stack, run, split: the outputs of each request."""
         started = time.monotonic_ns()
-        rows = [request.tensors[0].shape[0] if self.model.batches else 1 for request in requests]
+        rows = [self._rows(request) for request in requests]
         padded = self._padded(sum(rows), requests[0])
         inputs = {tensor.name: self._stack(tensor.name, requests, padded) for tensor in requests[0].tensors}
         stacked = time.monotonic_ns()
@@ -164,6 +178,9 @@ class TensorBackend(Backend):
         answers = self._split(self._finish(outputs, inputs, padded, sum(rows)), rows, requests)
         self._count(stacked - started, ran - stacked, time.monotonic_ns() - ran)
         return answers
+
+    def _rows(self, request: Request) -> int:
+        return request.tensors[0].shape[0] if self.model.batches else 1
 
     def _count(self, before: int, model: int, after: int) -> None:
         self.durations = (self.durations[0] + before, self.durations[1] + model, self.durations[2] + after)

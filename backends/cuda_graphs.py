@@ -3,7 +3,8 @@
 A graph has fixed shapes and fixed addresses: inputs are copied into its own tensors, its outputs lie where they lay when it was
 captured, and are valid until the next replay. Graphs are captured while the model loads, from warm-up's batches, and never on
 a live request: a shape that was not captured runs as it would without graphs. All graphs of a worker share one memory pool,
-which is sound because they run one after the other and nothing outlives a batch.
+which is sound because they run one after the other and nothing outlives a batch. Warm-up runs the largest batch first, so that
+the smaller ones' graphs fit into what its graph has taken.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import Any
 
 import torch
 
+from .memory import is_out_of_memory
 from .staging import new_stream
+from .telling import text_of
 
 Forward = Callable[[dict[str, Any]], dict[str, Any]]
 Key = tuple[tuple[str, torch.dtype, tuple[int, ...], tuple[int, ...]], ...]
@@ -65,11 +68,12 @@ class CudaGraphs:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool):
                 outputs = forward(fixed)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            reason = str(error).split("\n", 1)[0]
-            raise CannotCapture(f"the model cannot run as a CUDA graph, set cuda_graphs to false: {reason}") from error
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise CannotCapture(
+                f"the model cannot run as a CUDA graph, set cuda_graphs to false: {_reason(error)}"
+            ) from error
         if not all(isinstance(value, torch.Tensor) for value in outputs.values()):
             raise CannotCapture(
                 "a model with outputs that are no tensors cannot run as a CUDA graph, set cuda_graphs to false"
@@ -86,6 +90,14 @@ class CudaGraphs:
                 forward(inputs)
         torch.cuda.current_stream(self._device).wait_stream(stream)
         torch.cuda.synchronize(self._device)
+
+
+def _reason(error: BaseException) -> str:
+    """What the model did. Ending a capture that has failed raises an error of its own, which says only that it has failed."""
+    while isinstance(error.__context__, Exception):
+        error = error.__context__
+    first = text_of(error).split("\n", 1)[0]
+    return first if isinstance(error, RuntimeError) and first else f"{type(error).__name__}: {first}"
 
 
 def key_of(inputs: Mapping[str, Any]) -> Key | None:

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ..core.request import Failure, Instance, Request, Respond, Response
+from . import cuda_context
 from . import handler_data as data
 from .base import Backend, DeviceLost
 from .handler_loader import COMPAT, find_entry, find_envelope, prepare_imports
@@ -122,6 +123,7 @@ class HandlerBackend(Backend):
             context._send = None
         self._add_time(context, time.perf_counter() - start)
         run.deliver(result)
+        self._refuse_lost_device(run)
 
     def _add_time(self, context: Any, seconds: float) -> None:
         self._answering = True
@@ -131,14 +133,21 @@ class HandlerBackend(Backend):
             self._answering = False
 
     def _failed(self, run: _Run, error: Exception) -> None:
-        if self._retry and len(run.indices) > 1 and not run.streamed and not data.is_out_of_resources(error):
+        lost = cuda_context.lost()
+        again = self._retry and len(run.indices) > 1 and not run.streamed and not data.is_out_of_resources(error)
+        if again and not lost:
             logger.warning("a batch of %d failed and is tried request by request: %r", len(run.indices), error)
             for index in run.indices:
                 self._handle_batch(_Run(run.requests, [index], run.respond))
             return
         run.fail(data.failure_of(error))
-        if data.is_device_lost(error):
-            raise DeviceLost(f"model '{self._model.name}' lost its device: {error}") from error
+        if lost:
+            raise DeviceLost(f"model '{self._model.name}' lost its device: {lost}") from error
+
+    def _refuse_lost_device(self, run: _Run) -> None:
+        """DeviceLost where the handler answered with exceptions and has no working GPU context any more."""
+        if run.failed and (lost := cuda_context.lost()):
+            raise DeviceLost(f"model '{self._model.name}' lost its device: {lost}")
 
     def _enter(self, context: Any, run: _Run) -> None:
         """Shows the requests of this run in the context."""
@@ -188,6 +197,9 @@ class HandlerBackend(Backend):
         try:
             result = self._handle(run.rows(self._spec.decode_input_request), context)
             run.deliver(await result if inspect.isawaitable(result) else result)
+            self._refuse_lost_device(run)
+        except DeviceLost:
+            raise
         except Exception as error:  # noqa: BLE001 - as in _handle_batch
             self._failed(run, error)
 
@@ -210,7 +222,7 @@ class _Run:
     def __init__(self, requests: Sequence[Request], indices: list[int], respond: Respond) -> None:
         self.requests, self.indices, self.respond = requests, indices, respond
         self.processors: list[Any] = []
-        self.streamed = False
+        self.streamed = self.failed = False
         self._over: set[int] = set()
 
     def rows(self, decode: bool) -> list[dict[str, Any]]:
@@ -251,6 +263,7 @@ class _Run:
             return
         if response.final:
             self._over.add(index)
+            self.failed = self.failed or response.error is not None
         self.respond(index, response)
 
 

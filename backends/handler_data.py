@@ -114,11 +114,3 @@ def is_prediction_exception(error: BaseException) -> bool:
 def is_out_of_resources(error: BaseException) -> bool:
     """TorchServe's rule: a MemoryError, or "CUDA" anywhere in the text."""
     return isinstance(error, MemoryError) or "CUDA" in text_of(error)
-
-
-def is_device_lost(error: BaseException) -> bool:
-    """A device-side assert or an illegal access: this process cannot use its GPU any more."""
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(error, getattr(torch, "AcceleratorError", ())):
-        return False
-    return getattr(error, "error_code", None) not in (1, 2, 9, 701)  # CUDA's codes of errors that leave the context usable

@@ -1,6 +1,7 @@
 """What a model file says of its inputs and outputs, as JSON on stdout.
 
     python -m jitney.backends.inspect FILE --kind onnx|torchscript|exported
+    python -m jitney.backends.inspect --many      {"file": FILE, "kind": …} a line in, {"found": …} or {"error": …} a line out
 
     {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3, 224, 224]}], "outputs": [...]}
 
@@ -15,10 +16,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .extras import explain
 
@@ -36,7 +38,8 @@ def describe_onnx(path: Path) -> Description:
     """Reads an ONNX model through ONNX Runtime, without optimising it."""
     import onnxruntime as ort
 
-    from .onnx import DATATYPES, error_text
+    from .onnx import DATATYPES
+    from .onnx_session import error_text
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -111,18 +114,40 @@ def _output_count(module: Any) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jitney.backends.inspect", description="Describe a model file as JSON.")
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--kind", required=True, choices=sorted(KINDS))
+    parser.add_argument("file", type=Path, nargs="?")
+    parser.add_argument("--kind", choices=sorted(KINDS))
+    parser.add_argument("--many", action="store_true", help="answer lines of stdin")
     options = parser.parse_args(arguments)
+    if options.many:
+        return answer_lines(sys.stdin.buffer)
+    if options.file is None or options.kind is None:
+        parser.error("expected FILE --kind KIND, or --many")
+    found = answer(options.file, options.kind)
+    if "error" in found:
+        sys.stderr.write(f"{found['error']}\n")
+        return 1
+    sys.stdout.write(json.dumps(found["found"]) + "\n")
+    return 0
+
+
+def answer(path: Path, kind: str) -> dict[str, Any]:
+    """{"found": …}, or {"error": …} with a sentence."""
     try:
-        description = describe(options.file, options.kind)
+        return {"found": describe(path, kind)}
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+        return {"error": str(error)}
     except ModuleNotFoundError as error:
-        sys.stderr.write(f"{explain(error)}\n")
-        return 1
-    sys.stdout.write(json.dumps(description) + "\n")
+        return {"error": explain(error)}
+
+
+def answer_lines(lines: BinaryIO) -> int:
+    """For each line {"file": …, "kind": …} one with its `answer`, until stdin ends. What libraries print goes to stderr."""
+    with os.fdopen(os.dup(1), "w") as out:
+        os.dup2(2, 1)
+        for line in lines:
+            asked = json.loads(line)
+            out.write(json.dumps(answer(Path(asked["file"]), asked["kind"])) + "\n")
+            out.flush()
     return 0
 
 

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from ..core.request import Failure, Instance
 from ..core.tensor import datatype_of
-from . import onnx_pixels
+from . import cuda_context, onnx_pixels
 from .batch import Array, BadInput, BadOutput, TensorBackend
+from .memory import is_out_of_memory, trim
 from .onnx_binding import Binding
 from .onnx_options import SHRINKAGE, binds, plain_providers, providers, run_options, session_options, uses_graphs
+from .onnx_session import error_text, open_session
 from .options import CannotLoad
 from .shape_check import check_datatype, check_shape, shows_scalar, with_scalars
 
@@ -45,9 +45,6 @@ DATATYPES = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
-_ERROR = re.compile(r"\[ONNXRuntimeError\] : (\d+) : \w+ : (.*)", re.DOTALL)
-#: CUDA's words for errors after which the context is unusable; ONNX Runtime passes them on as text only.
-_FATAL = re.compile(r"device-side assert|illegal memory access|unspecified launch failure|CUDA failure 7(00|10|19)")
 
 
 class OnnxBackend(TensorBackend):
@@ -57,10 +54,9 @@ class OnnxBackend(TensorBackend):
         path = model_file(model)
         self._providers = providers(model, instance)
         self._on_gpu = any(name == "CUDAExecutionProvider" for name, _ in self._providers)
-        try:
-            self.session = ort.InferenceSession(path, session_options(model, instance), providers=self._providers)
-        except Exception as error:
-            raise CannotLoad(f"{path} cannot be loaded: {error_text(error)}") from error
+        self.session = open_session(path, session_options(model, instance), self._providers)
+        if self._on_gpu:
+            trim()
         check_against(model, self.session)
         inputs = [*self.session.get_inputs(), *self.session.get_overridable_initializers()]
         untold = _scalars(self.session.get_outputs())
@@ -86,6 +82,12 @@ class OnnxBackend(TensorBackend):
             pixels="" if self.pixels is None else self.pixels.name,
         )
 
+    def allocate(self, size: int) -> npt.NDArray[np.uint8]:
+        """On a GPU page-locked: ONNX Runtime's copies from ordinary memory go through a buffer of the driver's."""
+        if self._on_gpu and self.binding is not None:
+            return cuda_context.page_locked(size, self.instance.gpu or 0)
+        return super().allocate(size)
+
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         if self.binding is not None:
             outputs = self.binding.run(inputs, capture=self.loading)
@@ -107,12 +109,7 @@ class OnnxBackend(TensorBackend):
     def explain(self, error: Exception) -> Failure:
         if isinstance(error, BadInput):
             return super().explain(error)
-        text = error_text(error)
-        full = "Failed to allocate memory" in text or "out of memory" in text
-        return Failure(text, code="OUT_OF_MEMORY" if full else "INTERNAL")
-
-    def is_fatal(self, error: Exception) -> bool:
-        return self._on_gpu and _FATAL.search(str(error)) is not None
+        return Failure(error_text(error), code="OUT_OF_MEMORY" if is_out_of_memory(error) else "INTERNAL")
 
 
 def model_file(model: ModelConfig) -> Path:
@@ -154,12 +151,6 @@ def _check(model: ModelConfig, specs: Sequence[TensorSpec], found: Sequence[Any]
         if shape == [] and (side == "output" or shows_scalar(model, spec)):
             continue  # a scalar, or an output of a rank that the file does not tell: its answers are looked at
         check_shape(model, spec, shape)
-
-
-def error_text(error: Exception) -> str:
-    """An exception of ONNX Runtime in the words that Triton's users know: `onnx runtime error <code>: <text>`."""
-    match = _ERROR.search(str(error))
-    return f"onnx runtime error {match[1]}: {match[2]}" if match else f"onnx runtime error: {error}"
 
 
 def _strings(array: Array) -> Any:

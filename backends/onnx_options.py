@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import onnxruntime as ort
 
 from ..core.request import Instance
+from .onnx_session import shadowed
 from .options import CannotLoad, flag, integer
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def providers(model: ModelConfig, instance: Instance) -> list[tuple[str, dict[st
     if _CUDA not in ort.get_available_providers():
         raise CannotLoad(
             "this instance is placed on a GPU, but the installed onnxruntime has no CUDA provider; install onnxruntime-gpu with: "
-            "pip install 'jitney[gpu]', or write kind: KIND_CPU"
+            f"pip install 'jitney[gpu]', or write kind: KIND_CPU{shadowed()}"
         )
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # CUDA and cuDNN from the nvidia wheels, beside or without torch
@@ -131,6 +132,11 @@ def uses_graphs(model: ModelConfig, on_gpu: bool) -> bool:
         raise CannotLoad("parameter cuda_graphs: BYTES and BF16 tensors cannot have fixed places on the device")
     if not binds(model, on_gpu):
         raise CannotLoad("parameter cuda_graphs needs io_binding, which is false")
+    if "gpu" in parameters.get(SHRINKAGE, ""):
+        raise CannotLoad(
+            f"parameter cuda_graphs cannot go with {SHRINKAGE} {parameters[SHRINKAGE]}: a graph's memory must stay where it was "
+            "when it was captured; leave one of them out, or shrink the arena of the CPU only"
+        )
     return True
 
 

@@ -24,7 +24,7 @@ _OPSET, _IR_VERSION, _INT_ATTRIBUTE = 14, 8, 2
 
 def session_of(pixels: Pixels, options: ort.SessionOptions, providers: list[tuple[str, dict[str, Any]]]) -> Any:
     """A session with input `rows` (UINT8) and output `normalized` (the declared datatype), of any shape."""
-    return ort.InferenceSession(model_bytes(pixels), options, providers=providers)
+    return ort.InferenceSession(model_bytes(pixels), options, providers=providers, enable_fallback=0)
 
 
 def model_bytes(pixels: Pixels) -> bytes:

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 
+from .memory import is_out_of_memory
 from .options import CannotLoad
 from .torch_values import DATATYPES
 
@@ -111,9 +112,11 @@ def load(path: Path, device: torch.device) -> Program:
         )
     try:
         return _load_package(path, device) if kind else _load_exported(path, device)
-    except (CannotLoad, torch.OutOfMemoryError):
+    except CannotLoad:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         text = f"{path} cannot be loaded by torch {torch.__version__}: {error}"
         raise CannotLoad(f"{text} (files of another version of torch may have to be exported anew)") from error
 

@@ -26,7 +26,8 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..core.request import Failure, Instance, Request, Respond
-from .base import Backend
+from . import cuda_context
+from .base import Backend, DeviceLost
 from .python_answer import Answer
 from .telling import sendable, text_of, trace_of
 from .warmup import run_entries
@@ -54,6 +55,7 @@ class PythonBackend(Backend):
         self.config, self.instance = model, instance
         self.declared = frozenset(spec.name for spec in model.outputs)
         self.dropped: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+        self.failed = False
         self._connect()
         file = Path(model.version_directory, model.filename or "model.py")
         found = getattr(load_module(Path(model.version_directory), model.filename), "TritonPythonModel", None)
@@ -79,6 +81,7 @@ class PythonBackend(Backend):
         worker.connect(worker.Worker(self.host, config.name, config.version, config.version_directory))
 
     def execute(self, requests: Sequence[Request], respond: Respond) -> None:
+        self._refuse_lost_device()  # what it answered from its own threads since the last batch
         answers = [Answer(index, self._wanted(request), self, respond) for index, request in enumerate(requests)]
         given: list[Any] = []  # held until they are answered: a request that the model lets go counts as dropped
         try:
@@ -93,6 +96,16 @@ class PythonBackend(Backend):
         if not self.config.decoupled:
             for answer in answers:
                 answer.wait()
+        self._refuse_lost_device()
+
+    def _refuse_lost_device(self) -> None:
+        """DeviceLost where the model answered with errors and has no working GPU context any more; models catch what CUDA
+        raises, so any error is a reason to ask."""
+        if not self.failed:
+            return
+        self.failed = False
+        if lost := cuda_context.lost():
+            raise DeviceLost(f"model '{self.config.name}' lost its device: {lost}")
 
     def _run(self, requests: Sequence[Request], answers: Sequence[Answer], given: list[Any]) -> Any:
         received = self.utils.InferenceRequest.received

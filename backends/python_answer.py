@@ -21,11 +21,13 @@ class Owner(Protocol):
 
     utils    the model's `triton_python_backend_utils`
     dropped  takes the requests that the model has let go
+    failed   set when the model, or its failing, has answered a request with an error
     """
 
     config: ModelConfig
     utils: Any
     dropped: queue.SimpleQueue[Answer | None]
+    failed: bool
 
 
 class Answer:
@@ -92,6 +94,8 @@ class Answer:
         if self.over:
             return
         self._sent += 1
+        if response.error is not None:
+            self._backend.failed = True
         try:
             self._respond(self._index, response)
         finally:

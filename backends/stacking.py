@@ -110,10 +110,16 @@ class BatchBuffers:
             self._written(key, buffer, told, rows * row_size)
         return stacked if batches else stacked[0]
 
-    def _buffer(self, name: str, datatype: str, size: int, needed: int) -> Bytes:
+    def _buffer(self, name: str, datatype: str, most: int, needed: int) -> Bytes:
+        """One that has room for `needed` bytes; `most` are those of the largest batch of such rows.
+
+        It grows by doubling: where sizes are open, one large row must not lock the memory of a whole batch of its like.
+        """
         buffer = self.buffers.get((name, datatype))
         if buffer is None or buffer.size < needed:
-            buffer = self.buffers[name, datatype] = self._allocate(size)
+            self.buffers.pop((name, datatype), None)  # it can be freed before the next one is taken
+            size = min(most, 1 << max(needed - 1, 0).bit_length())
+            buffer = self.buffers[name, datatype] = self._allocate(max(size, needed))
         return buffer
 
     def _values(self, tensor: Tensor, datatype: str) -> npt.NDArray[Any]:

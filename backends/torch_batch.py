@@ -19,6 +19,7 @@ import torch
 from ..core.request import Failure, Instance
 from .batch import Array, BadInput, BadOutput, TensorBackend
 from .cuda_graphs import CudaGraphs
+from .memory import is_out_of_memory, trim
 from .options import CannotLoad, choice, flag, integer
 from .stacking import Key
 from .staging import Staging, pinned
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from ..core.model_config import ModelConfig, TensorSpec
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-#: CUDA's codes of errors that leave the context usable: invalid value, out of memory, invalid configuration, too many resources.
-_PASSING_ERRORS = (1, 2, 9, 701)
 _INDEXED = re.compile(r"__(\d+)$")
 _log = logging.getLogger(__name__)
 
@@ -66,6 +65,8 @@ class TorchBackend(TensorBackend):
         on_gpu = self.device.type == "cuda"
         self.normalizer = Normalizer(self.pixels, self.device) if self.pixels is not None and on_gpu else None
         self.module = self.open_module(model)
+        if on_gpu:
+            trim()
         self.arguments = argument_order(model, self.argument_names())
         self.positions = _indices([spec.name for spec in model.outputs])
 
@@ -196,17 +197,13 @@ class TorchBackend(TensorBackend):
     # -- errors -----------------------------------------------------------------------------------------------------
 
     def explain(self, error: Exception) -> Failure:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            return Failure(str(error), code="OUT_OF_MEMORY")
+                torch.cuda.empty_cache()  # also cuBLAS's and cuDNN's workspaces come from what torch leaves
+            return Failure(text_of(error) or type(error).__name__, code="OUT_OF_MEMORY")
         if isinstance(error, BadInput):
             return Failure(str(error), code="INVALID_ARG")
         return Failure(f"PyTorch execute failure: {text_of(error) or type(error).__name__}")
-
-    def is_fatal(self, error: Exception) -> bool:
-        """A device-side assert or an illegal access poisons the CUDA context for the rest of the process."""
-        return isinstance(error, torch.AcceleratorError) and getattr(error, "error_code", None) not in _PASSING_ERRORS
 
 
 def argument_order(model: ModelConfig, arguments: tuple[str, ...] | None) -> dict[str, str] | list[str] | None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .memory import is_out_of_memory
 from .options import CannotLoad, flag, optional_flag
 from .torch_batch import TorchBackend
 
@@ -65,9 +66,9 @@ def load(path: Path, device: torch.device) -> Any:
     try:
         with quiet_jit():
             return torch.jit.load(path, map_location=device).eval()  # type: ignore[no-untyped-call]
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         if is_saved_object(path):
             raise CannotLoad(
                 f"{path} cannot be loaded as TorchScript: it is what torch.save wrote, a state dict or a pickled module. Put a "

@@ -1,10 +1,11 @@
 """Running a model before it is ready: to see that its batch axis is real, and to make its first requests fast.
 
 At load a tensor backend runs zeros of the configured shapes at batch sizes 1, 2 and `max_batch_size` on CPU, and at every
-power of two up to `max_batch_size` on GPU (kernels are chosen per shape there); each twice where the first run only prepares: on
-GPU, and with TorchScript, which compiles in its second. On CPU the largest batch is left out where its inputs alone exceed 256
-MiB. The parameter `batch_sizes` names the sizes instead. A dimension of -1 is taken from the first `model_warmup` entry, else it
-is 1. On a GPU, a model whose images are normalised there runs its largest batch as bytes too.
+power of two up to `max_batch_size` on GPU (kernels are chosen per shape there), with CUDA graphs the largest first; each twice
+where the first run only prepares: on GPU, and with TorchScript, which compiles in its second. On CPU the largest batch is left
+out where its inputs alone exceed 256 MiB. The parameter `batch_sizes` names the sizes instead. A dimension of -1 is taken from
+the first `model_warmup` entry, else it is 1. On a GPU, a model whose images are normalised there runs its largest batch as bytes
+too.
 Then each `model_warmup` entry runs as Triton runs it: `batch_size` equal requests at once, `count` times.
 The parameter `warmup: "off"` skips all of it.
 """
@@ -78,17 +79,21 @@ def check_batch_axis(backend: Backend, model: ModelConfig, on_gpu: bool = False,
     if unsure := [spec.name for spec in model.inputs if not _is_plain(spec, hints)]:
         _log.debug("model '%s': shapes or contents of %s are guessed for warm-up", model.name, ", ".join(unsure))
     runs = 2 if on_gpu else getattr(backend, "warm_up_runs", 1)
-    for rows in [size for size in sizes or batch_sizes(model, on_gpu) for _ in range(runs)]:
+    wanted = list(sizes or batch_sizes(model, on_gpu))
+    largest_first = on_gpu and flag(model.parameters, "cuda_graphs")
+    if largest_first:
+        wanted.reverse()
+    for rows in [size for size in wanted for _ in range(runs)]:
         request = Request(
             id="warmup", tensors=[_sample(spec, hints, rows, model.batches) for spec in model.inputs], rows=rows
         )
         failure = _first_failure(backend, [request])
         if failure is None:
             continue
-        if unsure and rows == 1 and failure.code not in ("BAD_OUTPUT", "OUT_OF_MEMORY"):
+        if unsure and rows == wanted[0] and failure.code not in ("BAD_OUTPUT", "OUT_OF_MEMORY"):
             _log.warning("model '%s': no warm-up, its inputs cannot be guessed: %s", model.name, failure.message)
             return False
-        raise WarmupFailed(_refusal(model, request, failure))
+        raise WarmupFailed(_refusal(model, request, failure, ran_smaller=not largest_first))
     return True
 
 
@@ -105,12 +110,14 @@ def batch_sizes(model: ModelConfig, on_gpu: bool = False) -> list[int]:
     return sorted({1, 2, largest} if row * largest <= LARGEST_CPU_BATCH else {1, 2})
 
 
-def _refusal(model: ModelConfig, request: Request, failure: Failure) -> str:
+def _refusal(model: ModelConfig, request: Request, failure: Failure, ran_smaller: bool) -> str:
     """The operator's sentence: which model, which batch, what the model said, what to do."""
     if failure.code == "BAD_OUTPUT":
         return failure.message
     shapes = ", ".join(f"'{tensor.name}' {tensor.datatype} {list(tensor.shape)}" for tensor in request.tensors)
-    if request.rows > 1:
+    if request.rows > 1 and not ran_smaller:
+        advice = f"it is the first that is tried: max_batch_size: {model.max_batch_size} may be more than it takes"
+    elif request.rows > 1:
         advice = f"it ran smaller batches, so max_batch_size: {model.max_batch_size} is more than it takes"
     else:
         advice = "correct the declared inputs, give a model_warmup entry that it accepts"

@@ -125,12 +125,13 @@ class Call:
                 until the final answer: such a call is not cancelled
     message     the request as its worker gets it, where it was encoded before it left the queue
     parts       the calls of an ensemble's steps, those that are over perhaps among them; None where it is no ensemble's
+    steps       of an ensemble: model, version and times of each step that was begun; None where it is no ensemble's
     mailbox     where answers wait for `result`; with `on_answer` there is none until a caller brings one
     """
 
     __slots__ = (
         "_pending", "batch_rows", "config", "deadline", "encode", "error", "mailbox", "message", "on_answer", "parts",
-        "request", "slots", "target", "times", "withdraw",
+        "request", "slots", "steps", "target", "times", "withdraw",
     )  # fmt: skip
 
     def __init__(
@@ -153,6 +154,7 @@ class Call:
         self.target: Target | None = None
         self.message: msgspec.Raw | None = None
         self.parts: list[Call] | None = None
+        self.steps: list[tuple[str, str, Times]] | None = None
         self.mailbox = Mailbox() if on_answer is None else None
         self._pending: list[None] = [None]
 

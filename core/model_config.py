@@ -112,6 +112,10 @@ class HandlerSpec:
     python: str = ""
 
 
+#: Backends that run tensors through a model without code of the user's around it: what they do can be done again.
+TENSOR_BACKENDS = ("eager", "torchscript", "exported", "onnxruntime")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """One version of one model, complete: nothing is left to be deduced after the repository made it.
@@ -123,7 +127,10 @@ class ModelConfig:
     response_timeout_s  a worker that holds a batch for longer is replaced; 0 = no limit, AT_ONCE = no answer is in time
     max_in_flight     batches that a worker may hold: one runs, the others wait in it or, where the model `overlaps`, are
                       answered later; 0 = the default of its kind
+    retry_after_crash   whether requests that a worker held when it crashed are run again, each alone, once
     startup_timeout_s   a worker that has not loaded by then is ended; 0 = no limit, AT_ONCE = none loads in time
+    on_demand         whether its workers start with the first request and not when the server does
+    idle_timeout_s    one that is loaded on demand goes after so many seconds without a request; 0 = when memory runs short
     codec_source      of a codec that is a Python file: what it held when the model was loaded
     config_json       the `GET …/config` document (Triton's ModelConfig as JSON, proto field names)
     environment       variables that the workers get beside the server's
@@ -151,6 +158,7 @@ class ModelConfig:
     metric_tags: Mapping[str, str] = field(default_factory=dict)
     decoupled: bool = False
     max_in_flight: int = 0
+    retry_after_crash: bool = False
     response_cache: bool = False
     sequence: Mapping[str, Any] | None = None
     ensemble: Mapping[str, Any] | None = None
@@ -159,6 +167,8 @@ class ModelConfig:
     codec_source: bytes = b""
     response_timeout_s: float = 0.0
     startup_timeout_s: float = 0.0
+    on_demand: bool = False
+    idle_timeout_s: float = 0.0
     min_workers: int = 1
     max_workers: int = 1
     max_retry_timeout_s: float = 300.0

@@ -13,7 +13,7 @@ usage: build_image.sh [options]
   -bi, --baseimage IMAGE      another base, in place of -py
   -t,  --tag TAG              name of the image (jitney:latest-cpu, jitney:latest-gpu)
   -bt, --buildtype production the only one
-  --extras LIST               jitney's extras (torch,onnx,grpc,tls; with -g gpu,grpc,tls)
+  --extras LIST               jitney's extras (torch,onnx,grpc,tls,otel; with -g gpu,grpc,tls,otel)
   --pip-options OPTIONS       for pip, e.g. --no-index where docker/wheelhouse has all wheels
   --dry-run                   print the command only
 DOCKER in the environment names the program (docker).
@@ -66,8 +66,8 @@ elif [ -n "$cuda" ]; then
 fi
 
 cd "$(dirname "$0")/.."
-default_extras=torch,onnx,grpc,tls
-[ $machine = cpu ] || default_extras=gpu,grpc,tls
+default_extras=torch,onnx,grpc,tls,otel
+[ $machine = cpu ] || default_extras=gpu,grpc,tls,otel
 index=https://download.pytorch.org/whl/${cuda:-cpu}
 case $pip_options in *--no-index*) index='' ;; esac
 $run "${DOCKER:-docker}" build --file docker/Dockerfile \

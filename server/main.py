@@ -29,16 +29,24 @@ from .lifecycle.model_control import ModelControl
 from .lifecycle.snapshot_writer import SnapshotWriter
 from .lifecycle.startup import Begun, Planned, chosen, planned, preload, register, settle, tell_strays
 from .metrics import Metrics
-from .process import gc_tuning, logs, signals, threads
+from .process import gc_tuning, logs, sandbox, signals, threads
+from .process.cores import machine_gpus
+from .process.sandbox import WorkerLimits
 from .process.signals import Signals
 from .repository.torchserve.model_store import ModelStore
 from .repository.triton.limits import Limits
+from .repository.triton.loading import Loading
 from .repository.triton.repository import TritonRepository
 from .serving.dataplane import DataPlane
 from .serving.deployment import Deployment, Options
+from .serving.model_cache import ModelCache
 from .serving.registry import Registry
 from .serving.response_cache import ResponseCache
 from .settings.settings import Settings, access_problems, start_problems
+from .settings.trace import OPENTELEMETRY
+from .tracing.collector import Collector
+from .tracing.sampling import Tracing
+from .tracing.settings import TraceSettings
 from .web import Web
 from .workers.roster import number_from
 
@@ -56,6 +64,8 @@ INSISTING_SECONDS = 1.0
 def run(settings: Settings, *, torchserve: bool = False) -> int:
     """Serves until a signal; the process's exit status. `torchserve`: log files as TorchServe writes them."""
     problems = start_problems(settings) + access_problems(settings)
+    if why := sandbox.problem(settings.worker_sandbox):
+        problems.append(f"worker_sandbox={settings.worker_sandbox}: {why}")
     if problems:
         raise InvalidConfig("; ".join(problems))
     folder = Path(settings.log_location) if torchserve else None
@@ -64,6 +74,7 @@ def run(settings: Settings, *, torchserve: bool = False) -> int:
         log.info("%s", note)
     for warning in settings.warnings:
         log.warning("%s", warning)
+    sandbox.announce(WorkerLimits(settings.worker_max_memory, settings.worker_max_files, settings.worker_sandbox))
     try:
         with signals.received() as received:
             return Server(settings).serve(received)
@@ -77,10 +88,21 @@ def _again(received: Signals, began: float) -> bool:
     return number not in (None, signal.SIGHUP) and time.monotonic() - began > INSISTING_SECONDS
 
 
+def usable_gpus(number: int | None) -> tuple[int, ...] | None:
+    """The GPUs that `number_of_gpu` leaves, those with the lowest numbers (TorchServe); None = all that there are."""
+    return None if number is None else machine_gpus()[:number] if number else ()
+
+
 def _say(line: str) -> None:
     """Prints a line for the operator; serving does not depend on its being read."""
     with contextlib.suppress(OSError):
         print(f"{line}\n", end="", flush=True)  # in one piece: models that load together are reported at once
+
+
+def _collector(traces: TraceSettings) -> Collector | None:
+    """What takes traces; None where no setting could ever have one made: there is no file, and none can be named later."""
+    config = traces.config
+    return Collector(traces) if config.mode == OPENTELEMETRY or config.file else None
 
 
 class Server:
@@ -90,6 +112,7 @@ class Server:
         self.settings = settings
         number_from(settings.initial_worker_port)
         self.registry, self.io = Registry(), IoContext()
+        self.models = ModelCache(settings.max_loaded_bytes)
         cache = ResponseCache(settings.cache_config) if settings.cache_config else None
         self.metrics = Metrics(
             self.registry.deployments,
@@ -100,6 +123,10 @@ class Server:
             interval=settings.metric_time_interval,
             cache=cache,
         )
+        self.traces = TraceSettings(settings.trace_config)
+        self.collector = _collector(self.traces)
+        if self.collector is not None:
+            self.metrics.more.append(self.collector.families)
         self.dataplane = DataPlane(self.registry, strict_readiness=settings.strict_readiness)
         self.control = ControlPlane(self.registry)
         options = Options(
@@ -108,6 +135,8 @@ class Server:
             on_event=self._event,
             cache=cache,
             io=self.io,
+            gpus=usable_gpus(settings.number_of_gpu),
+            models=self.models,
         )
         self.store = ModelStore(settings)
         self.journal = SnapshotWriter(settings, self.registry)
@@ -123,6 +152,8 @@ class Server:
                 backend_config=settings.backend_config,
                 config_name=settings.model_config_name,
                 limits=Limits(max(0, settings.default_response_timeout), max(0, settings.repository_startup_timeout)),
+                gpus=options.gpus,
+                load=Loading(settings.default_load == "on_demand", settings.default_idle_timeout_s),
             )
             self.model_control = ModelControl(
                 self.registry, self.repository, self.dataplane, options, settings.model_control_mode
@@ -139,7 +170,11 @@ class Server:
         gc_tuning.return_large_memory()
         plan, names = planned(self.settings), chosen(self.model_control, self.settings)
         self._tokens = self._make_tokens()
-        web = Web(Services(self.dataplane, self.control, self.metrics, self.settings, self._tokens, self.io))
+        tracing = Tracing(self.collector.put) if self.collector is not None else Tracing()
+        services = Services(
+            self.dataplane, self.control, self.metrics, self.settings, self._tokens, self.io, tracing, self.traces
+        )  # fmt: skip
+        web = Web(services)
         try:
             self._announce(web, [*(item.name for item in plan), *names])
             if self._tokens is not None:
@@ -210,6 +245,8 @@ class Server:
             received.put(0)
             return
         self.dataplane.started = True
+        if waiting := sum(deployment.on_demand for deployment in self.registry.deployments()):
+            _say(f"{waiting} model{'s are' if waiting > 1 else ' is'} loaded on demand.")
         gc_tuning.freeze_heap()
         _say(STARTED)
 
@@ -268,10 +305,13 @@ class Server:
                 log.warning("a second signal: ending without waiting for accepted requests")
                 break
         self.dataplane.close(0.0)
+        self.models.join(LAST_SECONDS)
         if self.repository is not None:
             self.repository.close()
         self.store.close()
         self.metrics.close()
+        if self.collector is not None:
+            self.collector.close(LAST_SECONDS)
         if self._tokens is not None:
             self._tokens.remove_file()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,10 @@ class Web:
         self.admission = Admission(settings.http_threads, settings.max_waiting, services.io.coalescer)
         self.listeners: list[Listener | FrontEnds] = []
         self._shared = Shared(ClientRegions(settings.allow_client_shm))
+        self._telling = threading.Lock()
+        self._tracing, self._traces = services.tracing, services.traces
+        services.traces.on_change = self._trace
+        self._trace()
         self._counters: SharedCounters | None = None
         self._second: Listener | None = None
         held: list[socket.socket] = []
@@ -76,7 +81,8 @@ class Web:
         """A listener that this process answers; TLS where its address says https."""
         app, plans = build(ports, services, self.admission, self._shared)
         options = listener_options(ports, services.settings) | more
-        return Listener(app, address, tls=tls, plans=plans, inline=ALIVE, io=io, **options)
+        per_address = services.settings.max_connections_per_address
+        return Listener(app, address, tls=tls, plans=plans, inline=ALIVE, io=io, per_address=per_address, **options)
 
     def _shared_by_front_ends(self, services: Services) -> SharedServices | None:
         """What front ends of all kinds work with; None where there are none."""
@@ -93,7 +99,9 @@ class Web:
         if tokens is not None:
             tokens.on_renewed = lambda: counters.changed("keys")
         services.metrics.collect = self._collect
-        return SharedServices(services.dataplane, services.metrics, tokens, regions, counters, services.io)
+        return SharedServices(
+            services.dataplane, services.metrics, tokens, regions, counters, services.io, services.tracing
+        )  # fmt: skip
 
     def _front_ends(
         self, address: Address, ports: Collection[Port], services: Services, front: SharedServices, pem: bytes
@@ -109,6 +117,15 @@ class Web:
             services.settings, front, controls(services, self._shared), self.grpc_addresses, held,
             _fronts(services.settings), front.counters.fronts,
         )  # fmt: skip
+
+    def _trace(self) -> None:
+        """Has every process trace by the settings that hold now. Threads: any."""
+        with self._telling:
+            rules = self._traces.rules()
+            self._tracing.apply(rules)
+            for listener in self.listeners:
+                if isinstance(listener, FrontEnds):
+                    listener.trace(rules)
 
     def _collect(self) -> None:
         for listener in self.listeners:

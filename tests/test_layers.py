@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("core", "codecs", "backends", "server", "tools")
+ROOMS = ("core", "codecs", "backends", "server", "tools", "deploy")
 
 #: From the ground up. A file belongs to the entry that is the longest beginning of its path.
 FLOORS: tuple[tuple[str, ...], ...] = (
@@ -21,6 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("server/repository/torchserve/",),
     ("server/batching/",),
     ("server/metrics/",),
+    ("server/tracing/",),
     ("server/workers/",),
     ("server/worker/",),
     ("server/serving/",),
@@ -39,6 +40,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("server/http/torchserve/", "server/http/metrics"),
     ("server/http/kserve/",),
     ("server/http/status/",),
+    ("server/http/openapi/",),
     ("server/http/app",),
     ("server/frontends/",),
     ("server/frontends/child/",),
@@ -49,6 +51,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tools/dev/",),
     ("server/cli/",),
     ("tools/dev/reference/", "tools/dev/build_reference"),
+    ("deploy/",),
 )
 
 #: What TorchServe's programs import to start and register, under the names that they know: it is the server's.

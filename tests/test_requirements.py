@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 
 #: What each file pins of setup.py's extras.
 EXTRAS = {
-    "requirements.txt": ("torch", "onnx", "tls", "grpc", "client", "completion"),
-    "requirements-gpu.txt": ("gpu", "tls", "grpc", "client", "completion"),
+    "requirements.txt": ("torch", "onnx", "tls", "grpc", "otel", "client", "completion"),
+    "requirements-gpu.txt": ("gpu", "tls", "grpc", "otel", "client", "completion"),
 }
 
 
@@ -63,7 +63,7 @@ def test_the_pins_name_no_index_no_hash_and_no_path(name: str) -> None:
 
 def test_both_files_pin_the_same_versions() -> None:
     cpu, gpu = _pins("requirements.txt"), _pins("requirements-gpu.txt")
-    assert cpu.keys() ^ gpu.keys() == {"onnxruntime", "onnxruntime-gpu"}
+    assert cpu.keys() ^ gpu.keys() == {"onnxruntime", "onnxruntime-gpu", "nvidia-ml-py"}
     assert cpu["onnxruntime"].specifier == gpu["onnxruntime-gpu"].specifier
     assert {name: str(cpu[name]) for name in cpu.keys() & gpu.keys()} == {
         name: str(gpu[name]) for name in cpu.keys() & gpu.keys()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
+import psutil
 
 from ...core.errors import TooFewThreads
 from ..ipc.arena import Arena
@@ -22,11 +23,13 @@ from ..ipc.frame import BadFrame, FrameReader, PeerClosed
 from ..ipc.frame_reading import Reading
 from ..ipc.memory import Region
 from ..process import exits, threads
-from ..process.environment import module_command
+from ..process.environment import SECRETS, module_command
 from ..process.threads import BLAS_THREADS
 from ..settings.addresses import Address
 from ..settings.settings import Settings
-from .messages import UPWARD, Drain, Flush, Hello
+from ..tracing.sampling import Rule
+from .heartbeat import Heartbeat
+from .messages import UPWARD, Drain, Flush, Hello, Traces
 from .peers import receive_peer
 from .send_queue import SendQueue
 from .session import FrontendSession, SharedServices
@@ -38,8 +41,6 @@ log = logging.getLogger(__name__)
 MEMORY_BYTES = 8 << 30
 #: A process that closed its socket and does not end is killed after this.
 _END_S = 2.0
-#: The server's own; no front end needs it.
-_SECRETS = ("JITNEY_TOKEN",)
 #: grpcio would write a line to standard error for whatever its clients do wrong.
 QUIET = {"GRPC_VERBOSITY": "NONE"}
 _LOGGERS = ("jitney", "jitney.access")
@@ -92,9 +93,11 @@ class FrontendProcess:
     ) -> None:
         self.index, self.name, self.started = index, f"{spec.kind}-{index - spec.first}", time.monotonic()
         self.ready = False
+        self._heartbeat = Heartbeat()
         self._spec, self._on_ready, self._on_exit = spec, on_ready, on_exit
         self._flushes = itertools.count(1)
         self._flushed: dict[int, threading.Event] = {}
+        self._greeting, self._greeted = threading.Lock(), False
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
             self._requests = Region.create(f"jitney-{self.name}", MEMORY_BYTES)
             undo.callback(self._requests.close)
@@ -131,7 +134,7 @@ class FrontendProcess:
             "listen-fd": self._spec.relay.fd,
         }
         command = [*module_command(None, self._spec.module), f"--parent={os.getpid()}", f"--name={self.name}"]
-        inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+        inherited = {name: value for name, value in os.environ.items() if name not in SECRETS}
         return subprocess.Popen(
             [*command, *(f"--{name}={fd}" for name, fd in fds.items())],
             env={BLAS_THREADS: "1", **QUIET, **inherited},
@@ -172,13 +175,38 @@ class FrontendProcess:
             spec.shared.tokens is not None,
             spec.fronts,
         )
-        self.send_queue.put(hello)
+        with self._greeting:
+            hello.traces = {model: sampler.rule for model, sampler in spec.shared.tracing.rules.items()}
+            self.send_queue.put(hello)
+            self._greeted = True
+
+    def look(self) -> None:
+        """Ends it where it stands still; to be called every `heartbeat.LOOK_S` seconds once it is ready."""
+        if why := self._heartbeat.look(self.frozen):
+            log.error("front end %d is replaced: %s", self.index, why)
+            self.kill()
+        elif self._heartbeat.asks:
+            self._heartbeat.asked(self.flush())
+
+    @property
+    def frozen(self) -> bool:
+        """Whether a signal (SIGSTOP) has stopped it."""
+        try:
+            return bool(psutil.Process(self.pid).status() == psutil.STATUS_STOPPED)
+        except psutil.Error:  # it has ended
+            return False
 
     # -- any thread --------------------------------------------------------------------------------------------------------
 
     def drain(self, seconds: float) -> None:
         """Has it stop accepting, answer what it accepted for at most so many seconds, and end."""
         self.send_queue.put(Drain(seconds))
+
+    def trace(self, rules: dict[str, Rule]) -> None:
+        """Tells it which requests are traced from now on; one that has not been told anything yet hears it then."""
+        with self._greeting:
+            if self._greeted:
+                self.send_queue.put(Traces(rules))
 
     def flush(self) -> threading.Event:
         """Has it send what was counted; the event is set when that is here, or will never be."""

@@ -8,7 +8,8 @@
     Query      something that it keeps until it changes   Flush       send what was counted
     Counted,   what the metrics count                     Drain       stop accepting, finish, end
     Requested, Answered
-    Logged     one line of its log
+    Logged     one line of its log                        Traces      which requests are traced from now on
+    Traced     a traced request that is over
     Flushed    all that was counted is sent
 
 Each side sends frames of several messages (`pack`). `Data` is either the bytes themselves or a place `(offset, nbytes)`: of a
@@ -22,12 +23,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from ...core.call import Times
 from ...core.model_config import ModelConfig
 from ...core.request import Failure, Parameter
 from ...core.tensor import Buffer
 from ..http.middleware.tokens import Key
 from ..ipc.frame import HEADER, MAX_PAYLOAD, BadFrame
 from ..settings.settings import Settings
+from ..tracing.record import TraceRecord
+from ..tracing.sampling import Rule
 
 if TYPE_CHECKING:
     Data = Buffer | tuple[int, int]
@@ -104,6 +108,7 @@ class FrontTimes(Plain):
     compute_input: int
     compute_infer: int
     compute_output: int
+    batch_rows: int = 0
 
 
 class RegionFile(Plain):
@@ -188,6 +193,10 @@ class Flushed(Plain, tag=10):
     number: int
 
 
+class Traced(Plain, tag=11):
+    record: TraceRecord
+
+
 # --- scheduler -> front end
 
 
@@ -204,16 +213,18 @@ class Hello(Plain, tag=1):
     pem: bytes = b""
     asks_keys: bool = False
     fronts: int = 1
+    traces: dict[str, Rule] = {}
 
 
 class CallAnswer(Plain, tag=2):
-    """`config` comes with the first answer to a request that the scheduler prepared."""
+    """`config` comes with the first answer to a request that the scheduler prepared, `steps` with the last one of an ensemble."""
 
     number: int
     response: FrontResponse | None = None
     error: FrontError | None = None
     times: FrontTimes | None = None
     config: ModelConfig | None = None
+    steps: list[tuple[str, str, Times]] | None = None
 
 
 class Stale(Plain, tag=3):
@@ -240,8 +251,12 @@ class Drain(Plain, tag=6):
     seconds: float
 
 
-Upward = Ready | Submit | Cancel | Freed | Query | Counted | Requested | Answered | Logged | Flushed
-Downward = Hello | CallAnswer | Stale | QueryReply | Flush | Drain
+class Traces(Plain, tag=7):
+    rules: dict[str, Rule]
+
+
+Upward = Ready | Submit | Cancel | Freed | Query | Counted | Requested | Answered | Logged | Flushed | Traced
+Downward = Hello | CallAnswer | Stale | QueryReply | Flush | Drain | Traces
 UPWARD: msgspec.msgpack.Decoder[list[Upward]] = msgspec.msgpack.Decoder(list[Upward])
 DOWNWARD: msgspec.msgpack.Decoder[list[Downward]] = msgspec.msgpack.Decoder(list[Downward])
 

@@ -12,7 +12,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ...core.call import Call
@@ -25,6 +25,7 @@ from ..ipc.arena import Arena, Slot
 from ..ipc.frame import BadFrame
 from ..ipc.io_context import IoContext
 from ..ipc.memory import Region
+from ..tracing.sampling import Tracing
 from . import records, wire
 from .error_codec import error_to_wire
 from .messages import (
@@ -43,6 +44,7 @@ from .messages import (
     Requested,
     Stale,
     Submit,
+    Traced,
     Upward,
 )
 from .send_queue import SendQueue
@@ -67,6 +69,7 @@ class SharedServices:
     regions: ClientRegions
     counters: SharedCounters
     io: IoContext
+    tracing: Tracing = field(default_factory=Tracing)
 
 
 class PendingReply:
@@ -125,6 +128,8 @@ class FrontendSession:
                 self._on_flushed(message.number)
             case Ready():
                 self._on_ready()
+            case Traced():
+                self._shared.tracing.put(message.record)
 
     def close(self) -> None:
         """The front end has gone: what it had asked is withdrawn."""
@@ -252,7 +257,8 @@ class FrontendSession:
                 self._slots[slot.offset] = slot
             if final:
                 self._end(box)
-            self._send_queue.put(CallAnswer(box.number, message, None, _times_for(call), self._version(box, call)))
+            version, steps = self._version(box, call), call.steps if final else None
+            self._send_queue.put(CallAnswer(box.number, message, None, _times_for(call), version, steps))
         except JitneyError as error:
             return error
         except (TypeError, ValueError, OverflowError) as error:
@@ -274,4 +280,6 @@ class FrontendSession:
 
 def _times_for(call: Call) -> FrontTimes:
     times = call.times
-    return FrontTimes(times.dispatched, times.compute_input, times.compute_infer, times.compute_output)
+    return FrontTimes(
+        times.dispatched, times.compute_input, times.compute_infer, times.compute_output, call.batch_rows
+    )  # fmt: skip

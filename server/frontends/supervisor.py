@@ -1,7 +1,7 @@
 """`FrontEnds`: several processes that answer one address together; to the rest of the server, one listener.
 
-A front end that ends is replaced: at once if it had served for a while, else after a growing delay. What it had asked of the
-models is cancelled and its connections end with it; nothing else notices.
+A front end that ends is replaced: at once if it had served for a while, else after a growing delay. One that stands still is
+ended first (`heartbeat`). What it had asked of the models is cancelled and its connections end with it; nothing else notices.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from ...core.errors import JitneyError, NothingAnswers
 from ..process import threads
 from ..settings.addresses import Address
+from ..tracing.sampling import Rule
 from .frontend_process import FrontendProcess, FrontendSpec
+from .heartbeat import LOOK_S
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class FrontEnds:
         self._places = [_Place(spec.first + index) for index in range(count)]
         self._changed = threading.Condition()
         self._closing = False
+        self._look_at = 0.0
         # The kernel ends the processes with the thread that started them, so this one lives as long as they do.
         self._thread = threading.Thread(target=self._supervise, name="front-ends", daemon=True)
 
@@ -122,6 +125,13 @@ class FrontEnds:
         for event in waiting:
             event.wait(max(0.0, deadline - time.monotonic()))
 
+    def trace(self, rules: dict[str, Rule]) -> None:
+        """Tells all which requests are traced from now on."""
+        with self._changed:
+            children = self._children()
+        for child in children:
+            child.trace(rules)
+
     # -- with the lock -----------------------------------------------------------------------------------------------------
 
     def _children(self) -> list[FrontendProcess]:
@@ -134,10 +144,18 @@ class FrontEnds:
         now = time.monotonic()
         return [place for place in self._places if place.due is not None and place.due <= now and not self._closing]
 
+    def _watched(self) -> list[FrontendProcess]:
+        """Those that are to be looked at now, because they answer. While they drain nobody looks."""
+        if self._closing or time.monotonic() < self._look_at:
+            return []
+        self._look_at = time.monotonic() + LOOK_S
+        return [child for child in self._children() if child.ready]
+
     def _patience(self) -> float | None:
         if self._closing:
             return None
         due = [place.due for place in self._places if place.due is not None]
+        due += [self._look_at] * bool(self._ready())
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     # -- the supervising thread --------------------------------------------------------------------------------------------
@@ -145,12 +163,15 @@ class FrontEnds:
     def _supervise(self) -> None:
         while True:
             with self._changed:
-                while not (due := self._due()):
+                while not any(found := (self._due(), self._watched())):
                     if self._closing and not self._children():
                         return
                     self._changed.wait(self._patience())
+            due, watched = found
             for place in due:
                 self._launch(place)
+            for child in watched:
+                child.look()
 
     def _launch(self, place: _Place) -> None:
         try:

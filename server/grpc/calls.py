@@ -15,9 +15,11 @@ from urllib.parse import unquote
 import grpc
 
 from ...core import holding
-from ...core.call import only, size
+from ...core.call import Call, only, size
 from ...core.errors import JitneyError
 from ...core.request import Response
+from ..tracing.record import Front
+from ..tracing.sampling import Tracing
 from .control import reason_of
 
 if TYPE_CHECKING:
@@ -56,6 +58,25 @@ class Services:
     tokens: Keys | None
     metrics: RequestMetrics
     streams: set[Draining] = field(default_factory=set)  # that are open
+    tracing: Tracing = field(default_factory=Tracing)
+
+    def traced(
+        self, context: Context, path: str, began: int, call: Call, status_of: StatusOf, answer: Response | None = None
+    ) -> None:
+        """Has a request traced that is over, if its turn has come or its client traces it. `began`: monotonic nanoseconds."""
+        if not self.tracing.rules:
+            return
+        sent = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
+        parent = sent.get("traceparent", "")
+        found = self.tracing.choose(call.config.name if call.config is not None else "", parent)
+        if found is not None:
+            peer, status = (
+                unquote(context.peer()).partition(":")[2],
+                "OK" if call.error is None else status_of(call.error)[0],
+            )
+            front = Front("grpc", path.removeprefix("/"), "", peer, status, began, time.monotonic_ns(), parent)
+            front.state = sent.get("tracestate", "")
+            self.tracing.take(front, *found, call, answer)
 
     def note(self, context: Context, path: str) -> None:
         """Has the call's line written into the access log when it is over, where that log is written."""

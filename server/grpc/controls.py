@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def controls(services: Services, shared: Shared) -> dict[str, Control]:
     """The controls by the name that front ends give them."""
     triton = TritonControl(
-        services.dataplane, services.control, shared.regions, shared.traces, shared.logs, services.settings.server_id
+        services.dataplane, services.control, shared.regions, services.traces, shared.logs, services.settings.server_id
     )
     management = ManagementControl(services.dataplane, services.control, services.settings)
     return {"triton": triton, "inference": InferenceControl(services.dataplane), "management": management}

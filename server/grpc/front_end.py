@@ -84,7 +84,7 @@ class GrpcFrontEnd(FrontEnd):
         tokens = RemoteTokens(link, counters) if hello.asks_keys else None
         plane = GatheringDataPlane(Gathering(loop, self._io.coalescer, lambda: link.open), link, counters)
         metrics = RemoteRequestMetrics(self.send_queue)
-        return Services(plane, regions, places, Relay(self._door), settings, tokens, metrics)
+        return Services(plane, regions, places, Relay(self._door), settings, tokens, metrics, tracing=link.tracing)
 
 
 if __name__ == "__main__":

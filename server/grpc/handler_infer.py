@@ -8,6 +8,7 @@ for raw contents, with text as it is.
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from . import schema, wire
 from .calls import Awaited, Services
 from .predicting import Predicting
 
+PATH = "/inference.GRPCInferenceService/ModelInfer"
 #: The field of ModelInferResponse that holds raw tensors.
 _RAW = 6
 #: Datatype -> the field that holds its elements.
@@ -50,15 +52,16 @@ class HandlerInfer:
     def __init__(self, services: Services) -> None:
         self._predicting = Predicting(services)
 
-    async def answer(self, asked: InferRequest, target: Target, *, raw: bool) -> bytes:
+    async def answer(self, asked: InferRequest, target: Target, context: Any, *, raw: bool) -> bytes:
         """A serialized ModelInferResponse with typed or `raw` contents; raises the request's error."""
         request_id = asked.request.id or new_request_id()
-        awaited = Awaited()
+        awaited, began = Awaited(), time.monotonic_ns()
         call = await self._predicting.ask(target, [Part("body", _document(asked), "application/json")], awaited)
         try:
             body = await self._predicting.body(call, await awaited.only(), target)
         finally:
             call.cancel()
+            self._predicting.traced(context, PATH, began, call, target)
         version = call.config.version if call.config is not None else target.version or ""
         return _response(body, target.model, version, request_id, raw)
 

@@ -12,6 +12,7 @@ from ...core.request import Part, Request, Response
 from ..http.torchserve.errors import Target
 from ..http.torchserve.render import new_request_id
 from .calls import Awaited, Services
+from .torchserve.errors import inference_status
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,10 @@ class Predicting:
             raise
         self.services.metrics.requested(model, version)
         return call
+
+    def traced(self, context: Any, path: str, began: int, call: Call, target: Target) -> None:
+        """Has a request traced that is over; see `Services.traced`."""
+        self.services.traced(context, path, began, call, lambda error: inference_status(error, target))
 
     async def body(self, call: Call, response: Response, target: Target) -> bytes:
         """What a response says; the model's error is raised."""

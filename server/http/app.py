@@ -17,12 +17,14 @@ import orjson
 
 from ...core.errors import JitneyError, QueueFull
 from ..ipc.io_context import IoContext
+from ..tracing.sampling import Tracing
+from ..tracing.settings import TraceSettings
 from . import kserve, torchserve
 from .dialect import is_kserve
 from .kserve.generate import Generate, GenerateStream
 from .kserve.infer_plan import InferServices
 from .kserve.resource import set_error
-from .kserve.settings import LogSettings, TraceSettings
+from .kserve.settings import LogSettings
 from .kserve.shm import ClientRegions
 from .metrics import add_metrics
 from .middleware.access import Access
@@ -30,6 +32,7 @@ from .middleware.admission import Admission
 from .middleware.cors import Cors
 from .middleware.guard import Guards
 from .middleware.recorder import Recorder
+from .openapi import add_openapi
 from .plan import PlanTable
 from .plan_finder import PlanFinder
 from .retry import RETRY_AFTER, SECONDS
@@ -75,6 +78,7 @@ class InferenceServices:
     keys: Keys | None
     admission: Admission
     regions: ClientRegions
+    tracing: Tracing = field(default_factory=Tracing)
 
 
 @dataclass(frozen=True)
@@ -87,10 +91,13 @@ class Services:
     settings: Settings
     tokens: Tokens | None = None
     io: IoContext = field(default_factory=IoContext)
+    tracing: Tracing = field(default_factory=Tracing)
+    traces: TraceSettings = field(default_factory=TraceSettings)
 
     def inference(self, admission: Admission, regions: ClientRegions) -> InferenceServices:
         """Those that inference works with."""
-        return InferenceServices(self.dataplane, self.metrics.torchserve, self.settings, self.tokens, admission, regions)
+        counted = self.metrics.torchserve
+        return InferenceServices(self.dataplane, counted, self.settings, self.tokens, admission, regions, self.tracing)
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,6 @@ class Shared:
     """What KServe's routes share with gRPC's service: shared memory of clients, and settings."""
 
     regions: ClientRegions
-    traces: TraceSettings = field(default_factory=TraceSettings)
     logs: LogSettings = field(default_factory=LogSettings)
 
 
@@ -108,7 +114,7 @@ class Application:
     def __init__(self, ports: Collection[Port], services: InferenceServices) -> None:
         self.services = services
         self.guards = Guards(ports, services.settings, services.keys)
-        self.recorder = Recorder(services.settings, services.metrics)
+        self.recorder = Recorder(services.settings, services.metrics, services.tracing)
         middleware: list[Any] = [Access(self.guards, self.recorder, _refuse_in_dialect), KServeAdmission(services.admission)]
         self.app = falcon.App(middleware=middleware)
         self.app.resp_options.default_media_type = None  # type: ignore[assignment]
@@ -147,7 +153,7 @@ def build(ports: Collection[Port], services: Services, admission: Admission, sha
     made = Application(ports, services.inference(admission, shared.regions))
     app, routes = made.app, made.routes
     if "inference" in ports:
-        kserve.add_routes(app, made.kserve(), dataplane, services.control, settings.server_id, shared.traces, shared.logs)
+        kserve.add_routes(app, made.kserve(), dataplane, services.control, settings.server_id, services.traces, shared.logs)
     if "metrics" in ports or (settings.enable_metrics_api and {"inference", "management"} <= set(ports)):
         add_metrics(routes, metrics, only_get=settings.replaces_triton)  # TorchServe's shared port has it beside their own
     if "inference" in ports:
@@ -157,6 +163,8 @@ def build(ports: Collection[Port], services: Services, admission: Admission, sha
         if settings.status_page == "on":
             document = StatusDocument(dataplane, services.control, settings, admission)
             add_status(routes, document, made.torchserve(), made.kserve(), made.root)
+    if {"inference", "management"} & set(ports):
+        add_openapi(routes, ports, settings, made.root)
     if "inference" not in ports:
         return app, None
     add_inference(routes, made.torchserve(), dataplane)

@@ -31,6 +31,7 @@ def run_plan(
         reply = plan.render(flight)
     except Exception as error:  # noqa: BLE001 - every accepted request is answered
         reply = plan.refuse(flight, error)
+    flight.status = reply.head.code
     send(reply, req, resp)
     req.context.is_counted = True
 

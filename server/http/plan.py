@@ -7,7 +7,9 @@ every runner: the loop's thread, a thread of the pool, Falcon's route, a front e
     … the model answers: `flight.answered`, any thread …
     plan.render(flight)          the answer as a `Reply`; may block for the next response of one that has several
     plan.refuse(flight, error)   the error as a `Reply`
-    plan.end(flight)             the answer is out, or given up: always, once
+    plan.end(flight)             the answer is out, or given up: always, once; then it may be traced
+
+The file is long since the request, its plan and their table are what every request crosses.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from ...core import holding
 from ...core.call import Call, Mailbox, failed, size
 from ...core.errors import JitneyError
 from ...core.request import Response
+from ..tracing.record import Front
 
 if TYPE_CHECKING:
+    from ..tracing.sampling import Tracing
     from .engine.parser import RequestHead, RequestLine
     from .middleware.admission import Admission, Places
     from .middleware.guard import Guard
@@ -68,9 +72,10 @@ class InFlightRequest:
 
     began    monotonic seconds
     blocks   whether a thread waits for the answer
+    status   of its answer, 0 before there is one
     """
 
-    __slots__ = ("answer", "began", "body", "call", "cancelled", "head", "mailbox", "note", "places", "plan")
+    __slots__ = ("answer", "began", "body", "call", "cancelled", "head", "mailbox", "note", "places", "plan", "status")
 
     blocks = False
 
@@ -83,6 +88,7 @@ class InFlightRequest:
         self.note: Any = None
         self.places: tuple[Places, ...] = ()
         self.cancelled = False
+        self.status = 0
 
     @property
     def peer(self) -> str:
@@ -239,8 +245,25 @@ class RoutePlan:
             times.received, times.sent = int(flight.began * 1e9), time.monotonic_ns()
             if flight.answer is None and not call.done:
                 call.cancel()
+        if self.recorder.tracing.rules:
+            self._trace(flight, self.recorder.tracing)
         if isinstance(flight.answer, JitneyError):  # its traceback refers to the flight: a cycle that would keep the body
             flight.answer.__traceback__ = None
+
+    def _trace(self, flight: InFlightRequest, tracing: Tracing) -> None:
+        """Has a request traced whose turn it is, or whose client traces it; as `Tracing.choose`, at the least cost."""
+        call, fields, line = flight.call, flight.head.fields, flight.head.line
+        model = call.config.name if call is not None and call.config is not None else ""
+        sampler = tracing.rules.get(model) or tracing.rules.get("")
+        if sampler is None:
+            return
+        chosen = bool(sampler.rate) and not next(sampler.turns) % sampler.rate
+        parent = fields.get("traceparent")
+        if chosen or (parent is not None and sampler.follows and not parent.endswith("-00")):  # which says: not sampled
+            began, now, status = int(flight.began * 1e9), time.monotonic_ns(), str(flight.status or "")
+            front = Front("http", line.command, line.path, flight.peer, status, began, now, parent or "")
+            front.state = fields.get("tracestate", "")
+            tracing.take(front, sampler, chosen, call, flight.answer)
 
     def passed(self, flight: InFlightRequest, status: int) -> None:
         """Counts an answer, and writes its line into the access log."""

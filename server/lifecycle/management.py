@@ -26,11 +26,15 @@ from ...core.model_config import ModelConfig
 from ..repository.torchserve.model_store import ModelStore
 from ..repository.torchserve.registration import Registration
 from ..serving.deployment import ModelState, Options
+from ..serving.on_demand import OnDemandDeployment
 from ..serving.registry import Registry
 from ..serving.worker_deployment import WorkerDeployment
 from ..settings.snapshots import Registered
 
 log = logging.getLogger(__name__)
+
+#: A version that has workers, or starts them when it is asked.
+Served = WorkerDeployment | OnDemandDeployment
 
 
 class Management:
@@ -56,7 +60,9 @@ class Management:
         """Name, version and workers of the new version. Synchronous: its workers are ready, or LoadFailed and it is gone."""
         deployment = self._enter(registration)
         config, workers = deployment.config, deployment.config.min_workers
-        if not workers:
+        if isinstance(deployment, OnDemandDeployment):
+            workers = 0
+        elif not workers:
             deployment.state = ModelState.READY
         elif registration.synchronous:
             self._start_synchronously(deployment, workers)
@@ -66,21 +72,21 @@ class Management:
         self.on_change()
         return config.name, config.version, workers
 
-    def begin(self, registration: Registration, restored: Registered | None = None) -> WorkerDeployment:
+    def begin(self, registration: Registration, restored: Registered | None = None) -> Served:
         """Registers at the server's start and begins to start workers, with `restored`'s numbers where it was in a snapshot.
 
         A worker that fails to load is tried again with back-off, and the model stays (TorchServe).
         """
         deployment = self._enter(registration, at_startup=True, restored=restored)
+        if isinstance(deployment, OnDemandDeployment):
+            return deployment
         if deployment.config.min_workers:
             self._start(deployment, deployment.config.min_workers)
         else:
             deployment.state = ModelState.READY
         return deployment
 
-    def _enter(
-        self, registration: Registration, *, at_startup: bool = False, restored: Registered | None = None
-    ) -> WorkerDeployment:
+    def _enter(self, registration: Registration, *, at_startup: bool = False, restored: Registered | None = None) -> Served:
         """Makes the version known, without workers yet; the first version of a model becomes its default."""
         config = self.store.resolve(registration, at_startup=at_startup, restored=restored)
         try:
@@ -92,14 +98,15 @@ class Management:
             self.store.release(config)
             raise
 
-    def _add(self, config: ModelConfig) -> WorkerDeployment:
+    def _add(self, config: ModelConfig) -> Served:
         try:
             serving = self.registry.record(config.name).serving
         except ModelNotFound:
             serving = {}
         if config.version in serving:
             raise AlreadyRegistered(config.name, config.version)
-        deployment = WorkerDeployment(config, self.options)
+        kind = OnDemandDeployment if config.on_demand else WorkerDeployment
+        deployment: Served = kind(config, self.options)
         self.registry.put(deployment, default=not serving)
         return deployment
 
@@ -150,13 +157,13 @@ class Management:
             threading.Thread(target=_settle, args=(deployment,), name=f"scale-{model}", daemon=True).start()
         return None
 
-    def _workers_of(self, model: str, version: str | None) -> WorkerDeployment:
+    def _workers_of(self, model: str, version: str | None) -> Served:
         record = self.registry.record(model)
         wanted = version or record.default_version
         if wanted is None or wanted not in record.serving:
             raise VersionNotFound(model, wanted or "")
         deployment = record.serving[wanted]
-        if not isinstance(deployment, WorkerDeployment):
+        if not isinstance(deployment, WorkerDeployment | OnDemandDeployment):
             raise Unsupported(f"model '{model}' is an ensemble: scale the models of its steps")
         return deployment
 
@@ -196,12 +203,12 @@ class Management:
         except ModelNotFound:
             return None
 
-    def _close(self, deployment: WorkerDeployment, timeout: float) -> None:
+    def _close(self, deployment: Served, timeout: float) -> None:
         deployment.close(timeout)
         self.store.release(deployment.config)
 
 
-def _settle(deployment: WorkerDeployment) -> None:
+def _settle(deployment: Served) -> None:
     """Waits for the workers of an asynchronous start and says how it went."""
     began = time.monotonic()
     try:

@@ -21,6 +21,7 @@ from ..repository.triton import ensembles
 from ..repository.triton.repository import TritonRepository
 from ..serving.deployment import Deployment, ModelState, Options
 from ..serving.ensemble import Models
+from ..serving.on_demand import OnDemandDeployment
 from ..serving.registry import Record, Registry
 from .poller import Poller
 from .rollout import Rollout, close_aside
@@ -89,7 +90,7 @@ class ModelControl:
             finally:
                 self._no_longer_waits(name)
 
-        with ThreadPoolExecutor(LOAD_THREADS, thread_name_prefix="load") as pool:
+        with self.repository.many(), ThreadPoolExecutor(LOAD_THREADS, thread_name_prefix="load") as pool:
             list(pool.map(load, wanted))
 
     def _no_longer_waits(self, model: str) -> None:
@@ -99,9 +100,15 @@ class ModelControl:
             self.registry.forget(model, "")
 
     def load(self, model: str, config_json: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
-        """Loads or reloads one model over the API; returns when it serves, raises with the reason when it does not."""
+        """Loads or reloads one model over the API; returns when it serves, raises with the reason when it does not.
+
+        Also one that loads on demand: it is loaded now.
+        """
         self._refuse_unless_explicit()
         self._load(model, config_json, files)
+        for deployment in self._serving(model).values():
+            if isinstance(deployment, OnDemandDeployment):
+                deployment.load_now()
 
     def unload(self, model: str, dependents: bool = False) -> None:
         """Stops a model over the API: new requests are refused at once, accepted ones are answered, then its memory is free."""

@@ -20,8 +20,8 @@ from ..repository.triton.layout import check_file
 from ..repository.triton.stamps import version_stamp
 from ..serving.deployment import Deployment, ModelState, Options
 from ..serving.ensemble import EnsembleDeployment, Models
+from ..serving.on_demand import OnDemandDeployment, deployment_of
 from ..serving.registry import Registry
-from ..serving.sequence_deployment import SequenceDeployment
 from ..serving.worker_deployment import WorkerDeployment
 from ..workers import placement
 
@@ -158,9 +158,13 @@ class Rollout:
             ensemble.stamp = version_stamp(config)
             return ensemble
         check_file(config)
-        workers = placement.declared(config, cores.gpus())
-        kind = WorkerDeployment if config.sequence is None else SequenceDeployment
-        deployment = kind(config, self.options)
+        if config.on_demand:
+            waiting = OnDemandDeployment(config, self.options)
+            waiting.load_codec()
+            waiting.stamp = version_stamp(config)
+            return waiting
+        workers = placement.declared(config, self._gpus())
+        deployment = deployment_of(config, self.options)
         deployment.stamp = version_stamp(config)
         try:
             deployment.load_codec()
@@ -169,6 +173,9 @@ class Rollout:
             deployment.close(0.0)
             raise
         return deployment
+
+    def _gpus(self) -> Sequence[int]:
+        return cores.gpus() if self.options.gpus is None else self.options.gpus
 
     def _settle(self, deployments: Sequence[Deployment], settled: Settled) -> dict[str, str]:
         """Waits until each version is ready or has failed; the failed ones by version, with their reasons."""
@@ -182,7 +189,8 @@ class Rollout:
                 failures[config.version] = f"given up: {deployment.reason}" if given_up else str(error)
                 deployment.close(0.0)
                 self._note_failure(config, failures[config.version])
-            settled(config.version, failures.get(config.version))
+            if not deployment.on_demand:  # which has not been loaded yet
+                settled(config.version, failures.get(config.version))
         return failures
 
     def _resize(self, model: str, configs: Sequence[ModelConfig], settled: Settled) -> dict[str, str]:
@@ -191,7 +199,9 @@ class Rollout:
         for config in configs:
             deployment = self.serving(model)[config.version]
             before = deployment.wanted_workers()
-            if isinstance(deployment, WorkerDeployment) and before != (now := placement.declared(config, cores.gpus())):
+            if isinstance(deployment, OnDemandDeployment):
+                deployment.reconfigure(config)
+            elif isinstance(deployment, WorkerDeployment) and before != (now := placement.declared(config, self._gpus())):
                 try:
                     self._grow(deployment, before, now)
                 except JitneyError as error:

@@ -17,10 +17,9 @@ from ...core.errors import InvalidConfig, JitneyError
 from ...core.names import is_safe_name
 from ..repository.torchserve.registration import Registration
 from ..repository.triton.strays import ARCHIVES, is_archive, strays
-from ..serving.worker_deployment import WorkerDeployment
 from ..settings.settings import Settings
 from ..settings.snapshots import Registered, missing_archives, restored
-from .management import Management
+from .management import Management, Served
 from .model_control import ModelControl, Report
 
 log = logging.getLogger(__name__)
@@ -43,7 +42,7 @@ class Planned:
 class Begun:
     """A model whose workers are starting since `began` (monotonic seconds)."""
 
-    deployment: WorkerDeployment
+    deployment: Served
     began: float
 
 
@@ -161,6 +160,8 @@ def settle(begun: Sequence[Begun], report: Report) -> None:
 
     def wait(item: Begun) -> None:
         config, reason = item.deployment.config, None
+        if item.deployment.on_demand:
+            return  # nothing has been loaded yet
         try:
             if config.min_workers:
                 item.deployment.wait_ready()

@@ -52,6 +52,7 @@ class Metrics:
         self._process = ProcessCollector(registry=CollectorRegistry())
         self._interval, self._cache = interval, cache
         self.collect: Callable[[], None] = lambda: None  # called before a scrape, to bring what others have counted
+        self.more: list[Callable[[], Iterable[Family]]] = []  # families that others count
         self._stop = threading.Event()
         self._sampler: threading.Thread | None = None
         self._said: set[str] = set()  # names of models' metrics of which it was said that they are dropped
@@ -118,6 +119,8 @@ class Metrics:
             yield from gpu_families(gpus.READER.read())
         if self._cache is not None:
             yield from cache_families(self._cache)
+        for counted in self.more:
+            yield from counted()
         yield from self._process_families()
 
     def _process_families(self) -> Iterator[Family]:

@@ -1,7 +1,7 @@
 """Triton's families that belong to no model: the machine's memory and processors, its GPUs, the response cache.
 
-Names, units and kinds are Triton's (core's metrics.cc and the cache's); its energy counter is left out, which nvidia-smi does not
-report.
+Names, units and kinds are Triton's (core's metrics.cc and the cache's). Its energy counter is there where NVML tells it, which
+nvidia-smi does not.
 """
 
 from __future__ import annotations
@@ -78,6 +78,12 @@ def gpu_families(gpus: Sequence[GpuFigures]) -> Iterator[Family]:
         for gpu in gpus:
             family.add({"gpu_uuid": gpu.uuid}, reading(gpu))
         yield family
+    energy = Family("nv_energy_consumption", "counter", "GPU energy consumption in joules")
+    for gpu in gpus:
+        if gpu.energy:
+            energy.add({"gpu_uuid": gpu.uuid}, gpu.energy)
+    if energy.samples:
+        yield energy
 
 
 def cache_families(cache: CacheFigures) -> Iterator[Family]:

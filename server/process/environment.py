@@ -15,6 +15,14 @@ from pathlib import Path
 from ...core.errors import InvalidConfig
 
 PARAMETER = "EXECUTION_ENV_PATH"
+#: Variables that hold secrets of the server's: models' code has no business with them, and no front end needs them.
+SECRETS = (
+    "JITNEY_TOKEN",
+    "JITNEY_KEYSTORE_PASS",
+    "TS_KEYSTORE_PASS",
+    "JITNEY_HTTP_RESTRICTED_API",
+    "JITNEY_GRPC_RESTRICTED_PROTOCOL",
+)
 _MODEL_DIRECTORY = "$$TRITON_MODEL_DIRECTORY"
 _LAUNCHER = Path(__file__).with_name("launch.py")
 

@@ -28,6 +28,7 @@ from ..ipc.arena import Arena
 from ..metrics.statistics import ModelStatistics
 from ..workers.pool import WorkerStatus
 from .deployment import Deployment, MakeRequest, ModelState, OnAnswer
+from .on_demand import OnDemandDeployment
 from .registry import Registry, version_order
 from .validation import validate
 from .worker_deployment import WorkerDeployment
@@ -112,7 +113,7 @@ class DataPlane:
     def _predict(self, deployment: Deployment, request: Request, on_answer: OnAnswer | None) -> Call:
         if deployment.config.backend == "handler":
             return deployment.submit(request, on_answer=on_answer)
-        if request.headers.get("explain") == "True" and isinstance(deployment, WorkerDeployment):
+        if request.headers.get("explain") == "True" and isinstance(deployment, WorkerDeployment | OnDemandDeployment):
             return deployment.explainer().submit(request, on_answer=on_answer)
         deployment.refuse_without_workers()  # before decoding costs anything
         deployment.refuse_if_full()
@@ -162,14 +163,19 @@ class DataPlane:
         """Whether requests should be sent here: started, not draining and, if readiness is strict, every model ready.
 
         A version whose workers have all died is not ready until one has loaded the model again. One that was unloaded, or
-        scaled to no workers, is no reason to send requests elsewhere.
+        scaled to no workers, is no reason to send requests elsewhere; nor is one that loads on demand, also where its last load
+        has failed.
         """
         if not self.started or self.stopping:
             return False
-        return not self.strict_readiness or (
-            all(entry.state == ModelState.READY or entry.reason == "unloaded" for entry in self.registry.index())
-            and not any(deployment.stranded for deployment in self.registry.deployments())
-        )
+        if not self.strict_readiness:
+            return True
+        deployments = self.registry.deployments()
+        on_demand = {(each.config.name, each.config.version) for each in deployments if each.on_demand}
+        return all(
+            entry.state == ModelState.READY or entry.reason == "unloaded" or (entry.name, entry.version) in on_demand
+            for entry in self.registry.index()
+        ) and not any(deployment.stranded for deployment in deployments)
 
     def model_ready(self, model: str, version: str | None = None) -> bool:
         """Whether this model can answer now; False, without an error, for unknown ones."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -21,6 +21,7 @@ from ..ipc.arena import Arena
 from ..ipc.io_context import IoContext
 from ..metrics.statistics import Statistics
 from ..workers.pool import HostServer, WorkerStatus
+from .model_cache import ModelCache
 from .response_cache import ResponseCache
 
 OnAnswer = Callable[[Response | JitneyError], None]
@@ -45,6 +46,8 @@ class Options:
     host          answers workers' own calls: other models' inference, loading, unloading
     on_event      on_event(deployment, kind, payload) takes what workers emit: metrics of handlers and models
     io            the process' own
+    gpus          the CUDA numbers of the GPUs that models may be placed on; None = all that there are
+    models        which of those that load on demand stay loaded
     """
 
     shape_change: str = "lane"
@@ -52,6 +55,8 @@ class Options:
     on_event: Callable[[Deployment, str, Mapping[str, Any]], None] | None = None
     cache: ResponseCache | None = None
     io: IoContext = field(default_factory=IoContext)
+    gpus: Sequence[int] | None = None
+    models: ModelCache = field(default_factory=ModelCache)
 
 
 class Deployment(ABC):
@@ -61,6 +66,7 @@ class Deployment(ABC):
     """
 
     arena: Arena | None = None
+    on_demand = False  # whether it can answer though it is not loaded; then a load that fails is no failure of the server
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config

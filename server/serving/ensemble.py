@@ -79,7 +79,7 @@ class Run:
         self.tensors = entering(config, call.request)
         self.placed: dict[str, tuple[Arena, memoryview]] = {}
         self.parts: list[Call] = []
-        call.parts = self.parts
+        call.parts, call.steps = self.parts, []
 
     def advance(self) -> None:
         """Starts every step whose tensors exist or are known to be left out; answers the call when nothing is left to run."""
@@ -109,6 +109,7 @@ class Run:
             with self.lock:
                 self.unsent.remove(step)
                 self.parts.append(part)
+                self._note(part)
                 self._forget_done()
 
     def _request(self, started: _Started, deployment: Deployment) -> Request:
@@ -187,6 +188,11 @@ class Run:
             for tensor in answer.tensors
             if tensor.name in names
         }
+
+    def _note(self, part: Call) -> None:
+        """Keeps a step's times for longer than its call."""
+        if self.call.steps is not None and part.config is not None:
+            self.call.steps.append((part.config.name, part.config.version, part.times))
 
     def _forget_done(self) -> None:
         """Lets go of the steps' calls that are over, and of their tensors; with the lock held."""

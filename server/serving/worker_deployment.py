@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,9 +25,11 @@ from ..batching.item import Batch, Item, Waiting
 from ..batching.policy import ShapeChange
 from ..batching.queue import Batcher
 from ..ipc.arena import Arena
+from ..metrics.statistics import Statistics
 from ..workers.pool import BatchReport, Pool, WorkerStatus
 from ..workers.running_calls import encoded
 from .deployment import Deployment, ModelState, OnAnswer, Options
+from .fatal_inputs import FatalInputs
 from .ordering import OrderedAnswers
 from .response_cache import ResponseCache, cache_key
 
@@ -37,6 +39,11 @@ ARENA_BYTES = 8 << 30
 BRISK_NS = 1_000_000
 
 _generations = itertools.count(1)
+
+
+def new_generation() -> int:
+    """What tells the cached answers of one load of a version from those of another."""
+    return next(_generations)
 
 
 class WorkerDeployment(Deployment):
@@ -50,8 +57,9 @@ class WorkerDeployment(Deployment):
         self._ragged = frozenset(spec.name for spec in config.inputs if spec.ragged)
         self._ordered = OrderedAnswers() if config.batching.preserve_ordering else None
         self._cache = options.cache if config.response_cache else None
-        self._generation = next(_generations)
+        self._generation = new_generation()
         self._patient = not (config.client_timeout_s or config.batching.limits_waiting or config.sequence)
+        self._fatal = FatalInputs(config.name)
         self._on_event = options.on_event
         self._closing = False
         self._retries = False
@@ -60,6 +68,7 @@ class WorkerDeployment(Deployment):
         self._lock = threading.Lock()
         self._options = options
         self._explainer: WorkerDeployment | None = None
+        self.on_workers: Callable[[], None] | None = None  # called when a worker became ready, or is no longer
         self.arena = Arena(ARENA_BYTES)
         self.pool = Pool(
             config,
@@ -69,6 +78,7 @@ class WorkerDeployment(Deployment):
             host=options.host,
             on_event=self._event,
             on_state=self._workers_changed,
+            gpus=options.gpus,
             io=options.io,
         )
         self.dispatcher = Dispatcher(
@@ -102,6 +112,11 @@ class WorkerDeployment(Deployment):
         self.pool.execute(calls)
 
     # -- life ------------------------------------------------------------------------------------------------------------
+
+    def resume(self, statistics: Statistics, generation: int) -> None:
+        """Before `start`: goes on with the counters, and the answers in the response cache, of an earlier load of this
+        version."""
+        self.statistics, self._generation = statistics, generation
 
     def start(self, workers: int, *, retry: bool = False) -> None:
         """Begins starting workers and returns at once; with `retry` a first start that fails is tried again."""
@@ -154,6 +169,8 @@ class WorkerDeployment(Deployment):
     def _workers_changed(self) -> None:
         """Where failing starts are tried again, the first worker that comes up makes the model ready."""
         self._answer_without_workers()
+        if self.on_workers is not None:
+            self.on_workers()
         if not self._retries or self.state not in (ModelState.LOADING, ModelState.UNAVAILABLE) or not self.pool.ready():
             return
         with self._lock:
@@ -200,6 +217,7 @@ class WorkerDeployment(Deployment):
             self.refuse_without_workers()
         if self._cache is None and not request.rows > self.config.max_batch_size > 0:  # which is another error
             self.refuse_if_full(priority)
+        self._fatal.check(request)
         call = Call(request, self.config, on_answer=on_answer)
         call.encode = encode
         if self._cache is None:  # which would keep the outputs for longer than the target's memory lasts
@@ -299,6 +317,8 @@ class WorkerDeployment(Deployment):
         self.dispatcher.wake()
 
     def _batch_done(self, report: BatchReport) -> None:
+        if report.fatal:
+            self._fatal.crashed(report.calls[0].request)
         for call in report.calls:
             call.withdraw = call.message = None
             if call.slots:

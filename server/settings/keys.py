@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import restrictions
+from . import restrictions, trace
 from .addresses import parse_address, parse_host
 
 Reader = Callable[[str], Any]
@@ -285,12 +285,19 @@ JITNEY: dict[str, Key] = {
     "http_threads": Key(integer(1, 4096), "128"),
     "max_waiting": Key(integer(1, 1_000_000), "2048"),
     "max_held_bytes": Key(integer(1 << 20, 2**63 - 1), str(1 << 30)),
+    "worker_max_memory": Key(integer(0, 2**63 - 1), "0"),
+    "worker_max_files": Key(integer(0, 1_000_000), "0"),
+    "worker_sandbox": Key(choice("off", "files", "network"), "off"),
+    "max_connections_per_address": Key(integer(0, 1_000_000), "0"),
     "front_ends": Key(integer(1, 256), "1"),
     "status_page": Key(choice("on", "off"), "on"),
     "grpc_front_ends": Key(integer(1, 256), "1"),
     "allow_private_urls": Key(switch, "false"),
     "shape_change": Key(choice("lane", "flush"), "lane"),
     "fast_path": Key(switch, "true"),
+    "default_load": Key(choice("at_start", "on_demand"), "at_start"),
+    "default_idle_timeout_s": Key(number(0, 2**31), "0"),
+    "max_loaded_bytes": Key(integer(0, 2**63 - 1), "0"),
     "max_archive_bytes": Key(integer(1, 2**63 - 1), str(128 * 2**30)),
     "max_archive_entries": Key(integer(1, 10_000_000), "100000"),
     "max_archive_ratio": Key(integer(1, 1_000_000), "100"),
@@ -310,6 +317,7 @@ TRITON: dict[str, Key] = {
     "disable_auto_complete_config": Key(switch, "false"),
     "backend_config": Key(backend_config, ""),
     "cache_config": Key(cache_config, ""),
+    "trace_config": Key(trace.parse, ""),
     "model_config_name": Key(text, ""),
     "server_id": Key(text, "triton"),
     "allow_client_shm": Key(switch, "true"),

@@ -77,7 +77,7 @@ def group_of(method: str, path: str) -> str | None:
         return group_of(method, "/".join(rest[1:])) if rest[:1] == ["try"] else None
     if first in ("models", "v1", "workflows"):
         return "metadata" if method in ("GET", "HEAD", "OPTIONS") and rest[-1:] != ["set-default"] else "model-repository"
-    return "metadata" if first in ("", "api-description") else None
+    return "metadata" if first in ("", "api-description", "openapi.json", "docs") else None
 
 
 def _kserve(segments: list[str]) -> str | None:

@@ -21,6 +21,7 @@ from .grpc import GrpcAddress, GrpcSettings
 from .keys import MAX_BYTES
 from .restrictions import Restrictions
 from .sources import collect
+from .trace import TraceConfig
 
 #: Shortest token that JITNEY_TOKEN may hold.
 MIN_TOKEN = 8
@@ -82,7 +83,14 @@ class Settings:
     http_threads  requests that may wait in threads of the inference listener: streams, pictures, long JSON
     max_waiting  requests that may wait for models, of all together
     max_held_bytes  bytes of bodies and unread answers that all connections together may have the server hold
+    worker_max_memory  bytes of memory of its own that a worker may have, 0 = any number
+    worker_max_files  files that a worker may have open, 0 = as many as the server
+    worker_sandbox  off; files = workers write below the temporary folder alone; network = and use no TCP: docs/security.md
+    max_connections_per_address  connections of one client address to a port, 0 = any number
     front_ends  processes that answer the inference address; 1 = the main process itself. http_threads is of each of them
+    default_load  at_start or on_demand: when the workers of models start that say nothing of their own
+    default_idle_timeout_s  how long a model that was loaded on demand may be without a request; 0 = until memory runs short
+    max_loaded_bytes  what all models that were loaded on demand may take together; 0 = what the machine has
     status_page  on or off: /status and what it is made of, on the management port
     allow_private_urls  whether archives may be fetched from loopback and private addresses
     shape_change  lane: an odd shape waits in a lane of its own; flush: it closes the batch before it, as in Triton
@@ -102,6 +110,7 @@ class Settings:
     disable_auto_complete_config  whether configurations are taken as they are, without completion from model files
     backend_config  tritonserver's: backend ("" = all) -> key -> value
     cache_config  bytes of the response cache, 0 = none
+    trace_config  which requests are traced, and where traces go
     http_header_forward_pattern  regular expression: matching headers become parameters of KServe requests, "" = none
     http_restricted_api  group of routes -> header and value that its requests need
     model_config_name  configs/NAME.pbtxt is read in place of config.pbtxt
@@ -169,11 +178,18 @@ class Settings:
     http_threads: int = 128
     max_waiting: int = 2048
     max_held_bytes: int = 1 << 30
+    worker_max_memory: int = 0
+    worker_max_files: int = 0
+    worker_sandbox: str = "off"
+    max_connections_per_address: int = 0
     front_ends: int = 1
     status_page: str = "on"
     allow_private_urls: bool = False
     shape_change: str = "lane"
     fast_path: bool = True
+    default_load: str = "at_start"
+    default_idle_timeout_s: float = 0.0
+    max_loaded_bytes: int = 0
     max_archive_bytes: int = 128 * 2**30
     max_archive_entries: int = 100_000
     max_archive_ratio: int = 100
@@ -189,6 +205,7 @@ class Settings:
     disable_auto_complete_config: bool = False
     backend_config: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     cache_config: int = 0
+    trace_config: TraceConfig = field(default_factory=TraceConfig)
     http_header_forward_pattern: str = ""
     http_restricted_api: Restrictions = field(default_factory=dict)
     model_config_name: str = ""
@@ -256,6 +273,11 @@ class Settings:
         processes += self.grpc.front_ends if self.grpc_addresses else 0
         least = self.max_request_size + self.max_response_size
         return max(self.max_held_bytes // processes, least) + self.cache_config
+
+    @property
+    def connections_per_address(self) -> int:
+        """Connections that one address may have to one process that answers the inference address: its share, rounded up."""
+        return -(-self.max_connections_per_address // self.front_ends)
 
     @property
     def snapshot_folder(self) -> Path:

@@ -237,6 +237,7 @@ def _complete(values: dict[str, Any], cwd: Path) -> None:
     for name in PATHS:
         if values.get(name):
             values[name] = str(cwd / values[name])
+    values["trace_config"] = values["trace_config"].within(cwd)
     values["model_repository"] = tuple(str(cwd / folder) for folder in values["model_repository"])
     values.setdefault("workflow_store", values.get("model_store"))
     if values.get("model_snapshot") is not None:

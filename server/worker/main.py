@@ -26,19 +26,20 @@ from typing import NoReturn
 
 from ...backends.base import Backend, DeviceLost
 from ...backends.extras import explain
+from ...backends.memory import is_out_of_memory
 from ...backends.telling import text_of, trace_of
 from ...core.errors import JitneyError
 from ...core.model_config import ModelConfig
 from ..ipc.frame import BadFrame, PeerClosed
 from ..ipc.memory import Region
 from ..ipc.messages import Message
-from ..process import exits
+from ..process import exits, sandbox
 from ..workers.channel import MessageChannel
 from ..workers.messages import Cancel, Copied, Execute, HostReply, Load, Loaded
 from .host import FrameHost
 from .inbox import Inbox
 from .reply_memory import ReplyMemory
-from .running_batch import RunningBatch, is_out_of_memory
+from .running_batch import RunningBatch
 
 _PR_SET_PDEATHSIG = 1
 
@@ -90,7 +91,7 @@ class Worker:
         gc.freeze()  # the model and its libraries stay: they need not be looked through while it answers
         self._channel.send(Loaded())
         try:
-            self._execute(backend, arena, self._replies, message.config.overlaps)
+            self._execute(backend, arena, self._replies, message.config)
         except DeviceLost as error:
             print(f"worker ends because its device is lost: {error}", file=sys.stderr, flush=True)  # noqa: T201 - logged
             return exits.DEVICE_LOST
@@ -101,15 +102,15 @@ class Worker:
         reason = text_of(error) if isinstance(error, JitneyError) else explain(error)
         self._channel.send(Loaded(reason or type(error).__name__, trace_of(error), is_out_of_memory(error)))
 
-    def _execute(self, backend: Backend, arena: Region, replies: ReplyMemory, overlaps: bool) -> None:
+    def _execute(self, backend: Backend, arena: Region, replies: ReplyMemory, config: ModelConfig) -> None:
         while isinstance(message := self._inbox.get(), Execute):
             replies.copied(message.copied)
-            batch = RunningBatch(message, self._channel, arena, replies, overlaps)
+            batch = RunningBatch(message, self._channel, arena, replies, config.overlaps)
             self._batches = {number: other for number, other in self._batches.items() if not other.done}
             self._batches[batch.id] = batch
             if self._early_cancels:
                 self._cancel_early(batch)
-            batch.run(backend)
+            batch.run(backend, config.retry_after_crash)
 
     def _cancel_early(self, batch: RunningBatch) -> None:
         """What was said of this batch before it was here; what is older is over."""
@@ -187,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.argv = [""]  # as in Triton: a model's argparse must not find these flags
     die_with(options.parent)
     leave_signals_to_the_server()
+    sandbox.enter()
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     connection = socket.socket(fileno=options.fd)
     for fd in (options.fd, options.arena_fd, options.reply_fd):

@@ -9,6 +9,7 @@ from functools import partial
 import msgspec
 
 from ...backends.base import Backend, DeviceLost
+from ...backends.memory import is_out_of_memory
 from ...backends.telling import text_of, trace_of
 from ...core.errors import ModelFailed
 from ...core.request import Failure, Request, Response
@@ -31,14 +32,6 @@ INLINE_TOTAL = 16 << 20
 LARGEST = MAX_PAYLOAD - (1 << 20)
 
 _REQUEST = msgspec.msgpack.Decoder(WireRequest)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Python's, torch's or CUDA's way to say so; torch is recognised by name because it may not be imported here."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    text = text_of(error)
-    return isinstance(error, RuntimeError) and "out of memory" in text and ("CUDA" in text or "HIP" in text)
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -79,10 +72,10 @@ class RunningBatch:
 
     # ---- main thread
 
-    def run(self, backend: Backend) -> None:
+    def run(self, backend: Backend, retried: bool = False) -> None:
         """Has the backend execute the batch; leaves no request open but those that the model may answer later.
 
-        Raises the backend's DeviceLost after it failed the requests.
+        Raises the backend's DeviceLost after it failed the requests; where they are `retried` elsewhere, it leaves them open.
         """
         started = time.perf_counter_ns()
         requests = self._requests()
@@ -94,6 +87,8 @@ class RunningBatch:
         except Exception as error:  # noqa: BLE001 - whatever the model's code raises fails its requests, not the worker
             failure = failure_of(error)
             lost = error if isinstance(error, DeviceLost) else None
+        if lost is not None and retried:
+            raise lost
         spent = time.perf_counter_ns() - started
         with self._lock:
             self._count(spent, backend.durations)

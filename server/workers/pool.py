@@ -226,8 +226,8 @@ class Pool:
         else:
             self._hand_over(worker, batch)
 
-    def _begin(self, calls: Sequence[Call], pinned: bool = False) -> RunningCalls:
-        batch = RunningCalls(next(self._numbers), calls, pinned)
+    def _begin(self, calls: Sequence[Call], pinned: bool = False, retried: bool = False) -> RunningCalls:
+        batch = RunningCalls(next(self._numbers), calls, pinned, retried)
         self._running[batch.number] = batch
         return batch
 
@@ -370,6 +370,8 @@ class Pool:
                 continue
             if response.error is not None and response.error.detail:
                 self._log.error("%s: %s\n%s", child.name, response.error.message, response.error.detail)
+            if not response.final:
+                batch.streamed.add(index)
             if not batch.live[index].answer(response) and not response.final:
                 self._withdraw(child, batch, index)
         child.copied(results)
@@ -440,7 +442,7 @@ class Pool:
         if child is not None:
             self._host_calls.forget(child)
             for batch in [*held.begun, *(other for other in held.untouched if not other.follows)]:
-                self._fail(batch, child.death(), child.name)
+                self._crashed(batch, child)
         again = [batch for batch in held.untouched if batch.follows]
         for batch in again:
             batch.sent = batch.follows = False
@@ -450,13 +452,42 @@ class Pool:
         self._give_up_without_workers()
         self._call(self._on_state)
 
+    def _crashed(self, batch: RunningCalls, child: WorkerProcess) -> None:
+        """Its worker ended while it ran: it fails, or its requests run once more, each alone, so that the bad one fails alone."""
+        death = child.death()
+        if not self._runs_again(batch, child, death):
+            batch.fail(death)
+            self._report(batch, child.name, fatal=len(batch.live) == 1 and child.crashed)
+            return
+        again = batch.untouched()
+        log.warning("%s; its %d requests run again, each alone", death, len(again))
+        alone = [self._begin([call], retried=True) for call in again]
+        batch.calls = [call for call in batch.calls if call not in again]
+        for call in batch.calls:
+            call.fail(death)
+        if batch.calls:
+            self._report(batch, child.name)
+        else:
+            del self._running[batch.number]
+        with self._lock:
+            self._waiting.extend(alone)
+
+    def _runs_again(self, batch: RunningCalls, child: WorkerProcess, death: JitneyError) -> bool:
+        """Not a second time, nor what hung, nor where no worker follows. A lone request is to blame where its worker crashed; and
+        the model may have changed its data in shared memory, while those of several are copied before it sees them."""
+        if not self.config.retry_after_crash or batch.retried or batch.pinned or type(death) is not WorkerDied:
+            return False
+        if len(batch.live) == 1 and (child.crashed or batch.live[0].slots):
+            return False
+        return not self._supervisor.closing and self.target() > 0
+
     # ---- any thread
 
-    def _report(self, batch: RunningCalls, worker: str = "", results: Results | None = None) -> None:
+    def _report(self, batch: RunningCalls, worker: str = "", results: Results | None = None, *, fatal: bool = False) -> None:
         """The batch is over, by the message `results` where there is one."""
         self._running.pop(batch.number, None)
         if self._on_batch is not None:
-            self._call(self._on_batch, batch.report(worker, results))
+            self._call(self._on_batch, batch.report(worker, results, fatal))
 
     def _call(self, function: Callable[..., None] | None, *arguments: object) -> None:
         """Calls back; what goes wrong there is logged and must not keep calls from being answered."""

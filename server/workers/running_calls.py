@@ -26,6 +26,7 @@ class BatchReport:
     durations  nanoseconds of the worker: input, infer, output; zeros where it died
     worker     its name, "" for a batch that never found one
     ok         whether a worker executed it to the end, whatever each call's result
+    fatal      whether it held one request, and its worker crashed over it
     """
 
     calls: list[Call]
@@ -33,24 +34,42 @@ class BatchReport:
     durations: tuple[int, int, int]
     worker: str
     ok: bool
+    fatal: bool = False
 
 
 class RunningCalls:
     """`calls` are those that were handed in, `live` those that are executed, at their index of the message.
 
-    A call that is over already, or that cannot be encoded (it is failed with InvalidRequest), is not executed. A `pinned`
-    batch is for one worker and no other. `sent`: its worker has it whole. `follows`: its worker has certainly not begun it as
-    long as another batch runs there.
+    A call that is over already, or that cannot be encoded (it is failed with InvalidRequest), is not executed.
+
+    pinned   for one worker and no other
+    retried  holds a request whose worker crashed
+    sent     its worker has it whole
+    streamed indices of requests that had a part of their answer
+    follows  its worker has certainly not begun it as long as another batch runs there
     """
 
-    __slots__ = ("calls", "cancelled", "follows", "live", "message", "number", "pinned", "rows", "sent")
+    __slots__ = (
+        "calls",
+        "cancelled",
+        "follows",
+        "live",
+        "message",
+        "number",
+        "pinned",
+        "retried",
+        "rows",
+        "sent",
+        "streamed",
+    )
 
-    def __init__(self, number: int, calls: Sequence[Call], pinned: bool = False) -> None:
-        self.number, self.pinned = number, pinned
+    def __init__(self, number: int, calls: Sequence[Call], pinned: bool = False, retried: bool = False) -> None:
+        self.number, self.pinned, self.retried = number, pinned, retried
         self.sent = self.follows = False
         self.calls = list(calls)
         self.live: list[Call] = []
         self.cancelled: set[int] = set()
+        self.streamed: set[int] = set()
         requests: list[msgspec.Raw] = []
         self.rows = 0
         for call in self.calls:
@@ -90,15 +109,19 @@ class RunningCalls:
         """Whether every call has its final answer."""
         return not [call for call in self.live if not call.done]
 
+    def untouched(self) -> list[Call]:
+        """The calls of which no answer has arrived, nor a part of one."""
+        return [call for index, call in enumerate(self.live) if not call.done and index not in self.streamed]
+
     def fail(self, error: JitneyError) -> None:
         """Ends the calls that are not over."""
         for call in self.live:
             call.fail(error)
 
-    def report(self, worker: str = "", results: Results | None = None) -> BatchReport:
+    def report(self, worker: str = "", results: Results | None = None, fatal: bool = False) -> BatchReport:
         """`results`: the message that ended the batch, None where there was none."""
         if results is None:
-            return BatchReport(self.calls, self.rows, (0, 0, 0), worker, False)
+            return BatchReport(self.calls, self.rows, (0, 0, 0), worker, False, fatal)
         times = (results.input_ns, results.infer_ns, results.output_ns)
         return BatchReport(self.calls, self.rows, times, worker, True)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from ...core.errors import Draining, JitneyError, LoadFailed, WorkerTimeout
-from ...core.model_config import ModelConfig
+from ...core.model_config import TENSOR_BACKENDS, ModelConfig
 from ...core.request import Instance
 from ..ipc.arena import Arena
 from ..ipc.io_context import IoContext
@@ -38,7 +38,6 @@ Member = Worker[WorkerProcess, RunningCalls]
 #: Batches that a worker may hold where nothing else is said: of a model that answers when it pleases; of tensors on a GPU, so
 #: that the next one is there when the present one is over; of anything else.
 OPEN, ON_GPU, ALONE = 256, 2, 1
-_TENSORS = ("eager", "torchscript", "exported", "onnxruntime")
 
 
 def in_flight(config: ModelConfig, instance: Instance) -> int:
@@ -47,7 +46,7 @@ def in_flight(config: ModelConfig, instance: Instance) -> int:
         return config.max_in_flight
     if config.overlaps:
         return OPEN
-    return ON_GPU if instance.gpu is not None and config.backend in _TENSORS else ALONE
+    return ON_GPU if instance.gpu is not None and config.backend in TENSOR_BACKENDS else ALONE
 
 
 class Supervisor:

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -26,7 +27,7 @@ from ..ipc.io_context import IoContext
 from ..ipc.memory import Region
 from ..ipc.messages import Data, Message
 from ..process import exits
-from ..process.environment import module_command, own_python
+from ..process.environment import SECRETS, module_command, own_python
 from .channel import MessageChannel
 from .logs import LogPump
 from .messages import Copied, Execute, Load, Loaded, Results
@@ -41,8 +42,6 @@ _END_S = 2.0
 _TELL = 16 << 20
 #: Answers with more bytes in shared memory than this are copied by the reading thread, and not by the loop of all connections.
 _LIGHT = 1 << 20
-#: The server's own; models' code has no business with them.
-_SECRETS = ("JITNEY_TOKEN",)
 #: glibc's malloc: a batch's activations come from memory that the process has already, instead of fresh pages from the system
 #: for every batch, which took a fifth of a ResNet's time. What a worker once needed it keeps, up to 4 GiB.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
@@ -67,12 +66,12 @@ def environment(config: ModelConfig, instance: Instance) -> dict[str, str]:
     """
     threads = dict.fromkeys(_THREAD_VARIABLES, str(instance.threads))
     withheld = re.compile(config.withheld_environment)
-    inherited = {k: v for k, v in os.environ.items() if k not in _SECRETS and not withheld.fullmatch(k)}
+    inherited = {k: v for k, v in os.environ.items() if k not in SECRETS and not withheld.fullmatch(k)}
     return {**MALLOC, **inherited, **threads, "PYTHONUNBUFFERED": "1", **config.environment}
 
 
 class WorkerProcess:
-    """A process, its socket, its reply memory, and the two threads that read from it.
+    """A process, its socket, its reply memory, and the thread that reads from it (what it prints, one thread reads for all).
 
     `on_message(child, message)` is called by the reading thread or, while that lends its socket, by the process' reactor;
     finally `on_exit(child)`, by the reading thread. `send` and `kill` may be called by any thread. The thread that makes a
@@ -199,6 +198,12 @@ class WorkerProcess:
         """As a shell counts, 137 for SIGKILL; None while it runs."""
         code = self._process.returncode
         return None if code is None else exits.exit_code(code)
+
+    @property
+    def crashed(self) -> bool:
+        """Whether it ended by itself, because of what it did. A SIGKILL is somebody else's: the server's, an operator's, or the
+        kernel's for want of memory."""
+        return self.cause is None and self._process.returncode not in (None, exits.STOPPED, -signal.SIGKILL, -signal.SIGTERM)
 
     def ending(self) -> str:
         """How it ended, with the last words on stderr where it was not killed."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jitney.backends import cuda_context
 from jitney.backends.base import DeviceLost
 from jitney.backends.batch import Array, TensorBackend
 from jitney.core.model_config import ModelConfig
@@ -33,9 +34,6 @@ class Numpy(TensorBackend):
         self.shapes.append(next(iter(inputs.values())).values.shape)
         self.seen.append(inputs)
         return self.function(inputs)
-
-    def is_fatal(self, error: Exception) -> bool:
-        return isinstance(error, ArithmeticError)
 
 
 def double(inputs: dict[str, Array]) -> dict[str, Array]:
@@ -116,16 +114,27 @@ def test_only_the_poisoned_requests_fail(model: ModelConfig, poisoned: set[int])
             np.testing.assert_array_equal(arrays(answer)["y"], sent[index] * 2)
 
 
-def test_a_lost_device_ends_the_batch(model: ModelConfig) -> None:
+def test_a_lost_device_ends_the_batch(model: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was raised: cuBLAS and ONNX Runtime raise the same kinds of errors for lost devices and for sound ones."""
+
     def run(inputs: dict[str, Array]) -> dict[str, Array]:
         if inputs["x"].values.any():
-            raise ArithmeticError("device-side assert")
+            raise RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED")
         return double(inputs)
 
     backend = make(run, model)
-    with pytest.raises(DeviceLost, match="'m' lost its device: device-side assert"):
-        backend.execute([request(x=rows(1, 1)), request(x=rows(1, 2))], lambda index, response: None)
+    sent = [request(x=rows(1, 1)), request(x=rows(1, 2))]
+    monkeypatch.setattr(cuda_context, "lost", lambda: "CUDA error 710: device-side assert triggered")
+    assert all(answer.error is not None for answer in answers(backend, sent)), "on the CPU nothing is lost"
+    backend.instance = Instance("m_0", "KIND_GPU", 0)
+    backend.shapes.clear()
+    with pytest.raises(DeviceLost, match="'m' lost its device: CUDA error 710: device-side assert triggered"):
+        backend.execute(sent, lambda index, response: None)
     assert len(backend.shapes) == 1
+    monkeypatch.setattr(cuda_context, "lost", lambda: "")
+    assert [answer.error.message for answer in answers(backend, sent) if answer.error] == [
+        "RuntimeError: CUBLAS_STATUS_EXECUTION_FAILED"
+    ] * 2
 
 
 def test_an_output_without_the_batch_axis_names_tensor_expected_and_found(model: ModelConfig) -> None:

@@ -1,18 +1,28 @@
 """What nvidia-smi says, with a script in its place: on machines without a GPU nothing else can be asked."""
 
 import os
+import sys
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from jitney.backends import gpus
-from jitney.backends.gpus import GpuReader
+from jitney.backends import gpus, nvml
+from jitney.backends.gpus import GpuFigures, GpuReader
 from jitney.server.http.torchserve.describe import gpu_usage
 from jitney.server.metrics.machine import gpu_families
 from jitney.server.metrics.text import render
 from jitney.server.metrics.torchserve import TorchServeMetrics
 
 LINES = "0, GPU-aaaa, 17, 4, 678, 81559, 70.5, 400\n1, GPU-bbbb, [N/A], 0, 1000, 2000, [N/A], [N/A]\n"
+
+
+@pytest.fixture(autouse=True)
+def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvml, "opened", lambda: None)
 
 
 @pytest.fixture
@@ -78,3 +88,116 @@ def test_triton_s_metrics_of_gpus(tool: Path) -> None:
     ):
         assert line in text.splitlines()
     assert list(gpu_families(())) == []
+
+
+def test_a_tool_that_takes_long_keeps_no_request_waiting(tool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one waits for a moment, those after it get what was found last, however old."""
+    monkeypatch.setattr(gpus, "_PATIENCE_S", 0.2)
+    script = tool / "nvidia-smi"
+    script.write_text(f"#!/bin/sh\nsleep 1.5\ncat {tool}/lines\n")
+    reader = GpuReader(max_age=0.01)
+    began = time.monotonic()
+    assert reader.read() == ()
+    assert time.monotonic() - began < 1.2
+    deadline = time.monotonic() + 20
+    while not reader._found:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    began = time.monotonic()
+    assert len(reader.read()) == 2
+    assert time.monotonic() - began < 1.2
+
+
+def test_the_thread_goes_when_nobody_asks_and_comes_back(tool: Path) -> None:
+    reader = GpuReader(max_age=0.01, interest=0.1)
+    assert len(reader.read()) == 2
+    thread = reader._thread
+    assert thread is not None
+    thread.join(10)
+    assert not thread.is_alive()
+    (tool / "lines").write_text(LINES.splitlines()[0])
+    time.sleep(0.05)  # until what was found is old
+    assert len(reader.read()) == 1
+
+
+def test_a_machine_without_gpus_gets_no_thread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    before = threading.active_count()
+    reader = GpuReader()
+    assert reader.read() == ()
+    assert threading.active_count() == before
+
+
+class Library:
+    """What `nvidia-ml-py` offers, for two cards of which one reports its memory only, and one that fell off the bus."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self) -> None:
+        self.initialised = False
+
+    def nvmlInit(self) -> None:
+        self.initialised = True
+
+    def nvmlDeviceGetCount(self) -> int:
+        assert self.initialised
+        return 3
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        if index == 1:
+            raise self.NVMLError
+        return index
+
+    def nvmlDeviceGetUUID(self, handle: int) -> str | bytes:
+        return "GPU-new" if handle else b"GPU-old"
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
+        return SimpleNamespace(used=5 << 20, total=80 << 30)
+
+    def _only_of_the_first(self, handle: int, value: Any) -> Any:
+        if handle:
+            raise self.NVMLError
+        return value
+
+    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:
+        return self._only_of_the_first(handle, SimpleNamespace(gpu=50, memory=25))
+
+    def nvmlDeviceGetPowerUsage(self, handle: int) -> Any:
+        return self._only_of_the_first(handle, 70_500)
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, handle: int) -> Any:
+        return self._only_of_the_first(handle, 400_000)
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: int) -> Any:
+        return self._only_of_the_first(handle, 1_234_500)
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Library:
+    found = Library()
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "pynvml", found)
+    return found
+
+
+def test_nvml_is_asked_where_it_is_there_and_no_program_started(library: Library, tmp_path: Path) -> None:
+    found = GpuReader().read()
+    assert found == (
+        GpuFigures(0, "GPU-old", 50.0, 25.0, 5.0, 81920.0, 70.5, 400.0, 1234.5),
+        GpuFigures(2, "GPU-new", 0.0, 0.0, 5.0, 81920.0),
+    )
+    lines = render(gpu_families(found)).decode().splitlines()
+    assert 'nv_energy_consumption{gpu_uuid="GPU-old"} 1234.5' in lines
+    assert "# TYPE nv_energy_consumption counter" in lines
+    assert not [line for line in lines if line.startswith('nv_energy_consumption{gpu_uuid="GPU-new"')]
+
+
+def test_without_a_driver_nvml_is_not_used(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise library.NVMLError("Driver Not Loaded")
+
+    monkeypatch.setattr(library, "nvmlInit", refuse)
+    assert nvml.opened() is None
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert nvml.opened() is None

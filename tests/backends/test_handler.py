@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from jitney.tests.fakes import broken_cuda
 from jitney.tests.fakes.handler_runner import Outcome, body, json_body, run
 
 ECHO = "class Echo:\n    def handle(self, data, context):\n        return [{NAME} for row in data]\n"
@@ -477,3 +478,38 @@ def test_metrics_yaml_declares_metrics(handler: Callable[..., Any], tmp_path: Pa
     files = {"metrics.yaml": json.dumps({"model_metrics": declared}), "other.yaml": "ts_metrics: {}"}
     assert handler(SURROUNDINGS, files=files, metrics_config=str(tmp_path / "metrics.yaml")).error == ""
     assert "expected a mapping 'model_metrics'" in handler(SURROUNDINGS, metrics_config=str(tmp_path / "other.yaml")).error
+
+
+LOSES_ITS_DEVICE = (
+    broken_cuda.SOURCE
+    + """
+class Loses:
+    def handle(self, data, context):
+        wanted = bytes(data[0]["body"]).decode()
+        if wanted == "raises":
+            lose()
+            raise RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")
+        if wanted == "catches":
+            lose()
+            return [RuntimeError("caught and returned") for _ in data]
+        if wanted == "harmless":
+            raise RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED")
+        return ["fine" for _ in data]
+"""
+)
+
+
+@pytest.mark.parametrize("how", ["raises", "catches"])
+@pytest.mark.parametrize("yaml", [{}, {"asyncCommunication": True}])
+def test_a_handler_whose_cuda_context_is_lost_ends_its_worker(
+    handler: Callable[..., Any], how: str, yaml: dict[str, Any]
+) -> None:
+    """The batch is not tried again request by request; the worker's main thread ends with DeviceLost."""
+    with pytest.raises(RuntimeError, match="DeviceLost: model 'handled' lost its device: CUDA error: device-side assert"):
+        handler(LOSES_ITS_DEVICE, [body(how), body("fine")], yaml=yaml)
+
+
+def test_an_error_on_a_sound_context_ends_no_worker(handler: Callable[..., Any]) -> None:
+    found = handler(LOSES_ITS_DEVICE, [body("harmless")], [body("fine")])
+    assert found.bodies(0) == ["Prediction failed"]
+    assert found.bodies(1) == [b"fine"]

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jitney.core.errors import InvalidRequest, LoadFailed, ModelFailed
+from jitney.core.errors import InvalidRequest, LoadFailed, ModelFailed, WorkerDied
 from jitney.core.request import Request
 from jitney.core.tensor import Tensor
+from jitney.tests.fakes import broken_cuda
 from jitney.tests.fakes.serving import LIMIT_S, Serving, serving, write_model
 
 ACTS_CONFIG = """
@@ -596,3 +597,61 @@ def test_a_model_is_warmed_up_before_it_is_ready(tmp_path: Path) -> None:
         assert (directory / "seen").read_text() == "2 [[0.0]];" * 2
         with pytest.raises(LoadFailed, match=r"warm-up 'w' of model 'cold' failed: .*ValueError: cold"):
             served.load("cold")
+
+
+LOSES_CONFIG = """
+backend: "python" max_batch_size: 8
+input [ { name: "X" data_type: TYPE_FP32 dims: [ -1 ] } ]
+output [ { name: "Y" data_type: TYPE_FP32 dims: [ -1 ] } ]
+instance_group [ { kind: KIND_CPU } ]
+"""
+LOSES = (
+    broken_cuda.SOURCE
+    + """
+import os, threading
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        wanted = int(pb_utils.get_input_tensor_by_name(requests[0], "X").as_numpy()[0, 0])
+        if wanted == 1:
+            lose()
+            raise RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED")
+        if wanted == 2:
+            lose()
+            return [pb_utils.InferenceResponse(error=pb_utils.TritonError("caught by the model")) for _ in requests]
+        if wanted == 3:
+            raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED")
+        pid = np.array([[os.getpid()]], np.float32)
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("Y", pid)]) for _ in requests]
+"""
+)
+
+
+def test_a_model_whose_cuda_context_is_lost_gets_a_new_worker(tmp_path: Path) -> None:
+    """Also where the model caught what CUDA raised and answered with an error of its own; other errors keep the worker."""
+    write_model(tmp_path, "loses", LOSES_CONFIG, LOSES)
+
+    def ask(value: float) -> float:
+        (answer,) = server.ask("loses", [Tensor.from_numpy("X", np.array([[value]], np.float32))])
+        return float(answer.tensors[0].numpy()[0, 0])
+
+    def ask_the_next(value: float) -> float:
+        try:
+            return ask(value)
+        except WorkerDied:  # the one that was about to end had taken it
+            return ask(value)
+
+    with serving(tmp_path, "loses") as server:
+        first = ask(0)
+        with pytest.raises(ModelFailed, match="CUBLAS_STATUS_NOT_SUPPORTED"):
+            ask(3)
+        assert ask(0) == first
+        with pytest.raises(ModelFailed, match="CUBLAS_STATUS_EXECUTION_FAILED"):
+            ask(1)
+        second = ask_the_next(0)
+        assert second != first
+        with pytest.raises(ModelFailed, match="caught by the model"):
+            ask(2)
+        assert ask_the_next(0) not in (first, second)

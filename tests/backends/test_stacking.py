@@ -106,3 +106,33 @@ def test_strings_and_rows_of_nothing_are_split_too() -> None:
     assert [part.numpy().shape for part in empty] == [(1, 0), (2, 0)]
     none = split("y", Array("FP32", np.zeros((0, 2), np.float32)), (0, 0))
     assert [part.numpy().shape for part in none] == [(0, 2), (0, 2)]
+
+
+def test_buffers_grow_with_what_is_sent_and_not_to_what_could_be(tmp_path: Path) -> None:
+    """A large row does not take the memory of 32 of them; a full batch takes no more than itself."""
+    taken: list[int] = []
+
+    def allocate(size: int) -> Any:
+        taken.append(size)
+        return aligned(size)
+
+    model = config(tmp_path, "eager", [spec("x", -1)], [spec("y", 1)], 32)
+    buffers = BatchBuffers(model, allocate, lambda *_: None)
+
+    def stack(rows: int, width: int) -> None:
+        array = np.ones((rows, width), np.float32)
+        found = buffers.stack("x", [Request(tensors=[Tensor.from_numpy("x", array)])], rows, copies_single=True)
+        np.testing.assert_array_equal(found.values, array)
+
+    stack(1, 1000)
+    stack(1, 900)
+    assert taken == [4096]
+    stack(2, 1000)
+    assert taken == [4096, 8192]
+    stack(32, 1000)
+    assert taken == [4096, 8192, 128_000]
+    for rows in range(1, 33):
+        stack(rows, 1000)
+    assert len(taken) == 3
+    stack(40, 1000)
+    assert taken[-1] == 160_000, "a batch beyond max_batch_size, as warm-up of other sizes has it"

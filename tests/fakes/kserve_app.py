@@ -7,13 +7,14 @@ from typing import Any
 import falcon
 
 from jitney.server.http.kserve import add_routes, inferring
-from jitney.server.http.kserve.settings import LogSettings, TraceSettings
+from jitney.server.http.kserve.settings import LogSettings
 from jitney.server.http.kserve.shm import ClientRegions
 from jitney.server.http.middleware.admission import Admission
 from jitney.server.http.middleware.recorder import Recorder
 from jitney.server.metrics import Metrics
 from jitney.server.settings.addresses import parse_address
 from jitney.server.settings.settings import Settings
+from jitney.server.tracing.settings import TraceSettings
 
 App = falcon.App[falcon.Request, falcon.Response]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,8 +88,7 @@ def loaded(repository: Path, *, mode: str = "explicit", options: Options | None 
     """The planes of a server with every model of the folder; failures to load stay in their index."""
     plane = LoadedPlane(strict_readiness=False)
     models = TritonRepository([repository])
-    options = options or Options()
-    options = Options(options.shape_change, BlsHost(plane, plane.control), None, options.cache, plane.io)
+    options = replace(options or Options(), host=BlsHost(plane, plane.control), on_event=None, io=plane.io)
     control = ModelControl(plane.registry, models, plane, options, mode)
     plane.control.attach(repository=control)
     try:

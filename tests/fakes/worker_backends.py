@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -96,6 +97,15 @@ class Obedient(Backend):
     def do_die(self, index: int, request: Request, respond: Respond) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
+    def do_crash(self, index: int, request: Request, respond: Respond) -> None:
+        ctypes.string_at(0)
+
+    def do_die_once(self, index: int, request: Request, respond: Respond) -> None:
+        if not Path(str(request.parameters["mark"])).exists():
+            _mark(request)
+            self.do_die(index, request, respond)
+        self.do_echo(index, request, respond)
+
     def do_exit(self, index: int, request: Request, respond: Respond) -> None:
         sys.exit(3)
 
@@ -122,6 +132,9 @@ class Obedient(Backend):
             respond(index, Response(body=bytes([n % 256]) * size, final=False))
             time.sleep(float(request.parameters.get("pause", 0)))
         respond(index, Response(body=b"end"))
+
+    def do_half(self, index: int, request: Request, respond: Respond) -> None:
+        respond(index, Response(body=b"hello", final=False))
 
     def do_forever(self, index: int, request: Request, respond: Respond) -> None:
         """Streams until nobody listens any more."""

@@ -71,18 +71,22 @@ class AcceptingListener(AdoptingListener):
                 continue
             polite = 0
             self._take_one()
+        while self.connections < limit and self._take_one():  # those who wait have a connection already, and may have asked
+            pass
 
-    def _take_one(self) -> None:
+    def _take_one(self) -> bool:
+        """Whether there was one to take."""
         try:
             sock, peer = self._sock.accept()
         except (BlockingIOError, ConnectionAbortedError):
-            return  # another one was faster, or the client is gone
+            return False  # another one was faster, or the client is gone
         except OSError as error:
             self._server.complain("no connection can be accepted: %s", error)
             time.sleep(_FULL_S)
-            return
+            return False
         sock.setblocking(False)
         with contextlib.suppress(OSError):  # it may have gone already
             self._server.set_socket_options(sock)
         self.adopt(sock, self._server.fix_addr(peer))
         self._counters.set_connections(self._index, self.connections)
+        return True

@@ -70,6 +70,7 @@ class FrontEnd:
         for region in (arena.region, replies, self._counters.region):
             region.close_fd()
         self._link = SchedulerClient(sock, reader, self.send_queue, arena, replies, self._drains.put, _lost, self._io)
+        self._link.tracing.apply(hello.traces)
         _send_log(self.send_queue, hello)
 
     def serve(self) -> int:
@@ -96,6 +97,7 @@ class FrontEnd:
             RemoteTokens(link, counters) if hello.asks_keys else None,
             admission,
             RemoteRegions(link, counters, settings.allow_client_shm),
+            link.tracing,
         )
         app, plans = build_inference(ports, services, is_served)
         doorway: Any = Doorway(app, self._door, settings.http_threads)
@@ -103,7 +105,7 @@ class FrontEnd:
         tls = server_context(settings, hello.pem) if address.tls else None
         return AcceptingListener(
             doorway, address, tls=tls, plans=plans, sock=self._listening, counters=counters,
-            index=hello.index, io=self._io, **listener_options(ports, settings),
+            index=hello.index, io=self._io, per_address=settings.connections_per_address, **listener_options(ports, settings),
         )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from ...ipc.frame import BadFrame, FrameReader, PeerClosed
 from ...ipc.frame_reading import Reading
 from ...ipc.io_context import IoContext
 from ...ipc.memory import Region
+from ...tracing.sampling import Tracing
 from .. import wire
 from ..error_codec import error_from_wire
 from ..messages import (
@@ -40,6 +41,8 @@ from ..messages import (
     QueryReply,
     Stale,
     Submit,
+    Traced,
+    Traces,
 )
 from ..send_queue import SendQueue
 
@@ -80,6 +83,7 @@ class SchedulerClient:
         self.send_queue, self.arena, self._coalescer = send_queue, arena, io.coalescer
         self._reading, self._replies = Reading(sock, reader, self._take, io.reactors), replies
         self._on_drain, self._on_lost = on_drain, on_lost
+        self.tracing = Tracing(lambda record: send_queue.put(Traced(record), urgent=False))
         self._numbers = itertools.count(1)
         self._open: dict[int, _Open] = {}
         self._asked: dict[int, list[QueryReply]] = {}
@@ -181,6 +185,8 @@ class SchedulerClient:
                 self.send_queue.put(Flushed(message.number))
             case Drain():
                 self._on_drain(message.seconds)
+            case Traces():
+                self.tracing.apply(message.rules)
             case _:
                 raise BadFrame(f"{type(message).__name__} comes too late")
 
@@ -247,8 +253,11 @@ def _tell(call: Call, message: CallAnswer) -> None:
     call.config = message.config or call.config
     if message.times is not None:
         set_times(call, message.times)
+    if message.steps is not None:
+        call.steps = message.steps
 
 
 def set_times(call: Call, times: FrontTimes) -> None:
     call.times.dispatched, call.times.compute_input = times.dispatched, times.compute_input
     call.times.compute_infer, call.times.compute_output = times.compute_infer, times.compute_output
+    call.batch_rows = times.batch_rows

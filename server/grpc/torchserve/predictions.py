@@ -5,6 +5,7 @@ A handler sees each input as a bytearray under its name, and nothing of the call
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -39,8 +40,9 @@ class Predictions:
 
     async def one(self, request: Any, context: Any) -> Any:
         """The first answer: a handler that streams is not asked for more."""
-        self._predicting.services.note(context, f"/{PACKAGE}.InferenceAPIsService/Predictions")
-        answers = self._answers(request, context)
+        path = f"/{PACKAGE}.InferenceAPIsService/Predictions"
+        self._predicting.services.note(context, path)
+        answers = self._answers(request, context, path)
         try:
             return await anext(answers)
         finally:
@@ -48,12 +50,13 @@ class Predictions:
 
     async def stream(self, request: Any, context: Any) -> AsyncGenerator[Any, None]:
         """All answers as they come."""
-        self._predicting.services.note(context, f"/{PACKAGE}.InferenceAPIsService/StreamPredictions")
-        async for answer in self._answers(request, context):
+        path = f"/{PACKAGE}.InferenceAPIsService/StreamPredictions"
+        self._predicting.services.note(context, path)
+        async for answer in self._answers(request, context, path):
             yield answer
 
-    async def _answers(self, request: Any, context: Any) -> AsyncGenerator[Any, None]:
-        target, nbytes = target_of(request), request.ByteSize()
+    async def _answers(self, request: Any, context: Any, path: str) -> AsyncGenerator[Any, None]:
+        target, nbytes, began = target_of(request), request.ByteSize(), time.monotonic_ns()
         try:
             if not self._guard.lets_all_pass:
                 self._guard.check(context.invocation_metadata() or ())
@@ -65,6 +68,7 @@ class Predictions:
                         yield self._answer(prediction=await self._predicting.body(call, response, target))
                 finally:
                     call.cancel()  # nothing, where it is over
+                    self._predicting.traced(context, path, began, call, target)
         except grpc.aio.AbortError:
             raise
         except Exception as error:

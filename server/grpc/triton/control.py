@@ -25,8 +25,9 @@ from ....core.names import relative_path, safe_name
 from ...http.kserve import metadata, statistics
 from ...http.kserve.control import refuse_repository
 from ...http.kserve.errors import RegionNotFound
-from ...http.kserve.settings import LogSettings, TraceSettings
+from ...http.kserve.settings import LogSettings
 from ...http.kserve.shm import ClientRegions
+from ...tracing.settings import TraceSettings
 from . import settings
 from .errors import PollFailed, status_of
 from .versions import version_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from ....core.errors import JitneyError, Unsupported
@@ -55,7 +56,7 @@ class Infer:
         self._handlers = HandlerInfer(preparing.services)
 
     async def __call__(self, data: bytes, context: Any) -> bytes:
-        request_id = ""
+        request_id, began = "", time.monotonic_ns()
         self._preparing.services.note(context, PATH)
 
         def status_of(error: JitneyError) -> tuple[str, str]:
@@ -67,12 +68,12 @@ class Infer:
             with self._preparing.services.place(len(data)):
                 reader = Reader(data)
                 request_id = reader.id
-                return await self._answer(reader, context)
+                return await self._answer(reader, context, began)
         except Exception as error:
             await abort(context, error, status_of, "ModelInfer")
             raise
 
-    async def _answer(self, reader: Reader, context: Any) -> bytes:
+    async def _answer(self, reader: Reader, context: Any, began: int) -> bytes:
         preparing = self._preparing
         version, config = preparing.config(reader)
         if config.decoupled:
@@ -80,15 +81,16 @@ class Infer:
         if config.backend == "handler":
             return await self.ask_handler(reader, Target(reader.model, version), context, raw=True)
         asked, _ = preparing.read(reader, context.invocation_metadata)
-        awaited = Awaited()
+        awaited, response = Awaited(), None
         call = preparing.submit(reader, version, asked, awaited.on_answer)
         try:
             response = await awaited.only()
+            return reply.render(call.config or config, asked, response)
         finally:
             call.cancel()  # nothing, where it is over
-        return reply.render(call.config or config, asked, response)
+            preparing.services.traced(context, PATH, began, call, errors.status_of, response)
 
     async def ask_handler(self, reader: Reader, target: Target, context: Any, *, raw: bool) -> bytes:
         """The answer of a TorchServe handler, its tensors typed or `raw`."""
         asked, _ = self._preparing.read(reader, context.invocation_metadata)
-        return await self._handlers.answer(asked, target, raw=raw)
+        return await self._handlers.answer(asked, target, context, raw=raw)

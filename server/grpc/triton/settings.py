@@ -1,7 +1,6 @@
 """Trace and log settings as Triton's gRPC messages have them, and as `http.kserve.settings` does. Pure.
 
-What is unknown is ignored here, where HTTP refuses it (Triton): the answer shows what holds. A level is refused, as by a Triton
-without a trace file: no traces are written.
+What is unknown is ignored here, where HTTP refuses it (Triton): the answer shows what holds.
 """
 
 from __future__ import annotations
@@ -37,8 +36,6 @@ def read_trace(given: Document) -> dict[str, Any]:
             known = [level for level in values if level in _LEVELS]
             if "OFF" in known and len(values) > 1:
                 raise InvalidRequest("Expect only one trace level 'OFF' is specified")
-            if known not in ([], ["OFF"]):
-                raise InvalidRequest("Attempting to set invalid trace setting :trace file name is not given")
             if known or not values:
                 changes[name] = known or None
         elif name in _SINGLE:

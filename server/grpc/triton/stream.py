@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
@@ -43,6 +44,7 @@ from .request import Reader
 
 log = logging.getLogger(__name__)
 
+PATH = "/inference.GRPCInferenceService/ModelStreamInfer"
 #: Answers that may wait to be sent before no further request is read.
 BACKLOG = 64
 #: Requests of one stream that may be open; the next one is read when there is room, so that one stream does not take all places.
@@ -63,7 +65,7 @@ class Exchange:
         self.decoupled = self.empty_final = self.over = False
         self.call: Call | None = None
         self.kept: deque[Answer] = deque()  # answers whose turn has not come
-        self.place = stream.preparing.services.place(nbytes)
+        self.place, self.began = stream.preparing.services.place(nbytes), time.monotonic_ns()
 
     def on_answer(self, answer: Answer) -> None:
         """`Call.on_answer`: any thread."""
@@ -202,6 +204,9 @@ class Stream:
         if self._open.pop(exchange, exchange) is None:
             exchange.place.__exit__(None, None, None)
             self._room.set()
+            if exchange.call is not None:
+                services = self.preparing.services
+                services.traced(self._context, PATH, exchange.began, exchange.call, errors.status_of)
 
     async def _send(self) -> None:
         while self._ready:
@@ -265,7 +270,7 @@ class StreamInfer:
 
     async def __call__(self, requests: AsyncIterator[bytes], context: Any) -> None:
         metadata = tuple(context.invocation_metadata() or ())
-        self._preparing.services.note(context, "/inference.GRPCInferenceService/ModelStreamInfer")
+        self._preparing.services.note(context, PATH)
         try:
             self._guard.check(metadata)
             ends_at_error = dict(metadata).get("triton_grpc_error") == "true"

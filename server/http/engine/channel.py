@@ -22,6 +22,7 @@ from waitress.utilities import Error, InternalServerError, logger
 
 from ....core.holding import COUNTED, Unsent
 from .parser import ParsedRequest, RequestHead, whole_request
+from .peers import Peers
 from .runner import PlanRunner
 from .task import AppTask, HeadWriter, RefusalTask
 
@@ -56,6 +57,7 @@ class ListeningServer(Protocol):
     plans: PlanTable | None
     inline: Container[str]
     draining: bool
+    peers: Peers
     task_dispatcher: Any
 
     @property
@@ -99,6 +101,16 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
         server.loop.look(self)
 
     # -- the loop's thread -----------------------------------------------------------------------------------------------
+
+    def del_channel(self, map: dict[int, Any] | None = None) -> None:  # noqa: A002
+        super().del_channel(map)
+        self.server.peers.leave(self)
+
+    def turn_away(self, answer: bytes) -> None:
+        """Sends an answer before anything is asked, and ends the connection."""
+        self._lingers = self.close_when_flushed = True
+        self.write_soon(answer)
+        self.server.loop.look(self)
 
     def received(self, data: bytes) -> bool:
         fresh = False

@@ -34,6 +34,7 @@ from ...settings.addresses import Address
 from ..plan import PlanTable
 from .channel import Refuse
 from .loop import Loop
+from .peers import Peers
 from .server import HttpServer, UnixServer
 from .task import TaskPool
 from .tls import TlsServer
@@ -101,13 +102,14 @@ class Listener:
     plans     answers the requests that have a plan, without the application; default none
     inline    paths of the application that the loop's thread serves itself, without a thread of the pool; default none
     sock      the listening socket where others listen on it too; default one of its own at `address`
+    per_address  connections that one client address may have, 0 = any number
     io        the process' way to read for others, to which the loop offers itself if it carries inference; default none
     """
 
     def __init__(
         self, app: Callable[..., Any], address: Address, *, name: str, threads: int, max_body: int, refuse: Refuse,
         setting: str = "", ports: Collection[str] = (), tls: ssl.SSLContext | None = None, plans: PlanTable | None = None,
-        inline: Container[str] = (), sock: socket.socket | None = None, io: IoContext | None = None,
+        inline: Container[str] = (), sock: socket.socket | None = None, per_address: int = 0, io: IoContext | None = None,
     ) -> None:  # fmt: skip
         if address.tls and tls is None:
             raise InvalidConfig(f"{setting or name}={address}: expected a TLS context")
@@ -119,7 +121,7 @@ class Listener:
         self._loop = Loop(name, self._io.coalescer)
         self._dispatcher = TaskPool(name)
         self._server = _server(app, self._sock, self._loop, self._dispatcher, max_body, tls if address.tls else None)
-        self._server.refuse = refuse
+        self._server.refuse, self._server.peers = refuse, Peers(per_address)
         self._server.plans, self._server.inline = plans, inline
         self._thread = threading.Thread(
             target=self._loop.run, args=(self._server, CLEANUP_SECONDS), name=f"http-{name}", daemon=True

@@ -8,6 +8,7 @@ folded lines.
 from __future__ import annotations
 
 import io
+import re
 
 import httptools
 from waitress.adjustments import Adjustments
@@ -28,6 +29,7 @@ MAX_LINES, MAX_NAMES, MAX_HOSTS = 1024, 1024, 256
 #: What llhttp reads in place of the request line, which is parsed here.
 _LINE = b"POST / HTTP/1.1\r\n"
 _END = b"\r\n\r\n"
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _ONE_CODING = "only one Transfer-Encoding, 'chunked', is understood"
 
 
@@ -52,6 +54,8 @@ class RequestLine:
     def __init__(self, line: bytes) -> None:
         if b"\r" in line or b"\n" in line:
             raise ParsingError("Bare CR or LF found in HTTP message")
+        if _CONTROL.search(line):  # a tab is a blank to some programs
+            raise ParsingError("a control character in the request line")
         command, target, version = crack_first_line(line.rstrip())
         if not command:
             raise ParsingError("Start line is invalid")

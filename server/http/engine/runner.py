@@ -148,7 +148,7 @@ class PlanRunner:
             self._send(flight, reply)
 
     def _send(self, flight: ConnectionRequest, reply: Reply) -> None:
-        head = flight.head
+        head, flight.status = flight.head, reply.head.code
         close = self.server.draining or not head.keeps_open or reply.head.connection == "close"
         try:
             if reply.stream is not None:

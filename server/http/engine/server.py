@@ -11,12 +11,15 @@ from collections.abc import Container
 from typing import Any
 
 from waitress import wasyncore
+from waitress.channel import ClientDisconnected
 from waitress.server import TcpWSGIServer, UnixWSGIServer
+from waitress.utilities import Error
 
 from ....core import holding
 from ..plan import PlanTable
 from .channel import Channel, Refuse
 from .loop import HOLD_OFF_S, Loop
+from .peers import Peers
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +27,17 @@ log = logging.getLogger(__name__)
 SPARE_SECONDS = 5.0
 #: How often places are made, and the part of all connections that may be closed for it each time.
 ROOM_SECONDS, ROOM_PART = 1.0, 4
+#: While the server ends, a connection that was used within the last `SPARE_SECONDS` stays open for so long: its client may just
+#: be sending a request, which is answered, and told to close.
+GRACE_SECONDS = 0.5
 #: How many connections one pass of the loop accepts.
 ACCEPTS = 64
 #: How often the same trouble with accepting is logged.
 LOG_SECONDS = 60.0
+
+
+class TooManyConnections(Error):  # type: ignore[misc]
+    code, reason = 503, "Service Unavailable"
 
 
 class HttpServer(TcpWSGIServer):  # type: ignore[misc]
@@ -39,10 +49,12 @@ class HttpServer(TcpWSGIServer):  # type: ignore[misc]
 
     channel_class = Channel
     draining = False
+    tells = True  # whether a client can be told something before it has spoken
     refuse: Refuse
     loop: Loop
     plans: PlanTable | None = None
     inline: Container[str] = ()
+    peers: Peers
     _rests_until = 0.0  # nothing is accepted before
     _room_at = _logged_at = float("-inf")
 
@@ -88,11 +100,31 @@ class HttpServer(TcpWSGIServer):  # type: ignore[misc]
 
     def welcome(self, sock: socket.socket, peer: Any) -> None:
         """Serves an accepted connection, whose other end is `peer`: (host, port)."""
+        host = str(peer[0]) if len(peer) > 1 and peer[1] is not None else ""
         try:
-            self.channel_class(self, sock, peer, self.adj, map=self._map)
+            if self.peers.full(host):
+                self._turn_away(sock, peer, host)
+                return
+            self.peers.enter(self.channel_class(self, sock, peer, self.adj, map=self._map), host)
         except Exception as error:  # noqa: BLE001 - whatever it was, the next connection is not to blame
             sock.close()
             self.complain("a connection cannot be served: %s", error)
+
+    def _turn_away(self, sock: socket.socket, peer: Any, host: str) -> None:
+        """Ends a connection beyond those that its address may have. Where it is not told why: see `tells`."""
+        limit = self.peers.limit
+        self.complain("%s has %d connections, as many as one address may have (max_connections_per_address)", host, limit)
+        if not self.tells or self.peers.full(host, 2):  # those that are told stay for a moment
+            sock.close()
+            return
+        text = f"{host} has {limit} connections, as many as one address may have (max_connections_per_address)"
+        status, headers, body = self.refuse("", TooManyConnections(text))
+        lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers), "connection: close"]
+        head = "\r\n".join([*lines, f"content-length: {len(body)}", "", ""])
+        channel = self.channel_class(self, sock, peer, self.adj, map=self._map)
+        self.peers.enter(channel, host)
+        with contextlib.suppress(ClientDisconnected):
+            channel.turn_away(head.encode("latin-1") + body)
 
     def handle_error(self) -> None:
         """waitress would close the listening socket, and with it the port, for ever."""
@@ -130,12 +162,23 @@ class HttpServer(TcpWSGIServer):  # type: ignore[misc]
                 channel.will_close = True
 
     def drain(self) -> None:
-        """Closes the listening socket and idle connections; the others close with their next answer. Loop's thread only."""
+        """Closes the listening socket and idle connections; the others close with their next answer. Loop's thread only.
+
+        What waits to be accepted is accepted first: its clients have a connection already, and may have sent a request.
+        """
+        while self.accepting and len(self.active_channels) < self.adj.connection_limit and self._accept():
+            pass
         self.draining, self.accepting = True, False
         self.del_channel()
         self.socket.close()
+        self._close_idle(SPARE_SECONDS)
+        self.loop.later(GRACE_SECONDS, self._close_idle)
+
+    def _close_idle(self, seconds: float = 0.0) -> None:
+        """Closes the connections that have been idle for so long."""
+        since = time.time() - seconds
         for channel in list(self.active_channels.values()):
-            if channel.idle:
+            if channel.idle and channel.last_activity <= since:
                 channel.handle_close()
 
     def close(self) -> None:

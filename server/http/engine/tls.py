@@ -192,4 +192,5 @@ class TlsServer(HttpServer):
     """A listening socket whose connections are encrypted."""
 
     channel_class = TlsChannel
+    tells = False  # nothing can be said before the handshake
     context: ssl.SSLContext

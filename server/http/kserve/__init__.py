@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ...serving.dataplane import DataPlane
     from ...serving.inference_plane import InferencePlane
     from ...settings.settings import Settings
+    from ...tracing.settings import TraceSettings
     from ..middleware.admission import Admission
     from ..middleware.recorder import Recorder
 
@@ -48,7 +49,7 @@ def add_routes(
     dataplane: DataPlane,
     control_plane: ControlPlane,
     server_id: str,
-    traces: settings.TraceSettings,
+    traces: TraceSettings,
     logs: settings.LogSettings,
 ) -> None:
     """Adds all of this dialect's routes; they belong to the inference port."""
@@ -77,14 +78,14 @@ def _add_of_models(app: App, resources: dict[str, Resource]) -> None:
 
 
 def _of_models(services: InferServices, dataplane: DataPlane) -> dict[str, Resource]:
-    limit, headers = services.limit, services.headers
+    limit, headers, tracing = services.limit, services.headers, services.recorder.tracing
     return {
         "": metadata.ModelMetadata(dataplane),
         "/ready": metadata.ModelReady(dataplane),
         "/config": metadata.Config(dataplane),
         "/stats": statistics.Statistics(dataplane),
-        "/generate": generate.Generate(dataplane, limit, headers),
-        "/generate_stream": generate.GenerateStream(dataplane, limit, headers),
+        "/generate": generate.Generate(dataplane, limit, headers, tracing),
+        "/generate_stream": generate.GenerateStream(dataplane, limit, headers, tracing),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Iterator
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +14,9 @@ from ....core.errors import InvalidRequest, JitneyError, ModelFailed
 from ....core.model_config import ModelConfig, TensorSpec
 from ....core.request import Request, Response
 from ....core.tensor import Tensor
+from ...tracing.record import Front
 from ..retry import RETRY_AFTER, SECONDS, is_temporary
+from ..wsgi import at_end
 from .documents import Document, dump, parse
 from .errors import describe
 from .headers import ForwardedHeaders
@@ -24,6 +27,7 @@ from .tensors import from_json, to_json
 
 if TYPE_CHECKING:
     from ...serving.dataplane import DataPlane
+    from ...tracing.sampling import Tracing
 
 _TOO_MANY = (
     "generate expects model to produce exactly 1 response, use generate stream for model that generates various number of "
@@ -45,11 +49,14 @@ class Event(NamedTuple):
 
 
 class _Generating(Resource):
-    def __init__(self, dataplane: DataPlane, limit: int, headers: ForwardedHeaders) -> None:
-        self._dataplane, self._limit, self._headers = dataplane, limit, headers
+    def __init__(self, dataplane: DataPlane, limit: int, headers: ForwardedHeaders, tracing: Tracing) -> None:
+        self._dataplane, self._limit, self._headers, self._tracing = dataplane, limit, headers, tracing
 
-    def _start(self, req: falcon.Request, model: str, version: str | None) -> tuple[ModelConfig, Call]:
+    def _start(
+        self, req: falcon.Request, resp: falcon.Response, model: str, version: str | None
+    ) -> tuple[ModelConfig, Call]:
         """Reads the request and queues it."""
+        began = time.monotonic_ns()
         version = version_of(version)
         config = self._dataplane.config(model, version)
         refuse_coding(req)
@@ -57,7 +64,19 @@ class _Generating(Resource):
         request.parameters = {**request.parameters, **self._headers.of(sent_headers(req))}
         req.context.request_id = request.id
         call = self._dataplane.infer(model, version, request)
+        if self._tracing.rules:
+            at_end(req, lambda: self._trace(req, resp, call, began))
         return call.config or config, call
+
+    def _trace(self, req: falcon.Request, resp: falcon.Response, call: Call, began: int) -> None:
+        """As plans do, when the answer is out."""
+        parent = req.get_header("traceparent")
+        found = self._tracing.choose(call.config.name if call.config is not None else "", parent)
+        if found is not None:
+            status, peer = str(resp.status_code), f"{req.env.get('REMOTE_ADDR', '')}:{req.env.get('REMOTE_PORT', '')}"
+            front = Front("http", req.method, req.path, peer, status, began, time.monotonic_ns(), parent or "")
+            front.state = req.get_header("tracestate") or ""
+            self._tracing.take(front, *found, call, None)
 
 
 class Generate(_Generating):
@@ -68,7 +87,7 @@ class Generate(_Generating):
 
     @answers_errors
     def on_post(self, req: falcon.Request, resp: falcon.Response, model: str, version: str | None = None) -> None:
-        config, call = self._start(req, model, version)
+        config, call = self._start(req, resp, model, version)
         given = list(_given(call, req))
         set_json(resp, render(config, call.request, _right(given[0])) if len(given) == 1 else {"error": _TOO_MANY})
 
@@ -78,7 +97,7 @@ class GenerateStream(_Generating):
 
     @answers_errors
     def on_post(self, req: falcon.Request, resp: falcon.Response, model: str, version: str | None = None) -> None:
-        config, call = self._start(req, model, version)
+        config, call = self._start(req, resp, model, version)
         events = _events(config, call, req)
         first = next(events, Event(b""))
         resp.status = first.status

@@ -1,9 +1,8 @@
-"""Trace and log settings over HTTP. They live in memory; no request can name a file."""
+"""Trace and log settings over HTTP. What requests change lives in memory; no request can name a file."""
 
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -15,71 +14,7 @@ from .resource import Resource, answers_errors, read_body, set_json
 
 if TYPE_CHECKING:
     from ...serving.dataplane import DataPlane
-
-log = logging.getLogger(__name__)
-
-_TRACE_DEFAULTS: dict[str, Any] = {
-    "trace_level": ["OFF"],
-    "trace_rate": "1000",
-    "trace_count": "-1",
-    "log_frequency": "0",
-    "trace_file": "",
-    "trace_mode": "triton",
-}
-_TRACE_LEVELS = ("OFF", "TIMESTAMPS", "TENSORS", "MIN", "MAX")
-_NUMBER = re.compile(r"-?[0-9]{1,18}")
-
-
-class TraceSettings:
-    """Triton's trace settings, of the server and of models that differ from it. Thread-safe. No traces are written."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._server: dict[str, Any] = {}
-        self._models: dict[str, dict[str, Any]] = {}
-
-    def get(self, model: str | None = None) -> dict[str, Any]:
-        """What holds for the server, or for one model."""
-        with self._lock:
-            return _TRACE_DEFAULTS | self._server | self._models.get(model or "", {})
-
-    def update(self, document: Document, model: str | None = None) -> dict[str, Any]:
-        """Changes the settings given, a null returning one to its parent's value; raises InvalidRequest, Unsupported."""
-        changes = {name: _trace_value(name, value) for name, value in document.items()}
-        with self._lock:
-            own = self._models.setdefault(model, {}) if model else self._server
-            for name, value in changes.items():
-                if value is None:
-                    own.pop(name, None)
-                else:
-                    own[name] = value
-        if changes.get("trace_level") not in (None, ["OFF"]):
-            log.warning("trace settings are kept and shown, but no traces are written")
-        return self.get(model)
-
-
-def _trace_value(name: str, value: Any) -> Any:
-    match name:
-        case "trace_file":
-            raise Unsupported("trace file location can not be updated through network protocol")
-        case "trace_mode":
-            raise Unsupported("trace mode can not be updated through network protocol")
-        case _ if value is None and name in _TRACE_DEFAULTS:
-            return None
-        case "trace_level":
-            levels = [value] if isinstance(value, str) else value
-            if not isinstance(levels, list) or not levels or any(level not in _TRACE_LEVELS for level in levels):
-                raise InvalidRequest(
-                    f"Unable to parse 'trace_level', got: {value}; expected some of {', '.join(_TRACE_LEVELS)}"
-                )
-            return levels
-        case "trace_rate" | "trace_count" | "log_frequency":
-            text = str(value) if type(value) in (int, str) else ""
-            if not _NUMBER.fullmatch(text):
-                raise InvalidRequest(f"Unable to parse '{name}', got: {value}")
-            return text
-        case _:
-            raise InvalidRequest(f"unknown trace setting '{name}'; expected some of {', '.join(_TRACE_DEFAULTS)}")
+    from ...tracing.settings import TraceSettings
 
 
 class LogSettings:

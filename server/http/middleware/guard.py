@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .tokens import Keys, Kind
 
 _V1_READY = re.compile(r"/v1/models/[^/:]+")
+#: What the API is, and the page that shows it.
+_DESCRIBED = re.compile(r"/openapi\.json|/docs(?:/[a-z-]+\.(?:js|css))?")
 #: The status page and its files; what the page asks models.
 _PAGE, _TRY = re.compile(r"/status(?:/[a-z-]+\.(?:js|css|svg))?"), ("/status/try/predictions/", "/status/try/v2/")
 DENIED = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
@@ -28,6 +30,8 @@ def needed(method: str, path: str, ports: Collection[str]) -> Kind | None:
     Models are changed with the management key only, also over the repository API that shares the inference port.
     """
     if path == "/api-description" or (path == "/" and method == "OPTIONS"):
+        return None
+    if _DESCRIBED.fullmatch(path) and {"inference", "management"} & set(ports):
         return None
     if "management" in ports and _PAGE.fullmatch(path):
         return None  # which holds nothing: it asks for the key itself

@@ -6,6 +6,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from ...tracing.sampling import Tracing
 from .cors import Cors
 
 if TYPE_CHECKING:
@@ -20,10 +21,11 @@ class Recorder:
 
     cors     which pages of other sites may read the answer
     metrics  where it is counted
+    tracing  whether it is traced
     """
 
-    def __init__(self, settings: Settings, metrics: RequestMetrics) -> None:
-        self.cors, self.metrics = Cors(settings), metrics
+    def __init__(self, settings: Settings, metrics: RequestMetrics, tracing: Tracing | None = None) -> None:
+        self.cors, self.metrics, self.tracing = Cors(settings), metrics, tracing or Tracing()
 
     def answered(self, status: int) -> None:
         """Counts an answer with this HTTP status."""

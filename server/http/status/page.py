@@ -40,11 +40,11 @@ class Page:
 
     def html(self, exchange: Exchange) -> None:
         """The page itself."""
-        _send(exchange, self._html, HTML)
+        send(exchange, self._html, HTML)
 
     def file(self, exchange: Exchange, name: str) -> None:
         """One of its files."""
-        _send(exchange, *self._files[name])
+        send(exchange, *self._files[name])
 
     def root(self, otherwise: Callable[[Exchange], None]) -> Callable[[Exchange], None]:
         """Answers `/` for browsers, and leaves the others to what answered before."""
@@ -56,7 +56,8 @@ class Page:
         return answer
 
 
-def _send(exchange: Exchange, data: bytes, kind: str) -> None:
+def send(exchange: Exchange, data: bytes, kind: str) -> None:
+    """Sends a file to GET and HEAD; MethodNotAllowed for others."""
     if exchange.req.method not in ("GET", "HEAD"):
         raise MethodNotAllowed("GET", "HEAD")
     exchange.resp.content_type, exchange.resp.data = kind, data

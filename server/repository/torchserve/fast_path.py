@@ -51,7 +51,15 @@ def fast_path(config: ModelConfig, manifest: Manifest, files: Collection[str]) -
         return None
     backend, filename = model
     built_in = BUILT_INS[name]
-    return replace(config, backend=backend, codec=name, filename=filename, inputs=built_in.inputs, outputs=built_in.outputs)
+    return replace(
+        config,
+        backend=backend,
+        codec=name,
+        filename=filename,
+        inputs=built_in.inputs,
+        outputs=built_in.outputs,
+        retry_after_crash=True,
+    )
 
 
 def _needs_handler(yaml: Mapping[str, Any]) -> bool:

@@ -75,7 +75,10 @@ class ModelStore:
             raise UrlRefused("the url is empty", url, "empty")
         if ".." in url:
             raise UrlRefused(f"'{url}' has '..' in it", url, "relative")
-        work = self._workspace.make()
+        try:
+            work = self._workspace.make()
+        except OSError as error:
+            raise SaveFailed(f"nothing can be kept in the temporary folder: {error}", url) from None
         try:
             if fetch.has_scheme(url):
                 return self._from_url(registration, work, at_startup, restored)
@@ -108,11 +111,11 @@ class ModelStore:
 
     def _find(self, url: str) -> Path:
         """A folder by its absolute path; else the store's file or folder of that name, whatever folders stand before it."""
-        if url.startswith("/") and Path(url).is_dir():
+        if url.startswith("/") and _is_there(Path(url), file=False):
             return Path(url)
         name = url.rstrip("/").rpartition("/")[2]
         found = self._folder / name
-        if name in ("", ".") or "\0" in name or name.startswith(".") or not (found.is_file() or found.is_dir()):
+        if name in ("", ".") or "\0" in name or name.startswith(".") or not _is_there(found):
             raise UrlRefused(f"there is no '{name}' in the model store", url, "missing")
         return found
 
@@ -158,10 +161,19 @@ class ModelStore:
             self.settings, registration, archive, found or ModelYaml(), numbers, name=name, gpus=self._usable_gpus()
         )
         config = replace(config, work_directory=str(work), loaded_at_startup=at_startup and restored is None)
+        config = self._loading(config, registration, found or ModelYaml())
         if self.settings.fast_path:
             files = {item.name for item in archive.directory.iterdir()}
             config = fast_path(config, archive.manifest, files) or config
         return self._with_dependencies(config, archive, found, work)
+
+    def _loading(self, config: ModelConfig, registration: Registration, found: ModelYaml) -> ModelConfig:
+        """With when its workers start. A registration that asks for workers gets them at once."""
+        settings, on_demand = self.settings, found.load_on_demand
+        if on_demand is None:
+            on_demand = settings.default_load == "on_demand"
+        idle = settings.default_idle_timeout_s if found.idle_timeout_s is None else float(found.idle_timeout_s)
+        return replace(config, on_demand=on_demand and not registration.initial_workers, idle_timeout_s=idle)
 
     def _open(self, registration: Registration, path: Path, work: Path) -> Archive:
         settings = self.settings
@@ -266,6 +278,14 @@ def _model_yaml(archive: Archive) -> ModelYaml | None:
     if not path.is_file():
         raise InvalidArchive(f"the manifest's configFile '{name}' is not in the archive", "file", "configFile")
     return parse_yaml(path.read_bytes(), name)
+
+
+def _is_there(path: Path, *, file: bool = True) -> bool:
+    """Whether there is such a folder, or file where those count too. A name that is too long is nobody's."""
+    try:
+        return path.is_dir() or (file and path.is_file())
+    except OSError:
+        return False
 
 
 def _place(source: Path, target: Path, url: str) -> None:

@@ -1,7 +1,8 @@
 """`model-config.yaml` inside an archive, and how its numbers rank among all the places that may say one. Pure.
 
-Keys and defaults are TorchServe 0.12's (`ModelConfig.java`). A value of the wrong type is noted and ignored, as there; keys
-that the server does not know are for the handler, which sees the whole document.
+Keys and defaults are TorchServe 0.12's (`ModelConfig.java`), but for `loadOnDemand` and `idleTimeoutInSec`, which are jitney's. A
+value of the wrong type is noted and ignored, as there; keys that the server does not know are for the handler, which sees the
+whole document.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class ModelYaml:
     max_sequence_job_queue_size: int = 1
     async_communication: bool = False
     use_venv: bool = False
+    load_on_demand: bool | None = None
+    idle_timeout_s: int | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -79,6 +82,8 @@ _KEYS: dict[str, tuple[str, type, int | None]] = {
     "maxSequenceJobQueueSize": ("max_sequence_job_queue_size", int, 1),
     "asyncCommunication": ("async_communication", bool, None),
     "useVenv": ("use_venv", bool, None),
+    "loadOnDemand": ("load_on_demand", bool, None),
+    "idleTimeoutInSec": ("idle_timeout_s", int, 0),
 }
 _WORDS = {"deviceType": ("cpu", "gpu"), "parallelType": ("none", "pp", "tp", "pptp", "custom")}
 

@@ -7,6 +7,7 @@ takes everything back when that is more than was declared or anything fails. Lin
 
 from __future__ import annotations
 
+import errno
 import gzip
 import shutil
 import stat
@@ -318,3 +319,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise InvalidArchive(f"{path.name}: damaged: {error}") from None
     except (NotImplementedError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidArchive(f"{path.name}: damaged: {error}") from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # which is what reading before the file's beginning gives
+            raise
+        raise InvalidArchive(f"{path.name}: damaged: an entry lies outside of the file") from None

@@ -28,6 +28,7 @@ from typing import Any
 from ....core.errors import InvalidConfig
 from ....core.names import relative_path
 from ...process.environment import module_command, own_python
+from .inspector import Inspector
 from .layout import listing
 from .pbtxt import Message, Source, parse_config_json, schema, to_json
 
@@ -59,6 +60,7 @@ class Completer:
 
     def __init__(self, backend_config: Mapping[str, Mapping[str, str]]) -> None:
         self._backend_config = backend_config
+        self.inspector = Inspector(f"{_PACKAGE}.backends.inspect")
         self._signatures: dict[tuple[str, str], tuple[object, Signature]] = {}
         self._lock = threading.Lock()
 
@@ -92,11 +94,19 @@ class Completer:
             known = self._signatures.get((kind, str(path)))
         if known is not None and known[0] == stamp:
             return known[1]
-        text = _run("inspect", [str(path), "--kind", kind], "", INSPECT_TIMEOUT_S, model)
-        signature = _parse_signature(text, path)
+        signature = _parse_signature(self._inspected(path, kind, model), path)
         with self._lock:
             self._signatures[kind, str(path)] = (stamp, signature)
         return signature
+
+    def _inspected(self, path: Path, kind: str, model: str) -> str:
+        """What the file tells, as JSON. ONNX Runtime forgets a file that it has looked into; torch may not."""
+        found = self.inspector.ask(path, kind, INSPECT_TIMEOUT_S) if kind == "onnx" else None
+        if found is None:
+            return _run("inspect", [str(path), "--kind", kind], "", INSPECT_TIMEOUT_S, model)
+        if "error" in found:
+            raise InvalidConfig(f"model '{model}' cannot be completed: {str(found['error'])[-_MAX_REASON:]}")
+        return json.dumps(found.get("found"))
 
     def _ask_python_model(self, config: Message, version_directory: Path, source: Source) -> Message:
         filename = config.default_model_filename or "model.py"

@@ -133,6 +133,7 @@ def parse_config_json(text: str, path: str) -> Message:
         raise InvalidConfig(f"{path}: is larger than {MAX_CONFIG_BYTES} characters")
     try:
         document = json.loads(text, object_pairs_hook=_unique)
+        json.dumps(document, ensure_ascii=False).encode()  # half of a surrogate pair is valid JSON, and no text
     except (ValueError, RecursionError) as error:
         raise InvalidConfig(f"{path}: not valid JSON: {error}") from None
     config = schema.ModelConfig()

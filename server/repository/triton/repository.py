@@ -10,14 +10,16 @@ is broken is no reason for another one to fail.
 
 from __future__ import annotations
 
+import errno
 import logging
 import tempfile
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import cast
 
-from ....core.errors import InvalidConfig, InvalidRequest, ModelNotFound
+from ....core.errors import InvalidConfig, InvalidRequest, ModelNotFound, SaveFailed
 from ....core.model_config import ModelConfig
 from ....core.names import inside, is_safe_name, safe_name
 from ...process.cores import gpus as visible_gpus
@@ -37,6 +39,7 @@ from .devices import framework_uses_gpus
 from .fields import check_fields
 from .layout import CONFIG_FILE, check_level, loose_ends, misplaced_configs, missing_version
 from .limits import NO_LIMITS, Limits, limited
+from .loading import AT_START, Loading, loading
 from .pbtxt import Message, Source, parse_config, parse_config_json, schema
 from .stamps import stamps
 from .versions import no_version, served, version_directories
@@ -46,6 +49,9 @@ log = logging.getLogger(__name__)
 #: Folders of uploaded files that are kept for one model: what serves, what it replaced and may still be answering, and some
 #: loads that failed since. A model that is unloaded keeps none.
 KEPT_UPLOADS = 8
+
+#: What writing a file ends with where its name is of no use beside the others: one is a folder to another, or it is too long.
+_NAMES_TO_BLAME = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 class TritonRepository:
@@ -60,12 +66,13 @@ class TritonRepository:
         config_name: str = "",
         gpus: Sequence[int] | None = None,
         limits: Limits = NO_LIMITS,
+        load: Loading = AT_START,
         open_ended: bool = False,
     ) -> None:
         """`backend_config`: backend -> key -> value, "" for all of them. `gpus`: the ids to place models on, None = ask.
 
-        `limits`: for models that say nothing of their own. `open_ended`, beside `auto_complete` False: a configuration may leave
-        out what its model would tell, and stays without it.
+        `limits`, `load`: for models that say nothing of their own. `open_ended`, beside `auto_complete` False: a configuration
+        may leave out what its model would tell, and stays without it.
         """
         self._paths = [Path(path).absolute() for path in paths]
         for path in self._paths:
@@ -75,7 +82,7 @@ class TritonRepository:
         self._config_name = safe_name(config_name, InvalidConfig) if config_name else ""
         self._completer = Completer(backend_config or {}) if auto_complete else None
         self._gpus = None if gpus is None else list(gpus)
-        self._limits, self._open_ended = limits, open_ended
+        self._limits, self._load, self._open_ended = limits, load, open_ended
         self._uploads: dict[str, list[tempfile.TemporaryDirectory[str]]] = {}
         self._lock = threading.Lock()
 
@@ -98,6 +105,10 @@ class TritonRepository:
                     log.warning("%s: passed over, its name cannot be a model's", entry)
         return sorted(names)
 
+    def many(self) -> AbstractContextManager[None]:
+        """Around the reading of many models, so that what is needed to look into their files is started once."""
+        return nullcontext() if self._completer is None else self._completer.inspector.many()
+
     def read(
         self, name: str, *, config_json: str | None = None, files: Mapping[str, bytes] | None = None
     ) -> list[ModelConfig]:
@@ -112,11 +123,9 @@ class TritonRepository:
             raise InvalidRequest(f"model '{name}': files need a 'config' parameter beside them")
         if not files:
             return self._read(self._directory(name), name, config_json)
-        upload = tempfile.TemporaryDirectory(prefix="jitney-model-", ignore_cleanup_errors=True)
+        upload = _uploaded(name, files)
         try:
-            directory = Path(upload.name).resolve() / name
-            _write_files(directory, name, files)
-            configs = self._read(directory, name, config_json)
+            configs = self._read(Path(upload.name).resolve() / name, name, config_json)
         except BaseException:
             upload.cleanup()
             raise
@@ -210,7 +219,7 @@ class TritonRepository:
         fill_instance_groups(config, gpus, automatic=framework_uses_gpus(backend))
         check_instance_groups(config, gpus, source)
         converted = to_model_config(config, backend, model_filename(config, backend), version_directory, source)
-        return limited(converted, self._limits, source)
+        return loading(limited(converted, self._limits, source), self._load, source)
 
     def _visible_gpus(self) -> list[int]:
         if self._gpus is None:
@@ -226,8 +235,22 @@ class TritonRepository:
             old.cleanup()
 
 
+def _uploaded(name: str, files: Mapping[str, bytes]) -> tempfile.TemporaryDirectory[str]:
+    """A folder of its own with the files of a model, whose paths are checked. SaveFailed where they cannot be kept."""
+    try:
+        upload = tempfile.TemporaryDirectory(prefix="jitney-model-", ignore_cleanup_errors=True)
+        try:
+            _write_files(Path(upload.name).resolve() / name, name, files)
+        except BaseException:
+            upload.cleanup()
+            raise
+    except OSError as error:
+        raise SaveFailed(f"model '{name}': its files cannot be kept in the temporary folder: {error}") from None
+    return upload
+
+
 def _write_files(directory: Path, name: str, files: Mapping[str, bytes]) -> None:
-    """Writes uploaded files to a new folder, and nothing outside of it."""
+    """Writes uploaded files to a new folder, and nothing outside of it. OSError where that is not due to their names."""
     try:
         directory.mkdir()
         for path, content in files.items():
@@ -235,6 +258,8 @@ def _write_files(directory: Path, name: str, files: Mapping[str, bytes]) -> None
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
     except OSError as error:
+        if error.errno not in _NAMES_TO_BLAME:
+            raise
         raise InvalidRequest(f"model '{name}': cannot write its files: {error.strerror}") from None
 
 

@@ -153,7 +153,6 @@ def test_every_option_of_tritonserver_is_taken() -> None:
     "arguments",
     [
         ("--rate-limit=off", "--rate-limit-resource=R1:10:0", "--rate-limit-resource=R2:5"),
-        ("--trace-file", "/tmp/trace.json", "--trace-level=OFF", "--trace-rate", "100", "--trace-log-frequency=0"),
         ("--model-namespacing=true", "--model-load-retry-count=3", "--cuda-virtual-address-size=0:1"),
         ("--sagemaker-safe-port-range=1-2", "--vertex-ai-default-model", "m", "--grpc-option-of-next-year=1"),
     ],
@@ -164,6 +163,17 @@ def test_options_without_meaning_are_taken_with_a_word(
     assert settings(tmp_path, *arguments).model_repository == (str(tmp_path),)
     told = [line.split(" has no effect: ")[0] for line in capsys.readouterr().err.splitlines()]
     assert told == list(dict.fromkeys(argument.split("=")[0] for argument in arguments if argument.startswith("--")))
+
+
+def test_both_kinds_of_flags_say_what_is_traced(tmp_path: Path) -> None:
+    given = ("--trace-config", "mode=opentelemetry", "--trace-config=opentelemetry,url=there:4318,resource=service.name=a b")
+    found = settings(tmp_path, *given, "--trace-rate", "100", "--trace-level=TIMESTAMPS", "--trace-count=3").trace_config
+    assert (found.mode, found.url, found.rate, found.level, found.count) == (
+        "opentelemetry", "there:4318", 100, ("TIMESTAMPS",), 3,
+    )  # fmt: skip
+    assert found.resource == {"service.name": "a b"}
+    found = settings(tmp_path, "--trace-file=a trace.json", "--trace-log-frequency=5").trace_config
+    assert (found.mode, found.file, found.log_frequency) == ("triton", str(tmp_path / "a trace.json"), 5)
 
 
 def test_options_that_have_a_meaning_since_they_guard_or_name_something(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 import urllib3
 
 from jitney.core.errors import NothingAnswers
-from jitney.server.frontends import supervisor
+from jitney.server.frontends import heartbeat, supervisor
 from jitney.server.frontends.frontend_process import FrontendProcess
 from jitney.tests.fakes.frontends import House, figures, opened_fronts, settled
 from jitney.tests.fakes.plane import LoadedPlane, doubling
@@ -125,7 +125,8 @@ def test_what_a_dead_front_end_had_asked_never_runs(several: House) -> None:
     several.wait_idle()
 
 
-def test_a_front_end_that_stands_still_holds_up_nobody_else(several: House) -> None:
+def test_a_front_end_that_stands_still_holds_up_nobody_else(several: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "STOPPED_LOOKS", 1000)  # it is to stand still for as long as this takes
     still = several.fronts.pids()[0]
     os.kill(still, signal.SIGSTOP)
     try:
@@ -139,6 +140,38 @@ def test_a_front_end_that_stands_still_holds_up_nobody_else(several: House) -> N
         os.kill(still, signal.SIGCONT)
     assert still in several.fronts.pids()
     several.wait_idle()
+
+
+def test_a_front_end_that_stays_stopped_is_replaced_and_its_clients_hear_of_it(
+    several: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    pids = several.fronts.pids()
+    connections = [Connection(several.inference, PATIENCE) for _ in range(8)]
+    head = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
+    for connection in connections:
+        connection.send(head)
+        assert connection.read().status == 200
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    for connection in connections:
+        connection.send(head)
+        assert connection.closed(PATIENCE), "a client still waits for a front end that does nothing"
+        connection.sock.close()
+    assert several.ask("GET", "/ping").status == 200
+    assert time.monotonic() - began < 6.0
+    wait_until(lambda: len(set(several.fronts.pids()) - set(pids)) == 2, PATIENCE, "other front ends")
+    assert "front end 0 is replaced: it was stopped by a signal" in caplog.text
+    several.wait_idle()
+
+
+def test_a_front_end_that_answers_nothing_more_is_replaced(several: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs, takes connections, and does not say that it has sent what it counted."""
+    monkeypatch.setattr(heartbeat, "REST_LOOKS", 0)
+    monkeypatch.setattr(heartbeat, "SILENT_LOOKS", 2)
+    mute = several.children[0]
+    monkeypatch.setattr(mute.session, "_on_flushed", lambda number: None)
+    wait_until(lambda: mute not in several.children and len(several.fronts.pids()) == 2, PATIENCE, "another front end")
 
 
 def test_a_front_end_that_writes_nonsense_is_replaced(several: House) -> None:

@@ -19,8 +19,11 @@ from jitney.core.call import Call
 from jitney.core.errors import HoldsTooMuch, InvalidRequest, ModelFailed, QueueFull
 from jitney.core.request import Request, Response
 from jitney.server.http.engine.parser import RequestLine
+from jitney.server.http.middleware.recorder import Recorder
 from jitney.server.http.middleware.tokens import Tokens
 from jitney.server.http.plan import InFlightRequest, PlanTable, RoutePlan
+from jitney.server.metrics import Metrics
+from jitney.tests.fakes.frontends import settings
 from jitney.tests.fakes.raw_http import Answer, Connection
 from jitney.tools.bench.served import wait_until
 
@@ -355,7 +358,8 @@ def test_a_request_that_was_withdrawn_before_it_was_queued_is_never_run() -> Non
 def test_a_failed_request_is_let_go_of() -> None:
     """An error that was raised refers to who raised it, and so to the body."""
     nothing: Any = None
-    plan = RoutePlan(nothing, nothing)
+    recorder = Recorder(settings(), Metrics().torchserve)
+    plan = RoutePlan(recorder, nothing)
     flight = Unheard(plan, nothing, b"")
     flight.note = {"a body"}  # a weak reference may refer to a set
     body = weakref.ref(flight.note)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from jitney.core.errors import Draining, InvalidConfig, ModelNotFound
+from jitney.core.request import Part, Request
 from jitney.server.lifecycle.management import Management
-from jitney.server.lifecycle.startup import Planned, register
+from jitney.server.lifecycle.startup import Planned, register, settle
 from jitney.server.repository.torchserve.model_store import ModelStore
 from jitney.server.repository.torchserve.registration import Registration
+from jitney.server.serving.dataplane import DataPlane
 from jitney.server.serving.deployment import Options
+from jitney.server.serving.on_demand import OnDemandDeployment
 from jitney.server.serving.registry import Registry
 from jitney.server.settings.settings import Settings
 from jitney.tests.fakes.torchserve_server import archive
@@ -108,4 +113,87 @@ def test_workers_without_a_place_leave_nothing_registered(settings: Settings, sy
     with pytest.raises(InvalidConfig, match="GPU"):
         management.begin(Registration("capitals.mar"))
     assert management.registry.names() == []
+    store.close()
+
+
+# -- on demand -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_demand(tmp_path: Path, settings: Settings) -> Iterator[DataPlane]:
+    """The planes of a server whose archives are loaded by the first request for them; its `Management` is `plane.management`."""
+    registry = Registry()
+    plane = DataPlane(registry)
+    store = ModelStore(replace(settings, default_load="on_demand"))
+    plane.management = Management(registry, store, Options(), lambda: None, 10.0)  # type: ignore[attr-defined]
+    plane.started = True
+    yield plane
+    plane.close(5.0)
+    store.close()
+
+
+def management_of(plane: DataPlane) -> Management:
+    found: Management = plane.management  # type: ignore[attr-defined]
+    return found
+
+
+def predict(plane: DataPlane, text: bytes) -> bytes:
+    request = Request(parts=[Part("data", text, "text/plain")])
+    return bytes(plane.predict("capitals", None, request).result(PATIENCE).body or b"")
+
+
+def states(plane: DataPlane) -> list[str]:
+    return [str(worker.state) for worker in plane.describe("capitals")[0].workers]
+
+
+def test_an_archive_without_workers_is_woken_by_a_request(on_demand: DataPlane) -> None:
+    management = management_of(on_demand)
+    assert management.register(Registration("capitals.mar")) == ("capitals", "1.0", 0)
+    (description,) = on_demand.describe("capitals")
+    assert (description.min_workers, description.workers) == (0, [])
+    assert on_demand.healthy()
+    assert on_demand.ready()
+    assert on_demand.model_ready("capitals")
+    assert predict(on_demand, b"abc") == b"ABC"
+    assert states(on_demand) == ["READY"]
+
+
+def test_workers_that_an_archive_is_scaled_to_stay_and_none_means_on_demand_again(on_demand: DataPlane) -> None:
+    management = management_of(on_demand)
+    management.register(Registration("capitals.mar"))
+    assert management.scale("capitals", None, 2, 2, synchronous=True) == 2
+    assert states(on_demand) == ["READY", "READY"]
+    deployment = on_demand.registry.deployment("capitals")
+    assert isinstance(deployment, OnDemandDeployment)
+    assert not deployment.unload(time.monotonic() + 1), "they were asked for, so they are not taken away for others"
+    assert management.scale("capitals", None, 0, 0, synchronous=True) == 0
+    assert states(on_demand) == []
+    assert predict(on_demand, b"abc") == b"ABC"
+    management.unregister("capitals", None)
+    with pytest.raises(ModelNotFound):
+        predict(on_demand, b"abc")
+
+
+def test_a_registration_that_asks_for_workers_gets_them_at_once(on_demand: DataPlane) -> None:
+    assert management_of(on_demand).register(Registration("capitals.mar", initial_workers=1)) == ("capitals", "1.0", 1)
+    assert states(on_demand) == ["READY"]
+
+
+def test_at_the_start_archives_on_demand_are_registered_only(on_demand: DataPlane) -> None:
+    told: list[str] = []
+    begun = register(management_of(on_demand), [Planned(Registration("capitals.mar"))], lambda *_: told.append("failed"))
+    settle(begun, lambda *_: told.append("ready"))
+    assert not told
+    assert states(on_demand) == []
+    assert predict(on_demand, b"x") == b"X"
+
+
+def test_an_archive_says_itself_when_it_is_loaded(tmp_path: Path, settings: Settings) -> None:
+    (tmp_path / "config.yaml").write_text("loadOnDemand: true\nidleTimeoutInSec: 7\nminWorkers: 2\nmaxWorkers: 2\n")
+    archive(tmp_path / "store", "own", config_file=str(tmp_path / "config.yaml"))
+    store = ModelStore(settings)
+    config = store.resolve(Registration("own.mar"))
+    assert (config.on_demand, config.idle_timeout_s) == (True, 7.0)
+    assert not store.resolve(Registration("own.mar", initial_workers=1)).on_demand
+    assert not store.resolve(Registration("capitals.mar")).on_demand
     store.close()

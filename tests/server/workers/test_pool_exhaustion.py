@@ -33,7 +33,7 @@ def test_a_worker_without_descriptors_is_tried_again(bench: Callable[..., Any], 
     assert b.ask("echo", tensors=[[1.0]]).final
 
 
-@pytest.mark.parametrize("which", ["-log", "-read"])
+@pytest.mark.parametrize("which", ["-logs", "-read"])
 def test_a_worker_without_threads_is_tried_again(
     bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:

@@ -349,3 +349,72 @@ def test_signals_to_the_whole_group_are_left_to_the_server(bench: Callable[..., 
         assert b.ask().final
     assert b.pids() == [pid]
     assert Path(f"/proc/{pid}").exists()
+
+
+# ---- run again
+
+
+def test_of_a_batch_that_ended_its_worker_only_the_bad_one_fails(bench: Callable[..., Any], tmp_path: Path) -> None:
+    b = bench(retry_after_crash=True).up()
+    (pid,) = b.pids()
+    calls = [call_to("die" if n == 2 else "who", tensors=[np.zeros(9000)]) for n in range(5)]
+    b.send(*calls)
+    assert "killed by SIGKILL" in str(error_of(calls[2]))
+    for call in (*calls[:2], *calls[3:]):
+        assert call.result(LIMIT_S).parameters["pid"] != pid
+    eventually(lambda: sum(len(report.calls) for report in b.reports) == 5)
+    assert [report.ok for report in b.reports].count(False) == 1
+    assert not any(report.fatal for report in b.reports)  # a SIGKILL blames nobody
+    assert b.pool.workers()[0].restarts == 2
+
+
+def test_one_that_had_a_part_of_its_answer_is_not_run_again(bench: Callable[..., Any]) -> None:
+    b = bench(retry_after_crash=True).up()
+    stream, killer = b.send(call_to("half", size=5), call_to("exit"))
+    assert bytes(stream.result(LIMIT_S).body) == b"hello"
+    error_of(stream)
+    assert "SystemExit: 3" in str(error_of(killer))
+    assert len(eventually(lambda: len(b.reports) == 2 and b.reports)) == 2
+
+
+def test_a_lone_request_is_run_again_unless_the_model_may_have_changed_it(bench: Callable[..., Any], tmp_path: Path) -> None:
+    b = bench(retry_after_crash=True).up()
+    once = tmp_path / "once"
+    (small,) = b.send(call_to("die_once", mark=str(once)))
+    assert small.result(LIMIT_S).final
+    once.unlink()
+    (large,) = b.send(call_to("die_once", mark=str(once), tensors=[np.zeros(9000)]))
+    error_of(large)
+
+
+def test_an_input_that_crashes_its_worker_alone_is_to_blame(bench: Callable[..., Any]) -> None:
+    b = bench(retry_after_crash=True).up()
+    (call,) = b.send(call_to("crash"))
+    assert "SIGSEGV" in str(error_of(call))
+    assert eventually(lambda: b.reports)[-1].fatal
+
+
+def test_a_lost_device_is_a_crash_like_any_other(bench: Callable[..., Any]) -> None:
+    b = bench(retry_after_crash=True).up()
+    good, bad = b.send(call_to(), call_to("lose"))
+    assert "lost its device" in str(error_of(bad))
+    assert good.result(LIMIT_S).final
+
+
+def test_what_hung_is_not_run_again(bench: Callable[..., Any]) -> None:
+    b = bench(retry_after_crash=True, response_timeout_s=0.5).up()
+    for call in b.send(call_to(), call_to("hang")):
+        error_of(call, WorkerTimeout)
+    assert eventually(b.pool.idle) == 1
+
+
+def test_without_a_worker_to_come_nothing_is_run_again(bench: Callable[..., Any], tmp_path: Path) -> None:
+    b = bench(retry_after_crash=True).up()
+    mark = tmp_path / "mark"
+    calls = b.send(call_to("wait", until=str(tmp_path / "never"), mark=str(mark)), call_to())
+    eventually(lambda: mark.exists() and mark.read_text())
+    (pid,) = b.pids()
+    b.pool.scale(0)
+    os.kill(pid, signal.SIGKILL)
+    for call in calls:
+        error_of(call)

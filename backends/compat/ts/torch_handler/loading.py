@@ -70,7 +70,10 @@ def load_onnx(path: str, device: torch.device) -> Any:
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
-    return onnxruntime.InferenceSession(path, options, providers=providers)
+    session = onnxruntime.InferenceSession(path, options, providers=providers)
+    if len(session.get_providers()) < len(providers):  # TorchServe serves it from there too, and says nothing
+        logger.warning("%s runs on the CPU: ONNX Runtime could not use %s; its reason is in the lines above", path, device)
+    return session
 
 
 def is_session(model: Any) -> bool:

@@ -699,3 +699,36 @@ def test_waiting_for_a_half_closed_client_costs_no_turns_of_the_loop(site: Site,
         assert time.process_time() - before < 0.2
         site.release.set()
         assert connection.read().status == 200
+
+
+def test_a_request_on_a_kept_connection_is_answered_though_the_server_has_begun_to_end(site: Site, listener: Any) -> None:
+    """Its client could not know; it is told to close with the answer. What is idle for longer than a moment is closed."""
+    with Connection(listener.address) as used, Connection(listener.address) as idle, Connection(listener.address) as held:
+        for connection in (used, idle):
+            connection.send(GET)
+            assert connection.read().status == 200
+        held.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert site.entered.acquire(timeout=5)
+        listener.stop_accepting()
+        used.send(GET)
+        answer = used.read()
+        assert answer.status == 200 and answer.header("connection") == "close"
+        assert idle.closed(server.GRACE_SECONDS + 5)
+        site.release.set()
+        assert held.read().status == 200
+
+
+def test_what_waits_to_be_accepted_when_the_server_ends_is_answered(listener: Any) -> None:
+    """Such a client has a connection, and has sent its request."""
+    busy = threading.Event()
+    listener._loop.post(lambda: busy.wait(5))  # so that nothing is accepted meanwhile
+    waiting = [Connection(listener.address) for _ in range(5)]
+    for connection in waiting:
+        connection.send(GET)
+    ending = threading.Thread(target=listener.stop_accepting)
+    ending.start()
+    busy.set()
+    ending.join()
+    for connection in waiting:
+        assert connection.read().status == 200
+        connection.sock.close()

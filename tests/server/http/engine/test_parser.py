@@ -89,7 +89,19 @@ def test_a_transfer_coding_needs_http_1_1() -> None:
 
 
 @pytest.mark.parametrize(
-    "first", ["get / HTTP/1.1", "GET", "GET  / HTTP/1.1", "GET / HTTP/1.1 x", "GET / HTTP/x", "\0 / HTTP/1.1"]
+    "first",
+    [
+        "get / HTTP/1.1",
+        "GET",
+        "GET  / HTTP/1.1",
+        "GET / HTTP/1.1 x",
+        "GET / HTTP/x",
+        "\0 / HTTP/1.1",
+        "GET /\ta HTTP/1.1",
+        "GET /a\0 HTTP/1.1",
+        "GET /a\x7f HTTP/1.1",
+        "GET /a\x0bb HTTP/1.1",
+    ],
 )
 def test_malformed_request_lines_are_refused(first: str) -> None:
     with pytest.raises(ParsingError):

@@ -126,16 +126,22 @@ def test_trace_settings_are_kept_and_cleared(client: Client) -> None:
         "trace_mode": "triton",
     }  # fmt: skip
     assert post(client, "/v2/trace/setting", {"trace_rate": "500"}).json == default | {"trace_rate": "500"}
-    of_model = post(client, "/v2/models/identity/trace/setting", {"trace_level": ["TIMESTAMPS"], "trace_count": 3}).json
-    assert of_model == default | {"trace_rate": "500", "trace_level": ["TIMESTAMPS"], "trace_count": "3"}
-    cleared = post(client, "/v2/models/identity/trace/setting", {"trace_level": None, "trace_count": None}).json
+    of_model = post(client, "/v2/models/identity/trace/setting", {"log_frequency": "2", "trace_count": 3}).json
+    assert of_model == default | {"trace_rate": "500", "log_frequency": "2", "trace_count": "3"}
+    cleared = post(client, "/v2/models/identity/trace/setting", {"log_frequency": None, "trace_count": None}).json
     assert cleared == client.simulate_get("/v2/trace/setting").json
     assert post(client, "/v2/trace/setting", {"trace_rate": None}).json == default
 
 
 @pytest.mark.parametrize(
     ("document", "status"),
-    [({"trace_rate": "abc"}, 400), ({"trace_file": "/tmp/x"}, 501), ({"trace_level": ["ALL"]}, 400), ({"nope": 1}, 400)],
+    [
+        ({"trace_rate": "abc"}, 400),
+        ({"trace_file": "/tmp/x"}, 501),
+        ({"trace_level": ["ALL"]}, 400),
+        ({"trace_level": "TIMESTAMPS"}, 400),
+        ({"nope": 1}, 400),
+    ],
 )
 def test_bad_trace_settings_change_nothing(client: Client, document: Any, status: int) -> None:
     before = client.simulate_get("/v2/trace/setting").json

@@ -15,6 +15,7 @@ from jitney.server.http.app import Shared, build
 from jitney.server.http.kserve.shm import ClientRegions
 from jitney.server.http.middleware.guard import needed
 from jitney.server.http.middleware.tokens import Tokens
+from jitney.server.http.openapi.page import DOCS
 from jitney.server.http.status import FILES
 from jitney.tests.fakes.raw_http import Connection
 
@@ -246,8 +247,8 @@ def test_nothing_but_probes_is_open_without_the_operator_s_token(open_site: Any)
     assert site.plane.calls == [] and site.plane.registered == [] and site.plane.scaled == []
 
 
-#: The status page and its files hold no figures: the page asks for the key.
-FREE = ("/api-description", "/*", ".*", "/status", FILES)
+#: The status page and its files hold no figures: the page asks for the key. What the API is says nothing of this server.
+FREE = ("/api-description", "/*", ".*", "/status", FILES, r"/openapi\.json", "/docs", DOCS)
 
 
 @pytest.mark.parametrize(("port", "paths"), [("inference", INFERENCE), ("management", MANAGEMENT)])

@@ -85,7 +85,8 @@ def test_figures_need_the_key_and_the_page_asks_for_it(open_site: Any, tmp_path:
 def test_the_inference_port_has_none_of_it(site: Any) -> None:
     for path in ("/status", "/status.json", "/status/page.js", "/status/try/predictions/echo"):
         assert site.ask("inference", "GET", path, Accept=BROWSER).status == 404
-    assert site.ask("inference", "GET", "/", Accept=BROWSER).status == 405
+    page = site.ask("inference", "GET", "/", Accept=BROWSER)  # says where to go
+    assert page.status == 200 and page.body != (FILES / "page.html").read_bytes()
 
 
 def test_a_try_answers_as_predictions_do_and_says_where_the_time_went(site: Any) -> None:

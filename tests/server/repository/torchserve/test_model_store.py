@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -40,11 +41,11 @@ def mar(
         section["configFile"] = "model-config.yaml"
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"runtime": "python", "model": section}))
+        archive.writestr(zipfile.ZipInfo("MAR-INF/MANIFEST.json"), json.dumps({"runtime": "python", "model": section}))
         for file, content in ({"h.py": "def handle(data, context): ...\n"} | (files or {})).items():
-            archive.writestr(file, content)
+            archive.writestr(zipfile.ZipInfo(file), content)
         if yaml is not None:
-            archive.writestr("model-config.yaml", yaml)
+            archive.writestr(zipfile.ZipInfo("model-config.yaml"), yaml)
     return buffer.getvalue()
 
 
@@ -434,3 +435,20 @@ def test_descriptions_show_the_recorded_numbers(
     )
     assert config.loaded_at_startup == recorded["loadedAtStartup"]
     assert config.batching.default_queue_policy.max_queue_size == recorded["jobQueueStatus"]["remainingCapacity"]
+
+
+def test_a_temporary_folder_that_takes_nothing_is_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = place.store()
+    place.put("m.mar", mar())
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr("tempfile.mkdtemp", lambda **_: (_ for _ in ()).throw(full))
+    error = place.refused("m.mar", errors.SaveFailed, store)
+    assert "nothing can be kept in the temporary folder: [Errno 28] No space left on device" in str(error)
+    monkeypatch.undo()
+    monkeypatch.setattr("tempfile.tempdir", str(place.temp))
+    assert store.resolve(Registration("m.mar")).name == "m"
+
+
+@pytest.mark.parametrize("url", ["x" * 300 + ".mar", "x" * 5000, "/" + "x" * 300, "/" + "a/" * 5000])
+def test_a_name_that_is_too_long_is_not_there(place: Place, url: str) -> None:
+    assert "in the model store" in str(place.refused(url, errors.UrlRefused))

@@ -30,6 +30,8 @@ maxNumSequence: 3
 maxSequenceJobQueueSize: 4
 asyncCommunication: true
 useVenv: true
+loadOnDemand: true
+idleTimeoutInSec: 30
 handler: {answer: 42}
 """
 

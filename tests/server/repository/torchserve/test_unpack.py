@@ -257,6 +257,16 @@ def test_entries_that_share_their_data_are_refused(tmp_path: Path) -> None:
     refused(unpack_zip, tmp_path / "a.mar", "unsafe")
 
 
+def test_an_entry_before_the_beginning_of_the_file_is_refused(tmp_path: Path) -> None:
+    """The first bytes of an archive are missing: the directory at its end then points to before its beginning."""
+    with zipfile.ZipFile(tmp_path / "a.mar", "w") as archive:
+        archive.writestr("a.py", b"")
+    whole = (tmp_path / "a.mar").read_bytes()
+    for missing in range(1, 40):
+        (tmp_path / "a.mar").write_bytes(whole[missing:])
+        refused(unpack_zip, tmp_path / "a.mar", "damaged")
+
+
 @pytest.mark.parametrize("entry", [Raw(b"a", b"1", flags=1), Raw(b"a", b"1", method=14), Raw(b"a", b"1", size=5)])
 def test_encrypted_odd_and_short_entries_are_refused(tmp_path: Path, entry: Raw) -> None:
     refused(unpack_zip, raw_zip(tmp_path / "a.mar", Raw(b"good.py", b"1"), entry), "damaged")

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,19 @@ def test_only_its_own_folders_are_removed(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="not a folder of this workspace"):
             workspace.remove(foreign)
     workspace.close()
+
+
+def test_a_root_that_somebody_removed_is_replaced(tmp_path: Path) -> None:
+    """As systems do that clear their temporary folder of what is some days old."""
+    before, workspace = descriptors(), Workspace(tmp_path)
+    lost = workspace.make()
+    shutil.rmtree(lost.parent)
+    folder = workspace.make()
+    assert folder.is_dir() and folder.parent != lost.parent
+    workspace.remove(lost)
+    assert folder.is_dir()
+    workspace.close()
+    assert list(tmp_path.iterdir()) == [] and descriptors() == before
 
 
 def descriptors() -> int:

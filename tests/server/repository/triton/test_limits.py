@@ -59,6 +59,35 @@ def test_what_is_no_number_of_batches_is_refused_by_name_and_line(folder: Folder
         folder.read("m")
 
 
+DECOUPLED = "model_transaction_policy { decoupled: true }\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "runs_again"),
+    [("", False), (parameter("retry_after_crash", "true"), True), (parameter("retry_after_crash", "false"), False)],
+)
+def test_what_a_python_model_does_is_not_done_twice_unless_it_says_so(folder: Folder, more: str, runs_again: bool) -> None:
+    folder.python("m", more)
+    assert folder.read("m").retry_after_crash is runs_again
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (parameter("retry_after_crash", "maybe"), "'maybe': expected true or false"),
+        (parameter("retry_after_crash", "true") + DECOUPLED, "'true': expected false, a stream of answers cannot go on"),
+        (
+            parameter("retry_after_crash", "true") + "sequence_batching { }",
+            "'true': expected false, a sequence cannot go on",
+        ),
+    ],
+)
+def test_what_cannot_be_run_again_is_refused_by_name_and_line(folder: Folder, more: str, expected: str) -> None:
+    folder.python("m", more)
+    with pytest.raises(InvalidConfig, match=rf"config\.pbtxt:4: parameter 'retry_after_crash' of model 'm' is {expected}"):
+        folder.read("m")
+
+
 def test_an_ensemble_has_no_workers_to_limit(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
     tensors = (
         'input [ { name: "x" data_type: TYPE_FP32 dims: [ 2 ] } ] output [ { name: "y" data_type: TYPE_FP32 dims: [ 2 ] } ]'

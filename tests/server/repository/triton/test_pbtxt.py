@@ -168,3 +168,12 @@ import tritonclient.grpc as client
 assert client.service_pb2.ModelConfigResponse().config.__class__ is schema.ModelConfig
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "document", [r'{"\ud800": 1}', r'{"name": "\udfff"}', r'{"parameters": {"\ud800": {"string_value": "a"}}}']
+)
+def test_half_of_a_surrogate_pair_in_json_is_refused(document: str) -> None:
+    """Valid JSON, and no text: protobuf fails on it in ways of its own."""
+    with pytest.raises(InvalidConfig, match=r"not valid JSON: .*surrogates not allowed"):
+        parse_config_json(document, "the config")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
 
 import pytest
 
-from jitney.core.errors import InvalidConfig, InvalidRequest, ModelNotFound
+from jitney.core.errors import InvalidConfig, InvalidRequest, ModelNotFound, SaveFailed
 from jitney.server.repository.triton.repository import KEPT_UPLOADS, TritonRepository
 from jitney.tests.fakes.repository import PYTHON_MODEL, TENSORS, Folder
 
@@ -201,3 +202,24 @@ def test_a_fingerprint_follows_links_once_and_does_not_see_what_python_writes(fo
     assert repository.fingerprint("m") == before
     (tmp_path / "weights" / "w").write_bytes(b"12")
     assert repository.fingerprint("m") != before
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EMFILE])
+def test_uploads_that_cannot_be_kept_are_not_the_client_s_fault(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(SaveFailed, match=rf"'m': its files cannot be kept in the temporary folder: .*{os.strerror(number)}"):
+        folder.open().read("m", config_json=INLINE, files={"1/model.py": b""})
+    assert not list(tmp_path.glob("jitney-model-*"))
+
+
+@pytest.mark.parametrize("files", [{"1/a": b"", "1/a/b": b""}, {"1/a/b": b"", "1/a": b""}, {"1/" + "x" * 300: b""}])
+def test_uploads_whose_names_contradict_each_other_are(folder: Folder, files: dict[str, bytes]) -> None:
+    with pytest.raises(InvalidRequest, match="cannot write its files"):
+        folder.open().read("m", config_json=INLINE, files=files)

@@ -1,0 +1,30 @@
+"""How many replicas: so that each has requests for two full batches, one that runs and one that fills (docs/scale.md)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+#: What `Replica.record_autoscaling_stats` tells.
+ONGOING, ROOM = "jitney_ongoing_requests", "jitney_batch_room"
+#: A target below starves batches: replicas would be added before those that are there fill theirs.
+BATCHES = 2
+
+
+def wanted(ongoing: float, room: float, target: float) -> int:
+    """Replicas for `ongoing` requests, where each fills batches of `room` rows; `target` requests each, if that is enough."""
+    return math.ceil(ongoing / max(target, BATCHES * room))
+
+
+class OngoingRequests:
+    """Ray Serve's policy: it applies delays, factors and bounds to what this answers."""
+
+    def __init__(self, target: float = 0.0) -> None:
+        self._target = target
+
+    def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
+        told = context.aggregated_metrics or {}
+        ongoing, rooms = told.get(ONGOING) or {}, told.get(ROOM) or {}
+        if not ongoing:  # no replica has told anything yet
+            return context.target_num_replicas, {}
+        return wanted(sum(ongoing.values()), max(rooms.values(), default=1.0), self._target), {}
