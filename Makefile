@@ -37,9 +37,9 @@ types: $(READY)  ## mypy --strict, tests included
 test: $(READY)  ## All tests, warnings as errors, coverage printed and at least COVERAGE per cent
 	@$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE)
 
-page-test: $(READY)  ## The status page in Chromium (Debian: chromium), pictures in .cache/status
-	@$(INSTALL) -r requirements/browser.in
-	@STATUS_PICTURES=.cache/status $(PY) -m pytest tests/server/http/status/test_browser.py
+page-test: $(READY)  ## The status page in Chromium (Debian: chromium), pictures in .cache/status; the site of docs/ too
+	@$(INSTALL) -r requirements/browser.in -r requirements/docs.in
+	@STATUS_PICTURES=.cache/status $(PY) -m pytest tests/server/http/status/test_browser.py tests/docs/test_site.py
 
 docs: $(READY)  ## The pages of docs/ as a site, in .cache/site: to be opened in a browser, without a network
 	@$(INSTALL) -r requirements/docs.in
