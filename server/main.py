@@ -114,6 +114,7 @@ class Server:
         self.collector = _collector(self.traces)
         if self.collector is not None:
             self.metrics.more.append(self.collector.families)
+            self.metrics.exemplars = self.collector.exemplars
         self.dataplane = DataPlane(self.registry, strict_readiness=settings.strict_readiness)
         self.control = ControlPlane(self.registry)
         options = Options(
