@@ -43,6 +43,8 @@ class Settings:
     max_held_bytes    of bodies and unread answers that all connections together may have the server hold
     front_ends        processes that answer the inference address; 1 = the main process itself. http_threads is of each of them
     status_page       on or off: /status and what it is made of, on the management port
+    log_format        text, json, or ISO8601: text with such times; log_file: in place of the terminal
+    access_log        files, or terminal: there too
     backend_config    tritonserver's: backend ("" = all) -> key -> value
     cache_config      bytes of the response cache, 0 = none
     trace_config      which requests are traced, and where traces go
@@ -109,6 +111,10 @@ class Settings:
     max_held_bytes: int = 1 << 30
     front_ends: int = 1
     status_page: str = "on"
+    log_format: str = "text"
+    log_level: str = "info"
+    log_file: str = ""
+    access_log: str = "files"
     allow_private_urls: bool = False
     shape_change: str = "lane"
     fast_path: bool = True

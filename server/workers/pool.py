@@ -25,10 +25,12 @@ from typing import Any, NamedTuple
 from ...core.call import Call
 from ...core.errors import Draining, HoldsTooMuch, JitneyError, LoadFailed, NoWorkers, WorkerDied
 from ...core.model_config import AT_ONCE, ModelConfig
+from ...core.request import Failure
 from ..ipc.arena import Arena
 from ..ipc.io_context import IoContext
 from ..ipc.messages import Message
 from ..process import cores
+from ..process.log_format import about
 from . import capacity, placement
 from .host_calls import HostCalls, HostServer
 from .messages import Cancel, Event, HostCall, HostCancel, Results
@@ -347,15 +349,19 @@ class Pool:
         else:
             with self._lock:
                 self._roster.progress(worker, time.monotonic())
+        failures: list[tuple[Failure, str]] = []
         for index, response in answers:
             if isinstance(response, HoldsTooMuch):
                 if batch.live[index].fail(response) and not results.done:
                     self._withdraw(child, batch, index)
                 continue
-            if response.error is not None and response.error.detail:
-                self._log.error("%s: %s\n%s", child.name, response.error.message, response.error.detail)
+            if response.error is not None:
+                failures.append((response.error, batch.live[index].request.id))
             if not batch.live[index].answer(response) and not response.final:
                 self._withdraw(child, batch, index)
+        for error in [error for error, _ in failures if error.detail]:
+            ids = [name for other, name in failures if other.message == error.message]  # what fails a batch fails all of it
+            self._log.error("%s: %s\n%s", child.name, error.message, error.detail, extra=about(request_ids=ids))
         if results.done:
             if not batch.is_answered():
                 batch.fail(JitneyError(f"worker '{child.name}' left the request without an answer"))
