@@ -67,9 +67,6 @@ NO_MEANING = {
     "--repoagent-directory": "repository agents are not supported",
     "--cache-directory": "the response cache is in-process",
     "--strict-model-config": "use --disable-auto-complete-config",
-    **{f"--log-{name}": "POST /v2/logging changes what is logged" for name in ("verbose", "info", "warning", "error")},
-    "--log-format": "lines have Python's format",
-    "--log-file": "redirect the output",
     "--rate-limit": "there is no rate limiter; instance_group.count bounds what runs at once",
     "--rate-limit-resource": "there is no rate limiter; instance_group.count bounds what runs at once",
     "--reuse-http-port": "one process owns each port",
@@ -178,6 +175,13 @@ def serve_parser(no_meaning: Iterable[str] = NO_MEANING) -> argparse.ArgumentPar
         metavar="BYTES",
         help="what all that was loaded on demand may take together (0: what the machine has)",
     )
+    add("--log-format", metavar="FORMAT", help="text, json (one object a line), or ISO8601: text with such times (text)")
+    add("--log-level", metavar="LEVEL", help="debug, info, warning, error or critical (info)")
+    add("--log-file", metavar="FILE", help="where the log goes in place of the terminal")
+    add("--access-log", metavar="WHERE", help="terminal: a line there for each answer (files: in TorchServe's files alone)")
+    add("--log-verbose", type=int, metavar="N", help="above 0: the same as --log-level=debug")
+    for name in _LEVELS:
+        add(f"--log-{name}", type=switch, metavar="BOOL", help=argparse.SUPPRESS)
     add("--log-config", metavar="FILE", help="logging configuration: Python's dictConfig as JSON or YAML")
     add("--disable-token-auth", action="store_true", help="serve non-loopback addresses without tokens")
     for option in no_meaning:
@@ -199,6 +203,19 @@ def add_trace(parser: argparse.ArgumentParser) -> None:
     )
     for name in trace.FLAGS:
         parser.add_argument(f"--{name.replace('_', '-')}", action="append", metavar="VALUE", help=argparse.SUPPRESS)
+
+
+#: tritonserver's switches of what is logged, and the level that is left where one is off.
+_LEVELS = {"info": "warning", "warning": "error", "error": "critical"}
+
+
+def _log_level(flags: dict[str, Any]) -> dict[str, str]:
+    """The level that tritonserver's switches ask for, where `--log-level` does not say one."""
+    verbose, off = flags.pop("log_verbose", 0), [name for name in _LEVELS if flags.pop(f"log_{name}", True) is False]
+    if "log_level" in flags or not (verbose or off):
+        return {}
+    left = [level for level in _LEVELS if level not in off]
+    return {"log_level": "debug" if verbose else left[0] if left else "critical"}
 
 
 def _trace_config(flags: dict[str, Any]) -> dict[str, str]:
@@ -269,6 +286,7 @@ def serve_flags(arguments: Sequence[str]) -> dict[str, Any]:
             print(f"{option} has no effect: {no_meaning[option]}", file=sys.stderr)
     flags: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     flags.update(_addresses(flags))
+    flags.update(_log_level(flags))
     flags.update(_trace_config(flags))
     flags.update(_folders(flags.pop("model_repository", []), flags.pop("model_store", []), flags.pop("folders")))
     if watch and "model_store" in flags:

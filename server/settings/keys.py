@@ -184,6 +184,11 @@ def oip(value: str) -> bool:
     return value == "oip" or switch(value)
 
 
+def log_format(value: str) -> str:
+    """Triton's names are `default` and ISO8601."""
+    return choice("text", "json", "ISO8601")("text" if value == "default" else value)
+
+
 def address(listener: str) -> Reader:
     return lambda value: parse_address(value, listener)
 
@@ -299,6 +304,10 @@ JITNEY: dict[str, Key] = {
     "max_connections_per_address": Key(integer(0, 1_000_000), "0"),
     "front_ends": Key(integer(1, 256), "1"),
     "status_page": Key(choice("on", "off"), "on"),
+    "log_format": Key(log_format, "text"),
+    "log_level": Key(choice("debug", "info", "warning", "error", "critical"), "info"),
+    "log_file": Key(text, ""),
+    "access_log": Key(choice("files", "terminal"), "files"),
     "grpc_front_ends": Key(integer(1, 256), "1"),
     "allow_private_urls": Key(switch, "false"),
     "shape_change": Key(choice("lane", "flush"), "lane"),

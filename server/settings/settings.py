@@ -95,6 +95,10 @@ class Settings:
     default_load  at_start or on_demand: when the workers of models start that say nothing of their own
     default_idle_timeout_s  how long a model that was loaded on demand may be without a request; 0 = until memory runs short
     max_loaded_bytes  what all models that were loaded on demand may take together; 0 = what the machine has
+    log_format  text, json, or ISO8601: text with such times
+    log_level  debug, info, warning, error or critical
+    log_file  a file in place of the terminal
+    access_log  files, or terminal: there too
     status_page  on or off: /status and what it is made of, on the management port
     allow_private_urls  whether archives may be fetched from loopback and private addresses
     shape_change  lane: an odd shape waits in a lane of its own; flush: it closes the batch before it, as in Triton
@@ -191,6 +195,10 @@ class Settings:
     max_connections_per_address: int = 0
     front_ends: int = 1
     status_page: str = "on"
+    log_format: str = "text"
+    log_level: str = "info"
+    log_file: str = ""
+    access_log: str = "files"
     allow_private_urls: bool = False
     shape_change: str = "lane"
     fast_path: bool = True

@@ -151,6 +151,7 @@ class _Trace:
     def __init__(self, library: _Library, record: TraceRecord, wall: Callable[[int], int]) -> None:
         self._library, self._record, self._wall = library, record, wall
         self.root = self._start("InferRequest", record.front.received, None, kind=library.api.SpanKind.SERVER)
+        record.trace_id = f"{self.root.get_span_context().trace_id:032x}"
         self.models: list[tuple[Execution, Span]] = []
         if record.execution is not None:
             own = self._model(record.execution, self.root)
