@@ -40,7 +40,7 @@ class Options(BaseModel):
     num_replicas: int | Literal["auto"] = Field(1, description="how many, or auto: min_replicas to max_replicas")
     min_replicas: int = Field(1, ge=1)
     max_replicas: int = Field(8, ge=1)
-    target_ongoing_requests: float = Field(0, ge=0, description="for each replica; at least two full batches")
+    target_ongoing_requests: float = Field(0, ge=0, description="for each replica; 0 is one full batch")
     upscale_delay_s: float = Field(10, ge=0)
     downscale_delay_s: float = Field(300, ge=0)
     num_cpus: float = Field(1, ge=0)

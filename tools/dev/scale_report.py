@@ -31,6 +31,9 @@ DAY = 1200.0  # seconds of a simulated day
 #: Signals and targets whose replicas are drawn over the day.
 DRAWN = {("ongoing", 1.0), ("ongoing", 2.0), ("queue_time", 0.1), ("busy", 0.7)}
 
+#: The highest load that is planned with: above it queues grow for longer than a simulation lasts.
+MOST = 0.9
+
 Lines = Iterator[str]
 
 
@@ -176,8 +179,8 @@ def signals(folder: Path, count: int, seed: int) -> Lines:
 def fewest(
     server: SimulatedServer, rate: float, limit: float, rule: str, routers: int, count: int, seed: int
 ) -> tuple[int, Outcome]:
-    """The fewest replicas, in steps of 1 or 2 %, whose p99 is at most `limit` seconds."""
-    replicas = ceil(rate / server.capacity)
+    """The fewest replicas, in steps of 1 or 2 %, whose p99 is at most `limit` seconds and whose load is at most MOST."""
+    replicas = ceil(rate / (MOST * server.capacity))
     when = arrivals(rate, count, seed)
     while True:
         got = simulate_replicas(Cluster(server, replicas, rule=rule, routers=routers), when, seed)
