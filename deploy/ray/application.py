@@ -134,7 +134,7 @@ class Replica:
                 told = now
 
     def _look(self) -> Record:
-        status = get_json(f"http://127.0.0.1:{self._management}/status.json")
+        status = get_json(f"http://127.0.0.1:{self._management}/status.json", os.environ.get("JITNEY_TOKEN"))
         declared = [name.strip() for name in self._options.idempotent.split(",") if name.strip()]
         return from_status(status, self._host, self._port, self._metrics, declared)
 
