@@ -208,7 +208,10 @@ class OnDemandDeployment(Deployment):
                 self._loaded, self.reason = None, NOT_LOADED
 
     def unload(self, unused_since: float) -> bool:
-        """Ends its workers and waits for that; False where a request has come since, waits or runs, or a sequence may be under way."""
+        """Ends its workers and waits for that.
+
+        False where a request has come since, waits or runs, or where a sequence may be under way.
+        """
         with self._lock:
             loaded = self._loaded
             if loaded is None or self._kept or self.used > unused_since:
