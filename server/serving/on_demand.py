@@ -19,6 +19,7 @@ from ...core.call import Call, Target
 from ...core.errors import Draining, LoadFailed, NoWorkers
 from ...core.model_config import ModelConfig
 from ...core.request import Request
+from ...core.sequence_spec import SequenceSpec
 from ..batching.item import Waiting
 from ..ipc.arena import Arena
 from ..process import cores
@@ -62,6 +63,9 @@ class OnDemandDeployment(Deployment):
         self._closing = False
         self._kept = 0  # workers that it was scaled to, and keeps
         self._generation = new_generation()
+        self._sequence_s = (
+            0.0 if config.sequence is None else SequenceSpec.of(config).idle
+        )  # InvalidConfig where it cannot work
         self.state, self.reason = ModelState.READY, NOT_LOADED
         self.min_workers = 0
         self._count()  # InvalidConfig where its instances have no place on this machine
@@ -204,11 +208,16 @@ class OnDemandDeployment(Deployment):
                 self._loaded, self.reason = None, NOT_LOADED
 
     def unload(self, unused_since: float) -> bool:
-        """Ends its workers and waits for that; False where a request has come since, or is waiting or running."""
+        """Ends its workers and waits for that.
+
+        False where a request has come since, waits or runs, or where a sequence may be under way.
+        """
         with self._lock:
             loaded = self._loaded
             if loaded is None or self._kept or self.used > unused_since:
                 return False
+            if time.monotonic() - self.used < self._sequence_s:
+                return False  # a sequence may be under way, whose state would end with its worker
             if _is_busy(loaded):
                 self.used = time.monotonic()  # it is unused from the end of what it does
                 return False
