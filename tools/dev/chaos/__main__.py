@@ -28,8 +28,8 @@ QUIET_S, WAIT_S = 0.7, 15.0
 SLOW = 1.5
 #: How long nothing happens at first.
 CALM_S = 2.0
-#: How long the server may take to start, and the run to end.
-START_S, OVERTIME_S = 40.0, 90.0
+#: How long the server takes to start where nothing else runs; how long it may take, and the run to end.
+START_TAKES_S, START_S, OVERTIME_S = 3.0, 60.0, 120.0
 
 
 class Run:
@@ -65,6 +65,7 @@ class Run:
         site.wait(lambda: "READY" in site.ask("GET", "/models/digest")[1], START_S, "the archive's worker")
         now = time.monotonic()
         self._limit = max(self._options.recovery, SLOW * (now - began))
+        site.slowness = max(1.0, (now - began) / START_TAKES_S)
         self._ledger.open(Window("none", now, now, cuts=False))
 
     def _rounds(self) -> None:
@@ -92,7 +93,7 @@ class Run:
         except Exception as error:  # noqa: BLE001 - it belongs into the table
             window.problem = f"{type(error).__name__}: {error}"
             self._scene.onset()
-        deadline = time.monotonic() + WAIT_S
+        deadline = time.monotonic() + WAIT_S * self._site.slowness
         while not self._ledger.recovered(time.monotonic(), QUIET_S) and time.monotonic() < deadline:
             time.sleep(0.05)
 
