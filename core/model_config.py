@@ -203,12 +203,18 @@ class ModelConfig:
     def overlaps(self) -> bool:
         """Whether a worker takes the next batch as soon as `execute` has returned, though answers of the one before are still
         to come: for models that answer when they please."""
-        return self.decoupled or self.asynchronous
+        return self.decoupled or self.asynchronous or self.continuous
 
     @property
     def asynchronous(self) -> bool:
         """Whether it is a handler with TorchServe's `asyncCommunication`: its requests are tasks of one event loop."""
         return self.handler is not None and bool(self.handler.yaml.get("asyncCommunication"))
+
+    @property
+    def continuous(self) -> bool:
+        """Whether it is a handler with TorchServe's `continuousBatching`: it is asked in rounds, each of which answers all
+        requests in flight."""
+        return self.handler is not None and bool(self.handler.yaml.get("continuousBatching"))
 
     def input(self, name: str) -> TensorSpec | None:
         return next((spec for spec in self.inputs if spec.name == name), None)

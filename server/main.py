@@ -43,8 +43,7 @@ from .serving.model_cache import ModelCache
 from .serving.registry import Registry
 from .serving.response_cache import ResponseCache
 from .settings.settings import Settings, access_problems, start_problems
-from .settings.trace import OPENTELEMETRY
-from .tracing.collector import Collector
+from .tracing.collector import collector_of
 from .tracing.sampling import Tracing
 from .tracing.settings import TraceSettings
 from .web import Web
@@ -102,12 +101,6 @@ def _say(line: str) -> None:
         print(f"{line}\n", end="", flush=True)  # in one piece: models that load together are reported at once
 
 
-def _collector(traces: TraceSettings) -> Collector | None:
-    """What takes traces; None where no setting could ever have one made: there is no file, and none can be named later."""
-    config = traces.config
-    return Collector(traces) if config.mode == OPENTELEMETRY or config.file else None
-
-
 class Server:
     """Everything that one server process owns."""
 
@@ -127,7 +120,7 @@ class Server:
             cache=cache,
         )
         self.traces = TraceSettings(settings.trace_config)
-        self.collector = _collector(self.traces)
+        self.collector = collector_of(self.traces)
         if self.collector is not None:
             self.metrics.more.append(self.collector.families)
             self.metrics.exemplars = self.collector.exemplars

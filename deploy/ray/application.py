@@ -40,7 +40,7 @@ class Options(BaseModel):
     num_replicas: int | Literal["auto"] = Field(1, description="how many, or auto: min_replicas to max_replicas")
     min_replicas: int = Field(1, ge=1)
     max_replicas: int = Field(8, ge=1)
-    target_ongoing_requests: float = Field(0, ge=0, description="for each replica; at least two full batches")
+    target_ongoing_requests: float = Field(0, ge=0, description="for each replica; 0 is one full batch")
     upscale_delay_s: float = Field(10, ge=0)
     downscale_delay_s: float = Field(300, ge=0)
     num_cpus: float = Field(1, ge=0)
@@ -134,7 +134,7 @@ class Replica:
                 told = now
 
     def _look(self) -> Record:
-        status = get_json(f"http://127.0.0.1:{self._management}/status.json")
+        status = get_json(f"http://127.0.0.1:{self._management}/status.json", os.environ.get("JITNEY_TOKEN"))
         declared = [name.strip() for name in self._options.idempotent.split(",") if name.strip()]
         return from_status(status, self._host, self._port, self._metrics, declared)
 

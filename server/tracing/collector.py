@@ -187,3 +187,12 @@ class Collector:
         if now - self._warned >= _WARN_S or not self._warned:
             self._warned = now
             log.warning("%d traces are lost: %s; jitney_traces_total counts those that follow", count, reason)
+
+
+def collector_of(traces: TraceSettings) -> Collector | None:
+    """What takes traces; None where no setting could ever have one made: there is no file, and none can be named later.
+
+    InvalidConfig where OpenTelemetry's exporter is missing.
+    """
+    config = traces.config
+    return Collector(traces) if config.mode == OPENTELEMETRY or config.file else None

@@ -42,10 +42,12 @@ def handler_config(
         version_directory=directory,
         max_batch_size=numbers.rows,
         batching=Batching(
-            enabled=numbers.rows > 1,
+            # With continuousBatching the worker puts them together, round by round: each leaves as soon as there is a place.
+            enabled=numbers.rows > 1 and not found.continuous_batching,
             max_queue_delay_us=numbers.delay_ms * 1000,
             default_queue_policy=QueuePolicy(max_queue_size=numbers.job_queue_size),
         ),
+        max_in_flight=numbers.rows if found.continuous_batching else 0,
         instance_groups=groups,
         handler=HandlerSpec(
             entry=entry,
@@ -85,8 +87,9 @@ def _refuse(name: str, found: ModelYaml, numbers: Numbers) -> None:
         raise Unsupported(
             f"model '{name}': parallelType {found.parallel_type} is not offered; a model runs in one process for each worker"
         )
-    if found.continuous_batching:
-        raise Unsupported(f"model '{name}': model-config.yaml asks for continuousBatching, which is not offered")
+    if found.continuous_batching and found.sequence_batching:
+        both = "continuousBatching and sequenceBatching"
+        raise Unsupported(f"model '{name}': model-config.yaml asks for {both}, which are not offered together")
 
 
 def _sequence(found: ModelYaml, numbers: Numbers) -> dict[str, Any]:

@@ -170,6 +170,7 @@ def test_options_without_meaning_are_taken_with_a_word(
         ((), "info"),
         (("--log-verbose=1",), "debug"),
         (("--log-verbose=0",), "info"),
+        (("--log-verbose", "--log-info"), "debug"),
         (("--log-info=false",), "warning"),
         (("--log-info=false", "--log-warning=0"), "error"),
         (("--log-info=false", "--log-warning=false", "--log-error=false"), "critical"),
