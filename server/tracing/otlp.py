@@ -73,14 +73,14 @@ class OtlpSink:
 
 
 class _Reason(logging.Handler):
-    """Keeps what the exporter says, which is told once, by the collector."""
+    """Keeps the first thing that the exporter says of an export: the cause, and not that it gave up. The collector tells it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.text = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.text = record.getMessage()
+        self.text = self.text or record.getMessage()
 
 
 class _Library:
