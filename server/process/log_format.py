@@ -40,10 +40,10 @@ class TextFormatter(logging.Formatter):
 
     def __init__(self, text: str, *, iso: bool = False) -> None:
         super().__init__(text)
-        self._iso = iso
+        self.iso = iso
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - Python's name
-        return _iso(record.created) if self._iso else super().formatTime(record, datefmt)
+        return _iso(record.created) if self.iso else super().formatTime(record, datefmt)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - Python's name
         ids = [f"{name}={_short(value)}" for name, value in fields_of(record).items() if name in _IDS]

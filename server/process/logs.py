@@ -160,6 +160,14 @@ def _from_file(path: Path) -> None:
         raise InvalidConfig(f"--log-config {path}: expected logging.config.dictConfig as JSON or YAML: {reason}") from None
 
 
+def show_iso_times(shown: bool) -> None:
+    """Has lines of text say their times as ISO 8601 from now on, or as Python does."""
+    for name in ("jitney", *FILES):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler.formatter, TextFormatter):
+                handler.formatter.iso = shown
+
+
 def close() -> None:
     """Flushes and closes every handler of ours. What standard output and error do not take is dropped: Python would end with
     another status for it."""

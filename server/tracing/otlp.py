@@ -73,14 +73,14 @@ class OtlpSink:
 
 
 class _Reason(logging.Handler):
-    """Keeps what the exporter says, which is told once, by the collector."""
+    """Keeps the first thing that the exporter says of an export: the cause, and not that it gave up. The collector tells it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.text = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.text = record.getMessage()
+        self.text = self.text or record.getMessage()
 
 
 class _Library:
@@ -225,7 +225,9 @@ class _Trace:
             if front.status:
                 root.set_attribute("rpc.response.status_code", front.status)
         if host:
-            root.set_attributes({"client.address": host.strip("[]"), "client.port": int(port) if port.isdecimal() else 0})
+            root.set_attribute("client.address", host.strip("[]"))
+        if port.isdecimal():
+            root.set_attribute("client.port", int(port))
         begin, end = (
             ("GRPC_WAITREAD_END", "GRPC_SEND_END") if front.protocol == "grpc" else ("HTTP_RECV_END", "HTTP_SEND_END")
         )

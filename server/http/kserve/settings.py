@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import falcon
 
 from ....core.errors import InvalidRequest, JitneyError, Unsupported
+from ...process import logs
 from .documents import Document, checked, parse, unsigned
 from .resource import Resource, answers_errors, read_body, set_json
 
@@ -42,6 +43,8 @@ class LogSettings:
             self._values |= changes
             if changes:
                 logging.getLogger("jitney").setLevel(self._level())
+            if "log_format" in changes:
+                logs.show_iso_times(changes["log_format"] == "ISO8601")
             return dict(self._values)
 
     def _value(self, name: str, value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from jitney.core.errors import InvalidConfig
 from jitney.server.frontends import records
 from jitney.server.frontends.messages import Logged
+from jitney.server.http.kserve.settings import LogSettings
 from jitney.server.process import logs
 from jitney.server.process.log_format import JsonFormatter, TextFormatter, about
 from jitney.server.process.logs import LogOptions
@@ -90,6 +92,16 @@ def test_a_file_in_place_of_the_terminal(clean: None, tmp_path: Path) -> None:
     assert lines[1]["client"] == "127.0.0.1:1"
     with pytest.raises(InvalidConfig, match=r"log_file .*/no/log: cannot be written: No such file or directory"):
         logs.configure(None, None, LogOptions(file=str(tmp_path / "no" / "log")))
+
+
+def test_times_change_while_the_server_runs(clean: None, tmp_path: Path) -> None:
+    logs.configure(None, None, LogOptions(file=str(tmp_path / "log")))
+    for form in ("ISO8601", "default"):
+        LogSettings().update({"log_format": form})
+        logging.getLogger("jitney.x").warning("now")
+    first, second = (tmp_path / "log").read_text().splitlines()
+    assert re.match(r"\d{4}-\d\d-\d\dT[\d:.]+Z WARNING", first)
+    assert re.match(r"\d{4}-\d\d-\d\d [\d:,]+ WARNING", second)
 
 
 def test_torchserve_s_files_have_the_same_format(clean: None, tmp_path: Path) -> None:
