@@ -49,6 +49,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tools/dev/",),
     ("server/cli/",),
     ("deploy/",),
+    ("tools/dev/bench_ray",),
 )
 
 #: What TorchServe's programs import to start and register, under the names that they know: it is the server's.
