@@ -69,14 +69,13 @@ def plain(repository: Path) -> Any:
             session = self._sessions[name]
             return list(session.run(None, {session.get_inputs()[0].name: np.stack(rows)})[0])
 
-        async def _digits(self, rows: list[Any]) -> list[Any]:
+        @serve.batch(max_batch_size=32, batch_wait_timeout_s=0)
+        async def digits(self, rows: list[Any]) -> list[Any]:
             return self._run("digits", rows)
 
-        async def _mean(self, rows: list[Any]) -> list[Any]:
+        @serve.batch(max_batch_size=32, batch_wait_timeout_s=0)
+        async def mean(self, rows: list[Any]) -> list[Any]:
             return self._run("mean", rows)
-
-        digits: Any = serve.batch(max_batch_size=32, batch_wait_timeout_s=0)(_digits)
-        mean: Any = serve.batch(max_batch_size=32, batch_wait_timeout_s=0)(_mean)
 
         async def __call__(self, request: Request) -> Any:
             body = await request.body()
