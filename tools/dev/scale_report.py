@@ -55,13 +55,13 @@ def times(outcome: Outcome) -> str:
 
 def fill(folder: Path, count: int, seed: int) -> Lines:
     """The same requests over more and more replicas."""
-    rows, sizes = [], {}
+    rows, filled = [], dict[str, list[tuple[float, float]]]()
     for load in (0.2, 0.5, 0.9):
         when = arrivals(load * SMALL.capacity, count, seed)
         for replicas in (1, 2, 4, 8):
             got = simulate_replicas(Cluster(SMALL, replicas, rule="round_robin"), when, seed)
             work = got.busy * replicas * (when[-1] - when[0]) / count
-            sizes.setdefault(f"{load * SMALL.capacity:,.0f} requests/s", []).append((float(replicas), got.mean_batch))
+            filled.setdefault(f"{load * SMALL.capacity:,.0f} requests/s", []).append((float(replicas), got.mean_batch))
             cells = [
                 f"{load * SMALL.capacity:,.0f}",
                 str(replicas),
@@ -70,7 +70,7 @@ def fill(folder: Path, count: int, seed: int) -> Lines:
                 times(got),
             ]
             rows.append([*cells, f"{got.busy:.0%}"])
-    (folder / "fill.svg").write_text(svg([Panel("batch fill", "replicas", "rows in a batch", sizes)]), encoding="utf-8")
+    (folder / "fill.svg").write_text(svg([Panel("batch fill", "replicas", "rows in a batch", filled)]), encoding="utf-8")
     heads = [
         "requests/s in all",
         "replicas",

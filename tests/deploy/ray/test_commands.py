@@ -32,7 +32,7 @@ def test_serve_run_answers_below_a_prefix_and_large_bodies(tmp_path: Path) -> No
 
 
 def run(address: str, models: Path) -> None:
-    command = [Path(sys.executable).parent / "serve", "run", "--address", address, "--name", "second"]
+    command = [str(Path(sys.executable).parent / "serve"), "run", "--address", address, "--name", "second"]
     command += ["--route-prefix", "/second", "jitney.deploy.ray:app", f"model_repository={models}", "num_cpus=0.1"]
     url = f"http://127.0.0.1:{HTTP_PORT}/second/v2/models/double/infer"
     tensor = {"name": "x", "datatype": "FP32", "shape": [16, 1], "data": [0.5] * 16}
