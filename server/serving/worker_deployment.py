@@ -217,7 +217,8 @@ class WorkerDeployment(Deployment):
             self.refuse_without_workers()
         if self._cache is None and not request.rows > self.config.max_batch_size > 0:  # which is another error
             self.refuse_if_full(priority)
-        self._fatal.check(request)
+        if self._fatal.any:
+            self._fatal.check(request)
         call = Call(request, self.config, on_answer=on_answer)
         call.encode = encode
         if self._cache is None:  # which would keep the outputs for longer than the target's memory lasts
