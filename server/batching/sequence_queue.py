@@ -95,12 +95,18 @@ class SequenceBatcher:
             return DirectSlots(seat, self._spec)
         return OldestSlots(seat, self._spec, self._max_rows, self._name)
 
-    def finished(self, batch: SequenceBatch, now: float) -> None:
-        """All requests of the batch are answered: its worker may have the next one."""
+    def returned(self, batch: SequenceBatch) -> None:
+        """The batch's worker may have the next one, though answers are still to come, for which its sequences wait."""
         instance = self._instances.get(batch.seat)
-        if instance is None or instance.batch is not batch:
+        if instance is not None and instance.batch is batch:
+            instance.batch = None
+
+    def finished(self, batch: SequenceBatch, now: float) -> None:
+        """All requests of the batch are answered: its sequences go on."""
+        self.returned(batch)
+        instance = self._instances.get(batch.seat)
+        if instance is None:
             return  # its worker is gone, and so are its sequences
-        instance.batch = None
         for sequence in batch.running:
             if sequence.instance is instance:
                 sequence.busy, sequence.since = False, now

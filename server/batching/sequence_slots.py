@@ -89,7 +89,7 @@ class DirectSlots(InstanceSlots):
     """Waits for `minimum_slot_utilization` of its slots, at most `delay`. Requests of another shape wait for the next batch."""
 
     def form(self, now: float) -> tuple[Leaving | None, float]:
-        ready = [sequence for sequence in self.slots if sequence is not None and sequence.queue]
+        ready = [sequence for sequence in self.slots if sequence is not None and sequence.queue and not sequence.busy]
         if not ready:
             return None, inf
         first = min(ready, key=lambda sequence: sequence.queue[0].arrived).queue[0]

@@ -1,13 +1,16 @@
 """`SequenceDeployment`: a model with `sequence_batching`. A sequence's requests go to one worker, in order, one at a time.
 
 Who waits for what the pure `batching.sequence` decides. It is told which workers there are (`place`) and which batches are over
-(`finished`), both with the dispatcher's lock held; a worker is given its next batch only after the answers of the one before.
+(`finished`), both with the dispatcher's lock held. A worker is given its next batch after the answers of the one before; one
+whose model answers when it pleases (decoupled) as soon as `execute` has returned (`returned`), which a sequence's own next
+request does not.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 from typing import cast
 
 from ...core.call import Call
@@ -95,6 +98,10 @@ class SequenceDeployment(WorkerDeployment):
             request.parameters = {**request.parameters, "triton_slot": item.slot}
         self._batches[calls[0]] = leaving
         self.pool.execute_on(cast(Seat, leaving.seat), calls)
+
+    def _batch_returned(self, calls: Sequence[Call]) -> None:
+        batch = self._batches[calls[0]]
+        self.dispatcher.update(lambda: self._sequences.returned(batch))
 
     def _batch_done(self, report: BatchReport) -> None:
         super()._batch_done(report)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -75,6 +75,7 @@ class WorkerDeployment(Deployment):
             self.arena,
             on_idle=self._worker_idle,
             on_batch=self._batch_done,
+            on_returned=self._batch_returned,
             host=options.host,
             on_event=self._event,
             on_state=self._workers_changed,
@@ -316,6 +317,9 @@ class WorkerDeployment(Deployment):
 
     def _worker_idle(self) -> None:
         self.dispatcher.wake()
+
+    def _batch_returned(self, calls: Sequence[Call]) -> None:
+        """`execute` has returned, and answers are still to come."""
 
     def _batch_done(self, report: BatchReport) -> None:
         if report.fatal:

@@ -57,6 +57,7 @@ class Pool:
     """Workers of one model version. See the module's page for the order of calls and the threads.
 
     on_idle   a worker became idle, or may be sent one batch more ahead; may call `execute`
+    on_returned  `execute` has returned for a batch that is not over (see `overlaps`); then `on_idle`
     on_batch  a batch is over, all its calls are answered; called once for every batch, also where its worker died
     on_event  `(kind, payload)` that a model emitted
     on_state  a worker became ready, or is no longer
@@ -73,6 +74,7 @@ class Pool:
         *,
         on_idle: Callable[[], None],
         on_batch: Callable[[BatchReport], None] | None = None,
+        on_returned: Callable[[Sequence[Call]], None] | None = None,
         host: HostServer | None = None,
         factory: str = "",
         on_event: Callable[[str, Mapping[str, Any]], None] | None = None,
@@ -82,6 +84,7 @@ class Pool:
     ) -> None:
         self.config = config
         self._on_idle, self._on_batch, self._on_event, self._on_state = on_idle, on_batch, on_event, on_state
+        self._on_returned = on_returned
         self._host_calls = HostCalls(host, config.name)
         self._gpus = gpus
         self._log = logging.getLogger(f"jitney.model.{config.name}")
@@ -364,6 +367,8 @@ class Pool:
         if results.done:
             self._times(batch, results)
         if self._advance(worker, batch, results):
+            if not results.done:
+                self._call(self._on_returned, batch.calls)
             self._next(worker)
         self._answer(child, batch, results, answers)
         child.copied(results)

@@ -88,6 +88,22 @@ def test_requests_of_a_sequence_never_overlap_and_keep_their_order() -> None:
     assert len(bench.batcher) == 0
 
 
+def test_a_worker_whose_batch_is_open_takes_other_sequences_and_not_the_same() -> None:
+    bench = Bench("a")
+    bench.submit(item(1, START), item(1, at=1))
+    assert bench.poll() == [("a", [1])]
+    bench.submit(item(2, START))
+    assert bench.poll() == []
+    (first,) = bench.running
+    bench.batcher.returned(first)
+    assert bench.poll(2) == [("a", [2])]
+    assert bench.poll(2) == []
+    bench.batcher.finished(first, 3)
+    assert bench.poll(3) == [], "the other batch is in execution"
+    bench.batcher.returned(bench.running[1])
+    assert bench.poll(3) == [("a", [1])]
+
+
 def test_an_end_frees_the_slot_and_the_backlog_takes_it_in_order() -> None:
     bench = Bench("a", slots=1)
     bench.submit(item(1, START), item(2, START, at=1), item(3, START, at=2), item(2, END, at=3))
