@@ -7,10 +7,11 @@ All of this happens in a worker process, on its main thread, for one model insta
     unload()                     once, when the worker is asked to stop; not called when it is killed
 
 `execute` calls `respond(index, response)` for each request of the batch. A response with `final=True` ends that request;
-earlier ones with `final=False` are sent at once (streaming). Where the model `overlaps` (decoupled ones, asynchronous handlers) a
-backend may keep `respond` and call it after `execute` returned, from any thread, while the next batches are executed; a batch is
-over when every request had its final response. An exception out of `execute` fails exactly the requests that had none yet.
-Tensors and parts of the requests are views of shared memory that are valid until their request's final response.
+earlier ones with `final=False` are sent at once (streaming). Where the model `overlaps` (decoupled ones, handlers that are
+asynchronous or batch continuously) a backend may keep `respond` and call it after `execute` returned, from any thread, while
+the next batches are executed; a batch is over when every request had its final response. An exception out of `execute` fails
+exactly the requests that had none yet. Tensors and parts of the requests are views of shared memory that are valid until their
+request's final response.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ imports `ts`, which is our package in `compat`. Beyond TorchServe:
   it off: `handler: {retry_failed_batch: false}` in model-config.yaml;
 * explanations are handled one by one: TorchServe explains the first request's class for the whole batch.
 
-With `asyncCommunication` each request is a task of one event loop, on a thread of its own, and `execute` waits for none of them.
+With `asyncCommunication` each request is a task of one event loop, on a thread of its own, and `execute` waits for none of them;
+with `continuousBatching` the handler lives on a thread of its own, which asks it in rounds (see `continuous`).
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ import uuid
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from PIL import Image
 
-from ..core.request import Failure, Instance, Request, Respond, Response
+from ..core.request import Instance, Request, Respond
 from . import cuda_context
 from . import handler_data as data
 from .base import Backend, DeviceLost
+from .continuous import Rounds
 from .handler_loader import COMPAT, find_entry, find_envelope, prepare_imports
+from .handler_run import Run, groups
 
 if TYPE_CHECKING:
     from ..core.model_config import HandlerSpec, ModelConfig
 
 logger = logging.getLogger(__name__)
-
-_LATER = ("continuousBatching", "sequenceBatching")
 
 
 class HandlerBackend(Backend):
@@ -59,7 +60,16 @@ class HandlerBackend(Backend):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None  # that runs the loop, for concurrent requests
         self._tasks: set[asyncio.Task[None]] = set()  # a loop keeps weak references only
+        self._rounds = Rounds(self._handle_batch, self._lose) if model.continuous else None
         self._answering = False  # a metric that is emitted now has answers behind it
+        if self._rounds is None:
+            self._load(instance)
+        else:
+            self._rounds.begin(self._load, instance)
+
+    def _load(self, instance: Instance) -> Any:
+        """Imports and initializes the handler; returns its context."""
+        model = self._model
         directory = str(Path(model.version_directory or model.directory).resolve())
         prepare_imports(directory)
         os.chdir(directory)
@@ -74,6 +84,7 @@ class HandlerBackend(Backend):
         self._finished(entry.initialize(self._context))
         if self._concurrent:
             self._start_loop()
+        return self._context
 
     def _make_context(self, directory: str, instance: Instance) -> Any:
         spec, name = self._spec, self._model.name
@@ -93,6 +104,8 @@ class HandlerBackend(Backend):
         )
 
     def unload(self) -> None:
+        if self._rounds is not None:
+            self._rounds.close()
         if self._loop is None:
             return
         if self._thread is not None:
@@ -103,14 +116,18 @@ class HandlerBackend(Backend):
     # -- batches ---------------------------------------------------------------------------------------------------------
 
     def execute(self, requests: Sequence[Request], respond: Respond) -> None:
-        """Handles predictions together and explanations one by one; with `asyncCommunication` each begins at once."""
+        """Handles predictions together and explanations one by one; with `asyncCommunication` each begins at once, with
+        `continuousBatching` each joins the next round."""
+        if self._rounds is not None:
+            self._rounds.add(requests, respond)
+            return
         if self._loop is not None and self._thread is not None:
             self._loop.call_soon_threadsafe(self._begin, requests, respond)
             return
-        for indices in _groups(requests):
-            self._handle_batch(_Run(requests, indices, respond))
+        for indices in groups(requests):
+            self._handle_batch(Run(requests, indices, respond))
 
-    def _handle_batch(self, run: _Run) -> None:
+    def _handle_batch(self, run: Run) -> None:
         context = self._context
         self._enter(context, run)
         start = time.perf_counter()
@@ -132,24 +149,28 @@ class HandlerBackend(Backend):
         finally:
             self._answering = False
 
-    def _failed(self, run: _Run, error: Exception) -> None:
+    def _failed(self, run: Run, error: Exception) -> None:
         lost = cuda_context.lost()
-        again = self._retry and len(run.indices) > 1 and not run.streamed and not data.is_out_of_resources(error)
+        may = self._retry and run.repeatable and not run.streamed
+        again = may and len(run.indices) > 1 and not data.is_out_of_resources(error)
         if again and not lost:
             logger.warning("a batch of %d failed and is tried request by request: %r", len(run.indices), error)
             for index in run.indices:
-                self._handle_batch(_Run(run.requests, [index], run.respond))
+                self._handle_batch(Run(run.requests, [index], run.respond))
             return
         run.fail(data.failure_of(error))
         if lost:
             raise DeviceLost(f"model '{self._model.name}' lost its device: {lost}") from error
 
-    def _refuse_lost_device(self, run: _Run) -> None:
+    def _refuse_lost_device(self, run: Run) -> None:
         """DeviceLost where the handler answered with exceptions and has no working GPU context any more."""
         if run.failed and (lost := cuda_context.lost()):
             raise DeviceLost(f"model '{self._model.name}' lost its device: {lost}")
 
-    def _enter(self, context: Any, run: _Run) -> None:
+    def _lose(self, error: DeviceLost) -> NoReturn:
+        self.host.lose(error)
+
+    def _enter(self, context: Any, run: Run) -> None:
         """Shows the requests of this run in the context."""
         context.request_ids = {at: run.requests[index].id or str(uuid.uuid4()) for at, index in enumerate(run.indices)}
         run.processors = [self._processor(partial(data.headers_of, run.requests[index])) for index in run.indices]
@@ -177,7 +198,7 @@ class HandlerBackend(Backend):
     def _begin(self, requests: Sequence[Request], respond: Respond) -> None:
         """Makes a task of each request; in the loop."""
         for index in range(len(requests)):
-            task = asyncio.ensure_future(self._handle_alone(_Run(requests, [index], respond)))
+            task = asyncio.ensure_future(self._handle_alone(Run(requests, [index], respond)))
             self._tasks.add(task)
             task.add_done_callback(self._over)
 
@@ -190,7 +211,7 @@ class HandlerBackend(Backend):
         elif error is not None:
             logger.error("a request's task failed", exc_info=error)
 
-    async def _handle_alone(self, run: _Run) -> None:
+    async def _handle_alone(self, run: Run) -> None:
         context = copy.copy(self._context)
         context.metrics = copy.copy(context.metrics)
         self._enter(context, run)
@@ -204,79 +225,16 @@ class HandlerBackend(Backend):
             self._failed(run, error)
 
 
-def _groups(requests: Sequence[Request]) -> list[list[int]]:
-    """Indices of the requests that are handled together. BaseHandler reads what is asked, and the class to explain, from the
-    first request of a batch, so explanations and descriptions are handled alone."""
-    alone = [
-        index
-        for index, request in enumerate(requests)
-        if request.headers.get("explain") == "True" or request.headers.get("describe") == "True"
-    ]
-    together = [index for index in range(len(requests)) if not alone or index not in alone]
-    return ([together] if together else []) + [[index] for index in alone]
-
-
-class _Run:
-    """Requests that are handled together: their rows, their context's processors, and where their answers go."""
-
-    def __init__(self, requests: Sequence[Request], indices: list[int], respond: Respond) -> None:
-        self.requests, self.indices, self.respond = requests, indices, respond
-        self.processors: list[Any] = []
-        self.streamed = self.failed = False
-        self._over: set[int] = set()
-
-    def rows(self, decode: bool) -> list[dict[str, Any]]:
-        return [data.row_of(self.requests[index], decode) for index in self.indices]
-
-    def deliver(self, result: Any) -> None:
-        """Answers each request with its element of the list that the handler returned."""
-        if not isinstance(result, list):
-            self._unfit(data.BAD_LIST, f"the handler returned {type(result).__name__}, no list")
-        elif len(result) != len(self.indices):
-            self._unfit(data.BAD_LENGTH, f"the handler returned {len(result)} elements for {len(self.indices)} requests")
-        else:
-            self._respond_all(result, final=True)
-
-    def send(self, elements: Sequence[Any], message: str, code: int) -> None:
-        """One intermediate answer for each request (`send_intermediate_predict_response`)."""
-        if code != 200:
-            self.fail(Failure(message, status=code, by_model=True))
-            return
-        self.streamed = True
-        self._respond_all(elements, final=False)
-
-    def fail(self, failure: Failure) -> None:
-        """Ends all requests with the same error."""
-        for index in self.indices:
-            self._respond(index, Response(error=failure))
-
-    def _unfit(self, message: str, detail: str) -> None:
-        self.fail(Failure(message, "BAD_OUTPUT", detail=detail))
-
-    def _respond_all(self, elements: Sequence[Any], final: bool) -> None:
-        for index, element, processor in zip(self.indices, elements, self.processors, strict=True):
-            self._respond(index, data.response_of(element, processor, final, self.streamed))
-
-    def _respond(self, index: int, response: Response) -> None:
-        """Sends it, unless this request had its final answer: a stream that failed stays failed."""
-        if index in self._over:
-            return
-        if response.final:
-            self._over.add(index)
-            self.failed = self.failed or response.error is not None
-        self.respond(index, response)
-
-
 async def _await(awaitable: Any) -> Any:
     return await awaitable
 
 
 def _refuse_unsupported(name: str, spec: HandlerSpec) -> None:
-    for key in _LATER:
-        if spec.yaml.get(key):
-            raise ValueError(f"model '{name}': model-config.yaml asks for {key}, which is not supported yet")
-    if spec.envelope and spec.yaml.get("asyncCommunication"):
-        raise ValueError(f"model '{name}': service envelope '{spec.envelope}' cannot be combined with asyncCommunication")
+    asked = [key for key in ("asyncCommunication", "continuousBatching") if spec.yaml.get(key)]
+    if len(asked) > 1:
+        raise ValueError(f"model '{name}': model-config.yaml asks for {' and '.join(asked)}, which cannot be combined")
+    if spec.envelope and asked:
+        raise ValueError(f"model '{name}': service envelope '{spec.envelope}' cannot be combined with {asked[0]}")
 
 
 def _retries(yaml: Mapping[str, Any]) -> bool:

@@ -95,11 +95,16 @@ class Warmup:
     count: int = 1
 
 
+#: TorchServe's names of the headers of stateful requests.
+SEQUENCE_HEADERS = ("ts_request_sequence_id", "ts_request_sequence_start", "ts_request_sequence_end")
+
+
 @dataclass(frozen=True)
 class HandlerSpec:
     """What a TorchServe archive adds: the handler's entry point and all that its `context` shows.
 
     `entry` is `module`, `module.py`, `module.py:function` or a built-in name; files lie in `ModelConfig.directory`.
+    `sequence_headers` say which sequence a request belongs to, that it begins it, that it ends it.
     """
 
     entry: str
@@ -110,6 +115,7 @@ class HandlerSpec:
     decode_input_request: bool = True
     metrics_config: str = ""
     python: str = ""
+    sequence_headers: tuple[str, str, str] = SEQUENCE_HEADERS
 
 
 #: Backends that run tensors through a model without code of the user's around it: what they do can be done again.
@@ -197,12 +203,18 @@ class ModelConfig:
     def overlaps(self) -> bool:
         """Whether a worker takes the next batch as soon as `execute` has returned, though answers of the one before are still
         to come: for models that answer when they please."""
-        return self.decoupled or self.asynchronous
+        return self.decoupled or self.asynchronous or self.continuous
 
     @property
     def asynchronous(self) -> bool:
         """Whether it is a handler with TorchServe's `asyncCommunication`: its requests are tasks of one event loop."""
         return self.handler is not None and bool(self.handler.yaml.get("asyncCommunication"))
+
+    @property
+    def continuous(self) -> bool:
+        """Whether it is a handler with TorchServe's `continuousBatching`: it is asked in rounds, each of which answers all
+        requests in flight."""
+        return self.handler is not None and bool(self.handler.yaml.get("continuousBatching"))
 
     def input(self, name: str) -> TensorSpec | None:
         return next((spec for spec in self.inputs if spec.name == name), None)

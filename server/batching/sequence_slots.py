@@ -41,10 +41,12 @@ class SequenceBatch(Batch):
 
 @dataclass(slots=True, eq=False)
 class SequenceState:
-    """`open`: its next request need not be a START. `since`: when it last came, or finished, for the idle limit."""
+    """`open`: its next request need not be a START. `began`, `since`: when its first request came, and when one last came or
+    finished, for the limits."""
 
     id: int | str
     since: float
+    began: float
     queue: deque[SequenceItem] = field(default_factory=deque)
     instance: InstanceSlots | None = None
     slot: int = 0

@@ -7,11 +7,13 @@ Who waits for what the pure `batching.sequence` decides. It is told which worker
 from __future__ import annotations
 
 import time
+import uuid
 from typing import cast
 
 from ...core.call import Call
 from ...core.errors import InvalidRequest, WorkerDied
-from ...core.model_config import ModelConfig
+from ...core.model_config import SEQUENCE_HEADERS, ModelConfig
+from ...core.request import Request
 from ...core.sequence_spec import SequenceSpec
 from ..batching.dispatch import Queue
 from ..batching.item import Batch, Item
@@ -28,12 +30,13 @@ _START, _END = 1, 2
 class SequenceDeployment(WorkerDeployment):
     """A stateful model version in worker processes. InvalidConfig where its `sequence_batching` cannot work.
 
-    A request's sequence comes in its parameters `triton_sequence_id` and `triton_flags`, which no client can set by name. Its
-    worker learns its slot from `triton_slot`.
+    A request's sequence comes in its parameters `triton_sequence_id` and `triton_flags`, which no client can set by name; to
+    an archive in its headers (`HandlerSpec.sequence_headers`). Its worker learns its slot from `triton_slot`.
     """
 
     def __init__(self, config: ModelConfig, options: Options) -> None:
         self._spec = SequenceSpec.of(config)
+        self._headers = config.handler.sequence_headers if config.handler is not None else SEQUENCE_HEADERS
         self._batches: dict[Call, SequenceBatch] = {}  # by their first call
         super().__init__(config, options)
         if self._spec.preserve_ordering:
@@ -44,14 +47,8 @@ class SequenceDeployment(WorkerDeployment):
         return self._sequences
 
     def _make_item(self, call: Call, priority: int, alone: bool) -> Item:
-        request, parameters = call.request, call.request.parameters
-        sequence, flags = parameters.get("triton_sequence_id", 0), parameters.get("triton_flags", 0)
-        if isinstance(sequence, float) or not isinstance(flags, int):
-            raise InvalidRequest(
-                f"a sequence id is a number or a string, its flags are a number; got {sequence!r}, {flags!r}"
-            )
-        if sequence:
-            self._spec.check_id(self.config.name, sequence)
+        request = call.request
+        sequence, start, end = self._told(request) if self.config.handler is None else self._told_by_headers(request)
         return SequenceItem(
             call,
             request.rows,
@@ -59,9 +56,33 @@ class SequenceDeployment(WorkerDeployment):
             call.times.arrived / 1e9,
             call.deadline,
             sequence=sequence,
-            start=bool(flags & _START),
-            end=bool(flags & _END),
+            start=start,
+            end=end,
         )
+
+    def _told(self, request: Request) -> tuple[int | str, bool, bool]:
+        """A request's sequence, whether it begins and whether it ends it, as Triton's clients say it."""
+        sequence, flags = request.parameters.get("triton_sequence_id", 0), request.parameters.get("triton_flags", 0)
+        if isinstance(sequence, float) or not isinstance(flags, int):
+            raise InvalidRequest(
+                f"a sequence id is a number or a string, its flags are a number; got {sequence!r}, {flags!r}"
+            )
+        if sequence:
+            self._spec.check_id(self.config.name, sequence)
+        return sequence, bool(flags & _START), bool(flags & _END)
+
+    def _told_by_headers(self, request: Request) -> tuple[str, bool, bool]:
+        """The same as TorchServe's clients say it. Who names no sequence begins one of a new name, which the handler is told.
+
+        That a request begins its sequence is for the handler alone: one of an unknown sequence begins it anyway.
+        """
+        named, begins, ends = self._headers
+        given = {name.lower(): value for name, value in request.headers.items()}
+        sequence = given.get(named.lower(), "")
+        if not sequence:
+            sequence = f"ts-seq-{uuid.uuid4()}"
+            request.headers = {**request.headers, named: sequence, begins: "true"}
+        return sequence, False, given.get(ends.lower(), "").lower() == "true"
 
     def _expiry(self, arrived: float, priority: int, timeout_us: int) -> float | None:
         """Never: Triton's queue policies are the dynamic batcher's."""

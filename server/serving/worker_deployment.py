@@ -372,6 +372,9 @@ class WorkerDeployment(Deployment):
     def queued(self) -> int:
         return self.dispatcher.pending()
 
+    def queued_rows(self) -> int:
+        return self.dispatcher.pending_rows()
+
     def waiting(self) -> Waiting:
         return self.dispatcher.waiting()
 

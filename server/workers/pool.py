@@ -20,16 +20,18 @@ import collections
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...core.call import Call
 from ...core.errors import Draining, HoldsTooMuch, JitneyError, LoadFailed, NoWorkers, WorkerDied
 from ...core.model_config import AT_ONCE, ModelConfig
+from ...core.request import Failure, Response
 from ..ipc.arena import Arena
 from ..ipc.io_context import IoContext
 from ..ipc.messages import Message
 from ..process import cores
+from ..process.log_format import about
 from . import capacity, placement
 from .host_calls import HostCalls, HostServer
 from .messages import Cancel, Copied, Event, HostCall, HostCancel, Results
@@ -363,22 +365,37 @@ class Pool:
             self._times(batch, results)
         if self._advance(worker, batch, results):
             self._next(worker)
-        for index, response in answers:
-            if isinstance(response, HoldsTooMuch):
-                if batch.live[index].fail(response) and not results.done:
-                    self._withdraw(child, batch, index)
-                continue
-            if response.error is not None and response.error.detail:
-                self._log.error("%s: %s\n%s", child.name, response.error.message, response.error.detail)
-            if not response.final:
-                batch.streamed.add(index)
-            if not batch.live[index].answer(response) and not response.final:
-                self._withdraw(child, batch, index)
+        self._answer(child, batch, results, answers)
         child.copied(results)
         if results.done:
             if not batch.is_answered():
                 batch.fail(JitneyError(f"worker '{child.name}' left the request without an answer"))
             self._report(batch, child.name, results)
+
+    def _answer(
+        self,
+        child: WorkerProcess,
+        batch: RunningCalls,
+        results: Results,
+        answers: Iterable[tuple[int, Response | HoldsTooMuch]],
+    ) -> None:
+        """Gives the calls their answers; an error is logged once, with the ids of all requests that it failed."""
+        failures: list[tuple[Failure, str]] = []
+        for index, response in answers:
+            call = batch.live[index]
+            if isinstance(response, HoldsTooMuch):
+                if call.fail(response) and not results.done:
+                    self._withdraw(child, batch, index)
+                continue
+            if response.error is not None:
+                failures.append((response.error, call.request.id))
+            if not response.final:
+                batch.streamed.add(index)
+            if not call.answer(response) and not response.final:
+                self._withdraw(child, batch, index)
+        for error in [error for error, _ in failures if error.detail]:
+            ids = [name for other, name in failures if other.message == error.message]
+            self._log.error("%s: %s\n%s", child.name, error.message, error.detail, extra=about(request_ids=ids))
 
     def _times(self, batch: RunningCalls, results: Results) -> None:
         before, model, after = results.input_ns, results.infer_ns, results.output_ns

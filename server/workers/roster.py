@@ -127,7 +127,8 @@ class Roster(Generic[C, B]):
 
     `at_once`: so many processes load the model at the same time, the others start after them; 0 = all. `in_flight`: how
     many batches the worker of an instance may hold. `overlaps`: it takes the next one when `execute` has returned, though
-    answers are still to come; else it is sent full ones ahead.
+    answers are still to come; else it is sent full ones ahead. `together`: each answer is a sign of life of all its open
+    batches, and where one is late all are (continuous batching, whose rounds answer all).
     """
 
     def __init__(
@@ -139,9 +140,10 @@ class Roster(Generic[C, B]):
         at_once: int = 0,
         in_flight: Callable[[Instance], int] = lambda instance: 1,
         overlaps: bool = False,
+        together: bool = False,
     ) -> None:
         self._startup_s, self._response_s, self._give_up_after_s = startup_s, response_s, give_up_after_s
-        self._at_once, self._in_flight, self._overlaps = at_once, in_flight, overlaps
+        self._at_once, self._in_flight, self._overlaps, self._together = at_once, in_flight, overlaps, together
         self.members: list[Worker[C, B]] = []
         self.leaving: list[Worker[C, B]] = []
         self.idle: list[Worker[C, B]] = []  # takes any batch; a stack: the one that worked last has the warmest caches
@@ -222,8 +224,14 @@ class Roster(Generic[C, B]):
         """Gives the batch to an idle worker; None if there is none."""
         if not self.idle:
             return None
-        worker = self.idle.pop()
+        worker = self.idle.pop() if not self._overlaps else self._least_held()
         self.assign(worker, batch, now)
+        return worker
+
+    def _least_held(self) -> Worker[C, B]:
+        """Of the idle workers the one with the fewest open batches, the latest of several."""
+        worker = min(reversed(self.idle), key=lambda worker: worker.held)
+        self.idle.remove(worker)
         return worker
 
     def take_named(self, worker_id: int, batch: B, now: float) -> Worker[C, B] | None:
@@ -264,6 +272,8 @@ class Roster(Generic[C, B]):
     def progress(self, worker: Worker[C, B], batch: B, now: float) -> None:
         """A sign of life of a running batch: its response timeout starts again."""
         self._remove(worker, batch)
+        if self._together:
+            worker.running = dict.fromkeys(worker.running, self._due(now))
         worker.running[batch] = self._due(now)  # at the end, where the latest instant is
 
     def excuse(self, worker: Worker[C, B], until: float) -> None:
@@ -274,7 +284,7 @@ class Roster(Generic[C, B]):
 
     def hangs(self, worker: Worker[C, B]) -> bool:
         """Whether what is late keeps the worker from working: it is what it executes, or takes all its places."""
-        return worker.executing in worker.late or len(worker.late) >= worker.in_flight
+        return worker.executing in worker.late or self._together or len(worker.late) >= worker.in_flight
 
     def take_back(self, worker: Worker[C, B], batch: B) -> bool:
         """The batch did not reach the worker's process, which is about to end; false where that has ended already."""
@@ -300,6 +310,8 @@ class Roster(Generic[C, B]):
         self._remove(worker, batch)
         if batch is worker.executing:
             worker.executing = None
+        if self._together:
+            worker.running = dict.fromkeys(worker.running, self._due(now))
         self._go_on(worker, now)
 
     @staticmethod

@@ -84,6 +84,7 @@ class Supervisor:
             at_once=max(MIN_AT_ONCE, 2 * usable_cores()),
             in_flight=partial(in_flight, config),
             overlaps=config.overlaps,
+            together=config.continuous,
         )
         self.closing = False
         self.failure: LoadFailed | None = None

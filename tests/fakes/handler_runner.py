@@ -97,6 +97,10 @@ def _main() -> None:
         def emit(self, kind: str, payload: dict[str, Any], held: bool = False) -> None:
             found["metrics"].append({"kind": kind, **payload})
 
+        def lose(self, error: Exception) -> None:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
+
     config = ModelConfig(
         "handled",
         "1.0",

@@ -17,7 +17,16 @@ from .archive import Manifest
 #: Files that `backends.eager` takes for weights; with more than one of them it cannot be told which the manifest means.
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
 #: Sections of model-config.yaml that ask for work which only a handler does.
-HANDLER_SECTIONS = ("pt2", "micro_batching", "dali", "pippy", "deepspeed", "torchrun", "asyncCommunication")
+HANDLER_SECTIONS = (
+    "pt2",
+    "micro_batching",
+    "dali",
+    "pippy",
+    "deepspeed",
+    "torchrun",
+    "asyncCommunication",
+    "continuousBatching",
+)
 
 
 @dataclass(frozen=True)

@@ -235,8 +235,10 @@ def test_no_workers_left_means_that_none_can_come(roster: Roster[Any, Any]) -> N
     assert roster.no_workers_left()
 
 
-def several(in_flight: int, overlaps: bool = False) -> Roster[Any, Any]:
-    return Roster(startup_s=60, response_s=5, give_up_after_s=300, in_flight=lambda _: in_flight, overlaps=overlaps)
+def several(in_flight: int, overlaps: bool = False, together: bool = False) -> Roster[Any, Any]:
+    return Roster(
+        startup_s=60, response_s=5, give_up_after_s=300, in_flight=lambda _: in_flight, overlaps=overlaps, together=together
+    )
 
 
 def test_full_batches_wait_in_busy_workers_first_in_the_one_that_began_first() -> None:
@@ -316,6 +318,33 @@ def test_an_open_batch_is_late_by_itself_and_the_worker_hangs_once_all_its_place
     assert (worker.late, roster.hangs(worker)) == (["b"], False)
 
 
+def test_where_they_overlap_the_worker_with_the_fewest_open_batches_takes_the_next() -> None:
+    roster = several(3, overlaps=True)
+    workers = hire(roster, 2)
+    took = []
+    for name in "abcd":
+        worker = roster.take(name, 0)
+        assert worker is not None
+        roster.returned(worker, name, 0)
+        took.append(worker)
+    assert [worker.held for worker in workers] == [2, 2]
+    roster.release(took[0], "a", 1)
+    assert roster.take("e", 1) is took[0]
+
+
+def test_what_is_answered_together_lives_and_hangs_together() -> None:
+    roster = several(4, overlaps=True, together=True)
+    (worker,) = hire(roster, 1)
+    for at, name in ((0, "a"), (1, "b"), (2, "c")):
+        roster.take(name, at)
+        roster.returned(worker, name, at)
+    roster.progress(worker, "a", 3)
+    assert (roster.wake_at(), sorted(worker.running)) == (8, ["a", "b", "c"])
+    roster.release(worker, "b", 4)
+    assert roster.due(9) == [(worker, Alarm.ANSWERING)]
+    assert (sorted(worker.late), roster.hangs(worker)) == (["a", "c"], True)
+
+
 def test_leaving_waits_for_what_is_open() -> None:
     roster = several(4, overlaps=True)
     (worker,) = hire(roster, 1)
@@ -335,11 +364,12 @@ class RosterMachine(RuleBasedStateMachine):
         self.roster: Roster[Any, Any] = Roster(startup_s=60, response_s=5, give_up_after_s=50)
         self.now, self.last, self.batches = 0.0, 0, set[int]()
 
-    @initialize(in_flight=st.integers(1, 3), overlaps=st.booleans())
-    def kind(self, in_flight: int, overlaps: bool) -> None:
+    @initialize(in_flight=st.integers(1, 3), overlaps=st.booleans(), together=st.booleans())
+    def kind(self, in_flight: int, overlaps: bool, together: bool) -> None:
         self.roster = Roster(
-            startup_s=60, response_s=5, give_up_after_s=50, in_flight=lambda _: in_flight, overlaps=overlaps
-        )
+            startup_s=60, response_s=5, give_up_after_s=50, in_flight=lambda _: in_flight, overlaps=overlaps,
+            together=together and overlaps,
+        )  # fmt: skip
 
     def everyone(self) -> list[Any]:
         return [*self.roster.members, *self.roster.leaving]

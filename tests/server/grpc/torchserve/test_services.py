@@ -32,6 +32,20 @@ def handle(data, context):
         send_intermediate_predict_response([f"part{i}"], context.request_ids, "ok", 200, context)
     return ["last"]
 """
+#: Continuous batching: as many pieces as the request says, beginning with an empty one.
+ROUNDS = """
+def handle(data, context):
+    if data is None:
+        context.left = {}
+        return None
+    ids = list(context.request_ids.values())
+    for req_id, row in zip(ids, data):
+        context.left.setdefault(req_id, int(row["data"]) if row else None)
+        context.left[req_id] -= 1
+    context.stopping_criteria = [lambda piece, left=context.left[req_id]: left == 0 for req_id in ids]
+    first = [context.left[req_id] for req_id in ids]
+    return ["" if row else str(left) for row, left in zip(data, first)]
+"""
 #: Tells how its inputs came.
 TELLS = """
 def handle(data, context):
@@ -99,8 +113,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Clien
     envelope = folder / "model-config.yaml"
     envelope.write_text("minWorkers: 1\n")
     archive(store, "doubles", DOUBLES)
+    continuous = folder / "continuous.yaml"
+    continuous.write_text("batchSize: 4\ncontinuousBatching: true\n")
+    archive(store, "rounds", ROUNDS, config_file=str(continuous))
     ports, triton_port = grpc_ports(), free_port()
-    load = "capitals.mar,parts.mar,tells.mar"
+    load = "capitals.mar,parts.mar,tells.mar,rounds.mar"
     more: dict[str, Any] = {"load_models": load, "default_workers_per_model": "1", "ts_open_inference_protocol": "true"}
     more |= {"grpc_port": str(triton_port), "service_envelope": ""}
     with running(folder, **more, **ports) as found:
@@ -136,6 +153,16 @@ def test_answers_as_a_stream(client: Client) -> None:
     assert whole.prediction == b"X"
 
 
+def test_continuous_batching_as_a_stream(client: Client) -> None:
+    parts = client.call(PREDICT, "StreamPredictions", model_name="rounds", input={"data": b"4"})
+    assert [part.prediction for part in parts] == [b"", b"2", b"1", b"0"]
+    assert (
+        client.predict("rounds", b"1000000000") == b""
+    )  # leaves with its first piece, as who asks for one is not sent more
+    (whole,) = client.call(PREDICT, "StreamPredictions", model_name="rounds", input={"data": b"1"})
+    assert whole.prediction == b""
+
+
 def test_models_without_sequences_take_no_stream_of_requests(client: Client) -> None:
     fields = {"model_name": "capitals", "input": {"data": b"x"}, "sequence_id": "s"}
     code, text = refused(client.call, PREDICT, "StreamPredictions2", **fields)
@@ -167,7 +194,7 @@ def test_management(client: Client) -> None:
         'Model "doubles" Version: 1.0 registered with 1 initial workers'
     )
     names = [model["modelName"] for model in json.loads(client.manage("ListModels", limit=100))["models"]]
-    assert names == ["capitals", "doubles", "parts", "tells"]
+    assert names == ["capitals", "doubles", "parts", "rounds", "tells"]
     assert client.manage("ScaleWorker", model_name="doubles", min_worker=2, synchronous=True) == (
         "Workers scaled to 2 for model: doubles"
     )

@@ -53,6 +53,7 @@ def asked(**changes: Any) -> ModelConfig:
         (asked(yaml={"micro_batching": {"micro_batch_size": 2}}), SCRIPTED, FILES),
         (asked(yaml={"handler": {"profile": True}}), SCRIPTED, FILES),
         (asked(yaml={"asyncCommunication": True}), SCRIPTED, FILES),
+        (asked(yaml={"continuousBatching": True}), SCRIPTED, FILES),
         (CONFIG, replace(SCRIPTED, serialized_file="net.onnx"), FILES | {"net.onnx"}),
         (CONFIG, replace(SCRIPTED, serialized_file="net.pth"), FILES | {"net.pth"}),
         (CONFIG, replace(SCRIPTED, serialized_file=""), FILES),
