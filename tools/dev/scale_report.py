@@ -200,6 +200,12 @@ def sizes(folder: Path, count: int, seed: int) -> Lines:
                 replicas, got = fewest(SMALL, rate, limit, rule, routers, max(count, round(rate / 4)), seed)
                 cells.append(f"{replicas} ({rate / replicas / SMALL.capacity:.0%}; {times(got)}; {got.mean_batch:.1f})")
             rows.append(cells)
+    rate = 850 * SMALL.capacity  # a thousand at 85 %
+    when, cells = arrivals(rate, max(count, round(rate / 20)), seed), [f"{rate:,.0f}", "–", "850"]
+    for rule in ("round_robin", "least_rows"):
+        got = simulate_replicas(Cluster(SMALL, 1000, rule=rule, routers=64), when, seed)
+        cells.append(f"1000 (85%; {times(got)}; {got.mean_batch:.1f})")
+    rows.append(cells)
     heads = [
         "requests/s",
         "p99 at most, ms",
