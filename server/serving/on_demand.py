@@ -318,4 +318,4 @@ class OnDemandDeployment(Deployment):
 
 
 def _is_busy(loaded: WorkerDeployment) -> bool:
-    return loaded.queued() > 0 or loaded.pool.ready() > loaded.pool.idle()
+    return loaded.queued() > 0 or loaded.pool.busy()

@@ -173,6 +173,12 @@ class Pool:
         """Full batches that could be sent to busy workers now, beside those for idle ones. Takes no lock."""
         return 0 if self._waiting else self._roster.ahead()
 
+    def busy(self) -> bool:
+        """Whether a worker holds a batch: one that waits, runs, or was left open."""
+        with self._lock:
+            held = any(worker.held for worker in (*self._roster.members, *self._roster.leaving))
+            return held or bool(self._waiting)
+
     def ready(self) -> int:
         """Workers that have loaded the model, busy or not. Takes no lock."""
         return self._roster.ready()

@@ -115,6 +115,37 @@ def test_a_model_is_not_unloaded_while_it_answers(tmp_path: Path) -> None:
         assert first(call.result(PATIENCE)) == [6.0]
 
 
+#: Answers some time after `execute` has returned.
+LATER = """
+import threading, time
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            threading.Thread(target=self.answer, args=(request,)).start()
+
+    def answer(self, request):
+        time.sleep(0.8)
+        x = pb_utils.get_input_tensor_by_name(request, "x").as_numpy()
+        sender = request.get_response_sender()
+        sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("y", 2 * x)]))
+        sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
+
+
+def test_a_model_is_not_unloaded_while_a_request_is_open(tmp_path: Path) -> None:
+    doubling(tmp_path, "m", ON_DEMAND + idle(0.1) + "model_transaction_policy { decoupled: true }")
+    (tmp_path / "m" / "1" / "model.py").write_text(LATER)
+    with loaded(tmp_path) as plane:
+        ask(plane)
+        (pid,) = deployment(plane).pids()
+        call = plane.infer("m", None, rows(3.0))
+        time.sleep(0.5)
+        assert deployment(plane).pids() == [pid]
+        assert first(call.result(PATIENCE)) == [6.0]
+
+
 def test_the_least_recently_used_model_makes_room(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         doubling(tmp_path, name, ON_DEMAND)
