@@ -483,11 +483,11 @@ class Pool:
     def _crashed(self, batch: RunningCalls, child: WorkerProcess) -> None:
         """Its worker ended while it ran: it fails, or its requests run once more, each alone, so that the bad one fails alone."""
         death = child.death()
-        if not self._runs_again(batch, child, death):
+        again = batch.untouched() if self._runs_again(batch, child, death) else []
+        if not again:
             batch.fail(death)
             self._report(batch, child.name, fatal=len(batch.live) == 1 and child.crashed)
             return
-        again = batch.untouched()
         log.warning("%s; its %d requests run again, each alone", death, len(again))
         alone = [self._begin([call], retried=True) for call in again]
         batch.calls = [call for call in batch.calls if call not in again]
