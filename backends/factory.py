@@ -28,7 +28,7 @@ def create(config: ModelConfig) -> Backend:
         raise ValueError(f"model '{config.name}' has backend '{config.backend}'; expected one of {known}")
     module, name = BACKENDS[config.backend]
     backend: Backend = getattr(importlib.import_module(f".{module}", __package__), name)()
-    if config.sequence is not None:
+    if config.sequence is not None and config.backend != "handler":  # which keeps its sequences' states itself
         from .sequence import SequenceBackend
 
         return SequenceBackend(backend)

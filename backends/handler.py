@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LATER = ("sequenceBatching",)
-
 
 class HandlerBackend(Backend):
     """One handler. See the module's page."""
@@ -232,9 +230,6 @@ async def _await(awaitable: Any) -> Any:
 
 
 def _refuse_unsupported(name: str, spec: HandlerSpec) -> None:
-    for key in _LATER:
-        if spec.yaml.get(key):
-            raise ValueError(f"model '{name}': model-config.yaml asks for {key}, which is not supported yet")
     asked = [key for key in ("asyncCommunication", "continuousBatching") if spec.yaml.get(key)]
     if len(asked) > 1:
         raise ValueError(f"model '{name}': model-config.yaml asks for {' and '.join(asked)}, which cannot be combined")

@@ -55,7 +55,7 @@ class PythonBackend(Backend):
         self.config, self.instance = model, instance
         self.declared = frozenset(spec.name for spec in model.outputs)
         self.dropped: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
-        self.failed = False
+        self._failed = self._executing = False
         self._connect()
         file = Path(model.version_directory, model.filename or "model.py")
         found = getattr(load_module(Path(model.version_directory), model.filename), "TritonPythonModel", None)
@@ -81,7 +81,14 @@ class PythonBackend(Backend):
         worker.connect(worker.Worker(self.host, config.name, config.version, config.version_directory))
 
     def execute(self, requests: Sequence[Request], respond: Respond) -> None:
-        self._refuse_lost_device()  # what it answered from its own threads since the last batch
+        self._executing = True
+        try:
+            self._execute(requests, respond)
+        finally:
+            self._executing = False
+        self._refuse_lost_device()
+
+    def _execute(self, requests: Sequence[Request], respond: Respond) -> None:
         answers = [Answer(index, self._wanted(request), self, respond) for index, request in enumerate(requests)]
         given: list[Any] = []  # held until they are answered: a request that the model lets go counts as dropped
         try:
@@ -96,14 +103,21 @@ class PythonBackend(Backend):
         if not self.config.decoupled:
             for answer in answers:
                 answer.wait()
-        self._refuse_lost_device()
+
+    def failed(self) -> None:
+        """The model, or its failing, has answered a request with an error; any thread. Models catch what CUDA raises, so any
+        error is a reason to ask whether there is a working GPU context left: at the end of `execute`, or now where none runs."""
+        self._failed = True
+        if not self._executing:
+            try:
+                self._refuse_lost_device()
+            except DeviceLost as error:
+                self.host.lose(error)
 
     def _refuse_lost_device(self) -> None:
-        """DeviceLost where the model answered with errors and has no working GPU context any more; models catch what CUDA
-        raises, so any error is a reason to ask."""
-        if not self.failed:
+        if not self._failed:
             return
-        self.failed = False
+        self._failed = False
         if lost := cuda_context.lost():
             raise DeviceLost(f"model '{self.config.name}' lost its device: {lost}")
 

@@ -21,13 +21,14 @@ class Owner(Protocol):
 
     utils    the model's `triton_python_backend_utils`
     dropped  takes the requests that the model has let go
-    failed   set when the model, or its failing, has answered a request with an error
+    failed   is told when the model, or its failing, has answered a request with an error
     """
 
     config: ModelConfig
     utils: Any
     dropped: queue.SimpleQueue[Answer | None]
-    failed: bool
+
+    def failed(self) -> None: ...
 
 
 class Answer:
@@ -94,14 +95,14 @@ class Answer:
         if self.over:
             return
         self._sent += 1
-        if response.error is not None:
-            self._backend.failed = True
         try:
             self._respond(self._index, response)
         finally:
             if response.final:
                 self.over = True
                 self._open.release()
+            if response.error is not None:
+                self._backend.failed()
 
     def _converted(self, response: Any, final: bool) -> Response:
         """A model's InferenceResponse for the wire; an error of the conversion is this request's alone."""

@@ -95,9 +95,18 @@ def memory(nbytes: int) -> memoryview:
     """Writable memory that is counted until the last view of it is gone. HoldsTooMuch where there is no room for it."""
     if not process.take(nbytes):
         raise process.refusal()
-    array = np.empty(nbytes, np.uint8)
+    try:
+        array = np.empty(nbytes, np.uint8)
+    except MemoryError:
+        process.give(nbytes)
+        raise no_memory(nbytes) from None
     weakref.finalize(array, process.give, nbytes).atexit = False
     return array.data
+
+
+def no_memory(nbytes: int) -> HoldsTooMuch:
+    """What is said where the system gives this process no more, whatever it may hold."""
+    return HoldsTooMuch(f"the system has no memory for {nbytes} bytes more; try again later")
 
 
 class Body(bytearray):

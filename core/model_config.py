@@ -95,11 +95,16 @@ class Warmup:
     count: int = 1
 
 
+#: TorchServe's names of the headers of stateful requests.
+SEQUENCE_HEADERS = ("ts_request_sequence_id", "ts_request_sequence_start", "ts_request_sequence_end")
+
+
 @dataclass(frozen=True)
 class HandlerSpec:
     """What a TorchServe archive adds: the handler's entry point and all that its `context` shows.
 
     `entry` is `module`, `module.py`, `module.py:function` or a built-in name; files lie in `ModelConfig.directory`.
+    `sequence_headers` say which sequence a request belongs to, that it begins it, that it ends it.
     """
 
     entry: str
@@ -110,6 +115,7 @@ class HandlerSpec:
     decode_input_request: bool = True
     metrics_config: str = ""
     python: str = ""
+    sequence_headers: tuple[str, str, str] = SEQUENCE_HEADERS
 
 
 #: Backends that run tensors through a model without code of the user's around it: what they do can be done again.

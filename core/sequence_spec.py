@@ -1,5 +1,6 @@
 """`SequenceSpec`: a model's `sequence_batching`, read from its configuration for the scheduler and for its workers. Pure.
 
+An archive with `sequenceBatching` is described by the same document, "oldest" with an entry "archive" (`handler_config`).
 The repository has checked the control inputs (`sequences.py`); what only the combination shows to be wrong is refused here.
 """
 
@@ -58,6 +59,8 @@ class SequenceSpec:
 
     slots        sequences that one worker holds at a time; others wait for one of them to end
     preferred, preserve_ordering  of the strategy "oldest"
+    implicit     any request of an unknown sequence begins it (TorchServe); else it needs the START flag (Triton)
+    lifetime, most, queue  a sequence's longest life, how many there may be, how many of its requests may wait; 0 = any
     utilization  of the strategy "direct": the share of its slots that must have a request, or `delay` must have passed
     """
 
@@ -68,6 +71,10 @@ class SequenceSpec:
     utilization: float = 0.0
     preferred: tuple[int, ...] = ()
     preserve_ordering: bool = False
+    implicit: bool = False
+    lifetime: float = 0.0
+    most: int = 0
+    queue: int = 0
     controls: tuple[SequenceControl, ...] = ()
     states: tuple[SequenceState, ...] = ()
 
@@ -78,6 +85,7 @@ class SequenceSpec:
         if document is None:
             raise ValueError(f"model '{config.name}' has no sequence_batching")
         idle = int(document.get("max_sequence_idle_microseconds", 0)) / 1e6 or IDLE_S
+        archive: Mapping[str, Any] = document.get("archive") or {}
         controls = tuple(_controls(document))
         states = tuple(_state(state, config.name) for state in document.get("state", ()))
         _check_names(config, controls, states)
@@ -102,6 +110,10 @@ class SequenceSpec:
             int(oldest.get("max_queue_delay_microseconds", 0)) / 1e6,
             preferred=tuple(oldest.get("preferred_batch_size", ())),
             preserve_ordering=bool(oldest.get("preserve_ordering", False)),
+            implicit=bool(archive),
+            lifetime=int(archive.get("lifetime_microseconds", 0)) / 1e6,
+            most=int(archive.get("sequences", 0)),
+            queue=int(archive.get("queue", 0)),
             controls=controls,
             states=states,
         )

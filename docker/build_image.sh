@@ -66,11 +66,13 @@ elif [ -n "$cuda" ]; then
 fi
 
 cd "$(dirname "$0")/.."
-default_extras=torch,onnx,grpc,tls,otel
+default_extras=torch,onnx,grpc,tls,otel constraint=''
 [ $machine = cpu ] || default_extras=gpu,grpc,tls,otel
 index=https://download.pytorch.org/whl/${cuda:-cpu}
 case $pip_options in *--no-index*) index='' ;; esac
+case $cuda in cu12*) constraint='onnxruntime-gpu<1.27' ;; esac
 $run "${DOCKER:-docker}" build --file docker/Dockerfile \
     --build-arg "BASE_IMAGE=${base:-python:$python-slim-bookworm}" --build-arg "CUDA_VERSION=$cuda" \
     --build-arg "EXTRAS=${extras:-$default_extras}" --build-arg "TORCH_INDEX=$index" --build-arg "PIP_OPTIONS=$pip_options" \
+    --build-arg "CONSTRAINT=$constraint" \
     -t "${tag:-jitney:latest-$machine}" .

@@ -29,7 +29,7 @@ from .lifecycle.model_control import ModelControl
 from .lifecycle.snapshot_writer import SnapshotWriter
 from .lifecycle.startup import Begun, Planned, chosen, planned, preload, register, settle, tell_strays
 from .metrics import Metrics
-from .process import gc_tuning, logs, sandbox, signals, threads
+from .process import gc_tuning, logs, progress, sandbox, signals, threads
 from .process.cores import machine_gpus
 from .process.sandbox import WorkerLimits
 from .process.signals import Signals
@@ -43,8 +43,7 @@ from .serving.model_cache import ModelCache
 from .serving.registry import Registry
 from .serving.response_cache import ResponseCache
 from .settings.settings import Settings, access_problems, start_problems
-from .settings.trace import OPENTELEMETRY
-from .tracing.collector import Collector
+from .tracing.collector import collector_of
 from .tracing.sampling import Tracing
 from .tracing.settings import TraceSettings
 from .web import Web
@@ -69,7 +68,10 @@ def run(settings: Settings, *, torchserve: bool = False) -> int:
     if problems:
         raise InvalidConfig("; ".join(problems))
     folder = Path(settings.log_location) if torchserve else None
-    logs.configure(folder, Path(settings.metrics_location), settings.log_config)
+    options = logs.LogOptions(
+        settings.log_format, settings.log_level, settings.log_file, settings.access_log == "terminal", settings.log_config
+    )
+    logs.configure(folder, Path(settings.metrics_location), options)
     for note in settings.notes:
         log.info("%s", note)
     for warning in settings.warnings:
@@ -95,14 +97,8 @@ def usable_gpus(number: int | None) -> tuple[int, ...] | None:
 
 def _say(line: str) -> None:
     """Prints a line for the operator; serving does not depend on its being read."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), progress.shown.above():
         print(f"{line}\n", end="", flush=True)  # in one piece: models that load together are reported at once
-
-
-def _collector(traces: TraceSettings) -> Collector | None:
-    """What takes traces; None where no setting could ever have one made: there is no file, and none can be named later."""
-    config = traces.config
-    return Collector(traces) if config.mode == OPENTELEMETRY or config.file else None
 
 
 class Server:
@@ -124,9 +120,10 @@ class Server:
             cache=cache,
         )
         self.traces = TraceSettings(settings.trace_config)
-        self.collector = _collector(self.traces)
+        self.collector = collector_of(self.traces)
         if self.collector is not None:
             self.metrics.more.append(self.collector.families)
+            self.metrics.exemplars = self.collector.exemplars
         self.dataplane = DataPlane(self.registry, strict_readiness=settings.strict_readiness)
         self.control = ControlPlane(self.registry)
         options = Options(
@@ -159,7 +156,8 @@ class Server:
                 self.registry, self.repository, self.dataplane, options, settings.model_control_mode
             )
         self.control.attach(archives=self.management, repository=self.model_control)
-        self.failed = 0
+        self.failed = self._told = self._planned = 0
+        self._loading: progress.Task | None = None
         self._tokens: Tokens | None = None
         self._cannot_serve: Exception | None = None
         self._opened = False
@@ -261,19 +259,26 @@ class Server:
     def _wait(self, begun: Sequence[Begun], names: Sequence[str]) -> None:
         """Until every model is ready or has failed once: the archives' workers and the repository's models load together."""
         archives = threading.Thread(target=settle, args=(begun, self._report), name="settle-archives", daemon=True)
-        if begun:
-            threads.start(archives, "loading archives")
-        if self.model_control is not None:
-            with threads.needed("loading models"):
-                preload(self.model_control, names, self.settings, self._report)
-        if begun:
-            archives.join()
+        self._planned = len(names) + len(begun)
+        with progress.shown.task("loading models") as self._loading:
+            self._loading.update(0, self._planned)
+            if begun:
+                threads.start(archives, "loading archives")
+            if self.model_control is not None:
+                with threads.needed("loading models"):
+                    preload(self.model_control, names, self.settings, self._report)
+            if begun:
+                archives.join()
+        self._loading = None
 
     def _report(self, model: str, version: str, reason: str | None, seconds: float) -> None:
         """One line for each version that became ready or failed."""
         if self.dataplane.stopping:
             return
         name = f"{model} {version}".rstrip()
+        self._told += 1
+        if self._loading is not None:
+            self._loading.update(self._told, max(self._told, self._planned))
         if reason is None:
             _say(f"{name}: ready after {seconds:.1f} s")
             return

@@ -21,6 +21,7 @@ from .http.app import PORTS, Services, Shared, build, listener_options
 from .http.engine.certificates import made_certificate, server_context
 from .http.engine.listener import Listener
 from .http.inline import ALIVE
+from .http.kserve.settings import LogSettings
 from .http.kserve.shm import ClientRegions
 from .http.middleware.admission import Admission
 from .http.torchserve import Port
@@ -40,7 +41,8 @@ class Web:
         holding.limit(settings.held_bytes)
         self.admission = Admission(settings.http_threads, settings.max_waiting, services.io.coalescer)
         self.listeners: list[Listener | FrontEnds] = []
-        self._shared = Shared(ClientRegions(settings.allow_client_shm))
+        logged = LogSettings(settings.log_level, settings.log_file, settings.log_format)
+        self._shared = Shared(ClientRegions(settings.allow_client_shm), logged)
         self._telling = threading.Lock()
         self._tracing, self._traces = services.tracing, services.traces
         services.traces.on_change = self._trace

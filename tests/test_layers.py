@@ -52,6 +52,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("server/cli/",),
     ("tools/dev/reference/", "tools/dev/build_reference"),
     ("deploy/",),
+    ("tools/dev/bench_ray",),
 )
 
 #: What TorchServe's programs import to start and register, under the names that they know: it is the server's.

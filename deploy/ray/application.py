@@ -40,7 +40,7 @@ class Options(BaseModel):
     num_replicas: int | Literal["auto"] = Field(1, description="how many, or auto: min_replicas to max_replicas")
     min_replicas: int = Field(1, ge=1)
     max_replicas: int = Field(8, ge=1)
-    target_ongoing_requests: float = Field(0, ge=0, description="for each replica; at least two full batches")
+    target_ongoing_requests: float = Field(0, ge=0, description="for each replica; 0 is one full batch")
     upscale_delay_s: float = Field(10, ge=0)
     downscale_delay_s: float = Field(300, ge=0)
     num_cpus: float = Field(1, ge=0)
@@ -82,10 +82,10 @@ class Replica:
         self._host = ray.util.get_node_ip_address()
         (self._port, self._metrics), (self._management,) = free_ports(self._host, 2), free_ports("127.0.0.1", 1)
         self._server = ServerProcess([*options.arguments(), *self._addresses()], os.environ)
-        self._leaving = threading.Event()
+        self._leaving, self._lock = threading.Event(), threading.Lock()
         self._server.wait_started(options.start_timeout_s)
-        self._record = self._look()
-        self._directory.put(self._name, self._record)
+        self._record, self._told = self._look(), 0.0
+        self._put(self._record)
         threading.Thread(target=self._tell, name="heartbeat", daemon=True).start()
 
     def _addresses(self) -> list[str]:
@@ -111,30 +111,37 @@ class Replica:
     async def __del__(self) -> None:
         if not hasattr(self, "_leaving"):  # the constructor failed
             return
-        self._leaving.set()
-        await asyncio.to_thread(self._directory.remove, self._name)
+        await asyncio.to_thread(self._leave)
         await asyncio.sleep(_LEAVE_SECONDS)
         await asyncio.to_thread(self._server.stop, self._options.drain_timeout_s + 5)
+
+    def _leave(self) -> None:
+        with self._lock:  # nothing is put after it
+            self._leaving.set()
+        self._directory.remove(self._name)
 
     # The heartbeat's thread
 
     def _tell(self) -> None:
-        told = 0.0
         while not self._leaving.wait(_HEARTBEAT_SECONDS):
-            if self._server.ended:
-                self._directory.remove(self._name)
-                return
             try:
-                self._record = self._look()
-            except OSError:  # the ingress sees by itself that it does not answer
-                continue
-            now = time.monotonic()
-            if not self._leaving.is_set() and now - told > 5 * _HEARTBEAT_SECONDS:
-                self._directory.put(self._name, self._record)
-                told = now
+                if self._server.ended:  # `check_health` says so, too
+                    return self._directory.remove(self._name)
+                before, self._record = self._record, self._look()
+                if self._record.ready != before.ready or time.monotonic() > self._told + 5 * _HEARTBEAT_SECONDS:
+                    self._put(self._record)
+            except Exception as error:  # noqa: BLE001 - Ray's head node, or the server: ingresses see by themselves who answers
+                _LOG.warning("This replica could not tell of itself: %s", error)
+        return None
+
+    def _put(self, record: Record) -> None:
+        with self._lock:
+            if not self._leaving.is_set():
+                self._directory.put(self._name, record)
+                self._told = time.monotonic()
 
     def _look(self) -> Record:
-        status = get_json(f"http://127.0.0.1:{self._management}/status.json")
+        status = get_json(f"http://127.0.0.1:{self._management}/status.json", os.environ.get("JITNEY_TOKEN"))
         declared = [name.strip() for name in self._options.idempotent.split(",") if name.strip()]
         return from_status(status, self._host, self._port, self._metrics, declared)
 

@@ -112,11 +112,11 @@ class Balancer:
             return None
 
     def down(self, target: Target, error: Exception) -> None:
-        """Nothing more is sent there; what runs there and may run twice raises `error`."""
+        """Nothing more is sent there. What runs on a frozen one and may run twice raises `error`, if another one is up."""
         if target.up:
             target.up, target.down_since = False, asyncio.get_running_loop().time()
         target.close()
-        if isinstance(error, Frozen):
+        if isinstance(error, Frozen) and any(other.up for other in self._targets.values()):
             for connection in list(target.repeatable):
                 connection.give_up(error)
 

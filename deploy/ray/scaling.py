@@ -1,4 +1,4 @@
-"""How many replicas: so that each has requests for two full batches, one that runs and one that fills (docs/scale.md)."""
+"""How many replicas: so that each has requests for one full batch, half of what a saturated one has (docs/scale.md, signals)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from typing import Any
 
 #: What `Replica.record_autoscaling_stats` tells.
 ONGOING, ROOM = "jitney_ongoing_requests", "jitney_batch_room"
-#: A target below starves batches: replicas would be added before those that are there fill theirs.
-BATCHES = 2
 
 
 def wanted(ongoing: float, room: float, target: float) -> int:
-    """Replicas for `ongoing` requests, where each fills batches of `room` rows; `target` requests each, if that is enough."""
-    return math.ceil(ongoing / max(target, BATCHES * room))
+    """Replicas for `ongoing` requests of `target` each; where that is 0, of the `room` rows of the batches that each fills."""
+    return math.ceil(ongoing / (target or room))
 
 
 class OngoingRequests:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import urllib.error
 import urllib.request
 from typing import Any
 
@@ -11,9 +10,10 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _SECONDS = 5.0
 
 
-def get_json(url: str) -> Any:
-    """Raises OSError where it does not answer."""
-    with _DIRECT.open(url, timeout=_SECONDS) as answer:
+def get_json(url: str, token: str | None = None) -> Any:
+    """Raises OSError where it does not answer 200. `token`: where the server wants one, JITNEY_TOKEN."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    with _DIRECT.open(urllib.request.Request(url, headers=headers), timeout=_SECONDS) as answer:
         return json.load(answer)
 
 

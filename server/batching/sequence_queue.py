@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from math import inf
 
-from ...core.errors import InvalidRequest, WorkerDied
+from ...core.errors import InvalidRequest, QueueFull, WorkerDied
 from ...core.sequence_spec import SequenceSpec
 from .item import Batch, Item, Step
 from .sequence_slots import (
@@ -95,12 +95,18 @@ class SequenceBatcher:
             return DirectSlots(seat, self._spec)
         return OldestSlots(seat, self._spec, self._max_rows, self._name)
 
-    def finished(self, batch: SequenceBatch, now: float) -> None:
-        """All requests of the batch are answered: its worker may have the next one."""
+    def returned(self, batch: SequenceBatch) -> None:
+        """The batch's worker may have the next one, though answers are still to come, for which its sequences wait."""
         instance = self._instances.get(batch.seat)
-        if instance is None or instance.batch is not batch:
+        if instance is not None and instance.batch is batch:
+            instance.batch = None
+
+    def finished(self, batch: SequenceBatch, now: float) -> None:
+        """All requests of the batch are answered: its sequences go on."""
+        self.returned(batch)
+        instance = self._instances.get(batch.seat)
+        if instance is None:
             return  # its worker is gone, and so are its sequences
-        instance.batch = None
         for sequence in batch.running:
             if sequence.instance is instance:
                 sequence.busy, sequence.since = False, now
@@ -114,7 +120,7 @@ class SequenceBatcher:
             raise TypeError("expected a SequenceItem")
         sequence = self._sequence_for(item)
         if sequence is None:
-            sequence = self._sequences[item.sequence] = SequenceState(item.sequence, item.arrived)
+            sequence = self._sequences[item.sequence] = SequenceState(item.sequence, item.arrived, item.arrived)
             self._backlog[sequence] = None
         self._lost.pop(item.sequence, None)
         sequence.queue.append(item)
@@ -140,15 +146,31 @@ class SequenceBatcher:
         if sequence is not None and self._timed_out(sequence, item.arrived):
             self._end(sequence)
             sequence = None
+        if self._spec.implicit:
+            return self._implicit(item, sequence)
         if item.start or (sequence is not None and sequence.open):
             return sequence
         self._forget_lost(item.arrived)
         if item.sequence in self._lost:
-            raise WorkerDied(_lost_text(self._name, item.sequence))
+            raise WorkerDied(_lost_text(self._name, item.sequence, self._spec.implicit))
         raise InvalidRequest(
             f"inference request for sequence {item.sequence} to model '{self._name}' must specify the START flag on the first "
             "request of the sequence"
         )
+
+    def _implicit(self, item: SequenceItem, sequence: SequenceState | None) -> SequenceState | None:
+        """Where any request may begin a sequence; a client whose sequence was lost is told so once."""
+        if sequence is not None:
+            if len(sequence.queue) >= self._spec.queue > 0:
+                raise QueueFull(f"sequence {item.sequence} has {len(sequence.queue)} requests waiting, as many as it may")
+            return sequence
+        if self._lost.pop(item.sequence, None) is not None:
+            raise WorkerDied(_lost_text(self._name, item.sequence, self._spec.implicit))
+        if len(self._sequences) >= self._spec.most > 0:
+            self._reap(item.arrived)
+            if len(self._sequences) >= self._spec.most:
+                raise QueueFull(f"model '{self._name}' has {len(self._sequences)} sequences, as many as it may")
+        return None
 
     def cancel(self, item: Item) -> bool:
         """Takes the item out if it is still waiting. Without its START the rest of a sequence has no beginning: it is lost."""
@@ -229,7 +251,12 @@ class SequenceBatcher:
     # -- ends of sequences ----------------------------------------------------------------------------------------------------
 
     def _timed_out(self, sequence: SequenceState, now: float) -> bool:
-        return sequence.idle and sequence.since + self._spec.idle <= now
+        return sequence.idle and self._until(sequence) <= now
+
+    def _until(self, sequence: SequenceState) -> float:
+        """When an idle sequence ends by itself."""
+        until = sequence.since + self._spec.idle
+        return min(until, sequence.began + self._spec.lifetime) if self._spec.lifetime else until
 
     def _reap(self, now: float) -> None:
         """Ends idle sequences; only needed where others wait for their slots."""
@@ -238,7 +265,7 @@ class SequenceBatcher:
 
     def _next_slot(self) -> float:
         """When the next slot becomes free because its sequence was idle for too long."""
-        return min((s.since + self._spec.idle for s in self._sequences.values() if s.idle), default=inf)
+        return min((self._until(s) for s in self._sequences.values() if s.idle), default=inf)
 
     def _go_on(self, sequence: SequenceState) -> None:
         """The sequence's head, or its being busy, changed: its next request lines up, or the sequence is over."""
@@ -277,7 +304,7 @@ class SequenceBatcher:
             item = sequence.queue[at]
             del sequence.queue[at]
             self._leave(item)
-            item.lost = _lost_text(self._name, sequence.id)
+            item.lost = _lost_text(self._name, sequence.id, self._spec.implicit)
             self._casualties.append(item)
 
     def _forget_lost(self, now: float) -> None:
@@ -291,8 +318,8 @@ class SequenceBatcher:
         self._expiring.pop(item, None)
 
 
-def _lost_text(model: str, sequence: int | str) -> str:
+def _lost_text(model: str, sequence: int | str, implicit: bool) -> str:
+    again = "begin it again" if implicit else "begin it again with the START flag"
     return (
-        f"sequence {sequence} of model '{model}' was lost with the worker, or the request, that held its beginning; begin it "
-        "again with the START flag"
+        f"sequence {sequence} of model '{model}' was lost with the worker, or the request, that held its beginning; {again}"
     )

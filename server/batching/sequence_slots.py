@@ -41,10 +41,12 @@ class SequenceBatch(Batch):
 
 @dataclass(slots=True, eq=False)
 class SequenceState:
-    """`open`: its next request need not be a START. `since`: when it last came, or finished, for the idle limit."""
+    """`open`: its next request need not be a START. `began`, `since`: when its first request came, and when one last came or
+    finished, for the limits."""
 
     id: int | str
     since: float
+    began: float
     queue: deque[SequenceItem] = field(default_factory=deque)
     instance: InstanceSlots | None = None
     slot: int = 0
@@ -87,7 +89,7 @@ class DirectSlots(InstanceSlots):
     """Waits for `minimum_slot_utilization` of its slots, at most `delay`. Requests of another shape wait for the next batch."""
 
     def form(self, now: float) -> tuple[Leaving | None, float]:
-        ready = [sequence for sequence in self.slots if sequence is not None and sequence.queue]
+        ready = [sequence for sequence in self.slots if sequence is not None and sequence.queue and not sequence.busy]
         if not ready:
             return None, inf
         first = min(ready, key=lambda sequence: sequence.queue[0].arrived).queue[0]

@@ -10,19 +10,25 @@ The shell then runs `jitney` with _ARGCOMPLETE in the environment, and `answer` 
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from ...tools import archive, first_steps, init
-from ...tools.bench import options as bench
-from ...tools.check import command as check
-from ...tools.tune import command as tune
 from . import torchserve
 
 SHELLS = ("bash", "zsh", "fish")
-#: Set by the shell that asks for completions.
-ASKED = "_ARGCOMPLETE"
+#: Where the parser of each command is made, but that of `serve`. They are imported when they are needed: somebody waits.
+MODULES: Mapping[str, str] = {
+    "demo": "tools.first_steps",
+    "init": "tools.init",
+    "check": "tools.check.command",
+    "archive": "tools.archive",
+    "bench": "tools.bench.options",
+    "tune": "tools.tune.command",
+    "completion": "server.cli.completion",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,26 +54,22 @@ def answer(serve: Callable[[], argparse.ArgumentParser]) -> None:
     """Tells the shell what may follow, and ends the process. `serve` makes the parser of `jitney serve`."""
     import argcomplete
 
-    argcomplete.autocomplete(whole(serve()), always_complete_options="long")
+    typed = os.environ.get("COMP_LINE", "").split()
+    argcomplete.autocomplete(whole(serve, typed[1] if len(typed) > 1 else ""), always_complete_options="long")
 
 
-def parsers() -> Mapping[str, argparse.ArgumentParser]:
-    """The parser of each command but `serve`."""
-    return {
-        "demo": first_steps.parser(),
-        "init": init.parser(),
-        "check": check.parser(),
-        "archive": archive.parser(),
-        "bench": bench.parser(),
-        "tune": tune.parser(),
-        "completion": parser(),
-    }
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """The parser of a command of `MODULES`."""
+    module = importlib.import_module(f"...{MODULES[command]}", __package__)
+    made: argparse.ArgumentParser = module.parser()
+    return made
 
 
-def whole(serve: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """One parser of all commands; where none is named, torchserve's flags."""
+def whole(serve: Callable[[], argparse.ArgumentParser], command: str) -> argparse.ArgumentParser:
+    """One parser of all commands, of which `command` has its flags; where none is named, torchserve's flags."""
     made = argparse.ArgumentParser(prog="jitney", parents=[torchserve.parser()], add_help=False)
     commands = made.add_subparsers()
-    for name, each in {**parsers(), "serve": serve}.items():
-        commands.add_parser(name, parents=[each], add_help=False)
+    for name in (*MODULES, "serve"):
+        wanted = [serve() if name == "serve" else parser_of(name)] if name == command else []
+        commands.add_parser(name, parents=wanted, add_help=False)
     return made

@@ -17,7 +17,6 @@ import argparse
 import difflib
 import os
 import re
-import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -28,7 +27,7 @@ from ... import __version__
 from ...core.errors import InvalidConfig, NothingAnswers
 from ..process import threads
 from ..repository.triton.strays import holds_archives, is_archive
-from ..settings import trace
+from . import observing
 from . import torchserve as torchserve_cli
 
 #: Options of tritonserver that change nothing here, with the reason that is printed once.
@@ -67,9 +66,6 @@ NO_MEANING = {
     "--repoagent-directory": "repository agents are not supported",
     "--cache-directory": "the response cache is in-process",
     "--strict-model-config": "use --disable-auto-complete-config",
-    **{f"--log-{name}": "POST /v2/logging changes what is logged" for name in ("verbose", "info", "warning", "error")},
-    "--log-format": "lines have Python's format",
-    "--log-file": "redirect the output",
     "--rate-limit": "there is no rate limiter; instance_group.count bounds what runs at once",
     "--rate-limit-resource": "there is no rate limiter; instance_group.count bounds what runs at once",
     "--reuse-http-port": "one process owns each port",
@@ -91,7 +87,9 @@ def without_meaning(arguments: Sequence[str]) -> dict[str, str]:
     """tritonserver's options that change nothing here, with the reason; those in `arguments` that only their beginning tells."""
     options = [argument.split("=")[0] for argument in arguments]
     newer = {option: why for option in options for start, why in NO_MEANING_PREFIXES.items() if option.startswith(start)}
-    return {option: why for option, why in (newer | NO_MEANING).items() if option not in _GRPC_OPTIONS | _TRACE_OPTIONS}
+    return {
+        option: why for option, why in (newer | NO_MEANING).items() if option not in _GRPC_OPTIONS | observing.TRACE_OPTIONS
+    }
 
 
 def switch(text: str) -> bool:
@@ -156,7 +154,7 @@ def serve_parser(no_meaning: Iterable[str] = NO_MEANING) -> argparse.ArgumentPar
         help="routes that need a header, e.g. model-repository,statistics:admin-key=secret; repeatable",
     )
     add_grpc(parser)
-    add_trace(parser)
+    observing.add_trace(parser)
     add("--allow-client-shm", type=switch, metavar="BOOL", help="clients may register shared memory (true)")
     add("--allow-metrics", dest="enable_metrics_api", type=switch, metavar="BOOL", help="serve the metrics port (true)")
     add("--exit-timeout-secs", type=int, metavar="N", help="seconds that accepted requests may take at the end (30)")
@@ -178,34 +176,11 @@ def serve_parser(no_meaning: Iterable[str] = NO_MEANING) -> argparse.ArgumentPar
         metavar="BYTES",
         help="what all that was loaded on demand may take together (0: what the machine has)",
     )
-    add("--log-config", metavar="FILE", help="logging configuration: Python's dictConfig as JSON or YAML")
+    observing.add_logging(parser, switch)
     add("--disable-token-auth", action="store_true", help="serve non-loopback addresses without tokens")
     for option in no_meaning:
         add(option, dest="no_meaning", action="append", nargs="?", const=option, help=argparse.SUPPRESS)
     return parser
-
-
-_TRACE_OPTIONS = {"--trace-config", *(f"--{name.replace('_', '-')}" for name in trace.FLAGS)}
-
-
-def add_trace(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of tracing; the older ones say the same as an entry of the first."""
-    parser.add_argument(
-        "--trace-config",
-        action="append",
-        metavar="[MODE,]SETTING=VALUE",
-        help="which requests are traced, and where traces go: mode, level, rate, count; triton,file; opentelemetry,url; …; "
-        "repeatable (docs/tracing.md)",
-    )
-    for name in trace.FLAGS:
-        parser.add_argument(f"--{name.replace('_', '-')}", action="append", metavar="VALUE", help=argparse.SUPPRESS)
-
-
-def _trace_config(flags: dict[str, Any]) -> dict[str, str]:
-    """All entries as one setting."""
-    entries: list[str] = flags.pop("trace_config", [])
-    entries += [f"{entry}={value}" for name, entry in trace.FLAGS.items() for value in flags.pop(name, [])]
-    return {"trace_config": " ".join(map(shlex.quote, entries))} if entries else {}
 
 
 #: What every gRPC flag of tritonserver's is called, what it takes, and what it does.
@@ -269,7 +244,8 @@ def serve_flags(arguments: Sequence[str]) -> dict[str, Any]:
             print(f"{option} has no effect: {no_meaning[option]}", file=sys.stderr)
     flags: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     flags.update(_addresses(flags))
-    flags.update(_trace_config(flags))
+    flags.update(observing.log_level(flags))
+    flags.update(observing.trace_config(flags))
     flags.update(_folders(flags.pop("model_repository", []), flags.pop("model_store", []), flags.pop("folders")))
     if watch and "model_store" in flags:
         print(

@@ -187,6 +187,8 @@ class Logged(Plain, tag=9):
     text: str
     thread: str
     created: float
+    fields: dict[str, Any] = {}
+    exception: str = ""
 
 
 class Flushed(Plain, tag=10):

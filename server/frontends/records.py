@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ...core.call import Times
+from ..process.log_format import FIELDS
 from .messages import Answered, Counted, Logged, Requested
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def write(message: Logged) -> None:
             "threadName": message.thread,
             "created": message.created,
             "msecs": (message.created - int(message.created)) * 1000,
+            "exc_text": message.exception or None,
+            FIELDS: message.fields,
         }
     )
     logger.handle(record)

@@ -25,6 +25,7 @@ from ..ipc.arena import Arena, Slot
 from ..ipc.frame import BadFrame
 from ..ipc.io_context import IoContext
 from ..ipc.memory import Region
+from ..process.log_format import about
 from ..tracing.sampling import Tracing
 from . import records, wire
 from .error_codec import error_to_wire
@@ -155,7 +156,7 @@ class FrontendSession:
             on_answer(error)
             call = None
         except Exception:
-            log.exception("a request for model '%s' failed", message.model)
+            log.exception("a request for model '%s' failed", message.model, extra=about(request.id))
             on_answer(JitneyError(UNFORESEEN))
             call = None
         if call is None and not box.answers:  # the model has changed: the front end sends the request once more

@@ -18,6 +18,7 @@ from ...core import holding
 from ...core.call import Call, only, size
 from ...core.errors import JitneyError
 from ...core.request import Response
+from ..process.log_format import about
 from ..tracing.record import Front
 from ..tracing.sampling import Tracing
 from .control import reason_of
@@ -88,7 +89,15 @@ class Services:
             code = context.code()
             status = code.name if isinstance(code, grpc.StatusCode) else "CANCELLED" if context.cancelled() else "OK"
             took = int((time.monotonic() - began) * 1000)
-            access_log.info('/%s "gRPC %s HTTP/2.0" %s %d', peer, path.removeprefix("/"), status, took)
+            fields = {
+                "client": peer,
+                "method": "gRPC",
+                "path": path.removeprefix("/"),
+                "protocol": "HTTP/2.0",
+                "status": status,
+            }
+            told = about("", traceparent_of(context), **fields, ms=took)
+            access_log.info('/%s "gRPC %s HTTP/2.0" %s %d', peer, path.removeprefix("/"), status, took, extra=told)
 
         context.add_done_callback(write)
 
@@ -156,13 +165,21 @@ class Awaited:
         return only([response async for response in self.stream()])
 
 
-async def abort(context: Context, error: Exception, status_of: StatusOf, method: str) -> None:
+def traceparent_of(context: Context) -> str:
+    """The client's span, "" where it sent none."""
+    found = (
+        value for name, value in context.invocation_metadata() or () if name == "traceparent" and isinstance(value, str)
+    )
+    return next(found, "")
+
+
+async def abort(context: Context, error: Exception, status_of: StatusOf, method: str, request_id: str = "") -> None:
     """Ends a call with the status that an error is; does not return."""
     if isinstance(error, JitneyError):
         status, text = status_of(error)
         reason = reason_of(error)
     else:
-        log.error("%s failed", method, exc_info=error)
+        log.error("%s failed", method, exc_info=error, extra=about(request_id, traceparent_of(context)))
         status, text, reason = "INTERNAL", INTERNAL, ""
     await context.abort(grpc.StatusCode[status], text, reason_metadata("" if reason in text else reason))
 

@@ -56,7 +56,7 @@ class HandlerInfer:
         """A serialized ModelInferResponse with typed or `raw` contents; raises the request's error."""
         request_id = asked.request.id or new_request_id()
         awaited, began = Awaited(), time.monotonic_ns()
-        call = await self._predicting.ask(target, [Part("body", _document(asked), "application/json")], awaited)
+        call = await self._predicting.ask(target, [Part("body", _document(asked), "application/json")], awaited, {})
         try:
             body = await self._predicting.body(call, await awaited.only(), target)
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from ...core.call import Call, failed
@@ -24,14 +25,17 @@ class Predicting:
         self.services = services
         self._limit = services.settings.max_response_size
 
-    async def ask(self, target: Target, parts: list[Part], awaited: Awaited) -> Call:
-        """Queues a request, and counts it unless no such model exists."""
+    async def ask(self, target: Target, parts: list[Part], awaited: Awaited, sequence: Mapping[str, str]) -> Call:
+        """Queues a request, and counts it unless no such model exists. A stateful model is told of the sequence."""
         if not target.model:
             raise InvalidParameter("model_name", None, "the name of a model")
         plane, model, version = self.services.dataplane, target.model, target.version
         request = Request(new_request_id(), [], parts, {})
         try:
-            if plane.config(model, version).backend == "handler":
+            config = plane.config(model, version)
+            if config.sequence is not None:
+                request.headers = dict(sequence)
+            if config.backend == "handler":
                 call: Call = plane.predict(model, version, request, on_answer=awaited.on_answer)
             else:  # its codec may take its time
                 call = await _beside(plane.predict, model, version, request, awaited.on_answer)

@@ -1,4 +1,7 @@
-"""`/metrics`: any method (TorchServe) or GET only (Triton); `name[]` picks samples by their exact names (TorchServe)."""
+"""`/metrics`: any method (TorchServe) or GET only (Triton); `name[]` picks samples by their exact names (TorchServe).
+
+OpenMetrics for those that ask for it, as Prometheus does.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from urllib.parse import parse_qsl
 import falcon
 
 from ...core.errors import InvalidRequest
-from ..metrics import CONTENT_TYPE
+from ..metrics import CONTENT_TYPE, OPENMETRICS
 from .torchserve.routing import Exchange, Routes
 
 if TYPE_CHECKING:
@@ -30,7 +33,9 @@ def add_metrics(routes: Routes, metrics: Metrics, *, only_get: bool = False) -> 
             pairs = parse_qsl(exchange.req.query_string, keep_blank_values=True, max_num_fields=MAX_NAMES)
         except ValueError:
             raise InvalidRequest(f"the query has more than {MAX_NAMES} parameters") from None
-        exchange.resp.content_type = CONTENT_TYPE
-        exchange.resp.data = metrics.scrape([value for name, value in pairs if name == "name[]"])
+        openmetrics = "application/openmetrics-text" in exchange.req.accept
+        exchange.resp.content_type = OPENMETRICS if openmetrics else CONTENT_TYPE
+        names = [value for name, value in pairs if name == "name[]"]
+        exchange.resp.data = metrics.scrape(names, openmetrics=openmetrics)
 
     routes.add(r"/metrics(?:/.*)?", lambda exchange, **_: scrape(exchange))

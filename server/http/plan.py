@@ -22,6 +22,7 @@ from ...core import holding
 from ...core.call import Call, Mailbox, failed, size
 from ...core.errors import JitneyError
 from ...core.request import Response
+from ..process.log_format import about
 from ..tracing.record import Front
 
 if TYPE_CHECKING:
@@ -94,6 +95,15 @@ class InFlightRequest:
     def peer(self) -> str:
         """The client's address and port."""
         raise NotImplementedError
+
+    @property
+    def request_id(self) -> str:
+        """As far as it is known."""
+        return getattr(self.note, "id", "")
+
+    def about(self) -> dict[str, Any]:
+        """`extra` of a line in the log that concerns it."""
+        return about(self.request_id, self.head.fields.get("traceparent"))
 
     def answered(self, answer: Response | JitneyError) -> None:
         """`Call.on_answer`."""
@@ -273,7 +283,8 @@ class RoutePlan:
     def log(self, flight: InFlightRequest, status: int) -> None:
         if self.recorder.logs:
             line = flight.head.line
-            self.recorder.log(flight.peer, f"{line.command} {line.target} HTTP/{line.version}", status, flight.began)
+            text, parent = f"{line.command} {line.target} HTTP/{line.version}", flight.head.fields.get("traceparent")
+            self.recorder.log(flight.peer, text, status, flight.began, flight.request_id, parent)
 
 
 #: Makes the plan for a request line's method and path, None where there is none.

@@ -26,7 +26,7 @@ from ...core.model_config import ModelConfig
 from ..repository.torchserve.model_store import ModelStore
 from ..repository.torchserve.registration import Registration
 from ..serving.deployment import ModelState, Options
-from ..serving.on_demand import OnDemandDeployment
+from ..serving.on_demand import OnDemandDeployment, deployment_of
 from ..serving.registry import Registry
 from ..serving.worker_deployment import WorkerDeployment
 from ..settings.snapshots import Registered
@@ -105,8 +105,8 @@ class Management:
             serving = {}
         if config.version in serving:
             raise AlreadyRegistered(config.name, config.version)
-        kind = OnDemandDeployment if config.on_demand else WorkerDeployment
-        deployment: Served = kind(config, self.options)
+        on_demand, options = config.on_demand, self.options
+        deployment: Served = OnDemandDeployment(config, options) if on_demand else deployment_of(config, options)
         self.registry.put(deployment, default=not serving)
         return deployment
 

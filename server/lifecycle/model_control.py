@@ -233,7 +233,7 @@ class ModelControl:
 
     def _check_dependents(self, model: str) -> None:
         """Connects the ensembles that use a model to what it is now; one that does not fit any more stops serving (Triton)."""
-        for deployment in self.registry.deployments():
+        for deployment in self.registry.ensembles():
             name, version = deployment.config.name, deployment.config.version
             if model not in {step for step, _ in ensembles.dependencies(deployment.config)}:
                 continue
@@ -279,8 +279,7 @@ class ModelControl:
         """The models of an ensemble's steps that were loaded for its sake and that no other served ensemble uses (Triton)."""
         uses = {
             deployment.config.name: {name for name, _ in ensembles.dependencies(deployment.config)}
-            for deployment in self.registry.deployments()
-            if deployment.config.backend == "ensemble"
+            for deployment in self.registry.ensembles()
         }
         others: set[str] = set().union(*(used for name, used in uses.items() if name != model))
         return sorted(uses.get(model, set()) - others - self._asked)

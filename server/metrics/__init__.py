@@ -12,12 +12,12 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from ...backends import gpus
 from .custom import CustomMetrics
 from .machine import CacheFigures, cache_families, cpu_families, gpu_families
-from .models import Served, families
+from .models import Exemplars, Served, families
 from .system import SystemFigures
-from .text import CONTENT_TYPE, Family, Kind, render
+from .text import CONTENT_TYPE, OPENMETRICS, Family, Kind, render, render_openmetrics
 from .torchserve import TorchServeMetrics
 
-__all__ = ["CONTENT_TYPE", "Metrics"]
+__all__ = ["CONTENT_TYPE", "OPENMETRICS", "Metrics"]
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class Metrics:
         self._process = ProcessCollector(registry=CollectorRegistry())
         self._interval, self._cache = interval, cache
         self.collect: Callable[[], None] = lambda: None  # called before a scrape, to bring what others have counted
+        self.exemplars: Callable[[], Exemplars] = dict  # of traced requests
         self.more: list[Callable[[], Iterable[Family]]] = []  # families that others count
         self._stop = threading.Event()
         self._sampler: threading.Thread | None = None
@@ -79,13 +80,13 @@ class Metrics:
         else:
             self.torchserve.from_handler(payload)
 
-    def scrape(self, names: Sequence[str] = ()) -> bytes:
-        """Prometheus text; with `names` only samples with one of these names. Empty in mode log (TorchServe)."""
+    def scrape(self, names: Sequence[str] = (), *, openmetrics: bool = False) -> bytes:
+        """Prometheus text, or OpenMetrics; with `names` only samples with one of these names. Empty in mode log (TorchServe)."""
         self.collect()
         if self.mode == "prometheus":
             self._read_system()
             self._read_workers()
-        return render(self._families(), names)
+        return (render_openmetrics if openmetrics else render)(self._families(), names)
 
     def _families(self) -> Iterator[Family]:
         """The server's families, and the models' own; those of one name are one family, as in Triton, since a scrape takes no
@@ -113,7 +114,7 @@ class Metrics:
         yield from self.torchserve.families()
         if self.mode != "prometheus":
             return
-        yield from families(self.served())
+        yield from families(self.served(), self.exemplars())
         if self._system is not None:
             yield from cpu_families(self._system.utilization())
             yield from gpu_families(gpus.READER.read())

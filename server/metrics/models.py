@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ...core.histogram import Histogram
 from ...core.model_config import ModelConfig
 from .statistics import ModelStatistics
-from .text import Family
+from .text import Exemplar, Family
 
+
+class Traced(NamedTuple):
+    """What a traced request waited, and its batch computed."""
+
+    queue: Exemplar
+    compute: Exemplar
+
+
+#: Latest traced requests by model and version, the latest last.
+Exemplars = Mapping[tuple[str, str], Sequence[Traced]]
+#: Of workers, as `workers.roster.WorkerState` has them.
+STATES = ("starting", "ready", "busy", "stopping", "backoff", "failed")
 #: Upper bounds in rows.
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
@@ -28,6 +40,12 @@ class WorkerFigures(Protocol):
     @property
     def load_seconds(self) -> float: ...
 
+    @property
+    def state(self) -> str: ...
+
+    @property
+    def restarts(self) -> int: ...
+
 
 class Served(Protocol):
     """A served model version, as far as metrics need it (`deployment.Deployment`)."""
@@ -41,36 +59,54 @@ class Served(Protocol):
     @property
     def ready(self) -> bool: ...
 
+    @property
+    def on_demand(self) -> bool: ...
+
     def queued(self) -> int: ...
+
+    def queued_rows(self) -> int: ...
+
+    def wanted_workers(self) -> int: ...
 
     def workers(self) -> Sequence[WorkerFigures]: ...
 
 
 @dataclass
 class Row:
-    """One version's figures at one moment."""
+    """One version's figures at one moment. `unused`: loaded on demand, and never asked yet: its histograms, which are nine
+    tenths of what a version shows, are left out."""
 
     statistics: ModelStatistics
     queued: int
     ready: bool
+    rows: int = 0
+    wanted: int = 0
+    workers: Sequence[WorkerFigures] = ()
+    exemplars: Sequence[Traced] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     cached: bool = False
+    unused: bool = False
 
 
-def rows(served: Iterable[Served]) -> list[Row]:
+def rows(served: Iterable[Served], exemplars: Exemplars) -> list[Row]:
     found = []
     for version in served:
         labels = {"model": version.config.name, "version": version.config.version}
         statistics = version.statistics.snapshot()
         cached = version.config.response_cache
-        found.append(Row(statistics, version.queued(), version.ready, labels, version.config.metric_tags, cached))
+        unused = version.on_demand and not statistics.execution_count
+        traced = exemplars.get((version.config.name, version.config.version), ())
+        row = Row(statistics, version.queued(), version.ready, version.queued_rows(), version.wanted_workers())
+        row.workers, row.exemplars, row.labels = version.workers(), list(traced), labels
+        row.tags, row.cached, row.unused = version.config.metric_tags, cached, unused
+        found.append(row)
     return found
 
 
-def families(served: Iterable[Served]) -> Iterator[Family]:
+def families(served: Iterable[Served], exemplars: Exemplars | None = None) -> Iterator[Family]:
     """All families of all models."""
-    found = rows(served)
+    found = rows(served, exemplars or {})
     yield from _house(found)
     yield from _triton(found)
 
@@ -81,6 +117,10 @@ def families(served: Iterable[Served]) -> Iterator[Family]:
 def _house(found: list[Row]) -> Iterator[Family]:
     requests = Family("jitney_requests_total", "counter", "Requests by how they ended.")
     queued = Family("jitney_queue_depth", "gauge", "Requests that wait for a worker.")
+    waiting = Family("jitney_queue_rows", "gauge", "Rows of the requests that wait for a worker.")
+    workers = Family("jitney_workers", "gauge", "Workers by state.")
+    wanted = Family("jitney_workers_wanted", "gauge", "Workers that there should be.")
+    restarts = Family("jitney_worker_restarts_total", "counter", "Processes of workers that were replaced.")
     ready = Family("jitney_model_ready", "gauge", "Whether the version can answer.")
     left = Family("jitney_batches_total", "counter", "Batches by the reason why they left the queue.")
     size = Family("jitney_batch_size_rows", "histogram", "Rows of the executed batches.")
@@ -95,10 +135,18 @@ def _house(found: list[Row]) -> Iterator[Family]:
             left.add({**row.labels, "reason": reason}, count)
         queued.add(row.labels, row.queued)
         ready.add(row.labels, float(row.ready))
+        waiting.add(row.labels, row.rows)
+        wanted.add(row.labels, row.wanted)
+        restarts.add(row.labels, sum(worker.restarts for worker in row.workers))
+        states = [worker.state.lower() for worker in row.workers]
+        for state in STATES:
+            workers.add({**row.labels, "state": state}, states.count(state))
+        if row.unused:
+            continue
         size.add_histogram(row.labels, _sizes(now))
-        waited.add_histogram(row.labels, now.queue_seconds)
-        computed.add_histogram(row.labels, now.compute_seconds)
-    yield from (requests, queued, ready, left, size, waited, computed)
+        waited.add_histogram(row.labels, now.queue_seconds, [traced.queue for traced in row.exemplars])
+        computed.add_histogram(row.labels, now.compute_seconds, [traced.compute for traced in row.exemplars])
+    yield from (requests, queued, waiting, ready, workers, wanted, restarts, left, size, waited, computed)
 
 
 def _sizes(now: ModelStatistics) -> Histogram:

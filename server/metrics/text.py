@@ -1,4 +1,4 @@
-"""Metric families and how they are written down: Prometheus' text format 0.0.4, as TorchServe writes it.
+"""Metric families and how they are written down: Prometheus' text format 0.0.4, as TorchServe writes it, or OpenMetrics 1.0.
 
 TorchServe's and Triton's counters have names of their own without `_total`, and TorchServe's labels end with a comma that old
 parsers of its output expect; prometheus_client can write neither. Every parser of the format reads both.
@@ -9,12 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ...core.histogram import Histogram
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 Kind = Literal["counter", "gauge", "histogram"]
+
+
+class Exemplar(NamedTuple):
+    """A traced request that was counted; `at` in seconds since the epoch."""
+
+    trace_id: str
+    value: float
+    at: float
 
 
 @dataclass(frozen=True)
@@ -24,6 +33,7 @@ class Sample:
     labels: Mapping[str, str]
     value: float
     suffix: str = ""
+    exemplar: Exemplar | None = None
 
 
 @dataclass
@@ -39,12 +49,41 @@ class Family:
     def add(self, labels: Mapping[str, str], value: float, suffix: str = "") -> None:
         self.samples.append(Sample(labels, value, suffix))
 
-    def add_histogram(self, labels: Mapping[str, str], histogram: Histogram) -> None:
-        total = 0
+    def add_histogram(self, labels: Mapping[str, str], histogram: Histogram, exemplars: Sequence[Exemplar] = ()) -> None:
+        """`exemplars`: the latest last; a bucket shows the latest one that fell into it."""
+        total, below = 0, -math.inf
         for bound, total in histogram.cumulative():
-            self.add({**labels, "le": _bound(bound)}, total, "_bucket")
+            found = [exemplar for exemplar in exemplars if below < exemplar.value <= bound]
+            sample = Sample({**labels, "le": _bound(bound)}, total, "_bucket", found[-1] if found else None)
+            self.samples.append(sample)
+            below = bound
         self.add(labels, total, "_count")
         self.add(labels, histogram.sum, "_sum")
+
+
+def render_openmetrics(families: Iterable[Family], names: Sequence[str] = ()) -> bytes:
+    """The same in OpenMetrics, with exemplars.
+
+    A counter's samples end with `_total` there, and those of TorchServe and Triton do not: their kind is unknown.
+    """
+    wanted = frozenset(names)
+    lines: list[str] = []
+    for family in families:
+        samples = [s for s in family.samples if not wanted or family.name + s.suffix in wanted]
+        if not samples:
+            continue
+        name, kind = family.name, str(family.kind)
+        if kind == "counter":
+            name, kind = (name.removesuffix("_total"), kind) if name.endswith("_total") else (name, "unknown")
+        lines += [f"# HELP {name} {_escape(family.help)}", f"# TYPE {name} {kind}"]
+        lines += [_line(Family(family.name, family.kind, ""), sample) + _exemplar(sample.exemplar) for sample in samples]
+    return "\n".join([*lines, "# EOF", ""]).encode()
+
+
+def _exemplar(exemplar: Exemplar | None) -> str:
+    if exemplar is None:
+        return ""
+    return f' # {{trace_id="{exemplar.trace_id}"}} {_number(exemplar.value)} {exemplar.at:.3f}'
 
 
 def render(families: Iterable[Family], names: Sequence[str] = ()) -> bytes:

@@ -26,8 +26,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-#: The variable in which workers find their limits.
-VARIABLE = "JITNEY_WORKER_LIMITS"
+#: The variable in which workers find their limits; no setting, so it does not begin as those do.
+VARIABLE = "_JITNEY_WORKER_LIMITS"
 #: System calls of Landlock; the numbers are the same on every architecture.
 _CREATE, _ADD, _RESTRICT = 444, 445, 446
 _PR_SET_NO_NEW_PRIVS = 38

@@ -130,6 +130,10 @@ class Deployment(ABC):
         """Requests that wait for a worker."""
         return 0
 
+    def queued_rows(self) -> int:
+        """Rows of these requests."""
+        return 0
+
     def waiting(self) -> Waiting:
         """The same lane by lane, with rows and ages."""
         return Waiting()

@@ -24,6 +24,7 @@ from ...core.model_config import ModelConfig
 from ...core.request import FINAL_MARK, Request, Response
 from ...core.tensor import Buffer, Tensor
 from ..ipc.arena import Arena
+from ..process.log_format import about
 from .deployment import Deployment, MakeRequest, ModelState, OnAnswer
 from .ensemble_flow import Flowing, Membership, Step, entering, for_step, leaving, needed
 
@@ -103,7 +104,7 @@ class Run:
         except JitneyError as error:
             self._answered(started, error)
         except Exception as error:  # else the call would never be answered
-            log.exception("ensemble '%s'", self.config.name)
+            log.exception("ensemble '%s'", self.config.name, extra=about(self.call.request.id))
             self._answered(started, ModelFailed(f"{type(error).__name__}: {error}"))
         else:
             with self.lock:

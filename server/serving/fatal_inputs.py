@@ -24,10 +24,11 @@ KEPT = 256
 
 
 class FatalInputs:
-    """Of one model version. Thread-safe. `clock` in seconds."""
+    """Of one model version. Thread-safe. `clock` in seconds. `any`: whether there has been such a crash, lately."""
 
     def __init__(self, model: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._model, self._clock = model, clock
+        self.any = False
         self._lock = threading.Lock()
         self._crashes: OrderedDict[bytes, tuple[int, float]] = OrderedDict()  # how often, and when for the last time
 
@@ -37,17 +38,17 @@ class FatalInputs:
         with self._lock:
             count, _ = self._crashes.pop(found, (0, 0.0))
             self._crashes[found] = count + 1, self._clock()
+            self.any = True
             if len(self._crashes) > KEPT:
                 self._crashes.popitem(last=False)
 
     def check(self, request: Request) -> None:
         """Raises InvalidRequest for an input that has ended workers too often."""
-        if not self._crashes:
-            return
         with self._lock:
             while self._crashes and next(iter(self._crashes.values()))[1] + REFUSED_S <= self._clock():
                 self._crashes.popitem(last=False)
-            if not self._crashes:
+            self.any = bool(self._crashes)
+            if not self.any:
                 return
         count, last = self._crashes.get(digest(request), (0, 0.0))
         if count >= MOST:

@@ -14,6 +14,7 @@ Threads: any may call; one thread unloads, which is there while something is loa
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterable
@@ -64,7 +65,7 @@ class ModelCache:
         self._ended: list[Closable] = []
         self._look = False
         self._thread: threading.Thread | None = None
-        self._told = False
+        self._short = False  # more is taken than there is room for, by models that are busy
 
     # -- any thread ------------------------------------------------------------------------------------------------------
 
@@ -127,17 +128,25 @@ class ModelCache:
         """Sleeps until there is something to do; False where nothing is loaded any more."""
         with self._changed:
             soonest = time.monotonic() + _AGAIN_S if self._due(time.monotonic()) else 0.0
+            look_at = time.monotonic() + self._look_after()
             while not (self._look or self._ended):
                 if not self._models:
                     self._thread = None
                     return False
                 now = time.monotonic()
-                wake_at = max(soonest, min((m.used + m.idle_timeout_s for m in self._timed()), default=float("inf")))
+                unused_at = min((model.used + model.idle_timeout_s for model in self._timed()), default=math.inf)
+                wake_at = min(max(soonest, unused_at), look_at)
                 if wake_at <= now:
                     break
-                self._changed.wait(None if wake_at == float("inf") else min(wake_at - now, threading.TIMEOUT_MAX))
+                self._changed.wait(None if wake_at == math.inf else min(wake_at - now, threading.TIMEOUT_MAX))
             self._look = False
             return True
+
+    def _look_after(self) -> float:
+        """Seconds until the memory is looked at though nothing was loaded: models grow, and busy ones become idle."""
+        if self._short:
+            return _AGAIN_S
+        return _MEASURED_S if self.max_bytes and len(self._models) > 1 else math.inf
 
     def _timed(self) -> Iterable[Model]:
         return [model for model in self._models if model.idle_timeout_s]
@@ -175,13 +184,12 @@ class ModelCache:
                 break
             if model not in loading and self._unload(model, time.monotonic()):
                 excess -= model.memory
-                log.info("a model was unloaded to make room for others: %.0f MiB", model.memory / 2**20)
-        if excess > 0 and len(order) > 1 and not self._told:
+        was_short, self._short = self._short, excess > 0 and len(order) > 1
+        if self._short and not was_short:
             log.warning(
                 "models that are loaded on demand take %.0f MiB more than there is room for, and all of them are busy",
                 excess / 2**20,
             )
-        self._told = excess > 0
 
     def _excess(self, models: list[Model], loading: set[Model]) -> int:
         """Bytes by which the models take too much; 0 or less where they fit."""

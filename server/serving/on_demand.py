@@ -10,6 +10,7 @@ once; the next one begins another load.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 
@@ -18,6 +19,7 @@ from ...core.call import Call, Target
 from ...core.errors import Draining, LoadFailed, NoWorkers
 from ...core.model_config import ModelConfig
 from ...core.request import Request
+from ...core.sequence_spec import SequenceSpec
 from ..batching.item import Waiting
 from ..ipc.arena import Arena
 from ..process import cores
@@ -26,6 +28,8 @@ from ..workers.pool import WorkerStatus
 from .deployment import Deployment, ModelState, OnAnswer, Options
 from .sequence_deployment import SequenceDeployment
 from .worker_deployment import WorkerDeployment, new_generation
+
+log = logging.getLogger(__name__)
 
 #: Why a version that is ready has no workers, as the repository index tells it.
 NOT_LOADED = "not loaded: it is loaded on demand"
@@ -44,7 +48,8 @@ def deployment_of(config: ModelConfig, options: Options) -> WorkerDeployment:
 
 
 class OnDemandDeployment(Deployment):
-    """Threads: any. `used` is when a request last came, in monotonic seconds; `memory` what its workers last took, in bytes."""
+    """Threads: any. `used` is when a request last came or was seen under way, or it became loaded, in monotonic seconds; `memory`
+    what its workers last took, in bytes."""
 
     on_demand = True
 
@@ -58,6 +63,9 @@ class OnDemandDeployment(Deployment):
         self._closing = False
         self._kept = 0  # workers that it was scaled to, and keeps
         self._generation = new_generation()
+        self._sequence_s = (
+            0.0 if config.sequence is None else SequenceSpec.of(config).idle
+        )  # InvalidConfig where it cannot work
         self.state, self.reason = ModelState.READY, NOT_LOADED
         self.min_workers = 0
         self._count()  # InvalidConfig where its instances have no place on this machine
@@ -106,23 +114,30 @@ class OnDemandDeployment(Deployment):
         return loaded
 
     def _load(self) -> WorkerDeployment:
-        with self._lock:
-            self._refuse()
-            if self._loaded is not None:
-                return self._loaded
-            loaded = deployment_of(self.config, self._options)
-            loaded.resume(self.statistics, self._generation)
-            loaded.on_workers = lambda: self._workers_changed(loaded)
-            self.used = time.monotonic()
-            try:
-                loaded.start(1)  # the others when it has loaded: the request that waits gets all of the processor
-            except BaseException:
-                loaded.close(0.0)
-                raise
-            self._loaded, self._failed = loaded, None
-            self.state, self.reason = ModelState.READY, ""
+        made: WorkerDeployment | None = None
+        try:
+            with self._lock:
+                self._refuse()
+                if self._loaded is not None:
+                    return self._loaded
+                made = self._made()
+                self.used = time.monotonic()
+                made.start(1)  # the others when it has loaded: the request that waits gets all of the processor
+                self._loaded, self._failed = made, None
+                self.state, self.reason = ModelState.READY, ""
+        except BaseException:
+            if made is not None:
+                made.close(0.0)
+            raise
         self._cache.add(self)
-        return loaded
+        return made
+
+    def _made(self) -> WorkerDeployment:
+        """What is to run it, without workers yet."""
+        made = deployment_of(self.config, self._options)
+        made.resume(self.statistics, self._generation)
+        made.on_workers = lambda: self._workers_changed(made)
+        return made
 
     def _refuse(self) -> None:
         """Raises where no load may begin now; with the lock held."""
@@ -169,6 +184,7 @@ class OnDemandDeployment(Deployment):
     def _workers_changed(self, loaded: WorkerDeployment) -> None:
         """Called when a worker became ready, or is no longer; what waited for a failed load has been answered."""
         if not loaded.pool.no_workers_left():
+            self.used = time.monotonic()  # however long the load took
             self._grow(loaded)
             self._cache.look()
             return
@@ -192,13 +208,23 @@ class OnDemandDeployment(Deployment):
                 self._loaded, self.reason = None, NOT_LOADED
 
     def unload(self, unused_since: float) -> bool:
-        """Ends its workers and waits for that; False where a request has come since, or is waiting or running."""
+        """Ends its workers and waits for that.
+
+        False where a request has come since, waits or runs, or where a sequence may be under way.
+        """
         with self._lock:
             loaded = self._loaded
-            if loaded is None or self._kept or self.used > unused_since or _is_busy(loaded):
+            if loaded is None or self._kept or self.used > unused_since:
+                return False
+            if time.monotonic() - self.used < self._sequence_s:
+                return False  # a sequence may be under way, whose state would end with its worker
+            if _is_busy(loaded):
+                self.used = time.monotonic()  # it is unused from the end of what it does
                 return False
             self._loaded, self.reason = None, NOT_LOADED
+            unused = time.monotonic() - self.used
         loaded.close(DRAIN_S, reason=NOT_LOADED)
+        log.info("model '%s' version %s is unloaded, unused for %.0f s", self.config.name, self.config.version, unused)
         return True
 
     def close(self, timeout: float, *, reason: str = "unloaded") -> None:
@@ -292,4 +318,4 @@ class OnDemandDeployment(Deployment):
 
 
 def _is_busy(loaded: WorkerDeployment) -> bool:
-    return loaded.queued() > 0 or loaded.pool.ready() > loaded.pool.idle()
+    return loaded.queued() > 0 or loaded.pool.busy()

@@ -94,6 +94,11 @@ class Registry:
     def deployments(self) -> list[Deployment]:
         return [deployment for _, record in self.records() for deployment in record.serving.values()]
 
+    def ensembles(self) -> list[Deployment]:
+        """The ensembles that are served, in no order; quick also where there are thousands of other models."""
+        found = [deployment for record in self._records.values() for deployment in record.serving.values()]
+        return [deployment for deployment in found if deployment.config.backend == "ensemble"]
+
     def index(self) -> list[IndexEntry]:
         """One row for each version known, sorted by name and version."""
         rows = []

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -75,6 +75,7 @@ class WorkerDeployment(Deployment):
             self.arena,
             on_idle=self._worker_idle,
             on_batch=self._batch_done,
+            on_returned=self._batch_returned,
             host=options.host,
             on_event=self._event,
             on_state=self._workers_changed,
@@ -217,7 +218,8 @@ class WorkerDeployment(Deployment):
             self.refuse_without_workers()
         if self._cache is None and not request.rows > self.config.max_batch_size > 0:  # which is another error
             self.refuse_if_full(priority)
-        self._fatal.check(request)
+        if self._fatal.any:
+            self._fatal.check(request)
         call = Call(request, self.config, on_answer=on_answer)
         call.encode = encode
         if self._cache is None:  # which would keep the outputs for longer than the target's memory lasts
@@ -316,6 +318,9 @@ class WorkerDeployment(Deployment):
     def _worker_idle(self) -> None:
         self.dispatcher.wake()
 
+    def _batch_returned(self, calls: Sequence[Call]) -> None:
+        """`execute` has returned, and answers are still to come."""
+
     def _batch_done(self, report: BatchReport) -> None:
         if report.fatal:
             self._fatal.crashed(report.calls[0].request)
@@ -371,6 +376,9 @@ class WorkerDeployment(Deployment):
 
     def queued(self) -> int:
         return self.dispatcher.pending()
+
+    def queued_rows(self) -> int:
+        return self.dispatcher.pending_rows()
 
     def waiting(self) -> Waiting:
         return self.dispatcher.waiting()

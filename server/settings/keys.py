@@ -184,6 +184,11 @@ def oip(value: str) -> bool:
     return value == "oip" or switch(value)
 
 
+def log_format(value: str) -> str:
+    """Triton's names are `default` and ISO8601."""
+    return choice("text", "json", "ISO8601")("text" if value == "default" else value)
+
+
 def address(listener: str) -> Reader:
     return lambda value: parse_address(value, listener)
 
@@ -199,13 +204,19 @@ def age(value: str) -> int:
     return 0 if found >= NEVER_MS else found
 
 
+def header_name(value: str) -> str:
+    """The name of an HTTP header."""
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", value):
+        raise ValueError("expected the name of a header: letters, digits, - and _")
+    return value
+
+
 SECONDS = integer(-(2**31), 2**31 - 1)
 #: gRPC counts milliseconds in a signed 32-bit integer, whose largest means never.
 NEVER_MS = 2**31 - 1
 MILLISECONDS, PORT = integer(0, NEVER_MS), integer(0, 65535)
 NETTY = "tuning of TorchServe's network library; jitney's is http_threads"
 JAVA = "there is no Java here"
-SEQUENCES = "sequence batching of TorchServe's archives is not offered"
 INTEL = "Intel's extension and launcher are not used"
 
 TORCHSERVE: dict[str, Key] = {
@@ -262,6 +273,9 @@ TORCHSERVE: dict[str, Key] = {
     "grpc_management_max_connection_age_ms": Key(age, "0"),
     "grpc_management_max_connection_age_grace_ms": Key(age, "0"),
     "enable_grpc_ssl": Key(switch, "false"),
+    "ts_header_key_sequence_id": Key(header_name, "ts_request_sequence_id", ts_env="TS_HEADER_KEY_SEQUENCE_ID"),
+    "ts_header_key_sequence_start": Key(header_name, "ts_request_sequence_start", ts_env="TS_HEADER_KEY_SEQUENCE_START"),
+    "ts_header_key_sequence_end": Key(header_name, "ts_request_sequence_end", ts_env="TS_HEADER_KEY_SEQUENCE_END"),
 }
 
 NO_MEANING: dict[str, str] = {
@@ -271,7 +285,6 @@ NO_MEANING: dict[str, str] = {
     "cpp_log_config": "there is no C++ backend here",
     **dict.fromkeys(["ipex_enable", "ipex_gpu_enable", "cpu_launcher_enable", "cpu_launcher_args"], INTEL),
     "system_metrics_cmd": "the server reads the system's metrics itself",
-    **dict.fromkeys([f"ts_header_key_sequence_{part}" for part in ("id", "start", "end")], SEQUENCES),
     "initial_distribution_port": "models that span several processes are not served",
     "debug": "workers are always started by the server",
 }
@@ -291,6 +304,10 @@ JITNEY: dict[str, Key] = {
     "max_connections_per_address": Key(integer(0, 1_000_000), "0"),
     "front_ends": Key(integer(1, 256), "1"),
     "status_page": Key(choice("on", "off"), "on"),
+    "log_format": Key(log_format, "text"),
+    "log_level": Key(choice("debug", "info", "warning", "error", "critical"), "info"),
+    "log_file": Key(text, ""),
+    "access_log": Key(choice("files", "terminal"), "files"),
     "grpc_front_ends": Key(integer(1, 256), "1"),
     "allow_private_urls": Key(switch, "false"),
     "shape_change": Key(choice("lane", "flush"), "lane"),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import InvalidConfig
+from ...core.model_config import SEQUENCE_HEADERS
 from . import grpc
 from .addresses import Address
 from .grpc import GrpcAddress, GrpcSettings
@@ -76,6 +77,9 @@ class Settings:
     token_expiration_min  minutes until a key of key_file.json expires
     enable_model_api  whether models may be registered and unregistered; not said: on a loopback address only
     ts_open_inference_protocol  whether /v2 and its health answer in TorchServe's form
+    ts_header_key_sequence_id  header that names a request's sequence, of archives with sequenceBatching
+    ts_header_key_sequence_start  header with which a request says that it begins its sequence
+    ts_header_key_sequence_end  header with which a request says that it ends its sequence
     initial_worker_port  the number with which ids of workers begin
     enable_envvars_config  whether TS_<KEY> variables of the environment count
     model_repository  folders of models in Triton's layout
@@ -91,6 +95,10 @@ class Settings:
     default_load  at_start or on_demand: when the workers of models start that say nothing of their own
     default_idle_timeout_s  how long a model that was loaded on demand may be without a request; 0 = until memory runs short
     max_loaded_bytes  what all models that were loaded on demand may take together; 0 = what the machine has
+    log_format  text, json, or ISO8601: text with such times
+    log_level  debug, info, warning, error or critical
+    log_file  a file in place of the terminal
+    access_log  files, or terminal: there too
     status_page  on or off: /status and what it is made of, on the management port
     allow_private_urls  whether archives may be fetched from loopback and private addresses
     shape_change  lane: an odd shape waits in a lane of its own; flush: it closes the batch before it, as in Triton
@@ -171,6 +179,9 @@ class Settings:
     token_expiration_min: float = 60.0
     enable_model_api: bool | None = None
     ts_open_inference_protocol: bool = False
+    ts_header_key_sequence_id: str = SEQUENCE_HEADERS[0]
+    ts_header_key_sequence_start: str = SEQUENCE_HEADERS[1]
+    ts_header_key_sequence_end: str = SEQUENCE_HEADERS[2]
     initial_worker_port: int = 9000
     enable_envvars_config: bool = False
     model_repository: tuple[str, ...] = ()
@@ -184,6 +195,10 @@ class Settings:
     max_connections_per_address: int = 0
     front_ends: int = 1
     status_page: str = "on"
+    log_format: str = "text"
+    log_level: str = "info"
+    log_file: str = ""
+    access_log: str = "files"
     allow_private_urls: bool = False
     shape_change: str = "lane"
     fast_path: bool = True
@@ -230,6 +245,11 @@ class Settings:
         expected. Unless `strict`, unknown keys of the file are warned of, as long as they cannot stand for one that guards
         access."""
         return cls(**collect(flags, environ, _absolute(cwd), strict=strict))
+
+    @property
+    def sequence_headers(self) -> tuple[str, str, str]:
+        """The headers of stateful requests: which sequence, whether it begins, whether it ends."""
+        return self.ts_header_key_sequence_id, self.ts_header_key_sequence_start, self.ts_header_key_sequence_end
 
     @property
     def is_local(self) -> bool:

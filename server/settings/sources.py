@@ -34,7 +34,16 @@ OTHER_JITNEY_NAMES = {"JITNEY_TOKEN", "JITNEY_CONFORMANCE", "JITNEY_SLOW_TESTS",
 #: Seconds that a model of a repository may take to load where no setting says how long.
 REPOSITORY_STARTUP_S = 1200
 PATHS = (
-    *("model_store", "workflow_store", "metrics_config", "keystore", "certificate_file", "private_key_file", "log_config"),
+    *(
+        "model_store",
+        "workflow_store",
+        "metrics_config",
+        "keystore",
+        "certificate_file",
+        "private_key_file",
+        "log_config",
+        "log_file",
+    ),
     *("grpc_server_cert", "grpc_server_key", "grpc_root_cert"),
 )
 

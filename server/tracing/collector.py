@@ -10,12 +10,13 @@ import logging
 import os
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Protocol
 
 from ...core.errors import InvalidConfig
-from ..metrics.text import Family
+from ..metrics.models import Exemplars, Traced
+from ..metrics.text import Exemplar, Family
 from ..process import threads
 from ..settings.trace import OPENTELEMETRY, TraceConfig
 from .otlp import OtlpSink, is_installed
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 SETTLE_NS = 200_000_000
 #: OpenTelemetry's defaults of its BatchSpanProcessor: requests that may wait, milliseconds between exports, requests in one.
 _BSP = {"bsp_max_queue_size": 2048, "bsp_schedule_delay": 5000, "bsp_max_export_batch_size": 512}
+#: Traced requests of one model version that metrics may show.
+EXEMPLARS = 64
 #: Seconds between two warnings of traces that were lost.
 _WARN_S = 60.0
 
@@ -78,6 +81,7 @@ class Collector:
         self._records: list[TraceRecord] = []
         self._news = threading.Condition()
         self._outcomes = Counter({"written": 0, "dropped": 0, "failed": 0})
+        self._latest: dict[tuple[str, str], deque[Traced]] = {}
         self._closed, self._warned = False, 0.0
         self._thread: threading.Thread | None = None
 
@@ -115,6 +119,22 @@ class Collector:
                 family.add({"outcome": outcome}, count)
         yield family
 
+    def exemplars(self) -> Exemplars:
+        """Of each model version the latest traced requests whose spans were taken."""
+        with self._news:
+            return {version: list(latest) for version, latest in self._latest.items()}
+
+    def _keep(self, records: list[TraceRecord]) -> None:
+        """With the lock held."""
+        wall = time.time() - time.monotonic()
+        for record in records:
+            execution = record.execution
+            if record.trace_id and execution is not None and execution.computed and not record.steps:
+                queued, at = (execution.dispatched - execution.arrived) / 1e9, wall + execution.answered / 1e9
+                latest = self._latest.setdefault((execution.model, execution.version), deque(maxlen=EXEMPLARS))
+                computed = Exemplar(record.trace_id, execution.computed / 1e9, at)
+                latest.append(Traced(Exemplar(record.trace_id, max(0.0, queued), at), computed))
+
     def close(self, timeout: float) -> None:
         """Writes what is there, for at most `timeout` seconds."""
         with self._news:
@@ -139,6 +159,8 @@ class Collector:
                 reason = f"{type(error).__name__}: {error}"
             with self._news:
                 self._outcomes["failed" if reason else "written"] += len(records)
+                if not reason:
+                    self._keep(records)
             if reason:
                 self._warn(len(records), reason)
         self._sink.close()
@@ -165,3 +187,12 @@ class Collector:
         if now - self._warned >= _WARN_S or not self._warned:
             self._warned = now
             log.warning("%d traces are lost: %s; jitney_traces_total counts those that follow", count, reason)
+
+
+def collector_of(traces: TraceSettings) -> Collector | None:
+    """What takes traces; None where no setting could ever have one made: there is no file, and none can be named later.
+
+    InvalidConfig where OpenTelemetry's exporter is missing.
+    """
+    config = traces.config
+    return Collector(traces) if config.mode == OPENTELEMETRY or config.file else None

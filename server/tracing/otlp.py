@@ -73,14 +73,14 @@ class OtlpSink:
 
 
 class _Reason(logging.Handler):
-    """Keeps what the exporter says, which is told once, by the collector."""
+    """Keeps the first thing that the exporter says of an export: the cause, and not that it gave up. The collector tells it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.text = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.text = record.getMessage()
+        self.text = self.text or record.getMessage()
 
 
 class _Library:
@@ -151,6 +151,7 @@ class _Trace:
     def __init__(self, library: _Library, record: TraceRecord, wall: Callable[[int], int]) -> None:
         self._library, self._record, self._wall = library, record, wall
         self.root = self._start("InferRequest", record.front.received, None, kind=library.api.SpanKind.SERVER)
+        record.trace_id = f"{self.root.get_span_context().trace_id:032x}"
         self.models: list[tuple[Execution, Span]] = []
         if record.execution is not None:
             own = self._model(record.execution, self.root)
@@ -224,7 +225,9 @@ class _Trace:
             if front.status:
                 root.set_attribute("rpc.response.status_code", front.status)
         if host:
-            root.set_attributes({"client.address": host.strip("[]"), "client.port": int(port) if port.isdecimal() else 0})
+            root.set_attribute("client.address", host.strip("[]"))
+        if port.isdecimal():
+            root.set_attribute("client.port", int(port))
         begin, end = (
             ("GRPC_WAITREAD_END", "GRPC_SEND_END") if front.protocol == "grpc" else ("HTTP_RECV_END", "HTTP_SEND_END")
         )

@@ -72,6 +72,7 @@ class TraceRecord(msgspec.Struct, array_like=True):
     """`chosen`: its turn had come, so that it counts towards `trace_count`; others are traced because their clients are.
 
     execution  None where no model took the request;  steps: of an ensemble
+    trace_id   once spans have been made of it
     """
 
     front: Front
@@ -83,6 +84,7 @@ class TraceRecord(msgspec.Struct, array_like=True):
     batch_rows: int = 0
     error: str = ""
     tensors: list[TracedTensor] = []
+    trace_id: str = ""
 
 
 def _execution(model: str, version: str, times: Times) -> Execution:

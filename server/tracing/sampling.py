@@ -7,6 +7,7 @@ that one costs which is not traced. Where nothing is traced at all there are no 
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 from collections.abc import Callable, Mapping
 
@@ -16,6 +17,8 @@ from ...core.call import Call
 from ...core.errors import JitneyError
 from ...core.request import Response
 from .record import Front, TraceRecord, record_of
+
+log = logging.getLogger(__name__)
 
 
 class Rule(msgspec.Struct, array_like=True, frozen=True):
@@ -84,7 +87,10 @@ class Tracing:
         if sampled is False or not (sampled or chosen):
             return
         chosen = chosen and not sampled
-        self.put(record_of(front, call, answer, chosen=chosen, tensors=sampler.tensors))
+        try:
+            self.put(record_of(front, call, answer, chosen=chosen, tensors=sampler.tensors))
+        except Exception:  # the request is answered, and its connection must not suffer
+            log.exception("a request could not be traced")
 
 
 _PARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?:-.*)?")

@@ -20,16 +20,18 @@ import collections
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...core.call import Call
 from ...core.errors import Draining, HoldsTooMuch, JitneyError, LoadFailed, NoWorkers, WorkerDied
 from ...core.model_config import AT_ONCE, ModelConfig
+from ...core.request import Failure, Response
 from ..ipc.arena import Arena
 from ..ipc.io_context import IoContext
 from ..ipc.messages import Message
 from ..process import cores
+from ..process.log_format import about
 from . import capacity, placement
 from .host_calls import HostCalls, HostServer
 from .messages import Cancel, Copied, Event, HostCall, HostCancel, Results
@@ -55,6 +57,7 @@ class Pool:
     """Workers of one model version. See the module's page for the order of calls and the threads.
 
     on_idle   a worker became idle, or may be sent one batch more ahead; may call `execute`
+    on_returned  `execute` has returned for a batch that is not over (see `overlaps`); then `on_idle`
     on_batch  a batch is over, all its calls are answered; called once for every batch, also where its worker died
     on_event  `(kind, payload)` that a model emitted
     on_state  a worker became ready, or is no longer
@@ -71,6 +74,7 @@ class Pool:
         *,
         on_idle: Callable[[], None],
         on_batch: Callable[[BatchReport], None] | None = None,
+        on_returned: Callable[[Sequence[Call]], None] | None = None,
         host: HostServer | None = None,
         factory: str = "",
         on_event: Callable[[str, Mapping[str, Any]], None] | None = None,
@@ -80,6 +84,7 @@ class Pool:
     ) -> None:
         self.config = config
         self._on_idle, self._on_batch, self._on_event, self._on_state = on_idle, on_batch, on_event, on_state
+        self._on_returned = on_returned
         self._host_calls = HostCalls(host, config.name)
         self._gpus = gpus
         self._log = logging.getLogger(f"jitney.model.{config.name}")
@@ -167,6 +172,12 @@ class Pool:
     def ahead(self) -> int:
         """Full batches that could be sent to busy workers now, beside those for idle ones. Takes no lock."""
         return 0 if self._waiting else self._roster.ahead()
+
+    def busy(self) -> bool:
+        """Whether a worker holds a batch: one that waits, runs, or was left open."""
+        with self._lock:
+            held = any(worker.held for worker in (*self._roster.members, *self._roster.leaving))
+            return held or bool(self._waiting)
 
     def ready(self) -> int:
         """Workers that have loaded the model, busy or not. Takes no lock."""
@@ -362,23 +373,40 @@ class Pool:
         if results.done:
             self._times(batch, results)
         if self._advance(worker, batch, results):
+            if not results.done:
+                self._call(self._on_returned, batch.calls)
             self._next(worker)
-        for index, response in answers:
-            if isinstance(response, HoldsTooMuch):
-                if batch.live[index].fail(response) and not results.done:
-                    self._withdraw(child, batch, index)
-                continue
-            if response.error is not None and response.error.detail:
-                self._log.error("%s: %s\n%s", child.name, response.error.message, response.error.detail)
-            if not response.final:
-                batch.streamed.add(index)
-            if not batch.live[index].answer(response) and not response.final:
-                self._withdraw(child, batch, index)
+        self._answer(child, batch, results, answers)
         child.copied(results)
         if results.done:
             if not batch.is_answered():
                 batch.fail(JitneyError(f"worker '{child.name}' left the request without an answer"))
             self._report(batch, child.name, results)
+
+    def _answer(
+        self,
+        child: WorkerProcess,
+        batch: RunningCalls,
+        results: Results,
+        answers: Iterable[tuple[int, Response | HoldsTooMuch]],
+    ) -> None:
+        """Gives the calls their answers; an error is logged once, with the ids of all requests that it failed."""
+        failures: list[tuple[Failure, str]] = []
+        for index, response in answers:
+            call = batch.live[index]
+            if isinstance(response, HoldsTooMuch):
+                if call.fail(response) and not results.done:
+                    self._withdraw(child, batch, index)
+                continue
+            if response.error is not None:
+                failures.append((response.error, call.request.id))
+            if not response.final:
+                batch.streamed.add(index)
+            if not call.answer(response) and not response.final:
+                self._withdraw(child, batch, index)
+        for error in [error for error, _ in failures if error.detail]:
+            ids = [name for other, name in failures if other.message == error.message]
+            self._log.error("%s: %s\n%s", child.name, error.message, error.detail, extra=about(request_ids=ids))
 
     def _times(self, batch: RunningCalls, results: Results) -> None:
         before, model, after = results.input_ns, results.infer_ns, results.output_ns
@@ -455,11 +483,11 @@ class Pool:
     def _crashed(self, batch: RunningCalls, child: WorkerProcess) -> None:
         """Its worker ended while it ran: it fails, or its requests run once more, each alone, so that the bad one fails alone."""
         death = child.death()
-        if not self._runs_again(batch, child, death):
+        again = batch.untouched() if self._runs_again(batch, child, death) else []
+        if not again:
             batch.fail(death)
             self._report(batch, child.name, fatal=len(batch.live) == 1 and child.crashed)
             return
-        again = batch.untouched()
         log.warning("%s; its %d requests run again, each alone", death, len(again))
         alone = [self._begin([call], retried=True) for call in again]
         batch.calls = [call for call in batch.calls if call not in again]

@@ -200,7 +200,6 @@ class TestEntryPoints:
 @pytest.mark.parametrize(
     ("spec", "error"),
     [
-        ({"yaml": {"sequenceBatching": True}}, "asks for sequenceBatching"),
         ({"envelope": "soap"}, "unknown service envelope 'soap'; expected one of body, json, kserve, kservev2"),
         ({"envelope": "json", "yaml": {"asyncCommunication": True}}, "cannot be combined"),
     ],

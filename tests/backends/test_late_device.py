@@ -46,7 +46,9 @@ from jitney.tests.fakes import late_device
 late_device.install()
 {spoil}
 from pathlib import Path
-from jitney.backends import staging
+from jitney.backends import torch_batch
+trimmed = []
+torch_batch.trim = lambda: trimmed.append(1)
 from jitney.tests.fakes.tensors import answers, arrays, config, loaded, request, spec
 folder = Path(sys.argv[1])
 (folder / "model.py").write_text('''
@@ -62,7 +64,7 @@ for seed in range(20):
     sent = [rng.normal(size=(int(rng.integers(1, 4)), 40)).astype(np.float32) for _ in range(5)]
     for array, answer in zip(sent, answers(backend, [request(x=array) for array in sent])):
         wrong += not np.array_equal(arrays(answer)["y"], array * 2 + 1)
-print(wrong, late_device.COUNTS["late copy"], late_device.COUNTS["kernel"])
+print(wrong, late_device.COUNTS["late copy"], late_device.COUNTS["kernel"], len(trimmed))
 """
 
 
@@ -81,7 +83,8 @@ def test_waits_that_are_left_out_are_noticed(tmp_path: Path, spoil: str, is_noti
         [sys.executable, "-c", SPOILED.format(spoil=spoil), str(tmp_path)],
         capture_output=True, text=True, timeout=100, check=True,
     )  # fmt: skip
-    wrong, late, kernels = map(int, done.stdout.split())
+    wrong, late, kernels, trimmed = map(int, done.stdout.split())
+    assert trimmed == 1, "what the weights took in the host's memory was not given back"
     assert late > 10
     assert kernels > 20
     assert (wrong > 0) is is_noticed

@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto
 
-from jitney.backends import onnx_options, onnx_session
+from jitney.backends import onnx, onnx_options, onnx_session
 from jitney.backends.factory import create
 from jitney.backends.onnx_session import open_session
 from jitney.backends.options import CannotLoad
@@ -113,3 +113,26 @@ def test_two_packages_that_share_a_folder_are_named(
     caplog.clear()
     create(model(tmp_path)).load(model(tmp_path), Instance("m_0", threads=1))
     assert not [record for record in caplog.records if record.name == onnx_session.__name__]
+
+
+def test_the_hosts_memory_of_weights_is_given_back_where_they_went_to_a_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OnCard(ort.InferenceSession):  # type: ignore[misc, unused-ignore]
+        def __init__(self, path: Path, options: Any, providers: Any, enable_fallback: int) -> None:
+            super().__init__(path, options, providers=["CPUExecutionProvider"], enable_fallback=enable_fallback)
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    trimmed: list[bool] = []
+    monkeypatch.setattr(onnx, "trim", lambda: trimmed.append(True))
+    save_identity(tmp_path, TensorProto.FLOAT)
+    plain = model(tmp_path, parameters={"io_binding": "false"})
+    create(plain).load(plain, Instance("m_0", threads=1))
+    assert not trimmed
+    monkeypatch.setattr(ort, "InferenceSession", OnCard)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
+    create(plain).load(plain, Instance("m_0", "KIND_GPU", 0, threads=1))
+    assert trimmed == [True]

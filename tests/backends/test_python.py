@@ -655,3 +655,54 @@ def test_a_model_whose_cuda_context_is_lost_gets_a_new_worker(tmp_path: Path) ->
         with pytest.raises(ModelFailed, match="caught by the model"):
             ask(2)
         assert ask_the_next(0) not in (first, second)
+
+
+LOSES_LATER = (
+    broken_cuda.SOURCE
+    + """
+import os, threading
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            threading.Thread(target=self.answer, args=(request, request.get_response_sender())).start()
+
+    def answer(self, request, sender):
+        final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        if pb_utils.get_input_tensor_by_name(request, "X").as_numpy()[0, 0]:
+            threading.Event().wait(0.3)  # execute has long returned
+            lose()
+            sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError("caught by the model")), flags=final)
+        else:
+            pid = np.array([[os.getpid()]], np.float32)
+            sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("Y", pid)]), flags=final)
+"""
+)
+
+
+def test_a_decoupled_model_that_answers_later_gets_a_new_worker_too(tmp_path: Path) -> None:
+    """The worker ends with the answer that told of it, and not with the next request."""
+    write_model(tmp_path, "later", LOSES_CONFIG + "model_transaction_policy { decoupled: true }", LOSES_LATER)
+
+    def ask(value: float) -> float:
+        answer, *_ = server.ask("later", [Tensor.from_numpy("X", np.array([[value]], np.float32))])
+        return float(answer.tensors[0].numpy()[0, 0]) if answer.error is None else -1.0
+
+    with serving(tmp_path, "later") as server:
+        first = ask(0)
+        try:
+            assert ask(1) == -1.0
+        except (ModelFailed, WorkerDied):
+            pass
+        until = time.monotonic() + LIMIT_S
+        while any(worker.pid == first for worker in server.dataplane.describe("later")[0].workers):
+            assert time.monotonic() < until, "nothing but the error has told that the context is lost"
+            time.sleep(0.05)
+        while True:
+            try:
+                assert ask(0) != first
+                break
+            except WorkerDied:
+                assert time.monotonic() < until

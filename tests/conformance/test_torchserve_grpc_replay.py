@@ -17,12 +17,8 @@ from jitney.tools.bench.served import free_port
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 KITS = recordings("torchserve")
 
-NO_SEQUENCES = "sequence batching of archives is not offered"
 #: Cases of the recordings that go otherwise here, on purpose.
 DEVIATIONS = {
-    "grpc_main.stream2_no_sequence": NO_SEQUENCES,
-    "grpc_main.stream2_start_without_id": NO_SEQUENCES,
-    "grpc_main.unary_sequence_model": NO_SEQUENCES,
     "grpc_v2.v2_infer_raw": "raw tensors reach the handler instead of being ignored",
     "grpc_limits.body_too_big": "a message over the limit is RESOURCE_EXHAUSTED, as gRPC has it, and no reset stream",
 }

@@ -152,3 +152,15 @@ def test_a_process_has_its_share_and_as_much_as_one_request_may_need(
 ) -> None:
     holding.limit(Settings(ADDRESS, ADDRESS, ADDRESS, **options).held_bytes)  # type: ignore[arg-type]
     assert process.limit == expected
+
+
+def test_what_the_system_has_no_memory_for_is_refused_and_not_counted(
+    process: Holdings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(np, "empty", nothing)
+    with pytest.raises(HoldsTooMuch, match=f"the system has no memory for {BIG} bytes more"):
+        holding.memory(BIG)
+    assert process.held == 0

@@ -41,6 +41,19 @@ def test_it_starts_tells_and_drains(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Model server started." in capsys.readouterr().out
 
 
+def test_a_server_that_wants_a_token_tells_of_itself_to_who_has_it() -> None:
+    ports = free_ports(HOST, 3)
+    server = ServerProcess(flags(STARTER, ports), {**os.environ, "JITNEY_TOKEN": "very-secret"})
+    try:
+        server.wait_started(60)
+        assert is_ready(f"http://{HOST}:{ports[0]}/v2/health/ready")
+        assert get_json(f"http://{HOST}:{ports[1]}/status.json", "very-secret")["models"]
+        with pytest.raises(OSError, match="40"):
+            get_json(f"http://{HOST}:{ports[1]}/status.json")
+    finally:
+        server.stop(20)
+
+
 def test_a_start_that_fails_says_what_the_server_said(tmp_path: Path) -> None:
     server = ServerProcess(flags(tmp_path / "nowhere", free_ports(HOST, 3)), os.environ)
     with pytest.raises(ServerEnded, match="nowhere"):

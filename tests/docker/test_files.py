@@ -88,6 +88,47 @@ def test_an_image_for_gpus() -> None:
         assert part in said
 
 
+@pytest.mark.parametrize(
+    ("arguments", "wanted", "bound"),
+    [
+        ([], "--extra-index-url https://download.pytorch.org/whl/cpu /source[torch,onnx,grpc,tls]", ""),
+        (["-g"], "--extra-index-url https://download.pytorch.org/whl/cu128 /source[gpu,grpc,tls]", "onnxruntime-gpu<1.27"),
+        (["-g", "-cv", "cu130"], "--extra-index-url https://download.pytorch.org/whl/cu130 /source[gpu,grpc,tls]", ""),
+        (["-g", "--pip-options", "--no-index"], "--no-index /source[gpu,grpc,tls]", "onnxruntime-gpu<1.27"),
+    ],
+)
+def test_what_pip_is_asked_for(arguments: list[str], wanted: str, bound: str, tmp_path: Path) -> None:
+    """The Dockerfile's own command, with the arguments that build_image.sh passes; `pip` tells what it was asked."""
+    said = build(*arguments).stdout
+    found = re.findall(r"--build-arg (EXTRAS|TORCH_INDEX|PIP_OPTIONS|CONSTRAINT)=(\S*)", said)
+    (command,) = [rest for word, rest in instructions() if word == "RUN" and "pip install" in rest]
+    command = command.partition(" && ")[2].rpartition(" && ")[0]
+    for there, here in (("/home/venv/bin/pip", "echo pip"), ("/constraint.txt", str(tmp_path / "constraint"))):
+        assert there in command
+        command = command.replace(there, here)
+    done = subprocess.run(["sh", "-c", command], env=dict(found), check=True, capture_output=True, text=True)
+    options = [
+        "--no-cache-dir",
+        "--only-binary=:all:",
+        "--find-links",
+        "/wheelhouse",
+        "--constraint",
+        str(tmp_path / "constraint"),
+    ]
+    assert done.stdout.split() == ["pip", "install", *options, *wanted.split()]
+    assert (tmp_path / "constraint").read_text() == bound + "\n"  # from 1.27 on, PyPI's builds are for CUDA 13
+
+
+def test_an_image_for_gpus_has_the_builds_for_cuda() -> None:
+    import jitney
+
+    declared = (Path(jitney.__file__).parent / "setup.py").read_text()
+    extra = re.search(r'"gpu": \[(.*)\]', declared)
+    assert extra is not None
+    assert re.findall(r'"([a-z-]+)', extra[1])[:3] == ["onnxruntime-gpu", "torch", "safetensors"]
+    assert "[cuda,cudnn]" in extra[1]  # CUDA's libraries as wheels: the image's base has none
+
+
 def test_an_image_for_cpus() -> None:
     said = build().stdout
     for part in (

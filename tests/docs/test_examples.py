@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jitney.tests.fakes.examples import ExampleFailed, Runner
-from jitney.tests.fakes.pages import ROOT, Block, blocks, pages
+from jitney.tests.fakes.pages import PYTHON, ROOT, Block, blocks, pages
 
 BLOCKS = {path: blocks(path) for path in pages()}
 RUN = {path: found for path, found in BLOCKS.items() if any(block.mark in ("run", "serve") for block in found)}
@@ -32,8 +32,18 @@ def test_who_is_said_to_run_an_example_is_there(page: Path) -> None:
     for block in BLOCKS[page]:
         if block.mark == "run by":
             runner = (ROOT / block.note).read_text()
-            for target in re.findall(r"^(?:\$ )?make ([a-z-]+)", block.text, re.MULTILINE):
-                assert re.search(rf"\bmake {target}\b|^{target}:", runner, re.MULTILINE), (block.place, target)
+            for line in filter(None, (line.partition("#")[0].strip() for line in block.text.splitlines())):
+                target = re.match(r"make ([a-z-]+)", line)
+                if target is not None:
+                    assert re.search(rf"\bmake {target[1]}\b|^{target[1]}:", runner, re.MULTILINE), (block.place, line)
+                elif block.language not in PYTHON:
+                    assert any(word in runner for word in _words(line)), (block.place, line)
+
+
+def _words(line: str) -> list[str]:
+    """What of a command tells it from others."""
+    words = [word.rpartition(".")[2] for word in re.findall(r"[\w./-]{4,}", line)]
+    return [word.strip("-") for word in words if word not in ("jitney", "python", "docker", "model", "source")]
 
 
 def _require(found: list[Block]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,26 @@ def test_it_can_be_searched_without_a_server(site: Path) -> None:
     assert "max_held_bytes" in (site / "search/search_index.js").read_text()
     page = (site / "index.html").read_text()
     assert "assets/vendor/iframe-worker.js" in page and (site / "assets/vendor/iframe-worker.js").is_file()
+
+
+def test_a_browser_searches_it_as_files_and_asks_nobody(site: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make page-test")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    asked, complaints = list[str](), list[str]()
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto((site / "index.html").as_uri())
+        page.fill("input.md-search__input", "max_held_bytes")
+        page.wait_for_selector(".md-search-result__item")
+        assert "max_held_bytes" in page.inner_text(".md-search-result__item >> nth=0")
+        browser.close()
+    assert complaints == []
+    assert {url.partition(":")[0] for url in asked} <= {"file", "data", "blob"}
 
 
 def test_its_settings_fetch_nothing() -> None:

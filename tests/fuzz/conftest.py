@@ -13,13 +13,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
-settings.register_profile(
-    "fuzz",
+#: For the tests of this folder alone, so no profile is loaded.
+HERE = settings(
     max_examples=300 if SECONDS else 40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
 )
-settings.load_profile("fuzz")
 _share = 0.0
 
 
@@ -27,6 +26,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     global _share
     here = [item for item in items if item.path.parent.name == "fuzz"]
     _share = SECONDS / max(1, len(here))
+    for item in here:
+        if isinstance(item, pytest.Function):
+            HERE(item.obj)
     if SECONDS:
         for item in here:
             item.add_marker(pytest.mark.timeout(60 + 2 * _share))

@@ -93,7 +93,7 @@ def everything(folder: Path, **settings: str) -> Iterator[Everything]:
     write_model(models, "text", TENSORS.format(kind="STRING", dims="1"), TEXT)
     archive(folder / "store", "echo", ECHO)
     ports = {"triton": free_port(), "inference": free_port(), "management": free_port()}
-    more = {
+    more: dict[str, Any] = {
         "model_repository": str(models),
         "model_control_mode": "explicit",
         "load_model": "*",

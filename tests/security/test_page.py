@@ -1,4 +1,4 @@
-"""docs/security.md names tests that there are, and says of torch what is pinned."""
+"""docs/security.md and docs/reliability.md name tests that there are, and what is said of torch is pinned."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "security.md").read_text()
-NAMED = re.findall(r"`(test_\w+\.py)::(test_\w+)`", PAGE)
+NAMED = re.findall(r"`(test_\w+\.py)::(test_\w+)`", PAGE + (ROOT / "docs" / "reliability.md").read_text())
 HOLES = re.findall(r"^\| (\d+) \|.*\|$", PAGE, re.MULTILINE)
 
 

@@ -9,6 +9,7 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -108,14 +109,22 @@ def test_a_pickle_in_any_call_of_grpc_does_not_run(server: Everything, tmp_path:
     assert not (tmp_path / "mark").exists()
 
 
-def test_the_shipped_handler_that_reads_tensors_runs_nothing(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
+def test_the_shipped_handler_that_reads_tensors_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TorchServe's densenet handler unpickles the body of each request."""
-    pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
     from jitney.backends.compat.ts.torch_handler.densenet_handler import DenseNetHandler
 
-    for bomb in bombs(tmp_path / "mark"):
-        with pytest.raises(Exception, match=r"."):
-            DenseNetHandler().preprocess([{"data": bomb}])
+    good, handler = io.BytesIO(), DenseNetHandler()
+    torch.save(torch.ones(2), good)
+    monkeypatch.setattr(handler, "inference", lambda data: data.tolist())
+    context = SimpleNamespace(metrics=SimpleNamespace(add_time=lambda *_: None))
+    assert handler.handle([{"data": good.getvalue()}], context) == [[[1.0, 1.0]]]
+    evil = io.BytesIO()
+    torch.save(Bomb(tmp_path / "mark"), evil)
+    for bomb in (*bombs(tmp_path / "mark"), evil.getvalue()):
+        with pytest.raises((pickle.UnpicklingError, RuntimeError)):
+            handler.handle([{"data": bomb}], context)
     assert not (tmp_path / "mark").exists()
 
 

@@ -25,7 +25,9 @@ from pathlib import Path
 from ...core.errors import JitneyError
 from ...core.model_config import Batching
 from ...server.batching.queue import Batcher
+from ...server.process import progress
 from ...server.process.cores import usable_cores
+from ...server.process.progress import say
 from . import chart, load, open_loop
 from .batch_time import BareModel, Line, fit, sizes, synthetic
 from .options import given_line, read_options
@@ -78,24 +80,24 @@ class Plan:
         return SimulatedServer(max(1, self.model.max_rows), line.t0, line.a, self.model.workers)
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def bench(plan: Plan) -> tuple[list[Line], list[float]]:
     """Fills `plan.samples` and `plan.reach`; returns the lines and the lone requests' mean latencies (seconds) of the rounds."""
     lines: list[Line] = []
     lone: list[float] = []
     for number in range(plan.rounds):
         say(f"round {number + 1} of {plan.rounds}: batch times of the bare model")
-        lines.append(fit(plan.batch_times()))
+        with progress.shown.task("batch times of the bare model"):
+            lines.append(fit(plan.batch_times()))
         say(f"  {lines[-1]}")
-        lone.append(_lone(plan))
+        with progress.shown.task("one request after another"):
+            lone.append(_lone(plan))
         if plan.reach is None:
-            plan.reach = _reach(plan, plan.server(lines[0]).capacity)
+            with progress.shown.task("as many clients as it can answer"):
+                plan.reach = _reach(plan, plan.server(lines[0]).capacity)
             say(f"  {plan.reach}")
         for share in plan.loads:
-            sample = _at_load(plan, share * plan.reach.full, lines[-1], plan.seed + number)
+            with progress.shown.task(f"load {share:.0%}"):
+                sample = _at_load(plan, share * plan.reach.full, lines[-1], plan.seed + number)
             plan.samples.setdefault(share, []).append(sample)
             say(
                 f"  load {share:.0%}, {sample.rate:,.0f}/s: mean {sample.measured.mean:.2f} ms, theory "

@@ -27,10 +27,10 @@ def bursts(rate: float, count: int, rng: np.random.Generator) -> Times:
     return np.sort(members + rng.uniform(0, SPREAD, count))
 
 
-def diurnal(rate: float, count: int, rng: np.random.Generator) -> Times:
-    """Poisson with a rate that swings by SWING around its mean; whole days, so that `rate` is the mean."""
+def diurnal(rate: float, count: int, rng: np.random.Generator, about: float = DAY) -> Times:
+    """Poisson with a rate that swings by SWING around its mean; whole days, about so long each, so that `rate` is the mean."""
     length = count / rate
-    day = length / max(1, round(length / DAY))
+    day = length / max(1, round(length / about))
     kept = np.empty(0)
     start = 0.0
     while len(kept) < count:

@@ -17,6 +17,9 @@ from ..archive import BUILT_IN_HANDLERS
 from .finding import Finding, finding, logged
 from .python_source import check_handler, parsed
 
+#: Kinds of `InvalidArchive` that are about what a manifest says.
+OF_THE_MANIFEST = ("model", "model_version", "runtime")
+
 
 def check_archive(path: Path, config_file: Path | None = None) -> list[Finding]:
     """What is found in one archive, packed or a folder; `config_file`: the config.properties that it will be served with."""
@@ -30,9 +33,8 @@ def check_archive(path: Path, config_file: Path | None = None) -> list[Finding]:
             config = store.resolve(Registration(url), at_startup=True)
         found += [_placed(each, path) for each in _contents(config)]
     except InvalidArchive as error:
-        found.append(
-            Finding("error", str(error), f"{path}/{MANIFEST}" if MANIFEST in str(error) else str(path), 0, path.name)
-        )
+        place = f"{path}/{MANIFEST}" if error.kind in OF_THE_MANIFEST else str(path)
+        found.append(Finding("error", str(error), place, 0, path.name))
     except JitneyError as error:
         found.append(finding("error", str(error), path.name, str(path)))
     finally:

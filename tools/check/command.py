@@ -23,7 +23,7 @@ from ...server.repository.torchserve.archive import MANIFEST
 from ...server.repository.triton.layout import entries, is_model
 from ...server.repository.triton.strays import holds_archives, is_archive
 from .archive import check_archive
-from .finding import Finding, finding
+from .finding import Finding
 from .load import load_archive, load_repository
 from .repository import check_repositories
 
@@ -109,4 +109,4 @@ def _archives(paths: Sequence[Path], config: Path | None, load: bool) -> list[Fi
         found += one
         if load and not any(each.severity == "error" for each in one):
             found += load_archive(path)
-    return found or [finding("note", "holds no archive")] * (not paths)
+    return found

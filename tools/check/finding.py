@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 Severity = Literal["error", "warning", "note"]
 
+#: Whose remarks are notes; others' are about what they are doing.
+_READER = "jitney.server.repository.triton"
 #: How the server's sentences begin that name a place: `path:line: …`, `path: …`.
 _PLACE = re.compile(r"(?P<path>/[^:\n]+?)(?::(?P<line>\d+))?: (?P<text>.+)", re.DOTALL)
 _LEVELS: tuple[tuple[int, Severity], ...] = ((logging.ERROR, "error"), (logging.WARNING, "warning"), (logging.INFO, "note"))
@@ -54,7 +56,7 @@ class _Collector(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         severity = next((name for level, name in _LEVELS if record.levelno >= level), None)
-        if severity is not None:
+        if severity is not None and (severity != "note" or record.name.startswith(_READER)):
             self._found.append(finding(severity, record.getMessage(), self._model))
 
 

@@ -36,7 +36,7 @@ BEST = ROWS / BATCH_S
 BOUND_S = (QUEUE / ROWS + 2) * BATCH_S
 #: What has to hold: goodput in parts of the peak; 99th percentiles of refusals and of everything that asks no model, in seconds.
 GOODPUT, REFUSED_S, OTHERS_S = 0.95, 0.010, 0.050
-#: Answers that the second model may take longer while the first has ten times too much.
+#: What answers of the second model may take longer than while it is alone.
 FAIR_S = 0.050
 _MODEL = """
 import time
@@ -184,7 +184,7 @@ def problems(rows: Sequence[Row]) -> list[str]:
         load = row.load
         if row.name != "open, 1x" and load.goodput < GOODPUT * peak:  # arrivals by chance leave gaps at 1x
             found.append(f"{row.name}: goodput {load.goodput / peak:.0%} of the peak")
-        if load.p99.get("200", 0.0) > BOUND_S + OTHERS_S:
+        if load.p99.get("200", 0.0) > BOUND_S:
             found.append(
                 f"{row.name}: accepted requests took {1e3 * load.p99['200']:.0f} ms, the bound is {1e3 * BOUND_S:.0f} ms"
             )
@@ -196,7 +196,8 @@ def problems(rows: Sequence[Row]) -> list[str]:
             found.append(
                 f"{row.name}: health, management, metrics {row.others.counts}, {1e3 * row.others.p99['200']:.0f} ms"
             )
-        if set(row.second.counts) != {"200"} or row.second.p99["200"] > idle.second.p99["200"] + FAIR_S:
+        fair = idle.second.p99["200"] + FAIR_S
+        if set(row.second.counts) != {"200"} or row.second.p99["200"] > fair:
             found.append(f"{row.name}: the second model {row.second.counts}, {1e3 * row.second.p99['200']:.0f} ms")
     return found
 
@@ -204,8 +205,7 @@ def problems(rows: Sequence[Row]) -> list[str]:
 def table(rows: Sequence[Row]) -> list[str]:
     peak = max(row.load.goodput for row in rows)
     lines = [
-        "| load | goodput | of the peak | refused | accepted p99 | refused p99 | health, management, metrics p99 "
-        "| second model p99 |",
+        "| load | goodput | of peak | refused | accepted p99 | refused p99 | health, metrics, models p99 | second model p99 |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -227,7 +227,7 @@ def write(folder: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jitney.tools.dev.overload", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each load")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each load")
     parser.add_argument("--front-ends", type=int, default=1)
     parser.add_argument("--json", type=Path, help="where the figures are written too")
     options = parser.parse_args(arguments)

@@ -21,6 +21,7 @@ from pathlib import Path
 from ...core.errors import InvalidConfig, JitneyError, ModelNotFound
 from ...core.model_config import ModelConfig
 from ...server.process.cores import gpus, usable_cores
+from ...server.process.progress import say
 from ...server.repository.triton.layout import CONFIG_FILE
 from ...server.repository.triton.repository import TritonRepository
 from ..bench import batch_time
@@ -78,7 +79,7 @@ def tune(options: argparse.Namespace) -> int:
     """Searches, prints, writes."""
     config = _read(TritonRepository([options.model_repository]), options.model)
     plan, left_out = make_plan(config, options)
-    search = Search(plan, lambda text: print(text, file=sys.stderr, flush=True))
+    search = Search(plan, say)
     print(_headline(config, plan), flush=True)
     search.run()
     best = search.best()

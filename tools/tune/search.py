@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from ...server.process import progress
 from .trial import Point, Result, Subject, TrialFailed, difference, run_trial
 from .variants import PLAIN, Arrangement, Variant
 
@@ -156,15 +157,16 @@ class Search:
             limit = min(limit, plan.seconds * COMPILE_SHARE)
         unknown = candidate.difference is None
         try:
-            result = run_trial(
-                plan.subject,
-                candidate.variant,
-                candidate.arrangement,
-                plan.sizes,
-                self._slice(),
-                limit,
-                with_answers=unknown,
-            )
+            with progress.shown.task(f"trying {candidate}"):
+                result = run_trial(
+                    plan.subject,
+                    candidate.variant,
+                    candidate.arrangement,
+                    plan.sizes,
+                    self._slice(),
+                    limit,
+                    with_answers=unknown,
+                )
         except TrialFailed as error:
             candidate.failed = str(error)
             self._say(f"{candidate}: {error}")

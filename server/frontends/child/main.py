@@ -112,7 +112,6 @@ class FrontEnd:
 def _send_log(send_queue: SendQueue, hello: Hello) -> None:
     """Has the scheduler write what is logged here."""
     handler = RemoteLog(send_queue, hello.index)
-    handler.setFormatter(logging.Formatter("%(message)s"))
     logging.getLogger().addHandler(handler)
     logging.captureWarnings(True)
     for name, level in hello.levels.items():

@@ -14,6 +14,7 @@ from ...http.kserve.shm import ClientRegion, ClientRegions
 from ...http.middleware.admission import Places
 from ...http.middleware.tokens import Key, Kind, bearer
 from ...ipc.coalesce import Coalescer
+from ...process.log_format import fields_of, traceback_of
 from ..messages import Answered, FrontTimes, Logged, RegionFile, Requested
 from ..send_queue import SendQueue
 from ..shared_counters import SharedCounters
@@ -133,7 +134,10 @@ class RemoteLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         thread = f"{self._name}:{record.threadName}"
         try:
-            message = Logged(record.name, record.levelno, self.format(record), thread, record.created)
+            message = Logged(
+                record.name, record.levelno, record.getMessage(), thread, record.created,
+                dict(fields_of(record)), traceback_of(record),
+            )  # fmt: skip
             self._send_queue.put(message, urgent=False)
         except Exception:  # noqa: BLE001 - as every handler does
             self.handleError(record)

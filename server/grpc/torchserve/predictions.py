@@ -6,7 +6,7 @@ A handler sees each input as a bytearray under its name, and nothing of the call
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import grpc
@@ -29,6 +29,13 @@ def parts_of(request: Any) -> list[Part]:
 
 def target_of(request: Any) -> Target:
     return Target(request.model_name, request.model_version or None)
+
+
+def sequence_of(request: Any, names: Sequence[str]) -> dict[str, str]:
+    """What a message says of its sequence, as an HTTP request's headers would: its field, and inputs of their names."""
+    named, *flags = names
+    found = {named: request.sequence_id} if request.sequence_id else {}
+    return found | {name: bytes(request.input[name]).decode("latin-1") for name in flags if name in request.input}
 
 
 class Predictions:
@@ -62,7 +69,8 @@ class Predictions:
                 self._guard.check(context.invocation_metadata() or ())
             with self._predicting.services.place(nbytes):
                 awaited = Awaited()
-                call = await self._predicting.ask(target, parts_of(request), awaited)
+                headers = sequence_of(request, self._predicting.services.settings.sequence_headers)
+                call = await self._predicting.ask(target, parts_of(request), awaited, headers)
                 try:
                     async for response in awaited.stream():
                         yield self._answer(prediction=await self._predicting.body(call, response, target))

@@ -76,7 +76,7 @@ def _predictions(services: Services, methods: Mapping[str, Method], guarded: Map
         elif name == "StreamPredictions":
             handler = grpc.unary_stream_rpc_method_handler(Predictions(predicting, guard).stream, read, write)
         else:
-            handler = grpc.stream_stream_rpc_method_handler(StreamPredictions2(services, guard).__call__, read, write)
+            handler = grpc.stream_stream_rpc_method_handler(StreamPredictions2(predicting, guard).__call__, read, write)
         found[method.path] = handler
     return found
 

@@ -70,7 +70,7 @@ class Infer:
                 request_id = reader.id
                 return await self._answer(reader, context, began)
         except Exception as error:
-            await abort(context, error, status_of, "ModelInfer")
+            await abort(context, error, status_of, "ModelInfer", request_id)
             raise
 
     async def _answer(self, reader: Reader, context: Any, began: int) -> bytes:

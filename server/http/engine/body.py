@@ -69,9 +69,15 @@ class Receiver:
         self.completed = False
         self.error: Error | None = None
 
-    def _took(self) -> None:
-        """More of the body is here: refuses the request where the server would hold too much with it."""
-        if not self.body.grown():
+    def _add(self, data: bytes | memoryview) -> None:
+        """More of the body is here: refuses the request where the server would hold too much with it, or cannot."""
+        try:
+            self.body += data
+        except MemoryError:
+            self.error = TooMuchHeld(str(holding.no_memory(len(self.body) + len(data))))
+            self.close()
+            return
+        if len(self.body) > COUNTED and not self.body.grown():
             self.error = TooMuchHeld(str(holding.process.refusal()))
 
     def received(self, data: Any) -> int:
@@ -104,9 +110,7 @@ class FixedReceiver(Receiver):
             self.error = TooMuchHeld(str(holding.process.refusal()))
             return 0
         taken = min(self.length - len(self.body), len(data))
-        self.body += data if taken == len(data) else memoryview(data)[:taken]
-        if len(self.body) > COUNTED:
-            self._took()
+        self._add(data if taken == len(data) else memoryview(data)[:taken])
         self.completed = len(self.body) == self.length
         return taken
 
@@ -132,9 +136,7 @@ class ChunkedReceiver(Receiver):
 
     def _chunk_data(self, data: bytes, at: int) -> int:
         taken = min(self._left, len(data) - at)
-        self.body += memoryview(data)[at : at + taken]
-        if len(self.body) > COUNTED:
-            self._took()
+        self._add(memoryview(data)[at : at + taken])
         self._left -= taken
         return at + taken
 

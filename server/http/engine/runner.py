@@ -142,7 +142,7 @@ class PlanRunner:
         try:
             reply = flight.plan.refuse(flight, error)
         except Exception:  # noqa: BLE001 - a defect: the connection ends, which says as much
-            logger.exception("Exception while serving %s", flight.head.line.path)
+            logger.exception("Exception while serving %s", flight.head.line.path, extra=flight.about())
             self._finish(flight, close=True)
         else:
             self._send(flight, reply)
@@ -163,7 +163,7 @@ class PlanRunner:
         except ClientDisconnected:
             close = True
         except Exception:  # noqa: BLE001 - a stream that fails is cut off, so that no client takes it for the whole
-            logger.exception("Exception while serving %s", head.line.path)
+            logger.exception("Exception while serving %s", head.line.path, extra=flight.about())
             close = True
         self._finish(flight, close)
 

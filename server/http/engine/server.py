@@ -48,6 +48,7 @@ class HttpServer(TcpWSGIServer):  # type: ignore[misc]
     """
 
     channel_class = Channel
+    accepting: bool
     draining = False
     tells = True  # whether a client can be told something before it has spoken
     refuse: Refuse

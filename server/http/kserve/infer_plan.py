@@ -195,7 +195,7 @@ def refusal(plan: InferPlan | HandlerPlan, flight: InFlightRequest, error: Excep
         pairs += error_headers(error, status)
     else:
         line = flight.head.line
-        log.error("%s %s failed", line.command, line.path, exc_info=error)
+        log.error("%s %s failed", line.command, line.path, exc_info=error, extra=flight.about())
         status, text = 500, _INTERNAL
     plan.passed(flight, status)
     head = HttpHead(status_line(status), plan.recorder.cors.merged(pairs, flight.head.fields.get("origin")))

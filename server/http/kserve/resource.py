@@ -14,6 +14,7 @@ import falcon.constants
 from ....core.call import Call
 from ....core.errors import InvalidRequest, JitneyError, ModelNotReady, PayloadTooLarge
 from ....core.request import Response
+from ...process.log_format import about
 from ..reasons import REASON, in_one_line
 from ..retry import RETRY_AFTER, SECONDS, is_temporary
 from ..wsgi import body_of, on_disconnect
@@ -49,7 +50,8 @@ def set_failure(req: falcon.Request, resp: falcon.Response, error: Exception) ->
     if isinstance(error, JitneyError):
         set_error(req, resp, error)
         return
-    log.error("%s %s failed", req.method, req.path, exc_info=error)
+    told = about(getattr(req.context, "request_id", ""), req.get_header("traceparent"))
+    log.error("%s %s failed", req.method, req.path, exc_info=error, extra=told)
     set_json(resp, {"error": "internal error, see the server's log"}, 500)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import falcon
 
 from ....core.errors import InvalidRequest, JitneyError, Unsupported
+from ...process import logs
 from .documents import Document, checked, parse, unsigned
 from .resource import Resource, answers_errors, read_body, set_json
 
@@ -18,17 +19,17 @@ if TYPE_CHECKING:
 
 
 class LogSettings:
-    """Triton's log settings; they set the level of the server's loggers. Thread-safe."""
+    """Triton's log settings; they set the level of the server's loggers. Thread-safe. `level`, `file`, `form`: of the start."""
 
-    def __init__(self) -> None:
+    def __init__(self, level: str = "info", file: str = "", form: str = "text") -> None:
         self._lock = threading.Lock()
         self._values: dict[str, Any] = {
-            "log_file": "",
-            "log_info": True,
-            "log_warning": True,
-            "log_error": True,
-            "log_verbose_level": 0,
-            "log_format": "default",
+            "log_file": file,
+            "log_info": level in ("debug", "info"),
+            "log_warning": level in ("debug", "info", "warning"),
+            "log_error": level != "critical",
+            "log_verbose_level": int(level == "debug"),
+            "log_format": "ISO8601" if form == "ISO8601" else "default",
         }
 
     def get(self) -> dict[str, Any]:
@@ -42,6 +43,8 @@ class LogSettings:
             self._values |= changes
             if changes:
                 logging.getLogger("jitney").setLevel(self._level())
+            if "log_format" in changes:
+                logs.show_iso_times(changes["log_format"] == "ISO8601")
             return dict(self._values)
 
     def _value(self, name: str, value: Any) -> Any:

@@ -50,4 +50,6 @@ class Access:
             peer = f"{req.env.get('REMOTE_ADDR', '')}:{req.env.get('REMOTE_PORT', '')}"
             uri = req.env.get("REQUEST_URI") or req.relative_uri
             line = f"{req.method} {uri} {req.env.get('SERVER_PROTOCOL', 'HTTP/1.1')}"
-            self.recorder.log(peer, line, resp.status_code, getattr(req.context, "began", 0.0))
+            request_id = getattr(req.context, "request_id", "") or resp.get_header("x-request-id") or ""
+            began, parent = getattr(req.context, "began", 0.0), req.get_header("traceparent")
+            self.recorder.log(peer, line, resp.status_code, began, request_id, parent)

@@ -6,6 +6,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from ...process.log_format import about
 from ...tracing.sampling import Tracing
 from .cors import Cors
 
@@ -31,9 +32,14 @@ class Recorder:
         """Counts an answer with this HTTP status."""
         self.metrics.responded(status)
 
-    def log(self, peer: str, line: str, status: int, began: float) -> None:
+    def log(
+        self, peer: str, line: str, status: int, began: float, request_id: str = "", traceparent: str | None = None
+    ) -> None:
         """Writes an answer's line into the access log; `line` is the request's, `began` in monotonic seconds."""
-        access_log.info('/%s "%s" %s %d', peer, line, status, int((time.monotonic() - began) * 1000))
+        took, (method, path, protocol) = time.monotonic() - began, [*line.split(" ", 2), "", ""][:3]
+        fields = {"client": peer, "method": method, "path": path, "protocol": protocol, "status": status}
+        told = about(request_id, traceparent, **fields, ms=round(took * 1000, 3))
+        access_log.info('/%s "%s" %s %d', peer, line, status, int(took * 1000), extra=told)
 
     @property
     def logs(self) -> bool:

@@ -69,8 +69,11 @@ def _legacy(inference: PredictServices, model: str, version: str | None = None) 
 
 
 def _only_model(dataplane: DataPlane) -> str | None:
-    """The one model that the start has loaded; None where it was another number of them."""
-    started = [name for name, _ in dataplane.models() if dataplane.config(name, None).loaded_at_startup]
+    """The one model that the start has loaded, or the only one of a repository; None where it was another number of them."""
+    configs = {name: dataplane.config(name, None) for name, _ in dataplane.models()}
+    started = [name for name, config in configs.items() if config.loaded_at_startup]
+    if not any(config.is_archive for config in configs.values()):
+        started = started or list(configs)
     return started[0] if len(started) == 1 else None
 
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ....core.errors import Cancelled, InvalidParameter, JitneyError, ModelNotFound, VersionNotFound, WorkerDied
 from ....core.request import Part, Request, Response
@@ -138,14 +138,14 @@ class PredictPlan(RoutePlan):
         first = next(answers)
         if first.final:
             return self._whole(flight, asked, first)
-        body = self._body(first, asked)
+        body = self._body(first, flight)
         self.keep_thread(flight)
         head = self._head(flight, first, ("ts_stream_next", "true"))
         self.passed(flight, head.code)
-        return Reply(head, (("x-request-id", asked.id),), stream=_stream(body, answers))
+        return Reply(head, (("x-request-id", asked.id),), stream=_stream(body, answers, flight.about()))
 
     def _whole(self, flight: InFlightRequest, asked: PredictNote, response: Response) -> Reply:
-        body = self._body(response, asked)
+        body = self._body(response, flight)
         head = self._head(flight, response)
         if flight.call is not None and head.code < 400:
             self._counts(asked.target).answered(flight.call.times)
@@ -154,13 +154,13 @@ class PredictPlan(RoutePlan):
             self.passed(flight, head.code)
         return Reply(head, (("x-request-id", asked.id),), body)
 
-    def _body(self, response: Response, asked: PredictNote) -> bytes:
+    def _body(self, response: Response, flight: InFlightRequest) -> bytes:
         """TorchServe's worker dies of an answer that is too large; here it lives, and the client is told the same."""
         body, limit = bytes(response.body or b""), self.inference.max_response
         if len(body) <= limit:
             return body
-        model = asked.target.model
-        log.error("model '%s' answered with %d bytes, more than max_response_size=%d", model, len(body), limit)
+        model, told = flight.note.target.model, flight.about()
+        log.error("model '%s' answered with %d bytes, more than max_response_size=%d", model, len(body), limit, extra=told)
         raise WorkerDied(f"the answer has {len(body)} bytes, more than max_response_size={limit}")
 
     def _head(self, flight: InFlightRequest, response: Response, *more: tuple[str, str]) -> ReplyHead:
@@ -194,7 +194,7 @@ class PredictPlan(RoutePlan):
         asked: PredictNote = flight.note or PredictNote(self._target)
         line = flight.head.line
         if not isinstance(error, JitneyError):
-            log.error("%s %s failed", line.command, line.path, exc_info=error)
+            log.error("%s %s failed", line.command, line.path, exc_info=error, extra=flight.about())
         found = problem(error, asked.target)
         if not self.inference.is_archive(asked.target.model, asked.target.version):
             found = with_reason(found, error)
@@ -235,7 +235,7 @@ class InvocationPlan(PredictPlan):
         return RequestCounters(self.inference.recorder.metrics, target.model, target.version)
 
 
-def _stream(first: bytes, rest: Iterator[Response]) -> Iterator[bytes]:
+def _stream(first: bytes, rest: Iterator[Response], about: dict[str, Any]) -> Iterator[bytes]:
     """The chunks of a streamed answer; an error after the first cuts the connection, so that no client takes it for the end."""
     yield first
     try:
@@ -244,5 +244,5 @@ def _stream(first: bytes, rest: Iterator[Response]) -> Iterator[bytes]:
     except Cancelled:
         return  # the client has gone
     except JitneyError as error:
-        log.error("a streamed answer ended early: %s", error)
+        log.error("a streamed answer ended early: %s", error, extra=about)
         raise

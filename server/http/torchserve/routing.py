@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import falcon
 
 from ....core.errors import JitneyError
+from ...process.log_format import about
 from ..falcon_plan import run_plan
 from .errors import ResourceNotFound, Target, problem, problem_headers
 from .render import new_request_id, seal, send_json
@@ -83,7 +84,8 @@ def answer(exchange: Exchange, handle: Callable[[Exchange], None]) -> None:
         handle(exchange)
     except Exception as error:  # every accepted request is answered
         if not isinstance(error, JitneyError):
-            log.exception("%s %s failed", exchange.req.method, exchange.req.path)
+            told = about(exchange.id, exchange.req.get_header("traceparent"))
+            log.exception("%s %s failed", exchange.req.method, exchange.req.path, extra=told)
         send_problem(exchange, error)
     seal(exchange.req, exchange.resp, exchange.id)
 

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from ....core.errors import InvalidArchive, Unsupported
-from ....core.model_config import AT_ONCE, Batching, HandlerSpec, InstanceGroup, ModelConfig, QueuePolicy
+from ....core.model_config import AT_ONCE, SEQUENCE_HEADERS, Batching, HandlerSpec, InstanceGroup, ModelConfig, QueuePolicy
 from ...settings.settings import Settings
 from .archive import Archive
 from .model_yaml import ModelYaml, Numbers, plain
 from .registration import Registration
 
+#: Milliseconds without a request after which a sequence ends that has no idle time of its own.
+NEVER_IDLE_MS = 24 * 3600 * 1000
 PARALLEL = ("pp", "tp", "pptp", "custom")
 
 
@@ -55,7 +57,10 @@ def handler_config(
             limit_max_image_pixels=settings.limit_max_image_pixels,
             decode_input_request=settings.decode_input_request,
             metrics_config=settings.metrics_config,
+            sequence_headers=settings.sequence_headers,
         ),
+        sequence=_sequence(found, numbers) if found.sequence_batching else None,
+        environment=_sequence_names(settings.sequence_headers),
         response_timeout_s=0.0 if found.async_communication else _limit(numbers.response_timeout),  # as TorchServe's
         startup_timeout_s=_limit(numbers.startup_timeout),
         min_workers=numbers.min_workers,
@@ -82,8 +87,35 @@ def _refuse(name: str, found: ModelYaml, numbers: Numbers) -> None:
         raise Unsupported(
             f"model '{name}': parallelType {found.parallel_type} is not offered; a model runs in one process for each worker"
         )
-    if found.sequence_batching:
-        raise Unsupported(f"model '{name}': model-config.yaml asks for sequenceBatching, which is not offered")
+    if found.continuous_batching and found.sequence_batching:
+        both = "continuousBatching and sequenceBatching"
+        raise Unsupported(f"model '{name}': model-config.yaml asks for {both}, which are not offered together")
+
+
+def _sequence(found: ModelYaml, numbers: Numbers) -> dict[str, Any]:
+    """TorchServe's sequence batching in the words of Triton's: the oldest requests of a worker's sequences, one of each, are a
+    batch. The limits count only where an idle time is declared (TorchServe); without one a sequence ends after `NEVER_IDLE_MS`.
+    """
+    idle = found.sequence_max_idle_ms
+    most = found.max_num_sequence if idle else numbers.rows * max(1, numbers.max_workers)
+    return {
+        "max_sequence_idle_microseconds": 1000 * (idle or NEVER_IDLE_MS),
+        "oldest": {
+            "max_candidate_sequences": max(1, most // max(1, numbers.min_workers)),
+            "max_queue_delay_microseconds": 1000 * numbers.delay_ms,
+        },
+        "archive": {
+            "lifetime_microseconds": 1000 * found.sequence_timeout_ms if idle else 0,
+            "sequences": most,
+            "queue": found.max_sequence_job_queue_size if idle else 0,
+        },
+    }
+
+
+def _sequence_names(headers: tuple[str, str, str]) -> dict[str, str]:
+    """The variables in which `ts.context` finds the headers' names, where they are not the usual ones."""
+    names = ("TS_REQUEST_SEQUENCE_ID", "TS_REQUEST_SEQUENCE_START", "TS_REQUEST_SEQUENCE_END")
+    return {} if headers == SEQUENCE_HEADERS else dict(zip(names, headers, strict=True))
 
 
 def instance_groups(found: ModelYaml, gpus: Sequence[int]) -> tuple[InstanceGroup, ...]:

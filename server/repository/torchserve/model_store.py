@@ -7,13 +7,14 @@ close()                 at the server's end: all folders go, fetched archives st
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -29,6 +30,7 @@ from ....core.errors import (
 )
 from ....core.model_config import ModelConfig
 from ....core.names import is_safe_name, safe_name
+from ...process import progress
 from ...process.cores import gpus as present_gpus
 from ...process.cores import usable_cores
 from ...settings.settings import Settings
@@ -136,7 +138,8 @@ class ModelStore:
         if target.exists():
             raise ArchiveExists(name)
         fetched = work / name
-        fetch.fetch(parts.geturl(), fetched, rules, _Progress("fetching", name))
+        with _progress("fetching", name) as tell:
+            fetch.fetch(parts.geturl(), fetched, rules, tell)
         config = self._configured(registration, fetched, work, at_startup, restored)
         _place(fetched, target, url)
         with self._lock:
@@ -179,7 +182,8 @@ class ModelStore:
         settings = self.settings
         limits = Limits(settings.max_archive_bytes, settings.max_archive_entries, settings.max_archive_ratio)
         try:
-            return open_archive(path, work / "model", limits, _Progress("unpacking", path.name))
+            with _progress("unpacking", path.name) as tell:
+                return open_archive(path, work / "model", limits, tell)
         except InvalidArchive as error:
             if error.kind == "not_archive" and not registration.model_name:
                 # TorchServe takes such a file for an archive without a manifest, and complains about that.
@@ -231,6 +235,13 @@ class ModelStore:
             startup_timeout=settings.default_startup_timeout,
             job_queue_size=settings.job_queue_size,
         )
+
+
+@contextlib.contextmanager
+def _progress(verb: str, name: str) -> Iterator[Callable[[int, int], None]]:
+    """What is told of the bytes that are fetched or unpacked: shown on a terminal, else in the log."""
+    with progress.shown.task(f"{verb} {name}", 1 << 20, " MiB") as task:
+        yield task.update if progress.shown.is_shown else _Progress(verb, name)
 
 
 class _Progress:

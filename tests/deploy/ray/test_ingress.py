@@ -123,6 +123,24 @@ async def test_a_frozen_replica_loses_what_may_run_twice_and_keeps_the_rest() ->
 
 
 @on_a_loop
+async def test_what_runs_on_the_only_replica_stays_there_until_another_one_is_up() -> None:
+    frozen, late = Backend(freeze), Backend(answer)
+    async with ingress_to(frozen, late) as (ingress, balancer):
+        records = {target.name: target.record for target in balancer.targets}
+        balancer.update({"0": records["0"]})
+        inference = asyncio.create_task(ask(ingress, INFER, b"i"))
+        while not frozen.asked:
+            await asyncio.sleep(0.01)
+        await balancer.ping_all()
+        await asyncio.sleep(0.05)
+        assert not inference.done()
+        balancer.update(records)
+        await balancer.ping_all()
+        assert (await inference).body == b"i"
+    assert len(late.asked) == 1
+
+
+@on_a_loop
 async def test_requests_wait_for_a_replica_and_hear_when_none_comes() -> None:
     backend = Backend(answer)
     async with ingress_to(backend, wait=5) as (ingress, balancer):

@@ -78,9 +78,8 @@ def test_a_replica_tells_which_models_are_functions_of_their_tensors() -> None:
     assert not from_status(status, "10.0.0.1", 1, 2).ready
 
 
-def test_replicas_have_two_batches_each_at_least() -> None:
-    assert [wanted(ongoing, 16, 0) for ongoing in (1, 32, 33, 320)] == [1, 1, 2, 10]
-    assert wanted(320, 16, 10) == 10  # a target that would starve batches
+def test_replicas_have_a_batch_each_unless_something_else_is_wanted() -> None:
+    assert [wanted(ongoing, 16, 0) for ongoing in (0, 1, 16, 17, 320)] == [0, 1, 1, 2, 20]
     assert wanted(320, 16, 64) == 5
 
 
@@ -92,4 +91,4 @@ def test_the_policy_adds_up_and_waits_until_replicas_tell() -> None:
     policy, context = OngoingRequests(), Context()
     assert policy(context) == (3, {})
     context.aggregated_metrics = {ONGOING: {"a": 60.0, "b": 40.0}, ROOM: {"a": 8.0, "b": 8.0}}
-    assert policy(context) == (7, {})
+    assert policy(context) == (13, {})

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from jitney.core.errors import InvalidRequest, WorkerDied
+from jitney.core.errors import InvalidRequest, QueueFull, WorkerDied
 from jitney.core.sequence_spec import SequenceSpec
 from jitney.server.batching.item import Reason
 from jitney.server.batching.sequence_queue import SequenceBatch, SequenceBatcher, SequenceItem
@@ -88,6 +88,22 @@ def test_requests_of_a_sequence_never_overlap_and_keep_their_order() -> None:
     assert len(bench.batcher) == 0
 
 
+def test_a_worker_whose_batch_is_open_takes_other_sequences_and_not_the_same() -> None:
+    bench = Bench("a")
+    bench.submit(item(1, START), item(1, at=1))
+    assert bench.poll() == [("a", [1])]
+    bench.submit(item(2, START))
+    assert bench.poll() == []
+    (first,) = bench.running
+    bench.batcher.returned(first)
+    assert bench.poll(2) == [("a", [2])]
+    assert bench.poll(2) == []
+    bench.batcher.finished(first, 3)
+    assert bench.poll(3) == [], "the other batch is in execution"
+    bench.batcher.returned(bench.running[1])
+    assert bench.poll(3) == [("a", [1])]
+
+
 def test_an_end_frees_the_slot_and_the_backlog_takes_it_in_order() -> None:
     bench = Bench("a", slots=1)
     bench.submit(item(1, START), item(2, START, at=1), item(3, START, at=2), item(2, END, at=3))
@@ -128,6 +144,74 @@ def test_a_sequence_begins_with_start_also_after_its_end() -> None:
     bench.submit(item(78, START))
     assert len(bench.batcher) == 3
     assert len(bench.batcher.clear()) == 3
+
+
+def implicit(**limits: Any) -> SequenceBatcher:
+    spec = SequenceSpec("oldest", 2, 10.0, 0.0, implicit=True, **limits)
+    batcher = SequenceBatcher(spec, 4, "m")
+    batcher.place(["a"], 0.0)
+    return batcher
+
+
+def leave(batcher: SequenceBatcher, now: float) -> list[int | str]:
+    """Polls, and has what left be over at once."""
+    found = []
+    for batch in batcher.poll(now).batches:
+        found += [each.sequence for each in batch.items if isinstance(each, SequenceItem)]
+        batcher.finished(cast(SequenceBatch, batch), now)
+    return found
+
+
+def test_where_they_begin_by_themselves_no_start_is_needed() -> None:
+    batcher = implicit()
+    for at in (0.0, 1.0):
+        batcher.submit(item("x", at=at))
+        assert leave(batcher, at) == ["x"]
+
+
+def test_of_a_sequence_so_many_requests_may_wait() -> None:
+    batcher = implicit(queue=2)
+    batcher.submit(item("x"))
+    (batch,) = batcher.poll(0.0).batches
+    batcher.submit(item("x"))
+    batcher.submit(item("x"))
+    with pytest.raises(QueueFull, match="sequence x has 2 requests waiting"):
+        batcher.submit(item("x"))
+    batcher.finished(cast(SequenceBatch, batch), 1.0)
+    assert leave(batcher, 1.0) == ["x"]
+
+
+def test_there_are_so_many_sequences_until_one_was_idle_for_too_long_or_lived_too_long() -> None:
+    batcher = implicit(most=2, lifetime=25.0)
+    for name in ("x", "y"):
+        batcher.submit(item(name))
+    assert sorted(map(str, leave(batcher, 0.0))) == ["x", "y"]
+    with pytest.raises(QueueFull, match="model 'm' has 2 sequences"):
+        batcher.submit(item("z", at=9.0))
+    for at in (8.0, 16.0, 24.0):
+        batcher.submit(item("x", at=at))
+        assert leave(batcher, at) == ["x"]
+    batcher.submit(item("z", at=24.0))  # "y" was idle
+    assert leave(batcher, 24.0) == ["z"]
+    with pytest.raises(QueueFull):
+        batcher.submit(item("w", at=24.9))
+    batcher.submit(item("w", at=25.0))  # "x" has had its time
+    assert leave(batcher, 25.0) == ["w"]
+
+
+def test_a_client_whose_sequence_was_lost_is_told_once() -> None:
+    batcher = implicit()
+    batcher.submit(item("x"))
+    leave(batcher, 0.0)
+    batcher.submit(item("x", at=1.0))
+    batcher.place([], 1.0)
+    step = batcher.poll(1.0)
+    assert [cast(SequenceItem, each).lost != "" for each in step.expired] == [True]
+    batcher.place(["b"], 1.0)
+    with pytest.raises(WorkerDied, match="sequence x of model 'm' was lost"):
+        batcher.submit(item("x", at=2.0))
+    batcher.submit(item("x", at=3.0))
+    assert leave(batcher, 3.0) == ["x"]
 
 
 def test_numbers_and_strings_are_different_ids() -> None:

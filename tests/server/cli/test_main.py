@@ -114,11 +114,10 @@ def test_the_older_flag_of_the_cache_and_any_free_port(tmp_path: Path) -> None:
 
 
 def test_flags_without_meaning_say_so_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings(tmp_path, "--reuse-grpc-port=1", "--log-verbose=1", "--log-verbose", "2", "--grpc-infer-thread-count=8")
+    settings(tmp_path, "--reuse-grpc-port=1", "--reuse-grpc-port", "2", "--grpc-infer-thread-count=8")
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "--reuse-grpc-port has no effect: one server owns each port",
-        "--log-verbose has no effect: POST /v2/logging changes what is logged",
         "--grpc-infer-thread-count has no effect: use --grpc-front-ends",
     ]
 
@@ -163,6 +162,32 @@ def test_options_without_meaning_are_taken_with_a_word(
     assert settings(tmp_path, *arguments).model_repository == (str(tmp_path),)
     told = [line.split(" has no effect: ")[0] for line in capsys.readouterr().err.splitlines()]
     assert told == list(dict.fromkeys(argument.split("=")[0] for argument in arguments if argument.startswith("--")))
+
+
+@pytest.mark.parametrize(
+    ("flags", "level"),
+    [
+        ((), "info"),
+        (("--log-verbose=1",), "debug"),
+        (("--log-verbose=0",), "info"),
+        (("--log-verbose", "--log-info"), "debug"),
+        (("--log-info=false",), "warning"),
+        (("--log-info=false", "--log-warning=0"), "error"),
+        (("--log-info=false", "--log-warning=false", "--log-error=false"), "critical"),
+        (("--log-warning=false",), "info"),
+        (("--log-info=false", "--log-level=debug"), "debug"),
+    ],
+)
+def test_what_is_logged(tmp_path: Path, flags: tuple[str, ...], level: str) -> None:
+    assert settings(tmp_path, *flags).log_level == level
+
+
+def test_how_it_is_logged(tmp_path: Path) -> None:
+    found = settings(tmp_path, "--log-format=json", "--log-file=the.log", "--access-log=terminal")
+    assert (found.log_format, found.log_file, found.access_log) == ("json", str(tmp_path / "the.log"), "terminal")
+    assert settings(tmp_path, "--log-format=default").log_format == "text"  # Triton's name
+    with pytest.raises(InvalidConfig, match="log_format is 'xml': expected one of text, json, ISO8601"):
+        settings(tmp_path, "--log-format=xml")
 
 
 def test_both_kinds_of_flags_say_what_is_traced(tmp_path: Path) -> None:

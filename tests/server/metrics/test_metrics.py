@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import logging
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,14 @@ from jitney.core.model_config import ModelConfig
 from jitney.core.request import Request, Response
 from jitney.core.tensor import Tensor
 from jitney.server.metrics import Metrics
+from jitney.server.metrics.models import STATES, Traced
 from jitney.server.metrics.statistics import Statistics
 from jitney.server.metrics.system import SystemFigures
-from jitney.server.metrics.text import Family, render
+from jitney.server.metrics.text import Exemplar, Family, render
 from jitney.server.serving.response_cache import ResponseCache
+from jitney.server.workers.roster import WorkerState
+from jitney.server.workers.status import WorkerStatus
+from jitney.tests.fakes.metrics import openmetrics
 
 MILLISECOND = 1_000_000
 
@@ -45,12 +50,21 @@ class Version:
     def __init__(self, **tags: str) -> None:
         self.config = ModelConfig(name="m", version="3", backend="onnxruntime", metric_tags=tags)
         self.statistics, self.ready = Statistics(self.config), True
+        self.on_demand = False
 
     def queued(self) -> int:
         return 7
 
+    def queued_rows(self) -> int:
+        return 11
+
+    def wanted_workers(self) -> int:
+        return 3
+
     def workers(self) -> list[Any]:
-        return []
+        status = partial(WorkerStatus, pid=1, started=0.0, memory_bytes=0, gpu=None, error="")
+        states = ((WorkerState.READY, 0), (WorkerState.BUSY, 2), (WorkerState.BUSY, 0))
+        return [status(id=i, name=f"m_{i}", state=state, restarts=n) for i, (state, n) in enumerate(states)]
 
     def run(self, rows: int, queued_ms: float = 1, compute_ms: float = 2, error: ModelFailed | None = None) -> None:
         call = Call(Request(rows=rows))
@@ -367,3 +381,59 @@ def test_labels_without_end_stop_growing(monkeypatch: pytest.MonkeyPatch) -> Non
     metrics.event("m", "1", python_metric("increment", 1, labels={"a": "0"}))
     text = metrics.scrape()
     assert text.count(b"\nown{") == 3 and value(text, "own", a="0") == 2
+
+
+def test_a_version_that_was_never_asked_shows_no_histograms_where_it_loads_on_demand() -> None:
+    """A thousand of them would be five megabytes a scrape."""
+    version = Version()
+    version.on_demand = True
+    before = Metrics(lambda: [version]).scrape()
+    assert value(before, "jitney_model_ready", model="m", version="3") == 1
+    assert value(before, "nv_inference_count", model="m", version="3") == 0
+    assert b"_bucket{" not in before
+    version.run(4)
+    after = Metrics(lambda: [version]).scrape()
+    assert value(after, "jitney_batch_size_rows_count", model="m", version="3") == 1
+    version.on_demand = False
+    assert b"_bucket{" in Metrics(lambda: [Version()]).scrape(), "one that is loaded at the start shows them at once"
+
+
+# -- what waits, workers, OpenMetrics --------------------------------------------------------------------------------------
+
+
+def test_what_waits_and_the_workers_are_shown() -> None:
+    text = Metrics(lambda: [Version()]).scrape()
+    assert value(text, "jitney_queue_depth", model="m", version="3") == 7
+    assert value(text, "jitney_queue_rows", model="m", version="3") == 11
+    assert value(text, "jitney_workers_wanted", model="m", version="3") == 3
+    assert value(text, "jitney_worker_restarts_total", model="m", version="3") == 2
+    found = {state: value(text, "jitney_workers", model="m", version="3", state=state) for state in STATES}
+    assert found == {"starting": 0, "ready": 1, "busy": 2, "stopping": 0, "backoff": 0, "failed": 0}
+
+
+def test_the_states_are_those_that_workers_have() -> None:
+    assert {state.value.lower() for state in WorkerState} == set(STATES)
+
+
+def test_openmetrics_with_the_traces_of_slow_requests() -> None:
+    version = Version()
+    version.run(1, queued_ms=30)
+    version.run(1, queued_ms=2)
+    metrics = Metrics(lambda: [version])
+    metrics.torchserve.requested("m", "3")
+    traces = [("a" * 32, 0.03), ("b" * 32, 0.031), ("c" * 32, 0.002)]
+    latest = [Traced(Exemplar(trace, seconds, 1.5), Exemplar(trace, 0.002, 1.5)) for trace, seconds in traces]
+    metrics.exemplars = lambda: {("m", "3"): latest}
+    text = metrics.scrape(openmetrics=True).decode()
+    families = {family.name: family for family in openmetrics(text)}
+    assert families["jitney_requests"].type == "counter"
+    assert (families["nv_inference_count"].type, families["ts_inference_requests"].type) == ("unknown", "counter")
+    shown = {s.labels["le"]: s.exemplar for s in families["jitney_queue_seconds"].samples if s.exemplar is not None}
+    assert {bound: found.labels["trace_id"][0] for bound, found in shown.items()} == {"0.0025": "c", "0.05": "b"}
+    assert (shown["0.05"].value, float(shown["0.05"].timestamp)) == (0.031, 1.5)
+    assert b"trace_id" not in metrics.scrape()
+
+
+def test_families_are_left_out_by_name_in_openmetrics_too() -> None:
+    text = Metrics(lambda: [Version()]).scrape(["jitney_queue_depth"], openmetrics=True).decode()
+    assert [family.name for family in openmetrics(text)] == ["jitney_queue_depth"]

@@ -164,8 +164,7 @@ def test_busy_models_are_passed_over_and_said_once(taken: dict[int, int], caplog
     assert not gone
     assert caplog.text.count("take 5 MiB more than there is room for, and all of them are busy") == 1
     made[0].busy = False
-    settle(cache)
-    assert gone == [0]
+    wait_until(lambda: gone == [0])  # nothing else has happened that would be a reason to look
     cache.forget(newest)
     cache.join(5)
 
@@ -208,3 +207,17 @@ def test_a_process_is_measured_by_its_share() -> None:
     rollup = Path("/proc/self/smaps_rollup").read_text()
     assert 1 * MIB < own <= int(rollup.split("Rss:")[1].split()[0]) << 10
     assert model_cache.proportional_memory(2**22 + 1) == 0
+
+
+def test_models_that_grow_are_noticed(taken: dict[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_cache, "_MEASURED_S", 0.1)
+    gone: list[int] = []
+    cache = ModelCache(max_bytes=35 * MIB)
+    made = models(cache, 3, gone)
+    settle(cache)
+    assert not gone
+    taken[2] = 20 * MIB
+    wait_until(lambda: gone == [0])
+    for each in made:
+        cache.forget(each)
+    cache.join(5)

@@ -88,7 +88,10 @@ def test_a_request_waits_no_longer_than_its_deadline(tmp_path: Path) -> None:
 
 
 def test_a_model_goes_when_nothing_asks_and_its_counters_stay(tmp_path: Path) -> None:
-    doubling(tmp_path, "m", ON_DEMAND + idle(0.3))
+    doubling(tmp_path, "m", ON_DEMAND + idle(1.0))
+    model = tmp_path / "m" / "1" / "model.py"
+    slowly = "time.sleep(1.5); self.seconds = float"  # a load that takes longer than what counts as unused
+    model.write_text(model.read_text().replace("self.seconds = float", slowly))
     with loaded(tmp_path) as plane:
         before = workers()
         for round_ in (1, 2):
@@ -103,6 +106,37 @@ def test_a_model_goes_when_nothing_asks_and_its_counters_stay(tmp_path: Path) ->
 
 def test_a_model_is_not_unloaded_while_it_answers(tmp_path: Path) -> None:
     doubling(tmp_path, "m", ON_DEMAND + idle(0.1), seconds=0.8)
+    with loaded(tmp_path) as plane:
+        ask(plane)
+        (pid,) = deployment(plane).pids()
+        call = plane.infer("m", None, rows(3.0))
+        time.sleep(0.5)
+        assert deployment(plane).pids() == [pid]
+        assert first(call.result(PATIENCE)) == [6.0]
+
+
+#: Answers some time after `execute` has returned.
+LATER = """
+import threading, time
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            threading.Thread(target=self.answer, args=(request,)).start()
+
+    def answer(self, request):
+        time.sleep(0.8)
+        x = pb_utils.get_input_tensor_by_name(request, "x").as_numpy()
+        sender = request.get_response_sender()
+        sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("y", 2 * x)]))
+        sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
+
+
+def test_a_model_is_not_unloaded_while_a_request_is_open(tmp_path: Path) -> None:
+    doubling(tmp_path, "m", ON_DEMAND + idle(0.1) + "model_transaction_policy { decoupled: true }")
+    (tmp_path / "m" / "1" / "model.py").write_text(LATER)
     with loaded(tmp_path) as plane:
         ask(plane)
         (pid,) = deployment(plane).pids()
@@ -260,3 +294,22 @@ def test_ending_the_server_ends_a_load(tmp_path: Path) -> None:
             call.result(PATIENCE)
         assert time.monotonic() - began < 10
     assert workers() == before
+
+
+def test_a_sequence_under_way_keeps_its_worker(tmp_path: Path) -> None:
+    idle_us = "sequence_batching { max_sequence_idle_microseconds: 2000000 }"
+    doubling(tmp_path, "m", ON_DEMAND + idle(0.1) + idle_us)
+    with loaded(tmp_path) as plane:
+
+        def step(value: float, flags: int = 0) -> float:
+            request = rows(value)
+            request.parameters = {"triton_sequence_id": 7, "triton_flags": flags}
+            return first(plane.infer("m", None, request).result(PATIENCE))[0]
+
+        assert step(1.0, flags=1) == 2.0
+        (pid,) = deployment(plane).pids()
+        time.sleep(0.8)
+        assert step(2.0) == 4.0
+        assert deployment(plane).pids() == [pid]
+        assert not deployment(plane).unload(time.monotonic()), "not for others either"
+        wait_until(lambda: not deployment(plane).pids())

@@ -442,3 +442,56 @@ def test_a_state_that_cannot_work_is_refused(tmp_path: Path, extra: str, text: s
     write_model(tmp_path, "bad", CONFIG % (1, 0, extra), MODEL)
     with serving(tmp_path) as served, pytest.raises(JitneyError, match=text):
         served.load("bad")
+
+
+# ---- decoupled
+
+DECOUPLED = """
+backend: "python" max_batch_size: 4
+model_transaction_policy { decoupled: true }
+input [ { name: "X" data_type: TYPE_INT32 dims: [ 1 ] } ]
+output [ { name: "Y" data_type: TYPE_INT32 dims: [ 1 ] } ]
+instance_group [ { kind: KIND_CPU count: 1 } ]
+sequence_batching { max_sequence_idle_microseconds: 20000000 %s }
+"""
+#: Answers each request half a second after `execute` has returned, with the sum of its sequence so far.
+SLOW = """
+import threading, time
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.sums = {}
+
+    def execute(self, requests):
+        for request in requests:
+            threading.Thread(target=self.answer, args=(request,)).start()
+
+    def answer(self, request):
+        time.sleep(0.5)
+        sequence = request.correlation_id()
+        x = int(pb_utils.get_input_tensor_by_name(request, "X").as_numpy()[0, 0])
+        self.sums[sequence] = self.sums.get(sequence, 0) + x
+        sender = request.get_response_sender()
+        sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("Y", np.array([[self.sums[sequence]]], np.int32))]))
+        sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
+
+
+@pytest.mark.parametrize("strategy", ["direct { }", "oldest { max_candidate_sequences: 4 }"])
+def test_open_requests_of_other_sequences_keep_nobody_waiting(tmp_path: Path, strategy: str) -> None:
+    write_model(tmp_path, "slow", DECOUPLED % strategy, SLOW)
+
+    def ask(served: Serving, sequence: int, flags: int, x: int) -> int:
+        tensors = [Tensor.from_numpy("X", np.array([[x]], np.int32))]
+        first, *_ = served.ask("slow", tensors, triton_sequence_id=sequence, triton_flags=flags)
+        return int(first.tensors[0].numpy().item())
+
+    with serving(tmp_path, "slow") as served, ThreadPoolExecutor(8) as pool:
+        began = time.monotonic()
+        asked = [pool.submit(ask, served, n, 1, n) for n in range(1, 5) if not time.sleep(0.02)]
+        asked += [pool.submit(ask, served, n, 2, 10) for n in range(1, 5) if not time.sleep(0.02)]
+        assert [each.result(LIMIT_S) for each in asked] == [1, 2, 3, 4, 11, 12, 13, 14]
+        assert time.monotonic() - began < 2.5, "4 s one after the other"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 import time
 
@@ -9,7 +10,7 @@ import pytest
 
 from jitney.core.errors import InvalidConfig
 from jitney.server.settings.trace import TraceConfig
-from jitney.server.tracing.collector import Collector, limit
+from jitney.server.tracing.collector import Collector, collector_of, limit
 from jitney.server.tracing.otlp import endpoint
 from jitney.server.tracing.record import Front, TraceRecord
 from jitney.server.tracing.settings import TraceSettings
@@ -90,6 +91,17 @@ def test_limits_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "many")
     with pytest.raises(InvalidConfig, match="OTEL_BSP_MAX_EXPORT_BATCH_SIZE is 'many', expected a number above 0"):
         limit(CONFIG, "bsp_max_export_batch_size")
+
+
+def test_who_has_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert collector_of(TraceSettings()) is None
+    assert collector_of(TraceSettings(TraceConfig(file="/tmp/trace.json"))) is not None
+    assert collector_of(TraceSettings(CONFIG)) is not None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        InvalidConfig, match=r"mode=opentelemetry needs OpenTelemetry's exporter: pip install 'jitney\[otel\]'"
+    ):
+        collector_of(TraceSettings(CONFIG))
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,16 @@ def test_a_client_s_decision_beats_the_turn_where_it_is_followed() -> None:
     assert RECORDS[-1].front.parent == ""
 
 
+def test_a_record_that_cannot_be_handed_on_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    def put(record: TraceRecord) -> None:
+        raise ValueError("too large")
+
+    tracing = Tracing(put)
+    tracing.apply({"": Rule(1, follows=False)})
+    assert not taken(tracing)
+    assert "a request could not be traced" in caplog.text
+
+
 def test_trace_count_counts_what_was_chosen() -> None:
     settings = TraceSettings(TraceConfig("opentelemetry", ("TIMESTAMPS",), rate=1, count=2))
     changes: list[int] = []

@@ -251,6 +251,18 @@ def test_what_the_collector_does_not_take_is_counted_and_said_once(tmp_path: Pat
         assert "400" in lines[0]
 
 
+def test_metrics_lead_to_traces(fresh: tuple[Site, Collector]) -> None:
+    site, collector = fresh
+    infer(site, headers=parent())
+    collector.wait(1)
+    text, request = "", Request(site.server.metrics + "/metrics", headers={"accept": "application/openmetrics-text"})
+    while TRACE not in text:
+        with OPEN.open(request, timeout=20) as answer:
+            text = answer.read().decode()
+    shown = [line for line in text.splitlines() if TRACE in line]
+    assert {line.partition("{")[0] for line in shown} == {"jitney_queue_seconds_bucket", "jitney_compute_seconds_bucket"}
+
+
 # -- Triton's own file -----------------------------------------------------------------------------------------------------
 
 

@@ -33,12 +33,13 @@ def test_each_claim_is_looked_at() -> None:
         (replace(opened, load=seen(70.0)), "goodput 88% of the peak"),
         (replace(opened, load=seen(accepted=BOUND_S + 0.06)), "accepted requests took 360 ms"),
         (replace(opened, load=seen(refused=0.02)), "refusals took 20.0 ms"),
+        (replace(opened, name="closed, 10x", load=seen(refused=0.06)), "refusals took 60.0 ms"),
         (replace(opened, load=seen(**{"200": 1, "500": 1})), "answered with"),
         (replace(opened, others=slow), "health, management, metrics"),
         (replace(opened, second=slow), "the second model"),
     ):
         (problem,) = problems([idle, closed, changed])
-        assert problem.startswith("open, 10x: ") and text in problem
+        assert problem.startswith(f"{changed.name}: ") and text in problem
 
 
 def test_a_summary() -> None:

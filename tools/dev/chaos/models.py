@@ -142,8 +142,8 @@ def write(folder: Path) -> tuple[Path, Path]:
     handler = folder / "digest_handler.py"
     handler.write_text(_DIGEST)
     for version in ("1.0", "2.0"):
-        config = ModelArchiverConfig("digest", version, f"{handler}:handle", export_path=str(folder / "packed"))
-        generate_model_archive(config).rename(store / f"digest_{version[0]}.mar")
+        packed = ModelArchiverConfig("digest", version, f"{handler}:handle", export_path=str(folder / "packed"))
+        generate_model_archive(packed).rename(store / f"digest_{version[0]}.mar")
     return repository, store
 
 

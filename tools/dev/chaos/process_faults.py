@@ -8,11 +8,15 @@ import resource
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from http.client import HTTPException
 from pathlib import Path
 
+from . import models
+from .clients import judged
 from .faults import Scene, Skipped, fault
+from .ledger import Answer, Kind
 
-#: Bytes of address space that a process still gets where it is to run out of it: no thread's stack.
+#: Bytes that a process still gets where it is to run out of memory: no thread's stack.
 LITTLE = 1 << 20
 
 
@@ -31,19 +35,41 @@ def signal_all(pids: Sequence[int], number: signal.Signals) -> None:
 
 @contextlib.contextmanager
 def short_of_memory(pids: Sequence[int]) -> Iterator[None]:
-    """Those processes cannot have more address space than they have, and a little; at the end they can again."""
+    """Those processes cannot have more memory of their own than they have, and a little; at the end they can again.
+
+    RLIMIT_DATA, since malloc has address space in reserve.
+    """
     before = {}
     for pid in pids:
         with contextlib.suppress(OSError):
-            size = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
-            before[pid] = resource.prlimit(pid, resource.RLIMIT_AS)
-            resource.prlimit(pid, resource.RLIMIT_AS, (size + LITTLE, before[pid][1]))
+            size = int(Path(f"/proc/{pid}/statm").read_text().split()[5]) * resource.getpagesize()
+            before[pid] = resource.prlimit(pid, resource.RLIMIT_DATA)
+            resource.prlimit(pid, resource.RLIMIT_DATA, (size + LITTLE, before[pid][1]))
     try:
         yield
     finally:
         for pid, limits in before.items():
             with contextlib.suppress(OSError):
-                resource.prlimit(pid, resource.RLIMIT_AS, limits)
+                resource.prlimit(pid, resource.RLIMIT_DATA, limits)
+
+
+def ask_largely(scene: Scene, seconds: float) -> None:
+    """Sends bodies of 20 MB, which the processes have to find room for, and books what comes of them."""
+    end = time.monotonic() + (seconds / 2 if scene.short else seconds)
+    body = bytes(20 << 20)
+    expected = models.digest(body)
+    while time.monotonic() < end:
+        began = time.monotonic()
+        kind: Kind = "cut"
+        try:
+            status, answer = scene.site.ask("POST", "/predictions/digest", body, port="inference")
+            kind, text = judged(status, answer.encode(), lambda found: found == expected)
+        except TimeoutError as error:
+            kind, text = "unanswered", str(error)
+        except (OSError, HTTPException) as error:
+            text = f"{type(error).__name__}: {error}"
+        scene.ledger.add(Answer("20 MB body", began, time.monotonic(), kind, text))
+        time.sleep(0.05)
 
 
 def wait_for_end(pids: Sequence[int], timeout: float, what: str) -> None:
@@ -78,7 +104,7 @@ def stop_worker(scene: Scene) -> None:
 @fault("out of memory in the workers", short=False)
 def exhaust_workers(scene: Scene) -> None:
     with short_of_memory(scene.site.workers()):
-        scene.rest(2.0)
+        ask_largely(scene, 2.0)
     scene.onset()
 
 
@@ -113,14 +139,14 @@ def stop_grpc(scene: Scene) -> None:
 @fault("out of memory in the front ends", cuts=True, short=False)
 def exhaust_front_ends(scene: Scene) -> None:
     with short_of_memory([*scene.site.front_ends(), *scene.site.front_ends("grpc.front_end")]):
-        scene.rest(2.0)
+        ask_largely(scene, 2.0)
     scene.onset()
 
 
 @fault("out of memory in the server's process", cuts=True)
 def exhaust_server(scene: Scene) -> None:
     with short_of_memory([scene.site.pid]):
-        scene.rest(2.0)
+        ask_largely(scene, 2.0)
     scene.onset()
 
 

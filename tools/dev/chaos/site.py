@@ -57,6 +57,7 @@ class Site:
         self.preloaded: Mapping[str, str] = {}  # more of the environment, from the next start on
         self.endings: list[str] = []  # how its processes ended, as far as nobody was to end them
         self.starts = 0
+        self.slowness = 1.0  # how many times longer than on a free machine things may take
         self._wanted = False  # whether the end of the process is nobody's fault
         self._log = (folder / "server.log").open("wb")
         self._stop = threading.Event()
@@ -144,15 +145,17 @@ class Site:
         self._process.kill()
 
     def _supervise(self) -> None:
-        failures, asked = 0, time.monotonic() + 10.0  # a start takes its time
+        failures, asked, lived = 0, time.monotonic(), False
         while not self._stop.wait(0.05):
             if (code := self._process.poll()) is not None:
                 if not self._wanted:
                     self.endings.append(f"ended by itself: {exits.describe(code)}")
                 self._wanted, self._process = False, self._start()
-                failures, asked = 0, time.monotonic() + 10.0
+                failures, asked, lived = 0, time.monotonic(), False
             elif time.monotonic() >= asked:
-                failures = 0 if self._lives() else failures + 1
+                lives = self._lives()
+                lived = lived or lives  # until then it starts, which takes its time
+                failures = failures + 1 if lived and not lives else 0
                 asked = time.monotonic() + 0.5
                 if failures >= FAILURES:
                     self.endings.append("killed: no answer to the liveness probe")
@@ -161,7 +164,7 @@ class Site:
 
     def _lives(self) -> bool:
         try:
-            return self.ask("GET", "/models?limit=1", timeout=PROBE_S)[0] == 200
+            return self.ask("GET", "/models?limit=1", timeout=PROBE_S * self.slowness)[0] == 200
         except (OSError, http.client.HTTPException):
             return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -12,7 +13,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ").strip()
+    """A page that the code names by its path is a link in a page."""
+    linked = re.sub(r"\bdocs/([\w-]+\.md)\b", r"[\1](\1)", text)
+    return linked.replace("|", "\\|").replace("\n", " ").strip()
 
 
 def code(text: str) -> str:

@@ -12,9 +12,9 @@ from . import table
 
 def parsers() -> Mapping[str, argparse.ArgumentParser]:
     """The parsers by what is typed."""
-    named = {"serve": serve_parser(()), **completion.parsers()}
     order = ("demo", "init", "check", "serve", "archive", "bench", "tune", "completion")
-    return {**{f"jitney {name}": named[name] for name in order}, "jitney --start, --stop": torchserve.parser()}
+    named = {f"jitney {name}": serve_parser(()) if name == "serve" else completion.parser_of(name) for name in order}
+    return {**named, "jitney --start, --stop": torchserve.parser()}
 
 
 def commands() -> str:

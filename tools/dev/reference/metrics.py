@@ -54,7 +54,7 @@ class _Cache:
 def _row() -> models.Row:
     """One version of a model with a response cache, which has failed once."""
     statistics = ModelStatistics("m", "1", failures={"OTHER": 1}, departures={"idle": 1})
-    return models.Row(statistics, 0, True, {"model": "m", "version": "1"}, cached=True)
+    return models.Row(statistics, 0, True, labels={"model": "m", "version": "1"}, cached=True)
 
 
 def _rows(families: Iterable[Family]) -> Iterator[tuple[str, ...]]:

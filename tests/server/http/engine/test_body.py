@@ -1,9 +1,12 @@
 """Bodies by length and in chunks: whatever the pieces they come in, the same bytes; limits and broken framing end them."""
 
+from __future__ import annotations
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jitney.core.holding import Body
 from jitney.server.http.engine.body import MAX_CHUNKS, MAX_LINE, MAX_TRAILER, BodyStream, ChunkedReceiver, FixedReceiver
 
 
@@ -93,3 +96,19 @@ def test_the_stream_reads_like_a_file_and_lends_its_bytes() -> None:
     target = bytearray(4)
     assert BodyStream(body).readinto(target) == 4 and target == b"0123"
     assert stream.getbuffer().obj is body
+
+
+class NoMemory(Body):
+    """A body for which the system has none."""
+
+    def __iadd__(self, more: object) -> NoMemory:
+        raise MemoryError
+
+
+@pytest.mark.parametrize("receiver", [FixedReceiver(5), ChunkedReceiver(1000)])
+def test_a_body_that_the_system_has_no_memory_for_is_refused(receiver: FixedReceiver | ChunkedReceiver) -> None:
+    receiver.body = NoMemory()
+    receiver.received(b"5\r\nabcde\r\n0\r\n\r\n" if isinstance(receiver, ChunkedReceiver) else b"abcde")
+    assert receiver.error is not None and receiver.error.code == 503
+    assert "the system has no memory for" in str(receiver.error.body)
+    assert not receiver.completed and len(receiver.body) == 0
