@@ -224,7 +224,6 @@ def test_a_round_that_loses_the_device_ends_the_worker(handler: Callable[..., An
             "asyncCommunication and continuousBatching, which cannot be combined",
         ),
         ({"envelope": "json"}, "service envelope 'json' cannot be combined with continuousBatching"),
-        ({"yaml": {**YAML, "sequenceBatching": True}}, "asks for sequenceBatching, which is not supported yet"),
     ],
 )
 def test_what_does_not_go_together_is_refused_at_load(handler: Callable[..., Any], spec: dict[str, Any], error: str) -> None:
