@@ -149,7 +149,7 @@ class HandlerBackend(Backend):
         finally:
             self._answering = False
 
-    def _failed(self, run: Run, error: Exception) -> None:
+    def _failed(self, run: Run, error: BaseException) -> None:
         lost = cuda_context.lost()
         may = self._retry and run.repeatable and not run.streamed
         again = may and len(run.indices) > 1 and not data.is_out_of_resources(error)
@@ -221,7 +221,7 @@ class HandlerBackend(Backend):
             self._refuse_lost_device(run)
         except DeviceLost:
             raise
-        except Exception as error:  # noqa: BLE001 - as in _handle_batch
+        except BaseException as error:  # noqa: BLE001 - as in _handle_batch; SystemExit would end the loop, with all requests
             self._failed(run, error)
 
 

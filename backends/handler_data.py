@@ -94,7 +94,7 @@ def response_of(element: Any, processor: Any, final: bool, streamed: bool) -> Re
     return Response([], body, status, processor.get_response_status_phrase() or "", headers, final=final)
 
 
-def failure_of(error: Exception) -> Failure:
+def failure_of(error: BaseException) -> Failure:
     """An exception as TorchServe tells it to clients; `detail` has the traceback, which the server logs. None for
     PredictionException: that is an answer."""
     if is_prediction_exception(error):

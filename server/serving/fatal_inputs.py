@@ -31,6 +31,7 @@ class FatalInputs:
         self.any = False
         self._lock = threading.Lock()
         self._crashes: OrderedDict[bytes, tuple[int, float]] = OrderedDict()  # how often, and when for the last time
+        self._sizes: set[int] = set()  # of theirs: others need not be hashed
 
     def crashed(self, request: Request) -> None:
         """A worker crashed over this request alone."""
@@ -38,6 +39,7 @@ class FatalInputs:
         with self._lock:
             count, _ = self._crashes.pop(found, (0, 0.0))
             self._crashes[found] = count + 1, self._clock()
+            self._sizes.add(size(request))
             self.any = True
             if len(self._crashes) > KEPT:
                 self._crashes.popitem(last=False)
@@ -49,13 +51,21 @@ class FatalInputs:
                 self._crashes.popitem(last=False)
             self.any = bool(self._crashes)
             if not self.any:
-                return
+                self._sizes.clear()
+        if size(request) not in self._sizes:
+            return
         count, last = self._crashes.get(digest(request), (0, 0.0))
         if count >= MOST:
             raise InvalidRequest(
                 f"this input has ended the worker of model '{self._model}' {count} times and is refused for another "
                 f"{max(1, round(last + REFUSED_S - self._clock()))} s; loading the model anew lifts that"
             )
+
+
+def size(request: Request) -> int:
+    """The bytes of its data."""
+    buffers = [*(tensor.data for tensor in request.tensors), *(part.data for part in request.parts)]
+    return sum(memoryview(data).nbytes for data in buffers)
 
 
 def digest(request: Request) -> bytes:

@@ -76,6 +76,7 @@ class WorkerDeployment(Deployment):
             on_idle=self._worker_idle,
             on_batch=self._batch_done,
             on_returned=self._batch_returned,
+            on_fatal=lambda call: self._fatal.crashed(call.request),
             host=options.host,
             on_event=self._event,
             on_state=self._workers_changed,
@@ -322,8 +323,6 @@ class WorkerDeployment(Deployment):
         """`execute` has returned, and answers are still to come."""
 
     def _batch_done(self, report: BatchReport) -> None:
-        if report.fatal:
-            self._fatal.crashed(report.calls[0].request)
         for call in report.calls:
             call.withdraw = call.message = None
             if call.slots:

@@ -27,7 +27,10 @@ class ReplyMemory:
     def __init__(self, region: Region, on_wait: Callable[[], None] = lambda: None) -> None:
         self._arena = Arena(region.nbytes, region)
         self._on_wait = on_wait
-        self._changed = threading.Condition()
+        self._sending = threading.Lock()  # numbers are in the order of sending
+        self._changed = (
+            threading.Condition()
+        )  # never held while something is sent: what `copied` says may have to come first
         self._sent: deque[tuple[int, list[Slot]]] = deque()
         self._count = 0
         self._waiting = 0
@@ -47,8 +50,11 @@ class ReplyMemory:
                 raise ValueError(f"the answers do not fit into the {self._arena.capacity} bytes of shared memory")
             oldest = self._sent[0]
             self._waiting += 1
+        try:
             self._on_wait()
-            self._changed.wait_for(lambda: not self._sent or self._sent[0] is not oldest)
+            with self._changed:
+                self._changed.wait_for(lambda: not self._sent or self._sent[0] is not oldest)
+        finally:
             self._waiting -= 1
 
     def waiting(self) -> bool:
@@ -57,9 +63,10 @@ class ReplyMemory:
 
     def send(self, channel: MessageChannel, results: Results, slots: list[Slot]) -> None:
         """Sends a message whose answers lie in these slots, which are free when the server has copied them."""
-        with self._changed:  # numbers in the order of sending
-            self._count += 1
-            self._sent.append((self._count, slots))
+        with self._sending:
+            with self._changed:
+                self._count += 1
+                self._sent.append((self._count, slots))
             channel.send(results)
 
     def copied(self, count: int) -> None:

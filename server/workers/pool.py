@@ -36,7 +36,7 @@ from . import capacity, placement
 from .host_calls import HostCalls, HostServer
 from .messages import Cancel, Copied, Event, HostCall, HostCancel, Results
 from .roster import Held, WorkerState
-from .running_calls import BatchReport, RunningCalls
+from .running_calls import Again, BatchReport, RunningCalls
 from .status import WorkerStatus, status
 from .supervisor import Member, Supervisor
 from .worker_process import WorkerProcess
@@ -44,6 +44,9 @@ from .worker_process import WorkerProcess
 __all__ = ["BatchReport", "HostServer", "Pool", "Seat", "WorkerStatus"]
 
 log = logging.getLogger(__name__)
+
+#: Workers that the requests of one batch may end when they run again, each alone.
+_MOST_CRASHES = 2
 
 
 class Seat(NamedTuple):
@@ -58,6 +61,7 @@ class Pool:
 
     on_idle   a worker became idle, or may be sent one batch more ahead; may call `execute`
     on_returned  `execute` has returned for a batch that is not over (see `overlaps`); then `on_idle`
+    on_fatal  this call, alone in its worker, has crashed it; called before the call fails
     on_batch  a batch is over, all its calls are answered; called once for every batch, also where its worker died
     on_event  `(kind, payload)` that a model emitted
     on_state  a worker became ready, or is no longer
@@ -75,6 +79,7 @@ class Pool:
         on_idle: Callable[[], None],
         on_batch: Callable[[BatchReport], None] | None = None,
         on_returned: Callable[[Sequence[Call]], None] | None = None,
+        on_fatal: Callable[[Call], None] | None = None,
         host: HostServer | None = None,
         factory: str = "",
         on_event: Callable[[str, Mapping[str, Any]], None] | None = None,
@@ -84,7 +89,7 @@ class Pool:
     ) -> None:
         self.config = config
         self._on_idle, self._on_batch, self._on_event, self._on_state = on_idle, on_batch, on_event, on_state
-        self._on_returned = on_returned
+        self._on_returned, self._on_fatal = on_returned, on_fatal
         self._host_calls = HostCalls(host, config.name)
         self._gpus = gpus
         self._log = logging.getLogger(f"jitney.model.{config.name}")
@@ -176,7 +181,7 @@ class Pool:
     def busy(self) -> bool:
         """Whether a worker holds a batch: one that waits, runs, or was left open."""
         with self._lock:
-            held = any(worker.held for worker in (*self._roster.members, *self._roster.leaving))
+            held = any(worker.unfinished for worker in (*self._roster.members, *self._roster.leaving))
             return held or bool(self._waiting)
 
     def ready(self) -> int:
@@ -237,29 +242,29 @@ class Pool:
         else:
             self._hand_over(worker, batch)
 
-    def _begin(self, calls: Sequence[Call], pinned: bool = False, retried: bool = False) -> RunningCalls:
-        batch = RunningCalls(next(self._numbers), calls, pinned, retried)
+    def _begin(self, calls: Sequence[Call], pinned: bool = False, again: Again | None = None) -> RunningCalls:
+        batch = RunningCalls(next(self._numbers), calls, pinned, again)
         self._running[batch.number] = batch
         return batch
 
     def _take(self, batch: RunningCalls) -> Member | None:
         now = time.monotonic()
         worker = self._roster.take(batch, now)
-        if worker is None and (worker := self._roster.take_ahead(batch, now)) is not None:
+        if worker is None and batch.is_light and (worker := self._roster.take_ahead(batch, now)) is not None:
             batch.follows = all(other.sent for other in worker.batches() if other is not batch)
         return worker
 
     def execute_on(self, seat: Seat, calls: Sequence[Call]) -> None:
         """Hands one batch to this worker and to no other, as `execute` does.
 
-        Where it is gone or not idle the calls fail with WorkerDied.
+        Where it is gone or executes another one the calls fail with WorkerDied.
         """
         batch = self._begin(calls, pinned=True)
         if not batch.live:
             self._report(batch)
             return
         with self._lock:
-            here = any(w.id == seat.worker and w.child and w.child.pid == seat.pid for w in self._roster.idle)
+            here = any(w.id == seat.worker and w.child and w.child.pid == seat.pid for w in self._roster.members)
             worker = self._roster.take_named(seat.worker, batch, time.monotonic()) if here else None
         if worker is None:
             self._fail(batch, WorkerDied(f"the worker of model '{self.config.name}' that held the sequence is gone"))
@@ -314,6 +319,7 @@ class Pool:
             self._give_up_without_workers()
 
     def _serve_waiting(self) -> None:
+        self._drop_answered()
         while True:
             with self._lock:
                 worker = self._take(self._waiting[0]) if self._waiting else None
@@ -321,6 +327,15 @@ class Pool:
                     return
                 batch = self._waiting.popleft()
             self._hand_over(worker, batch)
+
+    def _drop_answered(self) -> None:
+        """Takes out what waits for a worker and has none to answer any more: its clients have left."""
+        with self._lock:
+            over = [batch for batch in self._waiting if batch.is_answered()]
+            for batch in over:
+                self._waiting.remove(batch)
+        for batch in over:
+            self._report(batch)
 
     def _give_up_without_workers(self) -> None:
         """Fails waiting batches that no worker will ever take."""
@@ -443,7 +458,7 @@ class Pool:
             if leaving and self._waiting and self._supervisor.closing and worker.executing is None:
                 following = self._waiting.popleft()  # no other worker will come: what was accepted is finished
                 self._roster.assign(worker, following, time.monotonic())
-            over = leaving and not worker.held
+            over = leaving and not worker.unfinished
         if following is not None:
             self._hand_over(worker, following)
         elif over:
@@ -466,11 +481,13 @@ class Pool:
                 self._withdraw(child, batch, index)
 
     def _end(self, child: WorkerProcess | None, held: Held[RunningCalls]) -> None:
-        """A process ended: what it had begun fails now, what only waited in it goes to another."""
+        """A process ended: what it had begun fails now, or runs again; what only waited in it goes to another."""
         if child is not None:
             self._host_calls.forget(child)
-            for batch in [*held.begun, *(other for other in held.untouched if not other.follows)]:
-                self._crashed(batch, child)
+            begun = [*held.begun, *(batch for batch in held.untouched if not batch.follows)]
+            alone = len(begun) == 1 and len(begun[0].live) == 1
+            for batch in begun:
+                self._crashed(batch, child, alone)
         again = [batch for batch in held.untouched if batch.follows]
         for batch in again:
             batch.sent = batch.follows = False
@@ -480,17 +497,24 @@ class Pool:
         self._give_up_without_workers()
         self._call(self._on_state)
 
-    def _crashed(self, batch: RunningCalls, child: WorkerProcess) -> None:
-        """Its worker ended while it ran: it fails, or its requests run once more, each alone, so that the bad one fails alone."""
+    def _crashed(self, batch: RunningCalls, child: WorkerProcess, alone: bool) -> None:
+        """Its worker ended while it ran: it fails, or its requests run once more, each alone, so that the bad one fails alone.
+
+        `alone`: one request was all that the worker had begun.
+        """
         death = child.death()
-        again = batch.untouched() if self._runs_again(batch, child, death) else []
-        if not again:
-            batch.fail(death)
-            self._report(batch, child.name, fatal=len(batch.live) == 1 and child.crashed)
+        if batch.again is not None:
+            self._crashed_again(batch.again, death)
+        if not self._runs_again(batch, death, alone and child.crashed):
+            if alone and child.crashed:
+                self._call(self._on_fatal, batch.live[0])
+            self._fail(batch, death, child.name)
             return
-        log.warning("%s; its %d requests run again, each alone", death, len(again))
-        alone = [self._begin([call], retried=True) for call in again]
-        batch.calls = [call for call in batch.calls if call not in again]
+        again = Again()
+        each = [self._begin([call], again=again) for call in batch.untouched()]
+        moved = {id(call) for one in each for call in one.calls}
+        batch.calls = [call for call in batch.calls if id(call) not in moved]
+        log.warning("%s; its %d requests run again, each alone", death, len(each))
         for call in batch.calls:
             call.fail(death)
         if batch.calls:
@@ -498,24 +522,39 @@ class Pool:
         else:
             del self._running[batch.number]
         with self._lock:
-            self._waiting.extend(alone)
+            self._waiting.extend(one for one in each if one.live)
+        for one in [one for one in each if not one.live]:  # its client has left meanwhile
+            self._report(one)
 
-    def _runs_again(self, batch: RunningCalls, child: WorkerProcess, death: JitneyError) -> bool:
-        """Not a second time, nor what hung, nor where no worker follows. A lone request is to blame where its worker crashed; and
-        the model may have changed its data in shared memory, while those of several are copied before it sees them."""
-        if not self.config.retry_after_crash or batch.retried or batch.pinned or type(death) is not WorkerDied:
+    def _crashed_again(self, again: Again, death: JitneyError) -> None:
+        """One of a batch's requests has ended a worker by itself. After `_MOST_CRASHES` of them the rest fails: each would cost
+        everybody another start of the worker."""
+        again.crashes += 1
+        if again.crashes < _MOST_CRASHES:
+            return
+        with self._lock:
+            rest = [batch for batch in self._waiting if batch.again is again]
+            for batch in rest:
+                self._waiting.remove(batch)
+        for batch in rest:
+            self._fail(batch, death)
+
+    def _runs_again(self, batch: RunningCalls, death: JitneyError, to_blame: bool) -> bool:
+        """Not a second time, nor what hung or is to blame, nor where no worker follows. The model may have changed the data of a
+        lone request in shared memory; those of several are copied before it sees them."""
+        if not self.config.retry_after_crash or batch.again is not None or batch.pinned or type(death) is not WorkerDied:
             return False
-        if len(batch.live) == 1 and (child.crashed or batch.live[0].slots):
+        if to_blame or not batch.untouched() or (len(batch.live) == 1 and batch.live[0].slots):
             return False
         return not self._supervisor.closing and self.target() > 0
 
     # ---- any thread
 
-    def _report(self, batch: RunningCalls, worker: str = "", results: Results | None = None, *, fatal: bool = False) -> None:
+    def _report(self, batch: RunningCalls, worker: str = "", results: Results | None = None) -> None:
         """The batch is over, by the message `results` where there is one."""
         self._running.pop(batch.number, None)
         if self._on_batch is not None:
-            self._call(self._on_batch, batch.report(worker, results, fatal))
+            self._call(self._on_batch, batch.report(worker, results))
 
     def _call(self, function: Callable[..., None] | None, *arguments: object) -> None:
         """Calls back; what goes wrong there is logged and must not keep calls from being answered."""

@@ -93,6 +93,11 @@ class Worker(Generic[C, B]):
         """Batches that its process holds."""
         return len(self.running) + len(self.late) + len(self.waiting)
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether it holds a batch that somebody waits for."""
+        return bool(self.running or self.waiting)
+
     def batches(self) -> Iterator[B]:
         """All of them, those that wait last."""
         yield from self.late
@@ -170,7 +175,7 @@ class Roster(Generic[C, B]):
 
     def no_workers_left(self) -> bool:
         """Whether a batch that waits now is not to be served as far as anybody knows."""
-        return self.barren() and not any(w.held for w in self.leaving)
+        return self.barren() and not any(w.unfinished for w in self.leaving)
 
     def loading(self) -> int:
         """Members whose processes are loading the model."""
@@ -214,9 +219,9 @@ class Roster(Generic[C, B]):
             worker.alarm = None
             return False
         self.leaving.append(worker)
-        if not worker.held:
+        if not worker.unfinished:
             worker.alarm = now + STOP_GRACE_S
-        return not worker.held
+        return not worker.unfinished
 
     # ---- work
 
@@ -235,10 +240,12 @@ class Roster(Generic[C, B]):
         return worker
 
     def take_named(self, worker_id: int, batch: B, now: float) -> Worker[C, B] | None:
-        """Gives the batch to this worker; None if it is not idle."""
-        worker = next((worker for worker in self.idle if worker.id == worker_id), None)
+        """Gives the batch to this worker, however many it has left open; None if it is not there or executes one."""
+        ready = (WorkerState.READY, WorkerState.BUSY)
+        worker = next((w for w in self.members if w.id == worker_id and w.state in ready and w.executing is None), None)
         if worker is not None:
-            self.idle.remove(worker)
+            if worker in self.idle:
+                self.idle.remove(worker)
             self.assign(worker, batch, now)
         return worker
 
@@ -265,6 +272,7 @@ class Roster(Generic[C, B]):
         else:
             worker.waiting.append(batch)
         worker.state = WorkerState.STOPPING if worker.leaving else WorkerState.BUSY
+        worker.alarm = None
 
     def _due(self, now: float) -> float:
         return now + self._response_s if self._response_s > 0 else inf
@@ -283,7 +291,10 @@ class Roster(Generic[C, B]):
         worker.running = dict(sorted(running.items(), key=lambda pair: pair[1]))
 
     def hangs(self, worker: Worker[C, B]) -> bool:
-        """Whether what is late keeps the worker from working: it is what it executes, or takes all its places."""
+        """Whether what is late keeps the worker from working, or from leaving: it is what it executes, takes all its places, or
+        is all that a leaving worker has."""
+        if worker.leaving and not worker.unfinished:
+            return True
         return worker.executing in worker.late or self._together or len(worker.late) >= worker.in_flight
 
     def take_back(self, worker: Worker[C, B], batch: B) -> bool:
@@ -328,7 +339,7 @@ class Roster(Generic[C, B]):
             worker.executing = worker.waiting.popleft()
             worker.running[worker.executing] = self._due(now)
         if worker.leaving:
-            worker.alarm = None if worker.held else now + STOP_GRACE_S
+            worker.alarm = None if worker.unfinished else now + STOP_GRACE_S
         elif worker.executing is None and worker.held < worker.in_flight:
             worker.state = WorkerState.BUSY if worker.held else WorkerState.READY
             if worker not in self.idle:
@@ -406,6 +417,6 @@ class Roster(Generic[C, B]):
     def _meaning(self, worker: Worker[C, B]) -> Alarm:
         if worker.child is None:
             return Alarm.START
-        if worker.held:
+        if worker.unfinished:
             return Alarm.ANSWERING
         return Alarm.STOPPING if worker.leaving else Alarm.LOADING

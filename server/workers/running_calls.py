@@ -15,6 +15,9 @@ from ..ipc.messages import WireResponse
 from ..ipc.wire import Fetch
 from .messages import Execute, Results
 
+#: Bytes of a message that a socket takes for certain while its worker executes something else.
+LIGHT = 64 << 10
+
 _ENCODER = msgspec.msgpack.Encoder()
 _RESPONSE = msgspec.msgpack.Decoder(WireResponse)
 
@@ -26,7 +29,6 @@ class BatchReport:
     durations  nanoseconds of the worker: input, infer, output; zeros where it died
     worker     its name, "" for a batch that never found one
     ok         whether a worker executed it to the end, whatever each call's result
-    fatal      whether it held one request, and its worker crashed over it
     """
 
     calls: list[Call]
@@ -34,7 +36,16 @@ class BatchReport:
     durations: tuple[int, int, int]
     worker: str
     ok: bool
-    fatal: bool = False
+
+
+@dataclass(slots=True)
+class Again:
+    """What the requests of a batch have in common that run once more, each alone, because a worker crashed over all of them.
+
+    crashes  workers that have ended over one of them since
+    """
+
+    crashes: int = 0
 
 
 class RunningCalls:
@@ -43,28 +54,30 @@ class RunningCalls:
     A call that is over already, or that cannot be encoded (it is failed with InvalidRequest), is not executed.
 
     pinned   for one worker and no other
-    retried  holds a request whose worker crashed
+    again    holds one of the requests whose worker crashed over all of them
+    over     failed from elsewhere, as late: nobody's memory is to be written to any more
     sent     its worker has it whole
     streamed indices of requests that had a part of their answer
     follows  its worker has certainly not begun it as long as another batch runs there
     """
 
     __slots__ = (
+        "again",
         "calls",
         "cancelled",
         "follows",
         "live",
         "message",
         "number",
+        "over",
         "pinned",
-        "retried",
         "rows",
         "sent",
         "streamed",
     )
 
-    def __init__(self, number: int, calls: Sequence[Call], pinned: bool = False, retried: bool = False) -> None:
-        self.number, self.pinned, self.retried = number, pinned, retried
+    def __init__(self, number: int, calls: Sequence[Call], pinned: bool = False, again: Again | None = None) -> None:
+        self.number, self.pinned, self.again, self.over = number, pinned, again, False
         self.sent = self.follows = False
         self.calls = list(calls)
         self.live: list[Call] = []
@@ -100,7 +113,9 @@ class RunningCalls:
                 continue
             call = self.live[index]
             try:
-                answer: Response | HoldsTooMuch = wire.response_from_wire(message, fetch, None if call.done else call.target)
+                answer: Response | HoldsTooMuch = wire.response_from_wire(
+                    message, fetch, None if call.done or self.over else call.target
+                )
             except HoldsTooMuch as error:
                 answer = error.with_traceback(None)  # which refers to what was read of the answer
             yield index, answer
@@ -108,6 +123,11 @@ class RunningCalls:
     def is_answered(self) -> bool:
         """Whether every call has its final answer."""
         return not [call for call in self.live if not call.done]
+
+    @property
+    def is_light(self) -> bool:
+        """Whether its message fits into the socket of a worker that does not read just now."""
+        return sum(map(len, self.message.requests)) <= LIGHT
 
     def untouched(self) -> list[Call]:
         """The calls of which no answer has arrived, nor a part of one."""
@@ -118,10 +138,10 @@ class RunningCalls:
         for call in self.live:
             call.fail(error)
 
-    def report(self, worker: str = "", results: Results | None = None, fatal: bool = False) -> BatchReport:
+    def report(self, worker: str = "", results: Results | None = None) -> BatchReport:
         """`results`: the message that ended the batch, None where there was none."""
         if results is None:
-            return BatchReport(self.calls, self.rows, (0, 0, 0), worker, False, fatal)
+            return BatchReport(self.calls, self.rows, (0, 0, 0), worker, False)
         times = (results.input_ns, results.infer_ns, results.output_ns)
         return BatchReport(self.calls, self.rows, times, worker, True)
 

@@ -237,8 +237,12 @@ class Supervisor:
         until = self._excused(child, self._config.response_timeout_s)
         with self.lock:
             late, hangs = list(worker.late), self.roster.hangs(worker)  # less than before where it answered a moment ago
+            hangs = hangs or any(batch.pinned for batch in late)  # a sequence cannot go on without its answer
             if until is not None:
                 self.roster.excuse(worker, until)
+            elif not hangs:
+                for batch in late:
+                    batch.over = True
         if until is not None or not late:
             return
         if hangs:

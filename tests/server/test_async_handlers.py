@@ -26,6 +26,10 @@ class Slow:
             self.first.set()
         elif text == "bad":
             raise ValueError("as asked")
+        elif text == "exit":
+            raise SystemExit(3)
+        elif text == "cancelled":
+            raise asyncio.CancelledError
         else:
             await asyncio.sleep(float(text))
         return [text]
@@ -57,6 +61,12 @@ def test_a_request_that_came_later_ends_the_wait_of_one_that_came_first(site: Si
         assert site.predict("slow", b"bad").status == 503
         assert site.predict("slow", b"go").body == b"go"
         assert waits.result(20).body == b"wait"
+
+
+def test_what_ends_a_task_ends_no_other(site: Site) -> None:
+    for text in (b"exit", b"cancelled", b"bad"):
+        assert site.predict("slow", text).status == 503
+    assert site.predict("slow", b"0.01").body == b"0.01"
 
 
 def test_there_is_no_response_timeout(site: Site) -> None:

@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from jitney.server.ipc.memory import Region
@@ -69,3 +70,23 @@ def test_what_does_not_fit_waits_until_something_was_copied(
 def test_what_can_never_fit_is_refused(region: Region, size: int) -> None:
     with pytest.raises(ValueError, match=f"do not fit into the {SIZE} bytes"):
         ReplyMemory(region).put(bytes(size))
+
+
+def test_what_was_copied_is_heard_while_a_message_waits_for_its_reader(
+    region: Region, channels: tuple[MessageChannel, MessageChannel]
+) -> None:
+    """Else a server that waits to send, and a worker that waits to send, wait for each other."""
+    memory = ReplyMemory(region)
+    memory.send(channels[0], results(1), [memory.put(bytes(5000))])
+    big = Results(2, [(0, msgspec.Raw(msgspec.msgpack.encode(bytes(4 << 20))))], True)
+    sending = threading.Thread(target=memory.send, args=(channels[0], big, [memory.put(bytes(5000))]))
+    sending.start()
+    sending.join(0.1)
+    assert sending.is_alive()  # nobody reads
+    heard = threading.Thread(target=memory.copied, args=(1,), daemon=True)
+    heard.start()
+    heard.join(5)
+    assert not heard.is_alive()
+    channels[1].receive()
+    channels[1].receive()
+    sending.join(10)

@@ -58,6 +58,8 @@ class Bench:
     ) -> None:
         self.arena = Arena(capacity)
         self.reports: list[BatchReport] = []
+        self.fatal: list[Call] = []
+        self.returned: list[Sequence[Call]] = []
         self.events: list[tuple[Any, Any]] = []
         self.states = 0
         self.idle_times = 0
@@ -67,6 +69,8 @@ class Bench:
             self.arena,
             on_idle=self._idle,
             on_batch=self._done,
+            on_fatal=self.fatal.append,
+            on_returned=self.returned.append,
             on_event=lambda kind, payload: self.events.append((kind, payload)),
             on_state=self._state,
             factory=factory(backend),

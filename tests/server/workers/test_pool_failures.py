@@ -17,6 +17,7 @@ from jitney.core.call import Call
 from jitney.core.errors import Draining, JitneyError, LoadFailed, ModelFailed, NoWorkers, WorkerDied, WorkerTimeout
 from jitney.core.model_config import AT_ONCE
 from jitney.server.workers.roster import WorkerState
+from jitney.server.workers.running_calls import RunningCalls
 
 from .conftest import LIMIT_S, call_to, eventually
 
@@ -364,7 +365,7 @@ def test_of_a_batch_that_ended_its_worker_only_the_bad_one_fails(bench: Callable
         assert call.result(LIMIT_S).parameters["pid"] != pid
     eventually(lambda: sum(len(report.calls) for report in b.reports) == 5)
     assert [report.ok for report in b.reports].count(False) == 1
-    assert not any(report.fatal for report in b.reports)  # a SIGKILL blames nobody
+    assert b.fatal == []  # a SIGKILL blames nobody
     assert b.pool.workers()[0].restarts == 2
 
 
@@ -391,7 +392,50 @@ def test_an_input_that_crashes_its_worker_alone_is_to_blame(bench: Callable[...,
     b = bench(retry_after_crash=True).up()
     (call,) = b.send(call_to("crash"))
     assert "SIGSEGV" in str(error_of(call))
-    assert eventually(lambda: b.reports)[-1].fatal
+    assert b.fatal == [call]
+
+
+def test_whoever_only_was_in_the_same_worker_is_not_to_blame(bench: Callable[..., Any], tmp_path: Path) -> None:
+    b = bench(decoupled=True).up()
+    calls = [
+        b.send(call_to("later", until=str(tmp_path / "never"), tensors=[[n]]))[0]
+        for n in range(2)
+        if eventually(b.pool.idle)
+    ]
+    eventually(b.pool.idle)
+    calls += b.send(call_to("crash"))
+    for call in calls:
+        error_of(call)
+    assert b.fatal == []
+
+
+def test_a_batch_of_bad_requests_costs_no_more_than_two_workers_besides_its_own(bench: Callable[..., Any]) -> None:
+    b = bench(retry_after_crash=True).up()
+    calls = [call_to("crash") for _ in range(8)]
+    b.send(*calls)
+    for call in calls:
+        error_of(call)
+    eventually(b.pool.idle)
+    assert b.pool.workers()[0].restarts == 3
+    assert sum(len(report.calls) for report in b.reports) == 8
+
+
+def test_a_client_that_leaves_while_its_batch_is_divided(bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    b = bench(retry_after_crash=True).up()
+    leaves, stays, bad = call_to(), call_to("who"), call_to("crash")
+    untouched = RunningCalls.untouched
+
+    def leave(batch: RunningCalls) -> list[Call]:
+        found = untouched(batch)
+        leaves.cancel()
+        return found
+
+    monkeypatch.setattr(RunningCalls, "untouched", leave)
+    b.send(leaves, stays, bad)
+    assert stays.result(LIMIT_S).parameters["pid"]
+    error_of(bad)
+    eventually(lambda: sum(len(report.calls) for report in b.reports) == 3)
+    assert eventually(b.pool.idle) == 1
 
 
 def test_a_lost_device_is_a_crash_like_any_other(bench: Callable[..., Any]) -> None:

@@ -113,6 +113,47 @@ def test_a_thousand_open_requests_end_once_whatever_happens(bench: Callable[...,
     assert b.pool.workers()[0].restarts == 1
 
 
+def test_a_worker_that_leaves_does_not_wait_for_what_nobody_waits_for(bench: Callable[..., Any], tmp_path: Path) -> None:
+    b = bench(decoupled=True, response_timeout_s=0.3).up(2)
+    late = [b.send(call_to("later", until=str(tmp_path / "never"), tensors=[[n]]))[0] for n in range(2)]
+    with pytest.raises(WorkerTimeout):
+        late[0].result(LIMIT_S)
+    b.pool.scale(1)
+    eventually(lambda: len(b.pool.workers()) == 1, limit=5)
+    (after,) = b.send(call_to("later", until=str(tmp_path / "never"), tensors=[[2]]))
+    b.pool.scale(0)
+    with pytest.raises(WorkerTimeout):
+        after.result(LIMIT_S)
+    eventually(lambda: not b.pool.workers(), limit=5)
+    assert not b.pool.busy()
+    eventually(lambda: len(b.reports) == 3)
+
+
+def test_a_late_answer_of_a_sequence_ends_its_worker(bench: Callable[..., Any], tmp_path: Path) -> None:
+    """Without that answer the sequence could never go on."""
+    b = bench(decoupled=True, response_timeout_s=0.3).up()
+    (seat,) = b.pool.seats()
+    call = call_to("later", until=str(tmp_path / "never"), tensors=[[1]])
+    b.pool.execute_on(seat, [call])
+    with pytest.raises(WorkerTimeout):
+        call.result(LIMIT_S)
+    eventually(lambda: b.pool.seats() not in ([], [seat]))
+
+
+def test_a_sequence_s_worker_takes_its_batch_however_many_are_open(bench: Callable[..., Any], tmp_path: Path) -> None:
+    b = bench(decoupled=True, max_in_flight=1).up()
+    (seat,) = b.pool.seats()
+    until = tmp_path / "go"
+    first = call_to("later", until=str(until), tensors=[[1]])
+    b.pool.execute_on(seat, [first])
+    eventually(lambda: b.returned)
+    second = call_to()
+    b.pool.execute_on(seat, [second])
+    assert second.result(LIMIT_S).final
+    until.write_text("")
+    assert len(list(first.stream(LIMIT_S))) == 2
+
+
 # ---- sent ahead
 
 
@@ -137,6 +178,19 @@ def test_a_batch_that_was_sent_ahead_runs_when_the_one_before_is_over(bench: Cal
     assert waits.result(LIMIT_S).tensors[0].numpy()[-1] == 8999
     assert third.result(LIMIT_S).final
     assert eventually(b.pool.idle) == 1
+
+
+def test_a_batch_that_a_busy_worker_s_socket_may_not_take_waits_outside(bench: Callable[..., Any], tmp_path: Path) -> None:
+    """The thread that sends it, which may be that of all connections, would wait for the worker to read."""
+    b = bench(max_in_flight=2).up()
+    running, until = held(b, tmp_path)
+    calls = [call_to(parts=[("body", bytes([n]) * 7000, "")]) for n in range(40)]
+    began = time.monotonic()
+    b.pool.execute(calls)
+    assert time.monotonic() - began < 0.02 or not calls[0].done
+    until.write_text("")
+    assert running.result(LIMIT_S).final
+    assert [bytes(call.result(LIMIT_S).body) for call in calls] == [bytes([n]) * 7000 for n in range(40)]
 
 
 def test_what_waited_in_a_worker_that_died_is_run_by_another(bench: Callable[..., Any], tmp_path: Path) -> None:

@@ -356,6 +356,29 @@ def test_leaving_waits_for_what_is_open() -> None:
     assert roster.due(2 + STOP_GRACE_S) == [(worker, Alarm.STOPPING)]
 
 
+def test_a_leaving_worker_that_gets_a_last_batch_is_not_stopped_over_it() -> None:
+    roster = several(1)
+    (worker,) = hire(roster, 1)
+    roster.take("a", 0)
+    roster.resize(0, 1, place)
+    roster.release(worker, "a", 2)
+    roster.assign(worker, "b", 3)
+    assert roster.wake_at() == 8
+    assert (roster.due(8), roster.wake_at()) == ([(worker, Alarm.ANSWERING)], None)
+
+
+def test_what_leaves_with_nothing_but_late_batches_is_stopped() -> None:
+    roster = several(4, overlaps=True)
+    (worker,) = hire(roster, 1)
+    roster.take("a", 0)
+    roster.returned(worker, "a", 0)
+    roster.due(5)
+    assert (worker.late, roster.hangs(worker)) == (["a"], False)
+    assert roster.resize(0, 6, place) == [worker]
+    assert roster.no_workers_left()
+    assert roster.due(6 + STOP_GRACE_S) == [(worker, Alarm.STOPPING)]
+
+
 class RosterMachine(RuleBasedStateMachine):
     """Any order of events: each process and batch is in one place, and every member is heading somewhere."""
 
@@ -378,7 +401,7 @@ class RosterMachine(RuleBasedStateMachine):
     def resize(self, count: int) -> None:
         for worker in self.roster.resize(count, self.now, place):
             assert worker.child is not None
-            assert not worker.held
+            assert not worker.unfinished
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 5.0, 60.0]))
     def time_passes(self, seconds: float) -> None:
