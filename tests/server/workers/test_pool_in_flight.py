@@ -190,7 +190,7 @@ def test_a_batch_that_a_busy_worker_s_socket_may_not_take_waits_outside(bench: C
     assert time.monotonic() - began < 0.02 or not calls[0].done
     until.write_text("")
     assert running.result(LIMIT_S).final
-    assert [bytes(call.result(LIMIT_S).body) for call in calls] == [bytes([n]) * 7000 for n in range(40)]
+    assert [bytes(call.result(LIMIT_S).body or b"") for call in calls] == [bytes([n]) * 7000 for n in range(40)]
 
 
 def test_what_waited_in_a_worker_that_died_is_run_by_another(bench: Callable[..., Any], tmp_path: Path) -> None:
