@@ -319,6 +319,8 @@ class Pool:
             self._give_up_without_workers()
 
     def _serve_waiting(self) -> None:
+        if not self._waiting:  # who adds one serves it
+            return
         self._drop_answered()
         while True:
             with self._lock:
