@@ -11,6 +11,7 @@ from jitney.core.errors import InvalidConfig, LoadFailed, ModelFailed, ModelNotR
 from jitney.server.lifecycle import model_control
 from jitney.server.serving.dataplane import DataPlane
 from jitney.tests.fakes.plane import DOUBLING, doubling, first, loaded, rows
+from jitney.tools.bench.served import wait_until
 
 PATIENCE = 20.0
 
@@ -45,6 +46,7 @@ def test_a_reload_under_load_loses_nothing(tmp_path: Path) -> None:
             rewrite(tmp_path / "m", factor)
             plane.load("m")
             assert ask(plane) == factor
+            wait_until(lambda factor=factor: errors or factor in seen, 30, "the clients to get the new version's answers")
         stop.set()
         for thread in clients:
             thread.join()
