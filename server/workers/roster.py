@@ -9,6 +9,8 @@ A worker may hold several batches (`in_flight`). It executes one at a time; the 
 
     waiting   sent ahead, so that the next one is there when the present one is over; only full batches are
     open      `execute` has returned, and answers are still to come (`overlaps`: decoupled models, asynchronous handlers)
+
+The file is long because a worker's life and what it holds are one state: each step of the one depends on the other.
 """
 
 from __future__ import annotations
