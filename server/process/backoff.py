@@ -7,13 +7,16 @@ from __future__ import annotations
 DELAYS_S = (0.0, 1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 30.0)
 #: A worker that was ready for this long has recovered: its next failure starts the list again.
 STEADY_S = 10.0
+#: The longest delay after a worker that has finished a batch since it was loaded: the model works, and who asks it waits.
+SERVED_S = 2.0
 
 
 class Backoff:
     """One worker's failures in a row. Loading counts as progress: it restarts the clock of `give_up_after_s`.
 
     Delays, however, begin again only after `STEADY_S` of service, so that a model which dies of every request is not
-    started over and over without a pause, and is never given up for what clients send either.
+    started over and over without a pause, and is never given up for what clients send either. Where it finishes other
+    requests in between they stay short (`SERVED_S`): one client's fatal requests must not keep the rest waiting.
     """
 
     def __init__(self, give_up_after_s: float) -> None:
@@ -21,10 +24,15 @@ class Backoff:
         self._attempts = 0
         self._failing_since: float | None = None
         self._ready_since: float | None = None
+        self._served = False
 
     def loaded(self, now: float) -> None:
         """The worker is ready."""
-        self._failing_since, self._ready_since = None, now
+        self._failing_since, self._ready_since, self._served = None, now, False
+
+    def served(self) -> None:
+        """The worker has finished a batch."""
+        self._served = True
 
     def failed(self, now: float) -> float | None:
         """Seconds until the next attempt; None to give up: it has failed for `give_up_after_s` without loading once."""
@@ -37,4 +45,5 @@ class Backoff:
             return None
         delay = DELAYS_S[min(self._attempts, len(DELAYS_S) - 1)]
         self._attempts += 1
-        return delay
+        served, self._served = self._served, False
+        return min(delay, SERVED_S) if served else delay

@@ -321,6 +321,7 @@ class Roster(Generic[C, B]):
     def release(self, worker: Worker[C, B], batch: B, now: float) -> None:
         """The batch is over: the worker goes on with the next one, is idle, or is to be stopped if it is `leaving`."""
         self._remove(worker, batch)
+        worker.backoff.served()
         if batch is worker.executing:
             worker.executing = None
         if self._together:

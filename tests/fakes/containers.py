@@ -75,11 +75,17 @@ class Container:
             self.server.lines.append(line.strip())
 
     def __enter__(self) -> Container:
-        wait_until(
-            lambda: "Model server started." in self.server.lines or self.server.process.poll() is not None, 60, "the start"
-        )
-        assert self.server.process.poll() is None, self.server.lines
+        try:
+            wait_until(lambda: self._started or self.server.process.poll() is not None, 60, "the start")
+            assert self._started
+        except (AssertionError, TimeoutError) as error:
+            self.__exit__()  # its name is the next container's
+            raise AssertionError("\n".join(["the container did not start:", *self.server.lines])) from error
         return self
+
+    @property
+    def _started(self) -> bool:
+        return "Model server started." in self.server.lines
 
     def __exit__(self, *_: object) -> None:
         subprocess.run(

@@ -1,4 +1,4 @@
-from jitney.server.process.backoff import DELAYS_S, STEADY_S, Backoff
+from jitney.server.process.backoff import DELAYS_S, SERVED_S, STEADY_S, Backoff
 
 
 def test_the_first_attempt_is_immediate_and_the_last_ones_stay_at_the_ceiling() -> None:
@@ -37,3 +37,15 @@ def test_steady_service_starts_the_delays_again() -> None:
     backoff.loaded(30)
     assert backoff.failed(30 + STEADY_S) == 0
     assert backoff.failed(30 + STEADY_S) == 1
+
+
+def test_a_worker_that_answers_between_its_crashes_is_soon_back() -> None:
+    """Its model works: clients wait for it whose requests do no harm."""
+    backoff, delays = Backoff(10), []
+    for now in range(0, 50, 5):
+        backoff.loaded(now)
+        backoff.served()
+        delays.append(backoff.failed(now + 1))
+    assert delays == [0, 1, 1, *[SERVED_S] * 7]
+    backoff.loaded(60)
+    assert backoff.failed(61) == 30  # this time it answered nothing

@@ -48,6 +48,22 @@ def test_loading_has_its_own_limit(roster: Roster[Any, Any]) -> None:
     assert roster.due(61) == [(worker, Alarm.LOADING)]
 
 
+def test_a_worker_that_finished_a_batch_is_started_again_soon(roster: Roster[Any, Any]) -> None:
+    (worker,) = hire(roster, 1)
+    delays = []
+    for life in range(8):
+        began = 100.0 * life
+        assert roster.take("right", began) is worker
+        roster.release(worker, "right", began)
+        assert roster.take("fatal", began) is worker
+        roster.gone(worker, began + 1, "killed", load_failed=False)
+        assert worker.alarm is not None
+        delays.append(worker.alarm - began - 1)
+        roster.started(worker, object(), worker.alarm)
+        roster.loaded(worker, began + 99)
+    assert delays == [0, 1, 1, 2, 2, 2, 2, 2]
+
+
 def test_a_batch_has_a_limit_that_signs_of_life_extend(roster: Roster[Any, Any]) -> None:
     (worker,) = hire(roster, 1)
     assert roster.wake_at() is None  # an idle worker needs no timer
