@@ -16,7 +16,8 @@ import fcntl, socket, struct
 fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sh", b"lo", 0x41))
 """
 
-
+#: What a terminal is told before the line that shows progress gives way to another.
+ERASED = "\x1b[K"
 #: `vfs` works on any file system, but copies the whole image for each container.
 DRIVER = os.environ.get("STORAGE_DRIVER", "overlay")
 
@@ -69,10 +70,10 @@ class Container:
         self.reader.start()
 
     def _read(self) -> None:
-        """A container's terminal ends lines with CR and LF."""
+        """A container's terminal ends lines with CR and LF, and shows progress on its last line."""
         assert self.server.process.stdout is not None
         for line in self.server.process.stdout:
-            self.server.lines.append(line.strip())
+            self.server.lines.append(line.rpartition(ERASED)[2].strip())
 
     def __enter__(self) -> Container:
         try:
