@@ -21,7 +21,7 @@ class Queue(Protocol):
     """What the simulation needs of a batcher."""
 
     def submit(self, item: Item) -> None: ...
-    def poll(self, now: float, idle: int) -> Step: ...
+    def poll(self, now: float, idle: int, ahead: int = 0) -> Step: ...
 
 
 class TorchServeQueue:
@@ -40,7 +40,8 @@ class TorchServeQueue:
     def submit(self, item: Item) -> None:
         self._waiting.append(item)
 
-    def poll(self, now: float, idle: int) -> Step:
+    def poll(self, now: float, idle: int, ahead: int = 0) -> Step:
+        """`ahead` has no effect: a worker of TorchServe has one batch."""
         batches: list[Batch] = []
         most = self._max_rows if self._delay > 0 else min(2, self._max_rows)
         while len(batches) < idle and (self._collected or self._waiting):

@@ -18,7 +18,7 @@ import numpy as np
 from ...server.batching.queue import Item
 from .policies import make_queue
 from .routing import Router
-from .simulate import SimulatedServer, Workers
+from .simulate import Polled, SimulatedServer, Workers
 from .traces import Times
 
 
@@ -177,9 +177,7 @@ class Simulation:
         replica = self.replicas[number]
         if replica.down:
             return
-        step = replica.queue.poll(now, replica.workers.idle)
-        for batch in step.batches:
-            end = replica.workers.run(batch.rows, now)
+        for batch, end in (step := Polled(replica.queue, replica.workers, now)):
             requests = [item.payload for item in batch.items]
             replica.waiting -= batch.rows
             replica.running += batch.rows
@@ -187,10 +185,9 @@ class Simulation:
             replica.left += len(requests)
             self.batches += 1
             self.at(end, lambda then, replica=replica, requests=requests: self._end(number, replica, requests, then))  # type: ignore[misc]
-        wake_at = step.wake_at
-        if wake_at is not None and wake_at != self._wake[number]:
-            self.at(wake_at, lambda then: self._touched.__setitem__(number, None))
-        self._wake[number] = inf if wake_at is None else wake_at
+        if step.wake_at not in (inf, self._wake[number]):
+            self.at(step.wake_at, lambda then: self._touched.__setitem__(number, None))
+        self._wake[number] = step.wake_at
 
     def _end(self, number: int, replica: Replica, requests: list[int], now: float) -> None:
         if replica.down:

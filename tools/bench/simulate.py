@@ -3,12 +3,16 @@
 Requests arrive by a trace (`traces`), wait in the production `Batcher` (`policies`), and run on workers. A batch takes its
 worker `host` seconds and then its device t0 + a * rows; a device runs one batch at a time. Nothing sleeps: the same object that
 decides in the server is asked at each event of a simulated clock. `--report DIR` writes tables and plots instead.
+
+With `--gap-ms` a batch reaches its worker that much later than it left, so a worker waits between two batches; `--in-flight 2`
+sends it full batches while it runs another, as the parameter `max_in_flight` does.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -16,7 +20,7 @@ from math import inf
 
 import numpy as np
 
-from ...server.batching.queue import Item, Reason
+from ...server.batching.queue import Batch, Item, Reason
 from .policies import Queue, make_queue
 from .traces import TRACES, Times
 
@@ -27,7 +31,8 @@ POLICIES = ("zero", "delay:5", "ts:10", "ts:100")
 class SimulatedServer:
     """`workers` on `devices` in turn (0 devices: each worker has its own) run batches of at most `max_rows` rows.
 
-    A batch takes `host` seconds of its worker only, then t0 + a * rows seconds of the device too.
+    A batch reaches its worker after `gap` seconds, takes `host` seconds of it only, then t0 + a * rows seconds of the device too.
+    A worker holds up to `in_flight` batches; those beyond the first are full when they are sent.
     """
 
     max_rows: int
@@ -36,6 +41,8 @@ class SimulatedServer:
     workers: int = 1
     devices: int = 0
     host: float = 0.0
+    gap: float = 0.0
+    in_flight: int = 1
 
     @property
     def device_count(self) -> int:
@@ -45,7 +52,8 @@ class SimulatedServer:
     def capacity(self) -> float:
         """Requests per second with every batch full."""
         device = self.t0 + self.a * self.max_rows
-        return self.max_rows * min(self.device_count / device, self.workers / (self.host + device))
+        waits = self.gap if self.in_flight == 1 else 0.0
+        return self.max_rows * min(self.device_count / device, self.workers / (waits + self.host + device))
 
 
 @dataclass(frozen=True)
@@ -75,35 +83,72 @@ class Result:
 
 
 class Workers:
-    """Who is idle, and until when each device is taken."""
+    """Which batches each worker holds, and until when each device is taken."""
 
     def __init__(self, server: SimulatedServer) -> None:
         self._server = server
-        self._idle = [server.workers // server.device_count] * server.device_count
-        for device in range(server.workers % server.device_count):
-            self._idle[device] += 1
+        self._devices = [worker % server.device_count for worker in range(server.workers)]
+        self._held = [deque[float]() for _ in self._devices]  # the ends of each worker's batches
         self._taken_until = [0.0] * server.device_count
-        self._running: list[tuple[float, int]] = []  # (end, device) of the batches being executed
+        self._running: list[tuple[float, int]] = []  # (end, worker) of all batches
         self.idle, self.work, self.last = server.workers, 0.0, 0.0
 
     def next_end(self) -> float:
         return self._running[0][0] if self._running else inf
 
+    def ahead(self) -> int:
+        """Full batches that could be sent to busy workers: none while one is idle."""
+        return 0 if self.idle else self._server.in_flight * self._server.workers - len(self._running)
+
     def run(self, rows: int, now: float) -> float:
-        """Gives a batch to the idle worker whose device is soonest free; when it ends."""
-        device = min((d for d, idle in enumerate(self._idle) if idle), key=self._taken_until.__getitem__)
+        """Gives a batch to an idle worker, else ahead to a busy one; when it ends."""
+        worker = self._idle_one() if self.idle else self._next_one()
+        held, device = self._held[worker], self._devices[worker]
         seconds = self._server.t0 + self._server.a * rows
-        end = max(now + self._server.host, self._taken_until[device]) + seconds
+        begun = max([now + self._server.gap, *held])
+        end = max(begun + self._server.host, self._taken_until[device]) + seconds
         self._taken_until[device] = end
-        self._idle[device] -= 1
-        heappush(self._running, (end, device))
-        self.idle, self.work, self.last = self.idle - 1, self.work + seconds, max(self.last, end)
+        self.idle -= not held
+        held.append(end)
+        heappush(self._running, (end, worker))
+        self.work, self.last = self.work + seconds, max(self.last, end)
         return end
+
+    def _idle_one(self) -> int:
+        """The one whose device is soonest free."""
+        idle = (worker for worker, held in enumerate(self._held) if not held)
+        return min(idle, key=lambda worker: (self._taken_until[self._devices[worker]], self._devices[worker]))
+
+    def _next_one(self) -> int:
+        """The busy one that comes to it first (`server.workers.roster.Roster.take_ahead`)."""
+        free = (worker for worker, held in enumerate(self._held) if len(held) < self._server.in_flight)
+        return min(free, key=lambda worker: (len(self._held[worker]), self._held[worker][-1]))
 
     def finish(self, now: float) -> None:
         while self._running and self._running[0][0] <= now:
-            self._idle[heappop(self._running)[1]] += 1
-            self.idle += 1
+            held = self._held[heappop(self._running)[1]]
+            held.popleft()
+            self.idle += not held
+
+
+class Polled:
+    """The batches that leave now, each with its end: what idle workers take, then what busy ones take ahead.
+
+    `wake_at`: when the queue wants to be asked again, once all have been looked at; inf = when something happens.
+    """
+
+    def __init__(self, queue: Queue, workers: Workers, now: float) -> None:
+        self._queue, self._workers, self._now = queue, workers, now
+        self.wake_at = inf
+
+    def __iter__(self) -> Iterator[tuple[Batch, float]]:
+        while True:
+            step = self._queue.poll(self._now, self._workers.idle, self._workers.ahead())
+            self.wake_at = inf if step.wake_at is None else step.wake_at
+            for batch in step.batches:
+                yield batch, self._workers.run(batch.rows, self._now)
+            if not step.batches or not self._workers.ahead():
+                return
 
 
 def simulate(queue: Queue, arrivals: Sequence[float], server: SimulatedServer) -> Result:
@@ -118,14 +163,12 @@ def simulate(queue: Queue, arrivals: Sequence[float], server: SimulatedServer) -
         while times[sent] <= now:
             queue.submit(Item(sent, 1, None, now))
             sent += 1
-        step = queue.poll(now, workers.idle)
-        for batch in step.batches:
-            end = workers.run(batch.rows, now)
+        for batch, end in (step := Polled(queue, workers, now)):
             for item in batch.items:
                 latencies[item.payload] = end - item.arrived
             reasons[batch.reason] += 1
             sizes[batch.rows] = sizes.get(batch.rows, 0) + 1
-        wake_at = inf if step.wake_at is None else step.wake_at
+        wake_at = step.wake_at
     span = workers.last - arrivals[0]
     return Result(latencies, sum(sizes.values()), workers.work / (server.device_count * span), reasons, sizes)
 
@@ -136,7 +179,7 @@ def theory(rate: float, server: SimulatedServer) -> float | None:
     Inoue, "Queueing analysis of GPU-based inference servers with dynamic batching" (arXiv 1912.06322). None where the load
     is above what such a server can take, or there are several workers.
     """
-    a, t0, rho = server.a, server.t0 + server.host, rate * server.a
+    a, t0, rho = server.a, server.t0 + server.host + server.gap, rate * server.a
     if server.workers != 1 or rho >= 1:
         return None
     first = (a + t0) / (2 * (1 - rho)) * (1 + 2 * rate * t0 + (1 - rate * t0) / (1 + rho))
@@ -192,6 +235,8 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
     add("--t0-ms", type=_positive, default=3.0, help="a batch takes its device t0 + a * rows: t0")
     add("--a-ms", type=_positive, default=0.2, help="a batch takes its device t0 + a * rows: a")
     add("--host-ms", type=_not_negative, default=0.0, help="time of the worker alone before that, for each batch")
+    add("--gap-ms", type=_not_negative, default=0.0, help="time until a batch that left has reached its worker")
+    add("--in-flight", type=_count, default=1, help="batches that a worker may hold (max_in_flight)")
     add("--workers", type=_count, default=1)
     add("--devices", type=_count, help="GPUs that the workers share, in turn (one for each worker)")
     add("--seed", type=int, default=1)
@@ -201,8 +246,9 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
 def server_of(made: argparse.ArgumentParser, args: argparse.Namespace) -> SimulatedServer:
     """The server that the options describe; ends the program where they do not fit together."""
     server = SimulatedServer(
-        args.max_batch, args.t0_ms / 1000, args.a_ms / 1000, args.workers, args.devices or 0, args.host_ms / 1000
-    )
+        args.max_batch, args.t0_ms / 1000, args.a_ms / 1000, args.workers, args.devices or 0, args.host_ms / 1000,
+        args.gap_ms / 1000, args.in_flight,
+    )  # fmt: skip
     try:
         if server.devices > server.workers:
             raise ValueError(f"{server.devices} devices need as many workers at least, got {server.workers}")
@@ -228,8 +274,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def describe(server: SimulatedServer) -> str:
     """The server in words."""
     host = f"{server.host * 1000:g} ms + " if server.host else ""
-    batch = f"a batch of at most {server.max_rows} takes {host}{server.t0 * 1000:g} ms + {server.a * 1000:g} ms per row"
-    return f"{server.workers} worker(s) on {server.device_count} device(s), {batch}"
+    gap = f", {server.gap * 1000:g} ms after it left" if server.gap else ""
+    ahead = f", {server.in_flight} in flight" if server.in_flight > 1 else ""
+    batch = f"a batch of at most {server.max_rows} takes {host}{server.t0 * 1000:g} ms + {server.a * 1000:g} ms per row{gap}"
+    return f"{server.workers} worker(s) on {server.device_count} device(s){ahead}, {batch}"
 
 
 if __name__ == "__main__":
