@@ -174,7 +174,7 @@ class InferenceRequest:
         return asyncio.get_running_loop().run_in_executor(None, self.exec, decoupled)
 
     def _responses(self, ends: bool) -> Iterator[InferenceResponse]:
-        """The responses as they come; with `ends` also one without tensors, where the model sent the final flag alone (Triton)."""
+        """The responses as they come; with `ends` also an empty one, where the model sent the final flag alone (Triton)."""
         version = "" if self._version < 0 else str(self._version)
         timeout = min(self._timeout / 1e6, threading.TIMEOUT_MAX) if self._timeout else None
         try:

@@ -16,7 +16,7 @@ _UNSUPPORTED = ("BYTES", "BF16", "BOOL")
 def classify(tensor: Tensor, k: int, labels: Sequence[str], batches: bool) -> Tensor:
     """The `k` highest elements of each batch row as BYTES of shape [rows, min(k, n)], or [min(k, n)] without a batch axis.
 
-    Elements are "value:index", or "value:index:label" where there is one, highest first; a float is printed as %f, an integer as one (Triton).
+    Elements are "value:index", or "value:index:label" where there is one, highest first; floats are printed as %f (Triton).
     Raises InvalidRequest for datatypes without an order.
     """
     if tensor.datatype in _UNSUPPORTED:
