@@ -63,7 +63,7 @@ class TritonPythonModel:
         seen = {
             "args": self.args, "id": request.request_id(), "corr": request.correlation_id(), "flags": request.flags(),
             "timeout": request.timeout(), "parameters": json.loads(request.parameters()),
-            "names": request.requested_output_names(), "cancelled": request.is_cancelled(),
+            "names": sorted(request.requested_output_names()), "cancelled": request.is_cancelled(),
             "trace": request.trace().get_context(), "inputs": [t.name() for t in request.inputs()],
             "missing": pb_utils.get_input_tensor_by_name(request, "NOPE"), "helper": helpers.NAME,
             "neighbour": neighbour.NAME, "module": type(self).__module__, "dir": DIRECTORY_AT_IMPORT,
@@ -282,7 +282,9 @@ class TritonPythonModel:
             responses = list(stream)
             if responses and responses[-1].has_error():
                 return pb_utils.InferenceResponse(error=responses[-1].error())
-            lengths.append(len(responses))
+            assert not responses[-1].output_tensors(), "the final flag came alone"
+            assert list(stream) == responses, "a second round gives the same"
+            lengths.append(len(responses) - 1)
         peeked = asked[0].exec(decoupled=True)
         next(peeked)
         peeked.cancel()

@@ -84,7 +84,7 @@ class InferenceRequest:
     ) -> None:
         self._id, self._correlation_id = text(request_id, "request_id"), _correlation(correlation_id)
         self._inputs = elements(inputs, "inputs", tensor)
-        self._outputs = elements(requested_output_names, "requested_output_names", text)
+        self._outputs = set(elements(requested_output_names, "requested_output_names", text))
         self._model, self._version = text(model_name, "model_name"), integer(model_version, "model_version", INT64)
         self._flags, self._timeout = integer(flags, "flags", UINT32), integer(timeout, "timeout", UINT64)
         if not isinstance(preferred_memory, PreferredMemory | None):
@@ -102,7 +102,7 @@ class InferenceRequest:
         """A client's request as the model sees it; `outputs` are those wanted, all of them where the client named none."""
         made = cls.__new__(cls)  # what the server sends needs none of `__init__`'s checks
         made._id, made._correlation_id, made._flags, made._timeout, made._parameters = source.id, 0, 0, 0, {}
-        made._inputs, made._outputs = [Tensor.from_wire(each) for each in source.tensors], list(outputs)
+        made._inputs, made._outputs = [Tensor.from_wire(each) for each in source.tensors], set(outputs)
         made._model, made._version, made._trace = "", -1, InferenceTrace()
         made._handle, made._source = handle, source
         if hidden := source.parameters:
@@ -121,7 +121,8 @@ class InferenceRequest:
     def inputs(self) -> list[Tensor]:
         return self._inputs
 
-    def requested_output_names(self) -> list[str]:
+    def requested_output_names(self) -> set[str]:
+        """The outputs that are wanted, without an order (a set since Triton's pb_stub.cc has one)."""
         return self._outputs
 
     def flags(self) -> int:
@@ -135,7 +136,7 @@ class InferenceRequest:
 
     def parameters(self) -> str:
         """The client's own parameters as a JSON object."""
-        return json.dumps(self._parameters, separators=(",", ":"))
+        return json.dumps(self._parameters, separators=(",", ":"), ensure_ascii=False)
 
     def trace(self) -> InferenceTrace:
         return self._trace
@@ -157,7 +158,7 @@ class InferenceRequest:
 
     def exec(self, decoupled: bool = False) -> Any:
         """Runs the named model: one InferenceResponse, or an iterator of them with `decoupled=True`. Errors are in it."""
-        responses = ResponseIterator(self._responses())
+        responses = ResponseIterator(self._responses(ends=decoupled))
         if decoupled:
             return responses
         found = list(itertools.islice(responses, 2))
@@ -172,7 +173,8 @@ class InferenceRequest:
         """Like `exec`, for `async def execute`: a future, which is under way at once and with others (pb_stub.cc)."""
         return asyncio.get_running_loop().run_in_executor(None, self.exec, decoupled)
 
-    def _responses(self) -> Iterator[InferenceResponse]:
+    def _responses(self, ends: bool) -> Iterator[InferenceResponse]:
+        """The responses as they come; with `ends` also an empty one, where the model sent the final flag alone (Triton)."""
         version = "" if self._version < 0 else str(self._version)
         timeout = min(self._timeout / 1e6, threading.TIMEOUT_MAX) if self._timeout else None
         try:
@@ -181,28 +183,41 @@ class InferenceRequest:
             raise
         except Exception as error:  # noqa: BLE001 - whatever cannot be sent becomes the response's error
             return iter([InferenceResponse(error=TritonError(str(error)))])
-        return (_from_plain(response) for response in responses if not response.only_ends)
+        return (_from_plain(response) for response in responses if ends or not response.only_ends)
 
     def _to_other(self) -> plain.Request:
         parameters: dict[str, plain.Parameter] = dict(self._parameters)
-        if self._correlation_id:
-            parameters["triton_sequence_id"] = self._correlation_id
-            parameters["triton_flags"] = self._flags
+        hidden = {"sequence_id": self._correlation_id, "flags": self._flags, "timeout": self._timeout}
+        parameters |= {RESERVED + name: value for name, value in hidden.items() if value}
         tensors = [each.to_wire() for each in self._inputs]
         return plain.Request(self._id, tensors, parameters=parameters, outputs=tuple(self._outputs))
 
 
 class ResponseIterator:
-    """The responses of another model, as they come; `cancel` wants no more of them."""
+    """The responses of another model, as they come; `cancel` wants no more of them.
+
+    Iterated once more after the last one, it gives them all again (pb_response_iterator.cc).
+    """
 
     def __init__(self, responses: Iterator[InferenceResponse]) -> None:
         self._responses = responses
+        self._given: list[InferenceResponse] = []
+        self._again: Iterator[InferenceResponse] | None = None
 
     def __iter__(self) -> ResponseIterator:
+        if self._again is not None:
+            self._again = iter(self._given)
         return self
 
     def __next__(self) -> InferenceResponse:
-        return next(self._responses)
+        if self._again is not None:
+            return next(self._again)
+        try:
+            self._given.append(next(self._responses))
+        except StopIteration:
+            self._again = iter(())
+            raise
+        return self._given[-1]
 
     def cancel(self) -> None:
         close = getattr(self._responses, "close", None)

@@ -61,9 +61,7 @@ def tensor(value: Any, what: str) -> Tensor:
 
 
 def get_output_tensor_by_name(inference_response: InferenceResponse, name: str) -> Tensor | None:
-    """The output of this name, or None. Raises where the response is an error."""
-    if inference_response.has_error():
-        raise TritonModelException("Tensor not found in the response: the response is an error")
+    """The output of this name, or None; a response that is an error has none."""
     return next((each for each in inference_response.output_tensors() if each.name() == name), None)
 
 

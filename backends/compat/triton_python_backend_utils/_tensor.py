@@ -147,12 +147,13 @@ def _strings(array: Array) -> list[bytes | str]:
 #: Triton's names of datatypes in config.pbtxt -> numpy types.
 TRITON_STRING_TO_NUMPY: dict[str, Any] = {
     **{f"TYPE_{name}": dtype.type for name, dtype in wire.NUMPY_DTYPES.items() if name != "BF16"},
+    "TYPE_BOOL": bool,
     "TYPE_STRING": np.object_,
 }
 
 
 def triton_string_to_numpy(triton_type_string: str) -> Any:
-    """The numpy type of a config.pbtxt datatype: `TYPE_FP32` -> np.float32, `TYPE_STRING` -> np.object_."""
+    """The numpy type of a config.pbtxt datatype: `TYPE_FP32` -> np.float32, `TYPE_BOOL` -> bool."""
     found = TRITON_STRING_TO_NUMPY.get(triton_type_string)
     if found is None:
         raise TritonModelException(
@@ -171,7 +172,8 @@ def triton_to_numpy_type(data_type: int) -> Any:
     name = _NAMES.get(data_type)
     if name is None:
         raise TritonModelException(f"unknown datatype number {data_type}")
-    return triton_string_to_numpy(f"TYPE_{name.replace('BYTES', 'STRING')}")
+    found = triton_string_to_numpy(f"TYPE_{name.replace('BYTES', 'STRING')}")
+    return np.bool_ if found is bool else found
 
 
 def serialize_byte_tensor(input_tensor: Array) -> bytes | tuple[()]:

@@ -16,7 +16,7 @@ _UNSUPPORTED = ("BYTES", "BF16", "BOOL")
 def classify(tensor: Tensor, k: int, labels: Sequence[str], batches: bool) -> Tensor:
     """The `k` highest elements of each batch row as BYTES of shape [rows, min(k, n)], or [min(k, n)] without a batch axis.
 
-    Elements are "value:index", or "value:index:label" where there is one, highest first; the value is printed as %f (Triton).
+    Elements are "value:index", or "value:index:label" where there is one, highest first; floats are printed as %f (Triton).
     Raises InvalidRequest for datatypes without an order.
     """
     if tensor.datatype in _UNSUPPORTED:
@@ -34,4 +34,5 @@ def classify(tensor: Tensor, k: int, labels: Sequence[str], batches: bool) -> Te
 
 def _text(value: np.generic, index: int, labels: Sequence[str]) -> str:
     label = labels[index] if index < len(labels) else ""
-    return f"{float(value):f}:{index}" + (f":{label}" if label else "")
+    number = f"{float(value):f}" if value.dtype.kind == "f" else str(value)
+    return f"{number}:{index}" + (f":{label}" if label else "")

@@ -16,6 +16,8 @@ from ....core.errors import InvalidRequest
 Document = Mapping[str, Any]
 
 _MALFORMED = "failed to parse the request JSON buffer: "
+#: What some editors and shells of Windows write before UTF-8; RapidJSON passes over it.
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 #: Largest integers that a 64-bit field of a request may hold.
 MAX_INT64, MAX_UINT64 = 2**63 - 1, 2**64 - 1
 _KINDS = {str: "string", bool: "boolean", dict: "object", list: "array", int: "signed-integer", float: "double"}
@@ -23,6 +25,8 @@ _KINDS = {str: "string", bool: "boolean", dict: "object", list: "array", int: "s
 
 def parse(raw: bytes | memoryview) -> Document:
     """The JSON object in `raw`; raises InvalidRequest for anything else, however deep or broken."""
+    if raw[:3] == _BYTE_ORDER_MARK:
+        raw = raw[3:]
     if not raw:
         raise InvalidRequest(_MALFORMED + "The document is empty. at 0")
     try:

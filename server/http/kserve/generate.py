@@ -23,7 +23,7 @@ from .headers import ForwardedHeaders
 from .parameters import custom, own
 from .parameters import read as read_parameters
 from .resource import Resource, answers_errors, read_body, refuse_coding, responses, sent_headers, set_json, version_of
-from .tensors import from_json, to_json
+from .tensors import from_json, scalar_to_json, to_json
 
 if TYPE_CHECKING:
     from ...serving.dataplane import DataPlane
@@ -236,10 +236,5 @@ def render(config: ModelConfig, request: Request, response: Response) -> dict[st
     if request.id:
         document["id"] = request.id
     for tensor in response.tensors:
-        data = to_json(tensor)
-        document[tensor.name] = data[0] if isinstance(data, list) and len(data) == 1 else _scalar(data, tensor)
+        document[tensor.name] = scalar_to_json(tensor) if prod(tensor.shape) == 1 else to_json(tensor)
     return dict(sorted(document.items()))
-
-
-def _scalar(data: Any, tensor: Tensor) -> Any:
-    return data.item() if hasattr(data, "item") and prod(tensor.shape) == 1 else data

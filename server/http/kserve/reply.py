@@ -43,20 +43,20 @@ def render(config: ModelConfig, version: str, asked: InferRequest, response: Res
         if not asked.wanted or tensor.name in asked.wanted
     ]
     header = dump(document)
-    if any("parameters" in output for output in document["outputs"]):
+    if any(memoryview(data).nbytes for data in binary):  # as in Triton: tensors without a byte make no binary reply
         return InferReply(b"".join((header, *binary)), len(header))
     return InferReply(header)
 
 
 def _output(config: ModelConfig, asked: InferRequest, tensor: Tensor, binary: list[Buffer]) -> dict[str, Any]:
-    wanted = asked.wanted.get(tensor.name) or WantedOutput(tensor.name)
+    wanted = asked.wanted.get(tensor.name) or WantedOutput(tensor.name, asked.parameters.binary_output)
     if wanted.classes:
         spec = config.output(tensor.name)
         tensor = classify(tensor, wanted.classes, spec.labels if spec else (), config.batches)
     document: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
     if wanted.place is not None:
         wanted.place.write(tensor.name, tensor.data)
-    elif asked.parameters.binary_output if wanted.binary is None else wanted.binary:
+    elif wanted.binary:
         document["parameters"] = {"binary_data_size": tensor.nbytes}
         binary.append(tensor.data)
     else:

@@ -28,10 +28,10 @@ _SOURCES = (
 
 @dataclass(frozen=True, slots=True)
 class WantedOutput:
-    """How one requested output shall be sent. `binary` None = as the request says for all."""
+    """How one requested output shall be sent. `binary_data_output` of the request counts for none that is named (Triton)."""
 
     name: str
-    binary: bool | None = None
+    binary: bool = False
     classes: int = 0
     place: Place | None = None
 
@@ -102,7 +102,7 @@ class Reader:
             raise InvalidRequest(f"invalid datatype for input {name}")
         if "parameters" not in entry and "data" in entry:
             return from_json(name, datatype, shape, entry["data"])
-        parameters = optional(entry, "parameters", dict, {})
+        parameters = _parameters(entry)
         self._check_source(entry, parameters)
         if "data" in entry:
             return from_json(name, datatype, shape, entry["data"])
@@ -141,9 +141,9 @@ class Reader:
 
     def _output(self, entry: Document) -> WantedOutput:
         name = member(entry, "name", str)
-        parameters = optional(entry, "parameters", dict, {})
+        parameters = _parameters(entry)
         classes = unsigned(parameters.get("classification", 0), "classification")
-        binary = optional(parameters, "binary_data", bool, None)
+        binary = optional(parameters, "binary_data", bool, False)
         if "shared_memory_region" not in parameters:
             return WantedOutput(name, binary, classes)
         for key in ("classification", "binary_data"):
@@ -159,6 +159,12 @@ def _objects(document: Document, name: str) -> Sequence[Document]:
         if type(entry) is not dict:
             raise InvalidRequest(f"Unable to parse '{name}': attempt to access JSON non-object as object")
     found: Sequence[Document] = entries
+    return found
+
+
+def _parameters(entry: Document) -> Document:
+    """A tensor's parameters; null is none, which is what clients write that have a field for them (Triton)."""
+    found: Document = {} if entry.get("parameters") is None else checked(entry["parameters"], "parameters", dict)
     return found
 
 

@@ -145,6 +145,18 @@ def _strings(tensor: Tensor) -> list[str]:
         raise ModelFailed(f"output '{tensor.name}' is no valid BYTES tensor: {error}", "BAD_OUTPUT") from None
 
 
+def scalar_to_json(tensor: Tensor) -> Any:
+    """The same of a tensor with one element, without the list around it."""
+    data = to_json(tensor)
+    if isinstance(data, orjson.Fragment):
+        return orjson.Fragment(_literal(float(tensor.numpy().reshape(-1)[0])))
+    return data[0] if isinstance(data, list) else data.item()
+
+
 def _literals(doubles: npt.NDArray[np.float64]) -> orjson.Fragment:
-    words = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
-    return orjson.Fragment("[" + ",".join(words.get(text := repr(x), text) for x in doubles.tolist()) + "]")
+    return orjson.Fragment("[" + ",".join(map(_literal, doubles.tolist())) + "]")
+
+
+def _literal(value: float) -> str:
+    text = repr(value)
+    return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}.get(text, text)

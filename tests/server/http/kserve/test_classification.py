@@ -37,8 +37,14 @@ def test_equal_values_keep_their_order_and_nan_comes_last() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint64, np.int64, np.float16, np.float64])
-def test_every_ordered_datatype_is_taken(dtype: Any) -> None:
-    assert classes(np.array([[0, 7, 3]], dtype), 1)[1] == ["7.000000:1"]
+def test_every_ordered_datatype_is_taken_and_integers_have_no_fraction(dtype: Any) -> None:
+    seven = "7.000000" if np.dtype(dtype).kind == "f" else "7"
+    assert classes(np.array([[0, 7, 3]], dtype), 1)[1] == [f"{seven}:1"]
+
+
+def test_large_integers_keep_every_digit() -> None:
+    assert classes(np.array([[2**64 - 1, 1]], np.uint64), 1)[1] == [f"{2**64 - 1}:0"]
+    assert classes(np.array([[-(2**63), -1]], np.int64), 2)[1] == ["-1:1", f"-{2**63}:0"]
 
 
 @pytest.mark.parametrize("tensor", [Tensor("Y", "BYTES", (1, 1), b"\0\0\0\0"), Tensor("Y", "BF16", (1, 1), b"\0\0")])

@@ -7,10 +7,15 @@ import json
 from typing import Any
 
 import falcon.testing
+import numpy as np
 import pytest
 
 from jitney.core.errors import Cancelled
 from jitney.core.model_config import ModelConfig, TensorSpec
+from jitney.core.request import Request, Response
+from jitney.core.tensor import Tensor
+from jitney.server.http.kserve.documents import dump
+from jitney.server.http.kserve.generate import render
 from jitney.tests.fakes.dataplane import FakeDataPlane
 
 Client = falcon.testing.TestClient
@@ -27,6 +32,13 @@ def test_keys_named_like_inputs_are_tensors_and_others_parameters(client: Client
     assert reply.text == (
         '{"id":"7","model_name":"textgen","model_version":"1","text_output":"hello|id=7,stream=False,temperature=0.5"}'
     )
+
+
+def test_a_single_value_that_json_lacks_is_a_scalar_too() -> None:
+    odd = {"inf": -np.inf, "nan": np.nan, "plain": 0.5}
+    tensors = [Tensor.from_numpy(name, np.array([value], np.float32)) for name, value in odd.items()]
+    made = render(ModelConfig(name="m", version="1", backend="python"), Request(), Response(tensors))
+    assert dump(made) == b'{"inf":-Infinity,"model_name":"m","model_version":"1","nan":NaN,"plain":0.5}'
 
 
 @pytest.mark.parametrize("value", ["a", ["a"], [["a"]]])

@@ -126,6 +126,30 @@ def test_one_output_may_differ_from_what_the_request_says_for_all(client: Client
     assert "data" in post(client, "identity", body).json["outputs"][0]
 
 
+def test_a_named_output_is_json_whatever_the_request_says_for_all(client: Client) -> None:
+    body = {"inputs": [ONE], "parameters": {"binary_data_output": True}, "outputs": [{"name": "OUTPUT0"}]}
+    reply = post(client, "identity", body)
+    assert "data" in reply.json["outputs"][0]
+    assert "inference-header-content-length" not in reply.headers
+
+
+def test_binary_outputs_without_a_byte_make_a_reply_of_json_alone(client: Client) -> None:
+    body, headers = binary((entry("IN_FP32", [0], "FP32"), b""), parameters={"binary_data_output": True})
+    reply = post(client, "all_types", body, headers)
+    assert reply.json["outputs"] == [entry("OUT_FP32", [0], "FP32", parameters={"binary_data_size": 0})]
+    assert reply.headers["content-type"] == "application/json"
+    assert "inference-header-content-length" not in reply.headers
+
+
+def test_parameters_of_a_tensor_may_be_null(client: Client) -> None:
+    body = {"inputs": [{**ONE, "parameters": None}], "outputs": [{"name": "OUTPUT0", "parameters": None}]}
+    assert "data" in post(client, "identity", body).json["outputs"][0]
+
+
+def test_a_byte_order_mark_is_passed_over(client: Client) -> None:
+    assert "data" in post(client, "identity", b"\xef\xbb\xbf" + json.dumps({"inputs": [ONE]}).encode()).json["outputs"][0]
+
+
 def test_not_a_number_and_infinities_go_both_ways(client: Client) -> None:
     reply = post(
         client,
