@@ -66,7 +66,10 @@ def _plain_body(element: Any) -> bytes | None:
     if isinstance(element, bytes | bytearray):
         return bytes(element)
     if isinstance(element, str):
-        return element.encode("utf-8")
+        try:
+            return element.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UnsupportedOutput(f"{BAD_ELEMENT} {type(element).__name__}: {error}") from None
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(element, torch.Tensor):
         return None
@@ -80,7 +83,8 @@ def response_of(element: Any, processor: Any, final: bool, streamed: bool) -> Re
     if isinstance(element, Exception):
         return Response(error=failure_of(element))
     try:
-        body, status = body_of(element), int(processor.get_response_status_code())
+        body, status = body_of(element), processor.get_response_status_code()
+        status = 200 if status is None else int(status)
     except UnsupportedOutput as error:
         return Response(error=Failure(BAD_ELEMENT, "BAD_OUTPUT", detail=str(error)))
     except (TypeError, ValueError) as error:

@@ -47,11 +47,11 @@ _ENCODERS = _encoders()
 
 
 def read(data: Buffer) -> Any:
-    """`json.loads`; ValueError or RecursionError where it raises that."""
+    """`json.loads` of UTF-8 text; ValueError or RecursionError where it raises that."""
     try:
         return _DECODER.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        return json.loads(bytes(data))
+        return json.loads(bytes(data).decode("utf-8"))
 
 
 def pretty(element: Any) -> bytes:

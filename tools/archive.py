@@ -163,16 +163,17 @@ def _files(config: ModelArchiverConfig, target: Path) -> dict[str, Path]:
 
 
 def handler_file(handler: str) -> str | None:
-    """The file that a handler of the form `file.py[:entry]` names, None for a built-in one. ArchiverError for others."""
-    path, _, entry = handler.partition(":")
-    if path.endswith(".py"):
-        if entry and not entry.isidentifier():
-            raise ArchiverError(f"--handler is {handler!r}, expected FILE.py or FILE.py:FUNCTION")
-        return path
-    if handler.removesuffix(".py") in BUILT_IN_HANDLERS:
+    """The file that a handler of the form `file[.py][:entry]` names, None for a built-in one. ArchiverError for others."""
+    named, _, entry = handler.partition(":")
+    path = named if named.endswith(".py") else f"{named}.py"
+    if handler in BUILT_IN_HANDLERS:
         return None
-    built_in = ", ".join(BUILT_IN_HANDLERS)
-    raise ArchiverError(f"--handler is {handler!r}, expected a file FILE.py[:FUNCTION] or one of {built_in}")
+    if path != named and not Path(path).is_file():
+        built_in = ", ".join(BUILT_IN_HANDLERS)
+        raise ArchiverError(f"--handler is {handler!r}, expected a file FILE.py[:FUNCTION] or one of {built_in}")
+    if entry and not entry.isidentifier():
+        raise ArchiverError(f"--handler is {handler!r}, expected FILE.py or FILE.py:FUNCTION")
+    return path
 
 
 def _existing(flag: str, path: Path) -> Path:

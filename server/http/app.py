@@ -167,6 +167,8 @@ def build(ports: Collection[Port], services: Services, admission: Admission, sha
         add_openapi(routes, ports, settings, made.root)
     if "inference" not in ports:
         return app, None
+    if settings.ts_open_inference_protocol:
+        routes.add(r"/v2(?:/.*)?", torchserve.not_found)
     add_inference(routes, made.torchserve(), dataplane)
     if settings.ts_open_inference_protocol:
         add_open_inference(app, dataplane)

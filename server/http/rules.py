@@ -46,14 +46,17 @@ def decoded(path: str) -> str:
     return unquote_to_bytes(kept).decode("latin-1")
 
 
-def refuse_bad_escapes(uri: str) -> None:
-    """Raises BadEscape for a percent sign that begins no escape, in the words of TorchServe's network library."""
-    found = _BAD_ESCAPE.search(uri)
+def refuse_bad_escapes(uri: str, *, query: bool = True) -> None:
+    """Raises BadEscape for a percent sign that begins no escape, in the words of TorchServe's network library.
+
+    `query`: also for one behind the question mark.
+    """
+    path = uri.partition("?")[0]
+    found = _BAD_ESCAPE.search(uri if query else path)
     if found is None:
         return
-    at, (path, _, query) = found.start(), uri.partition("?")
-    text = path if at < len(path) else query
-    at -= 0 if at < len(path) else len(path) + 1
-    if at + 3 > len(text):
-        raise BadEscape(f"unterminated escape sequence at index {at} of: {text}")
-    raise BadEscape(f"invalid hex byte '{text[at + 1 : at + 3]}' at index {at + 1} of '{text}'")
+    at = found.start()
+    ends = "?" if at < len(path) else "&;=#"
+    if at + 3 > min((end for each in ends if (end := uri.find(each, at)) >= 0), default=len(uri)):
+        raise BadEscape(f"unterminated escape sequence at index {at} of: {uri}")
+    raise BadEscape(f"invalid hex byte '{uri[at + 1 : at + 3]}' at index {at + 1} of '{uri}'")

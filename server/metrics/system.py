@@ -58,4 +58,7 @@ def _values() -> Iterator[tuple[str, float]]:
     yield "MemoryUtilization", memory.percent
     yield "DiskUsage", disk.used / GIGABYTE
     yield "DiskAvailable", disk.free / GIGABYTE
-    yield "DiskUtilization", round(100.0 * disk.used / disk.total, 1)
+    yield (
+        "DiskUtilization",
+        round(100.0 * disk.used / (disk.used + disk.free), 1),
+    )  # of what is no reserve of root's (psutil)

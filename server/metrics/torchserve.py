@@ -268,7 +268,7 @@ class TorchServeMetrics:
             return
         own = {name: text for name, text in labels.items() if name.lower() != "hostname" or text != self.hostname}
         shown = ",".join(f"{name}:{text}" for name, text in own.items())
-        ids = f"requestID:{request_ids}," if request_ids else ""
+        ids = f"requestID:{request_ids or 'null'}," if declaration.of_model else ""
         tail = f"#hostname:{self.hostname},{ids}timestamp:{int(time.time())}"
         log.info("%s.%s:%s|#%s|%s", declaration.name, declaration.unit, float(value), shown, tail)
 

@@ -35,8 +35,14 @@ def fields_of(record: logging.LogRecord) -> Mapping[str, Any]:
     return found
 
 
-class TextFormatter(logging.Formatter):
-    """Python's own lines, with the ids at the end of the message. `iso`: times as ISO 8601 in UTC."""
+class PlainFormatter(logging.Formatter):
+    """Python's own lines, with the local time as log4j2 writes it for TorchServe: `2026-11-28T14:33:53,238`."""
+
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+
+
+class TextFormatter(PlainFormatter):
+    """The same with the ids at the end of the message. `iso`: times as ISO 8601 in UTC."""
 
     def __init__(self, text: str, *, iso: bool = False) -> None:
         super().__init__(text)

@@ -30,7 +30,7 @@ import yaml
 
 from ...core.errors import InvalidConfig
 from . import lost_lines, progress
-from .log_format import JsonFormatter, TextFormatter
+from .log_format import JsonFormatter, PlainFormatter, TextFormatter
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class LogOptions:
 
     def access_formatter(self, text: str) -> logging.Formatter:
         """Of access lines and metrics, which have a form of their own."""
-        return JsonFormatter() if self.format == "json" else logging.Formatter(text)
+        return JsonFormatter() if self.format == "json" else PlainFormatter(text)
 
 
 def configure(folder: Path | None, metrics_folder: Path | None = None, options: LogOptions | None = None) -> None:

@@ -17,7 +17,6 @@ from ...core.call import Call, Target
 from ...core.errors import (
     Draining,
     JitneyError,
-    ModelFailed,
     ModelNotReady,
     VersionNotFound,
     WorkerTimeout,
@@ -259,6 +258,6 @@ def _describe(deployment: Deployment, *, default: bool) -> Description:
 def _object(response: Response) -> Any:
     try:
         found = orjson.loads(response.body or b"{}")
-    except orjson.JSONDecodeError as error:
-        raise ModelFailed(f"the handler's description is not JSON: {error}", "BAD_OUTPUT") from None
+    except orjson.JSONDecodeError:  # a text, a picture (TorchServe shows {} too)
+        return {}
     return found if isinstance(found, dict) else {}

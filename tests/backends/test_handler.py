@@ -255,6 +255,20 @@ class Mixed:
 """
 
 
+ODD = """
+class Odd:
+    def handle(self, data, context):
+        context.set_response_status(None)
+        return ["\\ud800" if row["body"] == "half" else "whole" for row in data]
+"""
+
+
+def test_a_text_that_is_no_unicode_is_no_answer_and_no_status_is_200(handler: Callable[..., Any]) -> None:
+    outcome = handler(ODD, [body(text, "text/plain") for text in ("half", "whole")])
+    assert outcome.bodies() == ["Unsupported model output data type.", b"whole"]
+    assert "surrogates" in outcome.batches[0][0]["error"]["detail"] and outcome.batches[0][1]["status"] == 200
+
+
 def test_exceptions_as_elements_fail_their_request_only(handler: Callable[..., Any]) -> None:
     outcome = handler(MIXED, [body(text, "text/plain") for text in ("fine", "teapot", "error", "object")])
     assert outcome.bodies() == [1, "short and stout", "Prediction failed", "Unsupported model output data type."]

@@ -50,17 +50,22 @@ def same_text(element: Any) -> None:
     assert outcome(handler_json.pretty, element) == outcome(expected_text, element)
 
 
+def standard(data: bytes) -> Any:
+    """As TorchServe reads it: UTF-8 alone, without a byte order mark."""
+    return json.loads(data.decode("utf-8"))
+
+
 class TestRead:
     @settings(max_examples=500, deadline=None)
     @given(_DOCUMENTS, st.sampled_from([None, 2]), st.booleans())
     def test_any_document(self, document: Any, indent: int | None, ascii_only: bool) -> None:
         text = json.dumps(document, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
-        assert outcome(handler_json.read, memoryview(text)) == outcome(json.loads, text)
+        assert outcome(handler_json.read, memoryview(text)) == outcome(standard, text)
 
     @settings(max_examples=500, deadline=None)
     @given(st.binary() | st.lists(st.sampled_from([*b'[]{}:,"\\ud80019-+.eE \n\tNaN\x00\xff\xed\xa0\x80'])).map(bytes))
     def test_any_bytes(self, data: bytes) -> None:
-        assert outcome(handler_json.read, bytearray(data)) == outcome(json.loads, data)
+        assert outcome(handler_json.read, bytearray(data)) == outcome(standard, data)
 
     @settings(max_examples=300, deadline=None)
     @given(st.from_regex(rb"\A-?[0-9]{1,25}(\.[0-9]{1,25})?([eE][-+]?[0-9]{1,3})?\Z"))
@@ -79,7 +84,12 @@ class TestRead:
         ],
     )
     def test_where_parsers_differ(self, data: bytes) -> None:
-        assert outcome(handler_json.read, data) == outcome(json.loads, data)
+        assert outcome(handler_json.read, data) == outcome(standard, data)
+
+    def test_other_encodings_are_refused(self) -> None:
+        for code in ("utf-8-sig", "utf-16", "utf-16-le", "utf-32-be"):
+            with pytest.raises(ValueError):
+                handler_json.read('{"a": 1}'.encode(code))
 
     def test_too_deep_a_document_is_refused(self) -> None:
         with pytest.raises(RecursionError):

@@ -77,6 +77,8 @@ def test_models_that_fail_do_not_keep_the_others_from_starting(tmp_path: Path) -
         assert re.search(r"^nosuch\.mar: FAILED: .*nosuch\.mar", printed, re.M)
         assert re.search(r"^later 1\.0: FAILED: .*its file is not there yet", printed, re.M)
         assert site.predict("capitals", b"abc").body == b"ABC"
+        unknown = json.loads(site.ask("inference", "POST", "/v2/models/nosuch/infer", b"{}").body)
+        assert (unknown["code"], unknown["type"]) == (404, "ModelNotFoundException")  # as TorchServe says it
         assert site.log("ts_log.log").count("gRPC is not served, as --allow-grpc or allow_grpc says") == 1
 
         status, [described] = site.manage("GET", "/models/later")
@@ -285,7 +287,8 @@ def test_the_five_log_files(tmp_path: Path) -> None:
     assert 'KeyError: "the handler\'s own reason"' in model_log
     assert "talkative_handler.py" in model_log
     access = site.log("access_log.log")
-    assert re.search(r'"POST /predictions/talkative HTTP/1.1" 200 \d+', access)
+    time_of_log4j = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}"
+    assert re.search(time_of_log4j + r' - /127\.0\.0\.1:\d+ "POST /predictions/talkative HTTP/1.1" 200 \d+$', access, re.M)
     assert re.search(r'"POST /predictions/talkative HTTP/1.1" 503 \d+', access)
     assert "SIGTERM" in site.log("ts_log.log")
     figures, handlers_figures = ((tmp_path / "figures" / f"{kind}_metrics.log").read_text() for kind in ("ts", "model"))

@@ -37,6 +37,14 @@ NAMES = {
 }
 
 
+@pytest.mark.parametrize("handler", ["handler", "handler:entry", "handler.py", "handler.py:entry"])
+def test_a_handler_s_file_needs_no_suffix(sources: Path, handler: str) -> None:
+    path = generate_model_archive(ModelArchiverConfig("m", "1", f"src/{handler}"))
+    with zipfile.ZipFile(path) as archive:
+        assert "handler.py" in archive.namelist()
+        assert json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]["handler"] == handler
+
+
 @pytest.mark.parametrize(
     ("form", "name"), [("default", "net.mar"), ("zip-store", "net.mar"), ("tgz", "net.tar.gz"), ("no-archive", "net")]
 )
@@ -123,6 +131,8 @@ def test_an_archive_does_not_pack_itself(sources: Path) -> None:
         ({"handler": "nosuch_handler"}, "expected a file FILE.py"),
         ({"handler": "src/nosuch.py"}, "there is no file 'src/nosuch.py'"),
         ({"handler": "src/handler.py:not a name"}, "FILE.py:FUNCTION"),
+        ({"handler": "src/handler:not a name"}, "FILE.py:FUNCTION"),
+        ({"handler": "base_handler:handle"}, "expected a file FILE.py"),
         ({"serialized_file": "src/nosuch.pt"}, "--serialized-file: there is no file"),
         ({"model_file": "src"}, "--model-file: there is no file"),
         ({"extra_files": "src/*.nosuch"}, "--extra-files: there is no"),

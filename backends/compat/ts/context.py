@@ -119,8 +119,9 @@ class Context:
     def get_all_request_header(self, idx: int) -> dict[str, Any]:
         return self._request_processor[idx].get_request_properties()
 
-    def get_sequence_id(self, idx: int) -> str:
-        return self.get_request_header(idx, self.header_key_sequence_id) or ""
+    def get_sequence_id(self, idx: int) -> str | None:
+        found: str | None = self.get_request_header(idx, self.header_key_sequence_id)
+        return found
 
     @contextmanager
     def _only(self, idx: int) -> Iterator[None]:

@@ -35,7 +35,9 @@ def inferring(
 ) -> InferServices:
     """What this dialect's plans work with. `regions`: the shared memory that clients registered."""
     limit, forwarded = server_settings.max_request_size, ForwardedHeaders(server_settings.http_header_forward_pattern)
-    return InferServices(plane, recorder, admission, regions, limit, forwarded, server_settings.max_response_size)
+    largest = server_settings.max_response_size
+    archives = bool(server_settings.model_store) and not server_settings.model_repository
+    return InferServices(plane, recorder, admission, regions, limit, forwarded, largest, archives)
 
 
 def add_infer(app: App, services: InferServices) -> None:

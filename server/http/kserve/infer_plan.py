@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ....core.call import only
-from ....core.errors import JitneyError, PayloadTooLarge, QueueFull, Unavailable, Unsupported
+from ....core.errors import JitneyError, ModelNotFound, PayloadTooLarge, QueueFull, Unavailable, Unsupported
 from ....core.model_config import ModelConfig
 from ....core.request import Part
 from ..inline import MAX_OPAQUE, MAX_PARSED
@@ -47,8 +47,9 @@ class ServerFull(Unavailable):
 class InferServices:
     """What the plans of one listener work with.
 
-    limit    bytes of the largest body, compressed or not
-    regions  the system shared memory that clients registered
+    limit     bytes of the largest body, compressed or not
+    regions   the system shared memory that clients registered
+    archives  whether models come from archives only: then TorchServe's text tells that there is no such model
     """
 
     plane: InferencePlane
@@ -58,14 +59,15 @@ class InferServices:
     limit: int
     headers: ForwardedHeaders
     max_response: int
+    archives: bool = False
 
     def plan(self, model: str, version: str | None) -> RoutePlan:
         """The plan for a model by what it is now: tensors, or a handler that reads the body itself."""
         try:
             version = version_of(version)
             handler = self.plane.config(model, version).backend == "handler"
-        except JitneyError:
-            handler = False  # its plan raises the same
+        except JitneyError as error:  # the plan raises the same
+            handler = self.archives and isinstance(error, ModelNotFound)
         return HandlerPlan(self, model, version) if handler else InferPlan(self, model, version)
 
 

@@ -21,6 +21,8 @@ _V1_READY = re.compile(r"/v1/models/[^/:]+")
 _DESCRIBED = re.compile(r"/openapi\.json|/docs(?:/[a-z-]+\.(?:js|css))?")
 #: The status page and its files; what the page asks models.
 _PAGE, _TRY = re.compile(r"/status(?:/[a-z-]+\.(?:js|css|svg))?"), ("/status/try/predictions/", "/status/try/v2/")
+#: Paths whose queries TorchServe leaves alone, whatever is in them.
+_NO_QUERY = ("/predictions/", "/explanations/", "/ping")
 DENIED = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
 
 
@@ -62,10 +64,17 @@ def _is_management(path: str) -> bool:
 
 
 class Guard:
-    """What requests of one route must carry. `kind`: which key, None for none. `group`: the header, and its value, or None."""
+    """What requests of one route must carry.
 
-    def __init__(self, keys: Keys | None, kind: Kind | None, group: tuple[str, str] | None, escapes: bool) -> None:
-        self._keys, self._kind, self._group, self._escapes = keys, kind, group, escapes
+    kind     which key, None for none
+    group    the header, and its value, or None
+    escapes  whether escapes have to be right; `query`: also in the query
+    """
+
+    def __init__(
+        self, keys: Keys | None, kind: Kind | None, group: tuple[str, str] | None, escapes: bool, query: bool
+    ) -> None:
+        self._keys, self._kind, self._group, self._escapes, self._query = keys, kind, group, escapes, query
         self.lets_all_pass = kind is None and group is None  # but for what their escapes are
 
     def check(self, header: Callable[[str], str | None], target: str) -> None:
@@ -73,7 +82,7 @@ class Guard:
         if self._kind is not None and not (self._keys and self._keys.allows(self._kind, header("authorization"))):
             raise Unauthorized(DENIED)
         if self._escapes and "%" in target:
-            refuse_bad_escapes(target)
+            refuse_bad_escapes(target, query=self._query)
         if self._group is not None:
             name, value = self._group
             if not hmac.compare_digest((header(name.lower()) or "").encode(), value.encode()):
@@ -96,7 +105,8 @@ class Guards:
     def guard(self, method: str, path: str) -> Guard:
         """What requests for this percent-decoded path, as `normal_path` makes it, must carry."""
         group = self._restrictions.get(group_of(method, path) or "") if self._restrictions else None
-        return Guard(self._keys, self._kind(method, path), group, escapes=not is_kserve(path))
+        reads = not path.startswith(_NO_QUERY)
+        return Guard(self._keys, self._kind(method, path), group, escapes=not is_kserve(path), query=reads)
 
     def _kind(self, method: str, path: str) -> Kind | None:
         if self._keys is None or (self._open_to_probes and is_probe(method, path)):

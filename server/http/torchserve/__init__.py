@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 Port = Literal["inference", "management", "metrics"]
 
-__all__ = ["add_common", "add_kserve_v1", "add_management", "refuse"]
+__all__ = ["add_common", "add_kserve_v1", "add_management", "not_found", "refuse"]
 
 
 def add_kserve_v1(routes: Routes, dataplane: DataPlane) -> None:

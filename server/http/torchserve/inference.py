@@ -13,7 +13,7 @@ from ..plan import RoutePlan
 from . import openapi
 from .predict_plan import InvocationPlan, PredictPlan, PredictServices
 from .render import send_json, send_status
-from .routing import MODEL, VERSION, Exchange, Routes
+from .routing import MODEL, VERSION, Exchange, Routes, send_no_workflow
 
 if TYPE_CHECKING:
     from ...serving.dataplane import DataPlane
@@ -41,6 +41,7 @@ def add_inference(routes: Routes, inference: PredictServices, dataplane: DataPla
     routes.add_plan(r"/invocations", invoked, partial(_describe_invoked, inference.plane, invoked))
     routes.add_plan(rf"/v2/models/{MODEL}/explain", partial(_kserve, inference, "True"), describe)
     add_predictions(routes, inference)
+    routes.add(r"/(?i:wfpredict)/(?P<workflow>[^/]*).*", send_no_workflow)
     routes.add(r"/ping(?:/.*)?", partial(_ping, dataplane))
 
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ....core.errors import InvalidRequest, Unauthorized
+from ....core.errors import InvalidParameter, InvalidRequest, Unauthorized
 from . import openapi
 from .body import query
 from .describe import description
 from .errors import MethodNotAllowed, Target
 from .parameters import boolean, integer, registration
 from .render import send_json, send_status
-from .routing import MODEL, VERSION, Exchange, Routes
+from .routing import MODEL, VERSION, Exchange, Routes, send_no_workflow
 
 if TYPE_CHECKING:
     from ...lifecycle.control_plane import ControlPlane
@@ -62,7 +62,7 @@ class Management:
     tokens: Tokens | None
 
     def add_to(self, routes: Routes) -> None:
-        routes.add(r"/workflows(?:/(?P<workflow>.*))?", self.workflows)
+        routes.add(r"/workflows(?:/(?P<workflow>[^/]*).*)?", self.workflows)
         routes.add(rf"/v1/models/{MODEL}", self.ready)
         routes.add(rf"/models/{MODEL}(?:/{VERSION}(?P<default>/set-default)?)?", self.model)
         routes.add(r"/models", self.models)
@@ -118,10 +118,11 @@ class Management:
             case "GET" if not workflow:
                 send_json(exchange.resp, {"workflows": []})
             case "POST" if not workflow:
+                if "url" not in query(exchange.req.query_string):
+                    raise InvalidParameter("url", None, "a workflow archive")
                 raise InvalidRequest("Registering new workflows is disabled.")
             case "GET" | "DELETE" if workflow:
-                problem = {"code": 404, "type": "WorkflowNotFoundException", "message": f"Workflow not found: {workflow}"}
-                send_json(exchange.resp, problem, 404)
+                send_no_workflow(exchange, workflow)
             case _:
                 raise MethodNotAllowed("GET", "DELETE" if workflow else "POST")
 
@@ -145,7 +146,10 @@ class Management:
         if version != "all" and boolean(query(exchange.req.query_string), "customized", False):
             exchange.target = Target(model, version, "describe")
             documents[0]["customizedMetadata"] = self.dataplane.customized_metadata(model, version)
-        send_json(exchange.resp, documents)
+            send_json(exchange.resp, documents)
+            exchange.resp.status = "200 "  # like a prediction's, for the worker's word
+        else:
+            send_json(exchange.resp, documents)
 
     def _scale(self, exchange: Exchange, model: str, version: str | None) -> None:
         given = query(exchange.req.query_string)

@@ -2,9 +2,10 @@
 
     --boundary CRLF  header CRLF …  CRLF  data CRLF  --boundary CRLF  …  --boundary--
 
-A part that does not end (a truncated body) is left out, without an error. Of parts with one name the last one counts. Where
-that is not wanted, both are refused (`strict`, `once`). A part
-with a file name keeps its content type (application/octet-stream where it names none); a plain field has none.
+Lines may end with LF alone. A part that does not end (a truncated body) is left out, without an error. Of parts with one name
+the last one counts. Where that is not wanted, both are refused (`strict`, `once`). A part with a file name keeps its content
+type (application/octet-stream where it names none); a plain field has none. Names lose what TorchServe's network library
+(Netty) takes out of them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ MAX_PART_HEADER = 16384
 MAX_FIELDS = 1000
 #: Control characters, which no form has.
 _NO_FORM = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_BLANK_LINE = re.compile(rb"\n\r?\n")
+_OUTER_SPACE = re.compile(r"\A[ \t\n\v\f\r]+|[ \t\n\v\f\r]+\Z|\n")
+#: What stands for a blank in the name of a part, and the quotes that stand for nothing.
+_IN_PARTS = str.maketrans({**dict.fromkeys(":,=;", " "), '"': None})
 
 
 def parse_multipart(body: bytearray | bytes, boundary: str, *, strict: bool = False) -> list[Part]:
@@ -31,40 +36,47 @@ def parse_multipart(body: bytearray | bytes, boundary: str, *, strict: bool = Fa
     """
     mark = b"--" + boundary.encode("latin-1")
     view, parts = memoryview(body), {}
-    at = 0 if body.startswith(mark) else body.find(b"\r\n" + mark) + 2
-    if at == 1:
+    at = 0 if body.startswith(mark) else body.find(b"\n" + mark) + 1 or -1
+    if at < 0:
         if strict:
             raise InvalidRequest(f"the multipart body does not have the boundary '{boundary}' that its content type names")
         return []
     while not body.startswith(b"--", at + len(mark)):
-        head = body.find(b"\r\n", at + len(mark))
-        start = body.find(b"\r\n\r\n", head, head + MAX_PART_HEADER)
-        end = body.find(b"\r\n" + mark, start + 2)
-        if min(head, start, end) < 0:
+        head = body.find(b"\n", at + len(mark))
+        blank = _BLANK_LINE.search(body, head, head + MAX_PART_HEADER) if head >= 0 else None
+        end = body.find(b"\n" + mark, blank.end() - 1) if blank is not None else -1
+        if blank is None or end < 0:
             if strict:
                 raise InvalidRequest(f"the multipart body ends before its last boundary, --{boundary}--")
             break  # truncated
-        part = _part(bytes(body[head + 2 : start]), view[start + 4 : end])
+        last = end - 1 if body.startswith(b"\r", end - 1) else end
+        part = _part(bytes(body[head + 1 : max(head + 1, blank.start())]), view[blank.end() : last])
         if strict and part.name in parts:
             raise InvalidRequest(f"the form's field '{part.name}' is given twice")
         parts[part.name] = part
         if len(parts) > MAX_PARTS:
             raise InvalidRequest(f"the multipart body has more than {MAX_PARTS} parts")
-        at = end + 2
+        at = end + 1
     return list(parts.values())
 
 
 def _part(header: bytes, data: memoryview) -> Part:
     fields = {}
-    for line in header.split(b"\r\n"):
+    for line in header.split(b"\n"):
         name, _, value = line.partition(b":")
         fields[name.strip().lower().decode("latin-1")] = value.strip().decode("utf-8", "replace")
     _, options = falcon.parse_header(fields.get("content-disposition", ""))
-    if "name" not in options:
+    field = field_name(options.get("name", "").translate(_IN_PARTS))
+    if not field:
         raise InvalidRequest("a part of the multipart body has no name in its Content-Disposition")
     is_file = "filename" in options or "filename*" in options
     content_type = fields.get("content-type", "application/octet-stream").partition(";")[0].strip() if is_file else ""
-    return Part(options["name"], data, content_type)
+    return Part(field, data, content_type)
+
+
+def field_name(text: str) -> str:
+    """A name without line breaks and outer white space, its tabs as blanks (Netty)."""
+    return _OUTER_SPACE.sub("", text.replace("\r", " ").replace("\t", " "))
 
 
 def is_form(body: bytes | bytearray | memoryview) -> bool:
@@ -85,18 +97,24 @@ def is_form(body: bytes | bytearray | memoryview) -> bool:
 def parse_form(body: bytes | bytearray | memoryview, *, once: bool = False) -> list[Part]:
     """The fields of an urlencoded body. A bare word is an empty field, and none at all at the end (`curl -d word`).
 
-    `once`: InvalidRequest for a field that is given twice.
+    A line break in a value ends the form, as one at the end of a file does (`curl --data-binary @file`). `once`: names and
+    values stay as they are, and a field that is given twice is an InvalidRequest.
     """
     fields, pieces = {}, bytes(body).split(b"&")
     if len(pieces) > MAX_FIELDS:
         raise InvalidRequest(f"the form has more than {MAX_FIELDS} fields")
     for index, piece in enumerate(pieces):
         name, equals, value = piece.partition(b"=")
-        if name and (equals or index < len(pieces) - 1):
-            key = _unquote(name).decode("utf-8", "replace")
+        key, ended = _unquote(name).decode("utf-8", "replace"), b""
+        if not once:
+            key, (line, ended, _) = field_name(key), value.partition(b"\n")
+            value = line.removesuffix(b"\r")
+        if key and (equals or index < len(pieces) - 1):
             if once and key in fields:
                 raise InvalidRequest(f"the form's field '{key}' is given twice")
             fields[key] = Part(key, _unquote(value))
+        if ended:
+            break
     return list(fields.values())
 
 

@@ -31,7 +31,7 @@ class Document:
         send_json(resp, document, 503 if False in document.values() else 200)
         seal(req, resp, new_request_id())
 
-    on_post = on_put = on_patch = on_delete = on_head = on_get
+    on_post = on_put = on_patch = on_delete = on_head = on_options = on_get
 
 
 def add_open_inference(app: falcon.App[falcon.Request, falcon.Response], dataplane: DataPlane) -> None:

@@ -53,7 +53,7 @@ def _from_query(given: Mapping[str, str]) -> Registration:
     return Registration(
         url=given["url"],
         model_name=given.get("model_name") or None,
-        runtime=given.get("runtime") or None,
+        runtime=given.get("runtime"),
         handler=given.get("handler") or None,
         synchronous=boolean(given, "synchronous", True),
         s3_sse_kms=boolean(given, "s3_sse_kms", False),
@@ -80,7 +80,7 @@ def _from_json(body: bytes) -> Registration:
     return Registration(
         url=_text(given, "url") or "",
         model_name=_text(given, "model_name") or None,
-        runtime=_text(given, "runtime") or None,
+        runtime=_text(given, "runtime"),
         handler=_text(given, "handler") or None,
         synchronous=_flag(given, "synchronous", True),
         s3_sse_kms=_flag(given, "s3_sse_kms", False),
@@ -99,6 +99,8 @@ def _number(given: Mapping[str, Any], name: str) -> int | None:
     value = given.get(name)
     if isinstance(value, str) and _INTEGER.fullmatch(value):
         value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # as Gson reads 4.0
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and -(2**31) <= value < 2**31):
         return None if value == UNSET.get(name) else value
     raise InvalidParameter(name, str(value), "an integer")

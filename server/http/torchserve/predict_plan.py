@@ -221,8 +221,10 @@ class InvocationPlan(PredictPlan):
 
     def named(self, text: str, other: Callable[[], str | None] = lambda: None) -> str:
         """The model that a request with this query names, or else `other` does; InvalidParameter where none is named."""
-        model = query(text).get("model_name") or self._only_model() or other()
-        if not model:
+        model = query(text).get("model_name")
+        if model is None:
+            model = self._only_model() or other()
+        if model is None:
             raise InvalidParameter("model_name", None, "the name of a model")
         return model
 

@@ -98,6 +98,7 @@ def _headers(headers: Mapping[str, str]) -> list[tuple[str, str]]:
     for name, value in headers.items():
         if name.lower() in _OWN:
             continue
+        value = value.encode("latin-1", "replace").decode("latin-1")  # as Netty writes what no header can hold
         if not _TOKEN.fullmatch(name) or not _is_sendable(value):
             raise ModelFailed(f"the handler set a header that cannot be sent: {name!r}: {value!r}", "BAD_OUTPUT")
         found[name.lower()] = name, value
@@ -113,4 +114,4 @@ def problem_reply(found: Problem, error: Exception, with_origins: WithOrigins, *
 
 
 def _is_sendable(value: str) -> bool:
-    return not any((ord(char) < 32 and char != "\t") or ord(char) in (127,) or ord(char) > 255 for char in value)
+    return not any((ord(char) < 32 and char != "\t") or ord(char) == 127 for char in value)

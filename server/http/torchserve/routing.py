@@ -100,5 +100,11 @@ def send_problem(exchange: Exchange, error: Exception) -> None:
     send_json(exchange.resp, found._asdict() | ({"error": found.message} if exchange.kserve else {}), found.code)
 
 
+def send_no_workflow(exchange: Exchange, workflow: str) -> None:
+    """TorchServe's answer for a workflow that is not there; none ever is."""
+    problem = {"code": 404, "type": "WorkflowNotFoundException", "message": f"Workflow not found: {workflow}"}
+    send_json(exchange.resp, problem, 404)
+
+
 def not_found(exchange: Exchange, **segments: Any) -> None:
     raise ResourceNotFound

@@ -239,8 +239,8 @@ def test_what_no_handler_gets_to_see_is_refused_as_triton_would(open_site: Any, 
 
 def test_a_bad_escape_in_the_query_is_refused(open_site: Any, planned: list[bool]) -> None:
     site = open_site()
-    assert same(site, post("/predictions/echo?a=1", b"abc")).status == 200
-    assert same(site, post("/predictions/echo?a=%zz", b"abc")).status == 403
+    assert same(site, post("/models/echo/invoke?a=1", b"abc")).status == 200
+    assert same(site, post("/models/echo/invoke?a=%zz", b"abc")).status == 403
     assert all(planned)
 
 

@@ -312,6 +312,10 @@ def test_log_mode_writes_torchserve_s_lines(caplog: pytest.LogCaptureFixture) ->
     assert first == ("jitney.metrics", f"Requests5XX.Count:1.0|#Level:Host|#hostname:{host},timestamp")
     text = f"HandlerTime.ms:2.5|#ModelName:m,Level:Model|#hostname:{host},requestID:a,b,timestamp"
     assert second == ("jitney.model_metrics", text)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        metrics.event("m", "1", handler_metric("HandlerTime", 2.5, "GAUGE") | {"request_ids": []})
+    assert f"#hostname:{host},requestID:null,timestamp" in caplog.text
     assert metrics.scrape() == b""
 
 

@@ -17,7 +17,7 @@ from jitney.server.frontends import records
 from jitney.server.frontends.messages import Logged
 from jitney.server.http.kserve.settings import LogSettings
 from jitney.server.process import logs
-from jitney.server.process.log_format import JsonFormatter, TextFormatter, about
+from jitney.server.process.log_format import JsonFormatter, PlainFormatter, TextFormatter, about
 from jitney.server.process.logs import LogOptions
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -65,6 +65,11 @@ def test_ids_stand_at_the_end_of_a_line_of_text() -> None:
     assert iso.format(record("it")) == "1970-01-01T00:00:01.250Z it"
 
 
+def test_times_are_written_as_torchserve_s_log_files_have_them() -> None:
+    for formatter in (TextFormatter("%(asctime)s"), PlainFormatter("%(asctime)s - %(message)s")):
+        assert re.match(r"19(?:69|70)-\d\d-\d\dT\d\d:\d\d:01,\d{3}", formatter.format(record("it")))
+
+
 @pytest.mark.parametrize("header", [None, "", "nonsense", "00-short-b7ad6b7169203331-01"])
 def test_a_header_that_names_no_trace_is_not_shown(header: str | None) -> None:
     assert about("mine", header) == about("mine")
@@ -101,7 +106,7 @@ def test_times_change_while_the_server_runs(clean: None, tmp_path: Path) -> None
         logging.getLogger("jitney.x").warning("now")
     first, second = (tmp_path / "log").read_text().splitlines()
     assert re.match(r"\d{4}-\d\d-\d\dT[\d:.]+Z WARNING", first)
-    assert re.match(r"\d{4}-\d\d-\d\d [\d:,]+ WARNING", second)
+    assert re.match(r"\d{4}-\d\d-\d\dT[\d:,]+ WARNING", second)
 
 
 def test_torchserve_s_files_have_the_same_format(clean: None, tmp_path: Path) -> None:

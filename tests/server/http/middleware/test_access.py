@@ -159,6 +159,7 @@ INFERENCE = (
     "/invocations",
     "/models/echo/invoke",
     "/echo/predict",
+    "/wfpredict/w",
     "/v1/models/echo:predict",
     "/v1/models/echo:explain",
     "/v1/models",

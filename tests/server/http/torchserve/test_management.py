@@ -118,6 +118,7 @@ def test_customized_metadata_comes_from_the_handler(site: Any) -> None:
     site.plane.metadata = {"labels": ["a"]}
     (document,) = json.loads(site.ask("management", "GET", "/models/echo?customized=true").body)
     assert list(document) == [*FIELDS, "customizedMetadata"] and document["customizedMetadata"] == {"labels": ["a"]}
+    assert site.ask("management", "GET", "/models/echo?customized=true").reason == ""
     assert "customizedMetadata" not in json.loads(site.ask("management", "GET", "/models/echo/all?customized=true").body)[0]
     site.plane.refusal = NoWorkers("none")
     text = 'Model "echo" has no worker to serve describe request. Please use scale workers API to add workers.'
@@ -134,6 +135,8 @@ def test_customized_metadata_comes_from_the_handler(site: Any) -> None:
         ("url=a.mar", Registration("a.mar")),
         ("url=a.mar&model_name=&synchronous=yes", Registration("a.mar", synchronous=False)),
         ("url=a.mar&batch_size=abc&initial_workers=1x&response_timeout=", Registration("a.mar")),
+        ("url=a.mar;batch_size=4;initial_workers=2#&batch_size=5", Registration("a.mar", batch_size=4, initial_workers=2)),
+        ("=url=a.mar&url=b.mar&==url=c.mar", Registration("a.mar")),
         ("url=a.mar&batch_size=-1&max_batch_delay=-100&response_timeout=-1&startup_timeout=-1", Registration("a.mar")),
         (
             "url=a.mar&model_name=m%2F1&handler=h:f&runtime=python3&batch_size=4&max_batch_delay=20&initial_workers=2"
@@ -152,6 +155,17 @@ def test_register_from_a_json_body_ignores_the_query(site: Any) -> None:
     answer = site.ask("management", "POST", "/models?url=a.mar", body, Content_Type="application/json; charset=utf-8")
     assert status(answer) == (202, PROCESSING)
     assert site.plane.registered == [Registration("b.mar", None, None, None, 8, 50, 1, False)]
+
+
+def test_whole_numbers_of_a_json_body_may_have_a_point(site: Any) -> None:
+    body = b'{"url": "b.mar", "batch_size": 4.0, "response_timeout": 7e0}'
+    assert site.ask("management", "POST", "/models", body, Content_Type="application/json").status == 200
+    assert site.plane.registered == [Registration("b.mar", batch_size=4, response_timeout=7)]
+
+
+def test_an_empty_runtime_is_none(site: Any) -> None:
+    answer = site.ask("management", "POST", "/models?url=a.mar&runtime=")
+    assert error(answer) == (400, "BadRequestException", "Invalid RuntimeType value: ")
 
 
 @pytest.mark.parametrize(
@@ -356,6 +370,7 @@ def test_kserve_v1_readiness(site: Any) -> None:
 def test_there_are_no_workflows(site: Any) -> None:
     assert json.loads(site.ask("management", "GET", "/workflows").body) == {"workflows": []}
     assert error(site.ask("management", "POST", "/workflows?url=x"))[2] == "Registering new workflows is disabled."
+    assert error(site.ask("management", "POST", "/workflows")) == (400, "BadRequestException", "Parameter url is required.")
     expected = (404, "WorkflowNotFoundException", "Workflow not found: w")
     assert error(site.ask("management", "DELETE", "/workflows/w")) == expected
 

@@ -60,9 +60,23 @@ def test_a_preamble_and_an_epilogue_are_left_out() -> None:
     assert shown(b"") == [] and shown(b"--BB--\r\n") == [] and shown(b"no boundary at all") == []
 
 
-def test_a_part_without_a_name_is_refused() -> None:
+@pytest.mark.parametrize("head", ["Content-Type: a/b", 'Content-Disposition: form-data; name=""', ""])
+def test_a_part_without_a_name_is_refused(head: str) -> None:
     with pytest.raises(InvalidRequest, match="no name"):
-        shown(b"--BB\r\nContent-Type: a/b\r\n\r\nx\r\n--BB--\r\n")
+        shown(f"--BB\r\n{head}\r\n\r\nx\r\n--BB--\r\n".encode())
+
+
+def test_lines_may_end_with_lf_alone() -> None:
+    body = part("a", b"x", '; filename="f"', "text/plain") + part("b", b"") + b"--BB--\r\n"
+    assert shown(body.replace(b"\r\n", b"\n")) == shown(body) == [("a", b"x", "text/plain"), ("b", b"", "")]
+
+
+@pytest.mark.parametrize(
+    ("name", "cleaned"),
+    [(" a b ", "a b"), ("a;b", "a b"), ("a:b", "a b"), ("a,b", "a b"), ("a=b", "a b"), ("a\tb", "a b"), ("a[0]", "a[0]")],
+)
+def test_names_are_what_torchserve_s_network_library_makes_of_them(name: str, cleaned: str) -> None:
+    assert shown(part(name, b"x") + b"--BB--\r\n") == [(cleaned, b"x", "")]
 
 
 def test_too_many_parts_or_fields_are_refused() -> None:
@@ -82,7 +96,18 @@ def test_too_many_parts_or_fields_are_refused() -> None:
         (b"a=1&a=2", [("a", b"2")]),
         (b"a%20b=%00%ff+x", [("a b", b"\x00\xff x")]),
         (b"=1&a==2", [("a", b"=2")]),
+        (b"a=1\n", [("a", b"1")]),
+        (b"a=1\r\nb=2&c=3", [("a", b"1")]),
+        (b" a =1&b\n=2", [("a", b"1"), ("b", b"2")]),
+        (b"a=%0A", [("a", b"\n")]),
     ],
 )
 def test_forms(body: bytes, expected: list[tuple[str, bytes]]) -> None:
     assert [(field.name, field.data) for field in parse_form(body)] == expected
+
+
+def test_where_nothing_is_dropped_line_breaks_belong_to_the_value() -> None:
+    assert [(field.name, field.data) for field in parse_form(b"a=1\r\n2&b=3\n", once=True)] == [
+        ("a", b"1\r\n2"),
+        ("b", b"3\n"),
+    ]

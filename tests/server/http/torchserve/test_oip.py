@@ -11,7 +11,7 @@ def asked(site: Any, method: str, path: str) -> tuple[int, Any]:
     return answer.status, json.loads(answer.body) if answer.body else None
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])
 def test_torchserve_s_form(open_site: Any, method: str) -> None:
     site = open_site(ts_open_inference_protocol=True)
     metadata = {"name": "Torchserve", "version": "0.12.0", "extenstion": ["kserve", "kubeflow"]}
@@ -28,6 +28,14 @@ def test_trailing_slashes_are_nothing_there(open_site: Any, path: str, slashes: 
     with_slashes, without = asked(site, "GET", path + slashes), asked(site, "GET", path)
     assert with_slashes == without and without[0] == 200
     assert asked(open_site(), "GET", path + slashes)[0] == 404  # Triton
+
+
+def test_what_is_not_there_is_told_in_torchserve_s_form_too(open_site: Any) -> None:
+    site = open_site(ts_open_inference_protocol=True)
+    for path in ("/v2/health", "/v2/health/nosuch", "/v2/models", "/v2/nosuch"):
+        status, document = asked(site, "GET", path)
+        assert (status, document["type"]) == (404, "ResourceNotFoundException"), path
+    assert asked(site, "POST", "/v2/models/echo/explain")[0] == 200
 
 
 def test_without_the_setting_it_is_triton_s(site: Any) -> None:
