@@ -23,6 +23,7 @@ TABLE = """
 | `batch_sizes` | all | any | the model sees these sizes only, others are padded: "1,4,16", powers_of_two, any |
 | `cuda_graphs` | all | false | GPU: one recorded graph for each of `batch_sizes` (then powers_of_two by default) |
 | `normalize_on_device` | image codecs | auto | images stay bytes until the worker normalises the batch: auto, true, false |
+| `decode` | image codecs | host | device: pictures are decoded on the GPU by nvJPEG, a batch at once; eager, torchscript |
 | `INFERENCE_MODE` | torch | true | false: `no_grad` instead, for models that refuse inference tensors |
 | `INTRA_OP_THREAD_COUNT`, `NUM_THREADS` | torch | share of the cores | threads of one operator |
 | `INTER_OP_THREAD_COUNT`, `NUM_INTEROP_THREADS` | torch | 1 | operators side by side |

@@ -5,7 +5,7 @@ power of two up to `max_batch_size` on GPU (kernels are chosen per shape there),
 where the first run only prepares: on GPU, and with TorchScript, which compiles in its second. On CPU the largest batch is left
 out where its inputs alone exceed 256 MiB. The parameter `batch_sizes` names the sizes instead. A dimension of -1 is taken from
 the first `model_warmup` entry, else it is 1. On a GPU, a model whose images are normalised there runs its largest batch as bytes
-too.
+too, and one whose pictures are decoded there as JPEGs.
 Then each `model_warmup` entry runs as Triton runs it: `batch_size` equal requests at once, `count` times.
 The parameter `warmup: "off"` skips all of it.
 """
@@ -49,7 +49,20 @@ def warm_up(backend: Backend, model: ModelConfig, on_gpu: bool = False, pixels: 
     if ran and on_gpu and pixels is not None:
         specs = [replace(spec, datatype="UINT8") if spec.name == pixels.name else spec for spec in model.inputs]
         check_batch_axis(backend, replace(model, inputs=tuple(specs)), on_gpu, batch_sizes(model, on_gpu)[-1:])
+    if on_gpu and pixels is not None and pixels.geometry is not None:
+        run_pictures(backend, model, pixels.name)
     run_entries(backend, model)
+
+
+def run_pictures(backend: Backend, model: ModelConfig, name: str) -> None:
+    """Runs the largest batch of equal JPEGs, for a model whose pictures are decoded on the device."""
+    from ..codecs.geometry import sample
+
+    shape, data = (1, 1) if model.batches else (1,), pack_bytes([sample()])
+    count = batch_sizes(model, on_gpu=True)[-1]
+    pictures = [Request(f"warmup-{index}", [Tensor(name, "BYTES", shape, data)]) for index in range(count)]
+    if (failure := _first_failure(backend, pictures)) is not None:
+        raise WarmupFailed(f"model '{model.name}' failed on a warm-up batch of {count} JPEGs: {failure.message}")
 
 
 def run_entries(backend: Backend, model: ModelConfig) -> None:

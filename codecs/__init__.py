@@ -13,7 +13,7 @@ from .image_segmenter import ImageSegmenter
 from .json_codec import JsonCodec
 from .object_detector import ObjectDetector
 from .own import OwnCodec, is_own
-from .pixels import PARAMETER, Pixels
+from .pixels import DECODE, PARAMETER, Pixels
 from .text_classifier import TextClassifier
 
 __all__ = ["CODECS", "Codec", "Pixels", "create", "pixels_of"]
@@ -53,6 +53,6 @@ def pixels_of(config: ModelConfig) -> Pixels | None:
     try:
         return codec.pixels_of(config)
     except InvalidConfig:
-        if PARAMETER in config.parameters:
+        if {PARAMETER, DECODE} & config.parameters.keys():
             raise
         return None
