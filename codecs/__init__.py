@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 
 from ..core.errors import InvalidConfig
 from ..core.model_config import ModelConfig
@@ -16,7 +17,7 @@ from .own import OwnCodec, is_own
 from .pixels import DECODE, PARAMETER, Pixels
 from .text_classifier import TextClassifier
 
-__all__ = ["CODECS", "Codec", "Pixels", "create", "pixels_of"]
+__all__ = ["CODECS", "Codec", "Pixels", "create", "decodes_in_server", "pixels_of"]
 
 #: What `parameters { key: "codec" … }` may say. Archives name their built-in handlers the same way.
 CODECS: dict[str, type[Codec]] = {
@@ -39,6 +40,11 @@ def create(config: ModelConfig) -> Codec:
             f"one of {', '.join(sorted(CODECS))}, or a Python file of the model's folder, such as codec.py"
         )
     return CODECS[config.codec](config)
+
+
+def decodes_in_server(codec: str, parameters: Mapping[str, str]) -> bool:
+    """Whether a model of this codec has its pictures decoded by the server, and not by its workers."""
+    return issubclass(CODECS.get(codec, Codec), ImageCodec) and parameters.get(DECODE) != "device"
 
 
 def pixels_of(config: ModelConfig) -> Pixels | None:
