@@ -36,6 +36,7 @@ TABLE = """
 | `model_class` | eager | the only one | which module class of model.py |
 | `compile` | eager | false | run through torch.compile; needs a C++ compiler on the machine |
 | `TORCH_COMPILE_OPTIONAL_PARAMETERS` | eager | {} | JSON object of torch.compile's arguments; its presence means compile |
+| `fuse` | eager, torchscript | false | fold BatchNorm into the layer before it, checked against the model as it came |
 | `freeze` | torchscript | false | fold weights into the graph as constants |
 | `optimize_for_inference` | torchscript | false | freeze, and let torch fuse for this device |
 | `DISABLE_OPTIMIZED_EXECUTION` | torchscript | false | run the graph as it is |

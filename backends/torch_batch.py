@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from ..core.request import Failure, Instance, Request
+from . import fusion
 from .batch import Array, BadInput, BadOutput, TensorBackend
 from .cuda_graphs import CudaGraphs
 from .memory import is_out_of_memory, trim
@@ -33,6 +34,7 @@ from .torch_values import (
     swallow_read_only_warning,
     to_array,
 )
+from .warmup import fair_batch
 
 if TYPE_CHECKING:
     from ..core.model_config import ModelConfig, TensorSpec
@@ -79,6 +81,23 @@ class TorchBackend(TensorBackend):
             trim()
         self.arguments = argument_order(model, self.argument_names())
         self.positions = _indices([spec.name for spec in model.outputs])
+
+    def check_fused(self, plain: Any) -> None:
+        """Compares the module, which is fused, with what it was made of; in float32, whatever `autocast` says."""
+        batch = fair_batch(self.model)
+        module, autocast, self.autocast = self.module, self.autocast, None
+
+        def run(which: Any) -> dict[str, Any]:
+            self.module = which
+            tensors = {tensor.name: self._to_device(tensor.name, Array.of(tensor)) for tensor in batch}
+            return self.forward(
+                {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in tensors.items()}
+            )
+
+        try:
+            fusion.check(lambda: run(plain), lambda: run(module), self.model)
+        finally:
+            self.module, self.autocast = module, autocast
 
     def _open_device(self, model: ModelConfig) -> None:
         parameters = model.parameters

@@ -110,6 +110,27 @@ def check_batch_axis(backend: Backend, model: ModelConfig, on_gpu: bool = False,
     return True
 
 
+def fair_batch(model: ModelConfig) -> list[Tensor]:
+    """A batch by which two forms of a model can be compared: the first `model_warmup` entry's inputs, else seeded numbers.
+
+    Numbers that are whole may be places in a table, so they are zeros. WarmupFailed where shapes are open and no entry says them.
+    """
+    if model.warmup:
+        return entry_requests(model, model.warmup[0])[0].tensors
+    if unsure := [spec.name for spec in model.inputs if not _is_plain(spec, ())]:
+        raise WarmupFailed(
+            f"the inputs of model '{model.name}' cannot be guessed ({', '.join(unsure)}); a model_warmup entry says what they are"
+        )
+    rows = min(2, model.max_batch_size) if model.batches else 1
+    lead = (rows,) if model.batches else ()
+    return [Tensor(spec.name, spec.datatype, (*lead, *spec.dims), _numbers(spec, lead)) for spec in model.inputs]
+
+
+def _numbers(spec: TensorSpec, lead: tuple[int, ...]) -> bytes:
+    dims = (*lead, *spec.dims)
+    return _random(spec.datatype, dims) if spec.datatype in ("FP16", "BF16", "FP32", "FP64") else _zeros(spec.datatype, dims)
+
+
 def batch_sizes(model: ModelConfig, on_gpu: bool = False) -> list[int]:
     """The batch sizes that are run at load, ascending."""
     largest = model.max_batch_size
