@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from torch.nn import functional
 
 from ..codecs.geometry import Geometry, sample
-from ..codecs.jpeg import Plain, head
+from ..codecs.jpeg import Plain, Unfit, head
 from ..core.errors import InvalidRequest
 from ..core.request import Failure, Request
 from ..core.tensor import unpack_bytes
@@ -49,11 +49,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """A picture for the device, its place in the batch and its size."""
+    """A picture for the device, its place in the batch, and its pixels before or after it is resized, whichever are more."""
 
     place: int
     data: bytes
-    size: Plain
+    pixels: int
 
 
 class DeviceDecoder:
@@ -97,16 +97,27 @@ class DeviceDecoder:
         here: list[tuple[int, bytes, str]] = []
         sent: list[_Sent] = []
         for place, each in enumerate(data):
-            size = head(each)
-            if isinstance(size, Plain) and size.width * size.height <= self._geometry.limit:
-                sent.append(_Sent(place, each, size))
+            fit = self._pixels(head(each))
+            if isinstance(fit, Unfit):
+                here.append((place, each, fit.reason))
             else:
-                here.append((place, each, "a large JPEG" if isinstance(size, Plain) else size.reason))
+                sent.append(_Sent(place, each, fit))
         for part in _parts(sent):
             self._on_device(part, found, here)
         for place, each, reason in here:
             found[place] = self._on_host(each, reason)
         return [found[place] for place in range(len(data))]
+
+    def _pixels(self, size: Plain | Unfit) -> int | Unfit:
+        """What a picture takes on the device. What is too large is left to Pillow, which refuses it in the codec's words."""
+        if isinstance(size, Unfit):
+            return size
+        try:
+            columns, rows = self._geometry.resized(size.width, size.height)
+        except InvalidRequest:
+            return Unfit("a JPEG of extreme proportions")
+        pixels = size.width * size.height
+        return max(pixels, columns * rows) if pixels <= self._geometry.limit else Unfit("a large JPEG")
 
     def _on_device(
         self, part: list[_Sent], found: dict[int, torch.Tensor | Failure], here: list[tuple[int, bytes, str]]
@@ -140,12 +151,8 @@ class DeviceDecoder:
             sizes.setdefault(tuple(picture.shape), []).append(at)
         found: dict[int, torch.Tensor | Failure] = {}
         for places in sizes.values():
-            try:
-                rows = self._shaped(torch.stack([decoded[at] for at in places]))
-            except InvalidRequest as error:
-                found.update({part[at].place: Failure(str(error), code="INVALID_ARG") for at in places})
-            else:
-                found.update({part[at].place: row for at, row in zip(places, rows, strict=True)})
+            rows = self._shaped(torch.stack([decoded[at] for at in places]))
+            found.update({part[at].place: row for at, row in zip(places, rows, strict=True)})
         return found
 
     def _shaped(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -196,12 +203,11 @@ def _parts(sent: Sequence[_Sent]) -> Iterator[list[_Sent]]:
     part: list[_Sent] = []
     pixels = 0
     for each in sent:
-        more = each.size.width * each.size.height
-        if part and pixels + more > AT_ONCE:
+        if part and pixels + each.pixels > AT_ONCE:
             yield part
             part, pixels = [], 0
         part.append(each)
-        pixels += more
+        pixels += each.pixels
     if part:
         yield part
 

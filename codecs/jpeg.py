@@ -52,6 +52,8 @@ def head(data: Buffer) -> Plain | Unfit:
         if marker == _SCAN:
             return _checked(found, adobe, complete=raw.endswith(_END, at + size) or raw.rfind(_END, at + size) >= 0)
         if marker in _FRAMES:
+            if found is not None:  # decoders differ in which of them counts
+                return Unfit("a damaged JPEG")
             found = _frame(marker, body)
         elif marker == _ADOBE and body[:5] == b"Adobe" and len(body) >= 12:
             adobe = body[11]

@@ -234,8 +234,18 @@ def test_large_pictures_are_decoded_in_parts(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(device_decode, "AT_ONCE", 100_000)
     calls = Calls()
     batch = [sized(PHOTOS[0], 200, side) for side in (200, 200, 200, 900, 200, 300)]
-    assert all(isinstance(row, torch.Tensor) for row in decoder(model(tmp_path), calls).pictures(batch))
+    target = model(tmp_path, parameters={"resize": "0"})
+    assert all(isinstance(row, torch.Tensor) for row in decoder(target, calls).pictures(batch))
     assert calls.counts == [2, 1, 1, 2]
+
+
+def test_pictures_that_grow_count_as_what_they_become(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A JPEG of a few hundred bytes may be asked to become millions of pixels."""
+    monkeypatch.setattr(device_decode, "AT_ONCE", 2 * 256 * 256 * 100)
+    calls = Calls()
+    batch = [sized(PHOTOS[0], 100, 1)] * 5
+    assert all(isinstance(row, torch.Tensor) for row in decoder(model(tmp_path), calls).pictures(batch))
+    assert calls.counts == [2, 2, 1]
 
 
 # -- requests --------------------------------------------------------------------------------------------------------------

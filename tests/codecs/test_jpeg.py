@@ -42,6 +42,10 @@ def test_metadata_before_the_frame_and_bytes_behind_the_end_do_not_matter() -> N
     assert head(memoryview(data)) == Plain(37, 21)
 
 
+#: Another frame, of 60,000 x 60,000 pixels.
+FRAME = bytes.fromhex("ffc0001108ea60ea6003012200021101031101")
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -49,6 +53,7 @@ def test_metadata_before_the_frame_and_bytes_behind_the_end_do_not_matter() -> N
         (b"", "no JPEG"),
         (b"\xff\xd8", "a damaged JPEG"),
         (saved(progressive=True), "a progressive JPEG"),
+        (saved()[:2] + FRAME + saved()[2:], "a damaged JPEG"),
         (saved(mode="CMYK"), "a JPEG of 4 channels"),
         (saved(mode="L"), "a JPEG of 1 channels"),
         (saved(keep_rgb=True), "a JPEG stored as RGB"),

@@ -25,7 +25,9 @@ def table(candidates: Sequence[Candidate], best: Candidate, sizes: Sequence[int]
         points = candidate.points()
         cells = ["**best**" if candidate is best else "", candidate.variant.name, str(candidate.arrangement)]
         if not points:
-            lines.append("| " + " | ".join([*cells, f"failed: {candidate.failed}"]) + " |")
+            lines.append(
+                "| " + " | ".join([*cells, f"failed: {candidate.failed}" if candidate.failed else "no time"]) + " |"
+            )
             continue
         cells += [f"{points[rows].rate:,.1f}/s" for rows in sizes]
         first, last = points[sizes[0]], points[sizes[-1]]

@@ -154,7 +154,7 @@ class Search:
         """Measures a candidate once more, if there is time; a failure is kept with it."""
         plan = self._plan
         if not must and self._left < self._cost(candidate):
-            if not candidate.results:
+            if not candidate.results and str(candidate) not in self.skipped:
                 self.skipped.append(str(candidate))
             return
         limit = LOAD_LIMIT if must else max(self._left, self._cost(candidate))

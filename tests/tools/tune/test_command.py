@@ -173,6 +173,7 @@ def test_table_bars_and_chart(tmp_path: Path) -> None:
         == "| **best** | fast | 2 × 1 | 100.0/s | 200.0/s | 10.00 | 100.0 (200.0) | 6.0e-07 | 2.0e-07 | 31/32 | 2 (0%) |"
     )
     assert lines[4].endswith("failed: no such thing |")
+    assert table([plain, Candidate(NEAR, ONE)], plain, [1, 8]).splitlines()[-1] == "|  | near | 1 × 2 | no time |"
     assert bars([plain, fast, broken], fast).count("█") == 21 + 40
     write_chart(tmp_path / "c.svg", "m", [plain, fast, broken], fast)
     assert (tmp_path / "c.svg").read_text().startswith("<svg")
