@@ -7,8 +7,8 @@ Every other picture is decoded by Pillow in this process, one after the other, a
 have given.
 
 Against the host's rows the same decoded pixels differ by at most one step of 255, since Pillow rounds between its two
-directions and a card does not. nvJPEG itself differs from libjpeg where colours were stored at half the resolution: it repeats
-them, libjpeg interpolates.
+directions and a card does not. nvJPEG itself differs from libjpeg where colours were stored at half the resolution: by its
+documentation it repeats them unless it is told otherwise, libjpeg interpolates.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def head(data: Buffer) -> Plain | Unfit:
     """What `data` is, from its markers up to the first scan."""
     raw = data if isinstance(data, bytes | bytearray) else bytes(data)
     if raw[:2] != _START:
-        return Unfit("no JPEG")
+        return Unfit("a picture other than a JPEG")
     at, found, adobe = 2, None, -1
     while True:
         at, marker = _marker(raw, at)

@@ -49,8 +49,8 @@ FRAME = bytes.fromhex("ffc0001108ea60ea6003012200021101031101")
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (saved("PNG"), "no JPEG"),
-        (b"", "no JPEG"),
+        (saved("PNG"), "a picture other than a JPEG"),
+        (b"", "a picture other than a JPEG"),
         (b"\xff\xd8", "a damaged JPEG"),
         (saved(progressive=True), "a progressive JPEG"),
         (saved()[:2] + FRAME + saved()[2:], "a damaged JPEG"),
