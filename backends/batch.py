@@ -27,7 +27,7 @@ from .input_check import InputCheck, brackets, is_pixels
 from .memory import FittingRows, is_out_of_memory
 from .options import CannotLoad, padded_sizes
 from .parameters import tell_unread
-from .stacking import Array, BadInput, BatchBuffers, Key, aligned, split
+from .stacking import Array, BadInput, BatchBuffers, Key, OnDevice, aligned, split
 from .telling import text_of, trace_of
 from .warmup import warm_up
 
@@ -94,6 +94,10 @@ class TensorBackend(Backend):
     def written(self, key: Key, buffer: npt.NDArray[np.uint8], start: int, stop: int) -> None:
         """Bytes `start` to `stop` of a batch buffer hold their rows; what lies before was reported before."""
 
+    def prepared(self, requests: Sequence[Request]) -> Sequence[Request | Failure]:
+        """The requests as they are to be stacked, or why one cannot be: what is done once for a whole batch."""
+        return requests
+
     def explain(self, error: Exception) -> Failure:
         """What a client is told of an exception of `run`."""
         if isinstance(error, BadInput):
@@ -114,9 +118,16 @@ class TensorBackend(Backend):
         self.durations = (0, 0, 0)
         batches = self.model.batches
         groups: dict[object, list[tuple[int, Request]]] = {}
-        for index, request in enumerate(requests):
+        began = time.monotonic_ns()
+        prepared = self.prepared(requests)
+        if prepared is not requests:
+            self._count(time.monotonic_ns() - began, 0, 0)
+        for index, request in enumerate(prepared):
+            if isinstance(request, Failure):
+                respond(index, Response(error=request))
+                continue
             try:
-                key = self.input_check.key(request)
+                key = self._key(request)
             except BadInput as error:
                 respond(index, Response(error=Failure(str(error), code="INVALID_ARG")))
             else:
@@ -125,6 +136,11 @@ class TensorBackend(Backend):
             fitting = self.fitting.get(shapes) if self.fitting else None
             for part in (slice(None),) if fitting is None else fitting.parts([self._rows(one) for _, one in group]):
                 self._execute_group(group[part], respond, shapes)
+
+    def _key(self, request: Request) -> object:
+        """Requests of the same key are stacked; what lies on the device and what does not cannot be."""
+        key = self.input_check.key(request)
+        return (key, "on the device") if isinstance(request.tensors[0], OnDevice) else key
 
     def _is_pixels(self, name: str, datatype: str) -> bool:
         """Whether these are a codec's rows that are yet to be normalised."""

@@ -23,11 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from . import fusion
 from .options import CannotLoad, flag
 from .torch_batch import TorchBackend
 
 if TYPE_CHECKING:
     from ..core.model_config import ModelConfig
+    from ..core.request import Instance
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
 
@@ -47,8 +49,16 @@ class EagerBackend(TorchBackend):
         module = module.eval().requires_grad_(False).to(self.device)
         if self.channels_last:
             module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return module
+
+    def open(self, model: ModelConfig, instance: Instance) -> None:
+        super().open(model, instance)
+        if flag(model.parameters, "fuse"):
+            plain, self.module = self.module, fusion.fused(self.module, model)
+            self.check_fused(plain)
         options = compile_options(model.parameters)
-        return module if options is None else torch.compile(module, **options)
+        if options is not None:
+            self.module = torch.compile(self.module, **options)
 
     def argument_names(self) -> tuple[str, ...] | None:
         return self._arguments

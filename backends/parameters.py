@@ -23,6 +23,7 @@ TABLE = """
 | `batch_sizes` | all | any | the model sees these sizes only, others are padded: "1,4,16", powers_of_two, any |
 | `cuda_graphs` | all | false | GPU: one recorded graph for each of `batch_sizes` (then powers_of_two by default) |
 | `normalize_on_device` | image codecs | auto | images stay bytes until the worker normalises the batch: auto, true, false |
+| `decode` | image codecs | host | device: pictures are decoded on the GPU by nvJPEG, a batch at once; eager, torchscript |
 | `INFERENCE_MODE` | torch | true | false: `no_grad` instead, for models that refuse inference tensors |
 | `INTRA_OP_THREAD_COUNT`, `NUM_THREADS` | torch | share of the cores | threads of one operator |
 | `INTER_OP_THREAD_COUNT`, `NUM_INTEROP_THREADS` | torch | 1 | operators side by side |
@@ -35,6 +36,7 @@ TABLE = """
 | `model_class` | eager | the only one | which module class of model.py |
 | `compile` | eager | false | run through torch.compile; needs a C++ compiler on the machine |
 | `TORCH_COMPILE_OPTIONAL_PARAMETERS` | eager | {} | JSON object of torch.compile's arguments; its presence means compile |
+| `fuse` | eager, torchscript | false | fold BatchNorm into the layer before it, checked against the model as it came |
 | `freeze` | torchscript | false | fold weights into the graph as constants |
 | `optimize_for_inference` | torchscript | false | freeze, and let torch fuse for this device |
 | `DISABLE_OPTIMIZED_EXECUTION` | torchscript | false | run the graph as it is |

@@ -47,6 +47,12 @@ class Array:
         return cls(tensor.datatype, tensor.numpy())
 
 
+class OnDevice(Tensor):
+    """A tensor whose `elements` lie on the device already, as the backend's library has them; `data` is empty."""
+
+    elements: Any = None
+
+
 def aligned(size: int) -> Bytes:
     """`size` bytes, aligned for vector loads."""
     raw = np.empty(size + ALIGNMENT, dtype=np.uint8)

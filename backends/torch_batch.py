@@ -16,18 +16,29 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..core.request import Failure, Instance
+from ..core.request import Failure, Instance, Request
+from . import fusion
 from .batch import Array, BadInput, BadOutput, TensorBackend
 from .cuda_graphs import CudaGraphs
 from .memory import is_out_of_memory, trim
 from .options import CannotLoad, choice, flag, integer
-from .stacking import Key
+from .stacking import Key, OnDevice
 from .staging import Staging, pinned
 from .telling import text_of
-from .torch_values import TORCH_DTYPES, Normalizer, from_array, strings, swallow_read_only_warning, to_array
+from .torch_values import (
+    TORCH_DTYPES,
+    DeviceArray,
+    Normalizer,
+    from_array,
+    strings,
+    swallow_read_only_warning,
+    to_array,
+)
+from .warmup import fair_batch
 
 if TYPE_CHECKING:
     from ..core.model_config import ModelConfig, TensorSpec
+    from .device_decode import DeviceDecoder
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _INDEXED = re.compile(r"__(\d+)$")
@@ -64,11 +75,29 @@ class TorchBackend(TensorBackend):
         self.cleans_cache = flag(parameters, "ENABLE_CACHE_CLEANING")
         on_gpu = self.device.type == "cuda"
         self.normalizer = Normalizer(self.pixels, self.device) if self.pixels is not None and on_gpu else None
+        self.decoder = self._open_decoder(model)
         self.module = self.open_module(model)
         if on_gpu:
             trim()
         self.arguments = argument_order(model, self.argument_names())
         self.positions = _indices([spec.name for spec in model.outputs])
+
+    def check_fused(self, plain: Any) -> None:
+        """Compares the module, which is fused, with what it was made of; in float32, whatever `autocast` says."""
+        batch = fair_batch(self.model)
+        module, autocast, self.autocast = self.module, self.autocast, None
+
+        def run(which: Any) -> dict[str, Any]:
+            self.module = which
+            tensors = {tensor.name: self._to_device(tensor.name, Array.of(tensor)) for tensor in batch}
+            return self.forward(
+                {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in tensors.items()}
+            )
+
+        try:
+            fusion.check(lambda: run(plain), lambda: run(module), self.model)
+        finally:
+            self.module, self.autocast = module, autocast
 
     def _open_device(self, model: ModelConfig) -> None:
         parameters = model.parameters
@@ -83,6 +112,23 @@ class TorchBackend(TensorBackend):
                     "parameter cuda_graphs needs warm-up, from whose batches graphs are captured; warmup is off"
                 )
             self.graphs = CudaGraphs(self.device)
+
+    def _open_decoder(self, model: ModelConfig) -> DeviceDecoder | None:
+        """What decodes pictures on the device, for models that ask for it."""
+        if self.pixels is None or self.pixels.geometry is None:
+            return None
+        from .device_decode import opened  # with Pillow
+
+        return opened(model, self.pixels, self.pixels.geometry, self.device, self.lost_device)
+
+    def prepared(self, requests: Sequence[Request]) -> Sequence[Request | Failure]:
+        return requests if self.decoder is None else self.decoder.prepared(requests)
+
+    def _stack(self, name: str, requests: list[Request], padded: int) -> Array:
+        if self.decoder is None or not isinstance(requests[0].tensors[0], OnDevice):
+            return super()._stack(name, requests, padded)
+        rows = [tensor for request in requests for tensor in request.tensors if isinstance(tensor, OnDevice)]
+        return DeviceArray.of_tensor(self.decoder.stacked(rows, padded))
 
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         tensors = {name: self._to_device(name, array) for name, array in inputs.items()}
@@ -137,14 +183,18 @@ class TorchBackend(TensorBackend):
             return strings(array)
         if self.pixels is not None and self.device.type == "cpu" and self._is_pixels(name, array.datatype):
             array = Array(self.pixels.datatype, self.pixels.normalize(array.values))
-        staged = None if self.staging is None else self.staging.take(array.values)
-        tensor = from_array(array) if staged is None else staged.view(TORCH_DTYPES[array.datatype]).view(array.values.shape)
-        tensor = tensor.to(self.device, non_blocking=True)
+        tensor = array.tensor if isinstance(array, DeviceArray) else self._sent(array)
         if self.normalizer is not None and self._is_pixels(name, array.datatype):
             tensor = self.normalizer(tensor)
         if self.channels_last and tensor.dim() == 4:
             tensor = tensor.contiguous(memory_format=torch.channels_last)
         return tensor
+
+    def _sent(self, array: Array) -> torch.Tensor:
+        """The elements on the device; from page-locked memory they may still be on their way."""
+        staged = None if self.staging is None else self.staging.take(array.values)
+        tensor = from_array(array) if staged is None else staged.view(TORCH_DTYPES[array.datatype]).view(array.values.shape)
+        return tensor.to(self.device, non_blocking=True)
 
     def _to_host(self, outputs: dict[str, Any]) -> dict[str, Array]:
         """All outputs in host memory; one wait for all copies."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +30,17 @@ DATATYPES = {
     torch.float64: "FP64",
 }
 TORCH_DTYPES = {name: dtype for dtype, name in DATATYPES.items()}
+
+
+@dataclass(slots=True)
+class DeviceArray(Array):
+    """An input that lies on the device already: `tensor`; `values` are empty."""
+
+    tensor: torch.Tensor
+
+    @classmethod
+    def of_tensor(cls, tensor: torch.Tensor) -> DeviceArray:
+        return cls(DATATYPES[tensor.dtype], np.empty(0, np.uint8), tensor)
 
 
 class Normalizer:

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from . import fusion
 from .memory import is_out_of_memory
 from .options import CannotLoad, flag, optional_flag
 from .torch_batch import TorchBackend
 
 if TYPE_CHECKING:
     from ..core.model_config import ModelConfig
+    from ..core.request import Instance
 
 
 class TorchScriptBackend(TorchBackend):
@@ -39,7 +41,15 @@ class TorchScriptBackend(TorchBackend):
         self._arguments = script_arguments(module)
         if self.channels_last:
             module = module.to(memory_format=torch.channels_last)
+        self._plain = module
         return optimize(module, parameters)
+
+    def open(self, model: ModelConfig, instance: Instance) -> None:
+        super().open(model, instance)
+        if flag(model.parameters, "fuse"):
+            fusion.fused_program(self.module, fusion.norms_of(self._plain), model)
+            self.check_fused(self._plain)
+        self._plain = None
 
     def argument_names(self) -> tuple[str, ...] | None:
         return self._arguments
@@ -97,11 +107,12 @@ def script_arguments(module: Any) -> tuple[str, ...] | None:
 
 
 def optimize(module: Any, parameters: Mapping[str, str]) -> Any:
-    """Applies `freeze` and `optimize_for_inference`; a module that cannot be frozen is refused with torch's reason."""
+    """Applies `freeze`, which does what `fuse` asks for too, and `optimize_for_inference`; a module that cannot be frozen is
+    refused with torch's reason."""
     with quiet_jit():
         if flag(parameters, "optimize_for_inference"):
             return torch.jit.optimize_for_inference(module)
-        return torch.jit.freeze(module) if flag(parameters, "freeze") else module
+        return torch.jit.freeze(module) if flag(parameters, "freeze") or flag(parameters, "fuse") else module
 
 
 def configure_executor(parameters: Mapping[str, str]) -> None:

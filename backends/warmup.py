@@ -5,7 +5,7 @@ power of two up to `max_batch_size` on GPU (kernels are chosen per shape there),
 where the first run only prepares: on GPU, and with TorchScript, which compiles in its second. On CPU the largest batch is left
 out where its inputs alone exceed 256 MiB. The parameter `batch_sizes` names the sizes instead. A dimension of -1 is taken from
 the first `model_warmup` entry, else it is 1. On a GPU, a model whose images are normalised there runs its largest batch as bytes
-too.
+too, and one whose pictures are decoded there as JPEGs.
 Then each `model_warmup` entry runs as Triton runs it: `batch_size` equal requests at once, `count` times.
 The parameter `warmup: "off"` skips all of it.
 """
@@ -49,7 +49,20 @@ def warm_up(backend: Backend, model: ModelConfig, on_gpu: bool = False, pixels: 
     if ran and on_gpu and pixels is not None:
         specs = [replace(spec, datatype="UINT8") if spec.name == pixels.name else spec for spec in model.inputs]
         check_batch_axis(backend, replace(model, inputs=tuple(specs)), on_gpu, batch_sizes(model, on_gpu)[-1:])
+    if on_gpu and pixels is not None and pixels.geometry is not None:
+        run_pictures(backend, model, pixels.name)
     run_entries(backend, model)
+
+
+def run_pictures(backend: Backend, model: ModelConfig, name: str) -> None:
+    """Runs the largest batch of equal JPEGs, for a model whose pictures are decoded on the device."""
+    from ..codecs.geometry import sample
+
+    shape, data = (1, 1) if model.batches else (1,), pack_bytes([sample()])
+    count = batch_sizes(model, on_gpu=True)[-1]
+    pictures = [Request(f"warmup-{index}", [Tensor(name, "BYTES", shape, data)]) for index in range(count)]
+    if (failure := _first_failure(backend, pictures)) is not None:
+        raise WarmupFailed(f"model '{model.name}' failed on a warm-up batch of {count} JPEGs: {failure.message}")
 
 
 def run_entries(backend: Backend, model: ModelConfig) -> None:
@@ -95,6 +108,27 @@ def check_batch_axis(backend: Backend, model: ModelConfig, on_gpu: bool = False,
             return False
         raise WarmupFailed(_refusal(model, request, failure, ran_smaller=not largest_first))
     return True
+
+
+def fair_batch(model: ModelConfig) -> list[Tensor]:
+    """A batch by which two forms of a model can be compared: the first `model_warmup` entry's inputs, else seeded numbers.
+
+    Numbers that are whole may be places in a table, so they are zeros. WarmupFailed where shapes are open and no entry says them.
+    """
+    if model.warmup:
+        return entry_requests(model, model.warmup[0])[0].tensors
+    if unsure := [spec.name for spec in model.inputs if not _is_plain(spec, ())]:
+        raise WarmupFailed(
+            f"the inputs of model '{model.name}' cannot be guessed ({', '.join(unsure)}); a model_warmup entry says what they are"
+        )
+    rows = min(2, model.max_batch_size) if model.batches else 1
+    lead = (rows,) if model.batches else ()
+    return [Tensor(spec.name, spec.datatype, (*lead, *spec.dims), _numbers(spec, lead)) for spec in model.inputs]
+
+
+def _numbers(spec: TensorSpec, lead: tuple[int, ...]) -> bytes:
+    dims = (*lead, *spec.dims)
+    return _random(spec.datatype, dims) if spec.datatype in ("FP16", "BF16", "FP32", "FP64") else _zeros(spec.datatype, dims)
 
 
 def batch_sizes(model: ModelConfig, on_gpu: bool = False) -> list[int]:

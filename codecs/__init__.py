@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 
 from ..core.errors import InvalidConfig
 from ..core.model_config import ModelConfig
@@ -13,10 +14,10 @@ from .image_segmenter import ImageSegmenter
 from .json_codec import JsonCodec
 from .object_detector import ObjectDetector
 from .own import OwnCodec, is_own
-from .pixels import PARAMETER, Pixels
+from .pixels import DECODE, PARAMETER, Pixels
 from .text_classifier import TextClassifier
 
-__all__ = ["CODECS", "Codec", "Pixels", "create", "pixels_of"]
+__all__ = ["CODECS", "Codec", "Pixels", "create", "decodes_in_server", "pixels_of"]
 
 #: What `parameters { key: "codec" … }` may say. Archives name their built-in handlers the same way.
 CODECS: dict[str, type[Codec]] = {
@@ -41,6 +42,11 @@ def create(config: ModelConfig) -> Codec:
     return CODECS[config.codec](config)
 
 
+def decodes_in_server(codec: str, parameters: Mapping[str, str]) -> bool:
+    """Whether a model of this codec has its pictures decoded by the server, and not by its workers."""
+    return issubclass(CODECS.get(codec, Codec), ImageCodec) and parameters.get(DECODE) != "device"
+
+
 def pixels_of(config: ModelConfig) -> Pixels | None:
     """What a worker of this model has to normalise, by the same rule as the codec in the server.
 
@@ -53,6 +59,6 @@ def pixels_of(config: ModelConfig) -> Pixels | None:
     try:
         return codec.pixels_of(config)
     except InvalidConfig:
-        if PARAMETER in config.parameters:
+        if {PARAMETER, DECODE} & config.parameters.keys():
             raise
         return None

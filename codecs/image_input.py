@@ -1,6 +1,7 @@
 """The input half of the image codecs: a request's image to one tensor [channels, height, width].
 
-Its numbers are floats, or bytes where the worker normalises them (`pixels`).
+Its numbers are floats, or bytes where the worker normalises them (`pixels`). Where the worker decodes too (`decode`), the
+request's picture goes to it as it is.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from ..core.errors import InvalidConfig, InvalidRequest
 from ..core.model_config import ModelConfig
 from ..core.request import Part
-from ..core.tensor import NUMPY_DTYPES, Tensor
+from ..core.tensor import NUMPY_DTYPES, Buffer, Tensor, pack_bytes
 from .base import Codec, load_json, main_part, refuse_explanation
-from .image import MAX_PIXELS, allow_any_size, from_base64, open_image
+from .geometry import Geometry
+from .image import MAX_PIXELS, allow_any_size, from_base64
 from .options import Options, only_input
-from .pixels import PARAMETER, Pixels, obstacle, rows_of
+from .pixels import DECODE, PARAMETER, Pixels, decode_obstacle, obstacle
 from .transforms import IMAGENET_MEAN, IMAGENET_STD, CenterCrop, Normalize, Resize
 
 
@@ -29,7 +30,7 @@ class ImageCodec(Codec):
 
     The part may hold image bytes, base64 text (content type text/*) or a JSON list (application/json), which is the tensor
     itself. Parameters: `image_mode` RGB or L, `resize`, `crop` ("256", or "height,width", "0" = off), `mean`, `std` (one
-    number or one for each channel), `normalize_on_device` (auto), `max_image_pixels`.
+    number or one for each channel), `normalize_on_device` (auto), `decode` (host), `max_image_pixels`.
     """
 
     resize: tuple[int, ...] = (256,)
@@ -46,34 +47,52 @@ class ImageCodec(Codec):
                 f"model '{config.name}': codec '{config.codec}' makes FP16, FP32 or FP64 tensors, "
                 f"input '{self._input.name}' is {self._input.datatype}"
             )
-        self._mode = options.choice("image_mode", "RGB", ("RGB", "L"))
-        resize, crop = options.size("resize", self.resize), options.size("crop", self.crop)
-        self._resize = Resize(resize) if resize else None
-        self._crop = CenterCrop(crop[0] if len(crop) == 1 else crop) if crop else None
+        self._geometry = self.geometry_of(config)
         self._pixels = self.pixels_of(config)
         self._normalize = Normalize(*self._moments(options))
+        resize, crop = options.size("resize", self.resize), options.size("crop", self.crop)
         self._check_dims((crop * 2)[:2] if crop else resize if len(resize) == 2 else (-1, -1))
-        as_bytes = [replace(spec, datatype="UINT8") if spec is self._input else spec for spec in config.inputs]
-        self._as_bytes = replace(config, inputs=tuple(as_bytes))
-        self._max_pixels: int | None = options.whole("max_image_pixels", MAX_PIXELS) if self._limited() else None
+        self._as_bytes = self._with_input("UINT8", self._input.dims)
+        self._as_sent = self._with_input("BYTES", (1,))
 
-    def _limited(self) -> bool:
-        limited = self.config.handler is None or self.config.handler.limit_max_image_pixels
+    def _with_input(self, datatype: str, dims: tuple[int, ...]) -> ModelConfig:
+        """The configuration with another datatype of the codec's input."""
+        given = self.config.inputs
+        inputs = [replace(spec, datatype=datatype, dims=dims) if spec is self._input else spec for spec in given]
+        return replace(self.config, inputs=tuple(inputs))
+
+    @classmethod
+    def geometry_of(cls, config: ModelConfig) -> Geometry:
+        """Sizes, mode and limit of pictures. Where the model asks for it, Pillow's limit of this process is switched off."""
+        options = Options(config)
+        resize, crop = options.size("resize", cls.resize), options.size("crop", cls.crop)
+        limited = config.handler is None or config.handler.limit_max_image_pixels
         if not limited:
             allow_any_size()
-        return limited
+        return Geometry(
+            options.choice("image_mode", "RGB", ("RGB", "L")),
+            Resize(resize) if resize else None,
+            CenterCrop(crop[0] if len(crop) == 1 else crop) if crop else None,
+            options.whole("max_image_pixels", MAX_PIXELS) if limited else None,
+        )
 
     @classmethod
     def pixels_of(cls, config: ModelConfig) -> Pixels | None:
-        """What the worker is to normalise, None where this codec does it. `InvalidConfig` where it is asked for in vain."""
+        """What the worker is to normalise, None where this codec does it. `InvalidConfig` where it is asked for in vain.
+
+        It has a geometry where the worker decodes too.
+        """
         options, spec = Options(config), only_input(config)
+        decodes = options.choice(DECODE, "host", ("host", "device")) == "device"
         wanted = options.choice(PARAMETER, "auto", ("auto", "true", "false"))
         reason = obstacle(config, spec)
         if wanted == "true" and reason:
             raise InvalidConfig(f"model '{config.name}': parameter '{PARAMETER}' cannot be true: {reason}")
+        if decodes and (obstacle_of := decode_obstacle(config, reason)):
+            raise InvalidConfig(f"model '{config.name}': parameter '{DECODE}' cannot be device: {obstacle_of}")
         if wanted == "false" or reason:
             return None
-        return Pixels(spec.name, spec.datatype, *cls._moments(options))
+        return Pixels(spec.name, spec.datatype, *cls._moments(options), cls.geometry_of(config) if decodes else None)
 
     @classmethod
     def _moments(cls, options: Options) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -87,7 +106,7 @@ class ImageCodec(Codec):
         return mean, std
 
     def _check_dims(self, size: Sequence[int]) -> None:
-        made = (3 if self._mode == "RGB" else 1, *size)
+        made = (3 if self._geometry.mode == "RGB" else 1, *size)
         dims = self._input.dims
         if len(dims) != 3 or any(a != b and a != -1 and b != -1 for a, b in zip(dims, made, strict=True)):
             raise InvalidConfig(
@@ -97,39 +116,34 @@ class ImageCodec(Codec):
 
     def decode(self, parts: Sequence[Part], headers: Mapping[str, str]) -> list[Tensor]:
         refuse_explanation(self.config, headers)
-        array = self._array(main_part(parts))
-        if array.dtype != np.uint8:  # bytes are for the worker to normalise; a JSON list is the tensor, and never of bytes
-            array = array.astype(NUMPY_DTYPES[self._input.datatype], copy=False)
-        return [Tensor.from_numpy(self._input.name, array[None] if self.config.batches else array)]
+        found = self._found(main_part(parts))
+        if not isinstance(found, np.ndarray):
+            return [self._sent(found)]
+        if found.dtype != np.uint8:  # bytes are for the worker to normalise; a JSON list is the tensor, and never of bytes
+            found = found.astype(NUMPY_DTYPES[self._input.datatype], copy=False)
+        return [Tensor.from_numpy(self._input.name, found[None] if self.config.batches else found)]
 
     def expects(self, tensors: Sequence[Tensor]) -> ModelConfig:
-        if tensors[0].datatype != "UINT8":
-            return self.config
-        return self._as_bytes
+        return {"UINT8": self._as_bytes, "BYTES": self._as_sent}.get(tensors[0].datatype, self.config)
 
-    def _array(self, part: Part) -> npt.NDArray[Any]:
+    def _sent(self, picture: Buffer) -> Tensor:
+        """The picture as it is, for the worker: one string, so that pictures of any length fit into one batch."""
+        return Tensor(self._input.name, "BYTES", (1, 1) if self.config.batches else (1,), pack_bytes((picture,)))
+
+    def _found(self, part: Part) -> npt.NDArray[Any] | Buffer:
+        """The request's pixels, or its picture where the worker decodes it."""
         if part.content_type == "application/json":
             return self._from_list(load_json(part.data))
         if part.content_type.startswith("text"):
             return self._from_image(from_base64(bytes(part.data).decode("ascii", "replace")))
         return self._from_image(part.data)
 
-    def _from_image(self, data: bytes | bytearray | memoryview) -> npt.NDArray[Any]:
-        image = open_image(data, self._mode, self._max_pixels)
-        if self._resize is not None:
-            image = self._resize(self._checked(image))
-        if self._crop is not None:
-            image = self._crop(image)
-        return self._normalize(image) if self._pixels is None else rows_of(image)
+    def _from_image(self, data: Buffer) -> npt.NDArray[Any] | Buffer:
+        if self._pixels is None:
+            return self._normalize(self._geometry.image(data))
+        return data if self._pixels.geometry is not None else self._geometry.rows(data)
 
-    def _checked(self, image: Image.Image) -> Image.Image:
-        """Refuses an image of extreme proportions, whose longer edge would grow without measure."""
-        width, height = (self._resize or Resize(1)).target(*image.size)
-        if width * height > (self._max_pixels or MAX_PIXELS):
-            raise InvalidRequest(f"an image of {image.width} x {image.height} pixels would be resized to {width} x {height}")
-        return image
-
-    def _from_list(self, value: Any) -> npt.NDArray[Any]:
+    def _from_list(self, value: Any) -> npt.NDArray[Any] | Buffer:
         if isinstance(value, str):
             return self._from_image(from_base64(value))
         shape = "[channels, height, width]"

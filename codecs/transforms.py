@@ -7,6 +7,7 @@ trained with torchvision sees the same numbers. All are callables, as torchvisio
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,20 @@ class Resize:
         return (self.size[0], longer) if width <= height else (longer, self.size[0])
 
 
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """How a picture is cut: `left`, `top`, `right`, `bottom` pixels of black around it, then a window at (`x`, `y`)."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    x: int
+    y: int
+    width: int
+    height: int
+
+
 class CenterCrop:
     """The central (height, width) pixels; smaller images are padded with black first.
 
@@ -51,19 +66,26 @@ class CenterCrop:
         self.size = (size, size) if isinstance(size, int) else tuple(size)
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        height, width = self.size
-        if image.width < width or image.height < height:
-            image = self._pad(image)
-        if image.size == (width, height):
+        placed = self.placed(*image.size)
+        if placed is None:
             return image
-        left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-        return image.crop((left, top, left + width, top + height))
+        canvas = (image.width + placed.left + placed.right, image.height + placed.top + placed.bottom)
+        if canvas != image.size:
+            padded = Image.new(image.mode, canvas)
+            padded.paste(image, (placed.left, placed.top))
+            image = padded
+        if canvas == (placed.width, placed.height):
+            return image
+        return image.crop((placed.x, placed.y, placed.x + placed.width, placed.y + placed.height))
 
-    def _pad(self, image: Image.Image) -> Image.Image:
-        height, width = self.size
-        canvas = Image.new(image.mode, (max(image.width, width), max(image.height, height)))
-        canvas.paste(image, (max(0, width - image.width) // 2, max(0, height - image.height) // 2))
-        return canvas
+    def placed(self, width: int, height: int) -> Placed | None:
+        """What is done to a picture of this size; None = nothing."""
+        rows, columns = self.size
+        if (height, width) == (rows, columns):
+            return None
+        more_x, more_y = max(0, columns - width), max(0, rows - height)
+        x, y = round((width + more_x - columns) / 2), round((height + more_y - rows) / 2)
+        return Placed(more_x // 2, more_y // 2, more_x - more_x // 2, more_y - more_y // 2, x, y, columns, rows)
 
 
 class Normalize:

@@ -92,7 +92,7 @@ def reshaped(shape: Sequence[int], lead: int, here: Sequence[int], there: Sequen
     return (*shape[:lead], *(next(sizes, 1) if dim == -1 else dim for dim in there))
 
 
-def pack_bytes(elements: Iterable[bytes | str]) -> bytes:
+def pack_bytes(elements: Iterable[Buffer | str]) -> bytes:
     """BYTES elements in the binary extension's layout; str elements are encoded as UTF-8."""
     out = bytearray()
     for element in elements:

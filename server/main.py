@@ -24,6 +24,7 @@ from .http.middleware.tokens import Tokens
 from .ipc.io_context import IoContext
 from .lifecycle.bls import BlsHost
 from .lifecycle.control_plane import ControlPlane
+from .lifecycle.front_ends import with_front_ends
 from .lifecycle.management import Management
 from .lifecycle.model_control import ModelControl
 from .lifecycle.snapshot_writer import SnapshotWriter
@@ -167,6 +168,7 @@ class Server:
         """From opening the ports to the last worker's end. Raises what made it impossible to answer."""
         gc_tuning.return_large_memory()
         plan, names = planned(self.settings), chosen(self.model_control, self.settings)
+        self.settings = with_front_ends(self.settings, plan, self.repository, names)
         self._tokens = self._make_tokens()
         tracing = Tracing(self.collector.put) if self.collector is not None else Tracing()
         services = Services(

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+_BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 _NVIDIA_SMI_TIMEOUT_S = 20.0
 
 
@@ -18,6 +19,18 @@ def usable_cores(root: Path = Path("/")) -> int:
     cores = len(os.sched_getaffinity(0))
     quota = cpu_quota(root)
     return max(1, cores if quota is None else min(cores, math.ceil(quota)))
+
+
+def computes_bf16(root: Path = Path("/")) -> bool:
+    """Whether the processor multiplies bfloat16 (AVX-512 BF16, AMX, Arm's BF16); without it, it is slower than float32."""
+    try:
+        text = (root / "proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return any(
+        name.strip() in ("flags", "Features") and not _BF16.isdisjoint(flags.split())
+        for name, _, flags in (line.partition(":") for line in text.splitlines())
+    )
 
 
 def wanted_threads(environ: Mapping[str, str] | None = None) -> int:

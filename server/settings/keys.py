@@ -53,6 +53,22 @@ def integer(low: int, high: int = 2**31 - 1) -> Reader:
     return read
 
 
+def automatic(low: int, high: int) -> Callable[[str], int]:
+    """An integer, or the word auto, which is read as 0."""
+    read = integer(low, high)
+
+    def read_or_auto(value: str) -> int:
+        if value.strip().lower() == "auto":
+            return 0
+        try:
+            number: int = read(value)
+        except ValueError as error:
+            raise ValueError(f"{error}, or auto") from None
+        return number
+
+    return read_or_auto
+
+
 def number(low: float, high: float) -> Reader:
     def read(value: str) -> float:
         try:
@@ -302,7 +318,7 @@ JITNEY: dict[str, Key] = {
     "worker_max_files": Key(integer(0, 1_000_000), "0"),
     "worker_sandbox": Key(choice("off", "files", "network"), "off"),
     "max_connections_per_address": Key(integer(0, 1_000_000), "0"),
-    "front_ends": Key(integer(1, 256), "1"),
+    "front_ends": Key(automatic(1, 256), "auto"),
     "status_page": Key(choice("on", "off"), "on"),
     "log_format": Key(log_format, "text"),
     "log_level": Key(choice("debug", "info", "warning", "error", "critical"), "info"),

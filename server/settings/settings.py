@@ -91,7 +91,7 @@ class Settings:
     worker_max_files  files that a worker may have open, 0 = as many as the server
     worker_sandbox  off; files = workers write below the temporary folder alone; network = and use no TCP: docs/security.md
     max_connections_per_address  connections of one client address to a port, 0 = any number
-    front_ends  processes that answer the inference address; 1 = the main process itself. http_threads is of each of them
+    front_ends  processes that answer the inference address, each with http_threads; 1 = the main process, auto: front-ends.md
     default_load  at_start or on_demand: when the workers of models start that say nothing of their own
     default_idle_timeout_s  how long a model that was loaded on demand may be without a request; 0 = until memory runs short
     max_loaded_bytes  what all models that were loaded on demand may take together; 0 = what the machine has
@@ -297,7 +297,7 @@ class Settings:
     @property
     def connections_per_address(self) -> int:
         """Connections that one address may have to one process that answers the inference address: its share, rounded up."""
-        return -(-self.max_connections_per_address // self.front_ends)
+        return -(-self.max_connections_per_address // max(self.front_ends, 1))
 
     @property
     def snapshot_folder(self) -> Path:

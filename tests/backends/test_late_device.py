@@ -33,7 +33,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_the_tests_for_a_gpu_pass(tmp_path: Path) -> None:
-    files = ["eager", "staging", "torchscript", "exported", "pixels"]
+    files = ["eager", "staging", "torchscript", "exported", "pixels", "fusion"]
     done = run("-m", "gpu", "-k", LEFT_OUT, *(f"tests/backends/test_{name}.py" for name in files))
     assert done.returncode == 0, done.stdout[-4000:]
     passed = int(done.stdout.rpartition(" passed")[0].split()[-1])

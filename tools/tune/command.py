@@ -2,7 +2,8 @@
 
 Runs the model's own backend with the parameters of `docs/parameters.md` that may help, at batch sizes up to `max_batch_size`,
 with different numbers of workers and threads, each in processes of its own and in turns; prints throughput, latency and how
-far answers are from the plain model's; and with --write puts the best into config.pbtxt.
+far answers are from the plain model's; and with --write puts the best into config.pbtxt. 16-bit arithmetic is measured wherever
+the device is quick at it, and chosen only where --tolerance asks for it.
 
 No server is started. Where requests are images for a codec, decoding them counts as work on the same cores (not on a GPU).
 """
@@ -20,12 +21,13 @@ from pathlib import Path
 
 from ...core.errors import InvalidConfig, JitneyError, ModelNotFound
 from ...core.model_config import ModelConfig
-from ...server.process.cores import gpus, usable_cores
+from ...server.process.cores import computes_bf16, gpus, usable_cores
 from ...server.process.progress import say
 from ...server.repository.triton.layout import CONFIG_FILE
 from ...server.repository.triton.repository import TritonRepository
 from ..bench import batch_time
 from . import report
+from .accuracy import Accuracy
 from .pbtxt_edit import CannotEdit, edit
 from .search import Candidate, Plan, Search
 from .trial import Subject, TrialFailed
@@ -58,10 +60,13 @@ def parser() -> argparse.ArgumentParser:
     add("--model-repository", type=Path, required=True, metavar="DIR", help="folder with the model")
     add("--seconds", type=float, default=SECONDS, help="about how long the whole search may take (%(default)g)")
     add("--batch-sizes", metavar="N,N,…", help="batch sizes to measure (1, 2, 4, … max_batch_size)")
-    add("--body", type=Path, metavar="FILE", help="a request as TorchServe's route takes it (made up: numbers, pictures)")
+    body = "a request as TorchServe's route takes it, or a folder of such (model_warmup's; else made up: numbers, pictures)"
+    add("--body", type=Path, metavar="FILE", help=body)
     add("--shape", action="append", default=[], metavar="NAME:D,D,…", help="size of an input's open axes; repeatable")
-    tolerance = "largest accepted difference of answers, in parts of the largest output (%(default)g; bf16 needs about 0.05)"
-    add("--tolerance", type=float, default=TOLERANCE, help=tolerance)
+    tolerance = (
+        "largest accepted difference of answers, in parts of the largest output; given, it lets bf16 and fp16 be chosen"
+    )
+    add("--tolerance", type=float, metavar="BOUND", help=f"{tolerance} ({TOLERANCE:g}, without these)")
     add("--plot", type=Path, metavar="FILE", help="write throughput and latency over the batch size as SVG")
     add("--write", action="store_true", help="put the best parameters and number of workers into config.pbtxt")
     return made
@@ -100,17 +105,21 @@ def make_plan(config: ModelConfig, options: argparse.Namespace) -> tuple[Plan, l
         raise CannotTune(f"model '{config.name}' is an ensemble: tune the models that it is made of")
     if config.sequence is not None:
         raise CannotTune(f"model '{config.name}' is stateful: its requests depend on one another")
-    if options.seconds <= 0 or options.tolerance < 0:
+    if options.seconds <= 0 or (options.tolerance or 0) < 0:
         raise CannotTune("--seconds must be above 0 and --tolerance at least 0")
-    if options.body is not None and not options.body.is_file():
+    if options.body is not None and not options.body.exists():
         raise CannotTune(f"--body: {options.body} does not exist")
+    if options.body is not None and options.body.is_dir() and not any(file.is_file() for file in options.body.iterdir()):
+        raise CannotTune(f"--body: there is no file in {options.body}")
     batch_time.parse_shapes(options.shape)
     gpu = _gpu(config)
     subject = Subject(options.model_repository, config.name, gpu, options.body, tuple(options.shape))
     compiler = any(shutil.which(name) for name in ("g++", "clang++"))
-    found, left_out = variants(config, gpu is not None, compiler)
-    ways = arrangements(usable_cores(), gpu is not None)
-    return Plan(subject, found, ways, _sizes(config, options.batch_sizes), options.seconds, options.tolerance), left_out
+    found, left_out = variants(config, gpu is not None, compiler, computes_bf16())
+    ways, sizes = arrangements(usable_cores(), gpu is not None), _sizes(config, options.batch_sizes)
+    asked = options.tolerance is not None
+    tolerance = options.tolerance if asked else TOLERANCE
+    return Plan(subject, found, ways, sizes, options.seconds, tolerance, takes_fewer_bits=asked), left_out
 
 
 def _gpu(config: ModelConfig) -> int | None:
@@ -156,11 +165,19 @@ def _report(search: Search, best: Candidate, plan: Plan, left_out: Sequence[str]
         f"Best: {settings}; {best.arrangement.workers} worker(s) of {best.arrangement.threads} thread(s): {best.rate:,.1f}/s, "
         f"{best.rate / plain.rate:.2f} × the plain model in one worker. Batches of {best.best_batch} are enough for it."
     )
+    if best.variant.fewer_bits:
+        print(f"Its answers {best.accuracy or Accuracy()}.")
     if (faster := search.faster_but_different()) is not None:
-        print(
-            f"{faster} would give {faster.rate:,.1f}/s, but its answers differ by {faster.difference:.1e} of the largest output; "
-            f"--tolerance accepts more than {plan.tolerance:g}."
-        )
+        print(_why_not(faster, plan))
+
+
+def _why_not(faster: Candidate, plan: Plan) -> str:
+    """Why the fastest candidate is not the best, and what would make it so."""
+    accuracy = faster.accuracy or Accuracy()
+    would = f"{faster} would give {faster.rate:,.1f}/s, but its answers {accuracy}"
+    if faster.variant.fewer_bits and not plan.takes_fewer_bits:
+        return f"{would}: it computes in fewer bits, which is chosen only where --tolerance BOUND asks for it."
+    return f"{would}; --tolerance accepts more than {plan.tolerance:g}."
 
 
 # -- writing -------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..bench.plot import Panel, svg
+from .accuracy import Accuracy
 from .search import Candidate
 
 BAR = 40
@@ -14,20 +15,26 @@ MOST_LINES = 6
 
 
 def table(candidates: Sequence[Candidate], best: Candidate, sizes: Sequence[int]) -> str:
-    """Markdown: rows per second at each batch size, latency of the smallest and the largest batch, difference of answers."""
+    """Markdown: rows per second at each batch size, latency of the smallest and the largest batch, and how far answers are from
+    the plain model's (`accuracy`)."""
     heads = ["", "variant", "workers × threads", *(f"batch {rows}" for rows in sizes)]
-    heads += [f"ms, batch {sizes[0]}", f"ms, batch {sizes[-1]} (p95)", "difference", "rounds (spread)"]
+    heads += [f"ms, batch {sizes[0]}", f"ms, batch {sizes[-1]} (p95)"]
+    heads += ["largest difference", "of the largest output", "top-1", "rounds (spread)"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for candidate in candidates:
         points = candidate.points()
         cells = ["**best**" if candidate is best else "", candidate.variant.name, str(candidate.arrangement)]
         if not points:
-            lines.append("| " + " | ".join([*cells, f"failed: {candidate.failed}"]) + " |")
+            lines.append(
+                "| " + " | ".join([*cells, f"failed: {candidate.failed}" if candidate.failed else "no time"]) + " |"
+            )
             continue
         cells += [f"{points[rows].rate:,.1f}/s" for rows in sizes]
         first, last = points[sizes[0]], points[sizes[-1]]
         cells += [f"{1e3 * first.median:.2f}", f"{1e3 * last.median:.1f} ({1e3 * last.p95:.1f})"]
-        cells += [f"{candidate.difference or 0.0:.1e}", f"{len(candidate.results)} ({candidate.spread:.0%})"]
+        accuracy = candidate.accuracy or Accuracy()
+        cells += [f"{accuracy.absolute:.1e}", f"{accuracy.relative:.1e}", accuracy.top1]
+        cells += [f"{len(candidate.results)} ({candidate.spread:.0%})"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

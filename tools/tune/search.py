@@ -5,7 +5,8 @@
                 until there are `ROUNDS` measurements of each or the time is up
 
 Machines are noisy, so a candidate's figure is the median of its rounds, and a simpler candidate wins unless another is faster by
-a margin. A variant whose answers differ by more than the tolerance is shown, but not chosen.
+a margin. A variant whose answers differ by more than the tolerance is shown, but not chosen, and one that computes in fewer bits
+is chosen only where the operator has asked for such by naming a tolerance.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ...server.process import progress
-from .trial import Point, Result, Subject, TrialFailed, difference, run_trial
+from .accuracy import Accuracy, compared
+from .trial import Point, Result, Subject, TrialFailed, run_trial
 from .variants import PLAIN, Arrangement, Variant
 
 ROUNDS = 3
@@ -36,12 +38,12 @@ Progress = Callable[[str], None]
 
 @dataclass
 class Candidate:
-    """A variant in an arrangement, with all results of it. `difference` is None while it is not known."""
+    """A variant in an arrangement, with all results of it. `accuracy` is None while it is not known."""
 
     variant: Variant
     arrangement: Arrangement
     results: list[Result] = field(default_factory=list)
-    difference: float | None = None
+    accuracy: Accuracy | None = None
     failed: str = ""
 
     def __str__(self) -> str:
@@ -80,7 +82,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is searched, and for how long. `tolerance`: largest accepted difference of answers, in parts of the largest output."""
+    """What is searched, and for how long. `tolerance`: largest accepted difference of answers, in parts of the largest output.
+    `takes_fewer_bits`: whether variants that compute in fewer bits may be chosen, within it.
+    """
 
     subject: Subject
     variants: Sequence[Variant]
@@ -88,6 +92,7 @@ class Plan:
     sizes: Sequence[int]
     seconds: float
     tolerance: float
+    takes_fewer_bits: bool = False
 
 
 class Search:
@@ -149,13 +154,13 @@ class Search:
         """Measures a candidate once more, if there is time; a failure is kept with it."""
         plan = self._plan
         if not must and self._left < self._cost(candidate):
-            if not candidate.results:
+            if not candidate.results and str(candidate) not in self.skipped:
                 self.skipped.append(str(candidate))
             return
         limit = LOAD_LIMIT if must else max(self._left, self._cost(candidate))
         if candidate.variant.slow_start and not candidate.results:
             limit = min(limit, plan.seconds * COMPILE_SHARE)
-        unknown = candidate.difference is None
+        unknown = candidate.accuracy is None
         try:
             with progress.shown.task(f"trying {candidate}"):
                 result = run_trial(
@@ -173,7 +178,7 @@ class Search:
             return
         candidate.results.append(result)
         if unknown:
-            candidate.difference = difference(result.answers, self._reference(result).answers)
+            candidate.accuracy = compared(result.answers, self._reference(result).answers)
         self._say(f"{candidate}: {candidate.rate:,.1f}/s")
 
     def _reference(self, result: Result) -> Result:
@@ -202,8 +207,10 @@ class Search:
     # -- the outcome ------------------------------------------------------------------------------------------------
 
     def accepted(self, candidate: Candidate) -> bool:
-        """Measured, and its answers are near enough to the plain model's."""
-        return bool(candidate.results) and (candidate.difference or 0.0) <= self._plan.tolerance
+        """Measured, and its answers are near enough to the plain model's, in a precision that may be chosen."""
+        if candidate.variant.fewer_bits and not self._plan.takes_fewer_bits:
+            return False
+        return bool(candidate.results) and (candidate.accuracy or Accuracy()).relative <= self._plan.tolerance
 
     def best(self) -> Candidate:
         """The fastest accepted candidate; of those that it does not beat, the one that was tried first."""
@@ -212,7 +219,7 @@ class Search:
         return next(candidate for candidate in accepted if not fastest.beats(candidate))
 
     def faster_but_different(self) -> Candidate | None:
-        """The fastest candidate of all, where only its answers keep it from being the best."""
+        """The fastest candidate of all, where only its answers or its precision keep it from being the best."""
         measured = [candidate for candidate in self.candidates if candidate.results]
         fastest = max(measured, key=lambda candidate: candidate.rate)
         return fastest if not self.accepted(fastest) and fastest.beats(self.best()) else None

@@ -114,20 +114,6 @@ def _answers(worker: _Worker, deadline: float) -> dict[str, Any]:
             return {name: saved[name] for name in saved.files}
 
 
-def difference(answers: Mapping[str, Any], plain: Mapping[str, Any]) -> float:
-    """The largest difference of any number of any output, in parts of that output's largest number; inf where shapes differ."""
-    worst = 0.0
-    for name, expected in plain.items():
-        got = answers.get(name)
-        if got is None or got.shape != expected.shape or not np.array_equal(np.isfinite(got), np.isfinite(expected)):
-            return float("inf")
-        if not expected.size or not (there := np.isfinite(expected)).any():
-            continue
-        scale = float(np.abs(expected[there]).max()) or 1.0
-        worst = max(worst, float(np.abs(got[there] - expected[there]).max()) / scale)
-    return worst
-
-
 class _Worker:
     """The process of `tune_worker` and its pipes."""
 

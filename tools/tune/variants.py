@@ -16,6 +16,7 @@ NEUTRAL = {
     "channels_last": "false",
     "autocast": "off",
     "compile": "false",
+    "fuse": "false",
     "freeze": "false",
     "optimize_for_inference": "false",
     "cudnn_benchmark": "false",
@@ -42,6 +43,11 @@ class Variant:
     parameters: Mapping[str, str] = field(default_factory=dict)
     slow_start: bool = False
 
+    @property
+    def fewer_bits(self) -> bool:
+        """Whether it computes in fewer bits than the model's weights have."""
+        return self.parameters.get("autocast", "off") != "off"
+
 
 @dataclass(frozen=True)
 class Arrangement:
@@ -61,6 +67,7 @@ _BF16, _FP16 = {"autocast": "bf16"}, {"autocast": "fp16"}
 _OPTIMIZED = {"optimize_for_inference": "true"}
 _GRAPHS = {"cuda_graphs": "true"}
 _FROZEN = {"freeze": "true"}
+_FUSED = {"fuse": "true"}
 
 
 def plain_parameters(config: ModelConfig) -> dict[str, str]:
@@ -69,23 +76,27 @@ def plain_parameters(config: ModelConfig) -> dict[str, str]:
     return {key: value for key, value in config.parameters.items() if key not in tuned}
 
 
-def variants(config: ModelConfig, on_gpu: bool, compiler: bool) -> tuple[list[Variant], list[str]]:
+def variants(config: ModelConfig, on_gpu: bool, compiler: bool, bf16: bool = True) -> tuple[list[Variant], list[str]]:
     """Variants to try, the plain model first and the simpler before the others; and what is left out, with reasons.
 
-    `compiler`: whether there is a C++ compiler for torch.compile.
+    `compiler`: whether there is a C++ compiler for torch.compile. `bf16`: whether the processor has instructions for it, without
+    which it is slower than float32.
     """
     makers = {"eager": _eager, "torchscript": _torchscript, "exported": _exported, "onnxruntime": _onnx}
     if config.backend not in makers:
         return [PLAIN], [f"parameters: backend '{config.backend}' runs the model's own code"]
     found = [PLAIN, *makers[config.backend](_has_images(config), on_gpu)]
     left_out = []
+    if not (bf16 or on_gpu) and any(variant.fewer_bits for variant in found):
+        found = [variant for variant in found if not variant.fewer_bits]
+        left_out.append("bf16: this processor has no instructions for it (avx512_bf16, amx_bf16)")
     if config.backend == "eager" and compiler:
         options = config.parameters.get("TORCH_COMPILE_OPTIONAL_PARAMETERS")
         given = {"compile": "true"} | ({"TORCH_COMPILE_OPTIONAL_PARAMETERS": options} if options else {})
         found.append(Variant("compile", given, slow_start=True))
     elif config.backend == "eager":
         left_out.append("compile: there is no C++ compiler (g++ or clang++)")
-    if config.codec in IMAGE_CODECS:
+    if config.codec in IMAGE_CODECS and config.parameters.get("decode") != "device":
         found.append(Variant("codec normalises", {"normalize_on_device": "false"}))
     return [*found, *_as_configured(config, found)], left_out
 
@@ -105,6 +116,8 @@ def _has_images(config: ModelConfig) -> bool:
 
 def _eager(images: bool, on_gpu: bool) -> list[Variant]:
     found = [Variant("channels_last", _CHANNELS_LAST)] if images else []
+    found.append(Variant("fused", _FUSED))
+    found += [Variant("fused channels_last", _FUSED | _CHANNELS_LAST)] if images else []
     found.append(Variant("bf16", _BF16))
     found += [Variant("bf16 channels_last", _BF16 | _CHANNELS_LAST)] if images else []
     return found + (_torch_on_gpu(images) if on_gpu else [])

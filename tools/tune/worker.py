@@ -5,7 +5,8 @@ It reads its job, a line of JSON, loads the model, says how long that took, and 
     {"rows": 8, "seconds": 0.5}   ->  {"rate": rows per second, "median": s, "p95": s, "batches": n}
     {"answers": "FILE.npz"}       ->  {"answers": n}: the sample's outputs, written to the file
 
-The requests are a body that was given, else made up: seeded numbers, and for image codecs seeded pictures.
+The requests are the bodies that were given, else the entries of model_warmup, else made up: seeded numbers. For image codecs
+seeded pictures are made up.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 
 from ...backends import factory
 from ...backends.base import Backend
+from ...backends.warmup import entry_requests
 from ...codecs import create as create_codec
 from ...core.model_config import ModelConfig
 from ...core.request import Instance, Part, Request, Response
@@ -36,6 +38,8 @@ from .variants import IMAGE_CODECS, plain_parameters
 
 #: Different requests of the sample; batches repeat them.
 SAMPLE = 8
+#: Requests whose answers are compared, where there are so many different ones.
+COMPARED = 32
 #: Decodings whose median counts.
 DECODINGS = 9
 PICTURE = (480, 640)
@@ -44,7 +48,8 @@ PICTURE = (480, 640)
 
 @dataclass(frozen=True)
 class Job:
-    """`parameters` are put on top of the plain model's. `body`: a file with one request, "" = made up."""
+    """`parameters` are put on top of the plain model's. `body`: a file with one request, or a folder of such files; "" = what
+    model_warmup says, or made up."""
 
     repository: str
     model: str
@@ -61,10 +66,11 @@ def configured(job: Job) -> ModelConfig:
     return replace(config, parameters=plain_parameters(config) | job.parameters)
 
 
-def requests_of(config: ModelConfig, job: Job) -> tuple[list[Request], float]:
-    """The sample, one row each, and the seconds that decoding one of them took (0 for tensors)."""
-    count = SAMPLE if config.batches else 1
-    bodies = [Path(job.body).read_bytes()] if job.body else _pictures(config, count)
+def requests_of(config: ModelConfig, job: Job, count: int = SAMPLE) -> tuple[list[Request], float]:
+    """At most `count` different requests, one row each, and the seconds that decoding one of them took (0 for tensors)."""
+    bodies = _given(Path(job.body), count) if job.body else _pictures(config, count)
+    if not bodies and config.warmup and config.inputs:
+        return [entry_requests(config, entry)[0] for entry in config.warmup[:count]], 0.0
     if not bodies:
         lead = (1,) if config.batches else ()
         shapes = parse_shapes(job.shapes)
@@ -79,6 +85,12 @@ def requests_of(config: ModelConfig, job: Job) -> tuple[list[Request], float]:
         times.append(time.perf_counter() - began)
     decoded = [codec.decode([Part("body", body)], {}) for body in bodies]
     return [Request(str(n), tensors) for n, tensors in enumerate(decoded)], statistics.median(times)
+
+
+def _given(body: Path, count: int) -> list[bytes]:
+    """The operator's requests: of a folder the first files by name."""
+    files = sorted(file for file in body.iterdir() if file.is_file())[:count] if body.is_dir() else [body]
+    return [file.read_bytes() for file in files]
 
 
 def _pictures(config: ModelConfig, count: int) -> list[bytes]:
@@ -142,25 +154,36 @@ class Measured:
             "batches": len(times),
         }
 
-    def save_answers(self, file: Path, largest: int) -> int:
-        """The sample's outputs, each output stacked over the requests; strings as objects are left out of numbers."""
-        answers = self.run(self.batch(min(SAMPLE, max(1, largest))))
-        outputs: dict[str, Any] = {}
-        for name in [tensor.name for tensor in answers[0]]:
-            arrays = [_numbers(tensor) for answer in answers for tensor in answer if tensor.name == name]
-            outputs[name] = np.concatenate([array.reshape(-1) for array in arrays])
-        np.savez(file, **outputs)
-        return len(answers)
+    def answers(self, requests: Sequence[Request], largest: int) -> dict[str, Any]:
+        """The outputs over all requests: [rows, …] where they have one shape, else all numbers in a row."""
+        found: list[list[Tensor]] = []
+        size = max(1, largest)
+        for start in range(0, len(requests), size):
+            part = [msgspec.structs.replace(each, id=str(n)) for n, each in enumerate(requests[start : start + size])]
+            found += [_kept(answer) for answer in self.run(part)]
+        outputs = {}
+        for name in [tensor.name for tensor in found[0]]:
+            arrays = [_numbers(tensor) for answer in found for tensor in answer if tensor.name == name]
+            if not largest:  # without a batch axis
+                arrays = [array[None] for array in arrays]
+            same = all(array.ndim and array.shape[1:] == arrays[0].shape[1:] for array in arrays)
+            outputs[name] = np.concatenate(arrays if same else [array.reshape(-1) for array in arrays])
+        return outputs
+
+
+def _kept(answer: Sequence[Tensor]) -> list[Tensor]:
+    """An answer that outlives the next batch."""
+    return [msgspec.structs.replace(tensor, data=bytes(tensor.data)) for tensor in answer]
 
 
 def _numbers(tensor: Tensor) -> Any:
-    """An output as float64; strings as their bytes, so that they can be compared too."""
+    """An output's numbers; strings as their bytes, so that they can be compared too."""
     if tensor.datatype == "BYTES":
-        return np.frombuffer(bytes(tensor.data), np.uint8).astype(np.float64)
+        return np.frombuffer(bytes(tensor.data), np.uint8)
     values = tensor.numpy()
     if tensor.datatype == "BF16":
-        values = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return values.astype(np.float64)
+        return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return values.astype(np.uint8) if values.dtype.kind == "b" else values
 
 
 def serve(job: Job, orders: IO[str], answers: IO[str]) -> None:
@@ -182,7 +205,9 @@ def serve(job: Job, orders: IO[str], answers: IO[str]) -> None:
     for line in orders:
         order = json.loads(line)
         if "answers" in order:
-            say({"answers": measured.save_answers(Path(order["answers"]), config.max_batch_size)})
+            requests, _ = requests_of(config, job, COMPARED)
+            np.savez(order["answers"], **measured.answers(requests, config.max_batch_size))
+            say({"answers": len(requests)})
         else:
             say(measured.measure(order["rows"], order["seconds"]))
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,22 @@ def open_archive(path: Path, into: Path, limits: Limits = DEFAULT_LIMITS, progre
     except BaseException:
         shutil.rmtree(into, ignore_errors=True)
         raise
+
+
+def peek(path: Path) -> Manifest:
+    """The manifest of an archive or folder that is not unpacked for it; an empty one where there is none, and of gzipped tar
+    archives, which would have to be read whole. Raises InvalidArchive, OSError."""
+    if path.is_dir():
+        return open_archive(path, path).manifest
+    if not zipfile.is_zipfile(path):
+        return Manifest()
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(MANIFEST) as file:
+            return parse_manifest(file.read(MAX_JSON_BYTES))
+    except KeyError:
+        return Manifest()
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+        raise InvalidArchive(f"{path.name}: {MANIFEST} cannot be read: {error}") from None
 
 
 def _is_gzip(path: Path) -> bool:

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import cast
 
-from ....core.errors import InvalidConfig, InvalidRequest, ModelNotFound, SaveFailed
+from ....core.errors import InvalidConfig, InvalidRequest, JitneyError, ModelNotFound, SaveFailed
 from ....core.model_config import ModelConfig
 from ....core.names import inside, is_safe_name, safe_name
 from ...process.cores import gpus as visible_gpus
@@ -131,6 +131,15 @@ class TritonRepository:
             raise
         self._keep(name, upload)
         return configs
+
+    def parameters(self, name: str) -> dict[str, str]:
+        """A model's parameters as its configuration file says them; none where it cannot be read. No file of the model is
+        looked into."""
+        try:
+            given, _ = self._parse(self._directory(name), name, None)
+        except JitneyError:
+            return {}
+        return {key: value.string_value for key, value in given.parameters.items()}
 
     def fingerprint(self, name: str) -> Hashable:
         """Changes when a file of the model does; None where no repository has it."""

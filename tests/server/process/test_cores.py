@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jitney.server.process.cores import cpu_quota, gpus, usable_cores, wanted_threads
+from jitney.server.process.cores import computes_bf16, cpu_quota, gpus, usable_cores, wanted_threads
 
 
 def write(path: Path, text: str) -> None:
@@ -104,3 +104,20 @@ def test_wanted_threads() -> None:
     assert wanted_threads({}) == 0
     assert wanted_threads({"OMP_NUM_THREADS": "3"}) == 3
     assert wanted_threads({"OMP_NUM_THREADS": "4,2"}) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("processor : 0\nflags\t\t: fpu avx512f avx512_bf16 amx_tile\n", True),
+        ("flags\t\t: fpu amx_bf16\n", True),
+        ("Features\t: fp asimd bf16\n", True),
+        ("flags\t\t: fpu avx2 avx512f avx512_vnni\n", False),
+        ("model name : made for bf16\n", False),
+        ("", False),
+    ],
+)
+def test_which_processors_are_quick_at_bfloat16(tmp_path: Path, text: str, expected: bool) -> None:
+    assert not computes_bf16(tmp_path)
+    write(tmp_path / "proc/cpuinfo", text)
+    assert computes_bf16(tmp_path) is expected
