@@ -22,6 +22,7 @@ from ..process.log_format import about
 from ..tracing.record import Front
 from ..tracing.sampling import Tracing
 from .control import reason_of
+from .open_calls import OpenCalls
 
 if TYPE_CHECKING:
     from ..http.kserve.shm import ClientRegions
@@ -60,6 +61,7 @@ class Services:
     metrics: RequestMetrics
     streams: set[Draining] = field(default_factory=set)  # that are open
     tracing: Tracing = field(default_factory=Tracing)
+    calls: OpenCalls = field(default_factory=OpenCalls)
 
     def traced(
         self, context: Context, path: str, began: int, call: Call, status_of: StatusOf, answer: Response | None = None
