@@ -66,6 +66,16 @@ def tell(sock: socket.socket) -> bool:
         return False
 
 
+def cut(ports: Collection[int], peers: Collection[Peer]) -> int:
+    """Ends the connections of these peers, with whatever is under way on them; how many there were."""
+    ended = 0
+    for peer, sock in established(ports):
+        if peer in peers:
+            sock.shutdown(socket.SHUT_RDWR)
+            ended += 1
+    return ended
+
+
 def _sockets(ports: Collection[int]) -> Iterator[socket.socket]:
     """Copies of the descriptors of this process' TCP sockets on these ports; each has to be closed. None without /proc."""
     try:

@@ -22,9 +22,10 @@ from ..frontends.messages import Ready
 from ..process import exits, gc_tuning, threads
 from .calls import Services
 from .draining import Drain
+from .pressure import Pressure
 from .reactor import AioReactor, Gathering
 from .relay import Relay
-from .server import servers
+from .server import places, servers
 
 
 class GatheringDataPlane(RemoteDataPlane):
@@ -66,8 +67,12 @@ class GrpcFrontEnd(FrontEnd):
                 await bound.server.start()
             gc_tuning.freeze_heap()
             self.send_queue.put(Ready())
+            settings = services.settings
+            pressure = Pressure(services.calls, {bound.port for bound in running}, 2 * settings.held_bytes, places(settings))
+            watching = asyncio.create_task(pressure.watch())
             seconds = await loop.run_in_executor(None, self._drains.get)
             await Drain(running, services.calls, services.streams).run(seconds)
+            watching.cancel()
         finally:
             reactor.close()
 

@@ -1,4 +1,5 @@
-"""Which calls are open on which connection, so that a front end knows when it may tell a client to go (`draining`).
+"""Which calls are open on which connection and what they wait for: so that a front end knows when it may tell a client to go
+(`draining`), and whose calls end where clients have it hold too much (`pressure`).
 
 The event loop's thread alone. A call is *answering* from the moment that its handler hands an answer to grpcio until grpcio has
 written it; a call that streams answers is answering for as long as it lasts.
@@ -10,18 +11,25 @@ import asyncio
 import contextlib
 import inspect
 import ipaddress
-from collections import Counter
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import grpc
 
+from . import access_line
+
 Context = Any
 Behaviour = Callable[[Any, Context], Any]
 
 STOPPING = "the server is stopping"
+WAITED = (
+    "the server holds as many bytes of requests and unread answers as it may (max_held_bytes), or as many calls, and this one "
+    "keeps it waiting; try again later"
+)
 
 
 class Peer(NamedTuple):
@@ -47,88 +55,171 @@ def named_peer(text: str) -> Peer | None:
     return peer_of(host.strip("[]"), int(port))
 
 
-def _peers(texts: Iterable[str]) -> set[Peer]:
+def peers_of(texts: Iterable[str]) -> set[Peer]:
+    """The peers that grpcio calls so."""
     return {peer for text in texts if (peer := named_peer(text)) is not None}
 
 
+class OpenCall:
+    """One call.
+
+    began      when it came (monotonic seconds);  request_id: as far as it is known, of a stream never
+    since      when it began to wait for its client (monotonic seconds)
+    answering  see above
+    evicted    it was ended because its client keeps the server waiting
+    """
+
+    __slots__ = ("answering", "began", "evicted", "path", "peer", "request_id", "since", "task")
+
+    def __init__(self, path: str, peer: str, task: asyncio.Task[Any] | None) -> None:
+        self.path, self.peer, self.task = path, peer, task
+        self.request_id = ""
+        self.began = self.since = time.monotonic()
+        self.answering = self.evicted = False
+
+
+#: The call that a task answers.
+_CURRENT: ContextVar[OpenCall | None] = ContextVar("call", default=None)
+
+
+def has_id(request_id: str) -> None:
+    """Says which request the call of this task brought."""
+    call = _CURRENT.get()
+    if call is not None:
+        call.request_id = request_id
+
+
 class OpenCalls:
-    """Counts calls by the connection that they came over. `refusing`: new calls end as UNAVAILABLE, and `refused` counts them."""
+    """All calls of a front end. `refusing`: new calls end as UNAVAILABLE, and `refused` counts them.
+
+    receiving   calls whose request is still on its way
+    unread      calls whose answer grpcio has, and their clients have not yet
+    streams     calls with a stream on one side, whatever they do
+    Each in the order in which that began.
+    """
 
     def __init__(self) -> None:
-        self._open: Counter[str] = Counter()
-        self._answering: Counter[str] = Counter()
+        self._open: set[OpenCall] = set()
+        self.receiving: dict[OpenCall, None] = {}
+        self.unread: dict[OpenCall, None] = {}
+        self.streams: dict[OpenCall, None] = {}
         self.refusing = False
         self.refused = 0
         self._held: asyncio.Future[None] | None = None
 
     def peers(self) -> tuple[set[Peer], set[Peer]]:
         """The connections with open calls, and those of them with a call that is answering."""
-        return _peers(self._open), _peers(self._answering)
+        busy = {call.peer for call in self._open}
+        return peers_of(busy), peers_of({call.peer for call in self._open if call.answering})
 
-    def counted(self, handler: Any) -> Any:
-        """The handler of a method, with its calls counted."""
+    def counted(self, path: str, handler: Any) -> Any:
+        """The handler of a method, with its calls counted and written into the access log.
+
+        A unary request is read here, as the first and only one of a stream, which is the same on the wire: grpcio would read it
+        before anybody knows of the call.
+        """
         sides = handler.request_streaming, handler.response_streaming
-        kind = "_".join("stream" if streams else "unary" for streams in sides)
-        behaviour = getattr(handler, kind)
+        behaviour = getattr(handler, "_".join("stream" if streams else "unary" for streams in sides))
+        reads = not handler.request_streaming
         if not handler.response_streaming:
-            behaviour = self._answering_once(behaviour)
+            counted, make = self._once(path, behaviour, reads), grpc.stream_unary_rpc_method_handler
         elif inspect.isasyncgenfunction(behaviour):
-            behaviour = self._generating(behaviour)
+            counted, make = self._generating(path, behaviour, reads), grpc.stream_stream_rpc_method_handler
         else:
-            behaviour = self._streaming(behaviour)
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
-        return make(behaviour, handler.request_deserializer, handler.response_serializer)
+            counted, make = self._streaming(path, behaviour), grpc.stream_stream_rpc_method_handler
+        return make(counted, handler.request_deserializer, handler.response_serializer)
 
-    def _answering_once(self, behaviour: Behaviour) -> Behaviour:
-        async def answer(request: Any, context: Context) -> Any:
-            if self.refusing:
-                await self._refuse(context)
-            peer = self._enter(context)
+    # -- the handlers of calls ---------------------------------------------------------------------------------------------
+
+    def _once(self, path: str, behaviour: Behaviour, reads: bool) -> Behaviour:
+        async def answer(requests: Any, context: Context) -> Any:
+            call = await self._begin(path, context)
             try:
-                found = await behaviour(request, context)
+                found = await behaviour(await self._read(call, context) if reads else requests, context)
                 if self._held is not None:
                     await asyncio.shield(self._held)  # the call may be cancelled, the others' future not
                 return found
+            except asyncio.CancelledError:
+                await self._give_up(call, context)
+                raise
             finally:
-                self._answering[peer] += 1
+                call.answering, call.since = True, time.monotonic()
+                self.unread[call] = None
 
         return answer
 
-    def _streaming(self, behaviour: Behaviour) -> Behaviour:
-        async def answer(request: Any, context: Context) -> Any:
-            if self.refusing:
-                await self._refuse(context)
-            self._answering[self._enter(context)] += 1
-            return await behaviour(request, context)
+    def _streaming(self, path: str, behaviour: Behaviour) -> Behaviour:
+        async def answer(requests: Any, context: Context) -> Any:
+            call = await self._begin(path, context, streams=True)
+            try:
+                return await behaviour(requests, context)
+            except asyncio.CancelledError:
+                await self._give_up(call, context)
+                raise
 
         return answer
 
-    def _generating(self, behaviour: Behaviour) -> Behaviour:
-        async def answers(request: Any, context: Context) -> AsyncGenerator[Any, None]:
-            if self.refusing:
-                await self._refuse(context)
-            self._answering[self._enter(context)] += 1
-            async with contextlib.aclosing(behaviour(request, context)) as found:
-                async for answer in found:
-                    yield answer
+    def _generating(self, path: str, behaviour: Behaviour, reads: bool) -> Behaviour:
+        async def answers(requests: Any, context: Context) -> AsyncGenerator[Any, None]:
+            call = await self._begin(path, context, streams=True)
+            try:
+                asked = await self._read(call, context) if reads else requests
+                async with contextlib.aclosing(behaviour(asked, context)) as found:
+                    async for answer in found:
+                        yield answer
+            except asyncio.CancelledError:
+                await self._give_up(call, context)
+                raise
 
         return answers
 
-    async def _refuse(self, context: Context) -> None:
-        self.refused += 1
-        await context.abort(grpc.StatusCode.UNAVAILABLE, STOPPING)
+    async def _begin(self, path: str, context: Context, *, streams: bool = False) -> OpenCall:
+        call = OpenCall(path, context.peer(), asyncio.current_task())
+        _CURRENT.set(call)
+        self._open.add(call)
+        if streams:
+            call.answering = True
+            self.streams[call] = None
+        context.add_done_callback(partial(self._end, call))
+        if self.refusing:
+            self.refused += 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, STOPPING)
+        return call
 
-    def _enter(self, context: Context) -> str:
-        peer: str = context.peer()
-        self._open[peer] += 1
-        context.add_done_callback(partial(self._leave, peer))
-        return peer
+    async def _read(self, call: OpenCall, context: Context) -> Any:
+        """The one request of a call."""
+        self.receiving[call] = None
+        try:
+            request = await context.read()
+        finally:
+            del self.receiving[call]
+        if request is grpc.aio.EOF:
+            await context.abort(
+                grpc.StatusCode.INTERNAL, "the call has no request: its client has ended its side without one"
+            )
+        return request
 
-    def _leave(self, peer: str, context: Context) -> None:
-        for counted in (self._open, self._answering):
-            counted[peer] -= 1
-            if counted[peer] <= 0:
-                del counted[peer]
+    async def _give_up(self, call: OpenCall, context: Context) -> None:
+        """Tells the client why its call ends, where it does not end because the client has gone."""
+        if call.evicted and call.task is not None:
+            call.task.uncancel()
+            await context.abort(grpc.StatusCode.UNAVAILABLE, WAITED)
+
+    def _end(self, call: OpenCall, context: Context) -> None:
+        self._open.discard(call)
+        self.unread.pop(call, None)
+        self.streams.pop(call, None)
+        if access_line.is_written():
+            access_line.write(context, call.path, call.peer, call.began, call.request_id)
+
+    # -- what others have happen to them -----------------------------------------------------------------------------------
+
+    def evict(self, calls: Iterable[OpenCall]) -> None:
+        """Ends calls that keep the server waiting, as UNAVAILABLE where that can still be told."""
+        for call in calls:
+            if call.task is not None and not call.evicted:
+                call.evicted = True
+                call.task.cancel()
 
     def hold(self, held: bool) -> None:
         """Whether answers of unary calls wait before grpcio gets them, so that soon none is being written."""

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from ...core.errors import JitneyError
+from ..settings.settings import Settings
 from .calls import Services
 from .draining import Bound
 from .open_calls import OpenCalls
@@ -23,8 +24,8 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Finds the handler of a call by its path; what there is not ends with UNIMPLEMENTED and the service's text for that."""
 
     def __init__(self, handlers: Mapping[str, Any], calls: OpenCalls, unknown: str = "") -> None:
-        self._handlers = {path: calls.counted(handler) for path, handler in handlers.items()}
-        self._unknown = unknown
+        self._handlers = {path: calls.counted(path, handler) for path, handler in handlers.items()}
+        self._calls, self._unknown = calls, unknown
 
     def service(self, handler_call_details: Any) -> Any:
         path: str = handler_call_details.method
@@ -36,7 +37,7 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[misc]
         async def refuse(requests: Any, context: Any) -> None:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
 
-        return grpc.stream_stream_rpc_method_handler(refuse)
+        return self._calls.counted(path, grpc.stream_stream_rpc_method_handler(refuse))
 
 
 def _router(services: Services, service: str) -> Router:
@@ -44,6 +45,11 @@ def _router(services: Services, service: str) -> Router:
         return Router(triton.handlers(services), services.calls)
     found = torchserve.inference_handlers if service == "inference" else torchserve.management_handlers
     return Router(found(services), services.calls, torchserve.UNKNOWN)
+
+
+def places(settings: Settings) -> int:
+    """Calls that one server has under way at most."""
+    return settings.max_waiting + BESIDES
 
 
 def servers(services: Services) -> list[Bound]:
@@ -54,7 +60,7 @@ def servers(services: Services) -> list[Bound]:
         server = grpc.aio.server(
             handlers=[router],
             options=options(services.settings, address.service),
-            maximum_concurrent_rpcs=services.settings.max_waiting + BESIDES,
+            maximum_concurrent_rpcs=places(services.settings),
         )
         secure = credentials(services.settings, address.service)
         at = str(address)

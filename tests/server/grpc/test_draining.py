@@ -18,12 +18,15 @@ import pytest
 from jitney.server.grpc import connections, draining
 from jitney.server.grpc.draining import Bound, Drain
 from jitney.server.grpc.open_calls import STOPPING, OpenCalls, Peer, named_peer
+from jitney.server.grpc.options import options
 from jitney.server.grpc.server import Router
+from jitney.server.settings.settings import Settings
 from jitney.tests.fakes.certificates import self_signed
 from jitney.tests.server.grpc.test_hostile import (
     DATA,
     END_HEADERS,
     HEADERS,
+    PING,
     PREFACE,
     RST_STREAM,
     SETTINGS,
@@ -32,7 +35,7 @@ from jitney.tests.server.grpc.test_hostile import (
     text,
 )
 
-GOAWAY, END_STREAM = 7, 1
+GOAWAY, END_STREAM, ACK, INITIAL_WINDOW = 7, 1, 1, 4
 PATIENCE = 15.0
 HEAD = b"\x83\x86\x04" + text(b"/test/Echo") + header(b":authority", b"x") + header(b"content-type", b"application/grpc")
 HEAD += header(b"te", b"trailers")
@@ -58,7 +61,8 @@ async def served(tls: Any = None) -> AsyncIterator[tuple[Bound, OpenCalls]]:
         "/test/Echo": grpc.unary_unary_rpc_method_handler(echo),
         "/test/Large": grpc.unary_unary_rpc_method_handler(large),
     }
-    server = grpc.aio.server(handlers=[Router(handlers, calls)], options=[("grpc.max_send_message_length", -1)])
+    given = options(Settings.load({}, {}, Path()), "triton")
+    server = grpc.aio.server(handlers=[Router(handlers, calls)], options=given)
     port = server.add_secure_port("127.0.0.1:0", tls) if tls else server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -72,6 +76,7 @@ class RawClient:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self.writer = reader, writer
+        self.window = 65_535  # of a new stream
 
     @classmethod
     async def connected(cls, port: int) -> RawClient:
@@ -81,9 +86,14 @@ class RawClient:
         return client
 
     async def read(self) -> tuple[int, int, bytes]:
-        """Kind, stream and payload of the next frame."""
+        """Kind, stream and payload of the next frame. Settings and pings are acknowledged."""
         head = await self._reader.readexactly(9)
-        return head[3], int.from_bytes(head[5:], "big"), await self._reader.readexactly(int.from_bytes(head[:3], "big"))
+        kind, payload = head[3], await self._reader.readexactly(int.from_bytes(head[:3], "big"))
+        if kind in {SETTINGS, PING} and not head[4] & ACK:
+            self.writer.write(frame(kind, ACK, 0, payload if kind == PING else b""))
+            if kind == SETTINGS:
+                self.window = dict(struct.iter_unpack(">HI", payload)).get(INITIAL_WINDOW, self.window)
+        return kind, int.from_bytes(head[5:], "big"), payload
 
     async def read_until(self, kind: int) -> bytes:
         while (found := await asyncio.wait_for(self.read(), PATIENCE))[0] != kind:
