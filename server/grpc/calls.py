@@ -21,7 +21,9 @@ from ...core.request import Response
 from ..process.log_format import about
 from ..tracing.record import Front
 from ..tracing.sampling import Tracing
+from .access_line import traceparent_of
 from .control import reason_of
+from .open_calls import OpenCalls
 
 if TYPE_CHECKING:
     from ..http.kserve.shm import ClientRegions
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from .relay import Relay
 
 log = logging.getLogger(__name__)
-access_log = logging.getLogger("jitney.access")
 
 INTERNAL = "internal error, see the server's log"
 Context = Any
@@ -60,6 +61,7 @@ class Services:
     metrics: RequestMetrics
     streams: set[Draining] = field(default_factory=set)  # that are open
     tracing: Tracing = field(default_factory=Tracing)
+    calls: OpenCalls = field(default_factory=OpenCalls)
 
     def traced(
         self, context: Context, path: str, began: int, call: Call, status_of: StatusOf, answer: Response | None = None
@@ -78,28 +80,6 @@ class Services:
             front = Front("grpc", path.removeprefix("/"), "", peer, status, began, time.monotonic_ns(), parent)
             front.state = sent.get("tracestate", "")
             self.tracing.take(front, *found, call, answer)
-
-    def note(self, context: Context, path: str) -> None:
-        """Has the call's line written into the access log when it is over, where that log is written."""
-        if not access_log.isEnabledFor(logging.INFO):
-            return
-        began, peer = time.monotonic(), unquote(context.peer()).partition(":")[2]
-
-        def write(context: Context) -> None:
-            code = context.code()
-            status = code.name if isinstance(code, grpc.StatusCode) else "CANCELLED" if context.cancelled() else "OK"
-            took = int((time.monotonic() - began) * 1000)
-            fields = {
-                "client": peer,
-                "method": "gRPC",
-                "path": path.removeprefix("/"),
-                "protocol": "HTTP/2.0",
-                "status": status,
-            }
-            told = about("", traceparent_of(context), **fields, ms=took)
-            access_log.info('/%s "gRPC %s HTTP/2.0" %s %d', peer, path.removeprefix("/"), status, took, extra=told)
-
-        context.add_done_callback(write)
 
     @contextmanager
     def place(self, nbytes: int) -> Iterator[None]:
@@ -163,14 +143,6 @@ class Awaited:
     async def only(self) -> Response:
         """The response of a model that gives one; raises the request's error."""
         return only([response async for response in self.stream()])
-
-
-def traceparent_of(context: Context) -> str:
-    """The client's span, "" where it sent none."""
-    found = (
-        value for name, value in context.invocation_metadata() or () if name == "traceparent" and isinstance(value, str)
-    )
-    return next(found, "")
 
 
 async def abort(context: Context, error: Exception, status_of: StatusOf, method: str, request_id: str = "") -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from typing import Any
 
 from ..frontends.child.main import _LAST_S, FrontEnd, main
@@ -22,9 +21,11 @@ from ..frontends.child.remote_services import RemoteRegions, RemoteRequestMetric
 from ..frontends.messages import Ready
 from ..process import exits, gc_tuning, threads
 from .calls import Services
+from .draining import Drain
+from .pressure import Pressure
 from .reactor import AioReactor, Gathering
 from .relay import Relay
-from .server import servers
+from .server import places, servers
 
 
 class GatheringDataPlane(RemoteDataPlane):
@@ -62,17 +63,16 @@ class GrpcFrontEnd(FrontEnd):
         try:
             services = self._services(loop)
             running = servers(services)
-            for server in running:
-                await server.start()
+            for bound in running:
+                await bound.server.start()
             gc_tuning.freeze_heap()
             self.send_queue.put(Ready())
+            settings = services.settings
+            pressure = Pressure(services.calls, {bound.port for bound in running}, 2 * settings.held_bytes, places(settings))
+            watching = asyncio.create_task(pressure.watch())
             seconds = await loop.run_in_executor(None, self._drains.get)
-            deadline = time.monotonic() + seconds
-            stopping = asyncio.gather(*(server.stop(max(0.0, deadline - time.monotonic())) for server in running))
-            await asyncio.sleep(0)  # no new calls from now on
-            for stream in list(services.streams):
-                stream.drain()
-            await stopping
+            await Drain(running, services.calls, services.streams).run(seconds)
+            watching.cancel()
         finally:
             reactor.close()
 

@@ -24,6 +24,7 @@ from ..http.torchserve.errors import Target
 from ..http.torchserve.render import new_request_id
 from . import schema, wire
 from .calls import Awaited, Services
+from .open_calls import has_id
 from .predicting import Predicting
 
 PATH = "/inference.GRPCInferenceService/ModelInfer"
@@ -55,6 +56,7 @@ class HandlerInfer:
     async def answer(self, asked: InferRequest, target: Target, context: Any, *, raw: bool) -> bytes:
         """A serialized ModelInferResponse with typed or `raw` contents; raises the request's error."""
         request_id = asked.request.id or new_request_id()
+        has_id(request_id)
         awaited, began = Awaited(), time.monotonic_ns()
         call = await self._predicting.ask(target, [Part("body", _document(asked), "application/json")], awaited, {})
         try:

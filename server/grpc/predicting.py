@@ -25,12 +25,17 @@ class Predicting:
         self.services = services
         self._limit = services.settings.max_response_size
 
-    async def ask(self, target: Target, parts: list[Part], awaited: Awaited, sequence: Mapping[str, str]) -> Call:
-        """Queues a request, and counts it unless no such model exists. A stateful model is told of the sequence."""
+    async def ask(
+        self, target: Target, parts: list[Part], awaited: Awaited, sequence: Mapping[str, str], request_id: str = ""
+    ) -> Call:
+        """Queues a request, and counts it unless no such model exists. A stateful model is told of the sequence.
+
+        `request_id`: "" for one that is made up.
+        """
         if not target.model:
             raise InvalidParameter("model_name", None, "the name of a model")
         plane, model, version = self.services.dataplane, target.model, target.version
-        request = Request(new_request_id(), [], parts, {})
+        request = Request(request_id or new_request_id(), [], parts, {})
         try:
             config = plane.config(model, version)
             if config.sequence is not None:

@@ -23,7 +23,6 @@ def relayed(
     name = method.path.rpartition("/")[2]
 
     async def answer(request: Any, context: Any) -> Any:
-        services.note(context, method.path)
         try:
             guard.check(context.invocation_metadata() or ())
             document = orjson.dumps(json_format.MessageToDict(request, preserving_proto_field_name=True))

@@ -8,7 +8,10 @@ from typing import Any
 import grpc
 
 from ...core.errors import JitneyError
+from ..settings.settings import Settings
 from .calls import Services
+from .draining import Bound
+from .open_calls import OpenCalls
 from .options import credentials, options
 from .torchserve import service as torchserve
 from .triton import service as triton
@@ -20,8 +23,9 @@ BESIDES = 256
 class Router(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Finds the handler of a call by its path; what there is not ends with UNIMPLEMENTED and the service's text for that."""
 
-    def __init__(self, handlers: Mapping[str, Any], unknown: str = "") -> None:
-        self._handlers, self._unknown = handlers, unknown
+    def __init__(self, handlers: Mapping[str, Any], calls: OpenCalls, unknown: str = "") -> None:
+        self._handlers = {path: calls.counted(path, handler) for path, handler in handlers.items()}
+        self._calls, self._unknown = calls, unknown
 
     def service(self, handler_call_details: Any) -> Any:
         path: str = handler_call_details.method
@@ -33,17 +37,22 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[misc]
         async def refuse(requests: Any, context: Any) -> None:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
 
-        return grpc.stream_stream_rpc_method_handler(refuse)
+        return self._calls.counted(path, grpc.stream_stream_rpc_method_handler(refuse))
 
 
 def _router(services: Services, service: str) -> Router:
     if service == "triton":
-        return Router(triton.handlers(services))
+        return Router(triton.handlers(services), services.calls)
     found = torchserve.inference_handlers if service == "inference" else torchserve.management_handlers
-    return Router(found(services), torchserve.UNKNOWN)
+    return Router(found(services), services.calls, torchserve.UNKNOWN)
 
 
-def servers(services: Services) -> list[grpc.aio.Server]:
+def places(settings: Settings) -> int:
+    """Calls that one server has under way at most."""
+    return settings.max_waiting + BESIDES
+
+
+def servers(services: Services) -> list[Bound]:
     """A server for each address of the settings, bound and not started. InvalidConfig where TLS is not as it has to be."""
     found = []
     for address in services.settings.grpc_addresses:
@@ -51,7 +60,7 @@ def servers(services: Services) -> list[grpc.aio.Server]:
         server = grpc.aio.server(
             handlers=[router],
             options=options(services.settings, address.service),
-            maximum_concurrent_rpcs=services.settings.max_waiting + BESIDES,
+            maximum_concurrent_rpcs=places(services.settings),
         )
         secure = credentials(services.settings, address.service)
         at = str(address)
@@ -61,5 +70,5 @@ def servers(services: Services) -> list[grpc.aio.Server]:
             raise JitneyError(f"{address.setting}={address} cannot be opened: {error}") from None
         if port != address.port:
             raise JitneyError(f"{address.setting}={address} cannot be opened")
-        found.append(server)
+        found.append(Bound(server, port, secure is not None))
     return found

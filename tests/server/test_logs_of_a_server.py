@@ -9,10 +9,14 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import grpc
+import numpy as np
 import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
 
 from jitney.tests.fakes.serving import write_model
-from jitney.tools.bench.served import ServedProcess, serving, wait_until
+from jitney.tools.bench.served import ServedProcess, free_port, serving, wait_until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 HEADERS = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
@@ -45,6 +49,34 @@ def documents(server: ServedProcess) -> list[dict[str, Any]]:
 def answers(server: ServedProcess) -> list[dict[str, Any]]:
     """The access log."""
     return [found for found in documents(server) if found["logger"] == "jitney.access"]
+
+
+def ask_over_grpc(address: str, request_id: str) -> None:
+    tensor = triton.InferInput("x", [1, 2], "FP32")
+    tensor.set_data_from_numpy(np.ones((1, 2), np.float32))
+    with triton.InferenceServerClient(address) as client, pytest.raises(InferenceServerException, match="the model broke"):
+        client.infer("broken", [tensor], request_id=request_id, headers=HEADERS)
+
+
+def test_calls_of_grpc_have_the_same_line(tmp_path: Path) -> None:
+    write_model(tmp_path / "models", "broken", CONFIG, BROKEN)
+    port, other = free_port(), free_port()
+    flags = ["--log-format=json", "--access-log=terminal", f"--grpc-port={port}"]
+    with serving(tmp_path / "models", flags=flags, properties=f"grpc_inference_port={other}\n", grpc=True) as server:
+        ask_over_grpc(f"127.0.0.1:{port}", "over gRPC")
+        ask(server, "over HTTP")
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, pytest.raises(grpc.RpcError):
+            channel.unary_unary("/no.Service/Call")(b"")
+        with grpc.insecure_channel(f"127.0.0.1:{other}") as channel, pytest.raises(grpc.RpcError):
+            channel.unary_unary("/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions")(b"")
+        wait_until(lambda: len(answers(server)) == 4, 20, "the access log")
+        found = {line["path"]: line for line in answers(server)}
+    called, asked = found["inference.GRPCInferenceService/ModelInfer"], found["/v2/models/broken/infer"]
+    assert called.items() >= {"method": "gRPC", "status": "INTERNAL", "trace_id": TRACE, "request_id": "over gRPC"}.items()
+    assert called.keys() == asked.keys() and asked["request_id"] == "over HTTP"
+    assert type(called["ms"]) is type(asked["ms"]) is float
+    assert found["no.Service/Call"]["status"] == "UNIMPLEMENTED"
+    assert len(found["org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions"]["request_id"]) == 36
 
 
 @pytest.mark.parametrize("front_ends", ["1", "2"])

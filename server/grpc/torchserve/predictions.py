@@ -13,9 +13,11 @@ import grpc
 
 from ....core.request import Part
 from ...http.torchserve.errors import Target
+from ...http.torchserve.render import new_request_id
 from .. import schema
 from ..calls import Awaited, abort
 from ..guard import Guard
+from ..open_calls import has_id
 from ..predicting import Predicting
 from .errors import inference_status
 
@@ -48,7 +50,6 @@ class Predictions:
     async def one(self, request: Any, context: Any) -> Any:
         """The first answer: a handler that streams is not asked for more."""
         path = f"/{PACKAGE}.InferenceAPIsService/Predictions"
-        self._predicting.services.note(context, path)
         answers = self._answers(request, context, path)
         try:
             return await anext(answers)
@@ -58,19 +59,20 @@ class Predictions:
     async def stream(self, request: Any, context: Any) -> AsyncGenerator[Any, None]:
         """All answers as they come."""
         path = f"/{PACKAGE}.InferenceAPIsService/StreamPredictions"
-        self._predicting.services.note(context, path)
         async for answer in self._answers(request, context, path):
             yield answer
 
     async def _answers(self, request: Any, context: Any, path: str) -> AsyncGenerator[Any, None]:
         target, nbytes, began = target_of(request), request.ByteSize(), time.monotonic_ns()
+        request_id = new_request_id()
+        has_id(request_id)
         try:
             if not self._guard.lets_all_pass:
                 self._guard.check(context.invocation_metadata() or ())
             with self._predicting.services.place(nbytes):
                 awaited = Awaited()
                 headers = sequence_of(request, self._predicting.services.settings.sequence_headers)
-                call = await self._predicting.ask(target, parts_of(request), awaited, headers)
+                call = await self._predicting.ask(target, parts_of(request), awaited, headers, request_id)
                 try:
                     async for response in awaited.stream():
                         yield self._answer(prediction=await self._predicting.body(call, response, target))

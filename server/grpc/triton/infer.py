@@ -13,6 +13,7 @@ from ...http.torchserve.errors import Target
 from ..calls import Awaited, Services, abort
 from ..guard import Guard
 from ..handler_infer import HandlerInfer
+from ..open_calls import has_id
 from . import errors, reply
 from .request import Reader
 from .versions import version_of
@@ -57,7 +58,6 @@ class Infer:
 
     async def __call__(self, data: bytes, context: Any) -> bytes:
         request_id, began = "", time.monotonic_ns()
-        self._preparing.services.note(context, PATH)
 
         def status_of(error: JitneyError) -> tuple[str, str]:
             return errors.status_of(error, request_id)
@@ -68,6 +68,7 @@ class Infer:
             with self._preparing.services.place(len(data)):
                 reader = Reader(data)
                 request_id = reader.id
+                has_id(request_id)
                 return await self._answer(reader, context, began)
         except Exception as error:
             await abort(context, error, status_of, "ModelInfer", request_id)

@@ -270,7 +270,6 @@ class StreamInfer:
 
     async def __call__(self, requests: AsyncIterator[bytes], context: Any) -> None:
         metadata = tuple(context.invocation_metadata() or ())
-        self._preparing.services.note(context, PATH)
         try:
             self._guard.check(metadata)
             ends_at_error = dict(metadata).get("triton_grpc_error") == "true"

@@ -1,0 +1,243 @@
+"""Clients that have a front end hold what it cannot count: requests that do not end, answers that are not read."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+
+from jitney.server.grpc import pressure
+from jitney.server.grpc.open_calls import WAITED, OpenCalls
+from jitney.server.grpc.pressure import Pressure, measure
+from jitney.server.grpc.server import Router
+from jitney.tests.fakes.grpc import grpc_serving, repository
+from jitney.tests.server.grpc.test_draining import INITIAL_WINDOW, PATIENCE, RawClient, in_a_loop, served
+from jitney.tests.server.grpc.test_hostile import DATA, END_HEADERS, HEADERS, RST_STREAM, SETTINGS, frame, header, text
+from jitney.tests.server.grpc.test_load import resident
+from jitney.tests.server.grpc.test_serving import front_ends
+
+WINDOW_UPDATE, FRAME_BYTES = 8, 16_384
+MIB = 1 << 20
+
+
+def head(path: str) -> bytes:
+    found = b"\x83\x86\x04" + text(path.encode()) + header(b":authority", b"x")
+    return found + header(b"content-type", b"application/grpc") + header(b"te", b"trailers")
+
+
+class Sender:
+    """Sends requests of so many bytes on several streams of one connection, all but their last byte."""
+
+    def __init__(self, client: RawClient, path: str, streams: int, nbytes: int) -> None:
+        self._client, self._nbytes, self._window = client, nbytes, client.window
+        self._room = {0: 65_535} | {2 * number + 1: client.window for number in range(streams)}
+        self.left = {stream: nbytes + 4 for stream in self._room if stream}
+        self.ended: set[int] = set()
+        for stream in self.left:
+            client.writer.write(frame(HEADERS, END_HEADERS, stream, head(path)))
+
+    async def run(self) -> None:
+        """Until everything is sent, or the server has ended those streams where it is not."""
+        while self.left:
+            for stream in list(self.left):
+                self._send(stream)
+            if self.left:
+                self._read(*await asyncio.wait_for(self._client.read(), PATIENCE))
+
+    async def read_ends(self) -> None:
+        """Until the server has ended another stream."""
+        before = len(self.ended)
+        while len(self.ended) == before:
+            self._read(*await asyncio.wait_for(self._client.read(), PATIENCE))
+
+    def _send(self, stream: int) -> None:
+        while stream in self.left:
+            size = min(FRAME_BYTES, self.left[stream], self._room[stream], self._room[0])
+            if size <= 0:
+                return
+            first = self.left[stream] == self._nbytes + 4
+            data = (b"\0" + struct.pack(">I", self._nbytes) if first else b"") + bytes(size)
+            self._client.writer.write(frame(DATA, 0, stream, data[:size]))
+            self._room[0] -= size
+            self._room[stream] -= size
+            self.left[stream] -= size
+            if not self.left[stream]:
+                del self.left[stream]
+
+    def _read(self, kind: int, stream: int, payload: bytes) -> None:
+        if kind == WINDOW_UPDATE and stream in self._room:
+            self._room[stream] += int.from_bytes(payload, "big")
+        elif kind == SETTINGS:
+            for other in self.left:
+                self._room[other] += self._client.window - self._window
+            self._window = self._client.window
+        elif kind in {HEADERS, RST_STREAM}:
+            self.left.pop(stream, None)
+            self.ended.add(stream)
+
+
+async def until(done: Callable[[], bool]) -> None:
+    """Returns when this holds."""
+    async with asyncio.timeout(PATIENCE):
+        while not done():
+            await asyncio.sleep(0.01)
+
+
+def test_requests_that_do_not_end_are_ended_the_oldest_first() -> None:
+    async def run() -> None:
+        async with served() as (bound, calls):
+            guard, in_use = Pressure(calls, {bound.port}, 16 * MIB, 100), measure()
+            before = in_use()
+            client = await RawClient.connected(bound.port)
+            sender = Sender(client, "/test/Echo", 8, 3 * MIB)
+            await sender.run()
+            await until(lambda: in_use() - before > 20 * MIB)
+            assert len(calls.receiving) == 8
+            guard.look()
+            await until(lambda: len(calls.receiving) == 4)
+            while len(sender.ended) < 4:
+                await sender.read_ends()
+            assert sender.ended == {1, 3, 5, 7}
+            await until(lambda: in_use() - before < 16 * MIB)
+            guard.look()
+            await asyncio.sleep(0.05)
+            assert len(calls.receiving) == 4
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{bound.port}") as channel:
+                assert await channel.unary_unary("/test/Echo")(b"x") == b"x"
+            await client.close()
+
+    in_a_loop(run)
+
+
+def test_answers_that_are_not_read_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        async with served() as (bound, calls):
+            guard, in_use = Pressure(calls, {bound.port}, 80 * MIB, 100), measure()
+            before = in_use()
+            client = await RawClient.connected(bound.port)
+            client.writer.write(frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW, 0)))
+            for number in range(4):
+                stream = 2 * number + 1
+                client.writer.write(frame(HEADERS, END_HEADERS, stream, head("/test/Large")))
+                client.writer.write(frame(DATA, 1, stream, b"\0" + struct.pack(">I", 1) + b"x"))
+            await until(lambda: len(calls.unread) == 4)
+            await until(lambda: in_use() - before > 100 * MIB)  # the handler's, and grpcio's copy
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{bound.port}") as channel:
+                guard.look()
+                assert len(calls.unread) == 4  # they may be on their way
+                monkeypatch.setattr(pressure, "UNREAD_S", 0.0)
+                guard.look()
+                await until(lambda: not calls.unread and in_use() - before < 80 * MIB)
+                assert await channel.unary_unary("/test/Echo")(b"x") == b"x"
+            await client.close()
+
+    in_a_loop(run)
+
+
+def test_calls_that_take_the_places_of_others_say_why_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pressure, "SLOW_S", 0.0)
+
+    async def run() -> None:
+        async with served() as (bound, calls), grpc.aio.insecure_channel(f"127.0.0.1:{bound.port}") as channel:
+            guard = Pressure(calls, {bound.port}, 1 << 40, 4)
+            asked = [channel.stream_unary("/test/Echo")() for _ in range(3)]
+            for call in asked[:2]:
+                await call.wait_for_connection()
+            await until(lambda: len(calls.receiving) == 3)
+            guard.look()
+            for call in asked:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await call
+                assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAVAILABLE, WAITED)
+            asked = [channel.stream_unary("/test/Echo")() for _ in range(2)]
+            await until(lambda: len(calls.receiving) == 2)
+            guard.look()
+            await asyncio.sleep(0.05)
+            assert len(calls.receiving) == 2
+
+    in_a_loop(run)
+
+
+def test_a_call_without_a_request() -> None:
+    async def run() -> None:
+        async with served() as (bound, _), grpc.aio.insecure_channel(f"127.0.0.1:{bound.port}") as channel:
+            call = channel.stream_unary("/test/Echo")()
+            await call.done_writing()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert caught.value.code() is grpc.StatusCode.INTERNAL
+            assert "has no request" in (caught.value.details() or "")
+
+    in_a_loop(run)
+
+
+@pytest.mark.parametrize("library", ["this one", "musl"])
+def test_what_is_in_use(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if library == "musl":
+        monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    in_use = measure()
+    before = in_use()
+    held = np.ones(64 * MIB, np.uint8)
+    assert in_use() - before > 60 * MIB
+    del held
+    assert in_use() - before < 8 * MIB
+
+
+def test_streams_are_ended_where_nothing_else_waits() -> None:
+    async def answers(requests: Any, context: Any) -> None:
+        async for request in requests:
+            await context.write(request)
+
+    async def run() -> None:
+        calls, held = OpenCalls(), [0]
+        guard = Pressure(calls, set(), 10, 10, lambda: held[0])
+        held[0] = 11
+        guard.look()  # nobody is there whose call could be ended
+        handlers = {"/test/Stream": grpc.stream_stream_rpc_method_handler(answers)}
+        server = grpc.aio.server(handlers=[Router(handlers, calls)])
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            asked = channel.stream_stream("/test/Stream")()
+            await asked.write(b"x")
+            assert await asked.read() == b"x"
+            guard.look()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await asked.read()
+            assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAVAILABLE, WAITED)
+        await server.stop(0)
+
+    in_a_loop(run)
+
+
+def test_a_front_end_is_bounded(tmp_path: Path) -> None:
+    """By default 1 GiB; here 32 MiB, twice what one request and one answer may have."""
+    properties = f"max_request_size={8 * MIB}\nmax_response_size={8 * MIB}\nmax_held_bytes={MIB}\n"
+    with grpc_serving(repository(tmp_path), properties=properties) as site:
+        (pid,) = front_ends(site.server)
+        before = resident(pid)
+
+        async def attack() -> int:
+            client = await RawClient.connected(int(site.address.rpartition(":")[2]))
+            sender = Sender(client, "/inference.GRPCInferenceService/ModelInfer", 32, 7 * MIB)
+            sending, peak = asyncio.create_task(sender.run()), 0
+            while not sending.done():
+                peak = max(peak, resident(pid))
+                await asyncio.sleep(0.02)
+            await sending
+            await client.close()
+            assert len(sender.ended) > 16
+            return peak
+
+        assert asyncio.run(attack()) - before < (32 + 96) * MIB
+        with triton.InferenceServerClient(site.address) as client:
+            assert client.is_server_live()
+        assert front_ends(site.server) == [pid]
