@@ -12,6 +12,7 @@ import pytest
 from jitney.server.serving import model_cache
 from jitney.server.serving.model_cache import RESERVE, ModelCache
 from jitney.server.workers import capacity
+from jitney.server.workers.pool import Seat
 from jitney.tools.bench import served
 
 MIB = 1 << 20
@@ -27,10 +28,10 @@ class Fake:
     def __init__(self, pid: int, gone: list[int], idle_timeout_s: float = 0.0) -> None:
         self.pid, self.gone, self.idle_timeout_s = pid, gone, idle_timeout_s
         self.used, self.memory = time.monotonic(), 0
-        self.is_loaded, self.loading, self.busy = True, False, False
+        self.is_loaded, self.loading, self.busy, self.sharers = True, False, False, 1
 
-    def pids(self) -> list[int]:
-        return [self.pid] if self.is_loaded and not self.loading else []
+    def seats(self) -> list[Seat]:
+        return [Seat(9000, self.pid, self.pid, self.sharers)] if self.is_loaded and not self.loading else []
 
     def unload(self, unused_since: float) -> bool:
         if not self.is_loaded or self.busy or self.used > unused_since:
