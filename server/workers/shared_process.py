@@ -22,6 +22,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import msgspec
@@ -30,6 +31,7 @@ from ...core.errors import Draining, JitneyError
 from ...core.model_config import ModelConfig
 from ...core.request import Instance
 from ..ipc.board import PLACES, Board
+from ..process import cores
 from ..process.alarms import Alarms
 from ..process.environment import module_command
 from .messages import Join
@@ -47,10 +49,11 @@ _ENCODER = msgspec.msgpack.Encoder()
 
 
 class Key(NamedTuple):
-    """Workers with the same key live in one process: its name and its environment are the same."""
+    """Workers with the same key live in one process: its name, and what their models say of its environment, are the same."""
 
     name: str
     environment: tuple[tuple[str, str], ...]
+    withheld: str
 
 
 class Groups:
@@ -65,8 +68,8 @@ class Groups:
 
         OSError where the process cannot be started.
         """
-        env = environment(config, instance)
-        key = Key(instance.shared, tuple(sorted(env.items())))
+        key = Key(instance.shared, tuple(sorted(config.environment.items())), config.withheld_environment)
+        env = environment(config, replace(instance, threads=cores.wanted_threads() or 1))
         while True:
             with self._lock:
                 process = self._processes.get(key)

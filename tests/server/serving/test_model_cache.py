@@ -106,6 +106,19 @@ def test_what_is_not_used_goes_when_its_time_has_come_and_the_thread_with_the_la
     cache.join(5)
 
 
+def test_a_process_that_models_share_counts_for_each_with_its_part(taken: dict[int, int]) -> None:
+    gone: list[int] = []
+    cache = ModelCache(100 * MIB)
+    made = models(cache, 4, gone)
+    for each in made:
+        each.sharers, taken[each.pid] = 4, 80 * MIB
+    settle(cache)
+    assert not gone and [each.memory for each in made] == [20 * MIB] * 4
+    for each in made:
+        cache.forget(each)
+    cache.join(5)
+
+
 @pytest.mark.usefixtures("taken")
 def test_a_model_that_is_busy_or_was_used_since_stays() -> None:
     gone: list[int] = []

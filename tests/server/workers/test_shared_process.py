@@ -303,3 +303,11 @@ def test_the_servers_threads_do_not_grow_with_its_models(group: Group, bench: Ca
     for model in (*first, *more):
         assert model.ask("echo", tensors=[[1.0]]).final
     assert {thread.name for thread in threading.enumerate() if "-help-" not in thread.name} == before
+
+
+def test_a_models_number_of_threads_is_its_own_affair(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = group.model("a").up()
+    monkeypatch.setenv("SOMETHING_ELSE", "since the process was started")
+    b = group.model("b", parameters={"intra_op_thread_count": "3"}).up()
+    assert pid_of(a, b)
+    assert [b.ask("who").parameters[name] for name in ("threads", "omp")] == [3, "1"]
