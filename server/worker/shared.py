@@ -17,6 +17,7 @@ import gc
 import os
 import socket
 import threading
+import time
 import traceback
 from collections.abc import Sequence
 from typing import NoReturn
@@ -37,6 +38,8 @@ from .running_batch import RunningBatch
 #: Bytes of a packet on the control socket, and its descriptors: a worker's socket, arena and reply memory.
 _PACKET, _DESCRIPTORS = 4096, 3
 _DECODER = msgspec.msgpack.Decoder(Join)
+#: Seconds for which a worker's memory is kept after it has left, so that others may leave meanwhile.
+MOMENT_S = 0.5
 #: Held by the worker that loads its model.
 _LOADING = threading.Lock()
 
@@ -82,7 +85,7 @@ class SharedWorker(Worker):
         self._board.note(self._place, works=False)
 
 
-def live(join: Join, connection: socket.socket, memory: Sequence[int], board: Board) -> None:
+def live(join: Join, connection: socket.socket, memory: Sequence[int], board: Board, cleaner: Cleaner) -> None:
     """A worker from its arrival to its last word."""
     channel, code = MessageChannel(connection), exits.CRASHED
     try:
@@ -92,16 +95,31 @@ def live(join: Join, connection: socket.socket, memory: Sequence[int], board: Bo
     except BaseException:  # noqa: BLE001 - a defect: the server logs the traceback
         traceback.print_exc()
     board.clear(join.place)
-    give_back()
     say(channel, Left(code))
     connection.close()
+    cleaner.clean()
 
 
-def give_back() -> None:
-    """Gives the memory of what has left back to the system."""
-    gc.unfreeze()  # it may lie in circles, which only the collector finds
-    trim()
-    gc.freeze()
+class Cleaner:
+    """Gives the memory of workers that have left back to the system: once for all that leave within a moment, since it keeps
+    Python busy for some 10 ms, and 100 where torch is imported."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._left = self._cleaned = 0
+
+    def clean(self) -> None:
+        with self._lock:
+            self._left += 1
+            mine = self._left
+        time.sleep(MOMENT_S)
+        with self._lock:
+            if self._cleaned >= mine:
+                return
+            self._cleaned = self._left
+            gc.unfreeze()  # what has left may lie in circles, which only the collector finds
+            trim()
+            gc.freeze()
 
 
 def say(channel: MessageChannel, message: Loaded | Left) -> None:
@@ -111,14 +129,14 @@ def say(channel: MessageChannel, message: Loaded | Left) -> None:
         pass  # the server has left already
 
 
-def welcome(control: socket.socket, board: Board) -> bool:
+def welcome(control: socket.socket, board: Board, cleaner: Cleaner) -> bool:
     """Waits for one worker and gives it a thread; false where none will come any more."""
     packet, descriptors, _, _ = socket.recv_fds(control, _PACKET, _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
     if not packet:
         return False
     join = _DECODER.decode(packet)
     connection, memory = socket.socket(fileno=descriptors[0]), descriptors[1:]
-    thread = threading.Thread(target=live, args=(join, connection, memory, board), name=join.name, daemon=True)
+    thread = threading.Thread(target=live, args=(join, connection, memory, board, cleaner), name=join.name, daemon=True)
     try:
         thread.start()
     except RuntimeError as error:
@@ -141,10 +159,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for fd in (options.control_fd, options.board_fd, options.trace_fd):
         os.set_inheritable(fd, False)
     faulthandler.enable(os.fdopen(options.trace_fd, "wb", buffering=0), all_threads=True)  # which one crashed it
-    control, board = socket.socket(fileno=options.control_fd), Board.of(options.board_fd)
+    control, board, cleaner = socket.socket(fileno=options.control_fd), Board.of(options.board_fd), Cleaner()
     code = exits.STOPPED
     try:
-        while welcome(control, board):
+        while welcome(control, board, cleaner):
             pass
     except BaseException:  # noqa: BLE001 - a defect: the server logs the traceback
         traceback.print_exc()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -127,7 +125,8 @@ def test_a_python_model_in_a_group_is_refused_with_what_is_allowed(repository: P
 
 
 def test_when_the_process_is_killed_all_are_ready_again_and_no_request_is_lost(plane: LoadedPlane) -> None:
-    process, outcomes, stop = the_process(plane), [], threading.Event()
+    outcomes: list[bool] = []
+    stop = threading.Event()
 
     def client(number: int) -> None:
         while not stop.is_set():
@@ -140,10 +139,10 @@ def test_when_the_process_is_killed_all_are_ready_again_and_no_request_is_lost(p
     for thread in threads:
         thread.start()
     for _ in range(3):
-        os.kill(the_process(plane).pid, signal.SIGKILL)
-        wait_until(lambda: not process.is_running(), PATIENCE, "the process to end")
-        wait_until(lambda: all(d.ready for d in plane.registry.deployments()), PATIENCE, "all models to be ready")
         process = the_process(plane)
+        process.kill()
+        process.wait(PATIENCE)
+        wait_until(lambda: all(d.ready for d in plane.registry.deployments()), PATIENCE, "all models to be ready")
         assert [ask(plane, number) for number in range(3)] == [0.0, 4.0, 8.0]
     stop.set()
     for thread in threads:
