@@ -60,7 +60,7 @@ def _says_so(error: BaseException) -> bool:
 def trim() -> None:
     """Gives memory back to the system that the process has freed and keeps.
 
-    Workers are told to keep what a batch needed (the server's `worker_process.MALLOC`); for weights that have gone to a card, a
+    Workers are told to keep what a batch needed (the server's `own_process.MALLOC`); for weights that have gone to a card, a
     copy in the host's memory is nothing that a batch will need.
     """
     gc.collect()

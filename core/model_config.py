@@ -122,6 +122,10 @@ class HandlerSpec:
 TENSOR_BACKENDS = ("eager", "torchscript", "exported", "onnxruntime")
 
 
+#: Those of them whose model is data alone: nothing of it can touch what else lives in its process.
+SHARING_BACKENDS = ("onnxruntime", "torchscript", "exported")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """One version of one model, complete: nothing is left to be deduced after the repository made it.
@@ -133,6 +137,7 @@ class ModelConfig:
     response_timeout_s  a worker that holds a batch for longer is replaced; 0 = no limit, AT_ONCE = no answer is in time
     max_in_flight     batches that a worker may hold: one runs, the others wait in it or, where the model `overlaps`, are
                       answered later; 0 = the default of its kind
+    worker_group      its workers share processes with those of other models that name the same group; "" = each has its own
     retry_after_crash   whether requests that a worker held when it crashed are run again, each alone, once
     startup_timeout_s   a worker that has not loaded by then is ended; 0 = no limit, AT_ONCE = none loads in time
     on_demand         whether its workers start with the first request and not when the server does
@@ -164,6 +169,7 @@ class ModelConfig:
     metric_tags: Mapping[str, str] = field(default_factory=dict)
     decoupled: bool = False
     max_in_flight: int = 0
+    worker_group: str = ""
     retry_after_crash: bool = False
     response_cache: bool = False
     sequence: Mapping[str, Any] | None = None

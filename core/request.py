@@ -85,12 +85,14 @@ Respond = Callable[[int, Response], None]
 
 @dataclass(slots=True)
 class Instance:
-    """Where this worker runs its model: `device` is "cpu" or "cuda:N"; `threads` is its share of the machine's cores."""
+    """Where this worker runs its model: `device` is "cpu" or "cuda:N"; `threads` is its share of the machine's cores; `shared`
+    names the process that it shares with other models' workers, "" = it has one of its own."""
 
     name: str
     kind: str = "KIND_CPU"
     gpu: int | None = None
     threads: int = 1
+    shared: str = ""
 
     @property
     def device(self) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from .coalesce import Coalescer
 from .reactor import Reactors
+from .shared_threads import SharedThreads
 
 
 @dataclass(frozen=True)
@@ -14,3 +15,4 @@ class IoContext:
 
     reactors: Reactors = field(default_factory=Reactors)
     coalescer: Coalescer = field(default_factory=Coalescer)
+    threads: SharedThreads = field(default_factory=SharedThreads)

@@ -21,6 +21,7 @@ from ..ipc.arena import Arena
 from ..ipc.io_context import IoContext
 from ..metrics.statistics import Statistics
 from ..workers.pool import HostServer, WorkerStatus
+from ..workers.shared_process import Groups
 from .model_cache import ModelCache
 from .response_cache import ResponseCache
 
@@ -48,6 +49,7 @@ class Options:
     io            the process' own
     gpus          the CUDA numbers of the GPUs that models may be placed on; None = all that there are
     models        which of those that load on demand stay loaded
+    groups        the processes that workers of different models share
     """
 
     shape_change: str = "lane"
@@ -57,6 +59,7 @@ class Options:
     io: IoContext = field(default_factory=IoContext)
     gpus: Sequence[int] | None = None
     models: ModelCache = field(default_factory=ModelCache)
+    groups: Groups = field(default_factory=Groups)
 
 
 class Deployment(ABC):

@@ -6,7 +6,8 @@ multi-model endpoints unload for the same reason in the same order). A model tha
 as soon as one is idle.
 
 A model's memory is what its workers take, what they share with others divided by how many share it (the kernel's
-`Pss`); until it is known, what the others take on average.
+`Pss`; a process that several models live in counts for each of them with an equal part); until it is known, what the others take
+on average.
 
 Threads: any may call; one thread unloads, which is there while something is loaded.
 """
@@ -23,6 +24,7 @@ from typing import Protocol
 
 from ..process import threads
 from ..workers import capacity
+from ..workers.pool import Seat
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class Model(Protocol):
     @property
     def is_loaded(self) -> bool: ...
 
-    def pids(self) -> list[int]: ...
+    def seats(self) -> list[Seat]: ...
 
     def unload(self, unused_since: float) -> bool: ...
 
@@ -202,11 +204,11 @@ class ModelCache:
         """Measures what is loaded; the models that still load, with what they are expected to take."""
         loading, now = set(), time.monotonic()
         for model in models:
-            pids = model.pids()
-            if not pids:
+            seats = model.seats()
+            if not seats:
                 loading.add(model)
             elif now - self._models.get(model, now) >= _MEASURED_S:
-                model.memory = sum(map(proportional_memory, pids))
+                model.memory = sum(proportional_memory(seat.pid) // seat.sharers for seat in seats)
                 with self._changed:
                     if model in self._models:
                         self._models[model] = now

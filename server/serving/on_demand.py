@@ -24,7 +24,7 @@ from ..batching.item import Waiting
 from ..ipc.arena import Arena
 from ..process import cores
 from ..workers import placement
-from ..workers.pool import WorkerStatus
+from ..workers.pool import Seat, WorkerStatus
 from .deployment import Deployment, ModelState, OnAnswer, Options
 from .sequence_deployment import SequenceDeployment
 from .worker_deployment import WorkerDeployment, new_generation
@@ -291,10 +291,10 @@ class OnDemandDeployment(Deployment):
         """Whether it has workers, or is starting them."""
         return self._loaded is not None
 
-    def pids(self) -> list[int]:
-        """Of the workers that have loaded the model."""
+    def seats(self) -> list[Seat]:
+        """The workers that have loaded the model."""
         loaded = self._loaded
-        return [] if loaded is None else [seat.pid for seat in loaded.pool.seats()]
+        return [] if loaded is None else loaded.pool.seats()
 
     def queued(self) -> int:
         loaded = self._loaded

@@ -82,6 +82,7 @@ class WorkerDeployment(Deployment):
             on_state=self._workers_changed,
             gpus=options.gpus,
             io=options.io,
+            groups=options.groups,
         )
         self.dispatcher = Dispatcher(
             self._make_batcher(),
@@ -397,6 +398,7 @@ def _handler_alone(config: ModelConfig) -> ModelConfig:
     return replace(
         config,
         backend="handler",
+        worker_group="",
         codec="json",
         filename="",
         inputs=(),

@@ -34,23 +34,33 @@ class Inbox:
     """Batches for the main thread; all other messages go to `dispatch`, called by whichever thread read them.
 
     `expecting()` tells whether the model waits for a reply. The watching thread reads from the start, while the model loads.
-    BadFrame from `dispatch`, like the end of the server, ends this process: the main thread may be deep in a model.
+    BadFrame from `dispatch`, like the end of the server, ends this process with `lost(code)`: the main thread may be deep in a
+    model. Where `lost` returns, because others live in the process, the main thread is told to stop when it comes for its next
+    batch. The main thread is that of the model, wherever it runs.
     """
 
-    def __init__(self, channel: MessageChannel, dispatch: Callable[[Message], None], expecting: Callable[[], bool]) -> None:
-        self._channel, self._dispatch, self._expecting = channel, dispatch, expecting
+    def __init__(
+        self,
+        channel: MessageChannel,
+        dispatch: Callable[[Message], None],
+        expecting: Callable[[], bool],
+        lost: Callable[[int], None] | None = None,
+    ) -> None:
+        self._channel, self._dispatch, self._expecting, self._lost = channel, dispatch, expecting, lost
         self._lock = threading.Lock()
         self._reader: str | None = _WATCH  # which thread reads; None while a batch runs and none does
         self._handed: queue.SimpleQueue[Execute | Stop] = queue.SimpleQueue()
         self._batches = 0
         self._parked = False
+        self._over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="jitney-watch", daemon=True)
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     # ---- main thread
 
     def start(self) -> None:
         """Begins to watch, and to read up to the first batch."""
-        threading.Thread(target=self._watch, name="jitney-watch", daemon=True).start()
+        self._watcher.start()
 
     def get(self) -> Execute | Stop:
         """Waits for the next batch, or for the word to stop."""
@@ -65,6 +75,15 @@ class Inbox:
         if self._parked or self._expecting():
             self._signal()
         return message
+
+    def close(self) -> None:
+        """Ends the watching thread, where the process goes on; nothing is read any more."""
+        self._over.set()
+        self._signal()
+        self._channel.stop_receiving()
+        if self._watcher.ident is not None:
+            self._watcher.join()
+        os.close(self._bell)
 
     # ---- any thread
 
@@ -82,11 +101,16 @@ class Inbox:
             while not isinstance(message := self._channel.receive(), Execute | Stop):
                 self._dispatch(message)
         except PeerClosed:
-            os._exit(exits.PARENT_GONE)  # the main thread may be deep in a model: nothing less would end it
+            return self._stop(exits.PARENT_GONE)
         except BadFrame as error:
             print(f"worker cannot go on: {error}", file=sys.stderr, flush=True)  # noqa: T201 - the server logs it
-            os._exit(exits.PROTOCOL)
+            return self._stop(exits.PROTOCOL)
         return message
+
+    def _stop(self, code: int) -> Stop:
+        self._over.set()
+        (self._lost or os._exit)(code)
+        return Stop()
 
     # ---- watching thread
 
@@ -98,10 +122,15 @@ class Inbox:
         while True:
             if self._reader is _WATCH:
                 self._hand_over(self._read())
+            if self._over.is_set():
+                return
             batches = self._batches
             woken = self._sleep(poll, idle)
             same = not woken and self._batches == batches
             with self._lock:
+                if self._over.is_set():
+                    self._end()
+                    return
                 if self._reader is None and (same or self._expecting()):
                     self._reader = _WATCH
                 idle = same and self._reader is _MAIN
@@ -111,6 +140,11 @@ class Inbox:
             self._reader = None
             self._handed.put(message)
 
+    def _end(self) -> None:
+        """With the lock held: whoever waits for a batch, or will, is told that none comes."""
+        if self._reader is None:
+            self._handed.put(Stop())
+
     def _sleep(self, poll: select.poll, idle: bool) -> bool:
         """Waits for a moment or, where no batch came lately, for the next one; returns whether the bell rang."""
         self._parked = idle  # set before the look at the reader: who begins a batch after that rings
@@ -118,6 +152,7 @@ class Inbox:
         self._parked = False
         for descriptor, _ in events:
             if descriptor != self._bell:
-                os._exit(exits.PARENT_GONE)
+                self._stop(exits.PARENT_GONE)
+                break
             os.eventfd_read(self._bell)
         return bool(events)

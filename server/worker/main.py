@@ -59,12 +59,14 @@ def load(message: Load, host: FrameHost) -> Backend:
 
 
 class Worker:
-    """The life of this process between the first message and the exit code."""
+    """The life of a worker between the first message and the exit code. It has the process to itself (but see `shared`)."""
 
-    def __init__(self, channel: MessageChannel, arena_fd: int, reply_fd: int) -> None:
+    def __init__(
+        self, channel: MessageChannel, arena_fd: int, reply_fd: int, lost: Callable[[int], None] | None = None
+    ) -> None:
         self._channel, self._arena_fd, self._reply_fd = channel, arena_fd, reply_fd
         self._host = FrameHost(channel)
-        self._inbox = Inbox(channel, self._dispatch, self._expecting)
+        self._inbox = Inbox(channel, self._dispatch, self._expecting, lost)
         self._host.on_call = self._inbox.expect
         self._replies: ReplyMemory | None = None
         self._batches: dict[int, RunningBatch] = {}
@@ -81,22 +83,35 @@ class Worker:
         arena.close_fd()
         reply.close_fd()
         self._replies = ReplyMemory(reply, self._ask_for_room)
+        try:
+            return self._live(message, arena, self._replies)
+        finally:
+            arena.close()
+
+    def _live(self, message: Load, arena: Region, replies: ReplyMemory) -> int:
         self._inbox.start()
         try:
-            backend = load(message, self._host)
+            backend = self._load(message)
         except BaseException as error:  # noqa: BLE001 - also SystemExit: a script's sys.exit() is a failure to load
             self._refuse(error)
             return exits.LOAD_FAILED
-        gc.collect()
-        gc.freeze()  # the model and its libraries stay: they need not be looked through while it answers
         self._channel.send(Loaded())
         try:
-            self._execute(backend, arena, self._replies, message.config)
+            self._execute(backend, arena, replies, message.config)
         except DeviceLost as error:
             print(f"worker ends because its device is lost: {error}", file=sys.stderr, flush=True)  # noqa: T201 - logged
             return exits.DEVICE_LOST
         backend.unload()
         return exits.STOPPED
+
+    def _load(self, message: Load) -> Backend:
+        backend = load(message, self._host)
+        gc.collect()
+        gc.freeze()  # the model and its libraries stay: they need not be looked through while it answers
+        return backend
+
+    def _run(self, batch: RunningBatch, backend: Backend, config: ModelConfig) -> None:
+        batch.run(backend, config.retry_after_crash)
 
     def _refuse(self, error: BaseException) -> None:
         reason = text_of(error) if isinstance(error, JitneyError) else explain(error)
@@ -110,7 +125,7 @@ class Worker:
             self._batches[batch.id] = batch
             if self._early_cancels:
                 self._cancel_early(batch)
-            batch.run(backend, config.retry_after_crash)
+            self._run(batch, backend, config)
 
     def _cancel_early(self, batch: RunningBatch) -> None:
         """What was said of this batch before it was here; what is older is over."""
@@ -167,7 +182,16 @@ def leave_signals_to_the_server() -> None:
         os.register_at_fork(after_in_child=lambda number=number: signal.signal(number, signal.SIG_DFL))
 
 
-def _exit(code: int) -> NoReturn:
+def settle(parent: int) -> None:
+    """What a worker's process does before anything else. OSError where the system cannot limit it as the operator wants."""
+    sys.argv = [""]  # as in Triton: a model's argparse must not find these flags
+    die_with(parent)
+    leave_signals_to_the_server()
+    sandbox.enter()
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+
+
+def end(code: int) -> NoReturn:
     """Ends without waiting for threads that the model left running, which `sys.exit` would."""
     atexit._run_exitfuncs()
     logging.shutdown()
@@ -185,11 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--name", required=True, help="the instance's name, for `ps`")
     options = parser.parse_args(arguments)
-    sys.argv = [""]  # as in Triton: a model's argparse must not find these flags
-    die_with(options.parent)
-    leave_signals_to_the_server()
-    sandbox.enter()
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    settle(options.parent)
     connection = socket.socket(fileno=options.fd)
     for fd in (options.fd, options.arena_fd, options.reply_fd):
         os.set_inheritable(fd, False)
@@ -202,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except BaseException:  # noqa: BLE001 - a defect, or sys.exit() in the model: the server logs the traceback
         traceback.print_exc()
         code = exits.CRASHED
-    _exit(code)
+    end(code)
 
 
 if __name__ == "__main__":

@@ -34,9 +34,11 @@ class ReplyMemory:
         self._sent: deque[tuple[int, list[Slot]]] = deque()
         self._count = 0
         self._waiting = 0
+        self._abandoned = False
 
     def put(self, data: Buffer) -> Slot:
-        """Writes an answer's bytes, as soon as there is room. ValueError for what is larger than the room there can be."""
+        """Writes an answer's bytes, as soon as there is room. ValueError for what is larger than the room there can be, and
+        where there is none and the server does not copy any more."""
         while True:
             try:
                 return self._arena.put(data)
@@ -53,9 +55,21 @@ class ReplyMemory:
         try:
             self._on_wait()
             with self._changed:
-                self._changed.wait_for(lambda: not self._sent or self._sent[0] is not oldest)
+                self._changed.wait_for(lambda: self._abandoned or not self._sent or self._sent[0] is not oldest)
+                if self._abandoned:
+                    raise ValueError("the server takes no answers any more")
         finally:
             self._waiting -= 1
+
+    def abandon(self) -> None:
+        """The server has left: nothing becomes free any more."""
+        with self._changed:
+            self._abandoned = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Lets the memory go."""
+        self._arena.close()
 
     def waiting(self) -> bool:
         """Whether an answer waits for room."""

@@ -6,6 +6,7 @@ holds several messages.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 
@@ -13,7 +14,7 @@ import msgspec
 
 from ..ipc.frame import HEADER, MAX_PAYLOAD, BadFrame, FrameReader
 from ..ipc.messages import Message
-from .messages import Cancel, Copied, Event, Execute, HostCall, HostCancel, HostReply, Load, Loaded, Results, Stop
+from .messages import Cancel, Copied, Event, Execute, HostCall, HostCancel, HostReply, Left, Load, Loaded, Results, Stop
 
 KINDS: tuple[type[Message], ...] = (
     Load,
@@ -27,6 +28,7 @@ KINDS: tuple[type[Message], ...] = (
     Event,
     Stop,
     Copied,
+    Left,
 )
 
 _KIND_OF = {kind: number for number, kind in enumerate(KINDS)}
@@ -78,6 +80,11 @@ class MessageChannel(FrameReader):
             self._out = self._out[: self._held]
             raise BadFrame(f"{type(message).__name__} of {length} bytes is over the limit of {MAX_PAYLOAD}")
         HEADER.pack_into(self._out, self._held, length, _KIND_OF[type(message)])
+
+    def stop_receiving(self) -> None:
+        """From now on whoever receives, or will, meets the end."""
+        with contextlib.suppress(OSError):  # the peer is gone, and with it the connection
+            self._socket.shutdown(socket.SHUT_RD)
 
     # ---- the thread that receives
 

@@ -7,6 +7,7 @@
     HostReply  an answer to a HostCall                    HostCancel  it wants no more of it
     Copied     answers have left the reply memory         Copied      it needs to know which
     Stop       finish and end                             Event       a metric, ...
+    Join       a shared process: one worker more          Left        a worker of a shared process ends
 
 `Data` is either the bytes themselves (small, or of no batch) or a place `(offset, nbytes)`: of a request in the arena, of a
 response in the worker's reply memory. Requests and responses are encoded one by one (`Raw`), so that one which cannot be
@@ -72,6 +73,13 @@ class Stop(Message):
     pass
 
 
+class Join(Message):
+    """To a shared process, with the descriptors of the worker's socket, arena and reply memory. `place` on the board is its."""
+
+    place: int
+    name: str
+
+
 # --- worker -> server
 
 
@@ -120,3 +128,9 @@ class HostCancel(Message):
 class Event(Message):
     kind: str
     payload: dict[str, Any]
+
+
+class Left(Message):
+    """The worker's last word, where its process goes on: `code` as a process of its own would end with (`process.exits`)."""
+
+    code: int

@@ -4,11 +4,15 @@ Facts (Triton's model configuration): a group without a name is called `<model>_
 `<model>_0_0`; KIND_GPU without `gpus` means `count` instances on each GPU; KIND_AUTO is KIND_GPU where its GPUs exist, else
 KIND_CPU. TorchServe instead has a number of workers, spread over the GPUs in turn: asking for more instances than the groups
 declare starts over with the first device.
+
+Instances of a `worker_group` share a process with those of other models that have the same number. They have one thread each, if
+nothing else is said: there are many of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ...core.errors import InvalidConfig
 from ...core.model_config import CPU_TOO, InstanceGroup, ModelConfig
@@ -26,10 +30,22 @@ def declared(config: ModelConfig, gpus: Sequence[int]) -> int:
 def instances(config: ModelConfig, count: int, *, gpus: Sequence[int], cores: int, threads: int = 0) -> list[Instance]:
     """The first `count` instances. `threads` is the operator's own choice for each (OMP_NUM_THREADS), 0 = none.
 
-    InvalidConfig where a group wants a GPU that is not there or a thread count is no positive number.
+    InvalidConfig where a group wants a GPU that is not there, a thread count is no positive number, or an instance with a GPU is
+    to share its process.
     """
     places, share = _places(config, gpus), _threads(config, count, cores, threads)
-    return [_instance(places, n, share) for n in range(count)]
+    made = [_instance(places, n, share) for n in range(count)]
+    return [_sharing(config, instance, n) for n, instance in enumerate(made)] if config.worker_group else made
+
+
+def _sharing(config: ModelConfig, instance: Instance, number: int) -> Instance:
+    if instance.gpu is not None:
+        raise InvalidConfig(
+            f"model '{config.name}' is in worker_group '{config.worker_group}', but instance '{instance.name}' is placed on GPU "
+            f"{instance.gpu}: only models on the CPU can share a process. Write kind: KIND_CPU (for an archive deviceType: cpu), "
+            "or leave the group out"
+        )
+    return replace(instance, shared=f"{config.worker_group}_{number}")
 
 
 def _instance(places: Sequence[tuple[str, str, int | None]], n: int, threads: int) -> Instance:
@@ -78,4 +94,4 @@ def _threads(config: ModelConfig, total: int, cores: int, threads: int) -> int:
             if not text.strip().isdecimal() or int(text) < 1:
                 raise InvalidConfig(f"model '{config.name}': parameter {name} must be a positive number, got '{text}'")
             return int(text)
-    return threads or max(1, cores // max(1, total))
+    return threads or (1 if config.worker_group else max(1, cores // max(1, total)))

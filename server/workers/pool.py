@@ -8,10 +8,10 @@
     pool.scale(4)
     pool.stop(30)
 
-Threads: any may call the methods. Each process has a reading thread (`worker_process.WorkerProcess`), which answers calls
-and runs `on_idle`, `on_batch`, `on_event`; the `supervisor` starts processes and ends those that take too long. They share
-one lock, which is never held while anything is sent, read or called back. The file is long because a batch's whole way
-should be read in one place.
+Threads: any may call the methods. What a process says is read by threads that all pools share (`worker_process.WorkerProcess`
+says which); they answer calls and run `on_idle`, `on_batch`, `on_event`. The `supervisor` starts processes and ends those that
+take too long. They share one lock, which is never held while anything is sent, read or called back. The file is long because a
+batch's whole way should be read in one place.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from .host_calls import HostCalls, HostServer
 from .messages import Cancel, Copied, Event, HostCall, HostCancel, Results
 from .roster import Held, WorkerState
 from .running_calls import Again, BatchReport, RunningCalls
+from .shared_process import Groups
 from .status import WorkerStatus, status
 from .supervisor import Member, Supervisor
 from .worker_process import WorkerProcess
@@ -50,10 +51,15 @@ _MOST_CRASHES = 2
 
 
 class Seat(NamedTuple):
-    """One life of one worker: a worker that was replaced is in another seat."""
+    """One life of one worker: a worker that was replaced is in another seat, also where its process is the same.
+
+    sharers  how many workers live in the process
+    """
 
     worker: int
     pid: int
+    serial: int
+    sharers: int
 
 
 class Pool:
@@ -67,6 +73,7 @@ class Pool:
     on_state  a worker became ready, or is no longer
     host      answers what models ask of the server
     factory   `module:function` that makes the backend, "" = the package's own
+    groups    the processes that its workers may share with other models'
 
     Callbacks must not call `stop`, nor wait for answers of this pool.
     """
@@ -86,6 +93,7 @@ class Pool:
         on_state: Callable[[], None] | None = None,
         gpus: Sequence[int] | None = None,
         io: IoContext | None = None,
+        groups: Groups | None = None,
     ) -> None:
         self.config = config
         self._on_idle, self._on_batch, self._on_event, self._on_state = on_idle, on_batch, on_event, on_state
@@ -104,6 +112,7 @@ class Pool:
             on_late=self._late,
             excused=self._host_calls.excused,
             io=io or IoContext(),
+            groups=groups or Groups(),
         )
         self._lock, self._roster = self._supervisor.lock, self._supervisor.roster
         self._running: dict[int, RunningCalls] = {}  # by their number, until they are reported
@@ -217,7 +226,8 @@ class Pool:
         """The workers that have loaded the model and stay, busy or not."""
         with self._lock:
             loaded = [w for w in self._roster.members if w.state in (WorkerState.READY, WorkerState.BUSY)]
-            return [Seat(worker.id, worker.child.pid) for worker in loaded if worker.child is not None]
+            children = [(worker.id, worker.child) for worker in loaded if worker.child is not None]
+            return [Seat(number, child.pid, child.serial, child.sharers) for number, child in children]
 
     # ---- batches
 
@@ -264,7 +274,7 @@ class Pool:
             self._report(batch)
             return
         with self._lock:
-            here = any(w.id == seat.worker and w.child and w.child.pid == seat.pid for w in self._roster.members)
+            here = any(w.child and w.child.serial == seat.serial for w in self._roster.members)
             worker = self._roster.take_named(seat.worker, batch, time.monotonic()) if here else None
         if worker is None:
             self._fail(batch, WorkerDied(f"the worker of model '{self.config.name}' that held the sequence is gone"))
@@ -363,7 +373,7 @@ class Pool:
             except OSError:
                 pass  # the worker is gone, which is all the same to this call
 
-    # ---- messages (reading thread of the worker)
+    # ---- messages (whoever reads what the worker says)
 
     def _message(self, worker: Member, child: WorkerProcess, message: Message) -> None:
         if isinstance(message, Results):
@@ -385,7 +395,7 @@ class Pool:
         if batch is None:
             raise ValueError(f"answers of batch {results.batch}, which no worker has")
         if self.config.response_timeout_s == AT_ONCE:
-            return  # whatever comes is too late: the supervising thread is about to replace the worker
+            return  # whatever comes is too late: the worker is about to be replaced
         answers = batch.answers(results, child.fetch)
         if results.done:
             self._times(batch, results)
@@ -505,7 +515,7 @@ class Pool:
         `alone`: one request was all that the worker had begun.
         """
         death = child.death()
-        if batch.again is not None:
+        if batch.again is not None and not child.innocent:
             self._crashed_again(batch.again, death)
         if not self._runs_again(batch, death, alone and child.crashed):
             if alone and child.crashed:

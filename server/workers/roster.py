@@ -183,6 +183,11 @@ class Roster(Generic[C, B]):
         """Members whose processes are loading the model."""
         return sum(worker.child is not None and worker.state is WorkerState.STARTING for worker in self.members)
 
+    def starting(self) -> int:
+        """Members whose processes have been ordered, and are not there yet."""
+        waiting = (WorkerState.STARTING, WorkerState.BACKOFF)
+        return sum(w.child is None and w.alarm is None and w.state in waiting for w in self.members)
+
     def refused(self) -> Worker[C, B] | None:
         """A member that could not be loaded and is not loading again right now."""
         over = (WorkerState.BACKOFF, WorkerState.FAILED)
@@ -369,8 +374,11 @@ class Roster(Generic[C, B]):
             worker.alarm = None
             self._go_on(worker, now)
 
-    def gone(self, worker: Worker[C, B], now: float, reason: str, load_failed: bool) -> Held[B]:
-        """The process ended. Returns what it held; the worker waits to start again, or has failed, or is gone."""
+    def gone(self, worker: Worker[C, B], now: float, reason: str, load_failed: bool, innocent: bool = False) -> Held[B]:
+        """The process ended. Returns what it held; the worker waits to start again, or has failed, or is gone.
+
+        An `innocent` one, whose process others have ended that share it, starts again at once, however often that happens.
+        """
         held = Held([*worker.late, *worker.running], list(worker.waiting))
         worker.executing = worker.child = worker.alarm = None
         worker.running, worker.late, worker.waiting = {}, [], deque()
@@ -381,7 +389,7 @@ class Roster(Generic[C, B]):
                 self.leaving.remove(worker)
             return held
         worker.error, worker.load_failed = reason, load_failed
-        delay = worker.backoff.failed(now)
+        delay = 0.0 if innocent else worker.backoff.failed(now)
         if delay is None or (load_failed and not self.retry and not self.ever_loaded):
             worker.state = WorkerState.FAILED
         else:
@@ -414,7 +422,7 @@ class Roster(Generic[C, B]):
         if not self._at_once:
             return found
         starts = sorted((pair for pair in found if pair[1].child is None), key=lambda pair: pair[0])
-        waiting = {id(worker) for _, worker in starts[max(0, self._at_once - self.loading()) :]}
+        waiting = {id(worker) for _, worker in starts[max(0, self._at_once - self.loading() - self.starting()) :]}
         return [pair for pair in found if id(pair[1]) not in waiting]
 
     def _meaning(self, worker: Worker[C, B]) -> Alarm:

@@ -14,7 +14,7 @@ from .worker_process import WorkerProcess
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
     """`pid` 0 while there is no process; `started` in seconds since the epoch, of the latest process, 0.0 where there was
-    none yet; `memory_bytes` is its resident set.
+    none yet; `memory_bytes` is its resident set, divided by the number of workers that share it.
 
     `id` and `name` stay when the process is replaced; `restarts` counts that. `error` is the reason of the last ending,
     empty once a process has loaded the model again. `load_seconds` is how long the present one took, 0.0 until it has.
@@ -36,7 +36,7 @@ def status(worker: Worker[WorkerProcess, Any]) -> WorkerStatus:
     child = worker.child
     pid, load_seconds = (child.pid, child.load_seconds) if child is not None else (0, 0.0)
     instance = worker.instance
-    memory = _resident(pid) if pid else 0
+    memory = _resident(pid) // child.sharers if child is not None else 0
     return WorkerStatus(
         worker.id,
         instance.name,

@@ -1,7 +1,9 @@
 """`Supervisor`: starts a model's worker processes, ends those that take too long, and replaces those that died.
 
-Who is in which state, and what is due when, the pure `roster` decides under `lock`; the supervisor's one thread sleeps until
-the next alarm and acts. The lock is never held while anything is sent, read or called back.
+Who is in which state, and what is due when, the pure `roster` decides under `lock`. A supervisor has no thread: one thread of
+the process sleeps until the next alarm of all of them (`ipc.shared_threads`). It looks what is due, and kills, which returns
+at once; what may block is done elsewhere: the starter starts processes, helpers see to what is late and to what has ended.
+The lock is never held while anything is sent, read or called back.
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ from ...core.request import Instance
 from ..ipc.arena import Arena
 from ..ipc.io_context import IoContext
 from ..ipc.messages import Message
-from ..process import threads
 from ..process.cores import usable_cores
 from . import capacity
 from .messages import Loaded, Stop
 from .roster import Alarm, Held, Roster, Worker
 from .running_calls import RunningCalls
+from .shared_process import Groups
 from .worker_process import WorkerProcess
 
 log = logging.getLogger(__name__)
@@ -52,11 +54,12 @@ def in_flight(config: ModelConfig, instance: Instance) -> int:
 class Supervisor:
     """The processes of one pool.
 
-    on_message(worker, child, message)  what a process says, apart from `Loaded`; reading thread
-    on_ready()                          a worker has loaded the model and is idle; reading thread
-    on_end(child, held)                 a process ended, or could not be started (None), and held these batches
-    on_late(worker, child, batches)     open batches that gave no sign of life in time, of a worker that goes on; own thread
-    excused(child, limit)               until when a process may be silent for longer than `limit`, None = not at all; own thread
+    on_message(worker, child, message)  what a process says, apart from `Loaded`; a loop's thread or a helper
+    on_ready()                          a worker has loaded the model and is idle; a helper
+    on_end(child, held)                 a process ended, or could not be started (None), and held these batches; a helper or
+                                        the starter
+    on_late(worker, child, batches)     open batches that gave no sign of life in time, of a worker that goes on; a helper
+    excused(child, limit)               until when a process may be silent for longer than `limit`, None = not at all; a helper
     """
 
     def __init__(
@@ -71,8 +74,9 @@ class Supervisor:
         on_late: Callable[[Member, WorkerProcess, list[RunningCalls]], None],
         excused: Callable[[WorkerProcess, float], float | None],
         io: IoContext,
+        groups: Groups,
     ) -> None:
-        self._config, self._arena, self._factory, self._io = config, arena, factory, io
+        self._config, self._arena, self._factory, self._io, self._groups = config, arena, factory, io, groups
         self._on_message, self._on_ready, self._on_end, self._excused = on_message, on_ready, on_end, excused
         self._on_late = on_late
         self._model_log = logging.getLogger(f"jitney.model.{config.name}")
@@ -88,11 +92,10 @@ class Supervisor:
         )
         self.closing = False
         self.failure: LoadFailed | None = None
-        self._alarm = threading.Condition(self.lock)  # the supervising thread sleeps here
-        self._changed = threading.Condition(self.lock)  # `wait_ready` and `wait_ended` sleep here
-        self._exited: list[WorkerProcess] = []
-        self._sleeps_until = -math.inf
-        self._thread: threading.Thread | None = None
+        self._changed = threading.Condition(self.lock)  # whoever waits sleeps here
+        self._rings_at = math.inf  # the next alarm that was asked for
+        self._open = 0  # processes from the order to start them until all is said that is to be said of their end
+        self._has_threads = False
 
     # ---- any thread
 
@@ -104,11 +107,9 @@ class Supervisor:
         with self.lock:
             if self.closing:
                 raise Draining(f"model '{self._config.name}' is stopping")
-            if self._thread is None and count:
-                name = f"jitney-{self._config.name}-supervisor"
-                thread = threading.Thread(target=self._supervise, name=name, daemon=True)
-                threads.start(thread, f"model '{self._config.name}'")
-                self._thread = thread
+            if not self._has_threads and count:
+                self._io.threads.acquire(f"model '{self._config.name}'")
+                self._has_threads = True
             dismissed = self._resize(count, places)
         self._dismiss(dismissed)
 
@@ -162,18 +163,21 @@ class Supervisor:
             return left
 
     def join(self) -> None:
-        """After `close`: waits for the end of all processes and threads."""
-        if self._thread is not None:
-            self._thread.join()
+        """After `close`: waits until all processes have ended and everybody has been told."""
+        with self.lock:
+            while self._open or self.roster.processes():
+                self._changed.wait()
+            has_threads, self._has_threads = self._has_threads, False
+        if has_threads:
+            self._io.threads.alarms.forget(self._ring)
+            self._io.threads.release()
 
     def watch(self) -> None:
-        """A worker got a batch: the supervising thread is to wake up when that is late."""
+        """A worker got a batch: an alarm is to ring when that is late."""
         limit = self._config.response_timeout_s
-        if (
-            limit and time.monotonic() + limit < self._sleeps_until
-        ):  # rarely: it sleeps until the oldest batch is late anyway
+        if limit and time.monotonic() + limit < self._rings_at:  # rarely: one rings when the oldest batch is late anyway
             with self.lock:
-                self._alarm.notify()
+                self._set_alarm()
 
     def dismiss(self, worker: Member) -> None:
         """Ends a worker that holds no batch: politely, or at once where it has not even loaded."""
@@ -183,106 +187,108 @@ class Supervisor:
         if not child.loaded:
             child.kill()
             return
+        with self.lock:
+            self._set_alarm()
         try:
             child.send(Stop())
         except OSError:
             pass  # gone already
 
     def _notify(self) -> None:
-        self._alarm.notify_all()
+        """With the lock held: something is other than it was."""
+        self._set_alarm()
         self._changed.notify_all()
+
+    def _set_alarm(self) -> None:
+        """With the lock held."""
+        at = self.roster.wake_at()
+        if at is not None and at < self._rings_at and self._has_threads:
+            self._rings_at = at
+            self._io.threads.alarms.set(self._ring, at)
 
     def _text(self, worker: Member, reason: str) -> str:
         return f"model '{self._config.name}' could not be loaded by worker '{worker.instance.name}': {reason}"
 
-    # ---- supervising thread
+    # ---- the alarms' thread
 
-    def _supervise(self) -> None:
-        while True:
-            with self.lock:
-                due = self.roster.due(time.monotonic())
-                buried, self._exited = self._exited, []
-                if not due and not buried:
-                    if self.closing and not self.roster.processes():
-                        return
-                    self._sleep()
-                    continue
-            for child in buried:
-                child.join()
-            for worker, alarm in due:
-                self._signal(worker, alarm)
-
-    def _sleep(self) -> None:
-        wake_at = self.roster.wake_at()
-        self._sleeps_until = math.inf if wake_at is None else wake_at
-        self._alarm.wait(None if wake_at is None else max(0.0, wake_at - time.monotonic()))
-        self._sleeps_until = -math.inf
+    def _ring(self) -> float | None:
+        """Acts on what is due; returns the instant of the next alarm."""
+        with self.lock:
+            due = self.roster.due(time.monotonic())
+            self._open += sum(alarm is Alarm.START for _, alarm in due)
+        for worker, alarm in due:
+            self._signal(worker, alarm)
+        with self.lock:
+            at = self.roster.wake_at()
+            self._rings_at = math.inf if at is None else at
+            return at
 
     def _signal(self, worker: Member, alarm: Alarm) -> None:
         child, config = worker.child, self._config
         if alarm is Alarm.START:
-            self._launch(worker)
+            self._io.threads.starter.submit(partial(self._start, worker))
         elif child is None:
             return  # it ended a moment ago
         elif alarm is Alarm.ANSWERING:
-            self._late(worker, child)
+            self._io.threads.helpers.submit(partial(self._late, worker, child))
         elif alarm is Alarm.LOADING:
             child.kill(JitneyError(f"not loaded within {round(config.startup_timeout_s, 3):g} s (startup_timeout)"))
         else:
             log.warning("worker '%s' did not end when it was asked to, and is killed", child.name)
             child.kill()
 
-    def _late(self, worker: Member, child: WorkerProcess) -> None:
-        """Ends a worker that hangs, unless it has an excuse; where only open batches are late it goes on without them."""
-        until = self._excused(child, self._config.response_timeout_s)
-        with self.lock:
-            late, hangs = list(worker.late), self.roster.hangs(worker)  # less than before where it answered a moment ago
-            hangs = hangs or any(batch.pinned for batch in late)  # a sequence cannot go on without its answer
-            if until is not None:
-                self.roster.excuse(worker, until)
-            elif not hangs:
-                for batch in late:
-                    batch.over = True
-        if until is not None or not late:
-            return
-        if hangs:
-            child.kill(self.timeout(child))
-        else:
-            self._on_late(worker, child, late)
-
     def timeout(self, child: WorkerProcess) -> WorkerTimeout:
         """What those are told whom the worker did not answer in time."""
         limit = f"{round(self._config.response_timeout_s, 3):g} s (response_timeout)"
         return WorkerTimeout(f"worker '{child.name}' of model '{self._config.name}' did not answer within {limit}", 137)
 
-    def _launch(self, worker: Member) -> None:
+    # ---- the starter
+
+    def _start(self, worker: Member) -> None:
+        if not self._launch(worker):
+            self._over()
+
+    def _over(self) -> None:
+        """A process that was to be started is not, or all is said of its end."""
+        with self.lock:
+            self._open -= 1
+            self._changed.notify_all()
+
+    def _launch(self, worker: Member) -> bool:
+        """Whether there is a process now."""
         if worker.leaving:
-            return
+            return False
         if not worker.began and (short := self._shortage()):
             self._not_started(worker, f"its process is not started: {short}")
-            return
+            return False
         message, gone = partial(self._message, worker), partial(self._gone, worker)
         try:
-            child = WorkerProcess(self._config, worker.instance, self._arena, self._factory, message, gone, self._io)
+            child = WorkerProcess(
+                self._config, worker.instance, self._arena, self._factory, message, gone, self._io, self._groups
+            )
         except (OSError, ValueError, JitneyError) as error:
             self._not_started(worker, f"its process cannot be started: {error}")
-            return
+            return False
         with self.lock:
             worker.began = child.started
             wanted = self.roster.started(worker, child, time.monotonic())
+            self._set_alarm()
         try:
             child.begin()
         except RuntimeError as error:
             self._not_started(worker, f"its threads cannot be started: {error}")
-            return
+            return False
         if not wanted:
             child.kill()
+        return True
 
     def _shortage(self) -> str:
         """Why there is no memory for one worker more, "" where there is; the first one is always tried."""
         with self.lock:
             loading = self.roster.loading()
-            loaded = [w.child for w in self.roster.members if w.child is not None and w.child.loaded]
+            loaded = [
+                w.child for w in self.roster.members if w.child is not None and w.child.loaded and w.child.sharers == 1
+            ]
         if not loading and not loaded:
             return ""
         return capacity.shortage(loaded[0].pid if loaded else None, loading)
@@ -295,7 +301,7 @@ class Supervisor:
             self._notify()
         self._on_end(None, Held([], []))
 
-    # ---- reading thread of the worker
+    # ---- a loop's thread, or a helper
 
     def _message(self, worker: Member, child: WorkerProcess, message: Message) -> None:
         if isinstance(message, Loaded):
@@ -317,17 +323,45 @@ class Supervisor:
         self._model_log.info("%s: ready (pid %d, %.1f s)", child.name, child.pid, child.load_seconds)
         self._on_ready()
 
+    # ---- a helper
+
+    def _late(self, worker: Member, child: WorkerProcess) -> None:
+        """Ends a worker that hangs, unless it has an excuse; where only open batches are late it goes on without them."""
+        until = self._excused(child, self._config.response_timeout_s)
+        with self.lock:
+            late, hangs = list(worker.late), self.roster.hangs(worker)  # less than before where it answered a moment ago
+            hangs = hangs or any(batch.pinned for batch in late)  # a sequence cannot go on without its answer
+            if until is not None:
+                self.roster.excuse(worker, until)
+                self._set_alarm()
+            elif not hangs:
+                for batch in late:
+                    batch.over = True
+        if until is not None or not late:
+            return
+        if hangs:
+            child.kill(self.timeout(child))
+        else:
+            self._on_late(worker, child, late)
+
     def _gone(self, worker: Member, child: WorkerProcess) -> None:
+        try:
+            self._replace(worker, child)
+            child.bury()
+        finally:
+            self._over()
+
+    def _replace(self, worker: Member, child: WorkerProcess) -> None:
         """The process ended: its calls are to be told now, and it is replaced unless it was told to go."""
-        refusal, load_failed = child.refusal, not child.loaded
+        refusal, innocent = child.refusal, child.innocent
+        load_failed = not child.loaded and not innocent
         reason = refusal.reason if refusal else str(child.cause or child.ending())
         with self.lock:
             expected = worker.leaving
-            held = self.roster.gone(worker, time.monotonic(), reason, load_failed)
+            held = self.roster.gone(worker, time.monotonic(), reason, load_failed, innocent)
             if load_failed and not expected:
                 memory = refusal is not None and refusal.out_of_memory
                 self.failure = LoadFailed(self._text(worker, reason), memory)
-            self._exited.append(child)
             self._notify()
         if not expected:
             what = "could not load" if load_failed else "ended"

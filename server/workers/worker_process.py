@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import math
-import os
-import re
-import signal
 import socket
 import struct
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -26,11 +24,12 @@ from ..ipc.frame import BadFrame, PeerClosed
 from ..ipc.io_context import IoContext
 from ..ipc.memory import Region
 from ..ipc.messages import Data, Message
+from ..ipc.reactor import Reactor
 from ..process import exits
-from ..process.environment import SECRETS, module_command, own_python
 from .channel import MessageChannel
-from .logs import LogPump
-from .messages import Copied, Execute, Load, Loaded, Results
+from .messages import Copied, Execute, Left, Load, Loaded, Results
+from .own_process import Life, OwnProcess
+from .shared_process import Groups
 
 log = logging.getLogger(__name__)
 
@@ -42,41 +41,20 @@ _END_S = 2.0
 _TELL = 16 << 20
 #: Answers with more bytes in shared memory than this are copied by the reading thread, and not by the loop of all connections.
 _LIGHT = 1 << 20
-#: glibc's malloc: a batch's activations come from memory that the process has already, instead of fresh pages from the system
-#: for every batch, which took a fifth of a ResNet's time. What a worker once needed it keeps, up to 4 GiB.
-MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
-def command(config: ModelConfig, instance: Instance, fds: tuple[int, int, int]) -> list[str]:
-    """The worker's command line, in the model's own Python where it has one. InvalidConfig where that cannot be used."""
-    module = f"{(__package__ or '').rpartition('.')[0]}.worker.main"
-    named = config.parameters if config.backend == "python" else {}
-    start = module_command(own_python(config.name, named, config.directory), module)
-    if config.handler is not None and config.handler.python:
-        start[0] = config.handler.python
-    options = [f"--{name}={fd}" for name, fd in zip(("fd", "arena-fd", "reply-fd"), fds, strict=True)]
-    return [*start, "--name", instance.name, *options, f"--parent={os.getpid()}"]
-
-
-def environment(config: ModelConfig, instance: Instance) -> dict[str, str]:
-    """The server's environment, the worker's share of threads (libraries read it once, at import), the model's own.
-
-    Secrets of the server and what the configuration withholds stay out; `MALLOC` gives way to what the server's says.
-    """
-    threads = dict.fromkeys(_THREAD_VARIABLES, str(instance.threads))
-    withheld = re.compile(config.withheld_environment)
-    inherited = {k: v for k, v in os.environ.items() if k not in SECRETS and not withheld.fullmatch(k)}
-    return {**MALLOC, **inherited, **threads, "PYTHONUNBUFFERED": "1", **config.environment}
+_SERIALS = itertools.count(1)
 
 
 class WorkerProcess:
-    """A process, its socket, its reply memory, and the thread that reads from it (what it prints, one thread reads for all).
+    """A process, its socket and its reply memory.
 
-    `on_message(child, message)` is called by the reading thread or, while that lends its socket, by the process' reactor;
-    finally `on_exit(child)`, by the reading thread. `send` and `kill` may be called by any thread. The thread that makes a
-    WorkerProcess must outlive it: the kernel kills the process with that thread. OSError where the process cannot be started;
-    nothing is left of it then.
+    No thread of its own reads what it says. A loop waits for that, which must not be stalled: the inference port's (the
+    process' reactor), once the model has loaded, else `SharedThreads.loop`. The loop handles what is short; a helper thread
+    handles what may take its time (the answer of a load, long frames, large answers, the end) and gives the socket back to
+    the loop. So `on_message(child, message)` is called by one thread at a time, and after the last one `on_exit(child)` by a
+    helper. `send` and `kill` may be called by any thread. The thread that makes a WorkerProcess must outlive the process
+    (`SharedThreads.starter`). OSError where the process cannot be started; nothing is left of it then.
     """
 
     def __init__(
@@ -88,9 +66,10 @@ class WorkerProcess:
         on_message: Callable[[WorkerProcess, Message], None],
         on_exit: Callable[[WorkerProcess], None],
         io: IoContext,
+        groups: Groups,
     ) -> None:
         self.name, self._model, self._io = instance.name, config.name, io
-        self.started = time.time()
+        self.started, self.serial = time.time(), next(_SERIALS)
         self.loaded, self.load_seconds = False, 0.0
         self.heard = -math.inf  # monotonic seconds when the server last answered a question of its model (`host_calls`)
         self.cause: JitneyError | None = None
@@ -103,66 +82,62 @@ class WorkerProcess:
         self._socket, theirs = socket.socketpair()
         try:
             fds = (theirs.fileno(), arena.region.fd, self._reply.fd)
-            self._process = subprocess.Popen(
-                command(config, instance, fds),
-                env=environment(config, instance),
-                pass_fds=fds,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-            )
+            self._life = self._started(config, instance, fds, groups)
         except BaseException:
             self._socket.close()
             self._reply.close()
             raise
         finally:
             theirs.close()
-        try:
-            pipes = _take_pipes(self._process)
-        except BaseException:
-            self._end()
-            raise
         self._reply.close_fd()
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", _SEND_TIMEOUT_S, 0))
         self._channel = MessageChannel(self._socket)
         self._killing = threading.Lock()
-        self._returned = threading.Event()  # the reactor has given the socket back
+        self._returns = False  # the loop gives the socket back because a helper has to go on
         self._left_over: Message | None = None  # of what it read
         self._failure: Exception | None = None
-        self._logs = LogPump(self.pid, config.name, self.name, *pipes)
-        self._reader = threading.Thread(target=self._read, name=f"jitney-{self.name}-read", daemon=True)
         self._hello = Load(config, instance, arena.capacity, self._reply.nbytes, factory)
+
+    def _started(self, config: ModelConfig, instance: Instance, fds: tuple[int, ...], groups: Groups) -> Life:
+        if not instance.shared:
+            return OwnProcess(config, instance, fds)
+        place = groups.join(config, instance, fds, self._io.threads.alarms)
+        place.hang_up = self._hang_up
+        return place
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self._life.pid
+
+    @property
+    def sharers(self) -> int:
+        """How many workers live in its process."""
+        return self._life.sharers
 
     # ---- the thread that made it
 
     def begin(self) -> None:
-        """Starts the threads and asks the process to load the model.
+        """Has it read from and asks the process to load the model.
 
         RuntimeError where the system has no thread left; the process is gone then.
         """
         try:
-            self._logs.start()
-            self._reader.start()
+            self._life.begin()
         except RuntimeError:
-            self._end()
-            self._logs.abandon()
+            self._life.abandon()
+            self._close()
             raise
+        self._listen()
         try:
             self.send(self._hello)
         except OSError:
             pass  # it ended already; the reader says so
         except (TypeError, ValueError, OverflowError) as error:
             self.kill(JitneyError(f"the configuration cannot be sent to a worker: {error}"))
-
-    def join(self) -> None:
-        """Waits for the end of the threads of a child that exited."""
-        self._reader.join()
-        self._logs.join()
 
     # ---- any thread
 
@@ -183,7 +158,7 @@ class WorkerProcess:
         """Ends the process at once; `cause` is what its requests are told instead of a plain death."""
         with self._killing:
             self.cause = self.cause or cause
-            self._process.kill()  # no-op once it was waited for
+            self._life.kill(cause)
 
     @property
     def frozen(self) -> bool:
@@ -196,22 +171,26 @@ class WorkerProcess:
     @property
     def exit_code(self) -> int | None:
         """As a shell counts, 137 for SIGKILL; None while it runs."""
-        code = self._process.returncode
+        code = self._life.code
         return None if code is None else exits.exit_code(code)
 
     @property
     def crashed(self) -> bool:
-        """Whether it ended by itself, because of what it did. A SIGKILL is somebody else's: the server's, an operator's, or the
-        kernel's for want of memory."""
-        return self.cause is None and self._process.returncode not in (None, exits.STOPPED, -signal.SIGKILL, -signal.SIGTERM)
+        """Whether it ended by itself, because of what it did."""
+        return self.cause is None and self._life.crashed
+
+    @property
+    def innocent(self) -> bool:
+        """Whether it ended because of what others did that shared its process."""
+        return self._life.innocent
 
     def ending(self) -> str:
         """How it ended, with the last words on stderr where it was not killed."""
-        code = self._process.returncode
+        code = self._life.code
         if code is None:
             return "still running"
-        last = self._logs.tail[-1] if self._logs.tail and code > 0 else ""
-        return exits.describe(code) + (f": {last}" if last else "")
+        last = self._life.last_words() if code > 0 else ""
+        return exits.describe(code) + self._life.blame() + (f": {last}" if last else "")
 
     def death(self) -> JitneyError:
         """What the requests are told that it held."""
@@ -220,7 +199,7 @@ class WorkerProcess:
         ending = f"{self.cause} ({self.ending()})" if self.cause else self.ending()
         return WorkerDied(f"worker '{self.name}' of model '{self._model}' died: {ending}", self.exit_code)
 
-    # ---- reading thread
+    # ---- the loop's thread or a helper
 
     def fetch(self, data: Data, into: memoryview | None = None) -> Buffer:
         """The bytes of an answer, copied out of the reply memory.
@@ -250,13 +229,71 @@ class WorkerProcess:
         except OSError:
             pass  # it is gone, and its memory with it
 
-    def _read(self) -> None:
+    def _handle(self, message: Message) -> None:
+        if isinstance(message, Left):
+            self._life.left(message.code)
+            return
+        with self._io.coalescer.together():  # a batch's answers leave for their front end in one piece
+            self._on_message(self, message)
+
+    # ---- whoever has the socket
+
+    def _listen(self) -> None:
+        """Gives the socket to the loop that is to wait for what comes next."""
+        if not self.loaded:
+            self._watch(self._io.threads.loop, self._call_helper)
+            return
+        reactor = self._io.reactors.current()
+        if reactor is None or not self._watch(reactor, self._serve):
+            self._watch(self._io.threads.loop, self._serve_meanwhile)
+
+    def _watch(self, loop: Reactor, serve: Callable[[], bool]) -> bool:
+        return loop.watch(self._socket.fileno(), serve, self._returned)
+
+    # ---- the loop's thread
+
+    def _call_helper(self) -> bool:
+        self._returns = True
+        return False
+
+    def _serve(self) -> bool:
+        """Handles what has come; false where a helper has to go on."""
         try:
-            while True:
-                self._handle(self._left_over or self._channel.receive())
-                self._left_over = None
-                if self.loaded and not self._channel.holds_frame:  # the reactor would not see it in the socket
-                    self._lend()
+            while (message := self._channel.take()) is not None:
+                if isinstance(message, Results) and message.placed > _LIGHT:
+                    self._left_over = message
+                    return self._call_helper()
+                self._handle(message)
+        except Exception as error:  # noqa: BLE001 - raised again by the helper
+            self._failure = error
+            return self._call_helper()
+        return self._call_helper() if self._channel.is_long else True
+
+    def _serve_meanwhile(self) -> bool:
+        """The same, as long as there is no reactor, whose thread would have handled the request before."""
+        return self._serve() and self._io.reactors.current() is None
+
+    def _returned(self) -> None:
+        """The loop has let the socket go: for a helper, or because it has ended or another one is to have it."""
+        if self._returns:
+            self._returns = False
+            self._io.threads.helpers.submit(self._read)
+        else:
+            self._listen()
+
+    # ---- a helper
+
+    def _read(self) -> None:
+        """Handles what the loop must not; there is something to be read."""
+        try:
+            if self._failure is not None:
+                raise self._failure
+            self._handle(self._left_over or self._channel.receive())
+            self._left_over = None
+            while self._channel.holds_frame:  # the loop would not see it in the socket
+                self._handle(self._channel.receive())
+            self._listen()
+            return
         except PeerClosed:
             pass
         except (BadFrame, ValueError) as error:
@@ -267,66 +304,18 @@ class WorkerProcess:
         self._finish()
         self._on_exit(self)
 
-    def _lend(self) -> None:
-        """Lets the reactor read until it gives the socket back; raises what went wrong there."""
-        reader = self._io.reactors.current()
-        self._returned.clear()
-        if reader is None or not reader.watch(self._socket.fileno(), self._serve, self._returned.set):
-            return
-        self._returned.wait()
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
-
-    # ---- the reactor's thread
-
-    def _serve(self) -> bool:
-        """Handles what has come; false where the reading thread has to go on."""
-        try:
-            while (message := self._channel.take()) is not None:
-                if isinstance(message, Results) and message.placed > _LIGHT:
-                    self._left_over = message
-                    return False
-                self._handle(message)
-        except Exception as error:  # noqa: BLE001 - raised again in the reading thread
-            self._failure = error
-            return False
-        return not self._channel.is_long
-
-    # ---- the reading thread or the reactor's
-
-    def _handle(self, message: Message) -> None:
-        with self._io.coalescer.together():  # a batch's answers leave for their front end in one piece
-            self._on_message(self, message)
-
-    # ---- the reading thread
-
-    def _end(self) -> None:
-        """Kills the process, where no thread is there to bury it."""
-        self._process.kill()
-        self._process.wait()
-        self._socket.close()
-        self._reply.close()
-
     def _finish(self) -> None:
-        try:
-            self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
+        if not self._life.wait(_END_S):
             self.kill()
-            self._process.wait()
-        self._logs.join(_END_S)  # for its last words; bounded, because requests wait to be told
+            while not self._life.wait(_END_S):
+                pass
+        self._life.bury(_END_S)  # for its last words; bounded, because requests wait to be told
+        self._close()
+
+    def bury(self) -> None:
+        """After its end: waits until all that it printed is logged."""
+        self._life.bury()
+
+    def _close(self) -> None:
         self._socket.close()
         self._reply.close()
-
-
-def _take_pipes(process: subprocess.Popen[bytes]) -> tuple[int, int]:
-    """The read ends of stdout and stderr, no longer owned by `process`."""
-    if process.stdout is None or process.stderr is None:
-        raise ValueError("the process was started without pipes")
-    with process.stdout as stdout, process.stderr as stderr:
-        out = os.dup(stdout.fileno())
-        try:
-            return out, os.dup(stderr.fileno())
-        except OSError:
-            os.close(out)
-            raise

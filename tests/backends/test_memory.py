@@ -18,7 +18,7 @@ from jitney.backends.options import CannotLoad
 from jitney.backends.stacking import Array
 from jitney.core.model_config import ModelConfig
 from jitney.core.request import Instance
-from jitney.server.workers.worker_process import MALLOC
+from jitney.server.workers.own_process import MALLOC
 from jitney.tests.fakes.tensors import answers, arrays, config, request, spec
 
 

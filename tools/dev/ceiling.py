@@ -24,7 +24,7 @@ from ...core.request import Instance, Part, Request, Response
 from ...core.tensor import Tensor
 from ...server.process.cores import usable_cores
 from ...server.repository.triton.repository import TritonRepository
-from ...server.workers.worker_process import MALLOC
+from ...server.workers.own_process import MALLOC
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """Many models on one machine: what a server with N small models that load on demand takes, before and after they are asked.
 
-    python -m jitney.tools.dev.many_models [--models 1000] [--asked 50] [--start] [--bare]
+    python -m jitney.tools.dev.many_models [--models 1000] [--asked 50] [--start] [--bare] [--group NAME]
 
 Prints the seconds until the server is ready, its memory (Pss: shared pages divided by how many share them) and threads, before
 and after some models are asked, and the time of their first answers, for which they are loaded, and of their second ones.
 `--start` loads all at the start instead, `--bare` leaves the `config.pbtxt` away, so that inputs and outputs are read from the
-files.
+files. With `--group` all models are in this `worker_group` and share a process.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32",
 LIMIT_S = 600.0
 
 
-def write_models(folder: Path, count: int, *, bare: bool = False) -> None:
+def write_models(folder: Path, count: int, *, bare: bool = False, group: str = "") -> None:
     """`count` ONNX models `m0000`, …: y = x w, each with weights of its own."""
     from onnx import TensorProto, helper, numpy_helper, save
 
@@ -54,7 +54,8 @@ def write_models(folder: Path, count: int, *, bare: bool = False) -> None:
         version.mkdir(parents=True)
         save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), version / "model.onnx")
         if not bare:
-            (version.parent / "config.pbtxt").write_text(CONFIG)
+            shares = f'parameters {{ key: "worker_group" value {{ string_value: "{group}" }} }}\n' if group else ""
+            (version.parent / "config.pbtxt").write_text(CONFIG + shares)
 
 
 def name_of(number: int) -> str:
@@ -166,10 +167,13 @@ def main() -> None:
     parser.add_argument("--asked", type=int, default=50)
     parser.add_argument("--start", action="store_true", help="load all models at the start")
     parser.add_argument("--bare", action="store_true", help="models without a config.pbtxt")
+    parser.add_argument("--group", default="", help="the worker_group of all models")
     options = parser.parse_args()
+    if options.bare and options.group:
+        parser.error("--bare leaves away the config.pbtxt in which --group would be")
     say(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory(prefix="jitney-many-") as folder:
-        write_models(Path(folder), options.models, bare=options.bare)
+        write_models(Path(folder), options.models, bare=options.bare, group=options.group)
         server = Served(Path(folder), () if options.start else ("--default-load=on_demand",))
         try:
             measure(server, options.models, min(options.asked, options.models))

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ...server.workers.worker_process import MALLOC
+from ...server.workers.own_process import MALLOC
 from .variants import Arrangement, Variant
 from .worker import Job
 

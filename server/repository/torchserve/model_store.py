@@ -30,6 +30,7 @@ from ....core.errors import (
 )
 from ....core.model_config import ModelConfig
 from ....core.names import is_safe_name, safe_name
+from ....core.worker_group import grouped
 from ...process import progress
 from ...process.cores import gpus as present_gpus
 from ...process.cores import usable_cores
@@ -168,6 +169,8 @@ class ModelStore:
         if self.settings.fast_path:
             files = {item.name for item in archive.directory.iterdir()}
             config = fast_path(config, archive.manifest, files) or config
+        if found is not None and found.worker_group:
+            config = grouped(config, found.worker_group)
         return self._with_dependencies(config, archive, found, work)
 
     def _loading(self, config: ModelConfig, registration: Registration, found: ModelYaml) -> ModelConfig:

@@ -55,6 +55,7 @@ class ModelYaml:
     use_venv: bool = False
     load_on_demand: bool | None = None
     idle_timeout_s: int | None = None
+    worker_group: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -84,6 +85,7 @@ _KEYS: dict[str, tuple[str, type, int | None]] = {
     "useVenv": ("use_venv", bool, None),
     "loadOnDemand": ("load_on_demand", bool, None),
     "idleTimeoutInSec": ("idle_timeout_s", int, 0),
+    "workerGroup": ("worker_group", str, None),
 }
 _WORDS = {"deviceType": ("cpu", "gpu"), "parallelType": ("none", "pp", "tp", "pptp", "custom")}
 

@@ -41,6 +41,7 @@ from .layout import CONFIG_FILE, check_level, loose_ends, misplaced_configs, mis
 from .limits import NO_LIMITS, Limits, limited
 from .loading import AT_START, Loading, loading
 from .pbtxt import Message, Source, parse_config, parse_config_json, schema
+from .sharing import sharing
 from .stamps import stamps
 from .versions import no_version, served, version_directories
 
@@ -228,7 +229,7 @@ class TritonRepository:
         fill_instance_groups(config, gpus, automatic=framework_uses_gpus(backend))
         check_instance_groups(config, gpus, source)
         converted = to_model_config(config, backend, model_filename(config, backend), version_directory, source)
-        return loading(limited(converted, self._limits, source), self._load, source)
+        return sharing(loading(limited(converted, self._limits, source), self._load, source), source)
 
     def _visible_gpus(self) -> list[int]:
         if self._gpus is None:

@@ -22,6 +22,7 @@ from jitney.server.serving.on_demand import OnDemandDeployment
 from jitney.server.serving.registry import Registry
 from jitney.server.settings.settings import Settings
 from jitney.tests.fakes.torchserve_server import archive
+from jitney.tools.archive import ModelArchiverConfig, generate_model_archive
 from jitney.tools.bench.served import wait_until
 
 PATIENCE = 20.0
@@ -196,4 +197,25 @@ def test_an_archive_says_itself_when_it_is_loaded(tmp_path: Path, settings: Sett
     assert (config.on_demand, config.idle_timeout_s) == (True, 7.0)
     assert not store.resolve(Registration("own.mar", initial_workers=1)).on_demand
     assert not store.resolve(Registration("capitals.mar")).on_demand
+    store.close()
+
+
+def test_an_archive_that_runs_as_torchscript_may_share_a_process(tmp_path: Path, settings: Settings) -> None:
+    (tmp_path / "config.yaml").write_text("workerGroup: small\n")
+    (tmp_path / "net.pt").write_bytes(b"weights")
+    options = {"config_file": str(tmp_path / "config.yaml"), "serialized_file": str(tmp_path / "net.pt")}
+    built_in = ModelArchiverConfig("built", "1.0", "image_classifier", export_path=str(tmp_path / "store"), **options)
+    generate_model_archive(built_in)
+    store = ModelStore(settings)
+    config = store.resolve(Registration("built.mar"))
+    assert (config.backend, config.worker_group) == ("torchscript", "small")
+    store.close()
+
+
+def test_a_handler_may_not(tmp_path: Path, settings: Settings) -> None:
+    (tmp_path / "config.yaml").write_text("workerGroup: small\n")
+    archive(tmp_path / "store", "own", config_file=str(tmp_path / "config.yaml"))
+    store = ModelStore(settings)
+    with pytest.raises(InvalidConfig, match="model 'own' is to be in worker_group 'small', but its backend is 'handler'"):
+        store.resolve(Registration("own.mar"))
     store.close()

@@ -12,6 +12,7 @@ import pytest
 from jitney.server.serving import model_cache
 from jitney.server.serving.model_cache import RESERVE, ModelCache
 from jitney.server.workers import capacity
+from jitney.server.workers.pool import Seat
 from jitney.tools.bench import served
 
 MIB = 1 << 20
@@ -27,10 +28,10 @@ class Fake:
     def __init__(self, pid: int, gone: list[int], idle_timeout_s: float = 0.0) -> None:
         self.pid, self.gone, self.idle_timeout_s = pid, gone, idle_timeout_s
         self.used, self.memory = time.monotonic(), 0
-        self.is_loaded, self.loading, self.busy = True, False, False
+        self.is_loaded, self.loading, self.busy, self.sharers = True, False, False, 1
 
-    def pids(self) -> list[int]:
-        return [self.pid] if self.is_loaded and not self.loading else []
+    def seats(self) -> list[Seat]:
+        return [Seat(9000, self.pid, self.pid, self.sharers)] if self.is_loaded and not self.loading else []
 
     def unload(self, unused_since: float) -> bool:
         if not self.is_loaded or self.busy or self.used > unused_since:
@@ -102,6 +103,19 @@ def test_what_is_not_used_goes_when_its_time_has_come_and_the_thread_with_the_la
     cache.add(again := Fake(3, gone, 0.01))
     wait_until(lambda: gone == [2, 1, 3])
     assert not again.is_loaded
+    cache.join(5)
+
+
+def test_a_process_that_models_share_counts_for_each_with_its_part(taken: dict[int, int]) -> None:
+    gone: list[int] = []
+    cache = ModelCache(100 * MIB)
+    made = models(cache, 4, gone)
+    for each in made:
+        each.sharers, taken[each.pid] = 4, 80 * MIB
+    settle(cache)
+    assert not gone and [each.memory for each in made] == [20 * MIB] * 4
+    for each in made:
+        cache.forget(each)
     cache.join(5)
 
 

@@ -57,7 +57,7 @@ def test_the_first_request_loads_the_model_and_waits_for_it(tmp_path: Path) -> N
     before = workers()
     with loaded(tmp_path) as plane:
         assert workers() == before
-        assert not threads_of("jitney-m", "model-cache")
+        assert not threads_of("jitney-workers", "model-cache")
         assert plane.ready()
         assert plane.model_ready("m")
         assert plane.healthy()
@@ -71,7 +71,7 @@ def test_the_first_request_loads_the_model_and_waits_for_it(tmp_path: Path) -> N
         wait_until(lambda: sum(worker.state == "READY" for worker in plane.describe("m")[0].workers) == 2)
         assert plane.statistics("m")[0].success.count == 1
     assert workers() == before
-    wait_until(lambda: not threads_of("jitney-m", "model-cache"))
+    wait_until(lambda: not threads_of("jitney-workers", "model-cache"))
 
 
 def test_a_request_waits_no_longer_than_its_deadline(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_request_waits_no_longer_than_its_deadline(tmp_path: Path) -> None:
         with pytest.raises(QueueTimeout):
             ask(plane)
         assert time.monotonic() - began < 1.2
-        wait_until(lambda: bool(deployment(plane).pids()))
+        wait_until(lambda: bool(deployment(plane).seats()))
         assert ask(plane) == 2.0, "the load went on"
 
 
@@ -101,17 +101,17 @@ def test_a_model_goes_when_nothing_asks_and_its_counters_stay(tmp_path: Path) ->
             assert plane.index()[0].reason == NOT_LOADED
             assert plane.model_ready("m")
             assert plane.statistics("m")[0].success.count == round_
-        wait_until(lambda: not threads_of("jitney-m", "model-cache"))
+        wait_until(lambda: not threads_of("jitney-workers", "model-cache"))
 
 
 def test_a_model_is_not_unloaded_while_it_answers(tmp_path: Path) -> None:
     doubling(tmp_path, "m", ON_DEMAND + idle(0.1), seconds=0.8)
     with loaded(tmp_path) as plane:
         ask(plane)
-        (pid,) = deployment(plane).pids()
+        (seat,) = deployment(plane).seats()
         call = plane.infer("m", None, rows(3.0))
         time.sleep(0.5)
-        assert deployment(plane).pids() == [pid]
+        assert deployment(plane).seats() == [seat]
         assert first(call.result(PATIENCE)) == [6.0]
 
 
@@ -139,10 +139,10 @@ def test_a_model_is_not_unloaded_while_a_request_is_open(tmp_path: Path) -> None
     (tmp_path / "m" / "1" / "model.py").write_text(LATER)
     with loaded(tmp_path) as plane:
         ask(plane)
-        (pid,) = deployment(plane).pids()
+        (seat,) = deployment(plane).seats()
         call = plane.infer("m", None, rows(3.0))
         time.sleep(0.5)
-        assert deployment(plane).pids() == [pid]
+        assert deployment(plane).seats() == [seat]
         assert first(call.result(PATIENCE)) == [6.0]
 
 
@@ -158,9 +158,9 @@ def test_the_least_recently_used_model_makes_room(tmp_path: Path) -> None:
         cache.max_bytes = int(2.5 * max(sizes))
         ask(plane, "a")
         ask(plane, "c")
-        wait_until(lambda: not deployment(plane, "b").pids())
-        assert deployment(plane, "a").pids()
-        assert deployment(plane, "c").pids()
+        wait_until(lambda: not deployment(plane, "b").seats())
+        assert deployment(plane, "a").seats()
+        assert deployment(plane, "c").seats()
         assert ask(plane, "b") == 2.0
 
 
@@ -241,7 +241,7 @@ def test_a_load_that_is_asked_for_loads_now_and_an_unload_ends_it(tmp_path: Path
     (tmp_path / "broken" / "1" / "model.py").write_text("raise RuntimeError('no such weights')")
     with loaded(tmp_path) as plane:
         plane.load("m")
-        assert deployment(plane).pids()
+        assert deployment(plane).seats()
         with pytest.raises(LoadFailed, match="no such weights"):
             plane.load("broken")
         plane.unload("m")
@@ -261,7 +261,7 @@ ensemble_scheduling { step [
 """)
     with loaded(tmp_path) as plane:
         assert plane.model_ready("e")
-        assert not deployment(plane).pids()
+        assert not deployment(plane).seats()
         assert ask(plane, "e") == 4.0
 
 
@@ -274,10 +274,10 @@ def test_more_workers_in_the_configuration_are_those_of_the_next_load(tmp_path: 
         plane.model_control.reload("m")
         assert deployment(plane) is before
         ask(plane)
-        wait_until(lambda: len(before.pids()) == 2)
+        wait_until(lambda: len(before.seats()) == 2)
         config.write_text(config.read_text().replace("count: 2", "count: 1"))
         plane.model_control.reload("m")
-        wait_until(lambda: len(before.pids()) == 1)
+        wait_until(lambda: len(before.seats()) == 1)
         assert ask(plane) == 2.0
 
 
@@ -307,9 +307,9 @@ def test_a_sequence_under_way_keeps_its_worker(tmp_path: Path) -> None:
             return first(plane.infer("m", None, request).result(PATIENCE))[0]
 
         assert step(1.0, flags=1) == 2.0
-        (pid,) = deployment(plane).pids()
+        (seat,) = deployment(plane).seats()
         time.sleep(0.8)
         assert step(2.0) == 4.0
-        assert deployment(plane).pids() == [pid]
+        assert deployment(plane).seats() == [seat]
         assert not deployment(plane).unload(time.monotonic()), "not for others either"
-        wait_until(lambda: not deployment(plane).pids())
+        wait_until(lambda: not deployment(plane).seats())

@@ -31,8 +31,11 @@ class Desk:
         self.server = MessageChannel(self.ours)
         self.seen: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.waits = False
-        self.inbox = Inbox(MessageChannel(self.theirs), self.dispatch, lambda: self.waits)
+        self.inbox = self.make()
         self.inbox.start()
+
+    def make(self) -> Inbox:
+        return Inbox(MessageChannel(self.theirs), self.dispatch, lambda: self.waits)
 
     def dispatch(self, message: Any) -> None:
         if isinstance(message, HostReply):
@@ -184,3 +187,64 @@ def test_a_message_that_nobody_understands_ends_the_process(
     desk.send(Cancel(-1, 0))
     assert left.get(timeout=LIMIT_S) == exits.PROTOCOL
     assert "not for a worker" in capsys.readouterr().err
+
+
+# -- where others live in the process
+
+
+class Shared(Desk):
+    """Its end is not that of the process."""
+
+    def __init__(self) -> None:
+        self.lost: queue.SimpleQueue[int] = queue.SimpleQueue()
+        super().__init__()
+
+    def make(self) -> Inbox:
+        return Inbox(MessageChannel(self.theirs), self.dispatch, lambda: self.waits, self.lost.put)
+
+
+@pytest.fixture
+def shared() -> Iterator[Shared]:
+    made = Shared()
+    yield made
+    made.inbox.close()
+    assert not made.inbox._watcher.is_alive()
+    made.ours.close()
+    made.theirs.close()
+
+
+@pytest.mark.parametrize("moment_s", [0.02, 600])
+def test_the_end_of_the_server_is_told_to_a_thread_that_waits_for_a_batch(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch, moment_s: float
+) -> None:
+    monkeypatch.setattr(inbox, "MOMENT_S", moment_s)
+    shared.begin(1)
+    threading.Timer(0.05, shared.ours.shutdown, (socket.SHUT_WR,)).start()
+    assert isinstance(shared.inbox.get(), Stop)
+    assert shared.lost.get(timeout=LIMIT_S) == exits.PARENT_GONE
+
+
+def test_the_end_of_the_server_is_told_to_a_thread_that_is_busy(shared: Shared) -> None:
+    shared.begin(1)
+    shared.ours.shutdown(socket.SHUT_WR)
+    assert shared.lost.get(timeout=LIMIT_S) == exits.PARENT_GONE
+    assert isinstance(shared.inbox.get(), Stop)
+
+
+def test_the_end_of_the_server_is_told_to_a_thread_that_loads(shared: Shared) -> None:
+    shared.ours.shutdown(socket.SHUT_WR)
+    assert shared.lost.get(timeout=LIMIT_S) == exits.PARENT_GONE
+    assert isinstance(shared.inbox.get(), Stop)
+
+
+def test_what_cannot_be_understood_ends_the_worker_alone(shared: Shared) -> None:
+    shared.begin(1)
+    shared.send(Cancel(-1, 0))
+    assert shared.lost.get(timeout=LIMIT_S) == exits.PROTOCOL
+    assert isinstance(shared.inbox.get(), Stop)
+
+
+def test_after_the_word_to_stop_nothing_is_left(shared: Shared) -> None:
+    shared.begin(1)
+    shared.send(Stop())
+    assert isinstance(shared.inbox.get(), Stop)

@@ -90,3 +90,23 @@ def test_what_was_copied_is_heard_while_a_message_waits_for_its_reader(
     channels[1].receive()
     channels[1].receive()
     sending.join(10)
+
+
+def test_who_waits_for_room_hears_when_the_server_has_left(
+    region: Region, channels: tuple[MessageChannel, MessageChannel]
+) -> None:
+    asked, heard = threading.Event(), []
+    memory = ReplyMemory(region, asked.set)
+    memory.send(channels[0], results(1), [memory.put(bytes(SIZE // 2)), memory.put(bytes(SIZE // 4))])
+
+    def wait() -> None:
+        with pytest.raises(ValueError, match="the server takes no answers any more"):
+            memory.put(bytes(SIZE // 2))
+        heard.append(True)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert asked.wait(10)
+    memory.abandon()
+    thread.join(10)
+    assert heard == [True]

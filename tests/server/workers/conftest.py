@@ -23,6 +23,7 @@ from jitney.server.ipc.arena import Arena
 from jitney.server.ipc.io_context import IoContext
 from jitney.server.workers.pool import Pool
 from jitney.server.workers.running_calls import BatchReport
+from jitney.server.workers.shared_process import Groups
 from jitney.tests.fakes.worker_backends import factory
 
 LIMIT_S = 30.0
@@ -54,6 +55,8 @@ class Bench:
         host: Any = None,
         capacity: int = 1 << 30,
         io: IoContext | None = None,
+        groups: Groups | None = None,
+        name: str = "m",
         **config: Any,
     ) -> None:
         self.arena = Arena(capacity)
@@ -63,7 +66,7 @@ class Bench:
         self.events: list[tuple[Any, Any]] = []
         self.states = 0
         self.idle_times = 0
-        self.config = ModelConfig("m", "1", "python", **config)
+        self.config = ModelConfig(name, "1", "python", **config)
         self.pool = Pool(
             self.config,
             self.arena,
@@ -77,6 +80,7 @@ class Bench:
             host=host,
             gpus=gpus,
             io=io,
+            groups=groups,
         )
 
     def _idle(self) -> None:
@@ -158,7 +162,7 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     yield make
     for made in benches:
         made.close()
-    assert set(threading.enumerate()) == before[1]
+    eventually(lambda: set(threading.enumerate()) == before[1], limit=2)  # the logs' ends a moment after their last process
     assert {p.pid for p in psutil.Process().children(recursive=True)} == before[2]
     benches.clear()
     eventually(lambda: descriptors() == before[0], limit=2)

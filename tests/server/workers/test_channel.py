@@ -26,6 +26,7 @@ from jitney.server.workers.messages import (
     HostCall,
     HostCancel,
     HostReply,
+    Left,
     Load,
     Loaded,
     Results,
@@ -60,6 +61,7 @@ MESSAGES = [
     HostCall(1, "infer", "other", "2", REQUEST, 1.5, {"a": 1}),
     HostCancel(1),
     Event("metric", {"name": "x", "value": 1.5}),
+    Left(70),
 ]
 
 

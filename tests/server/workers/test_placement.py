@@ -83,3 +83,23 @@ def test_no_instance_at_all_is_refused() -> None:
     with pytest.raises(InvalidConfig, match="declares no instance"):
         places(config(InstanceGroup(count=0)), 1)
     assert instances(config(), 0, gpus=(), cores=1) == []
+
+
+def test_instances_of_a_group_share_the_process_of_their_number_and_have_one_thread() -> None:
+    model = config(InstanceGroup(count=2, kind="KIND_CPU"), worker_group="small")
+    found = instances(model, 3, gpus=(0,), cores=8)
+    assert [(i.name, i.shared, i.threads) for i in found] == [
+        ("reqinfo_0_0", "small_0", 1),
+        ("reqinfo_0_1", "small_1", 1),
+        ("reqinfo_0_2", "small_2", 1),
+    ]
+    assert {i.threads for i in instances(model, 2, gpus=(), cores=8, threads=4)} == {4}
+    own = config(InstanceGroup(kind="KIND_CPU"), worker_group="small", parameters={"intra_op_thread_count": "2"})
+    assert instances(own, 1, gpus=(), cores=8)[0].threads == 2
+    assert instances(config(), 1, gpus=(), cores=8)[0].shared == ""
+
+
+@pytest.mark.parametrize("kind", ["KIND_GPU", "KIND_AUTO"])
+def test_an_instance_on_a_gpu_cannot_share_a_process(kind: Any) -> None:
+    with pytest.raises(InvalidConfig, match=r"'reqinfo' is in worker_group 'g'.* on GPU 0: .*Write kind: KIND_CPU"):
+        instances(config(InstanceGroup(kind=kind), worker_group="g"), 1, gpus=(0,), cores=8)

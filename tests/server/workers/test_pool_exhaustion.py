@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jitney.core.errors import WorkerDied
+from jitney.core.errors import TooFewThreads, WorkerDied
 from jitney.server.ipc.frame import BadFrame
 
 from .conftest import LIMIT_S, call_to, eventually
@@ -33,12 +33,10 @@ def test_a_worker_without_descriptors_is_tried_again(bench: Callable[..., Any], 
     assert b.ask("echo", tensors=[[1.0]]).final
 
 
-@pytest.mark.parametrize("which", ["-logs", "-read"])
-def test_a_worker_without_threads_is_tried_again(
-    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, which: str
-) -> None:
+def refuse_once(monkeypatch: pytest.MonkeyPatch, which: str) -> list[str]:
+    """Lets the system have no thread left when the first one whose name ends so is started."""
     start = threading.Thread.start
-    refused: list[Any] = []
+    refused: list[str] = []
 
     def start_but_once(thread: Any) -> None:
         if thread.name.endswith(which) and not refused:
@@ -47,10 +45,37 @@ def test_a_worker_without_threads_is_tried_again(
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start_but_once)
+    return refused
+
+
+def test_a_worker_without_a_thread_for_what_it_prints_is_tried_again(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = refuse_once(monkeypatch, "-logs")
     b = bench()
     b.pool.start(1, retry=True)
     eventually(b.pool.ready)
     assert refused and b.pool.workers()[0].restarts == 1
+    assert b.ask("echo", tensors=[[1.0]]).final
+
+
+@pytest.mark.parametrize("which", ["-read", "-alarms", "-start-0"])
+def test_a_pool_without_threads_says_so_and_may_be_started_later(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    refused = refuse_once(monkeypatch, which)
+    b = bench()
+    with pytest.raises(TooFewThreads, match="no thread left for model 'm'"):
+        b.pool.start(1)
+    assert refused
+    b.up()
+    assert b.ask("echo", tensors=[[1.0]]).final
+
+
+def test_without_a_helper_the_loop_does_the_work(bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = refuse_once(monkeypatch, "-help-0")
+    b = bench().up()
+    assert refused
     assert b.ask("echo", tensors=[[1.0]]).final
 
 

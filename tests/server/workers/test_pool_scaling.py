@@ -167,12 +167,13 @@ def test_a_worker_that_will_not_unload_is_killed_after_its_grace(
 def test_nothing_wakes_up_while_nothing_happens(bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     b = bench(response_timeout_s=60, startup_timeout_s=60).up(2)
     b.ask()
-    sleeps = []
-    original = supervisor.Supervisor._sleep
-    monkeypatch.setattr(supervisor.Supervisor, "_sleep", lambda self: (sleeps.append(1), original(self))[1])
+    rings = []
+    original = supervisor.Supervisor._ring
+    monkeypatch.setattr(supervisor.Supervisor, "_ring", lambda self: (rings.append(1), original(self))[1])
+    monkeypatch.setattr(supervisor.Supervisor, "_set_alarm", lambda self: rings.append(1))
     for _ in range(50):
         b.ask()
-    assert len(sleeps) <= 1
+    assert len(rings) <= 1
 
 
 SERVER = """

@@ -32,7 +32,7 @@ def test_a_worker_that_is_busy_or_gone_does_not_pass_its_batch_on(bench: Callabl
     seat = made.pool.seats()[0]
     running = call_to("listen", mark=str(tmp_path / "mark"))
     made.pool.execute_on(seat, [running])
-    for wrong in (seat, Seat(seat.worker, 1), Seat(1, seat.pid)):
+    for wrong in (seat, seat._replace(serial=0), Seat(1, 1, 0, 1)):
         call = call_to("who")
         made.pool.execute_on(wrong, [call])
         with pytest.raises(WorkerDied, match="is gone"):

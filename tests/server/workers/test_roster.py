@@ -174,6 +174,15 @@ def test_only_so_many_load_at_once_and_the_next_start_when_one_is_through() -> N
     assert [w.instance.name for w, _ in roster.due(2)] == ["m_0_3"]
 
 
+def test_what_is_being_started_takes_its_turn_before_it_has_a_process() -> None:
+    roster: Roster[Any, Any] = Roster(startup_s=60, response_s=5, give_up_after_s=300, at_once=1)
+    roster.resize(2, 0, place)
+    ((first, _),) = roster.due(0)
+    assert (roster.due(0), roster.wake_at(), roster.loading(), roster.starting()) == ([], None, 0, 1)
+    roster.started(first, "p", 0)
+    assert (roster.due(0), roster.loading(), roster.starting()) == ([], 1, 0)
+
+
 def test_a_worker_that_waits_for_its_next_attempt_takes_nobodys_turn() -> None:
     roster: Roster[Any, Any] = Roster(startup_s=60, response_s=5, give_up_after_s=300, at_once=1)
     (worker,) = hire(roster, 1)

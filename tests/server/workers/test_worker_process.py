@@ -15,7 +15,8 @@ from jitney.server.ipc.io_context import IoContext
 from jitney.server.ipc.messages import Message
 from jitney.server.workers.channel import MessageChannel
 from jitney.server.workers.messages import Event
-from jitney.server.workers.worker_process import WorkerProcess, environment
+from jitney.server.workers.own_process import environment
+from jitney.server.workers.worker_process import WorkerProcess
 
 
 def of(config: ModelConfig) -> dict[str, str]:
@@ -67,21 +68,27 @@ def test_what_was_read_already_is_handled_before_the_reactor_gets_the_socket() -
     """It would wait for more to come, while the worker waits for its next batch."""
     ours, theirs = socket.socketpair()
     seen: list[Message] = []
+    ended = threading.Event()
     child: Any = WorkerProcess.__new__(WorkerProcess)
     child.name, child.loaded, child._socket, child._channel = "w", True, ours, MessageChannel(ours)
-    child._left_over, child._failure, child._returned = None, None, threading.Event()
-    child._on_message, child._on_exit, child._finish = lambda _, message: seen.append(message), lambda _: None, lambda: None
+    child._left_over, child._failure, child._returns = None, None, False
+    child._on_message, child._on_exit, child._finish = lambda _, message: seen.append(message), lambda _: None, ended.set
     sleeper, sender = Sleeper(), MessageChannel(theirs)
     child._io = IoContext()
     child._io.reactors.offer(sleeper)
-    with ours, theirs:
-        for number in range(3):
-            sender.send(Event(str(number), {}))
-        reading = threading.Thread(target=child._read, daemon=True)
-        reading.start()
-        assert sleeper.lent.wait(5)
-        assert [message.kind for message in seen if isinstance(message, Event)] == ["0", "1", "2"]
-        theirs.close()
-        sleeper.lost()
-        reading.join(5)
-        assert not reading.is_alive()
+    child._io.threads.acquire("this test")
+    try:
+        with ours, theirs:
+            for number in range(3):
+                sender.send(Event(str(number), {}))
+            child._read()
+            assert sleeper.lent.wait(5)
+            assert [message.kind for message in seen if isinstance(message, Event)] == ["0", "1", "2"]
+            child._io.reactors.withdraw(sleeper)
+            sleeper.lost()  # the reactor ends: the shared loop waits for what comes next
+            sender.send(Event("3", {}))
+            theirs.close()
+            assert ended.wait(5)
+            assert seen[-1] == Event("3", {})
+    finally:
+        child._io.threads.release()

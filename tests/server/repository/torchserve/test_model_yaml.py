@@ -32,6 +32,7 @@ asyncCommunication: true
 useVenv: true
 loadOnDemand: true
 idleTimeoutInSec: 30
+workerGroup: small
 handler: {answer: 42}
 """
 
