@@ -13,8 +13,9 @@ by `cancel`, or by `clear`. Time is an argument; the owner says which workers th
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable
 from math import inf
+from typing import Any
 
 from ...core.errors import InvalidRequest, QueueFull, WorkerDied
 from ...core.sequence_spec import SequenceSpec
@@ -101,15 +102,20 @@ class SequenceBatcher:
         if instance is not None and instance.batch is batch:
             instance.batch = None
 
-    def finished(self, batch: SequenceBatch, now: float) -> None:
-        """All requests of the batch are answered: its sequences go on."""
+    def finished(self, batch: SequenceBatch, now: float, left_out: Collection[Any] = ()) -> None:
+        """All requests of the batch are answered: its sequences go on.
+
+        `left_out`: payloads of those that its worker was not given, as their clients had left.
+        """
         self.returned(batch)
         instance = self._instances.get(batch.seat)
         if instance is None:
             return  # its worker is gone, and so are its sequences
-        for sequence in batch.running:
+        for item, sequence in zip(batch.items, batch.running, strict=True):
             if sequence.instance is instance:
                 sequence.busy, sequence.since = False, now
+                if isinstance(item, SequenceItem) and item.payload in left_out:
+                    self._taken_out(sequence, item, 0)
                 self._go_on(sequence)
 
     # -- coming and going -------------------------------------------------------------------------------------------------
@@ -179,16 +185,20 @@ class SequenceBatcher:
         sequence = item.owner
         if item is sequence.queue[0] and sequence.instance is not None and not sequence.busy:
             sequence.instance.withdraw(item)
-        at, was_last = sequence.queue.index(item), item is sequence.queue[-1]
+        at = sequence.queue.index(item)
         del sequence.queue[at]
         self._leave(item)
+        self._taken_out(sequence, item, at)
+        self._go_on(sequence)
+        return True
+
+    def _taken_out(self, sequence: SequenceState, item: SequenceItem, at: int) -> None:
+        """A request that will not be executed was at this place of its sequence's queue."""
         if item.start:
             self._behead(sequence, at)
             sequence.open = sequence.open and at < len(sequence.queue)
-        elif item.end and was_last:
+        elif item.end and at == len(sequence.queue):
             sequence.open = True
-        self._go_on(sequence)
-        return True
 
     def clear(self) -> list[Item]:
         """Takes everything out, in the order in which it came, and forgets all sequences."""

@@ -109,9 +109,13 @@ class SequenceDeployment(WorkerDeployment):
 
         def over() -> None:
             self._look()
-            self._sequences.finished(batch, time.monotonic())
+            self._sequences.finished(batch, time.monotonic(), report.left_out)
 
         self.dispatcher.update(over)
+
+    def scale(self, workers: int, *, retry: bool = False) -> None:
+        super().scale(workers, retry=retry)
+        self.dispatcher.update(self._look)  # no sequence begins in a worker that is leaving
 
     def _worker_idle(self) -> None:
         self.dispatcher.update(self._look)

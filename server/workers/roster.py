@@ -71,6 +71,7 @@ class Worker(Generic[C, B]):
     running     this one and the open ones, each with the instant by which a sign of life is due (inf = never), soonest first
     late        those of them that gave none, and whose alarm has rung
     waiting     batches that were sent ahead
+    deaf        its process did not take a batch, so it is about to end: it is offered no other one
     """
 
     id: int
@@ -87,6 +88,7 @@ class Worker(Generic[C, B]):
     error: str = ""
     load_failed: bool = False
     leaving: bool = False
+    deaf: bool = False
     in_flight: int = 1
     began: float = 0.0
 
@@ -260,13 +262,13 @@ class Roster(Generic[C, B]):
         """How many full batches could be sent to workers that execute others."""
         if not self.sends_ahead:
             return 0
-        return sum(worker.in_flight - worker.held for worker in self.members if worker.executing is not None)
+        return sum(w.in_flight - w.held for w in self.members if w.executing is not None and not w.deaf)
 
     def take_ahead(self, batch: B, now: float) -> Worker[C, B] | None:
         """Gives a full batch to the busy worker that will come to it first, as far as is known; None if none may take more."""
         if not self.ahead():
             return None
-        free = [w for w in self.members if w.executing is not None and w.held < w.in_flight]
+        free = [w for w in self.members if w.executing is not None and w.held < w.in_flight and not w.deaf]
         worker = min(free, key=lambda worker: (worker.held, min(worker.running.values(), default=-inf)))
         self.assign(worker, batch, now)
         return worker
@@ -306,6 +308,8 @@ class Roster(Generic[C, B]):
 
     def take_back(self, worker: Worker[C, B], batch: B) -> bool:
         """The batch did not reach the worker's process, which is about to end; false where that has ended already."""
+        if worker.holds(batch):
+            worker.deaf = True
         if batch in worker.waiting:
             worker.waiting.remove(batch)
             return True
@@ -348,7 +352,7 @@ class Roster(Generic[C, B]):
             worker.running[worker.executing] = self._due(now)
         if worker.leaving:
             worker.alarm = None if worker.unfinished else now + STOP_GRACE_S
-        elif worker.executing is None and worker.held < worker.in_flight:
+        elif worker.executing is None and worker.held < worker.in_flight and not worker.deaf:
             worker.state = WorkerState.BUSY if worker.held else WorkerState.READY
             if worker not in self.idle:
                 self.idle.append(worker)
@@ -381,6 +385,7 @@ class Roster(Generic[C, B]):
         """
         held = Held([*worker.late, *worker.running], list(worker.waiting))
         worker.executing = worker.child = worker.alarm = None
+        worker.deaf = False
         worker.running, worker.late, worker.waiting = {}, [], deque()
         if worker in self.idle:
             self.idle.remove(worker)

@@ -29,6 +29,7 @@ class BatchReport:
     durations  nanoseconds of the worker: input, infer, output; zeros where it died
     worker     its name, "" for a batch that never found one
     ok         whether a worker executed it to the end, whatever each call's result
+    left_out   calls that no worker was given: they were over already, or could not be encoded
     """
 
     calls: list[Call]
@@ -36,6 +37,7 @@ class BatchReport:
     durations: tuple[int, int, int]
     worker: str
     ok: bool
+    left_out: Sequence[Call] = ()
 
 
 @dataclass(slots=True)
@@ -140,10 +142,11 @@ class RunningCalls:
 
     def report(self, worker: str = "", results: Results | None = None) -> BatchReport:
         """`results`: the message that ended the batch, None where there was none."""
+        left_out = [call for call in self.calls if call not in self.live] if len(self.live) < len(self.calls) else ()
         if results is None:
-            return BatchReport(self.calls, self.rows, (0, 0, 0), worker, False)
+            return BatchReport(self.calls, self.rows, (0, 0, 0), worker, False, left_out)
         times = (results.input_ns, results.infer_ns, results.output_ns)
-        return BatchReport(self.calls, self.rows, times, worker, True)
+        return BatchReport(self.calls, self.rows, times, worker, True, left_out)
 
 
 def encoded(call: Call) -> msgspec.Raw:

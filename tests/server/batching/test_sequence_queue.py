@@ -404,6 +404,27 @@ def test_a_cancelled_end_leaves_its_sequence_open() -> None:
         assert bench.ask(1) == [("a", [1])]
 
 
+def test_a_start_that_left_and_no_worker_was_given_takes_the_rest_along() -> None:
+    """Its client had gone by then. The model must not see the rest without its beginning."""
+    bench = Bench("a", slots=1)
+    first, second, again = item(1, START), item(1), item(1, START, at=1.0)
+    bench.submit(first, second, again)
+    assert bench.poll() == [("a", [1])]
+    bench.batcher.finished(bench.running.pop(), 0.0, [first.payload])
+    assert bench.poll() == [("a", [1])]
+    assert (bench.running[0].items, bench.told) == ([again], [second])
+
+
+def test_an_end_that_no_worker_was_given_leaves_its_sequence_open() -> None:
+    bench = Bench("a", slots=1)
+    bench.ask(1, START)
+    last = item(1, END)
+    bench.submit(last)
+    assert bench.poll() == [("a", [1])]
+    bench.batcher.finished(bench.running.pop(), 0.0, [last.payload])
+    assert bench.ask(1) == [("a", [1])]
+
+
 def test_a_deadline_is_told_when_it_passes() -> None:
     bench = Bench("a", slots=1)
     bench.ask(9, START)

@@ -17,9 +17,10 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from jitney.core.errors import JitneyError, WorkerDied
+from jitney.core.errors import InvalidRequest, JitneyError, WorkerDied
 from jitney.core.request import Request
 from jitney.core.tensor import Tensor
+from jitney.server.serving.sequence_deployment import SequenceDeployment
 from jitney.tests.fakes.serving import LIMIT_S, Serving, serving, write_model
 
 CONTROLS = """
@@ -389,6 +390,34 @@ def test_a_client_that_leaves_gives_its_place_up(served: Serving) -> None:
         behind.result(LIMIT_S)
     assert running.result(LIMIT_S).tensors[0].numpy().tolist() == [[1]]
     assert plane.infer("narrow", None, sequence_request(1, 70, 2)).result(LIMIT_S).tensors[0].numpy().tolist() == [[2]]
+
+
+def test_a_sequence_whose_beginning_could_not_be_handed_over_does_not_go_on(served: Serving) -> None:
+    """The model would add to what it keeps of another sequence."""
+    plane = served.dataplane
+    running = plane.infer("narrow", None, sequence_request(1, 80, 1, pause=0.3))
+    start = plane.infer("narrow", None, sequence_request(1, 81, 1, too_large=2**70))
+    behind = plane.infer("narrow", None, sequence_request(1, 81, 0))
+    assert plane.infer("narrow", None, sequence_request(2, 80, 2)).result(LIMIT_S).tensors[0].numpy().tolist() == [[3]]
+    assert running.result(LIMIT_S).tensors[0].numpy().tolist() == [[1]]
+    with pytest.raises(InvalidRequest, match="cannot be handed to a worker"):
+        start.result(LIMIT_S)
+    with pytest.raises(WorkerDied, match=r"sequence 81 .* was lost"):
+        behind.result(LIMIT_S)
+
+
+def test_no_sequence_begins_in_a_worker_that_is_leaving(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(folder, "strings") as served:
+        deployment = served.dataplane.registry.deployment("strings")
+        assert isinstance(deployment, SequenceDeployment)
+        monkeypatch.setattr(deployment.pool._supervisor, "dismiss", lambda worker: None)  # it is slow to leave
+        deployment.scale(1)
+        with deployment._options.io.coalescer.together():
+            calls = [served.dataplane.infer("strings", None, sequence_request(1, name, 1)) for name in "abc"]
+        assert [call.result(LIMIT_S).tensors[0].numpy().tolist() for call in calls] == [[[1]]] * 3
+        monkeypatch.undo()
+        for worker in list(deployment.pool._roster.leaving):
+            deployment.pool._supervisor.dismiss(worker)
 
 
 def test_a_sequence_is_passed_on_to_other_models(client: Clients) -> None:

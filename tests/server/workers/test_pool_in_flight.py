@@ -210,6 +210,27 @@ def test_what_waited_in_a_worker_that_died_is_run_by_another(bench: Callable[...
     assert [report.ok for report in eventually(lambda: len(b.reports) == 3 and b.reports)] == [False, True, True]
 
 
+def test_a_batch_is_not_sent_ahead_to_a_worker_that_has_just_died(
+    bench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until its end is known it seems to have room, and would be tried over and over."""
+    b, dead, known, tried = bench(max_in_flight=2).up(), threading.Event(), threading.Event(), []
+    (pid,) = b.pids()
+    running, _ = held(b, tmp_path)
+    finish, send = WorkerProcess._finish, WorkerProcess.execute
+    monkeypatch.setattr(WorkerProcess, "_finish", lambda self: (dead.set(), known.wait(LIMIT_S), finish(self)))
+    monkeypatch.setattr(WorkerProcess, "execute", lambda self, message: (tried.append(self.pid), send(self, message)))
+    os.kill(pid, signal.SIGKILL)
+    assert dead.wait(LIMIT_S)
+    (waits,) = b.send(call_to("who"))
+    assert (tried, b.pool.ahead()) == ([pid], 0)
+    known.set()
+    with pytest.raises(WorkerDied):
+        running.result(LIMIT_S)
+    assert waits.result(LIMIT_S).parameters["pid"] == b.pids()[0] != pid
+    held(b, tmp_path, "again")[1].write_text("")  # its successor takes batches ahead as before
+
+
 def test_a_request_is_cancelled_before_its_batch_has_begun(bench: Callable[..., Any], tmp_path: Path) -> None:
     b = bench(max_in_flight=2).up()
     _, until = held(b, tmp_path)

@@ -309,6 +309,23 @@ def test_a_batch_that_never_arrived_is_taken_back_once() -> None:
     assert roster.gone(worker, 1, "killed", load_failed=False) == Held([], [])
 
 
+def test_a_worker_that_did_not_take_a_batch_is_offered_none_until_it_is_replaced() -> None:
+    roster = several(2)
+    (worker,) = hire(roster, 1)
+    roster.take("a", 0)
+    roster.take_ahead("b", 0)
+    assert roster.take_back(worker, "b")
+    assert (roster.ahead(), roster.take_ahead("b", 0)) == (0, None)
+    roster.release(worker, "a", 0)  # its answer was on the way
+    assert (roster.idle, roster.take("b", 0)) == ([], None)
+    roster.gone(worker, 1, "killed", load_failed=False)
+    assert roster.due(1) == [(worker, Alarm.START)]
+    roster.started(worker, "process", 1)
+    roster.loaded(worker, 2)
+    assert roster.take("b", 3) is worker
+    assert roster.ahead() == 1
+
+
 def test_where_they_overlap_a_worker_takes_any_batch_once_execute_has_returned() -> None:
     roster = several(3, overlaps=True)
     (worker,) = hire(roster, 1)
