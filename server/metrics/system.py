@@ -58,7 +58,5 @@ def _values() -> Iterator[tuple[str, float]]:
     yield "MemoryUtilization", memory.percent
     yield "DiskUsage", disk.used / GIGABYTE
     yield "DiskAvailable", disk.free / GIGABYTE
-    yield (
-        "DiskUtilization",
-        round(100.0 * disk.used / (disk.used + disk.free), 1),
-    )  # of what is no reserve of root's (psutil)
+    usable = disk.used + disk.free  # without what is reserved for root, as psutil and df count it
+    yield "DiskUtilization", round(100.0 * disk.used / max(1, usable), 1)

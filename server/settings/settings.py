@@ -272,6 +272,11 @@ class Settings:
         return bool(self.model_repository) and not self.model_store
 
     @property
+    def archives_only(self) -> bool:
+        """Whether it is TorchServe whose place is taken: models come from archives only."""
+        return bool(self.model_store) and not self.model_repository
+
+    @property
     def token_auth(self) -> bool:
         """Whether requests need a token: as said; unsaid, where a token was given, or where other machines can come in."""
         if self.disable_token_authorization is not None:

@@ -77,8 +77,10 @@ def test_models_that_fail_do_not_keep_the_others_from_starting(tmp_path: Path) -
         assert re.search(r"^nosuch\.mar: FAILED: .*nosuch\.mar", printed, re.M)
         assert re.search(r"^later 1\.0: FAILED: .*its file is not there yet", printed, re.M)
         assert site.predict("capitals", b"abc").body == b"ABC"
-        unknown = json.loads(site.ask("inference", "POST", "/v2/models/nosuch/infer", b"{}").body)
-        assert (unknown["code"], unknown["type"]) == (404, "ModelNotFoundException")  # as TorchServe says it
+        for slashes in ("", "/"):
+            unknown = json.loads(site.ask("inference", "POST", f"/v2/models/nosuch/infer{slashes}", b"{}").body)
+            assert (unknown["code"], unknown["type"]) == (404, "ModelNotFoundException")  # as TorchServe says it
+            assert site.ask("inference", "POST", f"/v2/models/capitals/infer{slashes}", b"abc").body == b"ABC"
         assert site.log("ts_log.log").count("gRPC is not served, as --allow-grpc or allow_grpc says") == 1
 
         status, [described] = site.manage("GET", "/models/later")

@@ -35,8 +35,7 @@ def inferring(
 ) -> InferServices:
     """What this dialect's plans work with. `regions`: the shared memory that clients registered."""
     limit, forwarded = server_settings.max_request_size, ForwardedHeaders(server_settings.http_header_forward_pattern)
-    largest = server_settings.max_response_size
-    archives = bool(server_settings.model_store) and not server_settings.model_repository
+    largest, archives = server_settings.max_response_size, server_settings.archives_only
     return InferServices(plane, recorder, admission, regions, limit, forwarded, largest, archives)
 
 

@@ -95,7 +95,8 @@ class Guards:
     def __init__(self, ports: Collection[str], settings: Settings, keys: Keys | None) -> None:
         self._ports, self._keys = frozenset(ports), keys
         self._restrictions = settings.http_restricted_api
-        self._like_torchserve = settings.ts_open_inference_protocol  # then /v2 takes trailing slashes as all paths do
+        #: Where /v2 takes trailing slashes as all paths do.
+        self._like_torchserve = settings.ts_open_inference_protocol or settings.archives_only
         self._open_to_probes = bool(settings.token)  # keys of key_file.json guard `/ping` too (TorchServe)
 
     def normal_path(self, path: str) -> str:

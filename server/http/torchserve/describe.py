@@ -28,13 +28,18 @@ def description(found: Description) -> dict[str, Any]:
         "minWorkers": found.min_workers,
         "maxWorkers": found.max_workers,
         "loadedAtStartup": config.loaded_at_startup,
-        "workers": [worker(status) for status in found.workers],
+        "workers": [worker(status) for status in kept(found)],
         "jobQueueStatus": {
             "remainingCapacity": max(0, found.queue_capacity - found.queued),
             "pendingRequests": found.queued,
         },
     }
     return document
+
+
+def kept(found: Description) -> list[WorkerStatus]:
+    """The workers without those that were scaled away, also while they finish what they have (TorchServe kills them)."""
+    return [status for status in found.workers if status.state != "STOPPING"]
 
 
 def _numbers(config: ModelConfig) -> dict[str, Any]:

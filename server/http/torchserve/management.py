@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ....core.errors import InvalidParameter, InvalidRequest, Unauthorized
 from . import openapi
 from .body import query
-from .describe import description
+from .describe import description, kept
 from .errors import MethodNotAllowed, Target
 from .parameters import boolean, integer, registration
 from .render import send_json, send_status
@@ -100,7 +100,7 @@ class Management:
         if exchange.req.method != "GET":
             raise MethodNotAllowed("GET")
         found = self.dataplane.describe(model, None)
-        send_json(exchange.resp, {"name": model, "ready": bool(found[0].workers)})
+        send_json(exchange.resp, {"name": model, "ready": bool(kept(found[0]))})
 
     def token(self, exchange: Exchange) -> None:
         """A new key for `?type=`; the answer is a lone newline, the key stands in the key file (TorchServe)."""

@@ -117,18 +117,22 @@ def _only_subdirectory(folder: Path) -> Path:
 
 
 def parse_manifest(raw: bytes) -> Manifest:
-    """Reads a manifest. InvalidArchive with kind "model", "model_version" or "runtime" where TorchServe wants what is
-    missing (the name may still come from elsewhere), "file" for a file outside of the archive."""
+    """Reads a manifest; what it leaves out is as TorchServe takes it: version 1.0, runtime python, a name from elsewhere.
+
+    InvalidArchive with kind "model", "model_version" or "runtime" where that cannot be read, "file" for a file outside of
+    the archive.
+    """
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise InvalidArchive(f"{MANIFEST}: not valid JSON: {error}") from None
     if not isinstance(document, dict):
         raise InvalidArchive(f"{MANIFEST}: expected a JSON object, found {type(document).__name__}")
-    model = document.get("model")
+    model = document.get("model", {})
     if not isinstance(model, dict):
         raise InvalidArchive(f"{MANIFEST}: has no section 'model'", "model", "model")
-    version, runtime = _text(model, "modelVersion"), _text(document, "runtime")
+    version = Manifest.model_version if model.get("modelVersion") is None else _text(model, "modelVersion")
+    runtime = _text(document, "runtime") if "runtime" in document else Manifest.runtime
     if not version:
         raise InvalidArchive(f"{MANIFEST}: 'modelVersion' is not defined", "model_version", "modelVersion")
     if runtime not in RUNTIMES:

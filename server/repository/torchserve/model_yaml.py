@@ -71,7 +71,7 @@ _KEYS: dict[str, tuple[str, type, int | None]] = {
     "deviceIds": ("device_ids", list, None),
     "parallelType": ("parallel_type", str, None),
     "parallelLevel": ("parallel_level", int, 1),
-    "maxRetryTimeoutInSec": ("max_retry_timeout", int, 1),
+    "maxRetryTimeoutInSec": ("max_retry_timeout", int, 0),
     "clientTimeoutInMills": ("client_timeout_ms", int, 0),
     "jobQueueSize": ("job_queue_size", int, 1),
     "useJobTicket": ("use_job_ticket", bool, None),

@@ -18,6 +18,8 @@ from jitney.core.errors import (
     UrlRefused,
 )
 from jitney.server.repository.torchserve.registration import Registration
+from jitney.server.workers.roster import WorkerState
+from jitney.server.workers.status import WorkerStatus
 from jitney.tests.fakes.raw_http import Answer
 from jitney.tests.fakes.torchserve import echo
 
@@ -95,6 +97,14 @@ def test_describe_has_every_field_in_order(site: Any) -> None:
     (document,) = json.loads(site.ask("management", "GET", "/models/echo").body)
     assert tuple(document) == FIELDS
     assert document["jobQueueStatus"] == {"remainingCapacity": 97, "pendingRequests": 3}
+
+
+def test_a_worker_that_was_scaled_away_is_none_any_more(site: Any) -> None:
+    leaving = WorkerStatus(9000, "echo-0", 1, WorkerState.STOPPING, 0.0, 0, None, 0, "")
+    site.plane.served["echo"]["1.0"].workers = [leaving]
+    (document,) = json.loads(site.ask("management", "GET", "/models/echo").body)
+    assert document["workers"] == []
+    assert json.loads(site.ask("management", "GET", "/v1/models/echo").body)["ready"] is False
 
 
 def test_describe_versions(site: Any) -> None:

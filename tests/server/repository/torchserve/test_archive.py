@@ -67,19 +67,25 @@ def test_older_and_unknown_keys_are_kept_and_numbers_are_text() -> None:
 
 
 @pytest.mark.parametrize("value", [..., None, ""])
-def test_the_name_may_come_from_elsewhere_the_version_may_not(value: Any) -> None:
+def test_the_name_may_come_from_elsewhere(value: Any) -> None:
     assert manifest(modelName=value).model_name == ""
+
+
+def test_what_is_left_out_is_torchserve_s_default() -> None:
+    assert manifest(modelVersion=...).model_version == manifest(modelVersion=None).model_version == "1.0"
+    read = parse_manifest(b"{}")
+    assert (read.model_name, read.model_version, read.runtime, read.handler) == ("", "1.0", "python", "")
     with pytest.raises(InvalidArchive) as error:
-        manifest(modelVersion=value)
+        manifest(modelVersion="")
     assert error.value.kind == "model_version"
 
 
 @pytest.mark.parametrize(
     ("raw", "kind"),
     [
-        (b"{}", "model"),
+        (b'{"model": null}', "model"),
         (b'{"model": 3}', "model"),
-        (b'{"model": {"modelName": "m", "modelVersion": "1"}}', "runtime"),
+        (b'{"runtime": null, "model": {"modelName": "m", "modelVersion": "1"}}', "runtime"),
         (b'{"runtime": "cobol", "model": {"modelName": "m", "modelVersion": "1"}}', "runtime"),
         (b"", "damaged"),
         (b"[]", "damaged"),
@@ -128,7 +134,7 @@ def test_a_folder_that_holds_one_folder_stands_for_it(tmp_path: Path) -> None:
 
 def test_an_archive_with_a_bad_manifest_leaves_nothing(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.mar", "w") as archive:
-        archive.writestr(MANIFEST, "{}")
+        archive.writestr(MANIFEST, '{"model": null}')
         archive.writestr("a.py", "1")
     with pytest.raises(InvalidArchive):
         open_archive(tmp_path / "a.mar", tmp_path / "into")
