@@ -146,8 +146,7 @@ class PythonBackend(Backend):
             self._fail(answers, text, "")
             return
         if not isinstance(returned, list):
-            kind = type(returned).__name__
-            self._fail(answers, f"Expected a list in the execute return, found type '{kind}'.\n", "")
+            self._fail(answers, f"Expected a list in the execute return, found type '{type(returned)}'.", "")
             return
         if len(returned) != len(answers):
             text = "Number of InferenceResponse objects do not match the number of InferenceRequest objects. "
@@ -161,9 +160,8 @@ class PythonBackend(Backend):
         if response is None:
             answer.returned_nothing()
         elif not isinstance(response, self.utils.InferenceResponse):
-            kind = type(response).__name__
-            text = f"Expected an 'InferenceResponse' object in the execute return, found type '{kind}'.\n"
-            self._fail([answer], text, "")
+            text = "Expected an 'InferenceResponse' object in the execute function return list, found type "
+            self._fail([answer], f"{text}'{type(response)}'.", "")
         elif answer.over:
             _log.warning("%s: a request was answered by its sender and by execute; the first counts", self.instance.name)
         else:
@@ -252,7 +250,7 @@ def _described(error: BaseException) -> str:
     """An exception as Triton's stub words it: type, text, and the frames of the model's own code, innermost first."""
     frames = _own_frames(error.__traceback__)
     lines = "".join(f"  {frame.filename}({frame.lineno}): {frame.name}\n" for frame in reversed(frames))
-    return f"{type(error).__name__}: {text_of(error)}\n\nAt:\n{sendable(lines)}"
+    return f"{type(error).__name__}: {text_of(error) or '<EMPTY MESSAGE>'}\n\nAt:\n{sendable(lines)}"
 
 
 def _own_frames(trace: TracebackType | None) -> list[traceback.FrameSummary]:

@@ -32,12 +32,15 @@ def check_shape(model: ModelConfig, spec: TensorSpec, symbolic: Sequence[Any] | 
     )
     if fits and not (model.max_batch_size > 1 and shape[0] not in (-1,)):
         return
+    complete = f"making complete shape {declared}"
     note = (
-        " (an initial batch dimension because max_batch_size > 0 followed by the configured shape)" if model.batches else ""
+        f" (an initial batch dimension because max_batch_size > 0 followed by the explicit tensor shape, {complete})"
+        if model.batches
+        else f", {complete}"
     )
     raise CannotLoad(
         f"model '{model.name}', tensor '{spec.name}': the model expects {len(shape)} dimensions (shape {shape}) "
-        f"but the model configuration specifies {len(declared)} dimensions{note}, making complete shape {declared}"
+        f"but the model configuration specifies {len(declared)} dimensions{note}"
     )
 
 

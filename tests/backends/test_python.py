@@ -171,6 +171,12 @@ class TritonPythonModel:
     def whole_text(self, requests):
         return "answer"
 
+    def whole_items(self, requests):
+        return [7] * len(requests)
+
+    def whole_wordless(self, requests):
+        assert not requests
+
     def whole_nothing(self, requests):
         return None
 
@@ -385,7 +391,9 @@ def test_one_request_fails_alone(served: Serving) -> None:
     ("whole", "text"),
     [
         ("few", "Number of InferenceResponse objects do not match the number of InferenceRequest objects. "),
-        ("text", "Expected a list in the execute return, found type 'str'."),
+        ("text", "Expected a list in the execute return, found type '<class 'str'>'."),
+        ("items", "Expected an 'InferenceResponse' object in the execute function return list, found type '<class 'int'>'."),
+        ("wordless", "AssertionError: <EMPTY MESSAGE>\n\nAt:\n"),
     ],
 )
 def test_a_wrong_return_fails_the_batch(served: Serving, whole: str, text: str) -> None:
@@ -414,7 +422,7 @@ def test_an_exception_with_any_text_is_told_and_the_worker_lives(served: Serving
     [
         ({"do": "nothing"}, "did not take"),
         ({"whole": "nothing"}, "did not take"),
-        ({"do": "nonsense"}, "found type 'dict'"),
+        ({"do": "nonsense"}, "found type '<class 'dict'>'"),
         ({"do": "bad_parameter"}, "Expect parameters values to have type bool/int/str, found type <class 'object'>"),
         ({"do": "let_go"}, "let the request go"),
     ],

@@ -12,6 +12,13 @@ from ._arguments import WrongArgument, text
 from ._errors import TritonModelException
 from ._worker import current
 
+#: What an exception begins with, in Triton's words.
+_FAILED = {
+    "load": "Failed to load model: failed to load '{}'",
+    "unload": "Failed to unload model '{}'",
+    "is_ready": "Failed to check model readiness of '{}'",
+}
+
 
 def get_model_dir() -> str:
     """The folder of the version that runs here."""
@@ -38,7 +45,7 @@ def _ask(verb: str, model_name: str, arguments: dict[str, Any]) -> Any:
     except TritonModelException:
         raise
     except Exception as error:
-        raise TritonModelException(str(error)) from error
+        raise TritonModelException(f"{_FAILED[verb].format(name)}: {error}") from error
 
 
 def _files(files: Any) -> dict[str, bytes]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ....core.errors import InvalidRequest
 from ....core.request import FINAL_MARK, Parameter
-from ...http.kserve.parameters import Parameters, own
+from ...http.kserve.parameters import Parameters, own, sequence_text
 
 _RESERVED = "triton_"
 _EMPTY_FINAL = "triton_enable_empty_final_response"
@@ -33,9 +33,9 @@ def read(parameters: Mapping[str, Any]) -> Given:
         value = parameters[name]
         match name:
             case "sequence_id":
-                known.sequence.id = _value(name, value, "int64_param", "string_param")
-                if isinstance(known.sequence.id, int):
-                    known.sequence.id %= 1 << 64  # the field is signed, the id is not
+                given = _value(name, value, "int64_param", "string_param")
+                # the field is signed, the id is not
+                known.sequence.id = given % (1 << 64) if isinstance(given, int) else sequence_text(given)
             case "sequence_start":
                 known.sequence.start = _value(name, value, "bool_param")
             case "sequence_end":

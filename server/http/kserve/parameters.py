@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ....core.errors import InvalidRequest
+from ....core.errors import InvalidRequest, Unsupported
 from ....core.request import Parameter
 from .documents import MAX_INT64, Document, checked, unsigned
 
 _RESERVED = "triton_"
 #: Triton's request flags, as `pb_utils` numbers them.
 _SEQUENCE_START, _SEQUENCE_END = 1, 2
+#: Bytes of the longest text that names a sequence (core's `SequenceId`).
+_LONGEST_ID = 128
 
 
 @dataclass(slots=True)
@@ -63,7 +65,7 @@ def read(document: Document) -> Parameters:
             case "binary_data_output":
                 found.binary_output = checked(value, name, bool)
             case "sequence_id":
-                found.sequence.id = value if type(value) is str else unsigned(value, name)
+                found.sequence.id = sequence_text(value) if type(value) is str else unsigned(value, name)
             case "sequence_start":
                 found.sequence.start = checked(value, name, bool)
             case "sequence_end":
@@ -71,6 +73,13 @@ def read(document: Document) -> Parameters:
             case _:
                 found.custom[name] = custom(name, value)
     return found
+
+
+def sequence_text(value: str) -> str:
+    """A text as a sequence's id; raises Unsupported beyond the length that Triton's core takes."""
+    if len(value.encode()) > _LONGEST_ID:
+        raise Unsupported(f"string correlation ID cannot be longer than {_LONGEST_ID} characters")
+    return value
 
 
 def custom(name: str, value: object) -> Parameter:

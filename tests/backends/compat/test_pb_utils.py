@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -319,6 +319,22 @@ def test_what_needs_a_server_says_so(pb_utils: Any) -> None:
     for attempt in (pb_utils.get_model_dir, lambda: pb_utils.is_model_ready("m"), lambda: family.Metric().set(1)):
         with pytest.raises(pb_utils.TritonModelException, match="needs a running server"):
             attempt()
+
+
+def test_what_the_server_refuses_begins_with_what_was_tried(pb_utils: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("there is no such model")
+
+    worker = SimpleNamespace(host=SimpleNamespace(control=refuse))
+    monkeypatch.setattr(sys.modules[pb_utils.load_model.__module__], "current", lambda: worker)
+    for attempt, text in (
+        (pb_utils.load_model, "Failed to load model: failed to load 'm': there is no such model"),
+        (pb_utils.unload_model, "Failed to unload model 'm': there is no such model"),
+        (pb_utils.is_model_ready, "Failed to check model readiness of 'm': there is no such model"),
+    ):
+        with pytest.raises(pb_utils.TritonModelException) as caught:
+            attempt("m")
+        assert str(caught.value) == text
 
 
 def test_metrics_refuse_what_their_kind_cannot_do(pb_utils: Any) -> None:

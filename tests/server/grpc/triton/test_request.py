@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jitney.core.errors import InvalidRequest
+from jitney.core.errors import InvalidRequest, Unsupported
 from jitney.core.tensor import unpack_bytes
 from jitney.server.grpc import schema
 from jitney.server.grpc.triton.request import Reader
@@ -132,6 +132,13 @@ def test_parameters_with_a_meaning() -> None:
 )
 def test_parameters_of_the_wrong_kind(name: Any, value: Any, text: Any) -> None:
     assert refusal(with_parameter(name, **value)).endswith(text)
+
+
+def test_a_text_that_names_a_sequence_has_at_most_128_bytes() -> None:
+    infer, _ = read(with_parameter("sequence_id", string_param="é" * 64))
+    assert infer.parameters.sequence.id == "é" * 64
+    with pytest.raises(Unsupported, match="string correlation ID cannot be longer than 128 characters"):
+        read(with_parameter("sequence_id", string_param="é" * 65))
 
 
 def with_output(**parameters: Any) -> Any:

@@ -184,6 +184,13 @@ def test_parameters_reach_the_scheduler_and_the_model(client: Client, dataplane:
     assert request.parameters == own | {"triton_timeout": 1000, "triton_sequence_id": 5, "triton_flags": 1}
 
 
+def test_a_text_that_names_a_sequence_has_at_most_128_bytes(client: Client, dataplane: FakeDataPlane) -> None:
+    assert post(client, "identity", {"parameters": {"sequence_id": "x" * 128}, "inputs": [ONE]}).status_code == 200
+    assert dataplane.calls[-1].request.parameters == {"triton_sequence_id": "x" * 128}
+    refused = post(client, "identity", {"parameters": {"sequence_id": "x" * 129}, "inputs": [ONE]})
+    assert error(refused, 501) == "string correlation ID cannot be longer than 128 characters"
+
+
 def test_a_models_parameters_are_in_the_reply_without_the_inner_ones(client: Client, dataplane: FakeDataPlane) -> None:
     def run(request: object) -> list[Response]:
         return [Response(parameters={"p": 1, "triton_final_response": True})]
