@@ -11,7 +11,8 @@ import numpy as np
 import psutil
 import pytest
 
-from jitney.core.errors import WorkerDied
+from jitney.core.errors import InvalidConfig, WorkerDied
+from jitney.core.model_config import InstanceGroup, ModelConfig
 from jitney.server.serving.deployment import Deployment, Options
 from jitney.server.serving.model_cache import ModelCache
 from jitney.server.serving.on_demand import OnDemandDeployment
@@ -225,3 +226,9 @@ def test_the_process_counts_for_each_model_with_its_part(repository: Path) -> No
         assert [(seat.pid, seat.sharers) for seat in seats] == [(process.pid, 3)] * 3
         whole = process.memory_info().rss
         assert all(on_demand(plane, n).workers()[0].memory_bytes < 0.4 * whole for n in range(3))
+
+
+def test_an_instance_on_a_gpu_is_refused_when_it_is_registered_though_it_loads_on_demand() -> None:
+    config = ModelConfig("m", "1", "onnxruntime", worker_group="g", instance_groups=(InstanceGroup(kind="KIND_GPU"),))
+    with pytest.raises(InvalidConfig, match="only models on the CPU can share a process"):
+        OnDemandDeployment(config, Options(gpus=(0,)))
