@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from jitney.core.errors import InvalidConfig, WorkerDied
 from jitney.core.model_config import InstanceGroup, ModelConfig
@@ -45,17 +46,16 @@ def the_process(plane: LoadedPlane) -> psutil.Process:
     return psutil.Process(pid)
 
 
+class Triple(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 3 * x
+
+
 def script(repository: Path, name: str, extra: str = GROUP) -> None:
     """x → 3x, as TorchScript."""
-    torch = pytest.importorskip("torch")
-
-    class Triple(torch.nn.Module):  # type: ignore[misc,name-defined]
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return 3 * x
-
     (repository / name / "1").mkdir(parents=True)
     (repository / name / "config.pbtxt").write_text(SCRIPT + extra)
-    torch.jit.trace(Triple(), torch.zeros(1, 4)).save(repository / name / "1" / "model.pt")
+    torch.jit.trace(Triple(), torch.zeros(1, 4)).save(repository / name / "1" / "model.pt")  # type: ignore[no-untyped-call]
 
 
 def add(repository: Path, number: int, extra: str) -> None:
