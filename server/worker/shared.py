@@ -79,6 +79,10 @@ class SharedWorker(Worker):
             raise PeerClosed("the server does not want the model any more")
         return backend
 
+    def _refuse(self, error: BaseException) -> None:
+        if not self._is_lost:  # else there is nobody to tell
+            super()._refuse(error)
+
     def _run(self, batch: RunningBatch, backend: Backend, config: ModelConfig) -> None:
         self._board.note(self._place, works=True)
         super()._run(batch, backend, config)
