@@ -65,6 +65,9 @@ class SharedWorker(Worker):
             self._inbox.close()
             if self._replies is not None:
                 self._replies.close()
+            else:  # it left before it heard how much memory there is
+                os.close(self._arena_fd)
+                os.close(self._reply_fd)
 
     def _load(self, message: Load) -> Backend:
         with _LOADING:

@@ -266,6 +266,7 @@ def test_a_model_whose_batch_ends_soon_after_its_time_leaves_the_others_alone(gr
 def test_a_model_that_is_stopped_while_it_loads_leaves_the_others_alone(group: Group) -> None:
     a = group.model("a").up()
     pid = pid_of(a)
+    files = psutil.Process(pid).num_fds()
     for number in range(5):
         other = group.model(f"o{number}")
         other.pool.start(1)
@@ -273,6 +274,7 @@ def test_a_model_that_is_stopped_while_it_loads_leaves_the_others_alone(group: G
     assert (a.pids(), a.pool.workers()[0].restarts) == ([pid], 0)
     assert a.ask("echo", tensors=[[1.0]]).final
     eventually(lambda: psutil.Process(pid).num_threads() <= 6)
+    eventually(lambda: psutil.Process(pid).num_fds() == files)
 
 
 def test_a_cancellation_reaches_the_one_that_runs(group: Group, tmp_path: Path) -> None:
