@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 
 from ...codecs.base import Encode
 from ...core.call import Call, Target
@@ -68,14 +69,16 @@ class OnDemandDeployment(Deployment):
         )  # InvalidConfig where it cannot work
         self.state, self.reason = ModelState.READY, NOT_LOADED
         self.min_workers = 0
-        self._count()  # InvalidConfig where its instances have no place on this machine
+        placement.instances(config, self._count(), gpus=self._gpus(), cores=1)  # InvalidConfig where they have no place here
 
     def _count(self) -> int:
         """The workers that a load starts. An archive has a number of them, and none that is none as far as loads go."""
         if self._kept or self.config.is_archive:
             return self._kept or max(self.config.min_workers, 1)
-        gpus = cores.machine_gpus() if self._options.gpus is None else self._options.gpus
-        return placement.declared(self.config, gpus)
+        return placement.declared(self.config, self._gpus())
+
+    def _gpus(self) -> Sequence[int]:
+        return cores.machine_gpus() if self._options.gpus is None else self._options.gpus
 
     # -- requests --------------------------------------------------------------------------------------------------------
 

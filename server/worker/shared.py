@@ -65,6 +65,9 @@ class SharedWorker(Worker):
             self._inbox.close()
             if self._replies is not None:
                 self._replies.close()
+            else:  # it left before it heard how much memory there is
+                os.close(self._arena_fd)
+                os.close(self._reply_fd)
 
     def _load(self, message: Load) -> Backend:
         with _LOADING:
@@ -78,6 +81,10 @@ class SharedWorker(Worker):
         if self._is_lost:
             raise PeerClosed("the server does not want the model any more")
         return backend
+
+    def _refuse(self, error: BaseException) -> None:
+        if not self._is_lost:  # else there is nobody to tell
+            super()._refuse(error)
 
     def _run(self, batch: RunningBatch, backend: Backend, config: ModelConfig) -> None:
         self._board.note(self._place, works=True)

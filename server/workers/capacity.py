@@ -19,8 +19,8 @@ from ..process.cores import cgroups, usable_cores
 
 #: Bytes of a worker that has loaded nothing (measured: 40 MB each with 278 of them).
 WORKER_BYTES = 40 << 20
-#: Threads of a worker, its own and those that the server has for it, at the least.
-WORKER_TASKS = 4
+#: Threads of a worker at the least; those that the server has for workers are there anyway.
+WORKER_TASKS = 2
 #: Descriptors that the server holds for a worker: its socket, its stdout and its stderr.
 WORKER_FILES = 3
 #: Workers of one model for each core. Processes that mostly wait may be many, but loading each of them is work.

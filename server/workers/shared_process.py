@@ -44,6 +44,9 @@ LEAVE_S = 30.0
 #: The same where its model's or the server's time to drain is over.
 HURRY_S = 2.0
 
+#: Seconds that a process may take to hear of a worker, where hundreds wait to be let in.
+SEND_S = 10.0
+
 _CRASHED_IN = re.compile(rb"Current thread 0x([0-9a-f]+)")
 _ENCODER = msgspec.msgpack.Encoder()
 
@@ -106,9 +109,10 @@ class SharedProcess(LoggedProcess):
         self._on_empty = on_empty
         self._lock = threading.Lock()
         self._blamed: set[int] = set()  # places whose worker the process was killed for
-        self._culprits: set[int] | None = None
+        self._culprits: dict[int, str] | None = None
         self._begun = False
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.settimeout(SEND_S)
         self._board = Board.create()
         self._trace = os.memfd_create("jitney-trace", os.MFD_CLOEXEC)
         fds = (theirs.fileno(), self._board.region.fd, self._trace)
@@ -125,7 +129,7 @@ class SharedProcess(LoggedProcess):
         self._board.region.close_fd()
 
     def send(self, message: Join, fds: tuple[int, ...]) -> None:
-        """OSError where the process has ended."""
+        """OSError where the process has ended, or takes no one in."""
         socket.send_fds(self._control, [_ENCODER.encode(message)], list(fds))
 
     def begin(self) -> None:
@@ -183,11 +187,12 @@ class SharedProcess(LoggedProcess):
         self.is_ending = True
         self.end()
 
-    def culprits(self) -> set[int]:
-        """After its end: the places of the workers that may have caused it; empty where nobody knows."""
+    def culprits(self) -> dict[int, str]:
+        """After its end: the places of the workers that may have caused it, and their models; empty where nobody knows."""
         with self._lock:
-            if self._culprits is None:
-                self._culprits = self._blamed or self._crashed_in() or self._board.working(self.places)
+            if self._culprits is None:  # the first one that asks has not left yet, nor have the others
+                found = self._blamed or self._crashed_in() or self._board.working(self.places)
+                self._culprits = {number: place.model for number, place in self.places.items() if number in found}
             return self._culprits
 
     def _crashed_in(self) -> set[int]:
@@ -265,10 +270,9 @@ class Place:
     def _judged(self) -> tuple[bool, bool, str]:
         """Whether this worker is the only one that may have ended the process, whether it is none of them, and in words."""
         if self._verdict is None:
-            process, culprits = self.process, self.process.culprits()
-            names = sorted({place.model for n, place in list(process.places.items()) if n in culprits})
-            text = f" because of {' or '.join(names) or 'another model'}, of the same worker_group"
-            self._verdict = culprits == {self.number}, bool(culprits) and self.number not in culprits, text
+            culprits = self.process.culprits()
+            text = f" because of {' or '.join(sorted(set(culprits.values())))}, of the same worker_group"
+            self._verdict = set(culprits) == {self.number}, bool(culprits) and self.number not in culprits, text
         return self._verdict
 
     def bury(self, timeout: float | None = None) -> None:

@@ -155,7 +155,8 @@ class WorkerProcess:
         self.send(message)
 
     def kill(self, cause: JitneyError | None = None) -> None:
-        """Ends the process at once; `cause` is what its requests are told instead of a plain death."""
+        """Ends the process at once, or where others live in it this worker if it lets itself be ended (`Place.kill`); `cause`
+        is what its requests are told instead of a plain death."""
         with self._killing:
             self.cause = self.cause or cause
             self._life.kill(cause)
@@ -305,10 +306,8 @@ class WorkerProcess:
         self._on_exit(self)
 
     def _finish(self) -> None:
-        if not self._life.wait(_END_S):
+        while not self._life.wait(_END_S):
             self.kill()
-            while not self._life.wait(_END_S):
-                pass
         self._life.bury(_END_S)  # for its last words; bounded, because requests wait to be told
         self._close()
 

@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 
-from jitney.core.errors import WorkerDied
+from jitney.core.errors import InvalidConfig, WorkerDied
+from jitney.core.model_config import InstanceGroup, ModelConfig
+from jitney.server.process import sandbox
 from jitney.server.serving.deployment import Deployment, Options
 from jitney.server.serving.model_cache import ModelCache
 from jitney.server.serving.on_demand import OnDemandDeployment
@@ -44,17 +47,16 @@ def the_process(plane: LoadedPlane) -> psutil.Process:
     return psutil.Process(pid)
 
 
+class Triple(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 3 * x
+
+
 def script(repository: Path, name: str, extra: str = GROUP) -> None:
     """x → 3x, as TorchScript."""
-    torch = pytest.importorskip("torch")
-
-    class Triple(torch.nn.Module):  # type: ignore[misc,name-defined]
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return 3 * x
-
     (repository / name / "1").mkdir(parents=True)
     (repository / name / "config.pbtxt").write_text(SCRIPT + extra)
-    torch.jit.trace(Triple(), torch.zeros(1, 4)).save(repository / name / "1" / "model.pt")
+    torch.jit.trace(Triple(), torch.zeros(1, 4)).save(repository / name / "1" / "model.pt")  # type: ignore[no-untyped-call]
 
 
 def add(repository: Path, number: int, extra: str) -> None:
@@ -164,7 +166,8 @@ def test_a_reload_starts_the_new_version_beside_the_old_one_and_leaves_the_other
     assert all(worker.restarts == 0 for d in plane.registry.deployments() for worker in d.workers())
 
 
-def test_unloading_gives_the_weights_back(repository: Path) -> None:
+def enlarge(repository: Path) -> None:
+    """Gives model 1 weights of 160 MB, which it sums up."""
     from onnx import TensorProto, helper, numpy_helper, save
 
     large = np.ones((4, 10_000_000), np.float32)
@@ -179,6 +182,10 @@ def test_unloading_gives_the_weights_back(repository: Path) -> None:
     save(model, repository / name_of(1) / "1" / "model.onnx")
     config = repository / name_of(1) / "config.pbtxt"
     config.write_text(config.read_text().replace("dims: [ 3 ]", "dims: [ 1 ]"))
+
+
+def test_unloading_gives_the_weights_back(repository: Path) -> None:
+    enlarge(repository)
     with loaded(repository) as plane:
         assert ask(plane, 1) == 4e7
         process = the_process(plane)
@@ -190,6 +197,21 @@ def test_unloading_gives_the_weights_back(repository: Path) -> None:
         for number in (0, 2):
             plane.unload(name_of(number))
         wait_until(lambda: not process.is_running(), PATIENCE, "the process to end with its last model")
+
+
+def test_a_model_for_which_the_process_may_not_have_the_memory_fails_alone(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enlarge(repository)
+    monkeypatch.setenv(sandbox.VARIABLE, "")  # which is what it is again afterwards
+    sandbox.announce(sandbox.WorkerLimits(memory=250 << 20))
+    with loaded(repository) as plane:
+        states = {entry.name: entry.state for entry in plane.index()}
+        assert states == {name_of(0): "READY", name_of(1): "UNAVAILABLE", name_of(2): "READY"}
+        assert [ask(plane, number) for number in (0, 2)] == [0.0, 8.0]
+        assert all(
+            worker.restarts == 0 for number in (0, 2) for worker in plane.registry.deployment(name_of(number)).workers()
+        )
 
 
 # -- on demand
@@ -225,3 +247,9 @@ def test_the_process_counts_for_each_model_with_its_part(repository: Path) -> No
         assert [(seat.pid, seat.sharers) for seat in seats] == [(process.pid, 3)] * 3
         whole = process.memory_info().rss
         assert all(on_demand(plane, n).workers()[0].memory_bytes < 0.4 * whole for n in range(3))
+
+
+def test_an_instance_on_a_gpu_is_refused_when_it_is_registered_though_it_loads_on_demand() -> None:
+    config = ModelConfig("m", "1", "onnxruntime", worker_group="g", instance_groups=(InstanceGroup(kind="KIND_GPU"),))
+    with pytest.raises(InvalidConfig, match="only models on the CPU can share a process"):
+        OnDemandDeployment(config, Options(gpus=(0,)))

@@ -203,8 +203,14 @@ def test_an_archive_says_itself_when_it_is_loaded(tmp_path: Path, settings: Sett
 def test_an_archive_that_runs_as_torchscript_may_share_a_process(tmp_path: Path, settings: Settings) -> None:
     (tmp_path / "config.yaml").write_text("workerGroup: small\n")
     (tmp_path / "net.pt").write_bytes(b"weights")
-    options = {"config_file": str(tmp_path / "config.yaml"), "serialized_file": str(tmp_path / "net.pt")}
-    built_in = ModelArchiverConfig("built", "1.0", "image_classifier", export_path=str(tmp_path / "store"), **options)
+    built_in = ModelArchiverConfig(
+        "built",
+        "1.0",
+        "image_classifier",
+        serialized_file=str(tmp_path / "net.pt"),
+        config_file=str(tmp_path / "config.yaml"),
+        export_path=str(tmp_path / "store"),
+    )
     generate_model_archive(built_in)
     store = ModelStore(settings)
     config = store.resolve(Registration("built.mar"))
