@@ -93,4 +93,7 @@ class ReadingLoop:
         with self._lock:
             _, lost = self._watched.pop(fd)
             epoll.unregister(fd)
-        lost()
+        try:
+            lost()
+        except Exception:  # the loop of all sockets must not end for one of them
+            log.exception("nobody may wait for descriptor %d any more", fd)

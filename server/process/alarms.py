@@ -10,6 +10,9 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
+#: Seconds after which a ring that failed is tried again.
+AGAIN_S = 1.0
+
 #: Looks at what is due and returns the instant of the next look, None = none is needed. It must not block.
 Ring = Callable[[], "float | None"]
 
@@ -62,9 +65,9 @@ class Alarms:
             for ring in due:
                 try:
                     at = ring()
-                except Exception:
-                    log.exception("%r failed", ring)
-                    continue
+                except Exception:  # for want of memory, say: who is not rung any more would wait for ever
+                    log.exception("%r failed, and is tried again", ring)
+                    at = time.monotonic() + AGAIN_S
                 if at is not None:
                     self.set(ring, at)
 

@@ -276,11 +276,14 @@ class WorkerProcess:
 
     def _returned(self) -> None:
         """The loop has let the socket go: for a helper, or because it has ended or another one is to have it."""
-        if self._returns:
-            self._returns = False
-            self._io.threads.helpers.submit(self._read)
-        else:
-            self._listen()
+        if not self._returns:
+            try:
+                self._listen()
+                return
+            except Exception as error:  # noqa: BLE001 - the kernel has no room, say: a helper ends the worker, and tells why
+                self._failure = error
+        self._returns = False
+        self._io.threads.helpers.submit(self._read)
 
     # ---- a helper
 

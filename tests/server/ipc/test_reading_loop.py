@@ -59,6 +59,25 @@ def test_it_may_be_watched_again_from_lost(loop: ReadingLoop) -> None:
         assert turns == [b"1", b"2", b"3"]
 
 
+def test_who_cannot_be_told_ends_nothing_for_the_others(loop: ReadingLoop, caplog: pytest.LogCaptureFixture) -> None:
+    def fails() -> None:
+        raise MemoryError
+
+    pairs = [socket.socketpair() for _ in range(2)]
+    over = threading.Event()
+    try:
+        (first, to_first), (second, to_second) = pairs
+        assert loop.watch(first.fileno(), lambda: False, fails)
+        assert loop.watch(second.fileno(), lambda: False, over.set)
+        to_first.sendall(b"1")
+        to_second.sendall(b"2")
+        assert over.wait(LIMIT_S)
+    finally:
+        for each in (*pairs[0], *pairs[1]):
+            each.close()
+    assert "MemoryError" in caplog.text
+
+
 def test_its_end_lets_everything_go_and_nothing_is_watched_after_it(caplog: pytest.LogCaptureFixture) -> None:
     loop = ReadingLoop("t")
     ours, theirs = socket.socketpair()

@@ -66,3 +66,19 @@ def test_what_is_forgotten_does_not_ring_and_what_fails_is_logged(alarms: Alarms
     alarms.set(over.set, now + 0.04)
     assert over.wait(LIMIT_S)
     assert not rung and "ZeroDivisionError" in caplog.text
+
+
+def test_what_failed_is_tried_again(alarms: Alarms, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jitney.server.process.alarms.AGAIN_S", 0.02)
+    rung: list[float] = []
+    over = threading.Event()
+
+    def ring() -> None:
+        rung.append(time.monotonic())
+        if len(rung) < 3:
+            raise MemoryError
+        over.set()
+
+    alarms.set(ring, time.monotonic())
+    assert over.wait(LIMIT_S)
+    assert rung[1] - rung[0] >= 0.02

@@ -92,3 +92,27 @@ def test_what_was_read_already_is_handled_before_the_reactor_gets_the_socket() -
             assert seen[-1] == Event("3", {})
     finally:
         child._io.threads.release()
+
+
+def test_a_worker_that_nobody_can_wait_for_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its requests would wait for ever."""
+    ours, theirs = socket.socketpair()
+    ended, causes = threading.Event(), list[str]()
+    child: Any = WorkerProcess.__new__(WorkerProcess)
+    child.name, child.loaded, child._socket, child._channel = "w", True, ours, MessageChannel(ours)
+    child._left_over, child._failure, child._returns = None, None, False
+    child._on_exit, child._finish, child.kill = lambda _: None, ended.set, lambda cause: causes.append(str(cause))
+    child._io = IoContext()
+    child._io.threads.acquire("this test")
+    try:
+        with ours, theirs, monkeypatch.context() as patched:
+
+            def watch(*_: object) -> bool:
+                raise OSError("no space left on device")
+
+            patched.setattr(child._io.threads.loop, "watch", watch)
+            child._returned()
+            assert ended.wait(5)
+    finally:
+        child._io.threads.release()
+    assert causes == ["worker 'w' was ended: OSError: no space left on device"]
