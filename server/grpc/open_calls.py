@@ -100,12 +100,17 @@ class OpenCalls:
 
     def __init__(self) -> None:
         self._open: set[OpenCall] = set()
+        self._some = asyncio.Event()
         self.receiving: dict[OpenCall, None] = {}
         self.unread: dict[OpenCall, None] = {}
         self.streams: dict[OpenCall, None] = {}
         self.refusing = False
         self.refused = 0
         self._held: asyncio.Future[None] | None = None
+
+    async def wait_for_one(self) -> None:
+        """Returns when a call is open."""
+        await self._some.wait()
 
     def peers(self) -> tuple[set[Peer], set[Peer]]:
         """The connections with open calls, and those of them with a call that is answering."""
@@ -177,6 +182,7 @@ class OpenCalls:
         call = OpenCall(path, context.peer(), asyncio.current_task())
         _CURRENT.set(call)
         self._open.add(call)
+        self._some.set()
         if streams:
             call.answering = True
             self.streams[call] = None
@@ -207,6 +213,8 @@ class OpenCalls:
 
     def _end(self, call: OpenCall, context: Context) -> None:
         self._open.discard(call)
+        if not self._open:
+            self._some.clear()
         self.unread.pop(call, None)
         self.streams.pop(call, None)
         if access_line.is_written():
