@@ -179,14 +179,16 @@ class OpenCalls:
         return answers
 
     async def _begin(self, path: str, context: Context, *, streams: bool = False) -> OpenCall:
-        call = OpenCall(path, context.peer(), asyncio.current_task())
+        task = asyncio.current_task()
+        call = OpenCall(path, context.peer(), task)
         _CURRENT.set(call)
         self._open.add(call)
         self._some.set()
         if streams:
             call.answering = True
             self.streams[call] = None
-        context.add_done_callback(partial(self._end, call))
+        if task is not None:  # grpcio's own, which ends when the answer is written; its context's callbacks cost more
+            task.add_done_callback(partial(self._end, call, context))
         if self.refusing:
             self.refused += 1
             await context.abort(grpc.StatusCode.UNAVAILABLE, STOPPING)
@@ -211,7 +213,7 @@ class OpenCalls:
             call.task.uncancel()
             await context.abort(grpc.StatusCode.UNAVAILABLE, WAITED)
 
-    def _end(self, call: OpenCall, context: Context) -> None:
+    def _end(self, call: OpenCall, context: Context, task: asyncio.Task[Any]) -> None:
         self._open.discard(call)
         if not self._open:
             self._some.clear()
