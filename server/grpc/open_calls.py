@@ -100,12 +100,17 @@ class OpenCalls:
 
     def __init__(self) -> None:
         self._open: set[OpenCall] = set()
+        self._some = asyncio.Event()
         self.receiving: dict[OpenCall, None] = {}
         self.unread: dict[OpenCall, None] = {}
         self.streams: dict[OpenCall, None] = {}
         self.refusing = False
         self.refused = 0
         self._held: asyncio.Future[None] | None = None
+
+    async def wait_for_one(self) -> None:
+        """Returns when a call is open."""
+        await self._some.wait()
 
     def peers(self) -> tuple[set[Peer], set[Peer]]:
         """The connections with open calls, and those of them with a call that is answering."""
@@ -174,13 +179,16 @@ class OpenCalls:
         return answers
 
     async def _begin(self, path: str, context: Context, *, streams: bool = False) -> OpenCall:
-        call = OpenCall(path, context.peer(), asyncio.current_task())
+        task = asyncio.current_task()
+        call = OpenCall(path, context.peer(), task)
         _CURRENT.set(call)
         self._open.add(call)
+        self._some.set()
         if streams:
             call.answering = True
             self.streams[call] = None
-        context.add_done_callback(partial(self._end, call))
+        if task is not None:  # grpcio's own, which ends when the answer is written; its context's callbacks cost more
+            task.add_done_callback(partial(self._end, call, context))
         if self.refusing:
             self.refused += 1
             await context.abort(grpc.StatusCode.UNAVAILABLE, STOPPING)
@@ -205,8 +213,10 @@ class OpenCalls:
             call.task.uncancel()
             await context.abort(grpc.StatusCode.UNAVAILABLE, WAITED)
 
-    def _end(self, call: OpenCall, context: Context) -> None:
+    def _end(self, call: OpenCall, context: Context, task: asyncio.Task[Any]) -> None:
         self._open.discard(call)
+        if not self._open:
+            self._some.clear()
         self.unread.pop(call, None)
         self.streams.pop(call, None)
         if access_line.is_written():

@@ -35,7 +35,6 @@ SLOW_S = 10.0
 #: An answer that grpcio has had for longer is one that its client does not read.
 UNREAD_S = 1.0
 
-
 _NAMES = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
 
 
@@ -79,6 +78,7 @@ class Pressure:
     async def watch(self) -> None:
         """Looks again and again, until it is cancelled."""
         while True:
+            await self._calls.wait_for_one()
             await asyncio.sleep(LOOK_S)
             self.look()
 

