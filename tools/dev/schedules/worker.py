@@ -28,6 +28,7 @@ from ....server.workers.messages import Cancel, Execute, Load, Loaded, Results, 
 from ....server.workers.worker_process import WorkerProcess
 from .faults import Faults
 from .machine import Machine, VirtualTask
+from .threading_kit import threading_on
 
 _REQUEST = msgspec.msgpack.Decoder(WireRequest)
 _ENCODER = msgspec.msgpack.Encoder()
@@ -297,8 +298,7 @@ class SimulatedProcess(WorkerProcess):
         *,
         side: Side,
     ) -> None:
-        from ....server.workers import worker_process  # what the stage has put there
-
+        kit = threading_on(side.machine)
         self.name, self._model, self._io = instance.name, config.name, io
         self.started, self.loaded, self.load_seconds, self.heard = side.machine.now / 1e9, False, 0.0, -math.inf
         self.cause = self.refusal = None
@@ -310,9 +310,9 @@ class SimulatedProcess(WorkerProcess):
         self._reply = self._socket = self._logs = nothing
         self._process, self._channel, self.side = process, channel, side
         self._killing = threading.Lock()
-        self._returned = worker_process.threading.Event()
+        self._returned = kit.Event()
         self._left_over, self._failure = None, None
-        self._reader = worker_process.threading.Thread(target=self._read, name=f"{self.name}-read", daemon=True)
+        self._reader = kit.Thread(target=self._read, name=f"{self.name}-read", daemon=True)
         self._hello = Load(config, instance, arena.capacity, 0, factory)
 
     @property
