@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ....core.model_config import Batching, InstanceGroup, ModelConfig, QueuePolicy, TensorSpec
@@ -57,6 +57,22 @@ class Plan:
         #: Whether models fail in it, and whether nothing at all goes wrong: then every request is answered within its own limits.
         self.wrecked = bool(self.faults.fail)
         self.harmless = not self.rough and not self.faults.any and all(act.what == "ask" for act in self.acts)
+
+    def __str__(self) -> str:
+        """The model, what goes wrong and who does what, as far as it is not as usual."""
+        config = _told(self.config, ModelConfig(MODEL, "1", "python"))
+        faults = _told(self.faults, Faults(self.turns))
+        acts = [f"{act.at_ns / 1e6:12.6f} ms  {act.what} {act.number}" for act in self.acts]
+        turns = f"turns lost at {self.preempt:g} of all locks, {self.stall:g} of them for a while"
+        return "\n".join(
+            [f"seed {self.seed}: {self.workers} workers, {turns}", f"model: {config}", f"faults: {faults}", *acts, "-- run"]
+        )
+
+
+def _told(one: Any, usual: Any) -> str:
+    """The fields in which they differ."""
+    names = [each.name for each in fields(one) if each.name != "dice"]
+    return ", ".join(f"{name}={getattr(one, name)!r}" for name in names if getattr(one, name) != getattr(usual, name))
 
 
 def plan(seed: int) -> Plan:
