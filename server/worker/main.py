@@ -168,8 +168,8 @@ def die_with(parent: int) -> None:
     """Has the kernel kill this process when the server's thread that started it ends, even if no Python code can run."""
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    except (OSError, AttributeError):
-        pass  # no prctl here: the socket's end tells us
+    except (OSError, AttributeError):  # pragma: no cover - a C library without prctl
+        pass  # the socket's end tells us
     if os.getppid() != parent:
         os._exit(exits.PARENT_GONE)
 
@@ -194,13 +194,13 @@ def settle(parent: int) -> None:
 def end(code: int) -> NoReturn:
     """Ends without waiting for threads that the model left running, which `sys.exit` would."""
     atexit._run_exitfuncs()
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
+    logging.shutdown()  # pragma: no cover - which coverage is told by atexit, as it ends there
+    for stream in (sys.stdout, sys.stderr):  # pragma: no cover - likewise
         try:
             stream.flush()
         except (OSError, ValueError):
             pass
-    os._exit(code)
+    os._exit(code)  # pragma: no cover - likewise
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

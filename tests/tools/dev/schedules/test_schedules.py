@@ -1,0 +1,157 @@
+"""Random schedules of the server in virtual time: they are right, can be repeated, and find what is broken on purpose."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from jitney.core.call import Call
+from jitney.server.batching.dispatch import Dispatcher
+from jitney.server.batching.policy import Walk
+from jitney.server.batching.sequence_queue import SequenceBatcher
+from jitney.server.serving.worker_deployment import WorkerDeployment
+from jitney.server.workers.pool import Pool
+from jitney.server.workers.roster import Roster
+from jitney.server.workers.supervisor import Supervisor
+from jitney.tools.dev.schedules import __main__ as command
+from jitney.tools.dev.schedules.plan import plan
+from jitney.tools.dev.schedules.world import World
+
+#: Schedules of each run of the tests; `make schedules` runs as many as are wanted.
+SCHEDULES = 500
+
+
+def traced(seed: int) -> list[str]:
+    trace: list[str] = []
+    assert command.run(seed, trace) is None
+    return trace
+
+
+def test_so_many_schedules_are_right() -> None:
+    wrong = {seed: repr(error) for seed in range(1, SCHEDULES + 1) if (error := command.run(seed)) is not None}
+    assert not wrong, "SEED=n SCHEDULES=1 make schedules shows each of them"
+
+
+def test_they_are_of_every_kind() -> None:
+    plans = [plan(seed) for seed in range(1, SCHEDULES + 1)]
+    assert {act.what for each in plans for act in each.acts} == {
+        "ask", "kill", "kill all", "stop", "scale", "scale again", "reload",
+    }  # fmt: skip
+    assert {each.config.max_in_flight for each in plans} == {0, 1, 2, 3}
+    assert any(each.config.sequence and "direct" in each.config.sequence for each in plans)
+    assert any(each.config.sequence and "oldest" in each.config.sequence for each in plans)
+    assert any(each.config.decoupled for each in plans)
+    faults = ("crash", "hang", "fail", "partly", "slow", "load_refused", "load_crash", "load_hang", "not_started")
+    assert all(any(getattr(each.faults, name) for each in plans) for name in faults)
+    assert sum(each.harmless for each in plans) > SCHEDULES / 20
+
+
+def test_requests_are_answered_and_not_only_refused() -> None:
+    answered = asked = 0
+    for seed in range(1, 101):
+        world = World(plan(seed))
+        world.run()
+        asked += len(world.asked)
+        answered += sum(each.error is None for each in world.asked)
+    assert asked > 1000
+    assert answered > 0.5 * asked
+
+
+def test_a_seed_is_the_same_schedule_wherever_it_runs() -> None:
+    code = "from jitney.tests.tools.dev.schedules.test_schedules import traced; print(*map(traced, range(1, 21)), sep='\\n')"
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert runs[0] == runs[1] == "\n".join(str(traced(seed)) for seed in range(1, 21)) + "\n"
+
+
+def nothing(*_: Any, **__: Any) -> None:
+    """Stands in for what is left out."""
+
+
+def never_restarted(gone: Callable[..., Any]) -> Callable[..., Any]:
+    def replaced(self: Any, worker: Any, *arguments: Any) -> Any:
+        held = gone(self, worker, *arguments)
+        worker.alarm = None
+        return held
+
+    return replaced
+
+
+def never_deaf(take_back: Callable[..., Any]) -> Callable[..., Any]:
+    def replaced(self: Any, worker: Any, batch: Any) -> Any:
+        taken = take_back(self, worker, batch)
+        worker.deaf = False
+        return taken
+
+    return replaced
+
+
+def never_follows(end: Callable[..., Any]) -> Callable[..., Any]:
+    def replaced(self: Any, child: Any, held: Any) -> None:
+        for batch in held.untouched:
+            batch.follows = False
+        end(self, child, held)
+
+    return replaced
+
+
+def keeps_workers(place: Callable[..., Any]) -> Callable[..., Any]:
+    """No worker is ever gone."""
+    return lambda self, seats, now: place(self, [*self._instances, *seats], now)
+
+
+#: What is broken, what stands in for it, and what is found.
+BROKEN: list[tuple[type, str, Callable[..., Any], str]] = [
+    (WorkerDeployment, "_worker_idle", lambda own: nothing, "idle while these may leave"),
+    (WorkerDeployment, "_free", lambda own: nothing, "nobody freed"),
+    (Walk, "_overflows", lambda own: lambda self, total: False, "a batch of"),
+    (Call, "_finish", lambda own: lambda self: True, "could not be handed on"),
+    (Dispatcher, "_arm", lambda own: nothing, "idle while these may leave|beyond their deadline"),
+    (Roster, "gone", never_restarted, "the model was ready not within"),
+    (Roster, "take_back", never_deaf, "RecursionError|failed"),
+    (Roster, "ahead", lambda own: lambda self: 0, "may have a full batch ahead"),
+    (Pool, "_end", never_follows, "fails without a reason"),
+    (Pool, "_crashed", lambda own: nothing, "never answered|nobody freed"),
+    (Supervisor, "watch", lambda own: nothing, "never answered|not within"),
+    (SequenceBatcher, "place", keeps_workers, "the queue knows the workers"),
+]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "broken", "told"), BROKEN, ids=[f"{case[0].__name__}.{case[1]}" for case in BROKEN]
+)
+def test_what_is_broken_on_purpose_is_found(
+    monkeypatch: pytest.MonkeyPatch, owner: type, name: str, broken: Callable[..., Any], told: str
+) -> None:
+    monkeypatch.setattr(owner, name, broken(getattr(owner, name)))
+    error = next((found for seed in range(1, 500) if (found := command.run(seed)) is not None), None)
+    assert re.search(told, str(error)), error
+
+
+def test_the_command_says_how_many_and_which_seed_was_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["schedules", "--schedules", "5", "--seed", "1"])
+    assert command.main() == 0
+    assert "5 schedules in" in capsys.readouterr().out
+    monkeypatch.setattr(WorkerDeployment, "_free", nothing)
+    assert command.main() == 1
+    out = capsys.readouterr().out
+    assert "SEED=1 SCHEDULES=1: Violation: bytes of requests that nobody freed" in out
+    monkeypatch.setattr(sys, "argv", ["schedules", "--schedules", "1", "--seed", "1"])
+    assert command.main() == 1
+    assert "request 0 is answered" in capsys.readouterr().out
