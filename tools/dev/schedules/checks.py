@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ....core.errors import (
     Cancelled,
@@ -27,12 +26,10 @@ from ....server.serving.deployment import ModelState
 from ....server.serving.sequence_deployment import SequenceDeployment
 from ....server.serving.worker_deployment import WorkerDeployment
 from ....server.workers.supervisor import ALONE, OPEN
+from .asked import Asked
 from .machine import Violation
 from .plan import Plan
 from .worker import Side
-
-if TYPE_CHECKING:
-    from .world import Asked
 
 #: Seconds by which instants may differ that were calculated on different ways.
 _SAME_S = 1e-6
