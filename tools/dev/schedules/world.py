@@ -312,6 +312,7 @@ class World:
         self._wait("the model was ready", READY_S, lambda: self.plane.model_ready(MODEL))
         deployment = self._deployment()
         self._wait("all workers were ready", READY_S, lambda: deployment.pool.ready() == deployment.pool.target())
+        self._wait("no worker hung any more", READY_S, lambda: not deployment.pool.busy())
 
     def _all_answered(self) -> None:
         with contextlib.suppress(Violation):
