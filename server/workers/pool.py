@@ -262,6 +262,7 @@ class Pool:
         worker = self._roster.take(batch, now)
         if worker is None and batch.is_light and (worker := self._roster.take_ahead(batch, now)) is not None:
             batch.follows = all(other.sent for other in worker.batches() if other is not batch)
+        batch.process = worker and worker.child
         return worker
 
     def execute_on(self, seat: Seat, calls: Sequence[Call]) -> None:
@@ -276,6 +277,7 @@ class Pool:
         with self._lock:
             here = any(w.child and w.child.serial == seat.serial for w in self._roster.members)
             worker = self._roster.take_named(seat.worker, batch, time.monotonic()) if here else None
+            batch.process = worker and worker.child
         if worker is None:
             self._fail(batch, WorkerDied(f"the worker of model '{self.config.name}' that held the sequence is gone"))
         else:
@@ -291,7 +293,7 @@ class Pool:
 
     def _hand_over(self, worker: Member, batch: RunningCalls) -> None:
         self._note_start(batch)
-        child = worker.child
+        child: WorkerProcess | None = batch.process
         try:
             if child is None:
                 raise ConnectionError("the worker is gone")
@@ -315,7 +317,7 @@ class Pool:
 
     def _take_back(self, worker: Member, batch: RunningCalls) -> None:
         """The worker died before it got the batch whole, so it has not begun: another may run it, unless it is pinned."""
-        child = worker.child
+        child: WorkerProcess | None = batch.process
         with self._lock:
             ours = self._roster.take_back(worker, batch)
             if ours and not batch.pinned:
@@ -470,6 +472,7 @@ class Pool:
             if leaving and self._waiting and self._supervisor.closing and worker.executing is None:
                 following = self._waiting.popleft()  # no other worker will come: what was accepted is finished
                 self._roster.assign(worker, following, time.monotonic())
+                following.process = worker.child
             over = leaving and not worker.unfinished
         if following is not None:
             self._hand_over(worker, following)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -56,6 +57,7 @@ class RunningCalls:
     A call that is over already, or that cannot be encoded (it is failed with InvalidRequest), is not executed.
 
     pinned   for one worker and no other
+    process  the worker's process that it was given to: the worker may have another one by the time it is sent
     again    holds one of the requests whose worker crashed over all of them
     over     failed from elsewhere, as late: nobody's memory is to be written to any more
     sent     its worker has it whole
@@ -73,6 +75,7 @@ class RunningCalls:
         "number",
         "over",
         "pinned",
+        "process",
         "rows",
         "sent",
         "streamed",
@@ -81,6 +84,7 @@ class RunningCalls:
     def __init__(self, number: int, calls: Sequence[Call], pinned: bool = False, again: Again | None = None) -> None:
         self.number, self.pinned, self.again, self.over = number, pinned, again, False
         self.sent = self.follows = False
+        self.process: Any = None
         self.calls = list(calls)
         self.live: list[Call] = []
         self.cancelled: set[int] = set()

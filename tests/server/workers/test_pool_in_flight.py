@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from jitney.core.errors import JitneyError, WorkerDied, WorkerTimeout
+from jitney.server.workers.pool import Pool
 from jitney.server.workers.roster import WorkerState
 from jitney.server.workers.worker_process import WorkerProcess
 
@@ -229,6 +230,27 @@ def test_a_batch_is_not_sent_ahead_to_a_worker_that_has_just_died(
         running.result(LIMIT_S)
     assert waits.result(LIMIT_S).parameters["pid"] == b.pids()[0] != pid
     held(b, tmp_path, "again")[1].write_text("")  # its successor takes batches ahead as before
+
+
+def test_a_batch_whose_worker_died_before_it_was_sent_does_not_reach_the_next_process(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which would execute what has failed already, and be ended for answers that nobody waits for."""
+    b = bench().up()
+    (pid,) = b.pids()
+
+    def dies_now(batch: Any) -> None:
+        monkeypatch.undo()
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: b.pids() not in ([], [pid]) and b.pool.idle())
+
+    monkeypatch.setattr(Pool, "_note_start", staticmethod(dies_now))
+    (call,) = b.send(call_to("who"))
+    with pytest.raises(WorkerDied):
+        call.result(LIMIT_S)
+    (following,) = b.pids()
+    assert b.ask("who").parameters["pid"] == following
+    assert (b.pids(), b.pool.workers()[0].restarts) == ([following], 1)
 
 
 def test_a_request_is_cancelled_before_its_batch_has_begun(bench: Callable[..., Any], tmp_path: Path) -> None:

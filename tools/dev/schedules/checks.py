@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ....core.errors import (
     Cancelled,
@@ -23,15 +22,14 @@ from ....core.model_config import ModelConfig
 from ....server.batching.item import Item
 from ....server.batching.queue import Batcher
 from ....server.ipc.messages import WireRequest
+from ....server.serving.deployment import ModelState
 from ....server.serving.sequence_deployment import SequenceDeployment
 from ....server.serving.worker_deployment import WorkerDeployment
 from ....server.workers.supervisor import ALONE, OPEN
+from .asked import Asked
 from .machine import Violation
 from .plan import Plan
 from .worker import Side
-
-if TYPE_CHECKING:
-    from .world import Asked
 
 #: Seconds by which instants may differ that were calculated on different ways.
 _SAME_S = 1e-6
@@ -69,7 +67,8 @@ def error_is_due(plan: Plan, asked: Asked, error: JitneyError, now: float) -> No
     elif isinstance(error, WorkerTimeout):
         due = asked.begun > 0 or asked.in_dead_worker
     elif isinstance(error, WorkerDied):
-        due = sequence or (asked.in_dead_worker and not (asked.spared and not plan.preempt))
+        # A batch that has its worker and is about to be sent when that ends fails with it: `Pool` cannot tell how far it came.
+        due = sequence or plan.preempt > 0 or (asked.in_dead_worker and not asked.spared)
     elif isinstance(error, ModelFailed):
         due = asked.begun > 0 and plan.wrecked
     elif isinstance(error, NoWorkers | Draining | ModelNotReady | ModelNotFound):
@@ -132,7 +131,8 @@ def _may_leave(config: ModelConfig, items: Sequence[Item], now: float) -> bool:
 
 def _sequences_go_on(deployment: SequenceDeployment, now: float) -> None:
     queue, spec = deployment._sequences, deployment._spec
-    if list(queue._instances) != (seats := deployment.pool.seats()) and set(queue._instances) != set(seats):
+    seats = deployment.pool.seats()
+    if set(queue._instances) != set(seats) and deployment.state is not ModelState.UNLOADING:
         raise Violation(f"the queue knows the workers {list(queue._instances)}, the pool has {seats}")
     for instance in queue._instances.values():
         if queue._backlog and instance.free() is not None:

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ....core.call import Call
 from ....core.errors import Cancelled, JitneyError, LoadFailed
 from ....core.request import Request, Response
 from ....core.tensor import Tensor
@@ -28,6 +27,7 @@ from ....server.serving.deployment import Options
 from ....server.serving.registry import Registry
 from ....server.serving.worker_deployment import WorkerDeployment
 from . import checks
+from .asked import Asked
 from .machine import EPOCH_NS, Machine, Violation, VirtualTask
 from .plan import LARGE, MODEL, SMALL, Act, Ask, Plan
 from .stage import server_on
@@ -37,29 +37,6 @@ from .worker import SEEN_NS, Side, SimulatedProcess
 #: Virtual seconds: what counts as a hang; how long the model may take to be ready again once nothing goes wrong any more: the
 #: longest pause between two starts, and what was under way.
 HANG_S, READY_S, DRAIN_S = 600.0, 40.0, 30.0
-
-
-class Asked:
-    """One request and what became of it. `sequence`: its client, and which of its sequences this is."""
-
-    def __init__(self, number: int, ask: Ask, data: bytes, sequence: tuple[int, int], start: bool) -> None:
-        self.number, self.ask, self.data, self.sequence, self.start = number, ask, data, sequence, start
-        self.call: Call | None = None
-        self.refused: JitneyError | None = None
-        self.answers: list[Response | JitneyError] = []
-        self.over = False
-        self.begun = 0  # how often a worker began to execute it
-        self.in_dead_worker = False  # whether a worker that had it has ended
-        self.spared = False  # whether the last of these was at another batch, and had not begun with it
-
-    @property
-    def error(self) -> JitneyError | None:
-        last = self.answers[-1] if self.answers else None
-        return last if isinstance(last, JitneyError) else self.refused
-
-    def __repr__(self) -> str:
-        told = "waits" if not self.over else f"{self.error!r}" if self.error else "right"
-        return f"request {self.number} ({self.ask.rows} rows, lane {self.ask.lane}): {told}"
 
 
 class World:
@@ -335,6 +312,7 @@ class World:
         self._wait("the model was ready", READY_S, lambda: self.plane.model_ready(MODEL))
         deployment = self._deployment()
         self._wait("all workers were ready", READY_S, lambda: deployment.pool.ready() == deployment.pool.target())
+        self._wait("no worker hung any more", READY_S, lambda: not deployment.pool.busy())
 
     def _all_answered(self) -> None:
         with contextlib.suppress(Violation):
