@@ -16,20 +16,26 @@ from typing import Any
 
 from ....core import call
 from ....server.batching import dispatch
+from ....server.ipc import shared_threads
 from ....server.lifecycle import rollout
 from ....server.metrics import statistics
-from ....server.process import cores
+from ....server.process import alarms, cores, helpers
 from ....server.serving import dataplane, fatal_inputs, ordering, registry, sequence_deployment, worker_deployment
 from ....server.workers import capacity, pool, roster, supervisor, worker_process
 from .machine import Machine, Violation
+from .reading import VirtualLoop
 from .threading_kit import VirtualTime, threading_on
 
 #: Modules whose threads and locks are the machine's. Those of `core.call` and `statistics` are held for no longer than a few
 #: lines, in which nothing else of these is done.
-_THREADED = (dispatch, supervisor, worker_deployment, worker_process, rollout, ordering, fatal_inputs, registry)
+_THREADED = (
+    dispatch, supervisor, worker_deployment, worker_process, rollout, ordering, fatal_inputs, registry,
+    shared_threads, alarms, helpers,
+)  # fmt: skip
 #: Modules whose clock is the machine's.
 _TIMED = (
     dispatch, pool, supervisor, worker_process, worker_deployment, sequence_deployment, call, statistics, dataplane, fatal_inputs,
+    alarms, helpers,
 )  # fmt: skip
 
 
@@ -55,6 +61,7 @@ def server_on(machine: Machine, processes: Callable[..., Any], arenas: Callable[
         *((module, "threading", threading) for module in _THREADED),
         *((module, "time", time) for module in _TIMED),
         (supervisor, "WorkerProcess", processes),
+        (shared_threads, "ReadingLoop", partial(VirtualLoop, machine)),
         (supervisor, "usable_cores", lambda: 4),
         (cores, "usable_cores", lambda: 4),
         (capacity, "check", lambda *_: None),

@@ -47,12 +47,18 @@ class VirtualLock:
 
 
 class VirtualCondition:
-    """`threading.Condition` over a lock that its user made."""
+    """`threading.Condition`."""
 
     def __init__(self, lock: VirtualLock) -> None:
         self.lock, self._machine = lock, lock.machine
         self._sleeping: dict[VirtualTask, None] = {}
         self._late: set[VirtualTask] = set()
+
+    def __enter__(self) -> bool:
+        return self.lock.acquire()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.lock.release()
 
     def wait(self, timeout: float | None = None) -> bool:
         machine, me = self._machine, self._machine.me()

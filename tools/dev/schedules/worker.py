@@ -15,20 +15,22 @@ from typing import Any, Protocol
 
 import msgspec
 
+from ....core.errors import JitneyError
 from ....core.model_config import ModelConfig
 from ....core.request import Failure, Instance, Response
 from ....core.tensor import Tensor
 from ....server.ipc.arena import Arena
-from ....server.ipc.frame import PeerClosed
 from ....server.ipc.io_context import IoContext
 from ....server.ipc.messages import Message, WireRequest
 from ....server.ipc.wire import inline, response_to_wire
 from ....server.process import exits
 from ....server.workers.messages import Cancel, Execute, Load, Loaded, Results, Stop
+from ....server.workers.own_process import is_crash
+from ....server.workers.shared_process import Groups
 from ....server.workers.worker_process import WorkerProcess
 from .faults import Faults
-from .machine import Machine, VirtualTask
-from .threading_kit import threading_on
+from .machine import Machine
+from .reading import Channel
 
 _REQUEST = msgspec.msgpack.Decoder(WireRequest)
 _ENCODER = msgspec.msgpack.Encoder()
@@ -60,7 +62,7 @@ class Side:
         self.loaded = self.stopped = False
         self.held: collections.deque[tuple[int, list[WireRequest]]] = collections.deque()  # the first is being executed
         self.open: dict[int, int] = {}  # batches whose `execute` has returned: requests without an answer
-        self.channel = Channel(self)
+        self.channel = Channel(machine, self)
         self._leaving = False
         self._arrives = self._leaves = 0  # no message of a direction arrives before the one that was sent before
         self._put_off: list[Callable[[], None]] = []
@@ -222,65 +224,53 @@ def _encoded(responses: Sequence[Response], first: int = 0) -> list[tuple[int, m
     ]
 
 
-class Channel:
-    """The server's end of the socket, as `workers.channel.MessageChannel`."""
+class _Life:
+    """`workers.own_process.Life`, of a process that nobody shares."""
 
-    holds_frame = False
-
-    def __init__(self, side: Side) -> None:
-        self._side = side
-        self._inbox: collections.deque[Message | None] = collections.deque()
-        self._reader: VirtualTask | None = None
-
-    def send(self, message: Message) -> None:
-        if not self._side.alive:
-            raise BrokenPipeError("the worker's end of the socket is closed")
-        self._side.sent(message)
-
-    def receive(self) -> Message:
-        machine = self._side.machine
-        while not self._inbox:
-            self._reader = machine.me()
-            machine.wait("input")
-        message = self._inbox.popleft()
-        if message is None:
-            raise PeerClosed
-        return message
-
-    def arrived(self, message: Message | None) -> None:
-        self._inbox.append(message)
-        if self._reader is not None:
-            self._side.machine.wake(self._reader)
-            self._reader = None
-
-
-class _Process:
-    """What the server asks of a `subprocess.Popen`."""
+    sharers = 1
+    innocent = False
 
     def __init__(self, side: Side) -> None:
         self._side, self.pid = side, side.pid
-        self.returncode: int | None = None
+        self.code: int | None = None
 
-    def kill(self) -> None:
+    @property
+    def crashed(self) -> bool:
+        return is_crash(self.code)
+
+    def blame(self) -> str:
+        return ""
+
+    def begin(self) -> None: ...
+
+    def left(self, code: int) -> None: ...
+
+    def kill(self, cause: JitneyError | None) -> None:
         self._side.die(-9)
 
-    def wait(self, timeout: float | None = None) -> int | None:
-        self.returncode = self._side.code
-        return self.returncode
+    def wait(self, timeout: float) -> bool:
+        self.code = self._side.code
+        return self.code is not None
+
+    def last_words(self) -> str:
+        return ""
+
+    def bury(self, timeout: float | None = None) -> None: ...
+
+    def abandon(self) -> None:
+        self._side.die(-9)
 
 
-class _Nothing:
-    """Pipes, socket and reply memory, which nobody looks into."""
+class _Socket:
+    """Socket and reply memory, which nobody looks into."""
 
-    tail: Sequence[str] = ()
+    def __init__(self, number: int) -> None:
+        self._number = number
 
-    def start(self) -> None: ...
-
-    def join(self, timeout: float | None = None) -> None: ...
+    def fileno(self) -> int:
+        return self._number
 
     def close(self) -> None: ...
-
-    def abandon(self) -> None: ...
 
 
 class SimulatedProcess(WorkerProcess):
@@ -295,24 +285,24 @@ class SimulatedProcess(WorkerProcess):
         on_message: Callable[[WorkerProcess, Message], None],
         on_exit: Callable[[WorkerProcess], None],
         io: IoContext,
+        groups: Groups,
         *,
         side: Side,
     ) -> None:
-        kit = threading_on(side.machine)
-        self.name, self._model, self._io = instance.name, config.name, io
-        self.started, self.loaded, self.load_seconds, self.heard = side.machine.now / 1e9, False, 0.0, -math.inf
+        self.name, self._model, self._io, self.side = instance.name, config.name, io, side
+        self.started, self.serial = side.machine.now / 1e9, side.pid
+        self.loaded, self.load_seconds, self.heard = False, 0.0, -math.inf
         self.cause = self.refusal = None
         self._on_message, self._on_exit = on_message, on_exit
         self._copied = self._untold = 0
-        nothing: Any = _Nothing()
-        process: Any = _Process(side)
+        nothing: Any = _Socket(side.pid)
         channel: Any = side.channel
-        self._reply = self._socket = self._logs = nothing
-        self._process, self._channel, self.side = process, channel, side
+        loop: Any = io.threads.loop
+        loop.channels[side.pid] = side.channel
+        self._reply = self._socket = nothing
+        self._life, self._channel = _Life(side), channel
         self._killing = threading.Lock()
-        self._returned = kit.Event()
-        self._left_over, self._failure = None, None
-        self._reader = kit.Thread(target=self._read, name=f"{self.name}-read", daemon=True)
+        self._returns, self._left_over, self._failure = False, None, None
         self._hello = Load(config, instance, arena.capacity, 0, factory)
 
     @property

@@ -46,7 +46,9 @@ class World:
         self.plan, self.trace = plan, trace
         self.machine = Machine(plan.turns, plan.preempt, plan.stall, round(HANG_S * 1e9))
         self.machine.on_quiet = self._quiet
-        self.registry, self.options = Registry(), Options(gpus=(), io=IoContext())
+        with server_on(self.machine, self._process, self._arena):
+            io = IoContext()
+        self.registry, self.options = Registry(), Options(gpus=(), io=io)
         self.plane = DataPlane(self.registry)
         self.rollout = Rollout(self.registry, self.plane, self.options)
         self.asked: list[Asked] = []
