@@ -24,18 +24,16 @@ class Backoff:
         self._attempts = 0
         self._failing_since: float | None = None
         self._ready_since: float | None = None
-        self._served = False
 
     def loaded(self, now: float) -> None:
         """The worker is ready."""
-        self._failing_since, self._ready_since, self._served = None, now, False
+        self._failing_since, self._ready_since = None, now
 
-    def served(self) -> None:
-        """The worker has finished a batch."""
-        self._served = True
+    def failed(self, now: float, served: bool = False) -> float | None:
+        """Seconds until the next attempt; None to give up: it has failed for `give_up_after_s` without loading once.
 
-    def failed(self, now: float) -> float | None:
-        """Seconds until the next attempt; None to give up: it has failed for `give_up_after_s` without loading once."""
+        `served`: it has finished a batch since it was loaded.
+        """
         if self._ready_since is not None and now - self._ready_since >= STEADY_S:
             self._attempts = 0
         self._ready_since = None
@@ -45,5 +43,4 @@ class Backoff:
             return None
         delay = DELAYS_S[min(self._attempts, len(DELAYS_S) - 1)]
         self._attempts += 1
-        served, self._served = self._served, False
         return min(delay, SERVED_S) if served else delay

@@ -71,6 +71,7 @@ class Worker(Generic[C, B]):
     running     this one and the open ones, each with the instant by which a sign of life is due (inf = never), soonest first
     late        those of them that gave none, and whose alarm has rung
     waiting     batches that were sent ahead
+    served      whether it has finished a batch since it was loaded
     deaf        its process did not take a batch, so it is about to end: it is offered no other one
     """
 
@@ -88,6 +89,7 @@ class Worker(Generic[C, B]):
     error: str = ""
     load_failed: bool = False
     leaving: bool = False
+    served: bool = False
     deaf: bool = False
     in_flight: int = 1
     began: float = 0.0
@@ -330,7 +332,7 @@ class Roster(Generic[C, B]):
     def release(self, worker: Worker[C, B], batch: B, now: float) -> None:
         """The batch is over: the worker goes on with the next one, is idle, or is to be stopped if it is `leaving`."""
         self._remove(worker, batch)
-        worker.backoff.served()
+        worker.served = True
         if batch is worker.executing:
             worker.executing = None
         if self._together:
@@ -373,6 +375,7 @@ class Roster(Generic[C, B]):
         """The process has the model; the worker is idle."""
         self.ever_loaded = True
         worker.backoff.loaded(now)
+        worker.served = False
         worker.error, worker.load_failed = "", False
         if not worker.leaving:
             worker.alarm = None
@@ -394,7 +397,7 @@ class Roster(Generic[C, B]):
                 self.leaving.remove(worker)
             return held
         worker.error, worker.load_failed = reason, load_failed
-        delay = 0.0 if innocent else worker.backoff.failed(now)
+        delay = 0.0 if innocent else worker.backoff.failed(now, worker.served)
         if delay is None or (load_failed and not self.retry and not self.ever_loaded):
             worker.state = WorkerState.FAILED
         else:

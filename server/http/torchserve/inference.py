@@ -41,7 +41,7 @@ def add_inference(routes: Routes, inference: PredictServices, dataplane: DataPla
     routes.add_plan(r"/invocations", invoked, partial(_describe_invoked, inference.plane, invoked))
     routes.add_plan(rf"/v2/models/{MODEL}/explain", partial(_kserve, inference, "True"), describe)
     add_predictions(routes, inference)
-    routes.add(r"/(?i:wfpredict)/(?P<workflow>[^/]*).*", send_no_workflow)
+    routes.add(r"/(?i:wfpredict)/(?P<workflow>[^/]*)(?:/.*)?", send_no_workflow)
     routes.add(r"/ping(?:/.*)?", partial(_ping, dataplane))
 
 

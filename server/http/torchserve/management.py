@@ -62,7 +62,7 @@ class Management:
     tokens: Tokens | None
 
     def add_to(self, routes: Routes) -> None:
-        routes.add(r"/workflows(?:/(?P<workflow>[^/]*).*)?", self.workflows)
+        routes.add(r"/workflows(?:/(?P<workflow>[^/]*)(?:/.*)?)?", self.workflows)
         routes.add(rf"/v1/models/{MODEL}", self.ready)
         routes.add(rf"/models/{MODEL}(?:/{VERSION}(?P<default>/set-default)?)?", self.model)
         routes.add(r"/models", self.models)

@@ -44,8 +44,7 @@ def test_a_worker_that_answers_between_its_crashes_is_soon_back() -> None:
     backoff, delays = Backoff(10), []
     for now in range(0, 50, 5):
         backoff.loaded(now)
-        backoff.served()
-        delays.append(backoff.failed(now + 1))
+        delays.append(backoff.failed(now + 1, served=True))
     assert delays == [0, 1, 1, *[SERVED_S] * 7]
     backoff.loaded(60)
     assert backoff.failed(61) == 30  # this time it answered nothing

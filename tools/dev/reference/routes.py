@@ -32,6 +32,7 @@ PATTERNS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "/{model}[/{version}]/predict": ("any", "TorchServe's older way; the query's parameters are inputs too"),
         "/models/{model}/invoke": ("any", "SageMaker's, for one of several models"),
         "/invocations": ("any", "SageMaker's, for the only model, or the one that the query names"),
+        "/wfpredict/{workflow}[/…]": ("any", "404: workflows are not served"),
         "/ping[/…]": ("any", "whether every model has its workers: 200 or 500"),
         "/api-description": ("any", "an OpenAPI document of the port; so is `OPTIONS /`"),
         "/openapi.json": ("GET, HEAD", "an OpenAPI 3 document of the port, of both dialects"),
@@ -47,7 +48,7 @@ PATTERNS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         ),
         "/v1/models/{model}": ("GET", "whether the model has workers"),
         "/token": ("any", "a new key in `key_file.json` (`type=`), where requests need tokens"),
-        "/workflows[/{workflow}]": ("any", "400: workflows are not served"),
+        "/workflows[/{workflow}[/…]]": ("any", "400 or 404: workflows are not served"),
         "/": ("GET, OPTIONS", "[the status page](status.md) for a browser, an OpenAPI document for OPTIONS"),
         "/status": ("GET, HEAD", "the status page"),
         "/status/{name}": ("GET, HEAD", "its files"),
@@ -126,6 +127,7 @@ def paths(app: Any) -> list[str]:
 def readable(pattern: str) -> str:
     """`(?:/predictions/(?P<model>[^/]*)(?:/(?P<version>[^/]+))?)\\Z` → `/predictions/{model}[/{version}]`; "" for a catch-all."""
     text = re.sub(r"^\(\?:(.*)\)\\Z$", r"\1", pattern, flags=re.DOTALL)
+    text = re.sub(r"\(\?i:([^()]*)\)", r"\1", text)
     text = re.sub(r"\(\?P<default>/set-default\)\?", "[/set-default]", text)
     text = re.sub(r"\(\?P<(\w+)>(?:\[\^/\][*+]|\.\*|[^()]*)\)", r"{\1}", text)
     text = text.replace(r"\.", ".").replace("/*", "/").replace("/.*", "/…")
