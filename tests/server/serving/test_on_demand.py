@@ -107,9 +107,9 @@ def test_a_model_goes_when_nothing_asks_and_its_counters_stay(tmp_path: Path) ->
 def test_a_model_is_not_unloaded_while_it_answers(tmp_path: Path) -> None:
     doubling(tmp_path, "m", ON_DEMAND + idle(0.1), seconds=0.8)
     with loaded(tmp_path) as plane:
-        ask(plane)
-        (seat,) = deployment(plane).seats()
         call = plane.infer("m", None, rows(3.0))
+        wait_until(lambda: deployment(plane).seats())
+        (seat,) = deployment(plane).seats()
         time.sleep(0.5)
         assert deployment(plane).seats() == [seat]
         assert first(call.result(PATIENCE)) == [6.0]
@@ -138,9 +138,9 @@ def test_a_model_is_not_unloaded_while_a_request_is_open(tmp_path: Path) -> None
     doubling(tmp_path, "m", ON_DEMAND + idle(0.1) + "model_transaction_policy { decoupled: true }")
     (tmp_path / "m" / "1" / "model.py").write_text(LATER)
     with loaded(tmp_path) as plane:
-        ask(plane)
-        (seat,) = deployment(plane).seats()
         call = plane.infer("m", None, rows(3.0))
+        wait_until(lambda: deployment(plane).seats())
+        (seat,) = deployment(plane).seats()
         time.sleep(0.5)
         assert deployment(plane).seats() == [seat]
         assert first(call.result(PATIENCE)) == [6.0]
