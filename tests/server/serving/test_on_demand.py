@@ -108,7 +108,7 @@ def test_a_model_is_not_unloaded_while_it_answers(tmp_path: Path) -> None:
     doubling(tmp_path, "m", ON_DEMAND + idle(0.1), seconds=0.8)
     with loaded(tmp_path) as plane:
         call = plane.infer("m", None, rows(3.0))
-        wait_until(lambda: deployment(plane).seats())
+        wait_until(lambda: bool(deployment(plane).seats()))
         (seat,) = deployment(plane).seats()
         time.sleep(0.5)
         assert deployment(plane).seats() == [seat]
@@ -139,7 +139,7 @@ def test_a_model_is_not_unloaded_while_a_request_is_open(tmp_path: Path) -> None
     (tmp_path / "m" / "1" / "model.py").write_text(LATER)
     with loaded(tmp_path) as plane:
         call = plane.infer("m", None, rows(3.0))
-        wait_until(lambda: deployment(plane).seats())
+        wait_until(lambda: bool(deployment(plane).seats()))
         (seat,) = deployment(plane).seats()
         time.sleep(0.5)
         assert deployment(plane).seats() == [seat]
