@@ -18,7 +18,7 @@ TIMED = {
     "server/http/kserve/test_client_methods.py": "timeouts of the client against the model's sleep",
     "server/http/test_hostile_server.py": "clients that send slowly, against limits of a second",
     "server/grpc/test_draining.py": "clients that send at the moment at which they are told to go",
-    "server/grpc/test_pressure.py": "memory of the whole process, which other threads take and give back meanwhile",
+    "server/grpc/test_pressure.py": "when grpcio frees what ended calls held, which it does not always do (docs/limits.md)",
     "server/lifecycle/test_management.py": "loads that are given up after a second",
     "server/serving/test_on_demand.py": "models that go after a tenth of a second without a request",
     "server/serving/test_sequence_deployment.py": "which requests share a batch while a worker sleeps for milliseconds",

@@ -358,7 +358,7 @@ def test_without_torchvision_it_says_so() -> None:
 def test_a_torchvision_for_another_torch_says_so(tmp_path: Path) -> None:
     """What such a one does when it is imported: its operators are not there."""
     (tmp_path / "torchvision").mkdir()
-    source = "import torch\n@torch.library.register_fake('torchvision::nms')\ndef nms(boxes, scores, most): ...\n"
+    source = "from torch import library\n@library.register_fake('torchvision::nms')\ndef nms(boxes, scores, most): ...\n"
     (tmp_path / "torchvision/__init__.py").write_text(source)
     code = (
         "import torch\nfrom jitney.backends.device_decode import nvjpeg\n"

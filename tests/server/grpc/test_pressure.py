@@ -95,21 +95,18 @@ async def until(done: Callable[[], bool]) -> None:
 def test_requests_that_do_not_end_are_ended_the_oldest_first() -> None:
     async def run() -> None:
         async with served() as (bound, calls):
-            in_use = measure()
+            guard, in_use = Pressure(calls, {bound.port}, 21 * MIB, 100), measure()
             before = in_use()
-            told = [before]
-            guard = Pressure(calls, {bound.port}, 21 * MIB, 100, lambda: told[0])
             client = await RawClient.connected(bound.port)
             sender = Sender(client, "/test/Echo", 8, 3 * MIB)
             await sender.run()
             await until(lambda: in_use() - before > 22 * MIB and len(calls.receiving) == 8)
-            told[0] = in_use()
             guard.look()
             await until(lambda: len(calls.receiving) == 4)
             while len(sender.ended) < 4:
                 await sender.read_ends()
             assert sender.ended == {1, 3, 5, 7}
-            told[0] = before + 20 * MIB  # the client is in this process too, and when grpcio frees what is its own affair
+            await until(lambda: in_use() - before < 20 * MIB)
             guard.look()
             await asyncio.sleep(0.05)
             assert len(calls.receiving) == 4
