@@ -12,7 +12,7 @@ import pytest
 from jitney.tests.conformance.replay.torchserve.grpc_session import GrpcRecordings
 from jitney.tests.conformance.test_torchserve_replay import ENVIRONMENT, SERVER
 from jitney.tests.fakes.recordings import recordings
-from jitney.tools.bench.served import free_port
+from jitney.tools.bench.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 KITS = recordings("torchserve")

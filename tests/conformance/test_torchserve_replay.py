@@ -14,7 +14,7 @@ import pytest
 
 from jitney.tests.conformance.replay.torchserve.session import Recordings
 from jitney.tests.fakes.recordings import recordings
-from jitney.tools.bench.served import free_port
+from jitney.tools.bench.ports import free_port
 
 pytestmark = pytest.mark.timeout(500)
 

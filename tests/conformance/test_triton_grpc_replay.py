@@ -12,7 +12,8 @@ import pytest
 from jitney.tests.conformance.replay.triton.grpc_records import replay_grpc
 from jitney.tests.conformance.test_triton_replay import EXPLICIT, small_repository
 from jitney.tests.fakes.recordings import recordings
-from jitney.tools.bench.served import free_port, serving
+from jitney.tools.bench.ports import free_port
+from jitney.tools.bench.served import serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

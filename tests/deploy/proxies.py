@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from jitney.tools.bench.served import free_port, taken, wait_until
+from jitney.tools.bench.ports import free_port
+from jitney.tools.bench.served import taken, wait_until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 #: Three answers for each request, with time between them.

@@ -22,7 +22,7 @@ import yaml
 from jitney.tests.fakes.metrics import STARTER
 from jitney.tests.fakes.running import command_running
 from jitney.tests.fakes.torchserve_server import archive
-from jitney.tools.bench.served import free_port
+from jitney.tools.bench.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 KSERVE = ROOT / "deploy" / "kserve"

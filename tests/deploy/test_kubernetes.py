@@ -19,7 +19,7 @@ from jitney.server.main import LAST_SECONDS
 from jitney.server.settings.settings import Settings, access_problems
 from jitney.tests.fakes.metrics import STARTER, shown
 from jitney.tests.fakes.running import command_running
-from jitney.tools.bench.served import free_port
+from jitney.tools.bench.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"

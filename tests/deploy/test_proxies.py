@@ -14,7 +14,8 @@ import pytest
 
 from jitney.tests.deploy.proxies import PROXIES, STREAM, STREAM_CONFIG, Dying, ask
 from jitney.tests.deploy.ray.cluster import write_models
-from jitney.tools.bench.served import ServedProcess, free_port, serving
+from jitney.tools.bench.ports import free_port
+from jitney.tools.bench.served import ServedProcess, serving
 
 INFER, SLOW = "/v2/models/digits_onnx/infer", "/v2/models/slow/infer"
 

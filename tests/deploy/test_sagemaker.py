@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jitney.tests.fakes.metrics import STARTER
 from jitney.tests.fakes.running import command_running
-from jitney.tools.bench.served import free_port
+from jitney.tools.bench.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from jitney.tools.bench.served import ServedProcess, free_port, serving
+from jitney.tools.bench.ports import free_port
+from jitney.tools.bench.served import ServedProcess, serving
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "llm"
 MISSING = [

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from jitney.tests.fakes.pages import PYTHON, ROOT, Block
 from jitney.tests.fakes.torchserve_server import environment
-from jitney.tools.bench.served import ServedProcess, free_port
+from jitney.tools.bench.ports import free_port
+from jitney.tools.bench.served import ServedProcess
 
 #: The ports that pages name; where a test runs them each is another, free one.
 PORTS = ("8080", "8081", "8082", "8000", "8001", "8002")

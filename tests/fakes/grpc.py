@@ -12,7 +12,8 @@ import numpy as np
 import tritonclient.grpc as triton
 
 from jitney.tests.fakes.serving import write_model
-from jitney.tools.bench.served import ServedProcess, free_port, serving
+from jitney.tools.bench.ports import free_port
+from jitney.tools.bench.served import ServedProcess, serving
 
 X = np.array([[1.5, -2.0], [0.1, 4]], np.float32)
 

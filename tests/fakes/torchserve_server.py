@@ -16,7 +16,8 @@ from typing import Any
 from jitney.server.settings.addresses import Address, parse_address
 from jitney.tests.fakes.raw_http import Answer, ask
 from jitney.tools.archive import ModelArchiverConfig, generate_model_archive
-from jitney.tools.bench.served import ServedProcess, free_port
+from jitney.tools.bench.ports import free_port
+from jitney.tools.bench.served import ServedProcess
 
 #: Answers each request with its body in capitals, and with the archive's version where `version` is asked.
 CAPITALS = """

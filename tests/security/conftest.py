@@ -16,7 +16,7 @@ from jitney.server.grpc import schema
 from jitney.tests.fakes.plane import DOUBLING
 from jitney.tests.fakes.serving import write_model
 from jitney.tests.fakes.torchserve_server import Site, archive, running
-from jitney.tools.bench.served import free_port
+from jitney.tools.bench.ports import free_port
 
 #: Answers what it is sent, as it comes.
 ECHO = """

@@ -14,7 +14,8 @@ import pytest
 
 from jitney.server.process import sandbox
 from jitney.tests.fakes.plane import doubling
-from jitney.tools.bench.served import ServedProcess, free_port
+from jitney.tools.bench.ports import free_port
+from jitney.tools.bench.served import ServedProcess
 
 START = """
 import sys

@@ -23,7 +23,8 @@ from tritonclient.utils import InferenceServerException
 
 from jitney.tests.fakes.plane import doubling
 from jitney.tests.fakes.torchserve_server import archive, running
-from jitney.tools.bench.served import ServedProcess, free_port, serving, wait_until
+from jitney.tools.bench.ports import free_port
+from jitney.tools.bench.served import ServedProcess, serving, wait_until
 
 PATIENCE = 30.0
 BODY = b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,2]}]}'

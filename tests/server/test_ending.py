@@ -19,7 +19,8 @@ import urllib3
 from jitney.server import main
 from jitney.server.process.signals import Signals
 from jitney.tests.fakes.plane import doubling
-from jitney.tools.bench.served import ServedProcess, free_port, serving, taken, wait_until
+from jitney.tools.bench.ports import free_port
+from jitney.tools.bench.served import ServedProcess, serving, taken, wait_until
 
 PATIENCE = 30.0
 IDLE_SECONDS = 2.0

@@ -11,7 +11,8 @@ import pytest
 from jitney.server.settings.addresses import Address
 from jitney.tests.fakes.raw_http import ask
 from jitney.tests.fakes.torchserve_server import archive, running
-from jitney.tools.bench.served import ServerFailed, free_port
+from jitney.tools.bench.ports import free_port
+from jitney.tools.bench.served import ServerFailed
 
 SETTINGS: dict[str, Any] = {
     "load_models": "capitals.mar",

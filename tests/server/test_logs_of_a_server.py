@@ -16,7 +16,8 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from jitney.tests.fakes.serving import write_model
-from jitney.tools.bench.served import ServedProcess, free_port, serving, wait_until
+from jitney.tools.bench.ports import free_port
+from jitney.tools.bench.served import ServedProcess, serving, wait_until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 HEADERS = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}

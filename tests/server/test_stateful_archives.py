@@ -18,7 +18,8 @@ import pytest
 from jitney.server.grpc import schema
 from jitney.tests.fakes.raw_http import Answer, ask
 from jitney.tests.fakes.torchserve_server import Site, archive, running
-from jitney.tools.bench.served import free_port, wait_until
+from jitney.tools.bench.ports import free_port
+from jitney.tools.bench.served import wait_until
 
 SUMS = """
 import os, time

@@ -17,7 +17,8 @@ import pytest
 from jitney.server.settings import snapshots
 from jitney.tests.fakes import web
 from jitney.tests.fakes.torchserve_server import CAPITALS, archive, running
-from jitney.tools.bench.served import ServerFailed, free_port, wait_until
+from jitney.tools.bench.ports import free_port
+from jitney.tools.bench.served import ServerFailed, wait_until
 
 #: Cannot be loaded until the file that its source names exists.
 LATE = """

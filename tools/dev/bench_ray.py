@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bench import load
-from ..bench.served import free_port
+from ..bench.ports import free_port
 
 STARTER = Path(__file__).parents[1] / "starter"
 WIDTH = 150_528  # an image of 224 x 224 x 3: 602,112 bytes

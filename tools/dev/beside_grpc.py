@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from ..bench.open_loop import arrivals
-from ..bench.served import ServedProcess, free_port, serving
+from ..bench.ports import free_port
+from ..bench.served import ServedProcess, serving
 from ..bench.usage import usage
 from .overload import Sample, closed, opened
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ import numpy as np
 import psutil
 
 from ...server.serving.model_cache import proportional_memory
+from ..bench.ports import free_port
 from ..bench.served import wait_until
 
 CONFIG = """platform: "onnxruntime_onnx" max_batch_size: 8 dynamic_batching {} instance_group [ { kind: KIND_CPU count: 1 } ]
@@ -66,7 +66,7 @@ class Served:
     """A server of its own on free ports."""
 
     def __init__(self, repository: Path, arguments: Sequence[str] = ()) -> None:
-        self.ports = free_ports(3)
+        self.ports = [free_port() for _ in range(3)]
         flags = [f"--{name}-port={port}" for name, port in zip(("http", "management", "metrics"), self.ports, strict=True)]
         command = [sys.executable, "-m", "jitney.server.cli", "serve", f"--model-repository={repository}"]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as the process
@@ -130,14 +130,6 @@ class Served:
     def wait_for(self, condition: Callable[[], bool]) -> None:
         """Polls until it is true; TimeoutError after a while."""
         wait_until(condition, 60, "the server to settle")
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def measure(server: Served, models: int, asked: int) -> None:

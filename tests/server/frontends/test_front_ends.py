@@ -341,7 +341,7 @@ def test_restricted_groups_are_restricted_everywhere(plane: LoadedPlane) -> None
 
 
 def test_a_shared_port_carries_the_management_api_too(plane: LoadedPlane) -> None:
-    from jitney.tools.bench.served import free_port
+    from jitney.tools.bench.ports import free_port
 
     address = parse_address(f"http://127.0.0.1:{free_port()}")
     with opened_fronts(plane, inference_address=address, management_address=address) as opened:

@@ -9,7 +9,8 @@ from pathlib import Path
 import tritonclient.grpc as triton
 
 from jitney.tests.fakes.grpc import X, given, repository
-from jitney.tools.bench.served import STARTED, free_port
+from jitney.tools.bench.ports import free_port
+from jitney.tools.bench.served import STARTED
 
 
 def test_the_arguments_that_kserve_gives_triton(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ from jitney.server.grpc import schema
 from jitney.tests.fakes.certificates import self_signed
 from jitney.tests.fakes.grpc import DOUBLE, DOUBLE_CONFIG, Site, X, given, grpc_serving, repository
 from jitney.tests.fakes.serving import write_model
-from jitney.tools.bench.served import ServedProcess, free_port, wait_until
+from jitney.tools.bench.ports import free_port
+from jitney.tools.bench.served import ServedProcess, wait_until
 
 
 def told(result: Any) -> dict[str, Any]:

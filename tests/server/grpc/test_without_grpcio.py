@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jitney.server.grpc import listener
 from jitney.tests.fakes.grpc import repository
-from jitney.tools.bench.served import free_port
+from jitney.tools.bench.ports import free_port
 
 #: Runs `jitney serve` as if a package were not installed, or told that it was loaded.
 WITHOUT = """

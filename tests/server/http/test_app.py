@@ -9,13 +9,7 @@ import pytest
 from jitney.server.http.engine.listener import AddressInUse
 from jitney.server.settings.addresses import parse_address
 from jitney.tests.fakes.raw_http import Connection
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+from jitney.tools.bench.ports import free_port
 
 
 def test_each_port_answers_its_own_routes(site: Any) -> None:

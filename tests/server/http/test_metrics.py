@@ -6,7 +6,7 @@ import pytest
 
 from jitney.server.settings.addresses import parse_address
 from jitney.server.settings.grpc import GrpcSettings
-from jitney.tools.bench.served import free_port
+from jitney.tools.bench.ports import free_port
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 

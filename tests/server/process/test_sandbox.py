@@ -17,7 +17,8 @@ import pytest
 from jitney.server.process import sandbox
 from jitney.server.process.sandbox import VARIABLE, WorkerLimits
 from jitney.tests.fakes.serving import write_model
-from jitney.tools.bench.served import free_port, serving
+from jitney.tools.bench.ports import free_port
+from jitney.tools.bench.served import serving
 from jitney.tools.first_steps import PICTURE, STARTER
 
 needs_landlock = pytest.mark.skipif(bool(sandbox.problem("files")), reason=sandbox.problem("files"))

@@ -13,7 +13,8 @@ import pytest
 from jitney.core.errors import TooFewThreads
 from jitney.server.process import threads
 from jitney.tests.fakes.plane import doubling
-from jitney.tools.bench.served import free_port, serving
+from jitney.tools.bench.ports import free_port
+from jitney.tools.bench.served import serving
 
 #: Runs the `jitney` command on a system that gives this process as many threads as the first argument says.
 LIMITED = """

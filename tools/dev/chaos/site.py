@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from ....server.process import exits
-from ...bench.served import free_port
+from ...bench.ports import free_port
 from . import models
 
 #: What the server may use: few, so that its bounds are within reach.

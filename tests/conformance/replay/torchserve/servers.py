@@ -15,6 +15,8 @@ import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from jitney.tools.bench.ports import free_port
+
 from .wire import Message
 
 PORTS = ("inference", "management", "metrics")
@@ -61,8 +63,9 @@ def configuration(session: Message, urls: Mapping[str, str]) -> str | None:
         return None
     for port in PORTS:
         text = text.replace(f"{{{{{port}_address}}}}", urls[port])
-    base = urllib.parse.urlsplit(urls["inference"]).port or 0
-    return text.replace("{{grpc_inference_port}}", str(base + 3)).replace("{{grpc_management_port}}", str(base + 4))
+    for port in ("grpc_inference_port", "grpc_management_port"):
+        text = text.replace(f"{{{{{port}}}}}", str(free_port()))
+    return text
 
 
 class SessionServer:

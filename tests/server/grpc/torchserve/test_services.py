@@ -16,7 +16,8 @@ import tritonclient.grpc as triton
 from jitney.server.grpc import schema
 from jitney.tests.fakes.certificates import self_signed
 from jitney.tests.fakes.torchserve_server import CAPITALS, Site, archive, running
-from jitney.tools.bench.served import free_port, wait_until
+from jitney.tools.bench.ports import free_port
+from jitney.tools.bench.served import wait_until
 
 PREDICT = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
 MANAGE = "org.pytorch.serve.grpc.management.ManagementAPIsService"

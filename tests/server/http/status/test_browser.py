@@ -23,7 +23,7 @@ from jitney.tests.fakes.browser import Browser, browsing, load, shades
 from jitney.tests.fakes.frontends import plane_of
 from jitney.tests.fakes.plane import LoadedPlane, doubling
 from jitney.tests.fakes.raw_http import ask
-from jitney.tools.bench.served import free_port
+from jitney.tools.bench.ports import free_port
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make page-test")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -9,7 +9,7 @@ from jitney.server.settings.addresses import parse_address
 from jitney.server.workers.roster import WorkerState
 from jitney.server.workers.status import WorkerStatus
 from jitney.tests.fakes.torchserve import echo
-from jitney.tools.bench.served import free_port
+from jitney.tools.bench.ports import free_port
 
 
 def asked(site: Any, path: str) -> tuple[int, Any]:
