@@ -34,7 +34,7 @@ FEW = 4
 #: Sockets that are read at most, and seconds that this may take, before what was read is let go, though there is more.
 GATHERED, GATHERED_S = 256, 0.002
 #: Seconds of rest for each second that was spent on refusals, and the longest rest at once: see `Loop._rest`.
-REST_SHARE, REST_S = 1.0, 0.005
+REST_SHARE, REST_S = 0.5, 0.005
 #: How often a server that takes no connections at the moment is asked whether it does again.
 HOLD_OFF_S = 0.05
 

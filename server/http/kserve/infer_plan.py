@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ....core.call import only
+from ....core.call import Call, only
 from ....core.errors import JitneyError, ModelNotFound, PayloadTooLarge, QueueFull, Unavailable, Unsupported
 from ....core.model_config import ModelConfig
 from ....core.request import Part
@@ -88,6 +88,7 @@ class InferPlan(RoutePlan):
         super().__init__(services.recorder, services.admission)
         self._services, self._model, self._version = services, model, version
         self._heads: dict[tuple[bool, str, str], HttpHead] = {}
+        self._was_full = False  # when the last request came
 
     def runs_inline(self, head: RequestHead, nbytes: int) -> bool:
         if "content-encoding" in head.fields:
@@ -109,18 +110,26 @@ class InferPlan(RoutePlan):
         config = services.plane.config(self._model, version)
         if config.decoupled:
             raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
-        if len(flight.body) > MAX_PARSED:  # before reading costs anything
+        if self._was_full or len(flight.body) > MAX_PARSED:  # before reading costs anything
             services.plane.refuse_if_full(self._model, version)
+            self._was_full = False
         accepted = flight.head.fields.get("accept-encoding")
         asked = flight.note = InferNote(config, encoding=choose(accepted) if accepted else "")
         infer = asked.infer = self._read(flight, asked)
         if forwarded := services.headers.of(flight.head.pairs):
             infer.request.parameters = {**infer.request.parameters, **forwarded}
+        flight.call = self._queue(infer, flight)
+
+    def _queue(self, infer: InferRequest, flight: InFlightRequest) -> Call:
         given = infer.parameters
-        flight.call = services.plane.infer(
-            self._model, version, infer.request,
-            priority=given.priority, timeout_us=given.timeout_us, on_answer=flight.answered,
-        )  # fmt: skip
+        try:
+            return self._services.plane.infer(
+                self._model, version_of(self._version), infer.request,
+                priority=given.priority, timeout_us=given.timeout_us, on_answer=flight.answered,
+            )  # fmt: skip
+        except QueueFull:
+            self._was_full = True
+            raise
 
     def _read(self, flight: InFlightRequest, asked: InferNote) -> InferRequest:
         body, length = read_body(flight, self._services.limit)

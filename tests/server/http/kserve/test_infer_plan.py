@@ -14,6 +14,7 @@ from jitney.core.model_config import ModelConfig, TensorSpec
 from jitney.core.request import Request, Response
 from jitney.core.tensor import Tensor
 from jitney.tests.fakes.dataplane import FakeDataPlane
+from jitney.tests.fakes.raw_http import Connection
 from jitney.tests.server.http.kserve.messages import entry
 from jitney.tests.server.http.test_plans import post, same
 
@@ -91,6 +92,25 @@ def test_what_does_not_fit_is_refused_alike(site: Any, tensor: dict[str, Any]) -
 
 def test_malformed_json_is_refused_alike(site: Any) -> None:
     assert same(site, post("/v2/models/double/infer", b'{"inputs"', "Content-Type: application/json")).status == 400
+
+
+def test_after_a_refusal_no_request_is_read_until_there_is_room(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise QueueFull("Exceeds maximum queue size")
+
+    good, bad = infer(entry("x", [1, 2], "FP32", data=[1, 2])), post("/v2/models/double/infer", b"not even JSON")
+    with Connection(site.address("inference")) as connection:
+
+        def status(request: bytes) -> int:
+            connection.send(request)
+            return connection.read().status
+
+        with monkeypatch.context() as while_full:
+            while_full.setattr(site.plane, "infer", full)
+            while_full.setattr(site.plane, "refuse_if_full", full, raising=False)
+            assert [status(each) for each in (bad, good, bad, good)] == [400, 503, 503, 503]
+        monkeypatch.setattr(site.plane, "refuse_if_full", lambda *_: None, raising=False)
+        assert [status(each) for each in (bad, good, bad)] == [400, 200, 400]
 
 
 @pytest.mark.parametrize("problem", [ModelFailed("boom"), ModelFailed("no", "UNAVAILABLE"), QueueFull("full")])
