@@ -312,9 +312,11 @@ class World:
         elif not self._deployment().pool.target():
             self._deployment().scale(self.plan.workers)
         self._wait("the model was ready", READY_S, lambda: self.plane.model_ready(MODEL))
-        deployment = self._deployment()
-        self._wait("all workers were ready", READY_S, lambda: deployment.pool.ready() == deployment.pool.target())
-        self._wait("no worker hung any more", READY_S, lambda: not deployment.pool.busy())
+        pool = self._deployment().pool
+        for _ in range(2):  # one that hung may just have been ended for that, which is not known at once
+            self._wait("all workers were ready", READY_S, lambda: pool.ready() == pool.target())
+            self._wait("no worker hung any more", READY_S, lambda: not pool.busy())
+            self.machine.sleep(SEEN_NS)
 
     def _all_answered(self) -> None:
         with contextlib.suppress(Violation):
