@@ -117,7 +117,7 @@ fuzz: $(READY)  ## Parsers and answers on inputs that are nearly right (a minute
 
 # MINUTES=30 make soak
 soak: $(READY)  ## Mixed traffic and rolling reloads: what the server holds does not grow (30 minutes; MINUTES=)
-	@$(PY) -m jitney.tools.dev.soak --minutes $(or $(MINUTES),30)
+	@$(PY) -m jitney.tools.dev.soak --minutes $(or $(MINUTES),30) $(if $(PLOT),--plot $(PLOT))
 
 # What jitney needs stands in setup.py, what its development needs in requirements/development.in. Pins stay where they are, unless
 # UPGRADE says otherwise: `make requirements UPGRADE=--upgrade`, or `UPGRADE="--upgrade-package falcon"`. Only what is named there is

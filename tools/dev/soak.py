@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from ..bench.plot import Panel, svg
 from .chaos import control_faults
 from .chaos.clients import Crowd
 from .chaos.faults import Scene
@@ -42,6 +43,10 @@ MAY_RISE = {
 }
 #: A rise that is smaller than this in the whole run is noise, whatever the slope.
 NOISE = {"MB": 6.0, "descriptors": 6.0, "threads": 6.0, "processes": 2.0, "temporary files": 3.0}
+
+
+#: Seconds since the beginning, and what was held then, by the names of `MAY_RISE`.
+Look = tuple[float, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -98,8 +103,7 @@ def soak(options: argparse.Namespace, folder: Path) -> bool:
     scene = Scene(site, ledger, random.Random(options.seed), short=False)
     now = time.monotonic()
     ledger.open(Window("soak", now, now, cuts=False))
-    instants: list[float] = []
-    series: dict[str, list[float]] = {name: [] for name in MAY_RISE}
+    looks: list[Look] = []
     cycles = 0
     try:
         site.wait(site.ready, 60, "the server's start")
@@ -110,15 +114,27 @@ def soak(options: argparse.Namespace, folder: Path) -> bool:
                 change(scene)
             cycles += 1
             time.sleep(LOOK_S)
-            if time.monotonic() - began >= 60 * options.minutes * WARM_UP:
-                instants.append(time.monotonic())
-                for name, value in look(site).items():
-                    series[name].append(value)
+            looks.append((time.monotonic() - began, look(site)))
         stuck = crowd.stop()
     finally:
         status = site.close()
-    lines = [line_through(name, instants, values) for name, values in series.items()]
+    if options.plot is not None:
+        options.plot.write_text(plot(looks))
+    late = [(at, held) for at, held in looks if at >= 60 * options.minutes * WARM_UP]
+    lines = [line_through(name, [at for at, _ in late], [held[name] for _, held in late]) for name in MAY_RISE]
     return report(ledger.windows[0], lines, cycles, [*stuck, *site.endings], status)
+
+
+def plot(looks: Sequence[Look]) -> str:
+    """What was held over the minutes, as SVG: memory, and everything that is counted."""
+
+    def panel(title: str, unit: str, names: Sequence[str]) -> Panel:
+        return Panel(title, "minutes", unit, {name: [(at / 60, held[name]) for at, held in looks] for name in names})
+
+    memory_names = [name for name in MAY_RISE if name.endswith("MB")]
+    return svg(
+        [panel("memory", "MB", memory_names), panel("counted", "", [name for name in MAY_RISE if name not in memory_names])]
+    )
 
 
 def report(window: Window, lines: Sequence[Line], cycles: int, problems: Sequence[str], status: int) -> bool:
@@ -142,6 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jitney.tools.dev.soak", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--plot", type=Path, help="where a chart of all that was held is written, as SVG")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="jitney-soak-") as folder:
         good = soak(options, Path(folder))

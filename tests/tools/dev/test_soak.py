@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jitney.tools.dev.soak import line_through
+from jitney.tools.dev.soak import MAY_RISE, line_through, plot
 
 HALF_AN_HOUR = [60.0 * minute for minute in range(31)]
 
@@ -29,3 +29,9 @@ def test_what_rises_by_little_in_a_short_run_is_noise() -> None:
     """A slope of a minute says nothing of an hour."""
     line = line_through("server MB", [0.0, 30.0, 60.0], [50.0, 51.0, 52.0])
     assert line.slope > 100 and line.good
+
+
+def test_the_chart_shows_every_series_over_the_minutes() -> None:
+    looks = [(60.0 * minute, dict.fromkeys(MAY_RISE, float(minute))) for minute in range(4)]
+    chart = plot(looks)
+    assert chart.startswith("<svg") and all(f">{name}<" in chart for name in MAY_RISE)
