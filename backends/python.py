@@ -53,7 +53,8 @@ class PythonBackend(Backend):
 
     def load(self, model: ModelConfig, instance: Instance) -> None:
         self.config, self.instance = model, instance
-        self.declared = frozenset(spec.name for spec in model.outputs)
+        self._outputs = tuple(spec.name for spec in model.outputs)
+        self.declared = frozenset(self._outputs)
         self.dropped: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._failed = self._executing = False
         self._connect()
@@ -89,7 +90,11 @@ class PythonBackend(Backend):
         self._refuse_lost_device()
 
     def _execute(self, requests: Sequence[Request], respond: Respond) -> None:
-        answers = [Answer(index, self._wanted(request), self, respond) for index, request in enumerate(requests)]
+        declared = self.declared
+        answers = [
+            Answer(index, frozenset(request.outputs) if request.outputs else declared, self, respond)
+            for index, request in enumerate(requests)
+        ]
         given: list[Any] = []  # held until they are answered: a request that the model lets go counts as dropped
         try:
             returned = self._run(requests, answers, given)
@@ -124,7 +129,7 @@ class PythonBackend(Backend):
     def _run(self, requests: Sequence[Request], answers: Sequence[Answer], given: list[Any]) -> Any:
         received = self.utils.InferenceRequest.received
         given += [
-            received(request, self._names(request), answer.handle())
+            received(request, request.outputs or self._outputs, answer.handle())
             for request, answer in zip(requests, answers, strict=True)
         ]
         return self.model.execute(list(given))
@@ -173,13 +178,6 @@ class PythonBackend(Backend):
         for answer in answers:
             if answer.fail(Failure(text, detail=detail)):
                 detail = ""
-
-    def _names(self, request: Request) -> list[str]:
-        return list(request.outputs) or [spec.name for spec in self.config.outputs]
-
-    def _wanted(self, request: Request) -> frozenset[str]:
-        """The outputs that are sent: others are dropped, as Triton does. Empty = all (the config declares none)."""
-        return frozenset(request.outputs) or self.declared
 
     def _end_dropped(self) -> None:
         while (answer := self.dropped.get()) is not None:

@@ -35,6 +35,8 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "FP64": np.dtype("<f8"),
 }
 DATATYPES = frozenset(NUMPY_DTYPES) | {"BYTES"}
+#: Arrays up to this size are copied into bytes: that takes less than a view of them as bytes does.
+SMALL = 4 << 10
 _DATATYPE_OF = {dtype: name for name, dtype in NUMPY_DTYPES.items() if name != "BF16"}
 
 
@@ -47,21 +49,31 @@ class Tensor(msgspec.Struct):
     data: Buffer
 
     def numpy(self) -> npt.NDArray[Any]:
-        """The tensor as an array of `shape`: a view for fixed-size datatypes, an object array of `bytes` for BYTES."""
+        """The tensor as an array of `shape`: a view for fixed-size datatypes, an object array of `bytes` for BYTES. ValueError
+        where the data does not fit."""
         if self.datatype == "BYTES":
             elements = np.empty(prod(self.shape), dtype=object)
             elements[:] = unpack_bytes(self.data)
             return elements.reshape(self.shape)
-        return np.frombuffer(self.data, dtype=NUMPY_DTYPES[self.datatype]).reshape(self.shape)
+        wanted = expected_bytes(self.datatype, self.shape)
+        if memoryview(self.data).nbytes != wanted:
+            raise ValueError(
+                f"tensor '{self.name}' has {self.nbytes} bytes, {wanted} belong to its shape {list(self.shape)}"
+            )
+        return np.ndarray(self.shape, NUMPY_DTYPES[self.datatype], self.data)
 
     @classmethod
     def from_numpy(cls, name: str, array: npt.NDArray[Any], datatype: str | None = None) -> Tensor:
-        """Wraps `array` without a copy where it is contiguous and little-endian; str and object elements become BYTES."""
+        """Wraps `array`, or copies it where it is small, not contiguous or not little-endian; str and object elements become
+        BYTES."""
         if array.dtype.kind in "OSU":
             return cls(name, "BYTES", array.shape, pack_bytes(array.reshape(-1)))
         datatype = datatype or datatype_of(array.dtype)
+        dtype = NUMPY_DTYPES[datatype]
+        if array.nbytes <= SMALL and array.dtype == dtype:
+            return cls(name, datatype, array.shape, array.tobytes())
         shape = array.shape  # `ascontiguousarray` makes a scalar a vector
-        array = np.ascontiguousarray(array, dtype=NUMPY_DTYPES[datatype])
+        array = np.ascontiguousarray(array, dtype=dtype)
         return cls(name, datatype, shape, array.reshape(-1).view(np.uint8).data)
 
     @property
@@ -71,6 +83,8 @@ class Tensor(msgspec.Struct):
 
 def datatype_of(dtype: np.dtype[Any]) -> str:
     """The KServe v2 name of a numpy dtype; ValueError where there is none (complex, datetime, ...)."""
+    if found := _DATATYPE_OF.get(dtype):
+        return found
     if dtype.kind in "OSU":
         return "BYTES"
     try:

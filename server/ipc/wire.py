@@ -76,7 +76,7 @@ def _place(slot: object) -> Data:
 def request_from_wire(wire: WireRequest, fetch: Fetch) -> Request:
     return Request(
         wire.id,
-        [Tensor(t.name, t.datatype, t.shape, fetch(t.data)) for t in wire.tensors] if wire.tensors else [],
+        [Tensor(t.name, t.datatype, t.shape, fetch(t.data) if isinstance(t.data, tuple) else t.data) for t in wire.tensors],
         [Part(p.name, fetch(p.data), p.content_type) for p in wire.parts] if wire.parts else [],
         wire.headers,
         wire.parameters,
@@ -102,7 +102,7 @@ def response_to_wire(response: Response, place: Place) -> WireResponse:
 
 def _tensor_to_wire(tensor: Tensor, place: Place) -> WireTensor:
     shape = tuple(map(int, tensor.shape))
-    data = flat(tensor.data)
+    data = tensor.data if type(tensor.data) is bytes else flat(tensor.data)
     wanted = expected_bytes(tensor.datatype, shape)
     if wanted is not None and wanted != len(data):
         raise ValueError(

@@ -23,10 +23,10 @@ class InferenceResponse:
         error: TritonError | None = None,
         parameters: Mapping[str, Any] | None = None,
     ) -> None:
-        self._tensors, self._error = elements(output_tensors, "output_tensors", tensor), error
+        self._tensors, self._error = _tensors(output_tensors), error
         if error is not None and not isinstance(error, TritonError):
             raise WrongArgument(f"an InferenceResponse's error is a TritonError, got {type(error).__name__}")
-        self._parameters: dict[str, Any] = dict(checked_parameters(parameters))
+        self._parameters: dict[str, Any] = dict(checked_parameters(parameters)) if parameters is not None else {}
 
     @classmethod
     def received(cls, tensors: list[Tensor], parameters: Mapping[str, Any]) -> InferenceResponse:
@@ -51,6 +51,16 @@ class InferenceResponse:
     @property
     def scalars(self) -> Mapping[str, Any]:
         return self._parameters
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    if type(values) is list:
+        for each in values:
+            if type(each) is not Tensor:
+                break
+        else:
+            return values.copy()
+    return elements(values, "output_tensors", tensor)
 
 
 def tensor(value: Any, what: str) -> Tensor:

@@ -64,7 +64,7 @@ class Tensor:
     def to_wire(self) -> wire.Tensor:
         if self._array is None:
             array, datatype = _dlpack.host_copy(self._device_tensor), self._datatype
-        elif self._array.dtype == np.object_:
+        elif self._array.dtype.kind == "O":
             return wire.Tensor(self._name, "BYTES", self._array.shape, wire.pack_bytes(_strings(self._array)))
         else:
             array, datatype = self._array, self._datatype
@@ -117,10 +117,10 @@ class Tensor:
         return self._array is not None or self.__dlpack_device__()[0] in _dlpack.CPU_DEVICES
 
     def as_numpy(self) -> Array:
-        if not self.is_cpu():
-            raise TritonModelException("Tensor is stored in GPU and cannot be converted to NumPy.")
         if self._array is not None and self._datatype != "BF16":
             return self._array
+        if not self.is_cpu():
+            raise TritonModelException("Tensor is stored in GPU and cannot be converted to NumPy.")
         raise TritonModelException(f"tensor '{self._name}' is {self._datatype}, which NumPy does not have; use to_dlpack()")
 
 
