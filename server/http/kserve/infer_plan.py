@@ -118,13 +118,13 @@ class InferPlan(RoutePlan):
         infer = asked.infer = self._read(flight, asked)
         if forwarded := services.headers.of(flight.head.pairs):
             infer.request.parameters = {**infer.request.parameters, **forwarded}
-        flight.call = self._queue(infer, flight)
+        flight.call = self._queue(version, infer, flight)
 
-    def _queue(self, infer: InferRequest, flight: InFlightRequest) -> Call:
+    def _queue(self, version: str | None, infer: InferRequest, flight: InFlightRequest) -> Call:
         given = infer.parameters
         try:
             return self._services.plane.infer(
-                self._model, version_of(self._version), infer.request,
+                self._model, version, infer.request,
                 priority=given.priority, timeout_us=given.timeout_us, on_answer=flight.answered,
             )  # fmt: skip
         except QueueFull:

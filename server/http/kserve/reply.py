@@ -14,6 +14,9 @@ from .parameters import own
 from .request import InferRequest, WantedOutput
 from .tensors import to_json
 
+#: How outputs are sent that the client did not name, without and with `binary_data_output`.
+_UNNAMED = WantedOutput(""), WantedOutput("", binary=True)
+
 
 @dataclass(slots=True)
 class InferReply:
@@ -34,7 +37,7 @@ def render(config: ModelConfig, version: str, asked: InferRequest, response: Res
         document["id"] = asked.request.id
     document["model_name"] = config.name
     document["model_version"] = version
-    if parameters := own(response.parameters):
+    if response.parameters and (parameters := own(response.parameters)):
         document["parameters"] = parameters
     binary: list[Buffer] = []
     document["outputs"] = [
@@ -43,13 +46,15 @@ def render(config: ModelConfig, version: str, asked: InferRequest, response: Res
         if not asked.wanted or tensor.name in asked.wanted
     ]
     header = dump(document)
-    if any(memoryview(data).nbytes for data in binary):  # as in Triton: tensors without a byte make no binary reply
+    if binary and any(
+        memoryview(data).nbytes for data in binary
+    ):  # as in Triton: tensors without a byte make no binary reply
         return InferReply(b"".join((header, *binary)), len(header))
     return InferReply(header)
 
 
 def _output(config: ModelConfig, asked: InferRequest, tensor: Tensor, binary: list[Buffer]) -> dict[str, Any]:
-    wanted = asked.wanted.get(tensor.name) or WantedOutput(tensor.name, asked.parameters.binary_output)
+    wanted = asked.wanted[tensor.name] if asked.wanted else _UNNAMED[asked.parameters.binary_output]
     if wanted.classes:
         spec = config.output(tensor.name)
         tensor = classify(tensor, wanted.classes, spec.labels if spec else (), config.batches)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from array import array
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -11,12 +14,29 @@ import numpy.typing as npt
 import orjson
 
 from ....core.errors import InvalidRequest, ModelFailed
-from ....core.tensor import NUMPY_DTYPES, Tensor, pack_bytes, unpack_bytes
+from ....core.tensor import NUMPY_DTYPES, Buffer, Tensor, pack_bytes, unpack_bytes
 from .documents import MAX_INT64
 
 #: Longest shape that is looked at; numpy takes no more axes.
 MAX_RANK = 64
 _BINARY_ONLY = ("FP16", "BF16")
+#: The other datatypes but BYTES, as `array` calls them.
+_CODES = {
+    "BOOL": "B",
+    "UINT8": "B",
+    "UINT16": "H",
+    "UINT32": "I",
+    "UINT64": "Q",
+    "INT8": "b",
+    "INT16": "h",
+    "INT32": "i",
+    "INT64": "q",
+    "FP32": "f",
+    "FP64": "d",
+}
+#: Elements of an input that are copied rather than viewed, bytes of an output that becomes a list rather than an array: for
+#: so few the list and the copy take less.
+FEW = 256
 
 
 def element_count(name: str, shape: Sequence[int]) -> int:
@@ -49,49 +69,50 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> Te
     if type(data) is not list:
         raise InvalidRequest(f"Unable to parse 'data': attempt to access JSON non-array as array: input '{name}'")
     expected = element_count(name, shape)
-    flat = _flatten(name, data)
+    flat, kinds = _flatten(name, data)
     if len(flat) != expected:
         raise InvalidRequest(
             f"Unable to parse 'data': Shape does not match true shape of 'data' field: input '{name}' has {len(flat)} elements, "
             f"its shape {expected}"
         )
     if datatype == "BYTES":
-        return Tensor(name, datatype, shape, _pack_strings(name, flat))
-    return Tensor(name, datatype, shape, _array(name, datatype, flat).view(np.uint8).data)
+        return Tensor(name, datatype, shape, _pack_strings(name, flat, kinds))
+    return Tensor(name, datatype, shape, _packed(name, datatype, flat, kinds))
 
 
-def _flatten(name: str, data: list[Any]) -> list[Any]:
-    """The elements of nested lists in order. Works level by level, so depth costs no stack."""
+def _flatten(name: str, data: list[Any]) -> tuple[list[Any], set[type]]:
+    """The elements of nested lists in order, and their types. Works level by level, so depth costs no stack."""
     while list in (kinds := set(map(type, data))):
         if len(kinds) > 1:
             raise InvalidRequest(f"Unable to parse 'data': arrays and values are mixed at one level: input '{name}'")
         data = list(chain.from_iterable(data))
-    return data
+    return data, kinds
 
 
-def _array(name: str, datatype: str, flat: list[Any]) -> npt.NDArray[Any]:
-    dtype = NUMPY_DTYPES[datatype]
-    kinds = set(map(type, flat))
+def _packed(name: str, datatype: str, flat: list[Any], kinds: set[type]) -> Buffer:
+    code = _CODES[datatype]
     if datatype == "BOOL":
         _expect(name, kinds <= {bool}, "boolean", "boolean")
-        return np.array(flat, dtype=dtype)
-    if dtype.kind == "f":
+    elif code in "fd":
         _expect(name, kinds <= {int, float}, "number", "double")
-        try:
-            with np.errstate(over="ignore"):  # what a float cannot hold becomes infinite
-                return np.array(flat, dtype=np.float64).astype(dtype)
-        except OverflowError:
-            raise InvalidRequest(
-                f"Unable to parse 'data': input '{name}' has an integer that no {datatype} can hold"
-            ) from None
-    word = "unsigned-integer" if dtype.kind == "u" else "signed-integer"
-    _expect(name, kinds <= {int}, word, word)
+    else:
+        word = "unsigned-integer" if code.isupper() else "signed-integer"
+        _expect(name, kinds <= {int}, word, word)
+    try:
+        packed = array(code, flat)  # a float that FP32 cannot hold becomes infinite
+    except OverflowError:
+        raise _too_large(name, datatype) from None
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes() if len(flat) <= FEW else memoryview(packed).cast("B")
+
+
+def _too_large(name: str, datatype: str) -> InvalidRequest:
+    dtype, begin = NUMPY_DTYPES[datatype], f"Unable to parse 'data': input '{name}' has"
+    if dtype.kind == "f":
+        return InvalidRequest(f"{begin} an integer that no {datatype} can hold")
     limits = np.iinfo(dtype)
-    if flat and not (limits.min <= min(flat) and max(flat) <= limits.max):
-        raise InvalidRequest(
-            f"Unable to parse 'data': input '{name}' has values outside of the range [{limits.min}, {limits.max}] of {datatype}"
-        )
-    return np.array(flat, dtype=dtype)
+    return InvalidRequest(f"{begin} values outside of the range [{limits.min}, {limits.max}] of {datatype}")
 
 
 def _expect(name: str, fits: bool, unlike: str, wanted: str) -> None:
@@ -99,8 +120,8 @@ def _expect(name: str, fits: bool, unlike: str, wanted: str) -> None:
         raise InvalidRequest(f"Unable to parse 'data': attempt to access JSON non-{unlike} as {wanted}: input '{name}'")
 
 
-def _pack_strings(name: str, flat: Iterable[Any]) -> bytes:
-    if set(map(type, flat)) - {str}:
+def _pack_strings(name: str, flat: Iterable[Any], kinds: set[type]) -> bytes:
+    if kinds - {str}:
         raise InvalidRequest(
             f"Unable to parse JSON bytes array: attempt to access JSON non-string as string: input '{name}'"
         )
@@ -125,12 +146,21 @@ def to_json(tensor: Tensor) -> Any:
         )
     if tensor.datatype == "BYTES":
         return _strings(tensor)
-    array = tensor.numpy().reshape(-1)
-    if array.dtype.kind != "f":
-        fits = array.flags.c_contiguous and array.flags.aligned
-        return array if fits else np.require(array, requirements=["C", "A"])
-    doubles = array.astype(np.float64)
+    if len(tensor.data) <= FEW and sys.byteorder == "little" and (found := _few(tensor)) is not None:
+        return found
+    elements = tensor.numpy().reshape(-1)
+    if elements.dtype.kind != "f":
+        fits = elements.flags.c_contiguous and elements.flags.aligned
+        return elements if fits else np.require(elements, requirements=["C", "A"])
+    doubles = elements.astype(np.float64)
     return doubles if np.isfinite(doubles).all() else _literals(doubles)
+
+
+def _few(tensor: Tensor) -> list[Any] | None:
+    """The elements as a list, which for few of them takes less than numpy; None where JSON has no numbers for them."""
+    code = "?" if tensor.datatype == "BOOL" else _CODES[tensor.datatype]
+    elements: list[Any] = memoryview(tensor.data).cast(code).tolist()  # type: ignore[call-overload]
+    return elements if code not in "fd" or isfinite(sum(elements)) else None
 
 
 def _strings(tensor: Tensor) -> list[str]:
