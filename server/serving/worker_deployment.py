@@ -26,8 +26,9 @@ from ..batching.policy import ShapeChange
 from ..batching.queue import Batcher
 from ..ipc.arena import Arena
 from ..metrics.statistics import Statistics
-from ..workers.pool import BatchReport, Pool, WorkerStatus
-from ..workers.running_calls import encoded
+from ..workers.pool import Pool
+from ..workers.running_calls import BatchReport, encoded
+from ..workers.status import WorkerStatus
 from .deployment import Deployment, ModelState, OnAnswer, Options
 from .fatal_inputs import FatalInputs
 from .ordering import OrderedAnswers

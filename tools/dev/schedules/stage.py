@@ -21,7 +21,7 @@ from ....server.lifecycle import rollout
 from ....server.metrics import statistics
 from ....server.process import alarms, cores, helpers
 from ....server.serving import dataplane, fatal_inputs, ordering, registry, sequence_deployment, worker_deployment
-from ....server.workers import capacity, pool, roster, supervisor, worker_process
+from ....server.workers import capacity, delivery, pool, roster, running_calls, supervisor, worker_process
 from .machine import Machine, Violation
 from .reading import VirtualLoop
 from .threading_kit import VirtualTime, threading_on
@@ -34,8 +34,8 @@ _THREADED = (
 )  # fmt: skip
 #: Modules whose clock is the machine's.
 _TIMED = (
-    dispatch, pool, supervisor, worker_process, worker_deployment, sequence_deployment, call, statistics, dataplane, fatal_inputs,
-    alarms, helpers,
+    dispatch, pool, delivery, running_calls, supervisor, worker_process, worker_deployment, sequence_deployment, call, statistics,
+    dataplane, fatal_inputs, alarms, helpers,
 )  # fmt: skip
 
 
