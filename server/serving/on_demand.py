@@ -27,8 +27,9 @@ from ..process import cores
 from ..workers import placement
 from ..workers.status import Seat, WorkerStatus
 from .deployment import Deployment, ModelState, OnAnswer, Options
+from .response_cache import new_generation
 from .sequence_deployment import SequenceDeployment
-from .worker_deployment import WorkerDeployment, new_generation
+from .worker_deployment import WorkerDeployment
 
 log = logging.getLogger(__name__)
 
