@@ -8,13 +8,15 @@ from typing import NoReturn
 import pytest
 
 from jitney.core.errors import InvalidConfig
-from jitney.server.cli import main as cli
+from jitney.server.cli.main import main
+from jitney.server.cli.serve import serve_flags
+from jitney.server.cli.serve_parser import serve_parser
 from jitney.server.repository.triton.strays import holds_archives
 from jitney.server.settings.settings import Settings
 
 
 def settings(tmp_path: Path, *arguments: str) -> Settings:
-    return Settings.load(cli.serve_flags(["--model-repository", str(tmp_path), *arguments]), {}, tmp_path)
+    return Settings.load(serve_flags(["--model-repository", str(tmp_path), *arguments]), {}, tmp_path)
 
 
 def test_a_command_of_tritonserver(tmp_path: Path) -> None:
@@ -59,7 +61,7 @@ def test_a_folder_needs_no_flag(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "m.mar").touch()
     models, store = str(tmp_path / "models"), str(tmp_path / "store")
-    found = Settings.load(cli.serve_flags(["--http-port", "80", models, store, "--id=x"]), {}, tmp_path)
+    found = Settings.load(serve_flags(["--http-port", "80", models, store, "--id=x"]), {}, tmp_path)
     assert (found.model_repository, found.model_store, found.server_id) == ((models,), store, "x")
     assert str(found.inference_address) == "http://127.0.0.1:80"
 
@@ -78,7 +80,7 @@ def test_a_word_that_is_no_folder(
     monkeypatch.chdir(tmp_path)
     for file in ("a.mar", "a.onnx"):
         (tmp_path / file).touch()
-    assert cli.main(["serve", name]) == 1
+    assert main(["serve", name]) == 1
     assert reason in capsys.readouterr().err
 
 
@@ -144,7 +146,7 @@ vertex-ai-thread-count
 
 
 def test_every_option_of_tritonserver_is_taken() -> None:
-    known = {option for action in cli.serve_parser()._actions for option in action.option_strings}
+    known = {option for action in serve_parser()._actions for option in action.option_strings}
     assert [name for name in TRITONSERVER.split() if f"--{name}" not in known] == []
 
 
@@ -241,20 +243,6 @@ def test_values_that_are_refused(tmp_path: Path, argument: str, complaint: str) 
 
 
 @pytest.mark.parametrize(
-    ("word", "meant"),
-    [("sreve", "jitney serve"), ("Serve", "jitney serve"), ("start", "jitney --start"), ("version", "jitney --version")],
-)
-def test_an_unknown_command_is_named_with_the_nearest(word: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([word]) == 2
-    assert f"unknown command '{word}'" in (said := capsys.readouterr().err) and f"did you mean `{meant}`?" in said
-
-
-def test_a_command_like_no_other_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["xyzzy"]) == 2
-    assert "unknown command 'xyzzy'" in (said := capsys.readouterr().err) and "did you mean" not in said
-
-
-@pytest.mark.parametrize(
     ("arguments", "advice"),
     [
         (["--modelrepository", "models"], "--modelrepository; did you mean --model-repository?"),
@@ -267,7 +255,7 @@ def test_what_serve_does_not_take_is_answered_with_what_to_type(
     arguments: list[str], advice: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(["serve", *arguments])
+        main(["serve", *arguments])
     assert caught.value.code == 2
     assert f"unrecognized arguments: {advice}" in capsys.readouterr().err
 
@@ -293,7 +281,7 @@ class TestFolders:
     def test_a_store_alone_is_what_lies_in_it(self, store: Path, models: Path) -> None:
         def alone(*folders: Path) -> Settings:
             flags = [word for folder in folders for word in ("--model-store", str(folder))]
-            return Settings.load(cli.serve_flags(flags), {}, store.parent)
+            return Settings.load(serve_flags(flags), {}, store.parent)
 
         assert (alone(store).model_repository, alone(store).model_store) == ((), str(store))
         assert (alone(models).model_repository, alone(models).model_store) == ((str(models),), None)
@@ -312,12 +300,3 @@ def test_a_store_that_cannot_be_read_is_said_in_a_sentence(tmp_path: Path, monke
     monkeypatch.setattr(Path, "iterdir", forbidden)
     with pytest.raises(InvalidConfig, match=f"the folder '{tmp_path}' cannot be read: Permission denied"):
         holds_archives(tmp_path)
-
-
-@pytest.mark.parametrize("arguments", [["serve", "models"], ["--start", "--model-store", "store"]])
-def test_on_another_system_it_says_so(
-    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.platform", "darwin")
-    assert cli.main(arguments) == 1
-    assert "a server needs Linux (memfd, epoll), and this is darwin" in capsys.readouterr().err
