@@ -9,7 +9,6 @@ accepted requests are answered, workers end, status 0. A second SIGTERM or SIGIN
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import signal
 import threading
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import InvalidConfig, NothingAnswers, TooFewThreads
+from .announcements import LoadReport, announce, say
+from .assembly import make_metrics, make_repository, make_tokens, usable_gpus
 from .http.app import Services
 from .http.middleware.tokens import Tokens
 from .ipc.io_context import IoContext
@@ -29,15 +30,10 @@ from .lifecycle.management import Management
 from .lifecycle.model_control import ModelControl
 from .lifecycle.snapshot_writer import SnapshotWriter
 from .lifecycle.startup import Begun, Planned, chosen, planned, preload, register, settle, tell_strays
-from .metrics import Metrics
-from .process import gc_tuning, logs, progress, sandbox, signals, threads
-from .process.cores import machine_gpus
+from .process import gc_tuning, logs, sandbox, signals, threads
 from .process.sandbox import WorkerLimits
 from .process.signals import Signals
 from .repository.torchserve.model_store import ModelStore
-from .repository.triton.limits import Limits
-from .repository.triton.loading import Loading
-from .repository.triton.repository import TritonRepository
 from .serving.dataplane import DataPlane
 from .serving.deployment import Deployment, Options
 from .serving.model_cache import ModelCache
@@ -55,8 +51,6 @@ log = logging.getLogger(__name__)
 STARTED = "Model server started."
 #: Seconds between the end of draining and giving up on threads that should have ended.
 LAST_SECONDS = 5.0
-#: Names of models that the line about what loads holds at most.
-NAMED = 20
 #: A signal that comes later than this after the first ends the server without draining.
 INSISTING_SECONDS = 1.0
 
@@ -91,17 +85,6 @@ def _again(received: Signals, began: float) -> bool:
     return number not in (None, signal.SIGHUP) and time.monotonic() - began > INSISTING_SECONDS
 
 
-def usable_gpus(number: int | None) -> tuple[int, ...] | None:
-    """The GPUs that `number_of_gpu` leaves, those with the lowest numbers (TorchServe); None = all that there are."""
-    return None if number is None else machine_gpus()[:number] if number else ()
-
-
-def _say(line: str) -> None:
-    """Prints a line for the operator; serving does not depend on its being read."""
-    with contextlib.suppress(OSError), progress.shown.above():
-        print(f"{line}\n", end="", flush=True)  # in one piece: models that load together are reported at once
-
-
 class Server:
     """Everything that one server process owns."""
 
@@ -111,20 +94,9 @@ class Server:
         self.registry, self.io = Registry(), IoContext()
         self.models = ModelCache(settings.max_loaded_bytes)
         cache = ResponseCache(settings.cache_config) if settings.cache_config else None
-        self.metrics = Metrics(
-            self.registry.deployments,
-            mode=settings.metrics_mode,
-            config=settings.metrics_config,
-            auto_detect=settings.model_metrics_auto_detect,
-            system=not settings.disable_system_metrics,
-            interval=settings.metric_time_interval,
-            cache=cache,
-        )
         self.traces = TraceSettings(settings.trace_config)
         self.collector = collector_of(self.traces)
-        if self.collector is not None:
-            self.metrics.more.append(self.collector.families)
-            self.metrics.exemplars = self.collector.exemplars
+        self.metrics = make_metrics(settings, self.registry, cache, self.collector)
         self.dataplane = DataPlane(self.registry, strict_readiness=settings.strict_readiness)
         self.control = ControlPlane(self.registry)
         options = Options(
@@ -136,47 +108,42 @@ class Server:
             gpus=usable_gpus(settings.number_of_gpu),
             models=self.models,
         )
+        self._add_loaders(options)
+        self.report = LoadReport(lambda: self.dataplane.stopping)
+        self._tokens: Tokens | None = None
+        self._cannot_serve: Exception | None = None
+        self._opened = False
+        self._opening = threading.Lock()
+
+    def _add_loaders(self, options: Options) -> None:
+        """What loads archives and a repository's models."""
+        settings = self.settings
         self.store = ModelStore(settings)
         self.journal = SnapshotWriter(settings, self.registry)
         self.management = Management(
             self.registry, self.store, options, self._models_changed, settings.unregister_model_timeout
         )
-        self.repository: TritonRepository | None = None
         self.model_control: ModelControl | None = None
-        if settings.model_repository:
-            self.repository = TritonRepository(
-                [Path(folder) for folder in settings.model_repository],
-                auto_complete=not settings.disable_auto_complete_config,
-                backend_config=settings.backend_config,
-                config_name=settings.model_config_name,
-                limits=Limits(max(0, settings.default_response_timeout), max(0, settings.repository_startup_timeout)),
-                gpus=options.gpus,
-                load=Loading(settings.default_load == "on_demand", settings.default_idle_timeout_s),
-            )
+        self.repository = make_repository(settings, options.gpus)
+        if self.repository is not None:
             self.model_control = ModelControl(
                 self.registry, self.repository, self.dataplane, options, settings.model_control_mode
             )
         self.control.attach(archives=self.management, repository=self.model_control)
-        self.failed = self._told = self._planned = 0
-        self._loading: progress.Task | None = None
-        self._tokens: Tokens | None = None
-        self._cannot_serve: Exception | None = None
-        self._opened = False
-        self._opening = threading.Lock()
 
     def serve(self, received: Signals) -> int:
         """From opening the ports to the last worker's end. Raises what made it impossible to answer."""
         gc_tuning.return_large_memory()
         plan, names = planned(self.settings), chosen(self.model_control, self.settings)
         self.settings = with_front_ends(self.settings, plan, self.repository, names)
-        self._tokens = self._make_tokens()
+        self._tokens = make_tokens(self.settings)
         tracing = Tracing(self.collector.put) if self.collector is not None else Tracing()
         services = Services(
             self.dataplane, self.control, self.metrics, self.settings, self._tokens, self.io, tracing, self.traces
         )  # fmt: skip
         web = Web(services)
         try:
-            self._announce(web, [*(item.name for item in plan), *names])
+            announce(web, self.settings, [*(item.name for item in plan), *names])
             if self._tokens is not None:
                 self._tokens.publish()
             with threads.needed("metrics"):
@@ -190,15 +157,7 @@ class Server:
             self._end(web, received)
         if self._cannot_serve is not None:
             raise self._cannot_serve
-        return 1 if self.failed and self.settings.exit_on_error else 0
-
-    def _make_tokens(self) -> Tokens | None:
-        """The keys that requests need, where they need any (TorchServe's key_file.json, or JITNEY_TOKEN)."""
-        settings = self.settings
-        if not settings.token_auth:
-            return None
-        path = None if settings.token else Path.cwd() / "key_file.json"
-        return Tokens(path, settings.token_expiration_min, fixed=settings.token)
+        return 1 if self.report.failed and self.settings.exit_on_error else 0
 
     def _event(self, deployment: Deployment, kind: str, payload: Mapping[str, Any]) -> None:
         if kind == "metric":
@@ -210,24 +169,11 @@ class Server:
 
     # -- start -----------------------------------------------------------------------------------------------------------
 
-    def _announce(self, web: Web, names: Sequence[str]) -> None:
-        """Where the server listens, in TorchServe's words, and what it is about to load."""
-        for port, address in web.addresses():
-            _say(f"{port[0].upper()}{port[1:]} API bind to: {address}")
-        if self.settings.status_page == "on" and (page := web.address("management")).scheme != "unix":
-            _say(f"Status page: {page}/status")
-        for at in web.grpc_addresses:
-            _say(f"gRPC {'GRPCInferenceService' if at.service == 'triton' else at.service} bind to: {at}")
-        if not (self.settings.is_local or self.settings.token_auth):
-            _say("Requests need no token: every machine that reaches these ports can use the models.")
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        _say(f"Loading {', '.join(names[:NAMED])}{more}." if names else "No model is loaded at the start.")
-
     def _load(self, web: Web, plan: Sequence[Planned], names: Sequence[str], received: Signals) -> None:
         """Loads the models, reporting each; then the server is started. Runs beside the main thread, which takes signals."""
         try:
             tell_strays(self.settings)
-            begun = register(self.management, plan, self._report)
+            begun = register(self.management, plan, self.report)
             self._open(web)
             self._wait(begun, names)
             web.wait_started()
@@ -237,18 +183,18 @@ class Server:
                 received.put(0)
                 return
             log.exception("the models could not be loaded")
-            self.failed += 1
+            self.report.failed += 1
         if self.dataplane.stopping:
             return
-        if self.failed and self.settings.exit_on_error:
-            log.error("%d models failed to load and --exit-on-error is true", self.failed)
+        if self.report.failed and self.settings.exit_on_error:
+            log.error("%d models failed to load and --exit-on-error is true", self.report.failed)
             received.put(0)
             return
         self.dataplane.started = True
         if waiting := sum(deployment.on_demand for deployment in self.registry.deployments()):
-            _say(f"{waiting} model{'s are' if waiting > 1 else ' is'} loaded on demand.")
+            say(f"{waiting} model{'s are' if waiting > 1 else ' is'} loaded on demand.")
         gc_tuning.freeze_heap()
-        _say(STARTED)
+        say(STARTED)
 
     def _open(self, web: Web) -> None:
         """Takes requests from now on: every archive is registered, so none is answered "no such model" too early."""
@@ -260,32 +206,15 @@ class Server:
 
     def _wait(self, begun: Sequence[Begun], names: Sequence[str]) -> None:
         """Until every model is ready or has failed once: the archives' workers and the repository's models load together."""
-        archives = threading.Thread(target=settle, args=(begun, self._report), name="settle-archives", daemon=True)
-        self._planned = len(names) + len(begun)
-        with progress.shown.task("loading models") as self._loading:
-            self._loading.update(0, self._planned)
+        archives = threading.Thread(target=settle, args=(begun, self.report), name="settle-archives", daemon=True)
+        with self.report.loading(len(names) + len(begun)):
             if begun:
                 threads.start(archives, "loading archives")
             if self.model_control is not None:
                 with threads.needed("loading models"):
-                    preload(self.model_control, names, self.settings, self._report)
+                    preload(self.model_control, names, self.settings, self.report)
             if begun:
                 archives.join()
-        self._loading = None
-
-    def _report(self, model: str, version: str, reason: str | None, seconds: float) -> None:
-        """One line for each version that became ready or failed."""
-        if self.dataplane.stopping:
-            return
-        name = f"{model} {version}".rstrip()
-        self._told += 1
-        if self._loading is not None:
-            self._loading.update(self._told, max(self._told, self._planned))
-        if reason is None:
-            _say(f"{name}: ready after {seconds:.1f} s")
-            return
-        self.failed += 1
-        _say(f"{name}: FAILED: {reason.strip()}")
 
     def _models_changed(self) -> None:
         self.journal.write("snapshot")

@@ -45,7 +45,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("server/frontends/",),
     ("server/frontends/child/",),
     ("server/grpc/",),
-    ("server/web", "server/main"),
+    ("server/web", "server/announcements", "server/assembly", "server/main"),
     ("tools/__init__", "tools/steps", "tools/archive", "tools/bench/"),
     ("tools/first_steps", "tools/templates/", "tools/init", "tools/check/", "tools/tune/"),
     ("tools/dev/",),

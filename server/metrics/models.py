@@ -21,7 +21,7 @@ class Traced(NamedTuple):
 
 #: Latest traced requests by model and version, the latest last.
 Exemplars = Mapping[tuple[str, str], Sequence[Traced]]
-#: Of workers, as `workers.roster.WorkerState` has them.
+#: Of workers, as `workers.worker_state.WorkerState` has them.
 STATES = ("starting", "ready", "busy", "stopping", "backoff", "failed")
 #: Upper bounds in rows.
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)

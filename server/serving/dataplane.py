@@ -25,7 +25,7 @@ from ...core.model_config import ModelConfig
 from ...core.request import Request, Response
 from ..ipc.arena import Arena
 from ..metrics.statistics import ModelStatistics
-from ..workers.pool import WorkerStatus
+from ..workers.status import WorkerStatus
 from .deployment import Deployment, MakeRequest, ModelState, OnAnswer
 from .on_demand import OnDemandDeployment
 from .registry import Registry, version_order

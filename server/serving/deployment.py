@@ -20,8 +20,9 @@ from ..batching.item import Waiting
 from ..ipc.arena import Arena
 from ..ipc.io_context import IoContext
 from ..metrics.statistics import Statistics
-from ..workers.pool import HostServer, WorkerStatus
+from ..workers.host_calls import HostServer
 from ..workers.shared_process import Groups
+from ..workers.status import WorkerStatus
 from .model_cache import ModelCache
 from .response_cache import ResponseCache
 

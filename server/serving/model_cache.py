@@ -24,7 +24,7 @@ from typing import Protocol
 
 from ..process import threads
 from ..workers import capacity
-from ..workers.pool import Seat
+from ..workers.status import Seat
 
 log = logging.getLogger(__name__)
 

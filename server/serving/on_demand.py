@@ -25,10 +25,11 @@ from ..batching.item import Waiting
 from ..ipc.arena import Arena
 from ..process import cores
 from ..workers import placement
-from ..workers.pool import Seat, WorkerStatus
+from ..workers.status import Seat, WorkerStatus
 from .deployment import Deployment, ModelState, OnAnswer, Options
+from .response_cache import new_generation
 from .sequence_deployment import SequenceDeployment
-from .worker_deployment import WorkerDeployment, new_generation
+from .worker_deployment import WorkerDeployment
 
 log = logging.getLogger(__name__)
 

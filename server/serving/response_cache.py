@@ -7,14 +7,26 @@ different requests do not share an answer.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
 import time
 from collections import OrderedDict
 
+from ...core.call import Call
+from ...core.errors import JitneyError
+from ...core.model_config import ModelConfig
 from ...core.request import Request, Response
+from ..metrics.statistics import Statistics
 
 #: Fixed cost charged for an entry besides its tensors: key, objects, names.
 ENTRY_OVERHEAD = 512
+
+_generations = itertools.count(1)
+
+
+def new_generation() -> int:
+    """What tells the cached answers of one load of a version from those of another."""
+    return next(_generations)
 
 
 class ResponseCache:
@@ -79,3 +91,24 @@ def cache_key(model: str, version: str, generation: int, request: Request) -> by
         digest.update(f"\0{tensor.name}\0{tensor.datatype}\0{tensor.shape}\0{tensor.nbytes}\0".encode())
         digest.update(tensor.data)
     return digest.digest()
+
+
+def answer_from(cache: ResponseCache, call: Call, config: ModelConfig, generation: int, statistics: Statistics) -> bool:
+    """Answers the call from the cache, or arranges that its answer will be kept there; counts which."""
+    began = time.monotonic_ns()
+    key = cache_key(config.name, config.version, generation, call.request)
+    found = cache.get(key)
+    if found is not None:
+        call.answer(found)
+        statistics.cache_hit(call, time.monotonic_ns() - began)
+        return True
+    statistics.cache_miss(time.monotonic_ns() - began)
+    deliver = call.on_answer or call.deliver
+
+    def keep(answer: Response | JitneyError) -> None:
+        if isinstance(answer, Response) and answer.final:
+            cache.put(key, answer)
+        deliver(answer)
+
+    call.on_answer = keep
+    return False

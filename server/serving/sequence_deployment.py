@@ -21,7 +21,8 @@ from ...core.sequence_spec import SequenceSpec
 from ..batching.dispatch import Queue
 from ..batching.item import Batch, Item
 from ..batching.sequence_queue import SequenceBatch, SequenceBatcher, SequenceItem
-from ..workers.pool import BatchReport, Seat
+from ..workers.running_calls import BatchReport
+from ..workers.status import Seat
 from .deployment import Options
 from .ordering import OrderedAnswers
 from .worker_deployment import WorkerDeployment

@@ -8,42 +8,36 @@ call is either still in the queue or in exactly one batch.
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...codecs.base import Encode
 from ...core.call import Call, Target
 from ...core.errors import Cancelled, Draining, JitneyError, LoadFailed, ModelNotReady, QueueFull, QueueTimeout, Unsupported
 from ...core.model_config import ModelConfig
-from ...core.request import Request, Response
+from ...core.request import Request
+from ..batching.batch_key import BatchKeys
 from ..batching.dispatch import Dispatcher, Queue
 from ..batching.item import Batch, Item, Waiting
 from ..batching.policy import ShapeChange
 from ..batching.queue import Batcher
 from ..ipc.arena import Arena
 from ..metrics.statistics import Statistics
-from ..workers.pool import BatchReport, Pool, WorkerStatus
-from ..workers.running_calls import encoded
+from ..repository.torchserve.fast_path import handler_alone
+from ..workers.pool import Pool
+from ..workers.running_calls import BatchReport, encoded
+from ..workers.status import WorkerStatus
 from .deployment import Deployment, ModelState, OnAnswer, Options
 from .fatal_inputs import FatalInputs
 from .ordering import OrderedAnswers
-from .response_cache import ResponseCache, cache_key
+from .response_cache import answer_from, new_generation
 
 #: Virtual size of a model's arena; only pages that hold tensors in flight are real.
 ARENA_BYTES = 8 << 30
 #: Nanoseconds of a worker for a batch below which a model is quick; see `ipc.coalesce`.
 BRISK_NS = 1_000_000
-
-_generations = itertools.count(1)
-
-
-def new_generation() -> int:
-    """What tells the cached answers of one load of a version from those of another."""
-    return next(_generations)
 
 
 class WorkerDeployment(Deployment):
@@ -53,8 +47,7 @@ class WorkerDeployment(Deployment):
 
     def __init__(self, config: ModelConfig, options: Options) -> None:
         super().__init__(config)
-        self._uniform = bool(config.inputs) and not any(-1 in spec.dims or spec.optional for spec in config.inputs)
-        self._ragged = frozenset(spec.name for spec in config.inputs if spec.ragged)
+        self._key = BatchKeys(config).key
         self._ordered = OrderedAnswers() if config.batching.preserve_ordering else None
         self._cache = options.cache if config.response_cache else None
         self._generation = new_generation()
@@ -70,8 +63,12 @@ class WorkerDeployment(Deployment):
         self._explainer: WorkerDeployment | None = None
         self.on_workers: Callable[[], None] | None = None  # called when a worker became ready, or is no longer
         self.arena = Arena(ARENA_BYTES)
-        self.pool = Pool(
-            config,
+        self.pool = self._make_pool(options)
+        self.dispatcher = self._make_dispatcher(options)
+
+    def _make_pool(self, options: Options) -> Pool:
+        return Pool(
+            self.config,
             self.arena,
             on_idle=self._worker_idle,
             on_batch=self._batch_done,
@@ -84,15 +81,17 @@ class WorkerDeployment(Deployment):
             io=options.io,
             groups=options.groups,
         )
-        self.dispatcher = Dispatcher(
+
+    def _make_dispatcher(self, options: Options) -> Dispatcher:
+        return Dispatcher(
             self._make_batcher(),
             idle=self.pool.idle,
             ahead=self.pool.ahead,
             deliver=self._deliver,
             expire=self._expired,
-            tickets=config.use_job_ticket,
+            tickets=self.config.use_job_ticket,
             coalescer=options.io.coalescer,
-            name=f"{config.name}/{config.version}",
+            name=f"{self.config.name}/{self.config.version}",
         )
 
     # -- what a stateful model does otherwise -------------------------------------------------------------------------------
@@ -153,7 +152,7 @@ class WorkerDeployment(Deployment):
             if self._closing:
                 raise Draining(f"model '{self.config.name}' is stopping and accepts no new requests")
             if self._explainer is None:
-                self._explainer = WorkerDeployment(_handler_alone(self.config), self._options)
+                self._explainer = WorkerDeployment(handler_alone(self.config), self._options)
                 self._explainer.start(1, retry=True)
             return self._explainer
 
@@ -165,9 +164,7 @@ class WorkerDeployment(Deployment):
                 if not (self._retries and self.pool.ready()) and not self._closing:
                     self.state, self.reason = ModelState.UNAVAILABLE, str(error)
             raise
-        with self._lock:
-            if not self._closing:
-                self.state, self.reason = ModelState.READY, ""
+        self._now_ready()
 
     def _workers_changed(self) -> None:
         """Where failing starts are tried again, the first worker that comes up makes the model ready."""
@@ -176,6 +173,9 @@ class WorkerDeployment(Deployment):
             self.on_workers()
         if not self._retries or self.state not in (ModelState.LOADING, ModelState.UNAVAILABLE) or not self.pool.ready():
             return
+        self._now_ready()
+
+    def _now_ready(self) -> None:
         with self._lock:
             if not self._closing:
                 self.state, self.reason = ModelState.READY, ""
@@ -216,6 +216,7 @@ class WorkerDeployment(Deployment):
         target: Target | None = None,
         encode: Encode | None = None,
     ) -> Call:
+        # In one piece, since every request comes by: a step of its own is a call more for each.
         if self._closing or self.state is ModelState.UNAVAILABLE or not self.pool.accepting:
             self.refuse_without_workers()
         if self._cache is None and not request.rows > self.config.max_batch_size > 0:  # which is another error
@@ -226,7 +227,7 @@ class WorkerDeployment(Deployment):
         call.encode = encode
         if self._cache is None:  # which would keep the outputs for longer than the target's memory lasts
             call.target = target
-        elif self._answer_from(self._cache, call):
+        elif answer_from(self._cache, call, self.config, self._generation, self.statistics):
             return call
         call.deadline = self._deadline(call.times.arrived / 1e9, priority, timeout_us)
         item = self._make_item(call, priority, alone)
@@ -273,38 +274,6 @@ class WorkerDeployment(Deployment):
             return deadline
         limit = arrived + self.config.client_timeout_s
         return limit if deadline is None else min(deadline, limit)
-
-    def _key(self, request: Request) -> Hashable:
-        """What a request may be batched with: the same inputs, datatypes and shapes without the batch axis."""
-        if self._uniform or not request.tensors:
-            return None
-        start = 1 if self.config.batches else 0
-        return tuple(
-            [
-                (tensor.name, tensor.datatype, None if tensor.name in self._ragged else tensor.shape[start:])
-                for tensor in request.tensors
-            ]
-        )
-
-    def _answer_from(self, cache: ResponseCache, call: Call) -> bool:
-        """Answers from the cache, or arranges that the answer will be kept there."""
-        began = time.monotonic_ns()
-        key = cache_key(self.config.name, self.config.version, self._generation, call.request)
-        found = cache.get(key)
-        if found is not None:
-            call.answer(found)
-            self.statistics.cache_hit(call, time.monotonic_ns() - began)
-            return True
-        self.statistics.cache_miss(time.monotonic_ns() - began)
-        deliver = call.on_answer or call.deliver
-
-        def keep(answer: Response | JitneyError) -> None:
-            if isinstance(answer, Response) and answer.final:
-                cache.put(key, answer)
-            deliver(answer)
-
-        call.on_answer = keep
-        return False
 
     # -- called by the dispatcher and by workers' readers ------------------------------------------------------------------
 
@@ -391,21 +360,3 @@ class WorkerDeployment(Deployment):
 
     def wanted_workers(self) -> int:
         return self.pool.target()
-
-
-def _handler_alone(config: ModelConfig) -> ModelConfig:
-    """The archive's handler as it is, without the codec and the tensor backend that the fast path put in its place."""
-    return replace(
-        config,
-        backend="handler",
-        worker_group="",
-        codec="json",
-        filename="",
-        inputs=(),
-        outputs=(),
-        max_batch_size=1,
-        batching=replace(config.batching, enabled=False, max_queue_delay_us=0),
-        min_workers=1,
-        max_workers=1,
-        use_job_ticket=False,
-    )

@@ -1,30 +1,18 @@
-"""Who works for a model: the states of its workers and what is to be done next. Pure: time is an argument.
+"""The workers of one model: what each is to do next, and which of them takes a batch. Pure: time is an argument.
 
-    STARTING ──▶ READY ◀──▶ BUSY          any of them ──(process ends)──▶ BACKOFF ──▶ STARTING
-        READY, BUSY ──(scaled down)──▶ STOPPING ──▶ gone                    └──(too often)──▶ FAILED
-
-A worker keeps its id, name and device when its process is replaced. Callers hold the supervisor's lock.
-
-A worker may hold several batches (`in_flight`). It executes one at a time; the others are
-
-    waiting   sent ahead, so that the next one is there when the present one is over; only full batches are
-    open      `execute` has returned, and answers are still to come (`overlaps`: decoupled models, asynchronous handlers)
-
-The file is long because a worker's life and what it holds are one state: each step of the one depends on the other.
+Callers hold the supervisor's lock. What one worker is and holds, `worker_state` has.
 """
 
 from __future__ import annotations
 
-import enum
 import itertools
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from math import inf
-from typing import Generic, TypeVar
+from typing import Generic
 
 from ...core.request import Instance
 from ..process.backoff import Backoff
+from .worker_state import Alarm, B, C, Held, Worker, WorkerState
 
 #: Seconds that a worker may take to unload and end once it is told to stop.
 STOP_GRACE_S = 30.0
@@ -37,100 +25,6 @@ def number_from(first: int) -> None:
     """Lets the ids of this process's workers begin here; before any worker is hired."""
     global _IDS
     _IDS = itertools.count(first)
-
-
-C = TypeVar("C")  # the process
-B = TypeVar("B")  # the batch
-
-
-class WorkerState(enum.StrEnum):
-    STARTING = "STARTING"
-    READY = "READY"
-    BUSY = "BUSY"
-    STOPPING = "STOPPING"
-    BACKOFF = "BACKOFF"
-    FAILED = "FAILED"
-
-
-class Alarm(enum.Enum):
-    """What it means that a worker's time has come."""
-
-    START = "start its process"
-    LOADING = "it takes too long to load"
-    ANSWERING = "it takes too long to answer"
-    STOPPING = "it takes too long to end"
-
-
-@dataclass(eq=False, slots=True)
-class Worker(Generic[C, B]):
-    """`alarm`: the instant of the next `Alarm` of its life, None = none. `error`: the last ending's reason, "" after a good
-    start. `began`: when its latest process was started, in seconds since the epoch; 0.0 where there was none yet.
-
-    in_flight   batches that its process may hold
-    executing   the batch that its process runs now
-    running     this one and the open ones, each with the instant by which a sign of life is due (inf = never), soonest first
-    late        those of them that gave none, and whose alarm has rung
-    waiting     batches that were sent ahead
-    served      whether it has finished a batch since it was loaded
-    deaf        its process did not take a batch, so it is about to end: it is offered no other one
-    """
-
-    id: int
-    instance: Instance
-    backoff: Backoff
-    state: WorkerState = WorkerState.STARTING
-    child: C | None = None
-    executing: B | None = None
-    running: dict[B, float] = field(default_factory=dict)
-    late: list[B] = field(default_factory=list)
-    waiting: deque[B] = field(default_factory=deque)
-    alarm: float | None = None
-    restarts: int = 0
-    error: str = ""
-    load_failed: bool = False
-    leaving: bool = False
-    served: bool = False
-    deaf: bool = False
-    in_flight: int = 1
-    began: float = 0.0
-
-    @property
-    def held(self) -> int:
-        """Batches that its process holds."""
-        return len(self.running) + len(self.late) + len(self.waiting)
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether it holds a batch that somebody waits for."""
-        return bool(self.running or self.waiting)
-
-    def batches(self) -> Iterator[B]:
-        """All of them, those that wait last."""
-        yield from self.late
-        yield from self.running
-        yield from self.waiting
-
-    def holds(self, batch: B) -> bool:
-        return batch in self.running or batch in self.late or batch in self.waiting
-
-    def barren(self) -> bool:
-        """Whether nothing is to be hoped for: it was given up, or could not load the model when it last tried."""
-        return self.load_failed or self.state is WorkerState.FAILED
-
-    def next_alarm(self) -> float | None:
-        """The sooner of the alarms of its life and of its batches."""
-        due = next(iter(self.running.values()), inf)
-        if self.alarm is not None and self.alarm <= due:
-            return self.alarm
-        return None if due == inf else due
-
-
-@dataclass(frozen=True, slots=True)
-class Held(Generic[B]):
-    """What a process held when it ended: what it had begun, and what it had not."""
-
-    begun: list[B]
-    untouched: list[B]
 
 
 class Roster(Generic[C, B]):
@@ -171,6 +65,10 @@ class Roster(Generic[C, B]):
     def ready(self) -> int:
         """Members that are loaded, with or without a batch."""
         return sum(worker.state in (WorkerState.READY, WorkerState.BUSY) for worker in self.members)
+
+    def healthy(self) -> int:
+        """Members that were not given up."""
+        return sum(worker.state is not WorkerState.FAILED for worker in self.members)
 
     def barren(self) -> bool:
         """Whether no member serves, nor is loading with an open end: there is none, or none could load the model lately."""
@@ -290,16 +188,10 @@ class Roster(Generic[C, B]):
 
     def progress(self, worker: Worker[C, B], batch: B, now: float) -> None:
         """A sign of life of a running batch: its response timeout starts again."""
-        self._remove(worker, batch)
+        worker.remove(batch)
         if self._together:
             worker.running = dict.fromkeys(worker.running, self._due(now))
         worker.running[batch] = self._due(now)  # at the end, where the latest instant is
-
-    def excuse(self, worker: Worker[C, B], until: float) -> None:
-        """What is late may take until then."""
-        running = {**worker.running, **dict.fromkeys(worker.late, until)}
-        worker.late.clear()
-        worker.running = dict(sorted(running.items(), key=lambda pair: pair[1]))
 
     def hangs(self, worker: Worker[C, B]) -> bool:
         """Whether what is late keeps the worker from working, or from leaving: it is what it executes, takes all its places, or
@@ -307,19 +199,6 @@ class Roster(Generic[C, B]):
         if worker.leaving and not worker.unfinished:
             return True
         return worker.executing in worker.late or self._together or len(worker.late) >= worker.in_flight
-
-    def take_back(self, worker: Worker[C, B], batch: B) -> bool:
-        """The batch did not reach the worker's process, which is about to end; false where that has ended already."""
-        if worker.holds(batch):
-            worker.deaf = True
-        if batch in worker.waiting:
-            worker.waiting.remove(batch)
-            return True
-        if batch is not worker.executing:
-            return False
-        self._remove(worker, batch)
-        worker.executing = None
-        return True
 
     def returned(self, worker: Worker[C, B], batch: B, now: float) -> bool:
         """`execute` returned, and the batch is still open: the worker may take the next one. False where that is known."""
@@ -331,22 +210,13 @@ class Roster(Generic[C, B]):
 
     def release(self, worker: Worker[C, B], batch: B, now: float) -> None:
         """The batch is over: the worker goes on with the next one, is idle, or is to be stopped if it is `leaving`."""
-        self._remove(worker, batch)
+        worker.remove(batch)
         worker.served = True
         if batch is worker.executing:
             worker.executing = None
         if self._together:
             worker.running = dict.fromkeys(worker.running, self._due(now))
         self._go_on(worker, now)
-
-    @staticmethod
-    def _remove(worker: Worker[C, B], batch: B) -> None:
-        if worker.running.pop(batch, None) is not None:
-            return
-        # One that waits may be over before its turn, where two threads sent side by side.
-        for store in (worker.late, worker.waiting):
-            if batch in store:
-                store.remove(batch)
 
     def _go_on(self, worker: Worker[C, B], now: float) -> None:
         if worker.executing is None and worker.waiting:
@@ -386,10 +256,7 @@ class Roster(Generic[C, B]):
 
         An `innocent` one, whose process others have ended that share it, starts again at once, however often that happens.
         """
-        held = Held([*worker.late, *worker.running], list(worker.waiting))
-        worker.executing = worker.child = worker.alarm = None
-        worker.deaf = False
-        worker.running, worker.late, worker.waiting = {}, [], deque()
+        held = worker.lose_process()
         if worker in self.idle:
             self.idle.remove(worker)
         if worker.leaving:
@@ -413,15 +280,12 @@ class Roster(Generic[C, B]):
 
     def due(self, now: float) -> list[tuple[Worker[C, B], Alarm]]:
         """The alarms that went off by now, each reported once."""
-        rung = [(worker, self._meaning(worker)) for alarm, worker in self._alarms() if alarm <= now]
+        rung = [(worker, worker.alarm_means()) for alarm, worker in self._alarms() if alarm <= now]
         for worker, alarm in rung:
-            if alarm is not Alarm.ANSWERING:
+            if alarm is Alarm.ANSWERING:
+                worker.note_late(now)
+            else:
                 worker.alarm = None
-                continue
-            late = [batch for batch, due in worker.running.items() if due <= now]
-            worker.late += late
-            for batch in late:
-                del worker.running[batch]
         return rung
 
     def _alarms(self) -> list[tuple[float, Worker[C, B]]]:
@@ -432,10 +296,3 @@ class Roster(Generic[C, B]):
         starts = sorted((pair for pair in found if pair[1].child is None), key=lambda pair: pair[0])
         waiting = {id(worker) for _, worker in starts[max(0, self._at_once - self.loading() - self.starting()) :]}
         return [pair for pair in found if id(pair[1]) not in waiting]
-
-    def _meaning(self, worker: Worker[C, B]) -> Alarm:
-        if worker.child is None:
-            return Alarm.START
-        if worker.unfinished:
-            return Alarm.ANSWERING
-        return Alarm.STOPPING if worker.leaving else Alarm.LOADING

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
@@ -14,7 +14,8 @@ from ...core.request import Failure, Response
 from ..ipc import wire
 from ..ipc.messages import WireResponse
 from ..ipc.wire import Fetch
-from .messages import Execute, Results
+from .messages import Cancel, Execute, Results
+from .worker_process import WorkerProcess
 
 #: Bytes of a message that a socket takes for certain while its worker executes something else.
 LIGHT = 64 << 10
@@ -84,7 +85,7 @@ class RunningCalls:
     def __init__(self, number: int, calls: Sequence[Call], pinned: bool = False, again: Again | None = None) -> None:
         self.number, self.pinned, self.again, self.over = number, pinned, again, False
         self.sent = self.follows = False
-        self.process: Any = None
+        self.process: WorkerProcess | None = None
         self.calls = list(calls)
         self.live: list[Call] = []
         self.cancelled: set[int] = set()
@@ -125,6 +126,51 @@ class RunningCalls:
             except HoldsTooMuch as error:
                 answer = error.with_traceback(None)  # which refers to what was read of the answer
             yield index, answer
+
+    def note_start(self) -> None:
+        """It is about to be sent; for calls whose deployment has not noted it."""
+        if not self.live[0].times.dispatched:
+            now = time.monotonic_ns()
+            for call in self.live:
+                call.times.dispatched, call.batch_rows = now, self.rows
+
+    def note_times(self, results: Results) -> None:
+        """How long the worker took, as its last message says."""
+        before, model, after = results.input_ns, results.infer_ns, results.output_ns
+        for call in self.live:
+            times = call.times
+            times.compute_input, times.compute_infer, times.compute_output = before, model, after
+
+    def give(
+        self, answers: Iterable[tuple[int, Response | HoldsTooMuch]], child: WorkerProcess, done: bool
+    ) -> list[tuple[Failure, str]]:
+        """Gives the calls their answers; returns those that are errors, each with its request's id.
+
+        The worker is told where nobody wants what it still answers, unless the batch is `done`.
+        """
+        failures: list[tuple[Failure, str]] = []
+        for index, response in answers:
+            call = self.live[index]
+            if isinstance(response, HoldsTooMuch):
+                if call.fail(response) and not done:
+                    self.withdraw(child, index)
+                continue
+            if response.error is not None:
+                failures.append((response.error, call.request.id))
+            if not response.final:
+                self.streamed.add(index)
+            if not call.answer(response) and not response.final:
+                self.withdraw(child, index)
+        return failures
+
+    def withdraw(self, child: WorkerProcess, index: int) -> None:
+        """Tells the worker, once, that nobody waits for this request any more."""
+        if index not in self.cancelled:
+            self.cancelled.add(index)
+            try:
+                child.send(Cancel(self.number, index))
+            except OSError:
+                pass  # the worker is gone, which is all the same to this call
 
     def is_answered(self) -> bool:
         """Whether every call has its final answer."""

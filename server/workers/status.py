@@ -1,14 +1,15 @@
-"""`WorkerStatus`: what an operator sees of one worker."""
+"""What others see of a pool's workers: `WorkerStatus` what an operator is shown, `Seat` what a sequence is given to."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
-from .roster import Worker, WorkerState
 from .worker_process import WorkerProcess
+from .worker_state import Worker, WorkerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,18 @@ class WorkerStatus:
     restarts: int
     error: str
     load_seconds: float = 0.0
+
+
+class Seat(NamedTuple):
+    """One life of one worker: a worker that was replaced is in another seat, also where its process is the same.
+
+    sharers  how many workers live in the process
+    """
+
+    worker: int
+    pid: int
+    serial: int
+    sharers: int
 
 
 def status(worker: Worker[WorkerProcess, Any]) -> WorkerStatus:
@@ -56,3 +69,10 @@ def _resident(pid: int) -> int:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:  # it ended a moment ago
         return 0
+
+
+def seats(members: Iterable[Worker[WorkerProcess, Any]]) -> list[Seat]:
+    """Of those that have loaded the model, busy or not."""
+    loaded = [w for w in members if w.state in (WorkerState.READY, WorkerState.BUSY)]
+    children = [(worker.id, worker.child) for worker in loaded if worker.child is not None]
+    return [Seat(number, child.pid, child.serial, child.sharers) for number, child in children]

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from ...core.errors import Draining, JitneyError, LoadFailed, WorkerTimeout
+from ...core.errors import Draining, JitneyError, LoadFailed, NoWorkers, WorkerTimeout
 from ...core.model_config import TENSOR_BACKENDS, ModelConfig
 from ...core.request import Instance
 from ..ipc.arena import Arena
@@ -24,10 +24,11 @@ from ..ipc.messages import Message
 from ..process.cores import usable_cores
 from . import capacity
 from .messages import Loaded, Stop
-from .roster import Alarm, Held, Roster, Worker
+from .roster import Roster
 from .running_calls import RunningCalls
 from .shared_process import Groups
 from .worker_process import WorkerProcess
+from .worker_state import Alarm, Held, Worker
 
 log = logging.getLogger(__name__)
 
@@ -242,6 +243,14 @@ class Supervisor:
         limit = f"{round(self._config.response_timeout_s, 3):g} s (response_timeout)"
         return WorkerTimeout(f"worker '{child.name}' of model '{self._config.name}' did not answer within {limit}", 137)
 
+    def no_workers(self) -> NoWorkers:
+        """What a request is told that no worker will take, with the reason where there is one."""
+        name, members = self._config.name, self.roster.members
+        if not members:
+            return NoWorkers(f"model '{name}' has no workers")
+        why = self.failure or next((worker.error for worker in members if worker.error), "all were given up")
+        return NoWorkers(f"model '{name}' has no healthy worker: {why}")
+
     # ---- the starter
 
     def _start(self, worker: Member) -> None:
@@ -332,7 +341,7 @@ class Supervisor:
             late, hangs = list(worker.late), self.roster.hangs(worker)  # less than before where it answered a moment ago
             hangs = hangs or any(batch.pinned for batch in late)  # a sequence cannot go on without its answer
             if until is not None:
-                self.roster.excuse(worker, until)
+                worker.excuse(until)
                 self._set_alarm()
             elif not hangs:
                 for batch in late:

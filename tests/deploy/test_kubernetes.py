@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jitney.server.cli.main import serve_flags
+from jitney.server.cli.serve import serve_flags
 from jitney.server.main import LAST_SECONDS
 from jitney.server.settings.settings import Settings, access_problems
 from jitney.tests.fakes.metrics import STARTER, shown

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jitney.server.cli.main import serve_flags
+from jitney.server.cli.serve import serve_flags
 from jitney.server.main import LAST_SECONDS
 
 UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "jitney.service"

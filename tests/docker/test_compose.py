@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from jitney.server.cli.main import serve_flags
+from jitney.server.cli.serve import serve_flags
 from jitney.server.settings.settings import Settings, access_problems
 
 DOCKER = Path(__file__).parents[2] / "docker"

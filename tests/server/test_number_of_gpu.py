@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jitney.core.errors import InvalidConfig
-from jitney.server import main
+from jitney.server import assembly
 from jitney.server.main import Server
 from jitney.server.repository.triton import repository
 from jitney.server.settings.settings import Settings
@@ -19,7 +19,7 @@ KINDS = {"any": "", "gpu": "kind: KIND_GPU", "third": "kind: KIND_GPU gpus: [ 2 
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(main, "machine_gpus", lambda: (0, 1, 2, 3))
+    monkeypatch.setattr(assembly, "machine_gpus", lambda: (0, 1, 2, 3))
     monkeypatch.setattr(repository, "framework_uses_gpus", lambda backend: True)  # torch as it is built for them
     folder = Folder(tmp_path)
     for name, kind in KINDS.items():
@@ -53,4 +53,4 @@ def test_a_gpu_beyond_that_number_is_refused(served: Path) -> None:
 
 
 def test_unsaid_all_of_them_are_used() -> None:
-    assert main.usable_gpus(None) is None
+    assert assembly.usable_gpus(None) is None

@@ -11,7 +11,7 @@ from ....backends.gpus import READER
 if TYPE_CHECKING:
     from ....core.model_config import ModelConfig
     from ...serving.dataplane import Description
-    from ...workers.pool import WorkerStatus
+    from ...workers.status import WorkerStatus
 
 
 def description(found: Description) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ....core.errors import Unavailable
-from ...workers.roster import WorkerState
+from ...workers.worker_state import WorkerState
 from .errors import MethodNotAllowed
 from .render import send_json
 from .routing import MODEL, Exchange, Routes

@@ -71,6 +71,27 @@ def fast_path(config: ModelConfig, manifest: Manifest, files: Collection[str]) -
     )
 
 
+def handler_alone(config: ModelConfig) -> ModelConfig:
+    """The archive's handler as it is, without the codec and the tensor backend that `fast_path` put in its place.
+
+    It has one worker, which gets one request at a time.
+    """
+    return replace(
+        config,
+        backend="handler",
+        worker_group="",
+        codec="json",
+        filename="",
+        inputs=(),
+        outputs=(),
+        max_batch_size=1,
+        batching=replace(config.batching, enabled=False, max_queue_delay_us=0),
+        min_workers=1,
+        max_workers=1,
+        use_job_ticket=False,
+    )
+
+
 def _needs_handler(yaml: Mapping[str, Any]) -> bool:
     section = yaml.get("handler")
     return any(yaml.get(key) for key in HANDLER_SECTIONS) or (isinstance(section, Mapping) and bool(section.get("profile")))

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from jitney.server.cli import completion
-from jitney.server.cli.main import COMMANDS, main, serve_parser
+from jitney.server.cli.main import COMMANDS, main
+from jitney.server.cli.serve_parser import serve_parser
 
 #: What bash does when somebody presses the tabulator behind $1.
 PRESSED = """

@@ -23,8 +23,8 @@ from jitney.server.metrics.statistics import Statistics
 from jitney.server.metrics.system import SystemFigures
 from jitney.server.metrics.text import Exemplar, Family, render
 from jitney.server.serving.response_cache import ResponseCache
-from jitney.server.workers.roster import WorkerState
 from jitney.server.workers.status import WorkerStatus
+from jitney.server.workers.worker_state import WorkerState
 from jitney.tests.fakes.metrics import openmetrics
 
 MILLISECOND = 1_000_000

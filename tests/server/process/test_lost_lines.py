@@ -110,7 +110,7 @@ def test_a_command_without_standard_streams_ends_as_it_would(closed: str) -> Non
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full, which is a full disk")
 def test_a_command_that_cannot_print_ends_as_it_would(tmp_path: Path) -> None:
-    code = "import sys; from jitney.server import main; from jitney.server.process import logs; "
-    code += "logs.configure(None); main._say('x'); logs.close(); sys.exit(7)"
+    code = "import sys; from jitney.server import announcements; from jitney.server.process import logs; "
+    code += "logs.configure(None); announcements.say('x'); logs.close(); sys.exit(7)"
     with FULL.open("w") as full:
         assert subprocess.run([sys.executable, "-c", code], stdout=full, timeout=60, check=False).returncode == 7

@@ -12,7 +12,7 @@ import pytest
 from jitney.server.serving import model_cache
 from jitney.server.serving.model_cache import RESERVE, ModelCache
 from jitney.server.workers import capacity
-from jitney.server.workers.pool import Seat
+from jitney.server.workers.status import Seat
 from jitney.tools.bench import served
 
 MIB = 1 << 20

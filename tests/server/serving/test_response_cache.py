@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from jitney.core.call import Call
+from jitney.core.errors import ModelFailed
+from jitney.core.model_config import ModelConfig
 from jitney.core.request import Request, Response
 from jitney.core.tensor import Tensor
-from jitney.server.serving.response_cache import ENTRY_OVERHEAD, ResponseCache, cache_key
+from jitney.server.metrics.statistics import Statistics
+from jitney.server.serving.response_cache import ENTRY_OVERHEAD, ResponseCache, answer_from, cache_key, new_generation
 
 
 def request(value: float, name: str = "x") -> Request:
@@ -58,3 +63,26 @@ def test_forgetting_gives_everything_back() -> None:
     assert (len(cache), cache.used) == (1, ENTRY_OVERHEAD + 20)
     cache.forget_all()
     assert (len(cache), cache.used) == (0, 0)
+
+
+def test_an_answer_is_kept_unless_it_is_an_error_and_serves_the_same_load_only() -> None:
+    cache, config = ResponseCache(10_000), ModelConfig("m", "1", "python")
+    statistics, first, second = Statistics(config), new_generation(), new_generation()
+
+    def ask(generation: int) -> tuple[Call, bool]:
+        call = Call(request(1.0), config)
+        return call, answer_from(cache, call, config, generation, statistics)
+
+    failing, found = ask(first)
+    failing.fail(ModelFailed("not now"))
+    assert not found
+    with pytest.raises(ModelFailed):
+        failing.result(0)
+    missing, found = ask(first)
+    given = answer(10)
+    missing.answer(given)
+    assert (missing.result(0) is given, found) == (True, False)
+    hitting, found = ask(first)
+    assert (hitting.result(0) is given, found) == (True, True)
+    assert not ask(second)[1]
+    assert (cache.hits, cache.misses) == (1, 3)

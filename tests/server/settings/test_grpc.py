@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jitney.core.errors import InvalidConfig
-from jitney.server.cli import main as cli
+from jitney.server.cli.serve import serve_flags
 from jitney.server.settings.settings import Settings, access_problems
 
 
@@ -92,7 +92,7 @@ def test_paths_and_java_s_largest_number(tmp_path: Any) -> None:
 
 def test_tritonserver_s_flags(tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    flags = cli.serve_flags(
+    flags = serve_flags(
         ["--model-repository=models", "--grpc-port", "9000", "--allow-grpc", "--grpc-use-ssl=1", "--grpc-keepalive-time=5",
          "--grpc-keepalive-permit-without-calls=1", "--grpc-infer-response-compression-level=low",
          "--grpc-restricted-protocol=health:a=b", "--grpc-restricted-protocol=trace,logging:c=d"]

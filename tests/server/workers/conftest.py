@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from jitney.core.call import Call
+from jitney.core.errors import JitneyError, WorkerDied
 from jitney.core.model_config import ModelConfig
 from jitney.core.request import Part, Request
 from jitney.core.tensor import Tensor
@@ -43,6 +44,13 @@ def call_to(do: str = "echo", *, tensors: Iterable[Any] = (), parts: Iterable[An
     named = [Tensor.from_numpy(f"x{n}", np.asarray(array)) for n, array in enumerate(tensors)]
     request = Request(tensors=named, parts=[Part(*part) for part in parts], parameters={"do": do, **parameters})
     return Call(request)
+
+
+def error_of(call: Call, kind: type[JitneyError] = WorkerDied) -> Any:
+    """The error of this kind with which the call ends."""
+    with pytest.raises(kind) as caught:
+        call.result(LIMIT_S)
+    return caught.value
 
 
 class Bench:

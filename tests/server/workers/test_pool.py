@@ -14,13 +14,13 @@ import pytest
 
 from jitney.core import holding
 from jitney.core.call import Call
-from jitney.core.errors import Draining, HoldsTooMuch, InvalidRequest, ModelFailed, NoWorkers
+from jitney.core.errors import HoldsTooMuch, InvalidRequest, ModelFailed
 from jitney.core.model_config import ModelConfig, TensorSpec
 from jitney.core.request import Request
 from jitney.core.tensor import Tensor
 from jitney.server.ipc.arena import Arena
 from jitney.server.workers.pool import Pool
-from jitney.server.workers.roster import WorkerState
+from jitney.server.workers.worker_state import WorkerState
 
 from .conftest import LIMIT_S, call_to, eventually
 
@@ -226,15 +226,6 @@ def test_a_request_that_cannot_be_encoded_fails_alone(bench: Callable[..., Any])
         wrong.result(LIMIT_S)
 
 
-def test_a_batch_that_fits_no_message_is_refused_and_the_worker_stays(bench: Callable[..., Any]) -> None:
-    b = bench().up()
-    call = call_to(tensors=[np.zeros(9 << 20)])  # 72 MiB, and no slots
-    b.pool.execute([call])
-    with pytest.raises(Exception, match="over the limit"):
-        call.result(LIMIT_S)
-    assert b.ask().final
-
-
 def test_prints_cannot_be_mistaken_for_messages_and_reach_the_log(
     bench: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -282,27 +273,6 @@ def test_events(bench: Callable[..., Any]) -> None:
     b = bench().up()
     b.ask("emit")
     assert b.events == [("metric", {"name": "Loss", "value": 0.5})]
-
-
-def test_without_workers_a_batch_is_refused_and_after_the_end_too(bench: Callable[..., Any]) -> None:
-    b = bench()
-    (call,) = b.send(call_to())
-    with pytest.raises(NoWorkers):
-        call.result(LIMIT_S)
-    b.pool.stop(1)
-    (call,) = b.send(call_to())
-    with pytest.raises(Draining):
-        call.result(LIMIT_S)
-    with pytest.raises(Draining):
-        b.pool.start(1)
-
-
-def test_more_batches_than_workers_wait_for_one(bench: Callable[..., Any]) -> None:
-    b = bench().up(2)
-    calls = [b.send(call_to(tensors=[np.full(3000, n)]))[0] for n in range(20)]
-    for n, call in enumerate(calls):
-        assert (call.result(LIMIT_S).tensors[0].numpy() == n).all()
-    eventually(lambda: b.pool.idle() == 2)
 
 
 def test_a_callback_that_fails_keeps_nobody_from_an_answer(caplog: pytest.LogCaptureFixture) -> None:

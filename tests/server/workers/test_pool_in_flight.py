@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from jitney.core.errors import JitneyError, WorkerDied, WorkerTimeout
-from jitney.server.workers.pool import Pool
-from jitney.server.workers.roster import WorkerState
+from jitney.server.workers.running_calls import RunningCalls
 from jitney.server.workers.worker_process import WorkerProcess
+from jitney.server.workers.worker_state import WorkerState
 
 from .conftest import LIMIT_S, call_to, eventually
 
@@ -244,7 +244,7 @@ def test_a_batch_whose_worker_died_before_it_was_sent_does_not_reach_the_next_pr
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: b.pids() not in ([], [pid]) and b.pool.idle())
 
-    monkeypatch.setattr(Pool, "_note_start", staticmethod(dies_now))
+    monkeypatch.setattr(RunningCalls, "note_start", dies_now)
     (call,) = b.send(call_to("who"))
     with pytest.raises(WorkerDied):
         call.result(LIMIT_S)

@@ -19,7 +19,7 @@ import pytest
 from jitney.core.errors import Draining, InvalidConfig
 from jitney.core.model_config import InstanceGroup
 from jitney.server.workers import supervisor
-from jitney.server.workers.roster import WorkerState
+from jitney.server.workers.worker_state import WorkerState
 
 from .conftest import LIMIT_S, call_to, eventually
 

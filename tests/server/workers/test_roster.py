@@ -9,7 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.strategies import DataObject
 
 from jitney.core.request import Instance
-from jitney.server.workers.roster import STOP_GRACE_S, Alarm, Held, Roster, Worker, WorkerState
+from jitney.server.workers.roster import STOP_GRACE_S, Roster
+from jitney.server.workers.worker_state import Alarm, Held, Worker, WorkerState
 
 
 def place(n: int) -> Instance:
@@ -300,21 +301,12 @@ def test_a_death_tells_apart_what_had_begun() -> None:
     assert worker.held == 0
 
 
-def test_a_batch_that_never_arrived_is_taken_back_once() -> None:
-    roster = several(2)
-    (worker,) = hire(roster, 1)
-    roster.take("a", 0)
-    roster.take_ahead("b", 0)
-    assert [roster.take_back(worker, name) for name in ("b", "b", "a", "a")] == [True, False, True, False]
-    assert roster.gone(worker, 1, "killed", load_failed=False) == Held([], [])
-
-
 def test_a_worker_that_did_not_take_a_batch_is_offered_none_until_it_is_replaced() -> None:
     roster = several(2)
     (worker,) = hire(roster, 1)
     roster.take("a", 0)
     roster.take_ahead("b", 0)
-    assert roster.take_back(worker, "b")
+    assert worker.take_back("b")
     assert (roster.ahead(), roster.take_ahead("b", 0)) == (0, None)
     roster.release(worker, "a", 0)  # its answer was on the way
     assert (roster.idle, roster.take("b", 0)) == ([], None)
@@ -352,7 +344,7 @@ def test_an_open_batch_is_late_by_itself_and_the_worker_hangs_once_all_its_place
     assert roster.due(6) == [(worker, Alarm.ANSWERING)]
     assert (worker.late, roster.hangs(worker)) == (["b"], False)
     assert roster.wake_at() == 7
-    roster.excuse(worker, 8)
+    worker.excuse(8)
     assert (worker.late, roster.wake_at()) == ([], 7)
     assert roster.due(8) == [(worker, Alarm.ANSWERING)]
     assert (worker.late, roster.hangs(worker)) == (["a", "b"], True)

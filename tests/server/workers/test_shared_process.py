@@ -15,8 +15,8 @@ import pytest
 from jitney.core.errors import Draining, InvalidConfig, LoadFailed, WorkerDied, WorkerTimeout
 from jitney.server.ipc.io_context import IoContext
 from jitney.server.workers import shared_process
-from jitney.server.workers.roster import WorkerState
 from jitney.server.workers.shared_process import Groups
+from jitney.server.workers.worker_state import WorkerState
 
 from .conftest import LIMIT_S, Bench, call_to, eventually
 

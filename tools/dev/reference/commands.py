@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator, Mapping
 
 from ....server.cli import completion, torchserve
-from ....server.cli.main import serve_parser
+from ....server.cli.serve_parser import serve_parser
 from . import table
 
 

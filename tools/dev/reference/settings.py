@@ -8,8 +8,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from ....server.cli import main as cli
 from ....server.cli import torchserve
+from ....server.cli.no_meaning import without_meaning
+from ....server.cli.serve_parser import serve_parser
 from ....server.settings.grpc import FIELDS, GrpcSettings
 from ....server.settings.keys import JITNEY, KEYS, RETIRED, SNAPSHOT_FACTS, TORCHSERVE, TRITON, Key, ts_env
 from ....server.settings.settings import Settings
@@ -59,7 +60,7 @@ def expected(key: Key) -> str:
 def flags() -> dict[str, list[str]]:
     """The command-line flags of each key, of `jitney serve` and of torchserve's command."""
     found: dict[str, list[str]] = defaultdict(list)
-    for parser in (cli.serve_parser(()), torchserve.parser()):
+    for parser in (serve_parser(()), torchserve.parser()):
         for action in parser._actions:
             key = _key_of(action)
             if key in KEYS:
@@ -102,4 +103,4 @@ def without_effect() -> str:
 
 def flags_without_effect() -> str:
     """tritonserver's flags that are accepted and change nothing, with the reason."""
-    return table(("flag", "why"), [(f"`{flag}`", why) for flag, why in sorted(cli.without_meaning(()).items())])
+    return table(("flag", "why"), [(f"`{flag}`", why) for flag, why in sorted(without_meaning(()).items())])

@@ -94,8 +94,8 @@ def queue_is_right(deployment: WorkerDeployment, now: float) -> None:
     pool = deployment.pool
     if deployment.dispatcher.pending() and pool.no_workers_left():
         raise Violation(f"{deployment.dispatcher.pending()} requests wait for workers that will not come")
-    if pool._waiting and pool._roster.idle:
-        raise Violation(f"{len(pool._waiting)} batches wait beside an idle worker")
+    if pool._batches.waiting and pool._roster.idle:
+        raise Violation(f"{len(pool._batches.waiting)} batches wait beside an idle worker")
     if isinstance(deployment, SequenceDeployment):
         _sequences_go_on(deployment, now)
     else:
@@ -116,7 +116,7 @@ def _lanes_go_on(deployment: WorkerDeployment, batcher: Batcher, now: float) -> 
     plain = len(lanes) == 1 and not config.batching.preferred_batch_size and config.batching.enabled
     room = not config.overlaps and any(w.executing and w.held < w.in_flight and not w.deaf for w in pool._roster.members)
     full = sum(item.rows for items in lanes.values() for item in items) >= config.max_batch_size
-    if plain and room and full and not pool._waiting:
+    if plain and room and full and not pool._batches.waiting:
         raise Violation(f"a busy worker may have a full batch ahead, and {lanes} wait")
 
 

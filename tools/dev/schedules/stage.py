@@ -20,8 +20,16 @@ from ....server.ipc import shared_threads
 from ....server.lifecycle import rollout
 from ....server.metrics import statistics
 from ....server.process import alarms, cores, helpers
-from ....server.serving import dataplane, fatal_inputs, ordering, registry, sequence_deployment, worker_deployment
-from ....server.workers import capacity, pool, roster, supervisor, worker_process
+from ....server.serving import (
+    dataplane,
+    fatal_inputs,
+    ordering,
+    registry,
+    response_cache,
+    sequence_deployment,
+    worker_deployment,
+)
+from ....server.workers import capacity, delivery, pool, roster, running_calls, supervisor, worker_process
 from .machine import Machine, Violation
 from .reading import VirtualLoop
 from .threading_kit import VirtualTime, threading_on
@@ -34,8 +42,8 @@ _THREADED = (
 )  # fmt: skip
 #: Modules whose clock is the machine's.
 _TIMED = (
-    dispatch, pool, supervisor, worker_process, worker_deployment, sequence_deployment, call, statistics, dataplane, fatal_inputs,
-    alarms, helpers,
+    dispatch, pool, delivery, running_calls, supervisor, worker_process, worker_deployment, sequence_deployment, call, statistics,
+    dataplane, fatal_inputs, alarms, helpers,
 )  # fmt: skip
 
 
@@ -69,7 +77,7 @@ def server_on(machine: Machine, processes: Callable[..., Any], arenas: Callable[
         (worker_deployment, "Arena", arenas),
         (worker_deployment, "Dispatcher", partial(dispatch.Dispatcher, clock=time.monotonic)),
         (worker_deployment, "FatalInputs", partial(fatal_inputs.FatalInputs, clock=time.monotonic)),
-        (worker_deployment, "_generations", itertools.count(1)),
+        (response_cache, "_generations", itertools.count(1)),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in changes]
     log, numbers = logging.getLogger("jitney"), roster._IDS

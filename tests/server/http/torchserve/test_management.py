@@ -18,8 +18,8 @@ from jitney.core.errors import (
     UrlRefused,
 )
 from jitney.server.repository.torchserve.registration import Registration
-from jitney.server.workers.roster import WorkerState
 from jitney.server.workers.status import WorkerStatus
+from jitney.server.workers.worker_state import WorkerState
 from jitney.tests.fakes.raw_http import Answer
 from jitney.tests.fakes.torchserve import echo
 

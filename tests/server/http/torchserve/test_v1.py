@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from jitney.server.settings.addresses import parse_address
-from jitney.server.workers.roster import WorkerState
 from jitney.server.workers.status import WorkerStatus
+from jitney.server.workers.worker_state import WorkerState
 from jitney.tests.fakes.torchserve import echo
 from jitney.tools.bench.ports import free_port
 

@@ -7,7 +7,7 @@ import pytest
 
 from jitney.core.model_config import HandlerSpec, ModelConfig
 from jitney.server.repository.torchserve.archive import Manifest
-from jitney.server.repository.torchserve.fast_path import fast_path
+from jitney.server.repository.torchserve.fast_path import fast_path, handler_alone
 
 CONFIG = ModelConfig("m", "1.0", "handler", max_batch_size=3, handler=HandlerSpec("image_classifier"))
 SCRIPTED = Manifest("m", handler="image_classifier", serialized_file="net.pt")
@@ -73,3 +73,17 @@ def test_everything_else_runs_its_handler(config: ModelConfig, manifest: Manifes
 )
 def test_what_changes_nothing_about_the_work_keeps_the_path(yaml: dict[str, Any]) -> None:
     assert fast_path(asked(yaml=yaml), SCRIPTED, FILES) is not None
+
+
+def test_the_handler_alone_is_what_the_fast_path_replaced() -> None:
+    config = fast_path(CONFIG, SCRIPTED, FILES)
+    assert config is not None
+    alone = handler_alone(config)
+    assert (alone.backend, alone.codec, alone.filename, alone.inputs, alone.handler) == (
+        "handler",
+        "json",
+        "",
+        (),
+        CONFIG.handler,
+    )
+    assert (alone.max_batch_size, alone.batching.enabled, alone.min_workers, alone.max_workers) == (1, False, 1, 1)

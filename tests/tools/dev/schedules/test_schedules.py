@@ -16,9 +16,11 @@ from jitney.server.batching.dispatch import Dispatcher
 from jitney.server.batching.policy import Walk
 from jitney.server.batching.sequence_queue import SequenceBatcher
 from jitney.server.serving.worker_deployment import WorkerDeployment
+from jitney.server.workers.crash_retry import CrashRetry
 from jitney.server.workers.pool import Pool
 from jitney.server.workers.roster import Roster
 from jitney.server.workers.supervisor import Supervisor
+from jitney.server.workers.worker_state import Worker
 from jitney.tools.dev.schedules import __main__ as command
 from jitney.tools.dev.schedules.plan import plan
 from jitney.tools.dev.schedules.world import World
@@ -92,9 +94,9 @@ def never_restarted(gone: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def never_deaf(take_back: Callable[..., Any]) -> Callable[..., Any]:
-    def replaced(self: Any, worker: Any, batch: Any) -> Any:
-        taken = take_back(self, worker, batch)
-        worker.deaf = False
+    def replaced(self: Any, batch: Any) -> Any:
+        taken = take_back(self, batch)
+        self.deaf = False
         return taken
 
     return replaced
@@ -122,10 +124,10 @@ BROKEN: list[tuple[type, str, Callable[..., Any], str]] = [
     (Call, "_finish", lambda own: lambda self: True, "could not be handed on"),
     (Dispatcher, "_arm", lambda own: nothing, "idle while these may leave|beyond their deadline"),
     (Roster, "gone", never_restarted, "the model was ready not within"),
-    (Roster, "take_back", never_deaf, "RecursionError|failed"),
+    (Worker, "take_back", never_deaf, "RecursionError|failed"),
     (Roster, "ahead", lambda own: lambda self: 0, "may have a full batch ahead"),
     (Pool, "_end", never_follows, "fails without a reason"),
-    (Pool, "_crashed", lambda own: nothing, "never answered|nobody freed"),
+    (CrashRetry, "_crashed", lambda own: nothing, "never answered|nobody freed"),
     (Supervisor, "watch", lambda own: nothing, "never answered|not within"),
     (SequenceBatcher, "place", keeps_workers, "the queue knows the workers"),
 ]

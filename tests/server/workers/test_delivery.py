@@ -1,4 +1,4 @@
-"""Batches for one worker and no other."""
+"""Batches on their way to a worker: to this one and no other, to the next that is free, or to none."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from jitney.core.errors import WorkerDied
-from jitney.server.workers.pool import Seat
-from jitney.tests.server.workers.conftest import LIMIT_S, call_to, eventually
+from jitney.core.errors import Draining, NoWorkers, WorkerDied
+from jitney.server.workers.status import Seat
+
+from .conftest import LIMIT_S, call_to, eventually
 
 
 def test_a_batch_runs_on_the_worker_it_is_for(bench: Callable[..., Any]) -> None:
@@ -59,3 +61,33 @@ def test_a_batch_whose_calls_are_over_is_only_reported(bench: Callable[..., Any]
     call.cancel()
     made.pool.execute_on(made.pool.seats()[0], [call])
     assert [report.calls for report in made.reports] == [[call]]
+
+
+def test_a_batch_that_fits_no_message_is_refused_and_the_worker_stays(bench: Callable[..., Any]) -> None:
+    b = bench().up()
+    call = call_to(tensors=[np.zeros(9 << 20)])  # 72 MiB, and no slots
+    b.pool.execute([call])
+    with pytest.raises(Exception, match="over the limit"):
+        call.result(LIMIT_S)
+    assert b.ask().final
+
+
+def test_without_workers_a_batch_is_refused_and_after_the_end_too(bench: Callable[..., Any]) -> None:
+    b = bench()
+    (call,) = b.send(call_to())
+    with pytest.raises(NoWorkers):
+        call.result(LIMIT_S)
+    b.pool.stop(1)
+    (call,) = b.send(call_to())
+    with pytest.raises(Draining):
+        call.result(LIMIT_S)
+    with pytest.raises(Draining):
+        b.pool.start(1)
+
+
+def test_more_batches_than_workers_wait_for_one(bench: Callable[..., Any]) -> None:
+    b = bench().up(2)
+    calls = [b.send(call_to(tensors=[np.full(3000, n)]))[0] for n in range(20)]
+    for n, call in enumerate(calls):
+        assert (call.result(LIMIT_S).tensors[0].numpy() == n).all()
+    eventually(lambda: b.pool.idle() == 2)

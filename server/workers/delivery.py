@@ -1,0 +1,164 @@
+"""`Delivery`: brings a pool's batches to its workers.
+
+Any thread may call the methods. The supervisor's lock is held while a batch finds its worker, never while it is sent or while
+somebody is called back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from ...core.call import Call
+from ...core.errors import Draining, JitneyError, WorkerDied
+from .batches import Batches
+from .running_calls import RunningCalls
+from .status import Seat
+from .supervisor import Member, Supervisor
+
+
+class Delivery:
+    """`batches` are those of the pool whose workers `supervisor` has, `on_idle` is the pool's."""
+
+    def __init__(self, model: str, batches: Batches, supervisor: Supervisor, on_idle: Callable[[], None]) -> None:
+        self._model, self._batches, self._supervisor, self._on_idle = model, batches, supervisor, on_idle
+        self._lock, self._roster, self._waiting = supervisor.lock, supervisor.roster, batches.waiting
+
+    def execute(self, calls: Sequence[Call]) -> None:
+        """Hands one batch to an idle worker, or ahead to a busy one; answers and errors arrive on the calls, then `on_batch` is
+        called.
+
+        Where no worker may have it (one may have died since the caller looked) the batch goes to the next that may.
+        `call.slots` are the slots of the request's tensors, then its parts, or empty: then the data goes with the message.
+        """
+        batch = self._batches.begin(calls)
+        if not batch.live:
+            self._batches.report(batch)
+            return
+        with self._lock:
+            worker = None if self._waiting else self._take(batch)
+            if worker is None:
+                self._waiting.append(batch)
+        if worker is None:
+            self.serve_waiting()
+            self.give_up_without_workers()
+        else:
+            self._hand_over(worker, batch)
+
+    def execute_on(self, seat: Seat, calls: Sequence[Call]) -> None:
+        """Hands one batch to this worker and to no other, as `execute` does.
+
+        Where it is gone or executes another one the calls fail with WorkerDied.
+        """
+        batch = self._batches.begin(calls, pinned=True)
+        if not batch.live:
+            self._batches.report(batch)
+            return
+        with self._lock:
+            here = any(w.child and w.child.serial == seat.serial for w in self._roster.members)
+            worker = self._roster.take_named(seat.worker, batch, time.monotonic()) if here else None
+            batch.process = worker.child if worker is not None else None
+        if worker is None:
+            self._batches.fail(batch, WorkerDied(f"the worker of model '{self._model}' that held the sequence is gone"))
+        else:
+            self._hand_over(worker, batch)
+
+    def _take(self, batch: RunningCalls) -> Member | None:
+        """With the lock held."""
+        now = time.monotonic()
+        worker = self._roster.take(batch, now)
+        if worker is None and batch.is_light and (worker := self._roster.take_ahead(batch, now)) is not None:
+            batch.follows = all(other.sent for other in worker.batches() if other is not batch)
+        batch.process = worker.child if worker is not None else None
+        return worker
+
+    def _hand_over(self, worker: Member, batch: RunningCalls) -> None:
+        batch.note_start()
+        child = batch.process
+        try:
+            if child is None:
+                raise ConnectionError("the worker is gone")
+            child.execute(batch.message)
+        except OSError:
+            self._take_back(worker, batch)
+        except ValueError as error:  # BadFrame: more than fits
+            if self._release(worker, batch):
+                self._batches.fail(batch, JitneyError(f"the batch cannot be handed to a worker: {error}"))
+        else:
+            batch.sent = True
+            self._supervisor.watch()
+
+    def _take_back(self, worker: Member, batch: RunningCalls) -> None:
+        """The worker died before it got the batch whole, so it has not begun: another may run it, unless it is pinned."""
+        child = batch.process
+        with self._lock:
+            ours = worker.take_back(batch)
+            if ours and not batch.pinned:
+                self._waiting.appendleft(batch)
+        if child is not None:
+            child.kill()
+        if ours and batch.pinned:
+            self._batches.fail(batch, WorkerDied(f"the worker of model '{self._model}' that held the sequence died"))
+        elif ours:
+            self.serve_waiting()
+            self.give_up_without_workers()
+
+    def _release(self, worker: Member, batch: RunningCalls) -> bool:
+        """Takes back a batch that the worker did not get; false where its process ended a moment ago, and failed it."""
+        with self._lock:
+            if not worker.holds(batch):
+                return False
+            self._roster.release(worker, batch, time.monotonic())
+        self.go_on(worker)
+        return True
+
+    # ---- what has changed
+
+    def go_on(self, worker: Member) -> None:
+        """The worker may have one batch more, or goes."""
+        following = None
+        with self._lock:
+            leaving = worker.leaving
+            if leaving and self._waiting and self._supervisor.closing and worker.executing is None:
+                following = self._waiting.popleft()  # no other worker will come: what was accepted is finished
+                self._roster.assign(worker, following, time.monotonic())
+                following.process = worker.child
+            over = leaving and not worker.unfinished
+        if following is not None:
+            self._hand_over(worker, following)
+        elif over:
+            self._supervisor.dismiss(worker)
+        elif not leaving:
+            self.serve_waiting()
+            self._batches.call_back(self._on_idle)
+
+    def serve_waiting(self) -> None:
+        """Workers may be idle: those batches go that wait for one."""
+        if not self._waiting:  # who adds one serves it
+            return
+        self._batches.drop_answered()
+        while True:
+            with self._lock:
+                worker = self._take(self._waiting[0]) if self._waiting else None
+                if worker is None:
+                    return
+                batch = self._waiting.popleft()
+            self._hand_over(worker, batch)
+
+    def put_back(self, batches: Sequence[RunningCalls]) -> None:
+        """A worker died before it came to these: they are the next."""
+        for batch in batches:
+            batch.sent = batch.follows = False
+        with self._lock:
+            self._waiting.extendleft(reversed(batches))
+
+    def give_up_without_workers(self) -> None:
+        """Fails waiting batches that no worker will ever take."""
+        with self._lock:
+            if not self._waiting or not self._roster.no_workers_left():
+                return
+            batches, closing = list(self._waiting), self._supervisor.closing
+            self._waiting.clear()
+        error = Draining(f"model '{self._model}' is stopping") if closing else self._supervisor.no_workers()
+        for batch in batches:
+            self._batches.fail(batch, error)
