@@ -12,16 +12,27 @@ from collections.abc import Callable, Sequence
 from ...core.call import Call
 from ...core.errors import Draining, JitneyError, WorkerDied
 from .batches import Batches
+from .crash_retry import CrashRetry
 from .running_calls import RunningCalls
 from .status import Seat
 from .supervisor import Member, Supervisor
+from .worker_process import WorkerProcess
+from .worker_state import Held
 
 
 class Delivery:
     """`batches` are those of the pool whose workers `supervisor` has, `on_idle` is the pool's."""
 
-    def __init__(self, model: str, batches: Batches, supervisor: Supervisor, on_idle: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        model: str,
+        batches: Batches,
+        supervisor: Supervisor,
+        crash_retry: CrashRetry,
+        on_idle: Callable[[], None],
+    ) -> None:
         self._model, self._batches, self._supervisor, self._on_idle = model, batches, supervisor, on_idle
+        self._crash_retry = crash_retry
         self._lock, self._roster, self._waiting = supervisor.lock, supervisor.roster, batches.waiting
 
     def execute(self, calls: Sequence[Call]) -> None:
@@ -74,7 +85,10 @@ class Delivery:
 
     def _hand_over(self, worker: Member, batch: RunningCalls) -> None:
         batch.note_start()
-        child = batch.process
+        with self._lock:
+            if batch.written or not worker.holds(batch):
+                return  # its process has ended since it was given the batch, which has been given to another
+            batch.written, child = True, batch.process
         try:
             if child is None:
                 raise ConnectionError("the worker is gone")
@@ -85,14 +99,20 @@ class Delivery:
             if self._release(worker, batch):
                 self._batches.fail(batch, JitneyError(f"the batch cannot be handed to a worker: {error}"))
         else:
-            batch.sent = True
+            with self._lock:
+                batch.sent, orphaned = True, batch.orphaned
+            if orphaned and child is not None:
+                self._lose(child, [batch])
+                self.serve_waiting()
+                self.give_up_without_workers()
             self._supervisor.watch()
 
     def _take_back(self, worker: Member, batch: RunningCalls) -> None:
         """The worker died before it got the batch whole, so it has not begun: another may run it, unless it is pinned."""
         child = batch.process
         with self._lock:
-            ours = worker.take_back(batch)
+            ours = worker.take_back(batch) or batch.orphaned  # else `lost` is about to hear of it
+            batch.written = batch.orphaned = False
             if ours and not batch.pinned:
                 self._waiting.appendleft(batch)
         if child is not None:
@@ -107,7 +127,8 @@ class Delivery:
         """Takes back a batch that the worker did not get; false where its process ended a moment ago, and failed it."""
         with self._lock:
             if not worker.holds(batch):
-                return False
+                batch.written = False
+                return batch.orphaned
             self._roster.release(worker, batch, time.monotonic())
         self.go_on(worker)
         return True
@@ -145,12 +166,30 @@ class Delivery:
                 batch = self._waiting.popleft()
             self._hand_over(worker, batch)
 
-    def put_back(self, batches: Sequence[RunningCalls]) -> None:
-        """A worker died before it came to these: they are the next."""
-        for batch in batches:
-            batch.sent = batch.follows = False
+    def lost(self, child: WorkerProcess, held: Held[RunningCalls]) -> None:
+        """The process ended and held these. What it may have begun fails, or runs again; the others are the next to be served.
+
+        How far a batch came that is being written to it is known to the thread that writes, which then does the same with it.
+        """
+        known = []
         with self._lock:
-            self._waiting.extendleft(reversed(batches))
+            for batch in held.begun:
+                batch.follows = False
+            for batch in (*held.begun, *held.untouched):
+                if batch.written and not batch.sent:
+                    batch.orphaned = True
+                else:
+                    known.append(batch)
+        self._lose(child, known)
+
+    def _lose(self, child: WorkerProcess, batches: Sequence[RunningCalls]) -> None:
+        begun = [batch for batch in batches if batch.pinned or (batch.sent and not batch.follows)]
+        untouched = [batch for batch in batches if batch not in begun]
+        with self._lock:
+            for batch in untouched:
+                batch.written = batch.sent = batch.orphaned = batch.follows = False
+            self._waiting.extendleft(reversed(untouched))
+        self._crash_retry.crashed(begun, child)
 
     def give_up_without_workers(self) -> None:
         """Fails waiting batches that no worker will ever take."""

@@ -99,14 +99,14 @@ class Pool:
         )
         self._lock, self._roster = self._supervisor.lock, self._supervisor.roster
         self._batches = Batches(config.name, self._lock, on_batch)
-        self._crash_retry = CrashRetry(
+        crash_retry = CrashRetry(
             self._batches,
             self._lock,
             allowed=config.retry_after_crash,
             expects_worker=lambda: not self._supervisor.closing and self.target() > 0,
             on_fatal=on_fatal,
         )
-        self._delivery = Delivery(config.name, self._batches, self._supervisor, on_idle)
+        self._delivery = Delivery(config.name, self._batches, self._supervisor, crash_retry, on_idle)
         self.execute, self.execute_on = self._delivery.execute, self._delivery.execute_on
 
     # ---- size
@@ -297,11 +297,10 @@ class Pool:
                 batch.withdraw(child, index)
 
     def _end(self, child: WorkerProcess | None, held: Held[RunningCalls]) -> None:
-        """A process ended: what it had begun fails now, or runs again; what only waited in it goes to another."""
+        """A process ended, or could not be started."""
         if child is not None:
             self._host_calls.forget(child)
-            self._crash_retry.crashed([*held.begun, *(batch for batch in held.untouched if not batch.follows)], child)
-        self._delivery.put_back([batch for batch in held.untouched if batch.follows])
+            self._delivery.lost(child, held)
         self._delivery.serve_waiting()
         self._delivery.give_up_without_workers()
         self._batches.call_back(self._on_state)

@@ -61,7 +61,9 @@ class RunningCalls:
     process  the worker's process that it was given to: the worker may have another one by the time it is sent
     again    holds one of the requests whose worker crashed over all of them
     over     failed from elsewhere, as late: nobody's memory is to be written to any more
+    written  it is being written to its worker, or was: from then on the worker may have begun it
     sent     its worker has it whole
+    orphaned its worker's process ended while it was being written
     streamed indices of requests that had a part of their answer
     follows  its worker has certainly not begun it as long as another batch runs there
     """
@@ -74,17 +76,19 @@ class RunningCalls:
         "live",
         "message",
         "number",
+        "orphaned",
         "over",
         "pinned",
         "process",
         "rows",
         "sent",
         "streamed",
+        "written",
     )
 
     def __init__(self, number: int, calls: Sequence[Call], pinned: bool = False, again: Again | None = None) -> None:
         self.number, self.pinned, self.again, self.over = number, pinned, again, False
-        self.sent = self.follows = False
+        self.written = self.sent = self.orphaned = self.follows = False
         self.process: WorkerProcess | None = None
         self.calls = list(calls)
         self.live: list[Call] = []

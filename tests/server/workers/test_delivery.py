@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ import numpy as np
 import pytest
 
 from jitney.core.errors import Draining, NoWorkers, WorkerDied
+from jitney.server.workers.delivery import Delivery
+from jitney.server.workers.messages import Execute
+from jitney.server.workers.running_calls import RunningCalls
 from jitney.server.workers.status import Seat
+from jitney.server.workers.worker_process import WorkerProcess
 
 from .conftest import LIMIT_S, call_to, eventually
 
@@ -91,3 +96,82 @@ def test_more_batches_than_workers_wait_for_one(bench: Callable[..., Any]) -> No
     for n, call in enumerate(calls):
         assert (call.result(LIMIT_S).tensors[0].numpy() == n).all()
     eventually(lambda: b.pool.idle() == 2)
+
+
+class Death:
+    """Has a worker die at a given moment of a batch's way to it: `at` goes on when the end is known, and what it held."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.known = threading.Event()
+        lost = Delivery.lost
+
+        def heard(delivery: Delivery, *arguments: Any) -> None:
+            lost(delivery, *arguments)
+            self.known.set()
+
+        monkeypatch.setattr(Delivery, "lost", heard)
+
+    def of(self, child: WorkerProcess | None) -> None:
+        if child is not None and not self.known.is_set():
+            os.kill(child.pid, signal.SIGKILL)
+            assert self.known.wait(LIMIT_S)
+
+
+def test_a_worker_that_dies_before_the_batch_is_written_does_not_fail_it(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, death = bench().up(2), Death(monkeypatch)
+    note_start = RunningCalls.note_start
+
+    def dies(batch: RunningCalls) -> None:
+        death.of(batch.process)
+        note_start(batch)
+
+    monkeypatch.setattr(RunningCalls, "note_start", dies)
+    assert "pid" in made.ask("who").parameters
+    assert len(made.reports) == 1
+
+
+def test_a_worker_that_dies_while_the_batch_is_written_does_not_fail_it(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, death = bench().up(2), Death(monkeypatch)
+    execute = WorkerProcess.execute
+
+    def dies(child: WorkerProcess, message: Execute) -> None:
+        death.of(child)
+        execute(child, message)
+
+    monkeypatch.setattr(WorkerProcess, "execute", dies)
+    assert "pid" in made.ask("who").parameters
+    assert len(made.reports) == 1
+
+
+def test_a_worker_that_dies_when_the_batch_was_written_fails_it(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, death = bench().up(2), Death(monkeypatch)
+    execute = WorkerProcess.execute
+
+    def dies(child: WorkerProcess, message: Execute) -> None:
+        execute(child, message)
+        death.of(child)
+
+    monkeypatch.setattr(WorkerProcess, "execute", dies)
+    with pytest.raises(WorkerDied, match="died"):
+        made.ask("listen")
+    assert len(made.reports) == 1
+
+
+def test_a_pinned_batch_is_not_given_to_another_worker(bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    made, death, call = bench().up(2), Death(monkeypatch), call_to("who")
+    note_start = RunningCalls.note_start
+
+    def dies(batch: RunningCalls) -> None:
+        death.of(batch.process)
+        note_start(batch)
+
+    monkeypatch.setattr(RunningCalls, "note_start", dies)
+    made.pool.execute_on(made.pool.seats()[0], [call])
+    with pytest.raises(WorkerDied, match="died"):
+        call.result(LIMIT_S)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jitney.core.errors import TooFewThreads, WorkerDied
+from jitney.core.errors import JitneyError, TooFewThreads
 from jitney.server.ipc.frame import BadFrame
 
 from .conftest import LIMIT_S, call_to, eventually
@@ -93,7 +93,7 @@ def test_a_worker_that_dies_while_a_batch_is_refused_is_not_idle(
 
     monkeypatch.setattr(process, "send", refuse)
     (call,) = b.send(call_to("echo"))
-    with pytest.raises(WorkerDied):
+    with pytest.raises(JitneyError, match="too large"):
         call.result(LIMIT_S)
     assert worker not in b.pool._roster.idle
     eventually(lambda: b.pool.ready() == 1)

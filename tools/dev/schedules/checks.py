@@ -67,8 +67,7 @@ def error_is_due(plan: Plan, asked: Asked, error: JitneyError, now: float) -> No
     elif isinstance(error, WorkerTimeout):
         due = asked.begun > 0 or asked.in_dead_worker
     elif isinstance(error, WorkerDied):
-        # A batch that has its worker and is about to be sent when that ends fails with it: `Pool` cannot tell how far it came.
-        due = sequence or plan.preempt > 0 or (asked.in_dead_worker and not asked.spared)
+        due = sequence or (asked.in_dead_worker and not asked.spared)
     elif isinstance(error, ModelFailed):
         due = asked.begun > 0 and plan.wrecked
     elif isinstance(error, NoWorkers | Draining | ModelNotReady | ModelNotFound):

@@ -17,9 +17,9 @@ from jitney.server.batching.policy import Walk
 from jitney.server.batching.sequence_queue import SequenceBatcher
 from jitney.server.serving.worker_deployment import WorkerDeployment
 from jitney.server.workers.crash_retry import CrashRetry
+from jitney.server.workers.delivery import Delivery
 from jitney.server.workers.pool import Pool
 from jitney.server.workers.roster import Roster
-from jitney.server.workers.supervisor import Supervisor
 from jitney.server.workers.worker_state import Worker
 from jitney.tools.dev.schedules import __main__ as command
 from jitney.tools.dev.schedules.plan import plan
@@ -111,6 +111,17 @@ def never_follows(end: Callable[..., Any]) -> Callable[..., Any]:
     return replaced
 
 
+def all_begun(lost: Callable[..., Any]) -> Callable[..., Any]:
+    def replaced(self: Any, child: Any, held: Any) -> None:
+        for batch in (*held.begun, *held.untouched):
+            batch.written = batch.sent = True
+        held.begun.extend(held.untouched)
+        held.untouched.clear()
+        lost(self, child, held)
+
+    return replaced
+
+
 def keeps_workers(place: Callable[..., Any]) -> Callable[..., Any]:
     """No worker is ever gone."""
     return lambda self, seats, now: place(self, [*self._instances, *seats], now)
@@ -128,7 +139,7 @@ BROKEN: list[tuple[type, str, Callable[..., Any], str]] = [
     (Roster, "ahead", lambda own: lambda self: 0, "may have a full batch ahead"),
     (Pool, "_end", never_follows, "fails without a reason"),
     (CrashRetry, "_crashed", lambda own: nothing, "never answered|nobody freed"),
-    (Supervisor, "watch", lambda own: nothing, "never answered|not within"),
+    (Delivery, "lost", all_begun, "fails without a reason"),
     (SequenceBatcher, "place", keeps_workers, "the queue knows the workers"),
 ]
 
