@@ -21,7 +21,8 @@ from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.utilities import Error, InternalServerError, logger
 
 from ....core.holding import COUNTED, Unsent
-from .parser import ParsedRequest, RequestHead, whole_request
+from .parsed_request import ParsedRequest, whole_request
+from .parser import RequestHead
 from .peers import Peers
 from .runner import PlanRunner
 from .task import AppTask, HeadWriter, RefusalTask
