@@ -38,11 +38,11 @@ from ...settings.settings import Settings
 from ...settings.snapshots import Registered
 from . import dependencies, fetch
 from .archive import RUNTIMES, Archive, open_archive
+from .archive_entries import Limits
 from .fast_path import fast_path
 from .handler_config import handler_config
 from .model_yaml import Asked, Defaults, ModelYaml, parse_yaml, rank
 from .registration import Registration
-from .unpack import Limits
 from .workspace import Workspace
 
 log = logging.getLogger(__name__)
