@@ -4,6 +4,8 @@ Defaults are those of the file that JITNEY_DEFAULTS names, then jitney's own.
 `JITNEY_<KEY>` sets any key. TorchServe's `TS_<KEY>` count where the file says `enable_envvars_config=true`, as there (which
 lets them win over flags too; here the flag that was typed wins). `settings_unknown` says what becomes of names that no setting
 has.
+
+The file is long since every setting has its field and its line.
 """
 
 from __future__ import annotations

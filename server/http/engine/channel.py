@@ -7,6 +7,8 @@ What the application may say to the front, and what it is told, stands in the WS
     jitney.at_end           list to which callbacks may be added: the thread calls them when the answer is out, or given up
     jitney.connection       set by the application: "keep-alive" is announced, "close" is announced and done
     jitney.spelling         set by the application: lower-case header name -> how to write it
+
+The file is long since a connection is one object for waitress, and reading, answering and ending share its state.
 """
 
 from __future__ import annotations
