@@ -3,6 +3,8 @@
 resolve(registration)   finds, fetches, unpacks, reads; raises with the disk as it was before
 release(config)         after the version's last worker ended: its folders go, and its archive if it came by URL
 close()                 at the server's end: all folders go, fetched archives stay
+
+The file is long since whatever is made on the way from a URL to a model has to be taken back here.
 """
 
 from __future__ import annotations
