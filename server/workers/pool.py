@@ -136,14 +136,14 @@ class Pool:
         self._supervisor.resize(count, places)
         self._delivery.give_up_without_workers()
 
-    def stop(self, timeout: float, drain: bool = True) -> None:
+    def stop(self, timeout: float) -> None:
         """Ends all workers; returns when no process and no thread is left. May be called again.
 
-        With `drain`, batches are finished first; calls that are not answered after `timeout` seconds fail with Draining.
+        Batches are finished first; calls that are not answered after `timeout` seconds fail with Draining.
         """
         self._supervisor.close()
         self._delivery.give_up_without_workers()
-        left = self._supervisor.wait_ended(time.monotonic() + (timeout if drain else 0.0))
+        left = self._supervisor.wait_ended(time.monotonic() + timeout)
         cause = Draining(f"model '{self.config.name}' was stopped before it answered")
         for child in left:
             child.kill(cause)
