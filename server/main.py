@@ -39,7 +39,8 @@ from .serving.deployment import Deployment, Options
 from .serving.model_cache import ModelCache
 from .serving.registry import Registry
 from .serving.response_cache import ResponseCache
-from .settings.settings import Settings, access_problems, start_problems
+from .settings.problems import access_problems, start_problems
+from .settings.settings import Settings
 from .tracing.collector import collector_of
 from .tracing.sampling import Tracing
 from .tracing.settings import TraceSettings

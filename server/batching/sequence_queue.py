@@ -9,6 +9,8 @@ first served. What leaves, and when, is up to the strategy (Triton's `sequence_b
 
 An item comes out exactly once: in a batch, in a step's `expired` (with the reason in `lost` where its deadline had not passed),
 by `cancel`, or by `clear`. Time is an argument; the owner says which workers there are (`place`) and which batch is over.
+
+The file is long since every event of a sequence changes the same books.
 """
 
 from __future__ import annotations

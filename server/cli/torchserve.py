@@ -70,7 +70,8 @@ def _flags(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _start(options: argparse.Namespace, arguments: list[str]) -> int:
-    from ..settings.settings import Settings, access_problems, start_problems
+    from ..settings.problems import access_problems, start_problems
+    from ..settings.settings import Settings
 
     attached = os.environ.pop(ATTACHED, "")
     settings = Settings.load(_flags(options), os.environ, strict=False)

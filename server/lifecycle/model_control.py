@@ -177,10 +177,7 @@ class ModelControl:
         try:
             if not override and self._serves_unchanged(model, fingerprint):
                 return
-            configs = self.repository.read(model, config_json=config_json, files=files)
-            for config in configs:
-                self._load_steps(config, run, (*path, model))
-            configs = [self._connected(config) for config in configs]
+            configs = self._read(model, config_json, files, run, (*path, model))
             with self._lock(model):
                 if override or not self._serves_unchanged(model, fingerprint):
                     self._rollout.replace(model, configs, afresh=override, settled=settled)
@@ -202,6 +199,20 @@ class ModelControl:
         finally:
             if run is not None:
                 run.settled.add(model)
+
+    def _read(
+        self,
+        model: str,
+        config_json: str | None,
+        files: Mapping[str, bytes] | None,
+        run: _Startup | None,
+        path: tuple[str, ...],
+    ) -> list[ModelConfig]:
+        """The versions to be served. Of an ensemble, when the models of its steps are loaded."""
+        configs = self.repository.read(model, config_json=config_json, files=files)
+        for config in configs:
+            self._load_steps(config, run, path)
+        return [self._connected(config) for config in configs]
 
     def _load_steps(self, config: ModelConfig, run: _Startup | None, path: tuple[str, ...]) -> None:
         """Loads the models of an ensemble's steps that do not serve."""

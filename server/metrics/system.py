@@ -10,17 +10,18 @@ from collections.abc import Iterator
 import psutil
 
 MEGABYTE, GIGABYTE = 1 << 20, 1 << 30
+MAX_AGE_S = 1.0
 
 
 class SystemFigures:
-    """CPU, memory and disk of this machine; values younger than `max_age` seconds are not read again. Threads: any.
+    """CPU, memory and disk of this machine; values younger than `MAX_AGE_S` are not read again. Threads: any.
 
     The processors' times are kept here: `psutil.cpu_percent` counts for each thread that asks, and says 0 to a new one.
     """
 
-    def __init__(self, max_age: float = 1.0) -> None:
-        self._max_age, self._lock = max_age, threading.Lock()
-        self._read_at = -max_age
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._read_at = -MAX_AGE_S
         self._values: list[tuple[str, float]] = []
         self._busy, self._total = _times()
 
@@ -31,7 +32,7 @@ class SystemFigures:
     def read(self) -> list[tuple[str, float]]:
         """(name, value) in the units of TorchServe's metrics."""
         with self._lock:
-            if time.monotonic() - self._read_at >= self._max_age:
+            if time.monotonic() - self._read_at >= MAX_AGE_S:
                 self._values, self._read_at = [("CPUUtilization", self._percent()), *_values()], time.monotonic()
             return self._values
 

@@ -60,8 +60,8 @@ class Closable(Protocol):
 class ModelCache:
     """`max_bytes`: what all loaded models may take together; 0 = what the machine has."""
 
-    def __init__(self, max_bytes: int = 0, root: Path = Path("/")) -> None:
-        self.max_bytes, self._root = max_bytes, root
+    def __init__(self, max_bytes: int = 0) -> None:
+        self.max_bytes = max_bytes
         self._changed = threading.Condition()
         self._models: dict[Model, float] = {}  # and when its memory was measured
         self._ended: list[Closable] = []
@@ -197,7 +197,7 @@ class ModelCache:
         """Bytes by which the models take too much; 0 or less where they fit."""
         over = sum(model.memory for model in models) - self.max_bytes if self.max_bytes else 0
         to_come = sum(model.memory for model in loading)
-        short = to_come + RESERVE - capacity.available_memory(self._root) if loading else 0
+        short = to_come + RESERVE - capacity.available_memory() if loading else 0
         return max(over, short)
 
     def _measure(self, models: list[Model]) -> set[Model]:

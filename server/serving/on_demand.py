@@ -6,6 +6,8 @@ how long, `model_cache` decides.
 
 A load that fails answers what waited for it with the reason. For `RETRY_S` after that, requests are refused with that reason at
 once; the next one begins another load.
+
+The file is long since it is a `Deployment` twice over: loaded, and not.
 """
 
 from __future__ import annotations

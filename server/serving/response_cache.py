@@ -77,12 +77,6 @@ class ResponseCache:
             self.insertion_ns += time.monotonic_ns() - began
         return True
 
-    def forget_all(self) -> None:
-        """Empties the cache."""
-        with self._lock:
-            self._entries.clear()
-            self.used = 0
-
 
 def cache_key(model: str, version: str, generation: int, request: Request) -> bytes:
     """What a cached answer is found by; `generation` tells loads of the same version apart."""

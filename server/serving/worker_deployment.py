@@ -4,6 +4,8 @@ A call's way: `submit` checks that the model can answer, writes the tensors into
 forms a batch when a worker is idle and the pool runs it; the worker's reader answers the calls; `_batch_done` frees the arena
 and counts. A call that expires or is withdrawn before it left the queue is freed there. Exactly one thread frees: a
 call is either still in the queue or in exactly one batch.
+
+The file is long since a call's way, and who frees it where, is to be read in one place.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Every key of `config.properties`: how its value is read, its default, its environment name, or why it means nothing here.
 
 Names, defaults and meanings of the first group are TorchServe 0.12's; the groups after it are jitney's own.
+
+The file is long since it is one table.
 """
 
 from __future__ import annotations

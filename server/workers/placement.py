@@ -1,4 +1,4 @@
-"""Which instances a model's workers are: their names, devices and shares of the cores. Pure.
+"""Which instances a model's workers are: their names, devices and shares of the cores, and how many batches each may hold. Pure.
 
 Facts (Triton's model configuration): a group without a name is called `<model>_<group>`; its instances are numbered, giving
 `<model>_0_0`; KIND_GPU without `gpus` means `count` instances on each GPU; KIND_AUTO is KIND_GPU where its GPUs exist, else
@@ -15,11 +15,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...core.errors import InvalidConfig
-from ...core.model_config import CPU_TOO, InstanceGroup, ModelConfig
+from ...core.model_config import CPU_TOO, TENSOR_BACKENDS, InstanceGroup, ModelConfig
 from ...core.request import Instance
 
 #: Parameters that set a worker's threads: Triton's PyTorch backend, its lower-case spelling, and the Python backends' habit.
 THREAD_PARAMETERS = ("INTRA_OP_THREAD_COUNT", "intra_op_thread_count", "NUM_THREADS")
+
+#: Batches that a worker may hold where nothing else is said: of a model that answers when it pleases; of tensors on a GPU, so
+#: that the next one is there when the present one is over; of anything else.
+OPEN, ON_GPU, ALONE = 256, 2, 1
 
 
 def declared(config: ModelConfig, gpus: Sequence[int]) -> int:
@@ -36,6 +40,15 @@ def instances(config: ModelConfig, count: int, *, gpus: Sequence[int], cores: in
     places, share = _places(config, gpus), _threads(config, count, cores, threads)
     made = [_instance(places, n, share) for n in range(count)]
     return [_sharing(config, instance, n) for n, instance in enumerate(made)] if config.worker_group else made
+
+
+def in_flight(config: ModelConfig, instance: Instance) -> int:
+    """How many batches the worker of an instance may hold."""
+    if config.max_in_flight:
+        return config.max_in_flight
+    if config.overlaps:
+        return OPEN
+    return ON_GPU if instance.gpu is not None and config.backend in TENSOR_BACKENDS else ALONE
 
 
 def _sharing(config: ModelConfig, instance: Instance, number: int) -> Instance:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...core.call import Call
-from ...core.errors import Draining, JitneyError, LoadFailed, NoWorkers
+from ...core.errors import Draining, JitneyError, LoadFailed
 from ...core.model_config import AT_ONCE, ModelConfig
 from ...core.request import Failure
 from ..ipc.arena import Arena
@@ -107,7 +107,9 @@ class Pool:
             on_fatal=on_fatal,
         )
         self._delivery = Delivery(config.name, self._batches, self._supervisor, crash_retry, on_idle)
+        # The parts' own, so that no call of the pool's lies on every batch's way.
         self.execute, self.execute_on = self._delivery.execute, self._delivery.execute_on
+        self.wait_ready, self.no_workers = self._supervisor.wait_ready, self._supervisor.no_workers
 
     # ---- size
 
@@ -134,21 +136,14 @@ class Pool:
         self._supervisor.resize(count, places)
         self._delivery.give_up_without_workers()
 
-    def wait_ready(self, timeout: float | None = None) -> None:
-        """Waits until all wanted workers are ready.
-
-        LoadFailed as soon as one could not load, TimeoutError after `timeout` seconds, Draining if the pool is stopped.
-        """
-        self._supervisor.wait_ready(timeout)
-
-    def stop(self, timeout: float, drain: bool = True) -> None:
+    def stop(self, timeout: float) -> None:
         """Ends all workers; returns when no process and no thread is left. May be called again.
 
-        With `drain`, batches are finished first; calls that are not answered after `timeout` seconds fail with Draining.
+        Batches are finished first; calls that are not answered after `timeout` seconds fail with Draining.
         """
         self._supervisor.close()
         self._delivery.give_up_without_workers()
-        left = self._supervisor.wait_ended(time.monotonic() + (timeout if drain else 0.0))
+        left = self._supervisor.wait_ended(time.monotonic() + timeout)
         cause = Draining(f"model '{self.config.name}' was stopped before it answered")
         for child in left:
             child.kill(cause)
@@ -160,10 +155,6 @@ class Pool:
     def failure(self) -> LoadFailed | None:
         """Why a worker could not load, lately; None once one could."""
         return self._supervisor.failure
-
-    def no_workers(self) -> NoWorkers:
-        """What a request is told that no worker will take, with the reason where there is one."""
-        return self._supervisor.no_workers()
 
     # ---- figures
 

@@ -4,6 +4,8 @@ Who is in which state, and what is due when, the pure `roster` decides under `lo
 the process sleeps until the next alarm of all of them (`ipc.shared_threads`). It looks what is due, and kills, which returns
 at once; what may block is done elsewhere: the starter starts processes, helpers see to what is late and to what has ended.
 The lock is never held while anything is sent, read or called back.
+
+The file is long because all of this shares that lock and one count of the processes that are not over yet.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from ...core.errors import Draining, JitneyError, LoadFailed, NoWorkers, WorkerTimeout
-from ...core.model_config import TENSOR_BACKENDS, ModelConfig
+from ...core.model_config import ModelConfig
 from ...core.request import Instance
 from ..ipc.arena import Arena
 from ..ipc.io_context import IoContext
 from ..ipc.messages import Message
 from ..process.cores import usable_cores
-from . import capacity
+from . import capacity, placement
 from .messages import Loaded, Stop
 from .roster import Roster
 from .running_calls import RunningCalls
@@ -36,20 +38,6 @@ log = logging.getLogger(__name__)
 MIN_AT_ONCE = 4
 
 Member = Worker[WorkerProcess, RunningCalls]
-
-
-#: Batches that a worker may hold where nothing else is said: of a model that answers when it pleases; of tensors on a GPU, so
-#: that the next one is there when the present one is over; of anything else.
-OPEN, ON_GPU, ALONE = 256, 2, 1
-
-
-def in_flight(config: ModelConfig, instance: Instance) -> int:
-    """How many batches the worker of an instance may hold."""
-    if config.max_in_flight:
-        return config.max_in_flight
-    if config.overlaps:
-        return OPEN
-    return ON_GPU if instance.gpu is not None and config.backend in TENSOR_BACKENDS else ALONE
 
 
 class Supervisor:
@@ -87,7 +75,7 @@ class Supervisor:
             response_s=config.response_timeout_s,
             give_up_after_s=config.max_retry_timeout_s,
             at_once=max(MIN_AT_ONCE, 2 * usable_cores()),
-            in_flight=partial(in_flight, config),
+            in_flight=partial(placement.in_flight, config),
             overlaps=config.overlaps,
             together=config.continuous,
         )

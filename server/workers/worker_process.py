@@ -1,4 +1,7 @@
-"""`WorkerProcess`: one worker process as the server sees it: started, spoken to, read from, killed, buried."""
+"""`WorkerProcess`: one worker process as the server sees it: started, spoken to, read from, killed, buried.
+
+The file is long since all of it is about one socket, which the loop and helpers hand to each other.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ import yaml
 
 from jitney.server.cli.serve import serve_flags
 from jitney.server.main import LAST_SECONDS
-from jitney.server.settings.settings import Settings, access_problems
+from jitney.server.settings.problems import access_problems
+from jitney.server.settings.settings import Settings
 from jitney.tests.fakes.metrics import STARTER, shown
 from jitney.tests.fakes.running import command_running
 from jitney.tools.bench.ports import free_port

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from jitney.server.cli.serve import serve_flags
-from jitney.server.settings.settings import Settings, access_problems
+from jitney.server.settings.problems import access_problems
+from jitney.server.settings.settings import Settings
 
 DOCKER = Path(__file__).parents[2] / "docker"
 DEPLOY = DOCKER.parent / "deploy"

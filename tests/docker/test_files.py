@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from jitney.server.settings.settings import Settings, access_problems
+from jitney.server.settings.problems import access_problems
+from jitney.server.settings.settings import Settings
 
 DOCKER = Path(__file__).parents[2] / "docker"
 SCRIPTS = [DOCKER / "build_image.sh", DOCKER / "entrypoint.sh", *sorted((DOCKER / "bin").iterdir())]

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jitney.core.errors import InvalidArchive
-from jitney.server.repository.torchserve.unpack import Limits, unpack_tar_gz, unpack_zip
+from jitney.server.repository.torchserve.archive_entries import Limits
+from jitney.server.repository.torchserve.unpack import unpack_tar_gz, unpack_zip
 
 from .mutations import mutated
 

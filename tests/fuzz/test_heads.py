@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from waitress.parser import ParsingError, TransferEncodingNotImplemented
 
-from jitney.server.http.engine.parser import ParsedRequest, RequestHead, parse_head, whole_request
+from jitney.server.http.engine.parsed_request import ParsedRequest, whole_request
+from jitney.server.http.engine.parser import RequestHead, parse_head
 
 from .mutations import mutated, pieces
 

@@ -62,7 +62,7 @@ class BodyStream(io.RawIOBase):
 
 
 class Receiver:
-    """What both kinds share: the bytes so far, and how waitress asks for them."""
+    """What both kinds share: the bytes so far."""
 
     def __init__(self) -> None:
         self.body = Body()
@@ -83,15 +83,6 @@ class Receiver:
     def received(self, data: Any) -> int:
         """Takes what belongs to the body and returns how many bytes that was."""
         raise NotImplementedError
-
-    def __len__(self) -> int:
-        return len(self.body)
-
-    def getfile(self) -> BodyStream:
-        return BodyStream(self.body)
-
-    def getbuf(self) -> Receiver:
-        return self
 
     def close(self) -> None:
         """Lets go of the body; views of it keep it for as long as they are there."""

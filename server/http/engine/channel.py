@@ -7,6 +7,8 @@ What the application may say to the front, and what it is told, stands in the WS
     jitney.at_end           list to which callbacks may be added: the thread calls them when the answer is out, or given up
     jitney.connection       set by the application: "keep-alive" is announced, "close" is announced and done
     jitney.spelling         set by the application: lower-case header name -> how to write it
+
+The file is long since a connection is one object for waitress, and reading, answering and ending share its state.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.utilities import Error, InternalServerError, logger
 
 from ....core.holding import COUNTED, Unsent
-from .parser import ParsedRequest, RequestHead, whole_request
+from .parsed_request import ParsedRequest, whole_request
+from .parser import RequestHead
 from .peers import Peers
 from .runner import PlanRunner
 from .task import AppTask, HeadWriter, RefusalTask

@@ -22,7 +22,8 @@ from typing import Any
 
 from ....core.errors import InvalidArchive
 from ....core.names import relative_path
-from .unpack import DEFAULT_LIMITS, Limits, Progress, unpack_tar_gz, unpack_zip
+from .archive_entries import DEFAULT_LIMITS, Limits
+from .unpack import Progress, unpack_tar_gz, unpack_zip
 
 MANIFEST = "MAR-INF/MANIFEST.json"
 RUNTIMES = ("python", "python3", "LSP")

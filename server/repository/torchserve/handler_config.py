@@ -41,24 +41,10 @@ def handler_config(
         directory=directory,
         version_directory=directory,
         max_batch_size=numbers.rows,
-        batching=Batching(
-            # With continuousBatching the worker puts them together, round by round: each leaves as soon as there is a place.
-            enabled=numbers.rows > 1 and not found.continuous_batching,
-            max_queue_delay_us=numbers.delay_ms * 1000,
-            default_queue_policy=QueuePolicy(max_queue_size=numbers.job_queue_size),
-        ),
+        batching=_batching(found, numbers),
         max_in_flight=numbers.rows if found.continuous_batching else 0,
         instance_groups=groups,
-        handler=HandlerSpec(
-            entry=entry,
-            manifest=plain(archive.manifest.document, "MANIFEST.json"),
-            yaml=found.document,
-            envelope=settings.service_envelope,
-            limit_max_image_pixels=settings.limit_max_image_pixels,
-            decode_input_request=settings.decode_input_request,
-            metrics_config=settings.metrics_config,
-            sequence_headers=settings.sequence_headers,
-        ),
+        handler=_handler(entry, settings, archive, found),
         sequence=_sequence(found, numbers) if found.sequence_batching else None,
         environment=_sequence_names(settings.sequence_headers),
         response_timeout_s=0.0 if found.async_communication else _limit(numbers.response_timeout),  # as TorchServe's
@@ -72,6 +58,28 @@ def handler_config(
         runtime=numbers.runtime,
         withheld_environment=settings.blacklist_env_vars,
         torchserve=shown(found, numbers, groups),
+    )
+
+
+def _batching(found: ModelYaml, numbers: Numbers) -> Batching:
+    return Batching(
+        # With continuousBatching the worker puts them together, round by round: each leaves as soon as there is a place.
+        enabled=numbers.rows > 1 and not found.continuous_batching,
+        max_queue_delay_us=numbers.delay_ms * 1000,
+        default_queue_policy=QueuePolicy(max_queue_size=numbers.job_queue_size),
+    )
+
+
+def _handler(entry: str, settings: Settings, archive: Archive, found: ModelYaml) -> HandlerSpec:
+    return HandlerSpec(
+        entry=entry,
+        manifest=plain(archive.manifest.document, "MANIFEST.json"),
+        yaml=found.document,
+        envelope=settings.service_envelope,
+        limit_max_image_pixels=settings.limit_max_image_pixels,
+        decode_input_request=settings.decode_input_request,
+        metrics_config=settings.metrics_config,
+        sequence_headers=settings.sequence_headers,
     )
 
 

@@ -3,6 +3,8 @@
 resolve(registration)   finds, fetches, unpacks, reads; raises with the disk as it was before
 release(config)         after the version's last worker ended: its folders go, and its archive if it came by URL
 close()                 at the server's end: all folders go, fetched archives stay
+
+The file is long since whatever is made on the way from a URL to a model has to be taken back here.
 """
 
 from __future__ import annotations
@@ -38,11 +40,11 @@ from ...settings.settings import Settings
 from ...settings.snapshots import Registered
 from . import dependencies, fetch
 from .archive import RUNTIMES, Archive, open_archive
+from .archive_entries import Limits
 from .fast_path import fast_path
 from .handler_config import handler_config
 from .model_yaml import Asked, Defaults, ModelYaml, parse_yaml, rank
 from .registration import Registration
-from .unpack import Limits
 from .workspace import Workspace
 
 log = logging.getLogger(__name__)

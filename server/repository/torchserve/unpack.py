@@ -17,43 +17,19 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
 from ....core.errors import InvalidArchive
+from .archive_entries import DEFAULT_LIMITS, Entry, Limits, check, check_ratio, entry_parts, too_large, too_many
 
 Progress = Callable[[int, int], None]
 """Called as progress(bytes written, bytes in all) while a file is being written."""
 
 CHUNK = 1 << 20
-#: Below this size a high compression ratio is no danger (a folder of zeros, a log).
-RATIO_MATTERS_FROM = 256 * 1024 * 1024
-MAX_DEPTH = 32
-MAX_COMPONENT = 255
 #: Longest tar header record (a PAX header or a GNU long name) that is read into memory.
 MAX_TAR_RECORD = 1 << 20
 _END_OF_CENTRAL_DIRECTORY = b"PK\x05\x06"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """`max_ratio`: unpacked bytes for each packed one, once an archive unpacks to more than 256 MiB."""
-
-    max_bytes: int = 128 * 2**30
-    max_entries: int = 100_000
-    max_ratio: int = 100
-
-
-DEFAULT_LIMITS = Limits()
-
-
-@dataclass(frozen=True)
-class _Entry:
-    name: str
-    parts: tuple[str, ...]
-    size: int
-    is_directory: bool
 
 
 def unpack_zip(path: Path, folder: Path, limits: Limits = DEFAULT_LIMITS, progress: Progress | None = None) -> None:
@@ -66,7 +42,7 @@ def unpack_zip(path: Path, folder: Path, limits: Limits = DEFAULT_LIMITS, progre
             if packed > path.stat().st_size:
                 raise InvalidArchive(f"{path.name}: its entries overlap", "unsafe")
             entries = [_zip_entry(path, info) for info in infos]
-            _check(path, entries, path.stat().st_size, limits)
+            check(path, entries, path.stat().st_size, limits)
             _refuse_unless_room(path, folder, sum(entry.size for entry in entries))
             with _whole_or_nothing(folder):
                 writer = _Writer(path, folder, sum(entry.size for entry in entries), progress)
@@ -83,7 +59,7 @@ def unpack_tar_gz(path: Path, folder: Path, limits: Limits = DEFAULT_LIMITS, pro
     TorchServe does (a name of one component is kept). Raises InvalidArchive."""
     with _readable(path):
         entries = [entry for _, entry, _ in _tar_entries(path, limits)]
-        _check(path, entries, path.stat().st_size, limits)
+        check(path, entries, path.stat().st_size, limits)
         total = sum(entry.size for entry in entries)
         _refuse_unless_room(path, folder, total)
         with _whole_or_nothing(folder):
@@ -95,35 +71,7 @@ def unpack_tar_gz(path: Path, folder: Path, limits: Limits = DEFAULT_LIMITS, pro
                     writer.file(entry, source)
 
 
-def entry_parts(archive: str, name: str) -> tuple[str, ...]:
-    """The components of an entry's name, which may only lead downwards; InvalidArchive says what is wrong with it."""
-
-    def refuse(reason: str) -> InvalidArchive:
-        return InvalidArchive(f"{archive}: entry {name[:200]!r} {reason}", "unsafe", name)
-
-    if any(ord(char) < 32 or ord(char) == 127 for char in name):
-        raise refuse("has a NUL or another control character in its name")
-    if "\\" in name:
-        raise refuse("has a backslash in its name")
-    if name.startswith("/"):
-        raise refuse("has an absolute name")
-    if len(name) > 1 and name[1] == ":" and name[0].isalpha():
-        raise refuse("begins with a drive letter")
-    parts = tuple(part for part in name.split("/") if part not in ("", "."))
-    if ".." in parts:
-        raise refuse("leads out of the folder with '..'")
-    if len(parts) > MAX_DEPTH:
-        raise refuse(f"is nested more than {MAX_DEPTH} folders deep")
-    if any(len(part.encode("utf-8", "surrogatepass")) > MAX_COMPONENT for part in parts):
-        raise refuse(f"has a component of more than {MAX_COMPONENT} bytes")
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise refuse("has a name that is not UTF-8") from None
-    return parts
-
-
-def _zip_entry(path: Path, info: zipfile.ZipInfo) -> _Entry:
+def _zip_entry(path: Path, info: zipfile.ZipInfo) -> Entry:
     name = info.orig_filename  # zipfile cuts `filename` at a NUL
     parts = entry_parts(path.name, name)
     kind = stat.S_IFMT(info.external_attr >> 16)
@@ -134,7 +82,7 @@ def _zip_entry(path: Path, info: zipfile.ZipInfo) -> _Entry:
         raise InvalidArchive(f"{path.name}: entry {name!r} is encrypted", "damaged", name)
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise InvalidArchive(f"{path.name}: entry {name!r} is neither stored nor deflated", "damaged", name)
-    return _Entry(name, parts, 0 if name.endswith("/") else info.file_size, name.endswith("/"))
+    return Entry(name, parts, 0 if name.endswith("/") else info.file_size, name.endswith("/"))
 
 
 def _check_directory_size(path: Path, file: IO[bytes], limits: Limits) -> None:
@@ -150,11 +98,11 @@ def _check_directory_size(path: Path, file: IO[bytes], limits: Limits) -> None:
             if zip64 >= 0 and len(tail) >= zip64 + 48:
                 entries, directory_bytes = struct.unpack_from("<QQ", tail, zip64 + 32)
         if entries > limits.max_entries or directory_bytes > limits.max_entries * 512:
-            raise _too_many(path, limits, f"{entries} entries")
+            raise too_many(path, limits, f"{entries} entries")
     file.seek(0)
 
 
-def _tar_entries(path: Path, limits: Limits) -> Iterator[tuple[tarfile.TarFile, _Entry, tarfile.TarInfo]]:
+def _tar_entries(path: Path, limits: Limits) -> Iterator[tuple[tarfile.TarFile, Entry, tarfile.TarInfo]]:
     """Reads the archive from its beginning; each entry's data can be read until the next one is asked for."""
     packed = path.stat().st_size
     with gzip.open(path) as unzipped:
@@ -165,14 +113,14 @@ def _tar_entries(path: Path, limits: Limits) -> Iterator[tuple[tarfile.TarFile, 
                 archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has read
                 count += 1
                 if count > limits.max_entries:
-                    raise _too_many(path, limits, "more")
+                    raise too_many(path, limits, "more")
                 entry = _tar_entry(path, info)
                 if entry is not None:
                     yield archive, entry, info
         source.drain()
 
 
-def _tar_entry(path: Path, info: tarfile.TarInfo) -> _Entry | None:
+def _tar_entry(path: Path, info: tarfile.TarInfo) -> Entry | None:
     """None for the top folder itself."""
     entry_parts(path.name, info.name)
     if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.DIRTYPE):
@@ -184,7 +132,7 @@ def _tar_entry(path: Path, info: tarfile.TarInfo) -> _Entry | None:
     parts = entry_parts(path.name, rest if slash else first)
     if not parts or (info.isdir() and not slash):
         return None
-    return _Entry(info.name, parts, 0 if info.isdir() else info.size, info.isdir())
+    return Entry(info.name, parts, 0 if info.isdir() else info.size, info.isdir())
 
 
 class _Metered:
@@ -220,49 +168,8 @@ class _Metered:
     def _meter(self) -> None:
         unpacked = self._source.tell()
         if unpacked > self._most:
-            raise _too_large(self._path, self._limits)
-        _check_ratio(self._path, unpacked, self._packed, self._limits)
-
-
-def _check(path: Path, entries: list[_Entry], packed: int, limits: Limits) -> None:
-    """Refuses what the entries together declare: too many, too large, too dense, or two under one name."""
-    if len(entries) > limits.max_entries:
-        raise _too_many(path, limits, f"{len(entries)} entries")
-    total = sum(entry.size for entry in entries)
-    if total > limits.max_bytes:
-        raise _too_large(path, limits)
-    _check_ratio(path, total, packed, limits)
-    files: set[tuple[str, ...]] = set()
-    folders: set[tuple[str, ...]] = set()
-    for entry in entries:
-        key = tuple(part.casefold() for part in entry.parts)
-        if not entry.is_directory and not key:
-            raise InvalidArchive(f"{path.name}: entry {entry.name!r} has no name", "unsafe", entry.name)
-        if not entry.is_directory and key in files:
-            raise InvalidArchive(f"{path.name}: entry {entry.name!r} is there twice", "unsafe", entry.name)
-        (folders if entry.is_directory else files).add(key)
-        folders.update(key[:length] for length in range(1, len(key)))
-    if both := files & folders:
-        name = "/".join(min(both))
-        raise InvalidArchive(f"{path.name}: entry {name!r} is a file and a folder", "unsafe", name)
-
-
-def _check_ratio(path: Path, unpacked: int, packed: int, limits: Limits) -> None:
-    if unpacked > RATIO_MATTERS_FROM and unpacked > packed * limits.max_ratio:
-        raise InvalidArchive(
-            f"{path.name}: {packed} bytes unpack to {unpacked} or more, over {limits.max_ratio} for one; see max_archive_ratio",
-            "too_large",
-        )
-
-
-def _too_many(path: Path, limits: Limits, found: str) -> InvalidArchive:
-    return InvalidArchive(
-        f"{path.name}: {found}, expected at most {limits.max_entries} entries; see max_archive_entries", "too_large"
-    )
-
-
-def _too_large(path: Path, limits: Limits) -> InvalidArchive:
-    return InvalidArchive(f"{path.name}: unpacks to more than {limits.max_bytes} bytes; see max_archive_bytes", "too_large")
+            raise too_large(self._path, self._limits)
+        check_ratio(self._path, unpacked, self._packed, self._limits)
 
 
 def _refuse_unless_room(path: Path, folder: Path, total: int) -> None:
@@ -278,10 +185,10 @@ class _Writer:
         self._path, self._folder, self._total, self._progress = path, folder, total, progress
         self._written = 0
 
-    def directory(self, entry: _Entry) -> None:
+    def directory(self, entry: Entry) -> None:
         self._folder.joinpath(*entry.parts).mkdir(parents=True, exist_ok=True)
 
-    def file(self, entry: _Entry, source: IO[bytes]) -> None:
+    def file(self, entry: Entry, source: IO[bytes]) -> None:
         target = self._folder.joinpath(*entry.parts)
         target.parent.mkdir(parents=True, exist_ok=True)
         size = 0

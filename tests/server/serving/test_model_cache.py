@@ -54,7 +54,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, int]]:
     """What each process takes; the machine has room for everything."""
     found: dict[int, int] = {}
     monkeypatch.setattr(model_cache, "proportional_memory", lambda pid: found.get(pid, 10 * MIB))
-    monkeypatch.setattr(capacity, "available_memory", lambda root: 1 << 40)
+    monkeypatch.setattr(capacity, "available_memory", lambda: 1 << 40)
     yield found
 
 
@@ -190,7 +190,7 @@ def test_what_is_loading_makes_the_machines_memory_short(monkeypatch: pytest.Mon
     cache = ModelCache()
     made = models(cache, 3, gone)
     settle(cache)
-    monkeypatch.setattr(capacity, "available_memory", lambda root: RESERVE + 4 * MIB)
+    monkeypatch.setattr(capacity, "available_memory", lambda: RESERVE + 4 * MIB)
     settle(cache)
     assert not gone, "what is loaded has its memory already"
     loading = Fake(9, gone)

@@ -9,7 +9,8 @@ import pytest
 
 from jitney.core.errors import InvalidConfig
 from jitney.server.cli.serve import serve_flags
-from jitney.server.settings.settings import Settings, access_problems
+from jitney.server.settings.problems import access_problems
+from jitney.server.settings.settings import Settings
 
 
 def load(folder: Path, text: str = "", **flags: Any) -> Settings:

@@ -21,6 +21,8 @@ from jitney.server.workers.worker_process import WorkerProcess
 
 from .conftest import LIMIT_S, call_to, eventually
 
+pytestmark = pytest.mark.usefixtures("reading")
+
 
 def test_a_batch_runs_on_the_worker_it_is_for(bench: Callable[..., Any]) -> None:
     made = bench().up(2)

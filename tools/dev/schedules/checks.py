@@ -25,7 +25,7 @@ from ....server.ipc.messages import WireRequest
 from ....server.serving.deployment import ModelState
 from ....server.serving.sequence_deployment import SequenceDeployment
 from ....server.serving.worker_deployment import WorkerDeployment
-from ....server.workers.supervisor import ALONE, OPEN
+from ....server.workers.placement import ALONE, OPEN
 from .asked import Asked
 from .machine import Violation
 from .plan import Plan

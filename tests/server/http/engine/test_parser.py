@@ -9,7 +9,8 @@ import pytest
 from waitress.parser import ParsingError, TransferEncodingNotImplemented
 
 from jitney.server.http.engine import parser
-from jitney.server.http.engine.parser import ParsedRequest, parse_head, whole_request
+from jitney.server.http.engine.parsed_request import whole_request
+from jitney.server.http.engine.parser import parse_head
 
 ADJ: Any = SimpleNamespace(max_request_body_size=1001, max_request_header_size=65536, url_scheme="http")
 
@@ -110,56 +111,6 @@ def test_malformed_request_lines_are_refused(first: str) -> None:
 
 def test_an_upgrade_is_not_taken_up() -> None:
     assert parse_head(head("Connection: Upgrade", "Upgrade: h2c", "Content-Length: 3")).length == 3
-
-
-@pytest.mark.parametrize("cut", [1, 10, 40, 50])
-def test_a_request_in_two_pieces(cut: int) -> None:
-    whole = head("Content-Length: 5") + b"abcdeGET"
-    request = ParsedRequest(ADJ)
-    assert request.received(whole[:cut]) == cut
-    at = cut
-    while not request.completed:
-        at += request.received(whole[at:])
-    assert at == len(whole) - 3
-    assert request.error is None and bytes(request.body) == b"abcde"
-
-
-def test_blank_lines_before_a_request_are_passed_over() -> None:
-    request = ParsedRequest(ADJ)
-    assert request.received(b"\r\n" + head("A: b")) and request.completed and not request.empty
-    blank = ParsedRequest(ADJ)
-    assert blank.received(b"\r\n\r\nGET") == 4 and blank.empty
-
-
-@pytest.mark.parametrize(
-    ("data", "code"),
-    [
-        (head("Content-Length: 1001"), 413),
-        (head("Expect: tea", "Content-Length: 1"), 417),
-        (head("X: " + "a" * 70_000), 431),
-        (b"GET / HTTP/1.1\r\nX: " + b"a" * 70_000, 431),
-        (head("Transfer-Encoding: gzip"), 501),
-        (b"garbage\r\n\r\n", 400),
-    ],
-)
-def test_refusals_have_their_status(data: bytes, code: int) -> None:
-    request = ParsedRequest(ADJ)
-    request.received(data)
-    assert request.completed and request.error is not None and request.error.code == code
-    assert whole_request(ADJ, data) is None
-
-
-def test_a_whole_request_is_one_and_nothing_more() -> None:
-    assert whole_request(ADJ, head("Content-Length: 2") + b"ab") is not None
-    for data in (
-        head("Content-Length: 2") + b"a",
-        head("Content-Length: 2") + b"abG",
-        head("Expect: 100-continue"),
-        head("Transfer-Encoding: chunked") + b"0\r\n\r\n",
-        b"\r\n" + head(),
-        head()[:-2],
-    ):
-        assert whole_request(ADJ, data) is None
 
 
 def test_what_clients_make_up_is_not_all_kept() -> None:
