@@ -45,10 +45,7 @@ def plane(tmp_path: Path, events: list[tuple[str, str, Any]], monkeypatch: pytes
         )
     )
     store, plane = ModelStore(Settings.load({"model_store": "store"}, {}, tmp_path), gpus=()), LoadedPlane()
-    plane.events = []
-    options = Options(
-        on_event=lambda deployment, kind, payload: plane.events.append((deployment.config.name, kind, payload))
-    )
+    options = Options(on_event=lambda deployment, kind, payload: events.append((deployment.config.name, kind, payload)))
     plane.control.attach(archives=Management(plane.registry, store, options, lambda: None, 10.0))
     yield plane
     plane.control.close()
