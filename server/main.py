@@ -163,6 +163,10 @@ class Server:
     def _event(self, deployment: Deployment, kind: str, payload: Mapping[str, Any]) -> None:
         if kind == "metric":
             self.metrics.event(deployment.config.name, deployment.config.version, payload)
+        elif kind == "batch":
+            self.metrics.torchserve.executed(deployment.config.name, payload["durations"], payload["request_ids"])
+        elif kind == "workers":
+            self.metrics.workers_changed(deployment)
 
     @property
     def _patience(self) -> int:

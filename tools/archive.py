@@ -14,13 +14,14 @@ import datetime
 import glob
 import io
 import json
+import logging
 import re
 import shutil
 import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +42,10 @@ BUILT_IN_HANDLERS = (
 RUNTIMES = ("python", "python3", "LSP")
 FORMATS: dict[str, str] = {"default": ".mar", "zip-store": ".mar", "tgz": ".tar.gz", "no-archive": ""}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
+#: Folders in a folder of --extra-files that are not packed, beside hidden ones.
+LEFT_OUT = ("__MACOSX", "__pycache__")
+
+log = logging.getLogger(__name__)
 
 Format = Literal["default", "zip-store", "tgz", "no-archive"]
 Content = Mapping[str, "Path | bytes"]
@@ -183,16 +188,31 @@ def _existing(flag: str, path: Path) -> Path:
 
 
 def _add_extra(found: dict[str, Path], pattern: str, target: Path) -> None:
-    """Adds a file, what a wildcard finds, or a folder's contents. The archive itself, made before, is left out."""
+    """Adds a file, what a wildcard finds, or a folder's contents. The archive itself, made before, is left out.
+
+    A wildcard that finds nothing is warned of, as torch-model-archiver does; any other name has to be there.
+    """
     matches = [Path(pattern)] if Path(pattern).exists() else [Path(match) for match in sorted(glob.glob(pattern))]  # noqa: PTH207
-    if not matches:
+    if not matches and not any(sign in pattern for sign in "*?["):
         raise ArchiverError(f"--extra-files: there is no '{pattern}'")
+    if not matches:
+        log.warning("--extra-files: the wildcard '%s' finds nothing", pattern)
     for match in matches:
-        inner = sorted(match.rglob("*")) if match.is_dir() else [match]
-        for path in inner:
+        for path in sorted(_inner(match)) if match.is_dir() else [match]:
             mine = path == target or target in path.parents
             if path.is_file() and not mine:
                 _add(found, path, path.relative_to(match).as_posix() if match.is_dir() else path.name)
+
+
+def _inner(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """The files in a folder and in those below, links followed, without what torch-model-archiver leaves out: folders that are
+    hidden, such as .git, and LEFT_OUT. A link to a folder that it lies in is not followed."""
+    above |= {folder.resolve()}
+    for path in folder.iterdir():
+        if not path.is_dir():
+            yield path
+        elif not path.name.startswith(".") and path.name not in LEFT_OUT and path.resolve() not in above:
+            yield from _inner(path, above)
 
 
 def _add(found: dict[str, Path], path: Path, name: str) -> None:

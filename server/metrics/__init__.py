@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from ...backends import gpus
 from .custom import CustomMetrics
 from .machine import CacheFigures, cache_families, cpu_families, gpu_families
-from .models import Exemplars, Served, families
+from .models import Exemplars, Served, WorkerFigures, families
 from .system import SystemFigures
 from .text import CONTENT_TYPE, OPENMETRICS, Family, Kind, render, render_openmetrics
 from .torchserve import TorchServeMetrics
@@ -56,6 +57,9 @@ class Metrics:
         self.more: list[Callable[[], Iterable[Family]]] = []  # families that others count
         self._stop = threading.Event()
         self._sampler: threading.Thread | None = None
+        self._lock = threading.Lock()
+        #: When the processes of loaded workers were started, of which the log has their load, by worker id.
+        self._loads: weakref.WeakKeyDictionary[Served, dict[int, float]] = weakref.WeakKeyDictionary()
         self._said: set[str] = set()  # names of models' metrics of which it was said that they are dropped
 
     @property
@@ -79,6 +83,17 @@ class Metrics:
             self.custom.take(payload)
         else:
             self.torchserve.from_handler(payload)
+
+    def workers_changed(self, version: Served) -> None:
+        """Logs how long workers took to load that have become ready, in the modes that log it; a scrape reads it itself."""
+        if self.mode == "prometheus":
+            return
+        with self._lock:
+            told = self._loads.setdefault(version, {})
+            for worker in version.workers():
+                if worker.load_seconds and told.get(worker.id) != worker.started:
+                    told[worker.id] = worker.started
+                    self._loaded(version, worker)
 
     def scrape(self, names: Sequence[str] = (), *, openmetrics: bool = False) -> bytes:
         """Prometheus text, or OpenMetrics; with `names` only samples with one of these names. Empty in mode log (TorchServe)."""
@@ -144,8 +159,11 @@ class Metrics:
         for version in self.served():
             for worker in version.workers():
                 if worker.load_seconds:
-                    milliseconds = int(worker.load_seconds * 1000)
-                    self.torchserve.worker_loaded(str(worker.id), version.config.name, version.config.version, milliseconds)
+                    self._loaded(version, worker)
+
+    def _loaded(self, version: Served, worker: WorkerFigures) -> None:
+        milliseconds = int(worker.load_seconds * 1000)
+        self.torchserve.worker_loaded(str(worker.id), version.config.name, version.config.version, milliseconds)
 
     def _sample_forever(self) -> None:
         while not self._stop.is_set():

@@ -38,6 +38,9 @@ class WorkerFigures(Protocol):
     def id(self) -> int: ...
 
     @property
+    def started(self) -> float: ...
+
+    @property
     def load_seconds(self) -> float: ...
 
     @property

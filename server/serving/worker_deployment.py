@@ -55,6 +55,7 @@ class WorkerDeployment(Deployment):
         self._generation = new_generation()
         self._patient = not (config.client_timeout_s or config.batching.limits_waiting or config.sequence)
         self._fatal = FatalInputs(config.name)
+        self._stands_in = config.handler is not None and config.backend != "handler"  # the fast path, for a handler
         self._on_event = options.on_event
         self._closing = False
         self._retries = False
@@ -171,6 +172,7 @@ class WorkerDeployment(Deployment):
     def _workers_changed(self) -> None:
         """Where failing starts are tried again, the first worker that comes up makes the model ready."""
         self._answer_without_workers()
+        self._event("workers", {})
         if self.on_workers is not None:
             self.on_workers()
         if not self._retries or self.state not in (ModelState.LOADING, ModelState.UNAVAILABLE) or not self.pool.ready():
@@ -300,6 +302,8 @@ class WorkerDeployment(Deployment):
             if call.slots:
                 self._free(call)
         self.statistics.batch(report)
+        if self._stands_in and report.ok:
+            self._event("batch", {"durations": report.durations, "request_ids": [call.request.id for call in report.calls]})
         self.dispatcher.low_latency = report.ok and sum(report.durations) < BRISK_NS
 
     def _event(self, kind: str, payload: Mapping[str, Any]) -> None:

@@ -235,7 +235,7 @@ NEVER_MS = 2**31 - 1
 MILLISECONDS, PORT = integer(0, NEVER_MS), integer(0, 65535)
 NETTY = "tuning of TorchServe's network library; jitney's is http_threads"
 JAVA = "there is no Java here"
-INTEL = "Intel's extension and launcher are not used"
+INTEL = "Intel's launcher is not used"
 
 TORCHSERVE: dict[str, Key] = {
     "inference_address": Key(address("inference"), "http://127.0.0.1:8080"),
@@ -256,6 +256,8 @@ TORCHSERVE: dict[str, Key] = {
     "max_response_size": Key(integer(1)),
     "limit_max_image_pixels": Key(switch, "true"),
     "decode_input_request": Key(switch, "true"),
+    "ipex_enable": Key(switch, "false"),
+    "ipex_gpu_enable": Key(switch, "false"),
     "default_service_handler": Key(text, ""),
     "service_envelope": Key(envelope, ""),
     "install_py_dep_per_model": Key(switch, "false"),
@@ -301,7 +303,7 @@ NO_MEANING: dict[str, str] = {
     **dict.fromkeys(["use_native_io", "io_ratio"], NETTY),
     **dict.fromkeys(["vmargs", "plugins_path", "model_server_home", "async_logging"], JAVA),
     "cpp_log_config": "there is no C++ backend here",
-    **dict.fromkeys(["ipex_enable", "ipex_gpu_enable", "cpu_launcher_enable", "cpu_launcher_args"], INTEL),
+    **dict.fromkeys(["cpu_launcher_enable", "cpu_launcher_args"], INTEL),
     "system_metrics_cmd": "the server reads the system's metrics itself",
     "initial_distribution_port": "models that span several processes are not served",
     "debug": "workers are always started by the server",

@@ -51,6 +51,8 @@ class Settings:
     max_response_size  bytes of a handler's largest answer; defaults as of max_request_size
     limit_max_image_pixels  whether Pillow refuses pictures with very many pixels in handlers
     decode_input_request  whether handlers get text and JSON decoded; false = bytes
+    ipex_enable  whether handlers see TS_IPEX_ENABLE=true; those of the server do not use Intel's extension
+    ipex_gpu_enable  whether handlers see TS_IPEX_GPU_ENABLE=true, and the server's take a GPU of Intel's
     default_service_handler  handler of archives that name none: a built-in one, or file:function
     service_envelope  request envelope of handlers: body, json, kserve, kservev2
     install_py_dep_per_model  whether an archive's requirements.txt is installed when it is registered
@@ -153,6 +155,8 @@ class Settings:
     max_response_size: int = MAX_BYTES
     limit_max_image_pixels: bool = True
     decode_input_request: bool = True
+    ipex_enable: bool = False
+    ipex_gpu_enable: bool = False
     default_service_handler: str = ""
     service_envelope: str = ""
     install_py_dep_per_model: bool = False

@@ -1,6 +1,7 @@
 """Explanations of an archive whose predictions take the fast path: its own handler answers them, in a worker of its own."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,13 @@ def image(tmp_path: Path) -> bytes:
 
 
 @pytest.fixture
-def plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def events() -> list[tuple[str, str, Any]]:
+    """(model, kind, payload) of what deployments told."""
+    return []
+
+
+@pytest.fixture
+def plane(tmp_path: Path, events: list[tuple[str, str, Any]], monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 5))
     with pytest.warns(DeprecationWarning):
@@ -38,7 +45,8 @@ def plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         )
     )
     store, plane = ModelStore(Settings.load({"model_store": "store"}, {}, tmp_path), gpus=()), LoadedPlane()
-    plane.control.attach(archives=Management(plane.registry, store, Options(), lambda: None, 10.0))
+    options = Options(on_event=lambda deployment, kind, payload: events.append((deployment.config.name, kind, payload)))
+    plane.control.attach(archives=Management(plane.registry, store, options, lambda: None, 10.0))
     yield plane
     plane.control.close()
     plane.close(10.0)
@@ -50,11 +58,23 @@ def ask(plane: LoadedPlane, image: bytes, explain: str) -> Any:
     return json.loads(bytes(next(answers(call, 60)).body or b""))
 
 
-def test_predictions_and_explanations_of_one_archive(plane: LoadedPlane, image: bytes) -> None:
+def batches(events: list[tuple[str, str, Any]]) -> list[Any]:
+    """A batch is told of a moment after its answers."""
+    until = time.monotonic() + 10
+    while not (found := [payload for _, kind, payload in events if kind == "batch"]) and time.monotonic() < until:
+        time.sleep(0.01)
+    return found
+
+
+def test_predictions_and_explanations_of_one_archive(
+    plane: LoadedPlane, events: list[tuple[str, str, Any]], image: bytes
+) -> None:
     plane.control.archives.register(Registration("net.mar", batch_size=4, initial_workers=1))
     assert plane.config("net").codec == "image_classifier"
     predicted = ask(plane, image, "False")
     assert len(predicted) == 5
+    assert [(len(batch["durations"]), len(batch["request_ids"])) for batch in batches(events)] == [(3, 1)]
+    assert ("net", "workers", {}) in events
     assert len(plane.describe("net")[0].workers) == 1
     explained = ask(plane, image, "True")
     assert (len(explained), len(explained[0]), len(explained[0][0])) == (3, 224, 224)

@@ -111,6 +111,32 @@ def test_a_folder_that_is_no_model_is_never_removed(sources: Path, capsys: pytes
         assert main([*FULL, "--archive-format", "no-archive", "--force"]) == 0
 
 
+@pytest.mark.parametrize("form", ["default", "tgz", "no-archive"])
+def test_folders_are_packed_as_by_torch_model_archiver(sources: Path, form: Any) -> None:
+    """Without hidden ones, caches of Python and of macOS; what a link names is packed in its place."""
+    for name in (".hidden", ".git/config", "deep/.venv/x", "deep/__pycache__/a.pyc", "__MACOSX/b", "c/d.txt"):
+        (sources / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (sources / "tree" / name).touch()
+    (sources / "elsewhere").mkdir()
+    (sources / "elsewhere/e.txt").touch()
+    (sources / "tree/linked").symlink_to(sources / "elsewhere")
+    (sources / "tree/c/up").symlink_to(sources / "tree")
+    config = ModelArchiverConfig("m", "1", "base_handler", extra_files="tree", export_path="out", archive_format=form)
+    made = generate_model_archive(config)
+    opened = open_archive(made, sources / "opened")
+    found = {path.relative_to(opened.directory).as_posix() for path in opened.directory.rglob("*") if path.is_file()}
+    assert found == {"MAR-INF/MANIFEST.json", ".hidden", "c/d.txt", "linked/e.txt"}
+
+
+def test_a_wildcard_that_finds_nothing_is_warned_of(sources: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = ModelArchiverConfig("m", "1", "base_handler", extra_files="src/*.nosuch,src/[x]*,src/net.py", export_path="out")
+    with zipfile.ZipFile(generate_model_archive(config)) as archive:
+        assert "net.py" in archive.namelist()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"--extra-files: the wildcard 'src/{pattern}' finds nothing" for pattern in ("*.nosuch", "[x]*")
+    ]
+
+
 def test_an_archive_does_not_pack_itself(sources: Path) -> None:
     config = ModelArchiverConfig("m", "1", "base_handler", extra_files="src", export_path="src", force=True)
     for _ in range(2):
@@ -135,7 +161,7 @@ def test_an_archive_does_not_pack_itself(sources: Path) -> None:
         ({"handler": "base_handler:handle"}, "expected a file FILE.py"),
         ({"serialized_file": "src/nosuch.pt"}, "--serialized-file: there is no file"),
         ({"model_file": "src"}, "--model-file: there is no file"),
-        ({"extra_files": "src/*.nosuch"}, "--extra-files: there is no"),
+        ({"extra_files": "src/nosuch.json"}, "--extra-files: there is no"),
         ({"extra_files": "src/net.py,other/NET.py"}, "both become"),
         ({"extra_files": "other"}, "MAR-INF"),
     ],

@@ -28,6 +28,9 @@ HANDLER_SECTIONS = (
     "continuousBatching",
 )
 
+#: Variables that have TorchServe's BaseHandler run under torch's profiler.
+PROFILERS = ("ENABLE_TORCH_PROFILER",)
+
 
 @dataclass(frozen=True)
 class BuiltIn:
@@ -44,13 +47,18 @@ BUILT_INS = {
 }
 
 
-def fast_path(config: ModelConfig, manifest: Manifest, files: Collection[str]) -> ModelConfig | None:
+def fast_path(
+    config: ModelConfig, manifest: Manifest, files: Collection[str], environment: Mapping[str, str]
+) -> ModelConfig | None:
     """`config` with codec and tensor backend in place of its handler; None where only the handler does what is asked.
 
-    `files`: names at the archive's top.
+    `files`: names at the archive's top. `environment`: what the worker gets; a profiler that it asks for runs around the
+    handler's steps.
     """
     spec = config.handler
     if spec is None or spec.envelope or manifest.requirements_file or _needs_handler(spec.yaml):
+        return None
+    if any(environment.get(name) for name in PROFILERS):
         return None
     name = spec.entry.removesuffix(".py")
     if name not in BUILT_INS or f"{name}.py" in files or name in files:  # the archive brings a module of that name

@@ -46,7 +46,7 @@ def handler_config(
         instance_groups=groups,
         handler=_handler(entry, settings, archive, found),
         sequence=_sequence(found, numbers) if found.sequence_batching else None,
-        environment=_sequence_names(settings.sequence_headers),
+        environment=_told(settings) | _sequence_names(settings.sequence_headers),
         response_timeout_s=0.0 if found.async_communication else _limit(numbers.response_timeout),  # as TorchServe's
         startup_timeout_s=_limit(numbers.startup_timeout),
         min_workers=numbers.min_workers,
@@ -118,6 +118,16 @@ def _sequence(found: ModelYaml, numbers: Numbers) -> dict[str, Any]:
             "queue": found.max_sequence_job_queue_size if idle else 0,
         },
     }
+
+
+def _told(settings: Settings) -> dict[str, str]:
+    """The variables in which TorchServe's workers find settings of the server, where those are not the usual ones."""
+    told = {
+        "TS_DECODE_INPUT_REQUEST": "" if settings.decode_input_request else "false",
+        "TS_IPEX_ENABLE": "true" if settings.ipex_enable else "",
+        "TS_IPEX_GPU_ENABLE": "true" if settings.ipex_gpu_enable else "",
+    }
+    return {name: value for name, value in told.items() if value}
 
 
 def _sequence_names(headers: tuple[str, str, str]) -> dict[str, str]:

@@ -170,7 +170,7 @@ class ModelStore:
         config = self._loading(config, registration, found or ModelYaml())
         if self.settings.fast_path:
             files = {item.name for item in archive.directory.iterdir()}
-            config = fast_path(config, archive.manifest, files) or config
+            config = fast_path(config, archive.manifest, files, os.environ) or config
         if found is not None and found.worker_group:
             config = grouped(config, found.worker_group)
         return self._with_dependencies(config, archive, found, work)

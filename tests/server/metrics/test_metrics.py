@@ -319,6 +319,44 @@ def test_log_mode_writes_torchserve_s_lines(caplog: pytest.LogCaptureFixture) ->
     assert metrics.scrape() == b""
 
 
+def test_log_mode_tells_once_how_long_a_worker_took_to_load(caplog: pytest.LogCaptureFixture) -> None:
+    class Loading(Version):
+        now: list[Any]
+
+        def workers(self) -> list[Any]:
+            return self.now
+
+    version, made = Loading(), partial(WorkerStatus, pid=1, memory_bytes=0, gpu=None, restarts=0, error="")
+    metrics = Metrics(mode="log", system=False)
+    status = partial(made, 9000, "m_0", state=WorkerState.READY)
+    starting = made(9001, "m_1", state=WorkerState.STARTING, started=6.0)
+    loads = [(5.0, 1.5), (5.0, 1.5), (8.0, 2.5)]  # the same process is told of once, the one that replaces it again
+    with caplog.at_level(logging.INFO):
+        for started, seconds in loads:
+            version.now = [status(started=started, load_seconds=seconds), starting]
+            metrics.workers_changed(version)
+    host = metrics.torchserve.hostname
+    expected = [
+        f"WorkerLoadTime.Milliseconds:{took}|#WorkerName:W-9000-m_3,Level:Host|#hostname:{host},timestamp"
+        for took in ("1500.0", "2500.0")
+    ]
+    assert [record.getMessage().rsplit(":", 1)[0] for record in caplog.records] == expected
+    scraped = Metrics(system=False)
+    scraped.workers_changed(version)
+    assert b"WorkerLoadTime{" not in scraped.scrape()
+
+
+def test_batches_of_the_fast_path_have_a_handler_s_metrics(caplog: pytest.LogCaptureFixture) -> None:
+    scraped, logged = Metrics(system=False), Metrics(mode="log", system=False)
+    with caplog.at_level(logging.INFO):
+        for metrics in (scraped, logged):
+            metrics.torchserve.executed("m", (1 * MILLISECOND, 2 * MILLISECOND, 500_000), ["a", "b"])
+    for name in ("HandlerTime", "PredictionTime"):
+        assert value(scraped.scrape(), name, ModelName="m", Level="Model", Hostname=scraped.torchserve.hostname) == 3.5
+        assert f"{name}.ms:3.5|#ModelName:m,Level:Model|#hostname:" in caplog.text
+    assert "requestID:a,b," in caplog.text
+
+
 def test_log_mode_reads_the_machine_from_time_to_time(caplog: pytest.LogCaptureFixture) -> None:
     metrics = Metrics(mode="log", interval=3600)
     with caplog.at_level(logging.INFO):

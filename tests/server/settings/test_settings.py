@@ -205,7 +205,9 @@ def test_where_kubernetes_says_services_are_concerns_no_setting(tmp_path: Path) 
 
 
 def test_keys_without_meaning_are_noted_once(tmp_path: Path) -> None:
-    settings = load(tmp_path, "vmargs=-Xmx1g\nnumber_of_netty_threads=32\nipex_enable=true\npython=/usr/bin/python3\n")
+    settings = load(
+        tmp_path, "vmargs=-Xmx1g\nnumber_of_netty_threads=32\ncpu_launcher_enable=true\npython=/usr/bin/python3\n"
+    )
     assert len(settings.notes) == 3
     assert any(note.startswith("number_of_netty_threads=32 has no effect") for note in settings.notes)
 

@@ -36,7 +36,7 @@ TORCHSERVE = {
     "GPUMemoryUtilization": "share of a GPU's memory that is in use",
     "GPUMemoryUsed": "a GPU's memory in use",
     "GPUUtilization": "how busy a GPU is",
-    "HandlerTime": "time of a handler's `handle`, of the latest batch; from handlers derived from BaseHandler",
+    "HandlerTime": "time of a handler's `handle`, of the latest batch; from BaseHandler's kind and what stands in for it",
     "PredictionTime": "time of a batch in its worker, of the latest batch",
 }
 

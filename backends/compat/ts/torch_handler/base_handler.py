@@ -56,6 +56,8 @@ class BaseHandler(ABC):  # noqa: B024 - abstract methods are for subclasses to a
     mapping        class names from index_to_name.json, None without the file
     device         torch.device; `map_location` its type for torch.load
     context        the worker's Context; its requests change with every batch
+
+    Names of our own are of the module, or begin with two underscores: handlers take any other name for themselves.
     """
 
     def __init__(self) -> None:
@@ -81,11 +83,11 @@ class BaseHandler(ABC):  # noqa: B024 - abstract methods are for subclasses to a
         self.device = choose_device(properties.get("gpu_id"))
         self.map_location = self.device.type
         directory = Path(properties["model_dir"])
-        self._load(directory, (self.manifest or {}).get("model", {}))
+        self.__load(directory, (self.manifest or {}).get("model", {}))
         self.mapping = load_label_mapping(str(directory / "index_to_name.json"))
         self.initialized = True
 
-    def _load(self, directory: Path, model: dict[str, Any]) -> None:
+    def __load(self, directory: Path, model: dict[str, Any]) -> None:
         """First match: modelFile, TorchScript, ONNX, ahead-of-time compiled."""
         serialized, source = model.get("serializedFile"), model.get("modelFile")
         self.model_pt_path = str(directory / serialized) if serialized else None
@@ -155,11 +157,11 @@ class BaseHandler(ABC):  # noqa: B024 - abstract methods are for subclasses to a
         elif profiling.wanted():
             output, _ = self._infer_with_profiler(data)
         else:
-            output = self._answer(data, lambda step, value: getattr(self, step)(value))
+            output = self.__answer(data, lambda step, value: getattr(self, step)(value))
         context.metrics.add_time("HandlerTime", round((time.perf_counter() - start) * 1000, 2), None, "ms")
         return output
 
-    def _answer(self, data: Any, run: Callable[[str, Any], Any]) -> Any:
+    def __answer(self, data: Any, run: Callable[[str, Any], Any]) -> Any:
         prepared = run("preprocess", data)
         if self._is_explain():
             return self.explain_handle(prepared, data)
@@ -168,15 +170,10 @@ class BaseHandler(ABC):  # noqa: B024 - abstract methods are for subclasses to a
     def _infer_with_profiler(self, data: Any) -> tuple[Any, Any]:
         """`handle`'s work under torch's profiler (ENABLE_TORCH_PROFILER); returns the output and the profiler."""
         return profiling.profiled(
-            lambda run: self._answer(data, lambda step, value: run(step, getattr(self, step), value)),
-            self._model_name(),
+            lambda run: self.__answer(data, lambda step, value: run(step, getattr(self, step), value)),
+            _model_name(self),
             self.profiler_args,
         )
-
-    def _model_name(self) -> str:
-        """The manifest's, else the name of registration; "" in a context that has neither, such as a test's."""
-        manifest = self.manifest or self.context.manifest or {}
-        return str(manifest.get("model", {}).get("modelName") or getattr(self.context, "model_name", ""))
 
     # -- descriptions and explanations -----------------------------------------------------------------------------------
 
@@ -203,6 +200,12 @@ class BaseHandler(ABC):  # noqa: B024 - abstract methods are for subclasses to a
 
     def _is_describe(self) -> bool:
         return self.context is not None and self.context.get_request_header(0, "describe") == "True"
+
+
+def _model_name(handler: BaseHandler) -> str:
+    """The manifest's, else the name of registration; "" in a context that has neither, such as a test's."""
+    manifest = handler.manifest or handler.context.manifest or {}
+    return str(manifest.get("model", {}).get("modelName") or getattr(handler.context, "model_name", ""))
 
 
 def _target(value: Any) -> Any:

@@ -9,7 +9,7 @@ import torch
 from ..handler_utils.timer import timed
 from ..utils.util import map_class_to_label
 from .transforms import Compose, to_rgb, to_tensor
-from .vision_handler import VisionHandler
+from .vision_handler import VisionHandler, image_of
 
 
 class ObjectDetector(VisionHandler):
@@ -23,7 +23,7 @@ class ObjectDetector(VisionHandler):
 
     @timed
     def preprocess(self, data: Any) -> Any:
-        images = [self._image(row).to(self.device) for row in data]
+        images = [image_of(self, row).to(self.device) for row in data]
         return torch.stack(images) if len({image.shape for image in images}) == 1 else images
 
     @timed
@@ -36,12 +36,12 @@ class ObjectDetector(VisionHandler):
     @timed
     def postprocess(self, data: Any) -> Any:
         """For each request [{label: [x1, y1, x2, y2], "score": s}, …] with s of at least `threshold`."""
-        return [self._boxes(found) for found in data]
+        return [_boxes(self, found) for found in data]
 
-    def _boxes(self, found: Any) -> list[dict[str, Any]]:
-        kept = found["scores"] >= self.threshold
-        boxes, scores = found["boxes"][kept].tolist(), found["scores"][kept].tolist()
-        named = map_class_to_label(
-            [[box] for box in boxes], self.mapping, [[label] for label in found["labels"][kept].tolist()]
-        )
-        return [{**box, "score": score} for box, score in zip(named, scores, strict=True)]
+
+def _boxes(handler: ObjectDetector, found: Any) -> list[dict[str, Any]]:
+    kept = found["scores"] >= handler.threshold
+    boxes, scores = found["boxes"][kept].tolist(), found["scores"][kept].tolist()
+    labels = [[label] for label in found["labels"][kept].tolist()]
+    named = map_class_to_label([[box] for box in boxes], handler.mapping, labels)
+    return [{**box, "score": score} for box, score in zip(named, scores, strict=True)]

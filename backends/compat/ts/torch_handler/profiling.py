@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -10,6 +11,8 @@ from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function, tensorboard_trace_handler
+
+logger = logging.getLogger(__name__)
 
 Run = Callable[[str, Callable[[Any], Any], Any], Any]
 
@@ -27,6 +30,8 @@ def profiled(work: Callable[[Run], Any], model_name: str, arguments: Mapping[str
         "on_trace_ready": tensorboard_trace_handler(str(folder)),
         **arguments,
     }
+    if "on_trace_ready" not in arguments:
+        logger.info("the profiler's trace goes to %s", folder)
     with profile(**settings) as profiler:
 
         def run(name: str, step: Callable[[Any], Any], value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,34 +23,31 @@ class TextClassifier(TextHandler):
     """Unlike TorchServe's, it answers every request of a batch: their words follow one another, at their offsets."""
 
     ngrams = 2
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._offsets = [0]
+    __offsets: Sequence[int] = (0,)
 
     @timed
     def preprocess(self, data: Any) -> Any:
         """(indices of all requests' words and pairs of words, words of the first request)."""
-        lines = [self._words(row.get("data") or row.get("body")) for row in data]
-        indices = [self._indices(words) for words in lines]
-        self._offsets = [sum(map(len, indices[:at])) for at in range(len(indices))]
+        lines = [self.__words(row.get("data") or row.get("body")) for row in data]
+        indices = [self.__indices(words) for words in lines]
+        self.__offsets = [sum(map(len, indices[:at])) for at in range(len(indices))]
         flat = [index for line in indices for index in line]
         return torch.as_tensor(flat, dtype=torch.int64, device=self.device), lines[0] if lines else []
 
-    def _words(self, text: Any) -> list[str]:
+    def __words(self, text: Any) -> list[str]:
         if isinstance(text, bytes | bytearray):
             text = text.decode("utf-8")
         text = self._expand_contractions(self._remove_html_tags(text).lower())
         return self._tokenize(self._remove_punctuation(self._remove_accented_characters(text)))
 
-    def _indices(self, words: list[str]) -> list[int]:
+    def __indices(self, words: list[str]) -> list[int]:
         unknown = self.source_vocab.get("<unk>", 0)
         return [self.source_vocab.get(gram, unknown) for gram in ngrams_iterator(words, self.ngrams)]
 
     @timed
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
         indices, _ = data
-        return super().inference(indices, torch.as_tensor(self._offsets, device=self.device))
+        return super().inference(indices, torch.as_tensor(self.__offsets, device=self.device))
 
     @timed
     def postprocess(self, data: Any) -> Any:

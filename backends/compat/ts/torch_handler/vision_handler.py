@@ -30,17 +30,19 @@ class VisionHandler(BaseHandler, ABC):
 
         A request brings image bytes, base64 text, or a list that is the tensor, as `data` or `body`.
         """
-        return torch.stack([self._image(row) for row in data]).to(self.device)
-
-    def _image(self, row: Any) -> torch.Tensor:
-        image = row.get("data") or row.get("body")
-        if isinstance(image, str):
-            image = base64.b64decode(image)
-        if isinstance(image, bytes | bytearray):
-            tensor: torch.Tensor = self.image_processing(Image.open(io.BytesIO(image)))
-            return tensor
-        return torch.tensor(image, dtype=torch.float32)
+        return torch.stack([image_of(self, row) for row in data]).to(self.device)
 
     def get_insights(self, tensor_data: Any, raw_data: Any, target: int = 0) -> Any:
         """Integrated gradients of class `target` in 15 steps, as nested lists of the input's shape."""
         return self.ig.attribute(tensor_data, target=target, n_steps=15).tolist()
+
+
+def image_of(handler: VisionHandler, row: Any) -> torch.Tensor:
+    """One request's image, processed as the handler's class says."""
+    image = row.get("data") or row.get("body")
+    if isinstance(image, str):
+        image = base64.b64decode(image)
+    if isinstance(image, bytes | bytearray):
+        tensor: torch.Tensor = handler.image_processing(Image.open(io.BytesIO(image)))
+        return tensor
+    return torch.tensor(image, dtype=torch.float32)

@@ -377,3 +377,32 @@ def test_descriptions_and_missing_explanations(context: Callable[..., Any]) -> N
     handler.device = "cpu"
     with pytest.raises(NotImplementedError, match="get_insights"):
         handler.handle([1.0], context({}, None, {"explain": "True"}))
+
+
+class Busy(ImageClassifier):
+    """Has no constructor of TorchServe's, and methods and attributes with names that come to mind."""
+
+    def __init__(self) -> None:
+        self._image = self._offsets = self._words = self._boxes = "mine"
+
+    def initialize(self, context: Any) -> None:
+        self._model_name = "mine"
+        super().initialize(context)
+        self.opened = self._load("labels.txt")
+
+    def _load(self, path: str) -> str:
+        return path
+
+    def _answer(self, question: str) -> str:
+        return question
+
+
+def test_a_handler_may_use_any_name_for_itself(context: Callable[..., Any], tmp_path: Path, jpeg: bytes) -> None:
+    script(
+        tmp_path / "net.pt", torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 5))
+    )
+    handler, made = Busy(), context({"serializedFile": "net.pt", "modelName": "net"})
+    handler.initialize(made)
+    assert handler.opened == "labels.txt"
+    (answer,) = handler.handle([{"data": jpeg}], made)
+    assert len(answer) == 5

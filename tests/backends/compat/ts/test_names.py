@@ -91,3 +91,35 @@ def test_a_handler_imports_them_as_ts() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("ts.torch_handler.vllm_handler is not offered: it drives vLLM")
+
+
+#: What TorchServe's handlers define with one underscore: names that handlers override, or leave alone, already there.
+PRIVATE = {
+    *("_infer_with_profiler", "_is_describe", "_is_explain", "_load_pickled_model", "_load_torchscript_model"),
+    *("_load_torch_export_aot_compile", "_use_torch_export_aot_compile", "_expand_contractions", "_remove_html_tags"),
+    *("_remove_accented_characters", "_remove_punctuation", "_remove_puncutation", "_tokenize"),
+}
+#: What our handlers have beside TorchServe's public names, and with the meaning that TorchServe gives them where it has them.
+OWN = {"get_insights", "image_processing", "model_yaml_config"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("base_handler.BaseHandler", "vision_handler.VisionHandler", "image_classifier.ImageClassifier"),
+        *("image_segmenter.ImageSegmenter", "object_detector.ObjectDetector", "text_handler.TextHandler"),
+        "text_classifier.TextClassifier",
+    ],
+)
+def test_handlers_leave_all_other_names_to_those_that_are_derived_from_them(name: str) -> None:
+    """A user's handler that calls a method or an attribute of its own `_answer` must not change ours."""
+    module, _, class_name = name.partition(".")
+    base = getattr(importlib.import_module(f"{OURS}ts.torch_handler.{module}"), class_name)
+    theirs = {member.partition(".")[2] for names in NAMES.values() for member in names}
+    mangled = tuple(f"_{each.__name__}__" for each in base.__mro__)
+    found = {name for name in {*dir(base), *vars(base())} if not name.startswith(("__", "_abc_", *mangled))}
+    attributes = {
+        *("model", "mapping", "device", "initialized", "context", "model_pt_path", "manifest", "map_location", "explain"),
+        *("target", "profiler_args", "source_vocab", "tokenizer", "input_text", "lig"),
+    }
+    assert found - theirs - PRIVATE - OWN - attributes == set()

@@ -17,7 +17,7 @@ SOURCES = {"MAR-INF", "w.pth", "net.py", "parts.py"}
 
 
 def test_a_scripted_classifier_runs_as_torchscript() -> None:
-    config = fast_path(CONFIG, SCRIPTED, FILES)
+    config = fast_path(CONFIG, SCRIPTED, FILES, {})
     assert config is not None
     assert (config.backend, config.codec, config.filename) == ("torchscript", "image_classifier", "net.pt")
     (spec,), (out,) = config.inputs, config.outputs
@@ -27,7 +27,7 @@ def test_a_scripted_classifier_runs_as_torchscript() -> None:
 
 
 def test_a_classifier_with_source_runs_as_eager() -> None:
-    config = fast_path(CONFIG, EAGER, SOURCES)
+    config = fast_path(CONFIG, EAGER, SOURCES, {})
     assert config is not None
     assert (config.backend, config.codec, config.filename) == ("eager", "image_classifier", "net.py")
 
@@ -65,18 +65,23 @@ def asked(**changes: Any) -> ModelConfig:
     ],
 )
 def test_everything_else_runs_its_handler(config: ModelConfig, manifest: Manifest, files: set[str]) -> None:
-    assert fast_path(config, manifest, files) is None
+    assert fast_path(config, manifest, files, {}) is None
 
 
 @pytest.mark.parametrize(
     "yaml", [{"handler": {"answer": 42}}, {"minWorkers": 1}, {"pt2": None}, {"handler": {"profile": False}}]
 )
 def test_what_changes_nothing_about_the_work_keeps_the_path(yaml: dict[str, Any]) -> None:
-    assert fast_path(asked(yaml=yaml), SCRIPTED, FILES) is not None
+    assert fast_path(asked(yaml=yaml), SCRIPTED, FILES, {}) is not None
+
+
+def test_a_profiler_that_the_environment_asks_for_needs_the_handler() -> None:
+    assert fast_path(CONFIG, SCRIPTED, FILES, {"ENABLE_TORCH_PROFILER": "1"}) is None
+    assert fast_path(CONFIG, SCRIPTED, FILES, {"ENABLE_TORCH_PROFILER": ""}) is not None
 
 
 def test_the_handler_alone_is_what_the_fast_path_replaced() -> None:
-    config = fast_path(CONFIG, SCRIPTED, FILES)
+    config = fast_path(CONFIG, SCRIPTED, FILES, {})
     assert config is not None
     alone = handler_alone(config)
     assert (alone.backend, alone.codec, alone.filename, alone.inputs, alone.handler) == (

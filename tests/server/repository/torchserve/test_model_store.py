@@ -225,9 +225,12 @@ def test_server_settings_reach_the_handler(place: Place) -> None:
         "limit_max_image_pixels": False,
         "decode_input_request": False,
         "metrics_config": "/m.yaml",
+        "ipex_enable": True,
     }
-    spec = place.store(**settings).resolve(Registration("a.mar", handler="other:entry")).handler
+    config = place.store(**settings).resolve(Registration("a.mar", handler="other:entry"))
+    spec = config.handler
     assert spec is not None
+    assert config.environment == {"TS_DECODE_INPUT_REQUEST": "false", "TS_IPEX_ENABLE": "true"}
     assert (spec.entry, spec.envelope, spec.metrics_config) == ("other:entry", "kserve", "/m.yaml")
     assert not spec.limit_max_image_pixels and not spec.decode_input_request
 
