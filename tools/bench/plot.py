@@ -49,7 +49,9 @@ def svg(panels: Sequence[Panel]) -> str:
     if not names or not all(points for panel in panels for points in panel.series.values()):
         raise ValueError("a chart needs at least one series, and each series a point")
     colours = {name: COLOURS[n % len(COLOURS)] for n, name in enumerate(names)}
-    width, height = WIDTH * len(panels), HEIGHT + LEGEND
+    width = WIDTH * len(panels)
+    legend, rows = _legend(colours, width)
+    height = HEIGHT + LEGEND * rows
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="sans-serif" font-size="11">',
@@ -57,12 +59,21 @@ def svg(panels: Sequence[Panel]) -> str:
     ]
     for number, panel in enumerate(panels):
         parts += [f'<g transform="translate({number * WIDTH} 0)">', *_panel(panel, colours), "</g>"]
-    x = float(LEFT)
-    for name in names:
-        parts.append(f'<path d="M{x:.0f} {HEIGHT + 9}h16" stroke="{colours[name]}" stroke-width="2"/>')
-        parts.append(f'<text x="{x + 20:.0f}" y="{HEIGHT + 13}">{escape(name)}</text>')
-        x += 36 + 6.5 * len(name)
-    return "\n".join([*parts, "</svg>", ""])
+    return "\n".join([*parts, *legend, "</svg>", ""])
+
+
+def _legend(colours: Mapping[str, str], width: int) -> tuple[list[str], int]:
+    """Each series with its colour, in as many rows as they need."""
+    parts, x, row = [], float(LEFT), 0
+    for name, colour in colours.items():
+        wide = 36 + 6.5 * len(name)
+        if x > LEFT and x + wide > width:
+            x, row = float(LEFT), row + 1
+        y = HEIGHT + LEGEND * row
+        parts.append(f'<path d="M{x:.0f} {y + 9}h16" stroke="{colour}" stroke-width="2"/>')
+        parts.append(f'<text x="{x + 20:.0f}" y="{y + 13}">{escape(name)}</text>')
+        x += wide
+    return parts, row + 1
 
 
 def _panel(panel: Panel, colours: Mapping[str, str]) -> list[str]:

@@ -28,6 +28,8 @@ from .chaos.faults import Scene
 from .chaos.ledger import Ledger, Window
 from .chaos.site import Site
 
+#: Looks that a chart shows.
+POINTS = 100
 #: Part of the run that is a warm-up, and seconds between two looks.
 WARM_UP, LOOK_S = 0.25, 3.0
 #: What each series may rise by in an hour. Memory in MB: with fewer than some ten minutes noise is more than that.
@@ -126,15 +128,14 @@ def soak(options: argparse.Namespace, folder: Path) -> bool:
 
 
 def plot(looks: Sequence[Look]) -> str:
-    """What was held over the minutes, as SVG: memory, and everything that is counted."""
+    """What was held over the minutes, as SVG: memory, descriptors, threads and processes; at most some `POINTS` looks of them."""
+    shown = looks[:: 1 + len(looks) // POINTS]
 
     def panel(title: str, unit: str, names: Sequence[str]) -> Panel:
-        return Panel(title, "minutes", unit, {name: [(at / 60, held[name]) for at, held in looks] for name in names})
+        return Panel(title, "minutes", unit, {name: [(at / 60, held[name]) for at, held in shown] for name in names})
 
     memory_names = [name for name in MAY_RISE if name.endswith("MB")]
-    return svg(
-        [panel("memory", "MB", memory_names), panel("counted", "", [name for name in MAY_RISE if name not in memory_names])]
-    )
+    return svg([panel("memory", "MB", memory_names), panel("counted", "", ["descriptors", "threads", "processes"])])
 
 
 def report(window: Window, lines: Sequence[Line], cycles: int, problems: Sequence[str], status: int) -> bool:

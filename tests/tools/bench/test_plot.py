@@ -27,6 +27,14 @@ def test_each_panel_has_each_of_its_series() -> None:
     assert colours[0] == colours[1]
 
 
+def test_a_long_legend_has_several_rows() -> None:
+    root = ET.fromstring(svg([Panel("one", "x", "y", {f"a long name {n}": [(0.0, 1.0)] for n in range(7)})]))
+    places = [(float(text.attrib["x"]), float(text.attrib["y"])) for text in root.findall(f"{SVG}text")]
+    assert len({y for _, y in places}) > 1 and len(set(places)) == 7
+    assert max(x for x, _ in places) + 6 * len("a long name 0") < WIDTH
+    assert max(y for _, y in places) < float(root.attrib["height"])
+
+
 @pytest.mark.parametrize("log", [False, True])
 def test_points_are_in_scale_and_inside(log: bool) -> None:
     root = ET.fromstring(svg([Panel("one", "x", "y", SERIES, log=log)]))
