@@ -62,7 +62,6 @@ NO_MEANING = {
     "--cuda-memory-pool-byte-size": "CUDA memory belongs to each worker",
     "--cuda-virtual-address-size": "CUDA memory belongs to each worker",
     "--min-supported-compute-capability": "the framework decides",
-    "--backend-directory": "backends are Python modules",
     "--repoagent-directory": "repository agents are not supported",
     "--cache-directory": "the response cache is in-process",
     "--strict-model-config": "use --disable-auto-complete-config",
@@ -135,6 +134,7 @@ def serve_parser(no_meaning: Iterable[str] = NO_MEANING) -> argparse.ArgumentPar
     add("--disable-auto-complete-config", action="store_true", help="do not complete configurations from model files")
     add("--model-config-name", metavar="NAME", help="read configs/NAME.pbtxt instead of config.pbtxt")
     add("--backend-config", action="append", metavar="BACKEND,KEY=VALUE", help="e.g. onnxruntime,default-max-batch-size=8")
+    add("--backend-directory", metavar="DIR", help="folder with Python-based backends: NAME/model.py for backend NAME")
     add("--response-cache-byte-size", type=int, metavar="BYTES", help="the same as --cache-config=local,size=BYTES")
     add("--cache-config", metavar="local,size=BYTES", help="size of the response cache")
     add("--id", dest="server_id", metavar="NAME", help="what GET /v2 calls the server (triton)")
