@@ -48,7 +48,7 @@ NO_MEANING = {
     "--host-policy": "set CPU affinity outside of the server",
     "--model-load-gpu-limit": "the framework decides how much of a GPU it takes",
     "--enable-peer-access": "GPUs do not exchange tensors",
-    "--metrics-config": "all metrics are shown",
+    "--metrics-config": "counters and the histograms of jitney are always shown, Triton's summaries never",
     "--allow-http": "HTTP is always served",
     "--allow-gpu-metrics": "GPU metrics need no switch",
     "--allow-cpu-metrics": "CPU metrics need no switch",

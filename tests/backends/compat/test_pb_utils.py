@@ -301,7 +301,9 @@ def test_a_request_of_the_models_own(pb_utils: Any) -> None:
     assert (request.request_id(), request.correlation_id(), request.flags(), request.timeout()) == ("id", 5, 1, 9)
     assert (request.inputs(), request.requested_output_names()) == ([tensor], {"y"})
     assert request.parameters() == '{"a":1}'
-    assert pb_utils.InferenceRequest(parameters={"é": "☃"}).parameters() == '{"é":"☃"}'
+    assert pb_utils.InferenceRequest(model_name="m", parameters={"é": "☃"}).parameters() == '{"é":"☃"}'
+    with pytest.raises(TypeError, match="model_name must be a str"):
+        pb_utils.InferenceRequest(inputs=[tensor], requested_output_names=["y"])
     assert request._to_other().parameters == {"a": 1, "triton_sequence_id": 5, "triton_flags": 1, "triton_timeout": 9}
     request.set_flags(pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END)
     assert request.flags() == 2
