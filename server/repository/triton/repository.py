@@ -84,8 +84,8 @@ class TritonRepository:
                 raise InvalidConfig(f"model repository '{path}' is not a folder")
             check_level(path)
         self._backends = None if backend_directory is None else Path(backend_directory).absolute()
-        if self._backends is not None and not self._backends.is_dir():
-            raise InvalidConfig(f"backend directory '{self._backends}' is not a folder")
+        if self._backends is not None and not self._backends.is_dir():  # commands for Triton name a folder of its image
+            log.warning("backend directory '%s' is not a folder: there are no Python-based backends", self._backends)
         self._config_name = safe_name(config_name, InvalidConfig) if config_name else ""
         self._completer = Completer(backend_config or {}) if auto_complete else None
         self._gpus = None if gpus is None else list(gpus)

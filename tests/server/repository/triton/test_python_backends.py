@@ -69,6 +69,13 @@ def test_the_backends_file_completes_the_configuration(folder: Folder, backends:
     assert [(spec.name, spec.dims) for spec in (*config.inputs, *config.outputs)] == [("a", (4,)), ("b", (4,))]
 
 
-def test_a_backend_directory_that_is_no_folder_is_refused_at_once(folder: Folder) -> None:
-    with pytest.raises(InvalidConfig, match=r"backend directory '.*absent' is not a folder"):
-        folder.open(backend_directory=folder.path / "absent")
+def test_a_backend_directory_that_is_no_folder_keeps_no_other_model_from_being_served(
+    folder: Folder, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.python("m")
+    folder.model("of_a_backend", 'backend: "sums"' + TENSORS)
+    absent = folder.path / "absent"
+    assert folder.read("m", backend_directory=absent).backend == "python"
+    assert f"backend directory '{absent}' is not a folder" in caplog.text
+    with pytest.raises(InvalidConfig, match="not offered"):
+        folder.read("of_a_backend", backend_directory=absent)
