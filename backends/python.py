@@ -212,14 +212,23 @@ class LoopThread:
 
 
 def load_module(version_directory: Path, filename: str = "") -> ModuleType:
-    """Imports a model's file as Triton does, as `<version>.<file>`, with its folders and pb_utils importable."""
-    for folder in (COMPAT, version_directory.parent, version_directory):
+    """Imports a model's file as Triton does, as `<version>.<file>`, with its folders and pb_utils importable.
+
+    An absolute `filename` is the file of a Python-based backend: it is imported by its own name, with its folder importable and
+    the version's behind it.
+    """
+    file = PurePosixPath(filename or "model.py")
+    if file.is_absolute():
+        folders, module = (COMPAT, Path(file).parent, version_directory), file.stem
+    else:
+        folders = (COMPAT, version_directory.parent, version_directory)
+        module = ".".join((version_directory.name, *file.with_suffix("").parts))
+    for folder in folders:
         _make_importable(folder)
     sys.dont_write_bytecode = True  # the repository is the operator's, and a stale .pyc would hide a quick second edit
-    file = PurePosixPath(filename or "model.py")
     if not (version_directory / file).is_file():
         raise FileNotFoundError(f"{version_directory / file} does not exist: a Python model needs its class there")
-    return importlib.import_module(".".join((version_directory.name, *file.with_suffix("").parts)))
+    return importlib.import_module(module)
 
 
 def _make_importable(folder: Path) -> None:

@@ -49,6 +49,7 @@ def make_repository(settings: Settings, gpus: Sequence[int] | None) -> TritonRep
         [Path(folder) for folder in settings.model_repository],
         auto_complete=not settings.disable_auto_complete_config,
         backend_config=settings.backend_config,
+        backend_directory=Path(settings.backend_directory) if settings.backend_directory else None,
         config_name=settings.model_config_name,
         limits=Limits(max(0, settings.default_response_timeout), max(0, settings.repository_startup_timeout)),
         gpus=gpus,

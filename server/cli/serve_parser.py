@@ -72,6 +72,7 @@ def _add_configuration(parser: argparse.ArgumentParser) -> None:
     add("--disable-auto-complete-config", action="store_true", help="do not complete configurations from model files")
     add("--model-config-name", metavar="NAME", help="read configs/NAME.pbtxt instead of config.pbtxt")
     add("--backend-config", action="append", metavar="BACKEND,KEY=VALUE", help="e.g. onnxruntime,default-max-batch-size=8")
+    add("--backend-directory", metavar="DIR", help="folder with Python-based backends: NAME/model.py for backend NAME")
     add("--response-cache-byte-size", type=int, metavar="BYTES", help="the same as --cache-config=local,size=BYTES")
     add("--cache-config", metavar="local,size=BYTES", help="size of the response cache")
     add("--id", dest="server_id", metavar="NAME", help="what GET /v2 calls the server (triton)")

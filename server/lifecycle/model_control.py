@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 LOAD_THREADS = 4
 
+#: Stands for the files of a model that came with a load; no folder looks like it.
+_UPLOADED = object()
+
 Report = Callable[[str, str, str | None, float], None]
 """Called as report(model, version, reason or None when ready, seconds) for each version that settled."""
 
@@ -181,7 +184,8 @@ class ModelControl:
             with self._lock(model):
                 if override or not self._serves_unchanged(model, fingerprint):
                     self._rollout.replace(model, configs, afresh=override, settled=settled)
-                    self._fingerprints[model] = fingerprint  # also after an override, which a plain load keeps (Triton)
+                    # A plain load keeps an uploaded configuration, and replaces uploaded files by the folder's (Triton).
+                    self._fingerprints[model] = _UPLOADED if files else fingerprint
             self._check_dependents(model)
         except LoadFailed:
             raise

@@ -33,7 +33,10 @@ class CustomMetrics:
         self._dropped: set[tuple[str, Kind]] = set()  # what was said already
 
     def take(self, metric: Mapping[str, Any]) -> None:
-        """Applies one change: name, description, kind, labels, buckets, verb (increment, set, observe), value."""
+        """Applies one change: name, description, kind, labels, buckets, verb (declare, increment, set, observe), value.
+
+        "declare" shows a series before anything was counted.
+        """
         name, kind = str(metric["name"]), _KINDS.get(str(metric["kind"]))
         if kind is None or not _NAME.fullmatch(name):
             log.warning("a model's metric was dropped: name %r, kind %r", name, metric["kind"])
@@ -58,9 +61,11 @@ class CustomMetrics:
 
     def _apply(self, name: str, labels: Labels, metric: Mapping[str, Any]) -> None:
         value = float(metric["value"])
-        if metric["verb"] == "observe":
+        if metric["buckets"] or metric["verb"] == "observe":
             series = self._histograms.setdefault(name, {})
-            series.setdefault(labels, Histogram(sorted(set(metric["buckets"])))).observe(value)
+            histogram = series.setdefault(labels, Histogram(sorted(set(metric["buckets"]))))
+            if metric["verb"] == "observe":
+                histogram.observe(value)
             return
         values = self._values.setdefault(name, {})
         values[labels] = value if metric["verb"] == "set" else values.get(labels, 0.0) + value

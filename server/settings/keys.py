@@ -353,6 +353,7 @@ TRITON: dict[str, Key] = {
     "exit_timeout_secs": Key(integer(0, 86_400), "30"),
     "disable_auto_complete_config": Key(switch, "false"),
     "backend_config": Key(backend_config, ""),
+    "backend_directory": Key(text, ""),
     "cache_config": Key(cache_config, ""),
     "trace_config": Key(trace.parse, ""),
     "model_config_name": Key(text, ""),

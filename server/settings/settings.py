@@ -117,6 +117,7 @@ class Settings:
     exit_timeout_secs  how long accepted requests may take when the server is to end
     disable_auto_complete_config  whether configurations are taken as they are, without completion from model files
     backend_config  tritonserver's: backend ("" = all) -> key -> value
+    backend_directory  folder with Python-based backends, each a folder with a model.py; "" = none
     cache_config  bytes of the response cache, 0 = none
     trace_config  which requests are traced, and where traces go
     http_header_forward_pattern  regular expression: matching headers become parameters of KServe requests, "" = none
@@ -221,6 +222,7 @@ class Settings:
     exit_timeout_secs: int = 30
     disable_auto_complete_config: bool = False
     backend_config: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    backend_directory: str = ""
     cache_config: int = 0
     trace_config: TraceConfig = field(default_factory=TraceConfig)
     http_header_forward_pattern: str = ""

@@ -76,10 +76,10 @@ class Serving:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *names: str) -> Iterator[Serving]:
+def serving(folder: Path, *names: str, backend_directory: Path | None = None) -> Iterator[Serving]:
     """Serves the repository in `folder` with the named models loaded."""
     dataplane, events = LoadedPlane(), []
-    repository = TritonRepository([folder])
+    repository = TritonRepository([folder], backend_directory=backend_directory)
     options = Options(
         host=BlsHost(dataplane, dataplane.control),
         on_event=lambda deployment, kind, payload: events.append((kind, payload)),

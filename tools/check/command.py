@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--load", action="store_true", help="also load every model, in a server on free ports, and end it")
     made.add_argument("--config", type=Path, metavar="FILE", help="the config.properties that archives will be served with")
+    made.add_argument("--backend-directory", type=Path, metavar="DIR", help="folder with the models' Python-based backends")
     made.add_argument("--json", action="store_true", help="print the findings as a JSON list")
     return made
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found: list[Finding] = []
     for path in options.paths:
         try:
-            found += check(path, options.config, options.load)
+            found += check(path, options.config, options.load, options.backend_directory)
         except (InvalidConfig, OSError) as error:
             print(f"jitney check: {error}", file=sys.stderr)
             return 2
@@ -74,7 +75,7 @@ def _shown(each: Finding) -> Finding:
     return Finding(each.severity, each.text, str(path.relative_to(Path.cwd())), each.line, each.model)
 
 
-def check(path: Path, config: Path | None = None, load: bool = False) -> list[Finding]:
+def check(path: Path, config: Path | None = None, load: bool = False, backends: Path | None = None) -> list[Finding]:
     """What is found at `path`. InvalidConfig where that is nothing that can be checked."""
     if path.is_file():
         return _archives([path], config, load)
@@ -86,17 +87,17 @@ def check(path: Path, config: Path | None = None, load: bool = False) -> list[Fi
         return _archives([path], config, load)
     inner = [each for each in entries(path.absolute()) if each.is_dir()]
     if is_model(path) and not any(map(is_model, inner)):
-        return _repository(path.absolute().parent, [path.absolute().name], load)
+        return _repository(path.absolute().parent, [path.absolute().name], load, backends)
     found = _archives([each for each in entries(path) if is_archive(each)], config, load) if holds_archives(path) else []
     if found and not any(map(is_model, inner)):
         return found
-    return found + (_repository(path, [], load) if inner or not holds_archives(path) else [])
+    return found + (_repository(path, [], load, backends) if inner or not holds_archives(path) else [])
 
 
-def _repository(folder: Path, only: Sequence[str], load: bool) -> list[Finding]:
-    found = check_repositories([folder], only)
+def _repository(folder: Path, only: Sequence[str], load: bool, backends: Path | None) -> list[Finding]:
+    found = check_repositories([folder], only, backends)
     wrong = {each.model for each in found if each.severity == "error"}
-    loaded = load_repository(folder, only) if load else []
+    loaded = load_repository(folder, only, backends) if load else []
     return found + [each for each in loaded if each.model not in wrong or not each.model]
 
 

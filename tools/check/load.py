@@ -17,11 +17,12 @@ from .finding import Finding, finding
 LOAD_SECONDS = 1800.0
 
 
-def load_repository(folder: Path, only: Sequence[str] = ()) -> list[Finding]:
+def load_repository(folder: Path, only: Sequence[str] = (), backends: Path | None = None) -> list[Finding]:
     """An error for each model of a repository that does not load."""
     flags = [flag for name in only for flag in ("--load-model", name)]
     explicit = ["--model-control-mode", "explicit"] if only else []
-    found = _loaded(folder.absolute(), [*explicit, *flags], str(folder.absolute()))
+    shared = [] if backends is None else ["--backend-directory", str(backends.absolute())]
+    found = _loaded(folder.absolute(), [*explicit, *flags, *shared], str(folder.absolute()))
     return [each for each in found if not only or not each.model or each.model in only]
 
 

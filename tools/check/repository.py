@@ -26,11 +26,14 @@ from .python_source import check_codec, check_eager_model, check_python_model
 PACKAGE_OF = {"onnxruntime": "onnxruntime", "eager": "torch", "torchscript": "torch", "exported": "torch"}
 
 
-def check_repositories(folders: Sequence[Path], only: Sequence[str] = ()) -> list[Finding]:
-    """What is found in these folders, of all models or of those named. InvalidConfig where one is no repository."""
+def check_repositories(folders: Sequence[Path], only: Sequence[str] = (), backends: Path | None = None) -> list[Finding]:
+    """What is found in these folders, of all models or of those named; `backends` is the folder of Python-based backends.
+
+    InvalidConfig where one is no repository.
+    """
     found: list[Finding] = []
     with logged(found):
-        repository = TritonRepository(folders, auto_complete=False, open_ended=True)
+        repository = TritonRepository(folders, auto_complete=False, open_ended=True, backend_directory=backends)
         names = repository.names()
     if not only:
         found += [finding("warning", sentence) for sentence in repository.loose_ends()]

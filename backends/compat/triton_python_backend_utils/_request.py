@@ -69,7 +69,10 @@ class Handle(Sink, Protocol):
 
 
 class InferenceRequest:
-    """One request. `flags` are the TRITONSERVER_REQUEST_FLAG_SEQUENCE constants, `timeout` is in microseconds."""
+    """One request. `flags` are the TRITONSERVER_REQUEST_FLAG_SEQUENCE constants, `timeout` is in microseconds.
+
+    `model_name` has to be given, as in Triton; its place among the arguments is Triton's too.
+    """
 
     # What a received request has where the client gave nothing.
     _correlation_id: int | str = 0
@@ -82,7 +85,7 @@ class InferenceRequest:
         correlation_id: int | str = 0,
         inputs: Sequence[Tensor] = (),
         requested_output_names: Sequence[str] = (),
-        model_name: str = "",
+        model_name: str | None = None,
         model_version: int = -1,
         flags: int = 0,
         timeout: int = 0,

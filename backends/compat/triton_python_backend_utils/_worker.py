@@ -26,6 +26,10 @@ def connect(worker: Worker) -> None:
     _current[:] = [worker]
 
 
+def is_connected() -> bool:
+    return bool(_current)
+
+
 def current() -> Worker:
     """The connected worker; raises where there is none (auto_complete_config runs without a server)."""
     if not _current:

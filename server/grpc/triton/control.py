@@ -117,7 +117,8 @@ class TritonControl:
         except ModelNotFound:
             raise PollFailed(model, "no repository has a model of this name") from None
         except LoadFailed as error:
-            raise error.within(f"load failed for model '{model}': ") from error
+            begin = f"load failed for model '{model}': "
+            raise (error if str(error).startswith(begin) else error.within(begin)) from error
         except (InvalidConfig, InvalidRequest) as error:
             raise PollFailed(model, str(error)) from error
         return {}

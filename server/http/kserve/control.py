@@ -40,6 +40,10 @@ class Index(Resource):
         set_json(resp, [{key: value for key, value in row.items() if value} for row in rows])
 
 
+#: What the error of workers that could not load begins with already.
+_LOAD_FAILED = "load failed for model "
+
+
 class Load(Resource):
     """Loads a model and answers, with an empty body, when it serves."""
 
@@ -58,7 +62,7 @@ class Load(Resource):
         except ModelNotFound:
             raise InvalidRequest(f"{_failed(model, poll=True)}no repository has a model of this name") from None
         except LoadFailed as error:
-            raise error.within(_failed(model)) from error
+            raise (error if str(error).startswith(_LOAD_FAILED) else error.within(_failed(model))) from error
         except (InvalidConfig, InvalidRequest) as error:
             raise error.within(_failed(model, poll=True)) from error
         resp.content_type = JSON

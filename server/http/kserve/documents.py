@@ -6,6 +6,7 @@ orjson reads; where it stumbles over the literals NaN, Infinity and -Infinity, w
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ _MALFORMED = "failed to parse the request JSON buffer: "
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 #: Largest integers that a 64-bit field of a request may hold.
 MAX_INT64, MAX_UINT64 = 2**63 - 1, 2**64 - 1
+#: So many names are looked for in a text one by one.
+_FEW = 32
 _KINDS = {str: "string", bool: "boolean", dict: "object", list: "array", int: "signed-integer", float: "double"}
 
 
@@ -41,6 +44,31 @@ def parse(raw: bytes | memoryview) -> Document:
 def parse_optional(raw: bytes | memoryview) -> Document:
     """The same, an empty body being an empty object."""
     return parse(raw) if bytes(raw).strip() else {}
+
+
+def repeated(raw: bytes | memoryview, document: Document) -> str | None:
+    """A name that an object in `raw` has twice, None where there is none; `document` is what `parse` made of it.
+
+    Most texts are not read again: none of their few names stands in them twice. A second parser sees every pair of the others.
+    """
+    text = bytes(raw)
+    objects = [document, *(value for value in document.values() if type(value) is dict)]
+    names = [name for each in objects for name in each]
+    if len(names) <= _FEW and all(text.count(orjson.dumps(name)) < 2 for name in names):
+        return None
+    twice: list[str] = []
+
+    def see(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            count = Counter(name for name, _ in pairs)
+            twice.append(next(name for name in found if count[name] > 1))
+        return found
+
+    try:
+        json.loads(text, object_pairs_hook=see, parse_int=str, parse_float=str)
+    except RecursionError:
+        raise InvalidRequest(f"{_MALFORMED}JSON nesting depth exceeds maximum allowed limit") from None
+    return twice[-1] if twice else None
 
 
 def _parse_literals(raw: bytes, error: orjson.JSONDecodeError) -> Any:

@@ -17,7 +17,7 @@ from ....core.tensor import Tensor
 from ...tracing.record import Front
 from ..retry import RETRY_AFTER, SECONDS, is_temporary
 from ..wsgi import at_end
-from .documents import Document, dump, parse
+from .documents import Document, dump, parse, repeated
 from .errors import describe
 from .headers import ForwardedHeaders
 from .parameters import custom, own
@@ -60,7 +60,13 @@ class _Generating(Resource):
         version = version_of(version)
         config = self._dataplane.config(model, version)
         refuse_coding(req)
-        request = read(config, parse(read_body(req, self._limit)))
+        body = read_body(req, self._limit)
+        document = parse(body)
+        if (name := repeated(body, document)) is not None:
+            raise InvalidRequest(
+                f"{'parameter' if config.input(name) is None else 'input'} '{name}' already exists in request"
+            )
+        request = read(config, document)
         request.parameters = {**request.parameters, **self._headers.of(sent_headers(req))}
         req.context.request_id = request.id
         call = self._dataplane.infer(model, version, request)

@@ -195,7 +195,8 @@ def read_raw(config: ModelConfig, body: bytes | memoryview) -> InferRequest:
     Raises InvalidTensor where that is not possible.
     """
     if len(config.inputs) != 1:
-        raise InvalidTensor(f"a raw request needs a model with 1 input, model '{config.name}' has {len(config.inputs)}")
+        text = f"Raw request must only have 1 input (found 1) to be deduced but got {len(config.inputs)} inputs"
+        raise InvalidTensor(f"{text} in '{config.name}' model configuration")
     spec = config.inputs[0]
     batch = (1,) if config.batches else ()
     if spec.datatype == "BYTES":
@@ -211,6 +212,7 @@ def read_raw(config: ModelConfig, body: bytes | memoryview) -> InferRequest:
 def _deduced(name: str, dims: tuple[int, ...], elements: int) -> tuple[int, ...]:
     """`dims` with its variable dimension replaced by what `elements` elements make of it."""
     if dims.count(-1) > 1:
-        raise InvalidTensor(f"the shape of raw input '{name}' cannot be deduced: it has more than one variable dimension")
+        text = f"The shape of the raw input '{name}' can not be deduced because there are more than one variable-sized dimension"
+        raise InvalidTensor(text)
     others = prod(dim for dim in dims if dim != -1)
     return tuple(elements // others if dim == -1 else dim for dim in dims)

@@ -64,16 +64,19 @@ class Completer:
         self._signatures: dict[tuple[str, str], tuple[object, Signature]] = {}
         self._lock = threading.Lock()
 
-    def complete(self, config: Message, backend: str, version_directory: Path, source: Source) -> Message:
-        """The configuration with what the model adds; `config` may be changed. Raises InvalidConfig with the model's reason."""
+    def complete(self, config: Message, backend: str, version_directory: Path, filename: str, source: Source) -> Message:
+        """The configuration with what the model adds; `config` may be changed. Raises InvalidConfig with the model's reason.
+
+        `filename`: the Python model's file, relative to the version's folder, or the path of its backend's.
+        """
         if backend in KINDS and _lacks_tensors(config):
             path = version_directory / relative_path(config.default_model_filename)
             if backend == "onnxruntime" and path.is_dir():
                 path /= "model.onnx"
             signature = self._signature(path, KINDS[backend], config.name, source)
             fill_from_signature(config, signature, self._default_max_batch_size(config.backend), source)
-        if backend == "python" and (_lacks_tensors(config) or _mentions_auto_complete(version_directory)):
-            return self._ask_python_model(config, version_directory, source)
+        if backend == "python" and (_lacks_tensors(config) or _mentions_auto_complete(version_directory, filename)):
+            return self._ask_python_model(config, version_directory, filename, source)
         return config
 
     def _default_max_batch_size(self, backend: str) -> int:
@@ -108,8 +111,7 @@ class Completer:
             raise InvalidConfig(f"model '{model}' cannot be completed: {str(found['error'])[-_MAX_REASON:]}")
         return json.dumps(found.get("found"))
 
-    def _ask_python_model(self, config: Message, version_directory: Path, source: Source) -> Message:
-        filename = config.default_model_filename or "model.py"
+    def _ask_python_model(self, config: Message, version_directory: Path, filename: str, source: Source) -> Message:
         arguments = [str(version_directory), filename]
         seconds = self._backend_config.get("python", {}).get("stub-timeout-seconds", "")
         timeout = float(seconds) if seconds.isdecimal() else INSPECT_TIMEOUT_S
@@ -183,9 +185,10 @@ def _lacks_tensors(config: Message) -> bool:
     return incomplete or not config.input or not config.output
 
 
-def _mentions_auto_complete(version_directory: Path) -> bool:
+def _mentions_auto_complete(version_directory: Path, filename: str) -> bool:
     """Whether any module beside the model speaks of the method: most models don't, and a process that imports one is slow."""
-    for path in (*version_directory.glob("*.py"), *version_directory.parent.glob("*.py")):
+    folders = dict.fromkeys((version_directory, version_directory.parent, (version_directory / filename).parent))
+    for path in (path for folder in folders for path in folder.glob("*.py")):
         try:
             if b"auto_complete_config" in path.read_bytes():
                 return True

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 _PYTHON = 'in a Python model (backend: "python")'
 #: For a backend that is none of Triton's.
-OWN = f"write what it computes {_PYTHON}"
+OWN = f"write what it computes {_PYTHON}, or name the folder of its Python-based backend with --backend-directory"
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ FORMATS = (
     ),
     _format(
         "a vLLM model",
+        "name the folder that holds Triton's vLLM backend as vllm/model.py with --backend-directory, "
         f"call vllm {_PYTHON} with model_transaction_policy {{ decoupled: true }}, or run vLLM's own server",
         "vllm",
     ),

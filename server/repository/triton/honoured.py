@@ -18,8 +18,9 @@ _QUEUE = {
 HONOURED: Mapping[str, str] = {
     "name": "the model's name; where it is given it has to be the folder's",
     "platform": "onnxruntime_onnx, pytorch_libtorch, torch_aoti, ensemble; filled in from `backend` or the files",
-    "backend": "onnxruntime, pytorch, python; filled in from `platform` or the version's files",
-    "runtime": '"model.py" makes backend "pytorch" eager; Triton\'s own library is accepted; others are refused',
+    "backend": "onnxruntime, pytorch, python, a folder of --backend-directory; filled in from `platform` or the version's files",
+    "runtime": '"model.py" makes backend "pytorch" eager; filled in for a Python-based one; Triton\'s own library is accepted; '
+    "others are refused",
     "version_policy.latest.num_versions": "so many of the highest versions are served; without a policy the highest one",
     "version_policy.all": "all versions are served",
     "version_policy.specific.versions": "these versions are served; one that has no folder is named in the log",

@@ -41,6 +41,7 @@ from .layout import CONFIG_FILE, check_level, loose_ends, misplaced_configs, mis
 from .limits import NO_LIMITS, Limits, limited
 from .loading import AT_START, Loading, loading
 from .pbtxt import Message, Source, parse_config, parse_config_json, schema
+from .python_backends import backend_file
 from .sharing import sharing
 from .stamps import stamps
 from .versions import no_version, served, version_directories
@@ -64,6 +65,7 @@ class TritonRepository:
         *,
         auto_complete: bool = True,
         backend_config: Mapping[str, Mapping[str, str]] | None = None,
+        backend_directory: Path | None = None,
         config_name: str = "",
         gpus: Sequence[int] | None = None,
         limits: Limits = NO_LIMITS,
@@ -71,6 +73,7 @@ class TritonRepository:
         open_ended: bool = False,
     ) -> None:
         """`backend_config`: backend -> key -> value, "" for all of them. `gpus`: the ids to place models on, None = ask.
+        `backend_directory`: the folder with Python-based backends.
 
         `limits`, `load`: for models that say nothing of their own. `open_ended`, beside `auto_complete` False: a configuration
         may leave out what its model would tell, and stays without it.
@@ -80,6 +83,9 @@ class TritonRepository:
             if not path.is_dir():
                 raise InvalidConfig(f"model repository '{path}' is not a folder")
             check_level(path)
+        self._backends = None if backend_directory is None else Path(backend_directory).absolute()
+        if self._backends is not None and not self._backends.is_dir():  # commands for Triton name a folder of its image
+            log.warning("backend directory '%s' is not a folder: there are no Python-based backends", self._backends)
         self._config_name = safe_name(config_name, InvalidConfig) if config_name else ""
         self._completer = Completer(backend_config or {}) if auto_complete else None
         self._gpus = None if gpus is None else list(gpus)
@@ -212,10 +218,15 @@ class TritonRepository:
         config.CopyFrom(given)
         check_filename(config, source)
         fill_backend(config, version_directory)
-        backend = cast(BackendName, backend_of(config, version_directory, source))
+        script = backend_file(config, self._backends, source)
+        if script is None:
+            backend = cast(BackendName, backend_of(config, version_directory, source))
+            filename = model_filename(config, backend)
+        else:
+            backend, filename, config.runtime = "python", str(script), script.name
         check_fields(config, source, config.name)
         if self._completer is not None:
-            completed = self._completer.complete(config, backend, version_directory, source)
+            completed = self._completer.complete(config, backend, version_directory, filename, source)
             if completed is not config:
                 check_fields(completed, source, config.name)
             config = completed
@@ -228,7 +239,7 @@ class TritonRepository:
         gpus = self._visible_gpus()
         fill_instance_groups(config, gpus, automatic=framework_uses_gpus(backend))
         check_instance_groups(config, gpus, source)
-        converted = to_model_config(config, backend, model_filename(config, backend), version_directory, source)
+        converted = to_model_config(config, backend, filename, version_directory, source)
         return sharing(loading(limited(converted, self._limits, source), self._load, source), source)
 
     def _visible_gpus(self) -> list[int]:

@@ -301,7 +301,9 @@ def test_a_request_of_the_models_own(pb_utils: Any) -> None:
     assert (request.request_id(), request.correlation_id(), request.flags(), request.timeout()) == ("id", 5, 1, 9)
     assert (request.inputs(), request.requested_output_names()) == ([tensor], {"y"})
     assert request.parameters() == '{"a":1}'
-    assert pb_utils.InferenceRequest(parameters={"é": "☃"}).parameters() == '{"é":"☃"}'
+    assert pb_utils.InferenceRequest(model_name="m", parameters={"é": "☃"}).parameters() == '{"é":"☃"}'
+    with pytest.raises(TypeError, match="model_name must be a str"):
+        pb_utils.InferenceRequest(inputs=[tensor], requested_output_names=["y"])
     assert request._to_other().parameters == {"a": 1, "triton_sequence_id": 5, "triton_flags": 1, "triton_timeout": 9}
     request.set_flags(pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END)
     assert request.flags() == 2
@@ -359,6 +361,42 @@ def test_metrics_refuse_what_their_kind_cannot_do(pb_utils: Any) -> None:
     ):
         with pytest.raises(pb_utils.TritonModelException):
             attempt()  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture
+def sent(pb_utils: Any) -> list[tuple[str, str, float]]:
+    """Name, verb and value of each change of a metric that the worker sent."""
+    found: list[tuple[str, str, float]] = []
+
+    class Emitting:
+        def emit(self, kind: str, payload: Any) -> None:
+            found.append((payload["name"], payload["verb"], payload["value"]))
+
+    worker = importlib.import_module("triton_python_backend_utils._worker")
+    worker.connect(worker.Worker(Emitting(), "m", "1", ""))
+    return found
+
+
+def test_metrics_of_the_same_name_and_labels_are_one(pb_utils: Any, sent: list[Any]) -> None:
+    family = pb_utils.MetricFamily("c", "first", pb_utils.MetricFamily.COUNTER)
+    again = pb_utils.MetricFamily("c", "second", pb_utils.MetricFamily.COUNTER)
+    one, other = family.Metric({"a": "x", "b": "y"}), again.Metric({"b": "y", "a": "x"})
+    one.increment(7.5)
+    assert (one.value(), other.value(), family.Metric({"a": "z"}).value()) == (7.5, 7.5, 0)
+    del one
+    other.increment(1)
+    assert other.value() == 8.5
+    del other
+    assert family.Metric({"a": "x", "b": "y"}).value() == 0
+    assert sent == [("c", "declare", 0), ("c", "increment", 7.5), ("c", "declare", 0), ("c", "increment", 1)]
+
+
+def test_a_family_of_another_kind_is_refused_while_the_first_lives(pb_utils: Any) -> None:
+    family = pb_utils.MetricFamily("f", "", pb_utils.MetricFamily.COUNTER)
+    with pytest.raises(pb_utils.TritonModelException, match="'f' is a counter already, and cannot be a gauge too"):
+        pb_utils.MetricFamily("f", "", pb_utils.MetricFamily.GAUGE)
+    del family
+    assert pb_utils.MetricFamily("f", "", pb_utils.MetricFamily.GAUGE).Metric().value() == 0
 
 
 CONFIG: dict[str, Any] = {

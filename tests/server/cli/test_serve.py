@@ -115,6 +115,11 @@ def test_the_older_flag_of_the_cache_and_any_free_port(tmp_path: Path) -> None:
     assert (found.cache_config, str(found.inference_address)) == (77, "http://127.0.0.1:0")
 
 
+def test_the_folder_of_python_based_backends(tmp_path: Path) -> None:
+    assert settings(tmp_path, "--backend-directory", "there").backend_directory == "there"
+    assert settings(tmp_path).backend_directory == ""
+
+
 def test_flags_without_meaning_say_so_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings(tmp_path, "--reuse-grpc-port=1", "--reuse-grpc-port", "2", "--grpc-infer-thread-count=8")
     lines = capsys.readouterr().err.splitlines()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
 import pytest
 
-from jitney.core.errors import InvalidConfig, LoadFailed, ModelFailed, ModelNotReady, Unavailable
+from jitney.core.errors import InvalidConfig, LoadFailed, ModelFailed, ModelNotFound, ModelNotReady, Unavailable
 from jitney.server.lifecycle import model_control
 from jitney.server.serving.dataplane import DataPlane
 from jitney.tests.fakes.plane import DOUBLING, doubling, first, loaded, rows
@@ -175,3 +176,29 @@ def test_a_model_whose_turn_has_not_come_is_said_to_be_loading(tmp_path: Path, m
         assert seen == ["model 'n' is not ready: it is being loaded"]
         index = [(entry.name, entry.version, entry.state) for entry in plane.index()]
         assert index == [("empty", "", "UNAVAILABLE"), ("m", "1", "READY"), ("n", "1", "READY")]
+
+
+def test_a_plain_load_keeps_an_uploaded_configuration_and_drops_uploaded_files(tmp_path: Path) -> None:
+    doubling(tmp_path, "m")
+    tensors = {"data_type": "TYPE_FP32", "dims": [2]}
+    given = {
+        "backend": "python",
+        "max_batch_size": 8,
+        "input": [{"name": "x", **tensors}],
+        "output": [{"name": "y", **tensors}],
+    }
+    uploaded = {"4/model.py": DOUBLING.replace("2 * x", "7 * x").encode()}
+    with loaded(tmp_path) as plane:
+        control = plane.model_control
+        control.load("m", json.dumps({**given, "max_batch_size": 3}))
+        control.load("m")
+        assert plane.registry.deployment("m").config.max_batch_size == 3
+        control.load("m", json.dumps(given), uploaded)
+        assert (ask(plane), plane.registry.deployment("m").config.version) == (7.0, "4")
+        for _ in range(2):
+            control.load("m")
+            assert (ask(plane), plane.registry.deployment("m").config.version) == (2.0, "1")
+        control.load("new", json.dumps(given), uploaded)
+        with pytest.raises(ModelNotFound):
+            control.load("new")
+        assert ask(plane, "new") == 7.0

@@ -391,6 +391,18 @@ def test_python_models_families_sum_up_over_instances() -> None:
     assert b"bad name" not in text
 
 
+def test_a_series_is_shown_before_it_counted_anything() -> None:
+    metrics = Metrics(system=False)
+    metrics.event("m", "1", python_metric("increment", 2))
+    for _ in range(2):
+        metrics.event("m", "1", python_metric("declare", 0))
+        metrics.event("m", "1", python_metric("declare", 0, "gauge", name="level"))
+        metrics.event("m", "2", python_metric("declare", 0, "histogram", name="spread", buckets=[1, 10]))
+    text = metrics.scrape()
+    assert value(text, "own", a="b") == 2 and value(text, "level", a="b") == 0
+    assert value(text, "spread_count", a="b") == 0 == value(text, "spread_bucket", a="b", le="10.0")
+
+
 def test_a_models_metric_joins_the_servers_family_of_its_name(caplog: pytest.LogCaptureFixture) -> None:
     plain = {"name": "nv_cpu_memory_used_bytes", "labels": {"a": "b"}}
     metrics = Metrics()

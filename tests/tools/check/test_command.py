@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jitney.server.cli.main import main
-from jitney.tests.fakes.repository import TENSORS, Folder
+from jitney.tests.fakes.repository import PYTHON_MODEL, TENSORS, Folder
 
 Check = Callable[..., tuple[int, list[str]]]
 ROOT = Path(__file__).resolve().parents[3]
@@ -121,6 +121,17 @@ def test_a_mistake_is_one_line_with_its_place(
     assert lines[-1] == "1 error"
     assert check("models/m")[0] == 1
     assert check("models/other") == (0, ["no errors"])
+
+
+def test_a_python_based_backend_is_checked_where_its_folder_is_named(folder: Folder, check: Check) -> None:
+    folder.model("m", f'backend: "sums"{TENSORS}', {"1/model.json": "{}"})
+    backend = folder.path.parent / "backends" / "sums"
+    backend.mkdir(parents=True)
+    (backend / "model.py").write_text(PYTHON_MODEL)
+    assert check()[0] == 1
+    assert check("models", "--backend-directory", str(backend.parent)) == (0, ["no errors"])
+    (backend / "model.py").write_text("class TritonPythonModel:\n    pass\n")
+    assert check("models", "--backend-directory", str(backend.parent))[0] == 1
 
 
 def test_what_has_no_effect_is_a_warning_or_a_note(folder: Folder, check: Check) -> None:

@@ -94,7 +94,7 @@ _POLL = "failed to load 'm', failed to poll from model repository: "
         (
             LoadFailed("load failed for model 'm': cannot start"),
             400,
-            "failed to load 'm': load failed for model 'm': cannot start",
+            "load failed for model 'm': cannot start",
         ),
         (InvalidConfig("line 3"), 400, _POLL + "line 3"),
         (InvalidRequest("files need a config"), 400, _POLL + "files need a config"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from typing import Any
 
 import falcon.testing
@@ -116,6 +117,31 @@ def test_what_cannot_be_understood_is_400(client: Client, document: Any, text: s
     reply = generate(client, "textgen", document, verb)
     assert reply.status_code == 400
     assert text in reply.json["error"]
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ('{"text_input": "a", "text_input": "b"}', "input 'text_input' already exists in request"),
+        ('{"text_input": "a", "q": 1, "q": 1}', "parameter 'q' already exists in request"),
+        ('{"text_input": "a", "parameters": {"q": 1, "q": 2}}', "parameter 'q' already exists in request"),
+        (
+            '{"text_input": "a", ' + ", ".join(f'"p{n}": {n}' for n in range(40)) + ', "p7": 7}',
+            "parameter 'p7' already exists",
+        ),
+        ('{"text_input": "a", "text_input": ' + "[" * 900 + "]" * 900 + "}", "already exists|nesting depth"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["generate", "generate_stream"])
+def test_a_name_that_comes_twice_is_refused(client: Client, body: str, text: str, verb: str) -> None:
+    reply = client.simulate_post(f"/v2/models/textgen/{verb}", body=body)
+    assert reply.status_code == 400
+    assert re.search(text, reply.json["error"])
+
+
+def test_a_name_may_stand_in_a_text_too(client: Client) -> None:
+    document = {"text_input": 'say "text_input", "q" and "q"', "q": 1234567890123}
+    assert generate(client, "textgen", document).status_code == 200
 
 
 def test_refusals_before_the_body_is_read(client: Client) -> None:
