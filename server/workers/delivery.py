@@ -87,7 +87,7 @@ class Delivery:
         batch.note_start()
         with self._lock:
             if batch.written or not worker.holds(batch):
-                return  # its process has ended since it was given the batch, which has been given to another
+                return  # its process has ended since it was given the batch, and `lost` has passed that on
             batch.written, child = True, batch.process
         try:
             if child is None:
@@ -124,7 +124,7 @@ class Delivery:
             self.give_up_without_workers()
 
     def _release(self, worker: Member, batch: RunningCalls) -> bool:
-        """Takes back a batch that the worker did not get; false where its process ended a moment ago, and failed it."""
+        """Takes back a batch that the worker did not get; false where its process has just ended, so that `lost` does that."""
         with self._lock:
             if not worker.holds(batch):
                 batch.written = False

@@ -30,35 +30,14 @@ def kit(request: pytest.FixtureRequest) -> Path:
     return KITS[request.param]
 
 
-def consecutive_ports() -> int:
-    """A port with four more behind it: the kit counts on from one."""
-    for _ in range(100):
-        first = free_port()
-        if first < 65_000 and all(_is_free(first + more) for more in range(1, 5)):
-            return first
-    raise RuntimeError("no five ports in a row are free")
-
-
-def _is_free(port: int) -> bool:
-    import socket
-
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
 def test_every_deviation_is_documented() -> None:
     page = (Path(__file__).parents[2] / "docs" / "compatibility.md").read_text()
     assert [name for name in DEVIATIONS if f"`{name}`" not in page] == []
 
 
 def test_torchserve_answered_the_same(kit: Path, tmp_path: Path) -> None:
-    first = consecutive_ports()
-    urls = {name: f"http://127.0.0.1:{first + at}" for at, name in enumerate(("inference", "management", "metrics"))}
-    addresses = {"inference": f"127.0.0.1:{first + 3}", "management": f"127.0.0.1:{first + 4}"}
+    urls = {name: f"http://127.0.0.1:{free_port()}" for name in ("inference", "management", "metrics")}
+    addresses = {name: f"127.0.0.1:{free_port()}" for name in ("inference", "management")}
     found = dict(GrpcRecordings(kit).replay(SERVER, urls, addresses, tmp_path, ENVIRONMENT))
     failed = {name: told for name, told in found.items() if told}
     assert {name: told for name, told in failed.items() if name not in DEVIATIONS} == {}

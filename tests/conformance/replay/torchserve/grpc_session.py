@@ -45,8 +45,9 @@ class GrpcRecordings:
     ) -> Iterator[tuple[str, list[str]]]:  # fmt: skip
         """(session.record, what is different) of all records, with a server for each session.
 
-        urls   of the HTTP APIs;  addresses: of gRPC's, which the session's configuration puts 3 and 4 ports behind inference's
+        urls   of the HTTP APIs;  addresses: of gRPC's, as host and port
         """
+        places = {**urls, **{f"grpc_{api}": f"http://{address}" for api, address in addresses.items()}}
         golden = self.folder / "grpc" / "golden"
         sessions: list[Message] = json.loads((golden / "sessions.json").read_text())["sessions"]
         records: list[Message] = [json.loads(path.read_text()) for path in sorted((golden / "dev").glob("grpc_*.json"))]
@@ -54,7 +55,7 @@ class GrpcRecordings:
         for session in sessions:
             with (
                 download_server(archives) as downloads,
-                SessionServer(command, session, urls, archives, folder, environment) as server,
+                SessionServer(command, session, places, archives, folder, environment) as server,
             ):
                 for path in (self.folder / "grpc" / "mars").glob("*.mar"):
                     (server.model_store / path.name).symlink_to(path.resolve())

@@ -63,8 +63,9 @@ def configuration(session: Message, urls: Mapping[str, str]) -> str | None:
         return None
     for port in PORTS:
         text = text.replace(f"{{{{{port}_address}}}}", urls[port])
-    for port in ("grpc_inference_port", "grpc_management_port"):
-        text = text.replace(f"{{{{{port}}}}}", str(free_port()))
+    for api in ("grpc_inference", "grpc_management"):
+        number = urllib.parse.urlsplit(urls[api]).port if api in urls else free_port()
+        text = text.replace(f"{{{{{api}_port}}}}", str(number))
     return text
 
 
