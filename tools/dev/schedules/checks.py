@@ -67,7 +67,8 @@ def error_is_due(plan: Plan, asked: Asked, error: JitneyError, now: float) -> No
     elif isinstance(error, WorkerTimeout):
         due = asked.begun > 0 or asked.in_dead_worker
     elif isinstance(error, WorkerDied):
-        due = sequence or (asked.in_dead_worker and not asked.spared)
+        # Of two batches that two threads write to a worker side by side the server cannot tell which one it begins.
+        due = sequence or (asked.in_dead_worker and (plan.preempt > 0 or not asked.spared))
     elif isinstance(error, ModelFailed):
         due = asked.begun > 0 and plan.wrecked
     elif isinstance(error, NoWorkers | Draining | ModelNotReady | ModelNotFound):
