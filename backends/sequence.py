@@ -101,7 +101,7 @@ class SequenceBackend(Backend):
             return _identifier(control, turn.request.parameters.get("triton_sequence_id", 0), shape)
         is_true = {"START": turn.flags & START, "END": turn.flags & END, "READY": turn.index is not None}[control.kind]
         value = control.values[bool(is_true)]
-        return Tensor.from_numpy(control.name, np.full(shape, value, NUMPY_DTYPES[control.datatype]))
+        return _filled(control, value, shape)
 
     def _first(self, state: SequenceState) -> Tensor:
         """A state's value for a sequence's first request."""
@@ -152,7 +152,7 @@ class SequenceBackend(Backend):
                 return (
                     f"model '{self.model.name}' gave state '{state.output}' as {tensor.datatype}, expected {state.datatype}"
                 )
-            kept = Tensor(state.input, tensor.datatype, tensor.shape, bytes(tensor.data))
+            kept = Tensor(state.input, tensor.datatype, tensor.shape, bytearray(tensor.data))
             self._states.setdefault(turn.slot, {})[state.input] = kept
         return ""
 
@@ -164,7 +164,13 @@ def _flags(request: Request) -> int:
 def _identifier(control: SequenceControl, value: object, shape: tuple[int, ...]) -> Tensor:
     if control.datatype == "BYTES":
         return Tensor(control.name, "BYTES", shape, pack_bytes([str(value)]))
-    return Tensor.from_numpy(control.name, np.full(shape, value, NUMPY_DTYPES[control.datatype]))
+    return _filled(control, value, shape)
+
+
+def _filled(control: SequenceControl, value: object, shape: tuple[int, ...]) -> Tensor:
+    """Writable, as the tensors of real requests are."""
+    data = bytearray(np.full(shape, value, NUMPY_DTYPES[control.datatype]).tobytes())
+    return Tensor(control.name, control.datatype, shape, data)
 
 
 def _zeros_like(tensor: Tensor) -> Tensor:

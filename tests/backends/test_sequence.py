@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from jitney.backends.factory import create
 from jitney.backends.sequence import SequenceBackend
 from jitney.core.model_config import ModelConfig, TensorSpec, Warmup, WarmupInput
-from jitney.core.request import Instance, Request, Response
+from jitney.core.request import Instance, Request, Respond, Response
 from jitney.core.tensor import Tensor
 
 START, END = 1, 2
@@ -119,6 +119,24 @@ def test_states_stay_apart_by_slot(backend: SequenceBackend) -> None:
 def test_a_model_without_a_batch_axis(backend: SequenceBackend) -> None:
     assert rows(ask(backend, (0, 1, START))) == [[1, 0, 100]]
     assert rows(ask(backend, (0, 2, 0))) == [[3, 0, 100]]
+
+
+@pytest.mark.parametrize("backend", [("direct", 4)], indirect=True)
+def test_controls_and_states_are_writable_as_clients_tensors_are(
+    backend: SequenceBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models of torch may work in place, and would otherwise write into constants of the interpreter."""
+    seen: dict[str, bool] = {}
+    run = backend._inner.execute
+
+    def note(requests: Sequence[Request], respond: Respond) -> None:
+        seen.update({tensor.name: tensor.numpy().flags.writeable for each in requests for tensor in each.tensors})
+        run(requests, respond)
+
+    monkeypatch.setattr(backend._inner, "execute", note)
+    for flags in (START, 0):
+        ask(backend, (0, 1, flags))
+        assert {name for name, writable in seen.items() if writable} == {"START", "READY", "END", "CORRID", "SUM_IN"}
 
 
 @pytest.mark.parametrize(("backend", "size"), [(("direct", 4), 3), (("oldest", 4), 1)], indirect=["backend"])
