@@ -142,7 +142,7 @@ def named(request: Request, name: str) -> Tensor:
 
 
 def split(name: str, array: Array, rows: Sequence[int]) -> list[Tensor]:
-    """An output's rows, so many for each request, as views of its memory where it is contiguous."""
+    """An output's rows, so many for each request, as views of its memory where it is contiguous and not small."""
     ends = list(accumulate(rows))
     if array.values.dtype.kind in "OSU":
         parts = [array.values[end - count : end] for end, count in zip(ends, rows, strict=True)]

@@ -64,8 +64,8 @@ class Tensor(msgspec.Struct):
 
     @classmethod
     def from_numpy(cls, name: str, array: npt.NDArray[Any], datatype: str | None = None) -> Tensor:
-        """Wraps `array`, or copies it where it is small, not contiguous or not little-endian; str and object elements become
-        BYTES."""
+        """Wraps `array`, or copies it where it is small (then the data is read-only), not contiguous or not little-endian; str
+        and object elements become BYTES."""
         if array.dtype.kind in "OSU":
             return cls(name, "BYTES", array.shape, pack_bytes(array.reshape(-1)))
         datatype = datatype or datatype_of(array.dtype)

@@ -14,7 +14,6 @@ import pytest
 
 from jitney.core.errors import Draining, NoWorkers, WorkerDied
 from jitney.server.workers.delivery import Delivery
-from jitney.server.workers.messages import Execute
 from jitney.server.workers.running_calls import RunningCalls
 from jitney.server.workers.status import Seat
 from jitney.server.workers.worker_process import WorkerProcess
@@ -100,80 +99,74 @@ def test_more_batches_than_workers_wait_for_one(bench: Callable[..., Any]) -> No
     eventually(lambda: b.pool.idle() == 2)
 
 
-class Death:
-    """Has a worker die at a given moment of a batch's way to it: `at` goes on when the end is known, and what it held."""
+#: A step of a batch's way to its worker, and the worker's process by what the step is called with.
+Step = tuple[type, str, Callable[[Any], "WorkerProcess | None"]]
+ABOUT_TO: Step = (RunningCalls, "note_start", lambda batch: batch.process)
+WRITING: Step = (WorkerProcess, "execute", lambda child: child)
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.known = threading.Event()
-        lost = Delivery.lost
 
-        def heard(delivery: Delivery, *arguments: Any) -> None:
-            lost(delivery, *arguments)
-            self.known.set()
+@pytest.fixture
+def dies(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Has the first worker to which a batch goes die at a step, which goes on when the end is known, and what it held."""
+    known = threading.Event()
+    lost = Delivery.lost
 
-        monkeypatch.setattr(Delivery, "lost", heard)
+    def heard(delivery: Delivery, *arguments: Any) -> None:
+        lost(delivery, *arguments)
+        known.set()
 
-    def of(self, child: WorkerProcess | None) -> None:
-        if child is not None and not self.known.is_set():
+    def end(child: WorkerProcess | None) -> None:
+        if child is not None and not known.is_set():
             os.kill(child.pid, signal.SIGKILL)
-            assert self.known.wait(LIMIT_S)
+            assert known.wait(LIMIT_S)
+
+    def at(step: Step, *, after: bool = False) -> None:
+        owner, name, child_of = step
+        own = getattr(owner, name)
+
+        def replaced(subject: Any, *arguments: Any) -> None:
+            if after:
+                own(subject, *arguments)
+            end(child_of(subject))
+            if not after:
+                own(subject, *arguments)
+
+        monkeypatch.setattr(owner, name, replaced)
+
+    monkeypatch.setattr(Delivery, "lost", heard)
+    return at
 
 
-def test_a_worker_that_dies_before_the_batch_is_written_does_not_fail_it(
-    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", [ABOUT_TO, WRITING], ids=["before", "while"])
+def test_a_worker_that_dies_before_it_has_the_batch_does_not_fail_it(
+    bench: Callable[..., Any], dies: Callable[..., None], step: Step
 ) -> None:
-    made, death = bench().up(2), Death(monkeypatch)
-    note_start = RunningCalls.note_start
-
-    def dies(batch: RunningCalls) -> None:
-        death.of(batch.process)
-        note_start(batch)
-
-    monkeypatch.setattr(RunningCalls, "note_start", dies)
+    made = bench().up(2)
+    dies(step)
     assert "pid" in made.ask("who").parameters
-    assert len(made.reports) == 1
-
-
-def test_a_worker_that_dies_while_the_batch_is_written_does_not_fail_it(
-    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made, death = bench().up(2), Death(monkeypatch)
-    execute = WorkerProcess.execute
-
-    def dies(child: WorkerProcess, message: Execute) -> None:
-        death.of(child)
-        execute(child, message)
-
-    monkeypatch.setattr(WorkerProcess, "execute", dies)
-    assert "pid" in made.ask("who").parameters
-    assert len(made.reports) == 1
+    eventually(lambda: made.pool.idle() == 2)
+    assert made.ask("who").final
+    eventually(lambda: made.pool.idle() == 2)
+    assert sorted(worker.restarts for worker in made.pool.workers()) == [0, 1], "the batch was run once"
+    assert len(made.reports) == 2
 
 
 def test_a_worker_that_dies_when_the_batch_was_written_fails_it(
-    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    bench: Callable[..., Any], dies: Callable[..., None]
 ) -> None:
-    made, death = bench().up(2), Death(monkeypatch)
-    execute = WorkerProcess.execute
-
-    def dies(child: WorkerProcess, message: Execute) -> None:
-        execute(child, message)
-        death.of(child)
-
-    monkeypatch.setattr(WorkerProcess, "execute", dies)
+    made = bench().up(2)
+    dies(WRITING, after=True)
     with pytest.raises(WorkerDied, match="died"):
         made.ask("listen")
     assert len(made.reports) == 1
 
 
-def test_a_pinned_batch_is_not_given_to_another_worker(bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    made, death, call = bench().up(2), Death(monkeypatch), call_to("who")
-    note_start = RunningCalls.note_start
-
-    def dies(batch: RunningCalls) -> None:
-        death.of(batch.process)
-        note_start(batch)
-
-    monkeypatch.setattr(RunningCalls, "note_start", dies)
+@pytest.mark.parametrize("step", [ABOUT_TO, WRITING], ids=["before", "while"])
+def test_a_pinned_batch_is_not_given_to_another_worker(
+    bench: Callable[..., Any], dies: Callable[..., None], step: Step
+) -> None:
+    made, call = bench().up(2), call_to("who")
+    dies(step)
     made.pool.execute_on(made.pool.seats()[0], [call])
     with pytest.raises(WorkerDied, match="died"):
         call.result(LIMIT_S)
