@@ -14,6 +14,7 @@ import os
 import random
 import socket
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 FIRST = 10_240
@@ -28,13 +29,14 @@ class PortsTaken(RuntimeError):
 class Ports:
     """The ports that this process was given.
 
-    path    the file of locks; processes that must not be given the same port name the same file
+    path        the file of locks; processes that must not be given the same port name the same file
+    candidates  those that may be given
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, candidates: Iterable[int]) -> None:
         # POSIX drops a process' locks as soon as it closes any descriptor of the file, so it is opened once.
         self._locks = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._left = list(range(FIRST, first_ephemeral()))
+        self._left = list(candidates)
         random.shuffle(self._left)
 
     def next(self) -> int:
@@ -45,7 +47,7 @@ class Ports:
                 fcntl.lockf(self._locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
                 probe.bind(("127.0.0.1", port))
                 return port
-        raise PortsTaken(f"no port from {FIRST} up is free; end servers that are not needed any more")
+        raise PortsTaken("no port is free of those that may be given; end servers that are not needed any more")
 
 
 def first_ephemeral() -> int:
@@ -58,7 +60,7 @@ def first_ephemeral() -> int:
 
 @functools.cache
 def _of_this_process() -> Ports:
-    return Ports(Path(tempfile.gettempdir()) / f"jitney-ports-{os.getuid()}")
+    return Ports(Path(tempfile.gettempdir()) / f"jitney-ports-{os.getuid()}", range(FIRST, first_ephemeral()))
 
 
 def free_port() -> int:
