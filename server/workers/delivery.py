@@ -13,7 +13,7 @@ from ...core.call import Call
 from ...core.errors import Draining, JitneyError, WorkerDied
 from .batches import Batches
 from .crash_retry import CrashRetry
-from .running_calls import RunningCalls
+from .running_calls import RunningCalls, Stage
 from .status import Seat
 from .supervisor import Member, Supervisor
 from .worker_process import WorkerProcess
@@ -79,16 +79,16 @@ class Delivery:
         now = time.monotonic()
         worker = self._roster.take(batch, now)
         if worker is None and batch.is_light and (worker := self._roster.take_ahead(batch, now)) is not None:
-            batch.follows = all(other.sent for other in worker.batches() if other is not batch)
+            batch.follows = all(other.stage is Stage.SENT for other in worker.batches() if other is not batch)
         batch.process = worker.child if worker is not None else None
         return worker
 
     def _hand_over(self, worker: Member, batch: RunningCalls) -> None:
         batch.note_start()
         with self._lock:
-            if batch.written or not worker.holds(batch):
+            if batch.stage is not Stage.UNSENT or not worker.holds(batch):
                 return  # its process has ended since it was given the batch, and `lost` has passed that on
-            batch.written, child = True, batch.process
+            batch.stage, child = Stage.WRITING, batch.process
         try:
             if child is None:
                 raise ConnectionError("the worker is gone")
@@ -100,8 +100,8 @@ class Delivery:
                 self._batches.fail(batch, JitneyError(f"the batch cannot be handed to a worker: {error}"))
         else:
             with self._lock:
-                batch.sent, orphaned = True, batch.orphaned
-            if orphaned and child is not None:
+                orphaned, batch.stage = batch.stage is Stage.ORPHANED, Stage.SENT
+            if orphaned:
                 self._lose(child, [batch])
                 self.serve_waiting()
                 self.give_up_without_workers()
@@ -111,8 +111,8 @@ class Delivery:
         """The worker died before it got the batch whole, so it has not begun: another may run it, unless it is pinned."""
         child = batch.process
         with self._lock:
-            ours = worker.take_back(batch) or batch.orphaned  # else `lost` is about to hear of it
-            batch.written = batch.orphaned = False
+            ours = worker.take_back(batch) or batch.stage is Stage.ORPHANED  # else `lost` is about to hear of it
+            batch.stage = Stage.UNSENT
             if ours and not batch.pinned:
                 self._waiting.appendleft(batch)
         if child is not None:
@@ -127,8 +127,8 @@ class Delivery:
         """Takes back a batch that the worker did not get; false where its process has just ended, so that `lost` does that."""
         with self._lock:
             if not worker.holds(batch):
-                batch.written = False
-                return batch.orphaned
+                orphaned, batch.stage = batch.stage is Stage.ORPHANED, Stage.UNSENT
+                return orphaned
             self._roster.release(worker, batch, time.monotonic())
         self.go_on(worker)
         return True
@@ -176,18 +176,18 @@ class Delivery:
             for batch in held.begun:
                 batch.follows = False
             for batch in (*held.begun, *held.untouched):
-                if batch.written and not batch.sent:
-                    batch.orphaned = True
+                if batch.stage is Stage.WRITING:
+                    batch.stage = Stage.ORPHANED
                 else:
                     known.append(batch)
         self._lose(child, known)
 
     def _lose(self, child: WorkerProcess, batches: Sequence[RunningCalls]) -> None:
-        begun = [batch for batch in batches if batch.pinned or (batch.sent and not batch.follows)]
+        begun = [batch for batch in batches if batch.pinned or (batch.stage is Stage.SENT and not batch.follows)]
         untouched = [batch for batch in batches if batch not in begun]
         with self._lock:
             for batch in untouched:
-                batch.written = batch.sent = batch.orphaned = batch.follows = False
+                batch.stage, batch.follows = Stage.UNSENT, False
             self._waiting.extendleft(reversed(untouched))
         self._crash_retry.crashed(begun, child)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,19 @@ class Again:
     crashes: int = 0
 
 
+class Stage(enum.Enum):
+    """How far a batch is on its way to a worker's process; changed with the supervisor's lock held."""
+
+    #: Nothing of it was written to one: no worker can have begun it.
+    UNSENT = enum.auto()
+    #: A thread is about to write it, or does.
+    WRITING = enum.auto()
+    #: The process ended meanwhile; how far it came is known to that thread alone.
+    ORPHANED = enum.auto()
+    #: The process has it whole.
+    SENT = enum.auto()
+
+
 class RunningCalls:
     """`calls` are those that were handed in, `live` those that are executed, at their index of the message.
 
@@ -61,9 +75,6 @@ class RunningCalls:
     process  the worker's process that it was given to: the worker may have another one by the time it is sent
     again    holds one of the requests whose worker crashed over all of them
     over     failed from elsewhere, as late: nobody's memory is to be written to any more
-    written  it is being written to its worker, or was: from then on the worker may have begun it
-    sent     its worker has it whole
-    orphaned its worker's process ended while it was being written
     streamed indices of requests that had a part of their answer
     follows  its worker has certainly not begun it as long as another batch runs there
     """
@@ -76,19 +87,17 @@ class RunningCalls:
         "live",
         "message",
         "number",
-        "orphaned",
         "over",
         "pinned",
         "process",
         "rows",
-        "sent",
+        "stage",
         "streamed",
-        "written",
     )
 
     def __init__(self, number: int, calls: Sequence[Call], pinned: bool = False, again: Again | None = None) -> None:
         self.number, self.pinned, self.again, self.over = number, pinned, again, False
-        self.written = self.sent = self.orphaned = self.follows = False
+        self.stage, self.follows = Stage.UNSENT, False
         self.process: WorkerProcess | None = None
         self.calls = list(calls)
         self.live: list[Call] = []

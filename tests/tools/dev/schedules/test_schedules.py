@@ -20,6 +20,7 @@ from jitney.server.workers.crash_retry import CrashRetry
 from jitney.server.workers.delivery import Delivery
 from jitney.server.workers.pool import Pool
 from jitney.server.workers.roster import Roster
+from jitney.server.workers.running_calls import Stage
 from jitney.server.workers.worker_state import Worker
 from jitney.tools.dev.schedules import __main__ as command
 from jitney.tools.dev.schedules.plan import plan
@@ -114,7 +115,7 @@ def never_follows(end: Callable[..., Any]) -> Callable[..., Any]:
 def all_begun(lost: Callable[..., Any]) -> Callable[..., Any]:
     def replaced(self: Any, child: Any, held: Any) -> None:
         for batch in (*held.begun, *held.untouched):
-            batch.written = batch.sent = True
+            batch.stage = Stage.SENT
         held.begun.extend(held.untouched)
         held.untouched.clear()
         lost(self, child, held)
