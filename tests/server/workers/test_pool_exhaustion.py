@@ -12,6 +12,7 @@ import pytest
 
 from jitney.core.errors import JitneyError, TooFewThreads
 from jitney.server.ipc.frame import BadFrame
+from jitney.server.workers.delivery import Delivery
 
 from .conftest import LIMIT_S, call_to, eventually
 
@@ -84,13 +85,18 @@ def test_a_worker_that_dies_while_a_batch_is_refused_is_not_idle(
 ) -> None:
     b = bench().up()
     (worker,) = b.pool._roster.members
-    process = worker.child
+    process, known, lost = worker.child, threading.Event(), Delivery.lost
+
+    def heard(delivery: Delivery, *arguments: Any) -> None:
+        lost(delivery, *arguments)
+        known.set()
 
     def refuse(message: Any) -> None:
         process.kill()
-        eventually(lambda: worker.child is not process)
+        assert known.wait(LIMIT_S)
         raise BadFrame("too large")
 
+    monkeypatch.setattr(Delivery, "lost", heard)
     monkeypatch.setattr(process, "send", refuse)
     (call,) = b.send(call_to("echo"))
     with pytest.raises(JitneyError, match="too large"):
