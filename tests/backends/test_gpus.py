@@ -2,7 +2,6 @@
 
 import os
 import sys
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +15,7 @@ from jitney.server.http.torchserve.describe import gpu_usage
 from jitney.server.metrics.machine import gpu_families
 from jitney.server.metrics.text import render
 from jitney.server.metrics.torchserve import TorchServeMetrics
+from jitney.tests.fakes.leftovers import Inventory
 
 LINES = "0, GPU-aaaa, 17, 4, 678, 81559, 70.5, 400\n1, GPU-bbbb, [N/A], 0, 1000, 2000, [N/A], [N/A]\n"
 
@@ -122,10 +122,10 @@ def test_the_thread_goes_when_nobody_asks_and_comes_back(tool: Path) -> None:
 
 def test_a_machine_without_gpus_gets_no_thread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    before = threading.active_count()
+    before = Inventory()
     reader = GpuReader()
     assert reader.read() == ()
-    assert threading.active_count() == before
+    assert before.new(0, "thread") == []
 
 
 class Library:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,20 +105,3 @@ def plane_of(models: Path, store: Path | None = None, options: Options | None = 
             management.close()
             plane.close(10.0)
             shelf.close()
-
-
-def figures() -> tuple[int, list[str]]:
-    """Open files and threads of this process."""
-    import gc
-    import threading
-
-    gc.collect()
-    return len(os.listdir("/proc/self/fd")), sorted(thread.name for thread in threading.enumerate())  # noqa: PTH208
-
-
-def settled(before: tuple[int, list[str]]) -> bool:
-    """Whether the figures come to be these again."""
-    deadline = time.monotonic() + 5
-    while figures() != before and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return figures() == before

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import random
 import signal
@@ -12,11 +11,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import psutil
 import pytest
 
 from jitney.core.errors import NoWorkers, WorkerDied
 from jitney.server.serving.dataplane import DataPlane
+from jitney.tests.fakes.leftovers import Inventory
 from jitney.tests.fakes.plane import doubling, first, loaded, rows
 
 REQUESTS = 10_000
@@ -60,21 +59,11 @@ def kill_now_and_then(plane: DataPlane, stop: threading.Event) -> int:
     return killed
 
 
-def figures() -> tuple[int, int, int]:
-    """Open files, threads and children of this process."""
-    gc.collect()
-    return (
-        len(list(Path("/proc/self/fd").iterdir())),
-        threading.active_count(),
-        len(psutil.Process().children(recursive=True)),
-    )
-
-
 def test_ten_thousand_requests_while_workers_are_killed(tmp_path: Path) -> None:
     doubling(tmp_path, "m", "dynamic_batching { }", instances=4, seconds=0.002)
     with loaded(tmp_path):
         pass  # whatever is made once in a process is there before the figures are taken
-    before = figures()
+    before = Inventory()
     tally, stop, killed = Tally(), threading.Event(), []
     with loaded(tmp_path) as plane:
         parts = [range(start, REQUESTS, CLIENTS) for start in range(CLIENTS)]
@@ -94,7 +83,7 @@ def test_ten_thousand_requests_while_workers_are_killed(tmp_path: Path) -> None:
     assert sum(tally.seen.values()) == REQUESTS
     assert killed[0] == KILLS
     assert tally.seen["right"] > REQUESTS * 0.5
-    assert figures() == before
+    assert before.new() == []
 
 
 def test_a_killed_worker_fails_what_it_held_at_once_and_is_back_within_two_seconds(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from jitney.server.batching.dispatch import Dispatcher
 from jitney.server.batching.item import Line, Waiting
 from jitney.server.batching.queue import Batch, Batcher, Item
 from jitney.tests.fakes.clock import Clock
+from jitney.tests.fakes.leftovers import Inventory
 
 LIMIT = 10.0  # seconds after which a test gives up waiting
 
@@ -64,7 +65,7 @@ Make = Callable[..., tuple[Dispatcher, Pool]]
 def make() -> Iterator[Make]:
     """Makes a Dispatcher and its pool; ends it, and sees to it that no thread is left."""
     made: list[Dispatcher] = []
-    before = set(threading.enumerate())
+    before = Inventory()
 
     def build(batching: Batching, max_rows: int = 8, workers: int = 1, **kw: Any) -> tuple[Dispatcher, Pool]:
         pool = Pool(workers)
@@ -76,8 +77,7 @@ def make() -> Iterator[Make]:
     yield build
     for dispatcher in made:
         dispatcher.close()
-    left = [thread.name for thread in threading.enumerate() if thread not in before]
-    assert left == []
+    assert before.new(0, "thread") == []
 
 
 def item(payload: Any, rows: int = 1, **kw: Any) -> Item:
@@ -93,11 +93,11 @@ def until(condition: Callable[[], bool]) -> None:
 
 def test_a_lone_request_crosses_no_thread_and_starts_none(make: Make) -> None:
     dispatcher, pool = make(Batching(True, default_queue_policy=QueuePolicy(default_timeout_us=5_000_000)))
-    threads = threading.active_count()
+    before = Inventory()
     dispatcher.submit(item("a", expires=time.monotonic() + 5))
     assert pool.batch() == ["a"]
     assert pool.by == [threading.current_thread()]
-    assert threading.active_count() == threads
+    assert before.new(0, "thread") == []
 
 
 def test_what_came_meanwhile_leaves_together_when_the_worker_is_free(make: Make) -> None:

@@ -20,7 +20,8 @@ import urllib3
 from jitney.core.errors import NothingAnswers
 from jitney.server.frontends import heartbeat, supervisor
 from jitney.server.frontends.frontend_process import FrontendProcess
-from jitney.tests.fakes.frontends import House, figures, opened_fronts, settled
+from jitney.tests.fakes.frontends import House, opened_fronts
+from jitney.tests.fakes.leftovers import Inventory
 from jitney.tests.fakes.plane import LoadedPlane, doubling
 from jitney.tests.fakes.raw_http import Connection
 from jitney.tests.fakes.torchserve_server import archive, running
@@ -80,7 +81,7 @@ class Clients:
 def test_front_ends_are_killed_under_load(plane: LoadedPlane) -> None:
     with opened_fronts(plane):
         pass  # whatever is made once in a process is there before the figures are taken
-    before = figures()
+    before = Inventory()
     with opened_fronts(plane, front_ends=3) as opened:
         clients = Clients(opened, 4)
         try:
@@ -101,7 +102,7 @@ def test_front_ends_are_killed_under_load(plane: LoadedPlane) -> None:
         assert clients.longest < 2.0, "the others stood still"
         opened.wait_idle()
         assert opened.fronts._spec.shared.counters.waiting() == 0
-    assert settled(before), (before, figures())
+    assert before.new() == []
 
 
 def test_what_a_dead_front_end_had_asked_never_runs(several: House) -> None:
@@ -188,7 +189,7 @@ def test_front_ends_that_cannot_start_are_tried_again_ever_later(
     monkeypatch.setattr(supervisor, "START_S", 0.5)
     monkeypatch.setattr(supervisor, "DELAYS", (0.0, 0.05, 0.2, 30.0))
     monkeypatch.setattr(FrontendProcess, "_start", lambda *_: (_ for _ in ()).throw(OSError("no more processes")))
-    before = figures()
+    before = Inventory()
     with opened_fronts(plane, answers=False) as opened:
         assert opened.fronts.pids() == []
         with pytest.raises(NothingAnswers, match=r"none of the 2 front ends answers after 0\.5 s"):
@@ -198,7 +199,7 @@ def test_front_ends_that_cannot_start_are_tried_again_ever_later(
         )
         assert opened.ask("GET", "/metrics", port="metrics").status == 200
         monkeypatch.undo()
-    assert settled(before), (before, figures())
+    assert before.new() == []
 
 
 def test_draining_answers_what_was_accepted_and_refuses_the_rest(plane: LoadedPlane) -> None:

@@ -25,7 +25,8 @@ from jitney.server.http.middleware.tokens import Tokens
 from jitney.server.metrics import Metrics
 from jitney.server.settings.addresses import parse_address
 from jitney.server.web import Web
-from jitney.tests.fakes.frontends import House, figures, opened_fronts, plane_of, settings, settled
+from jitney.tests.fakes.frontends import House, opened_fronts, plane_of, settings
+from jitney.tests.fakes.leftovers import Inventory
 from jitney.tests.fakes.plane import LoadedPlane, doubling
 from jitney.tests.fakes.raw_http import Connection
 from jitney.tools.bench.served import wait_until
@@ -382,11 +383,11 @@ def test_tls_with_one_certificate_for_all(plane: LoadedPlane) -> None:
 
 
 def test_what_cannot_be_had_ends_the_start_and_is_named(plane: LoadedPlane, several: House) -> None:
-    before = figures()
+    before = Inventory()
     for port in ("inference", "management", "metrics"):
         with pytest.raises(InvalidConfig, match=rf"{port}_address=.*is already in use"):
             Web(Services(plane, plane.control, Metrics(), settings(**{f"{port}_address": several.inference}), None))
-    assert settled(before), (before, figures())
+    assert before.new() == []
     with pytest.raises(InvalidConfig, match=r"inference_address=.*is already in use"), opened_fronts(
         plane, inference_address=several.inference
     ):  # fmt: skip

@@ -25,8 +25,9 @@ from jitney.server.frontends.supervisor import FrontEnds
 from jitney.server.grpc import schema
 from jitney.server.grpc.listener import GrpcListener
 from jitney.server.settings.grpc import GrpcSettings
-from jitney.tests.fakes.frontends import House, figures, opened_fronts
+from jitney.tests.fakes.frontends import House, opened_fronts
 from jitney.tests.fakes.grpc import repository
+from jitney.tests.fakes.leftovers import Inventory
 from jitney.tests.fakes.plane import LoadedPlane, loaded
 from jitney.tools.bench.served import wait_until
 
@@ -173,7 +174,7 @@ def test_every_call_ends_once_and_nothing_is_left(plane: LoadedPlane) -> None:
         asyncio.run(storm(house, 500, None))  # what starts with the first requests has started
         house.wait_idle()
         (child,) = house.children
-        before, held = figures(), (open_files(child.pid), threads(child.pid), resident(child.pid))
+        before, held = Inventory(), (open_files(child.pid), threads(child.pid), resident(child.pid))
         ends = asyncio.run(storm(house, CALLS, kill_every=2.0))
         assert sum(ends.values()) == CALLS
         assert set(ends) <= {"OK", "CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE"}
@@ -187,7 +188,7 @@ def test_every_call_ends_once_and_nothing_is_left(plane: LoadedPlane) -> None:
         wait_until(lambda: open_files(child.pid) <= held[0] + 2, PATIENCE, "the front end's files")
         assert threads(child.pid) <= held[1] + 2
         assert resident(child.pid) < held[2] + (100 << 20)
-        wait_until(lambda: figures()[0] <= before[0] + 4, PATIENCE, "the scheduler's files")
+        assert len(before.new(kind="file")) <= 4
     gc.collect()
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,6 +14,7 @@ from jitney.server.metrics import Metrics
 from jitney.server.settings.addresses import Address, parse_address
 from jitney.server.settings.settings import Settings
 from jitney.server.web import Web
+from jitney.tests.fakes.leftovers import Inventory
 from jitney.tests.fakes.raw_http import Answer, ask
 from jitney.tests.fakes.torchserve import FakeTorchServe, echo
 
@@ -49,7 +48,7 @@ Open = Callable[..., Site]
 @pytest.fixture
 def open_site() -> Iterator[Open]:
     """Opens sites, and checks at the end that they leave no thread."""
-    before, webs = set(threading.enumerate()), []
+    before, webs = Inventory(), []
 
     def build(tokens: Tokens | None = None, mode: str = "prometheus", **values: Any) -> Site:
         plane, metrics = FakeTorchServe(), Metrics(mode=mode)
@@ -65,10 +64,7 @@ def open_site() -> Iterator[Open]:
         for call in plane.calls:
             call.cancel()
         web.close(5)
-    deadline = time.monotonic() + 5
-    while set(threading.enumerate()) - before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert set(threading.enumerate()) - before == set()
+    assert before.new(kind="thread") == []
 
 
 @pytest.fixture

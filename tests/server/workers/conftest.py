@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
 from jitney.core.call import Call
@@ -25,6 +22,7 @@ from jitney.server.ipc.io_context import IoContext
 from jitney.server.workers.pool import Pool
 from jitney.server.workers.running_calls import BatchReport
 from jitney.server.workers.shared_process import Groups
+from jitney.tests.fakes.leftovers import Inventory
 from jitney.tests.fakes.worker_backends import factory
 
 LIMIT_S = 30.0
@@ -132,11 +130,6 @@ class Bench:
         self.arena.close()
 
 
-def descriptors() -> int:
-    gc.collect()
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 @pytest.fixture(params=["reader", "reactor"])
 def reading(request: pytest.FixtureRequest) -> Iterator[IoContext]:
     """Who reads what workers send: a thread for each, or all of it the loop of a listener, to which they lend their sockets."""
@@ -160,8 +153,7 @@ def reading(request: pytest.FixtureRequest) -> Iterator[IoContext]:
 def bench(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     """Makes pools; afterwards no descriptor, thread, process or slot of theirs may be left."""
     io = request.getfixturevalue("reading") if "reading" in request.fixturenames else None
-    before = descriptors(), set(threading.enumerate()), {p.pid for p in psutil.Process().children(recursive=True)}
-    benches = []
+    before, benches = Inventory(), []
 
     def make(*args: Any, **kwargs: Any) -> Bench:
         benches.append(Bench(*args, **{"io": io, **kwargs}))
@@ -170,7 +162,6 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     yield make
     for made in benches:
         made.close()
-    eventually(lambda: set(threading.enumerate()) == before[1], limit=2)  # the logs' ends a moment after their last process
-    assert {p.pid for p in psutil.Process().children(recursive=True)} == before[2]
+    assert Inventory().children <= before.children
     benches.clear()
-    eventually(lambda: descriptors() == before[0], limit=2)
+    assert before.new(2.0) == []  # the logs' threads end a moment after their last process

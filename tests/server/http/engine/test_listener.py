@@ -21,6 +21,7 @@ from jitney.server.http.engine.body import MAX_CHUNKS
 from jitney.server.http.engine.channel import HALF_CLOSED_SECONDS
 from jitney.server.http.engine.listener import AddressInUse, Listener
 from jitney.server.settings.addresses import Address, parse_address
+from jitney.tests.fakes.leftovers import Inventory
 from jitney.tests.fakes.raw_http import Connection, ask
 
 ANY_PORT = parse_address("http://127.0.0.1:0")
@@ -78,16 +79,13 @@ def site() -> Site:
 
 @pytest.fixture
 def listener(site: Site) -> Iterator[Any]:
-    before = set(threading.enumerate())
+    before = Inventory()
     listener = Listener(site, ANY_PORT, name="inference", threads=3, max_body=MAX_BODY, refuse=refuse)
     listener.start()
     yield listener
     site.release.set()
     listener.close(5)
-    deadline = time.monotonic() + 5
-    while set(threading.enumerate()) - before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert set(threading.enumerate()) - before == set()
+    assert before.new(kind="thread") == []
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from jitney.server.repository.torchserve.workspace import Workspace
+from jitney.tests.fakes.leftovers import Inventory
 
 
 def test_folders_come_and_go(tmp_path: Path) -> None:
@@ -35,7 +36,7 @@ def test_only_its_own_folders_are_removed(tmp_path: Path) -> None:
 
 def test_a_root_that_somebody_removed_is_replaced(tmp_path: Path) -> None:
     """As systems do that clear their temporary folder of what is some days old."""
-    before, workspace = descriptors(), Workspace(tmp_path)
+    before, workspace = Inventory(), Workspace(tmp_path)
     lost = workspace.make()
     shutil.rmtree(lost.parent)
     folder = workspace.make()
@@ -43,19 +44,15 @@ def test_a_root_that_somebody_removed_is_replaced(tmp_path: Path) -> None:
     workspace.remove(lost)
     assert folder.is_dir()
     workspace.close()
-    assert list(tmp_path.iterdir()) == [] and descriptors() == before
-
-
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+    assert list(tmp_path.iterdir()) == [] and before.new(0) == []
 
 
 def test_closing_leaves_no_descriptor(tmp_path: Path) -> None:
-    before = descriptors()
+    before = Inventory()
     workspace = Workspace(tmp_path)
     workspace.make()
     workspace.close()
-    assert descriptors() == before
+    assert before.new(0) == []
 
 
 def test_a_killed_servers_folders_are_removed_and_a_living_ones_kept(tmp_path: Path) -> None:
