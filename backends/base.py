@@ -3,7 +3,8 @@
 All of this happens in a worker process, on its main thread, for one model instance:
 
     load(model)                  once, before the worker reports ready; raises to refuse (the text reaches the operator)
-    execute(requests, respond)   once for each batch; never concurrently with itself
+    begin(requests, respond)     once for each batch; never concurrently with itself. It is `execute`, unless the backend can
+                                 queue a batch's work on a device: then it begins the next one before it ends the last one
     unload()                     once, when the worker is asked to stop; not called when it is killed
 
 `execute` calls `respond(index, response)` for each request of the batch. A response with `final=True` ends that request;
@@ -52,11 +53,23 @@ class DeviceLost(RuntimeError):
     """
 
 
+class Launched(ABC):
+    """A batch whose work is queued on a device."""
+
+    @abstractmethod
+    def is_over(self) -> bool:
+        """Whether the device is done with it, so that `end` would not wait."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Waits for the device and answers the requests that are open; raises as `execute` does. Called once."""
+
+
 class Backend(ABC):
     """One loaded model instance. See the module's page for the order of calls. `host` is set before `load`.
 
-    `durations` are nanoseconds of the last `execute`: preparing inputs, running the model, preparing outputs; zeros where
-    the backend cannot tell them apart.
+    `durations` are nanoseconds of the batch that was ended last: preparing inputs, running the model, preparing outputs; zeros
+    where the backend cannot tell them apart.
     """
 
     host: Host
@@ -69,6 +82,14 @@ class Backend(ABC):
     @abstractmethod
     def execute(self, requests: Sequence[Request], respond: Respond) -> None:
         """Runs one batch and answers each of its requests."""
+
+    def begin(self, requests: Sequence[Request], respond: Respond) -> Launched | None:
+        """Executes one batch, or queues it and returns what ends it.
+
+        At most one batch that was begun earlier is not ended yet. They are ended in the order in which they were begun.
+        """
+        self.execute(requests, respond)
+        return None
 
     def unload(self) -> None:  # noqa: B027 - optional hook
         """Releases what `load` took, where the end of the process does not."""

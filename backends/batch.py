@@ -12,28 +12,29 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from math import prod
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ..core.request import Failure, Instance, Request, Respond, Response
-from ..core.tensor import Tensor, reshaped
+from ..core.tensor import Tensor
 from . import cuda_context
-from .base import Backend, DeviceLost
-from .input_check import InputCheck, brackets, is_pixels
+from .base import Backend, DeviceLost, Launched
+from .input_check import InputCheck, is_pixels
+from .launching import SPACES, Done, Group, Groups, LaunchedBatch, Started, Work
 from .memory import FittingRows, is_out_of_memory
 from .options import CannotLoad, padded_sizes
+from .outputs import BadOutput, finished, reshape, split_outputs
 from .parameters import tell_unread
-from .stacking import Array, BadInput, BatchBuffers, Key, OnDevice, aligned, split
+from .stacking import Array, BadInput, BatchBuffers, Key, OnDevice, aligned
 from .telling import text_of, trace_of
 from .warmup import warm_up
 
 if TYPE_CHECKING:
     from ..codecs import Pixels
-    from ..core.model_config import ModelConfig, TensorSpec
+    from ..core.model_config import ModelConfig
 
 __all__ = ["Array", "BadInput", "BadOutput", "TensorBackend"]
 
@@ -41,16 +42,13 @@ __all__ = ["Array", "BadInput", "BadOutput", "TensorBackend"]
 KEPT_SHAPES = 64
 
 
-class BadOutput(ValueError):
-    """The model answered with tensors that cannot be handed on; halving the batch would only hide it."""
-
-
 class TensorBackend(Backend):
     """A backend whose model maps a dict of stacked tensors to a dict of stacked tensors.
 
     Subclasses implement `open` (load the model) and `run` (call it), and may refine `allocate` and `explain`.
     `copies_single` false lets `run` see a lone request's memory itself, which it must not modify then. Input `pixels.name` may
-    reach `run` as UINT8 rows, which it has to normalise. `loading` is true while the batches are warm-up's.
+    reach `run` as UINT8 rows, which it has to normalise. `loading` is true while the batches are warm-up's. Where `launches` is
+    true, `launch` returns before the device is done, and the next batch is launched meanwhile (`launching`).
     """
 
     model: ModelConfig
@@ -59,6 +57,9 @@ class TensorBackend(Backend):
     pixels: Pixels | None = None
     loading = False
     warm_up_runs = 1
+    launches = False
+    launched: LaunchedBatch | None = None
+    _ran = 0  # when the latest outputs were there: what was launched before has run since then
 
     @abstractmethod
     def open(self, model: ModelConfig, instance: Instance) -> None:
@@ -67,6 +68,10 @@ class TensorBackend(Backend):
     @abstractmethod
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         """Calls the model once. `inputs` lacks optional inputs that the requests lack; outputs lie in host memory."""
+
+    def launch(self, inputs: dict[str, Array]) -> Work:
+        """Begins what `run` does, without waiting for a device."""
+        return Done(self.run(inputs))
 
     def load(self, model: ModelConfig, instance: Instance) -> None:
         if not model.inputs:
@@ -79,13 +84,18 @@ class TensorBackend(Backend):
         self.sizes = padded_sizes(model, on_gpu=instance.gpu is not None)
         tell_unread(model)
         self.input_check = InputCheck(model, self.pixels)
-        self.buffers = BatchBuffers(model, self.allocate, self.written, self.pixels)
+        self.spaces = [BatchBuffers(model, self.allocate, self.written, self.pixels) for _ in range(SPACES)]
+        self.use(0)
         self.open(model, instance)
         self.loading = True
         warm_up(self, model, on_gpu=instance.gpu is not None, pixels=self.pixels)
         self.loading = False
 
     # -- what subclasses may refine ---------------------------------------------------------------------------------
+
+    def use(self, space: int) -> None:
+        """The next batch is stacked in this one of its `SPACES`."""
+        self.space, self.buffers = space, self.spaces[space]
 
     def allocate(self, size: int) -> npt.NDArray[np.uint8]:
         """A batch buffer of `size` bytes."""
@@ -116,8 +126,21 @@ class TensorBackend(Backend):
     def execute(self, requests: Sequence[Request], respond: Respond) -> None:
         """Answers every request; raises DeviceLost where the process must be replaced."""
         self.durations = (0, 0, 0)
+        self.execute_groups(self._groups(requests, respond), respond)
+
+    def begin(self, requests: Sequence[Request], respond: Respond) -> Launched | None:
+        if not self.launches:
+            return super().begin(requests, respond)
+        self.durations = (0, 0, 0)
+        before = self.launched
+        self.use(0 if before is None or before.ended else SPACES - 1 - before.space)
+        self.launched = LaunchedBatch(self, self._groups(requests, respond), respond)
+        return self.launched
+
+    def _groups(self, requests: Sequence[Request], respond: Respond) -> Groups:
+        """The requests that can be stacked, by what they have in common; answers those that cannot be run at all."""
         batches = self.model.batches
-        groups: dict[object, list[tuple[int, Request]]] = {}
+        groups: Groups = {}
         began = time.monotonic_ns()
         prepared = self.prepared(requests)
         if prepared is not requests:
@@ -132,10 +155,21 @@ class TensorBackend(Backend):
                 respond(index, Response(error=Failure(str(error), code="INVALID_ARG")))
             else:
                 groups.setdefault(key if batches else index, []).append((index, request))
+        return groups
+
+    def execute_groups(self, groups: Groups, respond: Respond) -> None:
         for shapes, group in groups.items():
-            fitting = self.fitting.get(shapes) if self.fitting else None
-            for part in (slice(None),) if fitting is None else fitting.parts([self._rows(one) for _, one in group]):
-                self._execute_group(group[part], respond, shapes)
+            for part in self.parts(shapes, group):
+                self.execute_group(part, respond, shapes)
+
+    def parts(self, shapes: object, group: Group) -> Iterator[Group]:
+        """What of a group is run at once: all, or what has fitted into the device's memory."""
+        fitting = self.fitting.get(shapes) if self.fitting else None
+        if fitting is None:
+            yield group
+            return
+        for part in fitting.parts([self._rows(one) for _, one in group]):
+            yield group[part]
 
     def _key(self, request: Request) -> object:
         """Requests of the same key are stacked; what lies on the device and what does not cannot be."""
@@ -146,12 +180,12 @@ class TensorBackend(Backend):
         """Whether these are a codec's rows that are yet to be normalised."""
         return is_pixels(self.pixels, name, datatype)
 
-    def _execute_group(self, group: list[tuple[int, Request]], respond: Respond, key: object) -> None:
-        """Runs stackable requests as one batch; halves the batch as long as the model raises.
+    def execute_group(self, group: Group, respond: Respond, key: object, started: Started | None = None) -> None:
+        """Runs stackable requests as one batch, which may have been `started`; halves it as long as the model raises.
 
         A batch that does not fit the device's memory is halved too; what then fits is answered, and remembered.
         """
-        failure = self._try_group(group, respond)
+        failure = self._try_group(group, respond, started)
         if failure is None:
             return
         if failure.code == "OUT_OF_MEMORY" and self.model.batches:
@@ -163,18 +197,17 @@ class TensorBackend(Backend):
                 respond(index, Response(error=failure))
             return
         half = len(group) // 2
-        self._execute_group(group[:half], respond, key)
-        self._execute_group(group[half:], respond, key)
+        self.execute_group(group[:half], respond, key)
+        self.execute_group(group[half:], respond, key)
 
-    def _try_group(self, group: list[tuple[int, Request]], respond: Respond) -> Failure | None:
+    def _try_group(self, group: Group, respond: Respond, started: Started | None) -> Failure | None:
         """Answers all of `group` from one run, or tells why none was answered. No frame of the model outlives this call."""
         try:
-            answers = self._run_batch([request for _, request in group])
+            answers = self._answers(started or self.start([request for _, request in group]))
         except BadOutput as error:
             return Failure(str(error), code="BAD_OUTPUT")
-        except Exception as error:
-            if lost := self.lost_device():
-                raise DeviceLost(f"model '{self.model.name}' lost its device: {lost}") from error
+        except Exception as error:  # noqa: BLE001 - whatever the model's code raises
+            self.raise_if_lost(error)
             failure = self.explain(error)
             failure.detail = trace_of(error)
             return failure
@@ -182,17 +215,29 @@ class TensorBackend(Backend):
             respond(index, Response(answer))
         return None
 
-    def _run_batch(self, requests: list[Request]) -> list[list[Tensor]]:
-        """Stack, run, split: the outputs of each request."""
-        started = time.monotonic_ns()
+    def raise_if_lost(self, error: Exception) -> None:
+        """Raises DeviceLost where, after this error, nothing can run in this process any more."""
+        if lost := self.lost_device():
+            raise DeviceLost(f"model '{self.model.name}' lost its device: {lost}") from error
+
+    def start(self, requests: list[Request]) -> Started:
+        """Stacks the requests and launches them."""
+        began = time.monotonic_ns()
         rows = [self._rows(request) for request in requests]
         padded = self._padded(sum(rows), requests[0])
         inputs = {tensor.name: self._stack(tensor.name, requests, padded) for tensor in requests[0].tensors}
         stacked = time.monotonic_ns()
-        outputs = self.run(inputs)
+        self._count(stacked - began, 0, 0)
+        return Started(requests, rows, padded, inputs, stacked, self.launch(inputs))
+
+    def _answers(self, started: Started) -> list[list[Tensor]]:
+        """Waits for the outputs and splits them: those of each request."""
+        requests, rows, inputs = started.requests, started.rows, started.inputs
+        outputs = started.work.outputs()
         ran = time.monotonic_ns()
-        answers = self._split(self._finish(outputs, inputs, padded, sum(rows)), rows, requests)
-        self._count(stacked - started, ran - stacked, time.monotonic_ns() - ran)
+        answers = split_outputs(self.model, finished(self.model, outputs, inputs, started.padded, sum(rows)), rows, requests)
+        self._count(0, ran - max(started.stacked, self._ran), time.monotonic_ns() - ran)
+        self._ran = ran
         return answers
 
     def _rows(self, request: Request) -> int:
@@ -210,59 +255,7 @@ class TensorBackend(Backend):
     def _stack(self, name: str, requests: list[Request], padded: int) -> Array:
         """One input over all requests along the batch axis, in the shape that the model wants (`reshape`)."""
         array = self.buffers.stack(name, requests, padded, self.copies_single)
-        return Array(array.datatype, self._reshape(self.model.input(name), array.values, inward=True))
-
-    def _finish(self, outputs: dict[str, Array], inputs: dict[str, Array], padded: int, rows: int) -> dict[str, Array]:
-        """Checks the model's outputs and gives them the shape that clients see; BadOutput names what is wrong."""
-        finished = {}
-        for spec in self.model.outputs:
-            if spec.name not in outputs:
-                found = ", ".join(outputs) or "none"
-                raise BadOutput(f"model '{self.model.name}' gave no output '{spec.name}', it gave: {found}")
-            output = outputs[spec.name]
-            self._check_output(spec, output, padded)
-            values = self._reshape(spec, output.values, inward=False)
-            values = values[:rows] if padded > rows else values
-            if any(np.may_share_memory(values, given.values) for given in inputs.values()):
-                values = values.copy()  # the answer outlives the request's memory and the batch buffer
-            finished[spec.name] = Array(output.datatype, values)
-        return finished
-
-    def _check_output(self, spec: TensorSpec, output: Array, rows: int) -> None:
-        model, shape = self.model, output.values.shape
-        if output.datatype != spec.datatype:
-            said = f"unexpected datatype {output.datatype} for inference output '{spec.name}' of model '{model.name}'"
-            raise BadOutput(f"{said}, expecting {spec.datatype}")
-        if model.batches and (not shape or shape[0] != rows):
-            expected = brackets((rows, *(spec.dims if spec.reshape is None else spec.reshape)))
-            raise BadOutput(
-                f"output '{spec.name}' of model '{model.name}' has shape {brackets(shape)} for a batch of {rows} rows, "
-                f"expected {expected}: its first dimension must be the batch axis (or set max_batch_size: 0)"
-            )
-
-    def _reshape(self, spec: TensorSpec | None, values: npt.NDArray[Any], inward: bool) -> npt.NDArray[Any]:
-        """Between the shape clients see (`dims`) and the model's (`reshape`): -1 stand for the same sizes, in order."""
-        if spec is None or spec.reshape is None:
-            return values
-        here, there = (spec.dims, spec.reshape) if inward else (spec.reshape, spec.dims)
-        target = reshaped(values.shape, int(self.model.batches), here, there)
-        if prod(target) != values.size:
-            raise BadOutput(
-                f"tensor '{spec.name}' of shape {brackets(values.shape)} cannot be reshaped to {brackets(target)}"
-            )
-        return values.reshape(target)
-
-    def _split(self, outputs: Mapping[str, Array], rows: list[int], requests: list[Request]) -> list[list[Tensor]]:
-        """Each request's rows of the outputs it wants, as views of the batch's outputs."""
-        if self.model.batches and len(requests) > 1:
-            parts = [split(name, array, rows) for name, array in outputs.items()]
-            answers = [list(tensors) for tensors in zip(*parts, strict=True)]
-        else:
-            answers = [[Tensor.from_numpy(name, array.values, array.datatype) for name, array in outputs.items()]]
-        for at, request in enumerate(requests):
-            if request.outputs:
-                answers[at] = [tensor for tensor in answers[at] if tensor.name in request.outputs]
-        return answers
+        return Array(array.datatype, reshape(self.model, self.model.input(name), array.values, inward=True))
 
 
 def pixels_of(model: ModelConfig) -> Pixels | None:

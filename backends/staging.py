@@ -4,7 +4,8 @@ Rows are written to page-locked memory one request after the other. Whenever a p
 of its own, so the bus works while the processor stacks the next rows; the stream that computes waits for the last piece. The
 device's memory is kept between batches: its addresses do not change.
 
-On a GPU the previous batch is over when the next one is stacked, because a batch ends with a wait for its outputs.
+The previous batch of the same buffers is over when the next one is stacked in them (`launching`: two batches at once have two
+spaces), because a batch ends with a wait for its outputs.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class _Mirror:
 
 
 class Staging:
-    """One for each worker; its methods are called by the thread that executes batches."""
+    """One for each space; its methods are called by the thread that executes batches."""
 
     def __init__(self, device: torch.device, piece: int = PIECE) -> None:
         self._device, self._piece = device, piece

@@ -28,17 +28,19 @@ from .telling import text_of
 from .torch_values import (
     TORCH_DTYPES,
     DeviceArray,
+    DeviceWork,
     Normalizer,
     from_array,
+    in_host_memory,
     strings,
     swallow_read_only_warning,
-    to_array,
 )
 from .warmup import fair_batch
 
 if TYPE_CHECKING:
     from ..core.model_config import ModelConfig, TensorSpec
     from .device_decode import DeviceDecoder
+    from .launching import Work
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _INDEXED = re.compile(r"__(\d+)$")
@@ -64,7 +66,7 @@ class TorchBackend(TensorBackend):
         parameters = model.parameters
         set_threads(parameters, instance.threads)
         swallow_read_only_warning()
-        self.staging: Staging | None = None
+        self.stagings: list[Staging] = []
         self.graphs: CudaGraphs | None = None
         if self.device.type == "cuda":
             self._open_device(model)
@@ -81,6 +83,7 @@ class TorchBackend(TensorBackend):
             trim()
         self.arguments = argument_order(model, self.argument_names())
         self.positions = _indices([spec.name for spec in model.outputs])
+        self.launches = on_gpu
 
     def check_fused(self, plain: Any) -> None:
         """Compares the module, which is fused, with what it was made of; in float32, whatever `autocast` says."""
@@ -105,7 +108,7 @@ class TorchBackend(TensorBackend):
         torch.backends.cudnn.benchmark = flag(parameters, "cudnn_benchmark")
         self.copies_single = True  # from page-locked memory the copy does not wait
         if flag(parameters, "overlap_copies", default=True):
-            self.staging = Staging(self.device)
+            self.stagings = [Staging(self.device) for _ in self.spaces]
         if flag(parameters, "cuda_graphs"):
             if not flag(parameters, "warmup", default=True):
                 raise CannotLoad(
@@ -131,14 +134,25 @@ class TorchBackend(TensorBackend):
         return DeviceArray.of_tensor(self.decoder.stacked(rows, padded))
 
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        if self.device.type == "cuda":
+            return self.launch(inputs).outputs()
         tensors = {name: self._to_device(name, array) for name, array in inputs.items()}
         versions = {name: getattr(tensor, "_version", 0) for name, tensor in tensors.items()}
-        outputs = self._to_host(self.compute(tensors))
-        if self.device.type == "cpu" and any(getattr(tensors[name], "_version", 0) > versions[name] for name in tensors):
+        outputs = {name: in_host_memory(self._to_host(name, value)) for name, value in self.compute(tensors).items()}
+        if any(getattr(tensors[name], "_version", 0) > versions[name] for name in tensors):
             self._stop_sharing()
-        if self.cleans_cache and self.device.type == "cuda":
-            torch.cuda.empty_cache()
         return outputs
+
+    def launch(self, inputs: dict[str, Array]) -> Work:
+        """On a GPU everything is queued, the copies of the outputs too; their memory there is page-locked."""
+        if self.device.type != "cuda":
+            return super().launch(inputs)
+        tensors = {name: self._to_device(name, array) for name, array in inputs.items()}
+        return DeviceWork(
+            {name: self._to_host(name, value) for name, value in self.compute(tensors).items()},
+            self.device,
+            self.cleans_cache,
+        )
 
     def compute(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """Outputs by name, from tensors of the device to such, by a graph where there is one."""
@@ -175,8 +189,8 @@ class TorchBackend(TensorBackend):
         return pinned(size) if self.device.type == "cuda" else super().allocate(size)
 
     def written(self, key: Key, buffer: npt.NDArray[np.uint8], start: int, stop: int) -> None:
-        if self.staging is not None:
-            self.staging.written(key, buffer, start, stop)
+        if self.stagings:
+            self.stagings[self.space].written(key, buffer, start, stop)
 
     def _to_device(self, name: str, array: Array) -> Any:
         if array.datatype == "BYTES":
@@ -192,18 +206,11 @@ class TorchBackend(TensorBackend):
 
     def _sent(self, array: Array) -> torch.Tensor:
         """The elements on the device; from page-locked memory they may still be on their way."""
-        staged = None if self.staging is None else self.staging.take(array.values)
+        staged = self.stagings[self.space].take(array.values) if self.stagings else None
         tensor = from_array(array) if staged is None else staged.view(TORCH_DTYPES[array.datatype]).view(array.values.shape)
         return tensor.to(self.device, non_blocking=True)
 
-    def _to_host(self, outputs: dict[str, Any]) -> dict[str, Array]:
-        """All outputs in host memory; one wait for all copies."""
-        moved = {name: self._start_to_host(name, value) for name, value in outputs.items()}
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()
-        return {name: value if isinstance(value, Array) else to_array(value) for name, value in moved.items()}
-
-    def _start_to_host(self, name: str, value: Any) -> torch.Tensor | Array:
+    def _to_host(self, name: str, value: Any) -> torch.Tensor | Array:
         """Queues the copy of one output; torch gives it page-locked memory where it comes from a GPU."""
         spec = self.model.output(name)
         if isinstance(value, torch.Tensor):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -74,6 +74,29 @@ def to_array(tensor: torch.Tensor) -> Array:
     if datatype == "BF16":
         tensor = tensor.view(torch.uint16)
     return Array(datatype, tensor.numpy())
+
+
+def in_host_memory(value: torch.Tensor | Array) -> Array:
+    return value if isinstance(value, Array) else to_array(value)
+
+
+class DeviceWork:
+    """`launching.Work`: outputs whose copies to the host are queued on the current stream of `device`."""
+
+    def __init__(self, outputs: dict[str, torch.Tensor | Array], device: torch.device, cleans_cache: bool) -> None:
+        self._outputs, self._cleans_cache = outputs, cleans_cache
+        self._event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._event.record(torch.cuda.current_stream(device))
+
+    def is_over(self) -> bool:
+        return bool(self._event.query())
+
+    def outputs(self) -> dict[str, Array]:
+        self._event.synchronize()
+        found = {name: in_host_memory(value) for name, value in self._outputs.items()}
+        if self._cleans_cache:
+            torch.cuda.empty_cache()
+        return found
 
 
 def strings(array: Array) -> list[str]:

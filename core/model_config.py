@@ -120,6 +120,7 @@ class HandlerSpec:
 
 #: Backends that run tensors through a model without code of the user's around it: what they do can be done again.
 TENSOR_BACKENDS = ("eager", "torchscript", "exported", "onnxruntime")
+TORCH_BACKENDS = ("eager", "torchscript", "exported")
 
 
 #: Those of them whose model is data alone: nothing of it can touch what else lives in its process.

@@ -16,6 +16,7 @@ import queue
 import select
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 from ..ipc.frame import BadFrame, PeerClosed
@@ -26,6 +27,9 @@ from ..workers.messages import Execute, Stop
 
 #: Batches shorter than this are not told of cancellations; seconds.
 MOMENT_S = 0.02
+
+#: For so long a device is asked without a pause whether it is done, then after each pause of a tick; seconds.
+SPIN_S, TICK_S = 0.002, 0.0002
 
 _MAIN, _WATCH = "main", "watch"
 
@@ -68,13 +72,45 @@ class Inbox:
             if self._reader is None and self._handed.empty():
                 self._reader = _MAIN
         mine = self._reader is _MAIN
-        message = self._read() if mine else self._handed.get()
-        self._batches += 1
+        message = self._next() if mine else self._handed.get()
         if mine:
             self._reader = None
+        self._count_one()
+        return message
+
+    def before(self, over: Callable[[], bool]) -> Execute | Stop | None:
+        """As `get`, but None where nothing has come by the time that `over()`: something else than a message is waited for.
+
+        A device tells nobody that it is done, so it is asked: without a pause at first, then every `TICK_S`.
+        """
+        pauses_from = time.monotonic() + SPIN_S
+        while (message := self._taken()) is None:
+            if over():
+                return None
+            if time.monotonic() >= pauses_from:
+                time.sleep(TICK_S)
+        self._count_one()
+        return message
+
+    def _taken(self) -> Execute | Stop | None:
+        """The next batch where it is here already. Leaves the socket to nobody, as `get` does."""
+        with self._lock:
+            if mine := self._reader is None and self._handed.empty():
+                self._reader = _MAIN
+        if mine:
+            message = self._read(self._channel.take)
+            self._reader = None
+            return message
+        try:
+            return self._handed.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _count_one(self) -> None:
+        """A batch begins: the watching thread is to see to it after a moment, or at once where the model waits for a reply."""
+        self._batches += 1
         if self._parked or self._expecting():
             self._signal()
-        return message
 
     def close(self) -> None:
         """Ends the watching thread, where the process goes on; nothing is read any more."""
@@ -95,10 +131,18 @@ class Inbox:
     def _signal(self) -> None:
         os.eventfd_write(self._bell, 1)
 
-    def _read(self) -> Execute | Stop:
-        """Reads up to the next batch. Only the thread that `_reader` names calls it."""
+    def _next(self) -> Execute | Stop:
+        """Waits for the next batch. Only the thread that `_reader` names calls it."""
+        while (message := self._read(self._channel.receive)) is None:
+            pass
+        return message
+
+    def _read(self, receive: Callable[[], Message | None]) -> Execute | Stop | None:
+        """Reads up to the next batch, as far as `receive` gives messages. Only the thread that `_reader` names calls it."""
         try:
-            while not isinstance(message := self._channel.receive(), Execute | Stop):
+            while not isinstance(message := receive(), Execute | Stop):
+                if message is None:
+                    return None
                 self._dispatch(message)
         except PeerClosed:
             return self._stop(exits.PARENT_GONE)
@@ -121,7 +165,7 @@ class Inbox:
         poll.register(self._bell, select.POLLIN)
         while True:
             if self._reader is _WATCH:
-                self._hand_over(self._read())
+                self._hand_over(self._next())
             if self._over.is_set():
                 return
             batches = self._batches

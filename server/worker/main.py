@@ -35,7 +35,7 @@ from ..ipc.memory import Region
 from ..ipc.messages import Message
 from ..process import exits, sandbox
 from ..workers.channel import MessageChannel
-from ..workers.messages import Cancel, Copied, Execute, HostReply, Load, Loaded
+from ..workers.messages import Cancel, Copied, Execute, HostReply, Load, Loaded, Stop
 from .host import FrameHost
 from .inbox import Inbox
 from .reply_memory import ReplyMemory
@@ -110,22 +110,40 @@ class Worker:
         gc.freeze()  # the model and its libraries stay: they need not be looked through while it answers
         return backend
 
-    def _run(self, batch: RunningBatch, backend: Backend, config: ModelConfig) -> None:
-        batch.run(backend, config.retry_after_crash)
-
     def _refuse(self, error: BaseException) -> None:
         reason = text_of(error) if isinstance(error, JitneyError) else explain(error)
         self._channel.send(Loaded(reason or type(error).__name__, trace_of(error), is_out_of_memory(error)))
 
     def _execute(self, backend: Backend, arena: Region, replies: ReplyMemory, config: ModelConfig) -> None:
-        while isinstance(message := self._inbox.get(), Execute):
-            replies.copied(message.copied)
-            batch = RunningBatch(message, self._channel, arena, replies, config.overlaps)
-            self._batches = {number: other for number, other in self._batches.items() if not other.done}
-            self._batches[batch.id] = batch
-            if self._early_cancels:
-                self._cancel_early(batch)
-            self._run(batch, backend, config)
+        """One batch after the other. One that was only launched is answered when the next one has been, or when it is over."""
+        launched: RunningBatch | None = None
+        while True:
+            message = self._inbox.get() if launched is None else self._inbox.before(launched.is_over)
+            following = None
+            self._note(works=True)
+            try:
+                if isinstance(message, Execute):
+                    batch = self._received(message, arena, replies, config)
+                    following = batch if batch.begin(backend, config.retry_after_crash) else None
+            finally:
+                if launched is not None:
+                    launched.end()
+            launched = following
+            self._note(works=launched is not None)
+            if isinstance(message, Stop):
+                return
+
+    def _note(self, works: bool) -> None:
+        """Whether the main thread has a batch."""
+
+    def _received(self, message: Execute, arena: Region, replies: ReplyMemory, config: ModelConfig) -> RunningBatch:
+        replies.copied(message.copied)
+        batch = RunningBatch(message, self._channel, arena, replies, config.overlaps)
+        self._batches = {number: other for number, other in self._batches.items() if not other.done}
+        self._batches[batch.id] = batch
+        if self._early_cancels:
+            self._cancel_early(batch)
+        return batch
 
     def _cancel_early(self, batch: RunningBatch) -> None:
         """What was said of this batch before it was here; what is older is over."""

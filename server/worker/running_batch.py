@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 
 import msgspec
 
-from ...backends.base import Backend, DeviceLost
+from ...backends.base import Backend, DeviceLost, Launched
 from ...backends.memory import is_out_of_memory
 from ...backends.telling import text_of, trace_of
 from ...core.errors import ModelFailed
@@ -46,7 +47,7 @@ def failure_of(error: BaseException) -> Failure:
 class RunningBatch:
     """One batch from its arrival to its last answer.
 
-    Answers are collected and sent together when `execute` returns, except streamed ones, which take along what was collected.
+    Answers are collected and sent together when it is executed, except streamed ones, which take along what was collected.
     After that, and at any time for models that may leave requests open (`overlaps`: decoupled ones, asynchronous handlers), each
     is sent at once. `respond` may be called from any thread.
     """
@@ -63,6 +64,9 @@ class RunningBatch:
         self._collected_bytes = 0
         self._slots: list[Slot] = []  # of the answers collected
         self._returned = False
+        self._backend: Backend | None = None
+        self._launched: Launched | None = None
+        self._retried, self._started_ns = False, 0
         self._input_ns = self._infer_ns = self._output_ns = 0
 
     @property
@@ -72,24 +76,42 @@ class RunningBatch:
 
     # ---- main thread
 
-    def run(self, backend: Backend, retried: bool = False) -> None:
-        """Has the backend execute the batch; leaves no request open but those that the model may answer later.
+    def begin(self, backend: Backend, retried: bool = False) -> bool:
+        """Has the backend execute the batch, or launch it: then it returns True, and `end` is to be called.
 
-        Raises the backend's DeviceLost after it failed the requests; where they are `retried` elsewhere, it leaves them open.
+        An executed batch leaves no request open but those that the model may answer later. Raises the backend's DeviceLost after
+        it failed the requests; where they are `retried` elsewhere, it leaves them open.
         """
-        started = time.perf_counter_ns()
+        self._started_ns = time.perf_counter_ns()
+        self._backend, self._retried = backend, retried
         requests = self._requests()
-        self._input_ns = time.perf_counter_ns() - started
-        failure, lost = None, None
+        self._input_ns = time.perf_counter_ns() - self._started_ns
         backend.durations = (0, 0, 0)
+        self._step(backend, partial(backend.begin, requests, self.respond))
+        return self._launched is not None
+
+    def is_over(self) -> bool:
+        """Of a batch that was launched: whether `end` would not wait."""
+        return self._launched is None or self._launched.is_over()
+
+    def end(self) -> None:
+        """Answers a batch that was launched. Raises as `begin` does."""
+        launched, self._launched = self._launched, None
+        if launched is not None and self._backend is not None:
+            self._step(self._backend, launched.end)
+
+    def _step(self, backend: Backend, step: Callable[[], Launched | None]) -> None:
+        failure, lost = None, None
         try:
-            backend.execute(requests, self.respond)
+            self._launched = step()
         except Exception as error:  # noqa: BLE001 - whatever the model's code raises fails its requests, not the worker
             failure = failure_of(error)
             lost = error if isinstance(error, DeviceLost) else None
-        if lost is not None and retried:
+        if lost is not None and self._retried:
             raise lost
-        spent = time.perf_counter_ns() - started
+        if self._launched is not None:
+            return
+        spent = time.perf_counter_ns() - self._started_ns
         with self._lock:
             self._count(spent, backend.durations)
             self._returned = True

@@ -26,14 +26,12 @@ import msgspec
 
 from ...backends.base import Backend
 from ...backends.memory import trim
-from ...core.model_config import ModelConfig
 from ..ipc.board import Board
 from ..ipc.frame import PeerClosed
 from ..process import exits
 from ..workers.channel import MessageChannel
 from ..workers.messages import Join, Left, Load, Loaded
 from .main import Worker, end, settle
-from .running_batch import RunningBatch
 
 #: Bytes of a packet on the control socket, and its descriptors: a worker's socket, arena and reply memory.
 _PACKET, _DESCRIPTORS = 4096, 3
@@ -86,10 +84,8 @@ class SharedWorker(Worker):
         if not self._is_lost:  # else there is nobody to tell
             super()._refuse(error)
 
-    def _run(self, batch: RunningBatch, backend: Backend, config: ModelConfig) -> None:
-        self._board.note(self._place, works=True)
-        super()._run(batch, backend, config)
-        self._board.note(self._place, works=False)
+    def _note(self, works: bool) -> None:
+        self._board.note(self._place, works)
 
 
 def live(join: Join, connection: socket.socket, memory: Sequence[int], board: Board, cleaner: Cleaner) -> None:

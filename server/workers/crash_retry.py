@@ -65,10 +65,11 @@ class CrashRetry:
 
     def _runs_again(self, batch: RunningCalls, death: JitneyError, to_blame: bool) -> bool:
         """Not a second time, nor what hung or is to blame, nor where no worker follows. The model may have changed the data of a
-        lone request in shared memory; those of several are copied before it sees them."""
-        if not self._allowed or batch.again is not None or batch.pinned or type(death) is not WorkerDied:
+        lone request in shared memory; those of several, and what goes to a device, are copied before it sees them."""
+        if not self._allowed or batch.again is not None or batch.pinned or batch.over or not isinstance(death, WorkerDied):
             return False
-        if to_blame or not batch.untouched() or (len(batch.live) == 1 and batch.live[0].slots):
+        in_place = len(batch.live) == 1 and batch.live[0].slots and not batch.launched
+        if to_blame or not batch.untouched() or in_place:
             return False
         return self._expects_worker()
 

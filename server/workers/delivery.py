@@ -21,7 +21,7 @@ from .worker_state import Held
 
 
 class Delivery:
-    """`batches` are those of the pool whose workers `supervisor` has, `on_idle` is the pool's."""
+    """`batches` are those of the pool whose workers `supervisor` has, `on_idle` is the pool's; `launches` as `placement`'s."""
 
     def __init__(
         self,
@@ -30,9 +30,10 @@ class Delivery:
         supervisor: Supervisor,
         crash_retry: CrashRetry,
         on_idle: Callable[[], None],
+        launches: bool,
     ) -> None:
         self._model, self._batches, self._supervisor, self._on_idle = model, batches, supervisor, on_idle
-        self._crash_retry = crash_retry
+        self._crash_retry, self._launches = crash_retry, launches
         self._lock, self._roster, self._waiting = supervisor.lock, supervisor.roster, batches.waiting
 
     def execute(self, calls: Sequence[Call]) -> None:
@@ -68,7 +69,7 @@ class Delivery:
         with self._lock:
             here = any(w.child and w.child.serial == seat.serial for w in self._roster.members)
             worker = self._roster.take_named(seat.worker, batch, time.monotonic()) if here else None
-            batch.process = worker.child if worker is not None else None
+            self._place(batch, worker)
         if worker is None:
             self._batches.fail(batch, WorkerDied(f"the worker of model '{self._model}' that held the sequence is gone"))
         else:
@@ -78,10 +79,16 @@ class Delivery:
         """With the lock held."""
         now = time.monotonic()
         worker = self._roster.take(batch, now)
-        if worker is None and batch.is_light and (worker := self._roster.take_ahead(batch, now)) is not None:
-            batch.follows = all(other.stage is Stage.SENT for other in worker.batches() if other is not batch)
-        batch.process = worker.child if worker is not None else None
+        if worker is None and batch.is_light and batch.again is None:
+            worker = self._roster.take_ahead(batch, now, fits=_runs_nothing_again)
+            if worker is not None:
+                batch.follows = all(other.stage is Stage.SENT for other in worker.batches() if other is not batch)
+        self._place(batch, worker)
         return worker
+
+    def _place(self, batch: RunningCalls, worker: Member | None) -> None:
+        batch.process = worker.child if worker is not None else None
+        batch.launched = self._launches and worker is not None and worker.instance.gpu is not None
 
     def _hand_over(self, worker: Member, batch: RunningCalls) -> None:
         batch.note_start()
@@ -143,7 +150,7 @@ class Delivery:
             if leaving and self._waiting and self._supervisor.closing and worker.executing is None:
                 following = self._waiting.popleft()  # no other worker will come: what was accepted is finished
                 self._roster.assign(worker, following, time.monotonic())
-                following.process = worker.child
+                self._place(following, worker)
             over = leaving and not worker.unfinished
         if following is not None:
             self._hand_over(worker, following)
@@ -183,7 +190,7 @@ class Delivery:
         self._lose(child, known)
 
     def _lose(self, child: WorkerProcess, batches: Sequence[RunningCalls]) -> None:
-        begun = [batch for batch in batches if batch.pinned or (batch.stage is Stage.SENT and not batch.follows)]
+        begun = [batch for batch in batches if batch.may_have_begun()]
         untouched = [batch for batch in batches if batch not in begun]
         with self._lock:
             for batch in untouched:
@@ -201,3 +208,8 @@ class Delivery:
         error = Draining(f"model '{self._model}' is stopping") if closing else self._supervisor.no_workers()
         for batch in batches:
             self._batches.fail(batch, error)
+
+
+def _runs_nothing_again(worker: Member) -> bool:
+    """What runs again after a crash has its worker to itself, so that it alone is to blame where that one ends too."""
+    return all(batch.again is None for batch in worker.batches())

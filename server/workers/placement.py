@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...core.errors import InvalidConfig
-from ...core.model_config import CPU_TOO, TENSOR_BACKENDS, InstanceGroup, ModelConfig
+from ...core.model_config import CPU_TOO, TENSOR_BACKENDS, TORCH_BACKENDS, InstanceGroup, ModelConfig
 from ...core.request import Instance
 
 #: Parameters that set a worker's threads: Triton's PyTorch backend, its lower-case spelling, and the Python backends' habit.
@@ -49,6 +49,11 @@ def in_flight(config: ModelConfig, instance: Instance) -> int:
     if config.overlaps:
         return OPEN
     return ON_GPU if instance.gpu is not None and config.backend in TENSOR_BACKENDS else ALONE
+
+
+def launches(config: ModelConfig) -> bool:
+    """Whether a worker on a GPU queues its batches there, and may begin the next one before the last one is over."""
+    return config.backend in TORCH_BACKENDS and config.sequence is None
 
 
 def _sharing(config: ModelConfig, instance: Instance, number: int) -> Instance:

@@ -106,7 +106,8 @@ class Pool:
             expects_worker=lambda: not self._supervisor.closing and self.target() > 0,
             on_fatal=on_fatal,
         )
-        self._delivery = Delivery(config.name, self._batches, self._supervisor, crash_retry, on_idle)
+        launches = placement.launches(config)
+        self._delivery = Delivery(config.name, self._batches, self._supervisor, crash_retry, on_idle, launches)
         # The parts' own, so that no call of the pool's lies on every batch's way.
         self.execute, self.execute_on = self._delivery.execute, self._delivery.execute_on
         self.wait_ready, self.no_workers = self._supervisor.wait_ready, self._supervisor.no_workers

@@ -76,7 +76,9 @@ class RunningCalls:
     again    holds one of the requests whose worker crashed over all of them
     over     failed from elsewhere, as late: nobody's memory is to be written to any more
     streamed indices of requests that had a part of their answer
-    follows  its worker has certainly not begun it as long as another batch runs there
+    follows  it was sent behind other batches, which its worker has whole
+    launched its worker queues it on a device: it may have begun it before what it `follows` was over, and its model sees no
+             request's own memory
     """
 
     __slots__ = (
@@ -84,6 +86,7 @@ class RunningCalls:
         "calls",
         "cancelled",
         "follows",
+        "launched",
         "live",
         "message",
         "number",
@@ -97,7 +100,7 @@ class RunningCalls:
 
     def __init__(self, number: int, calls: Sequence[Call], pinned: bool = False, again: Again | None = None) -> None:
         self.number, self.pinned, self.again, self.over = number, pinned, again, False
-        self.stage, self.follows = Stage.UNSENT, False
+        self.stage, self.follows, self.launched = Stage.UNSENT, False, False
         self.process: WorkerProcess | None = None
         self.calls = list(calls)
         self.live: list[Call] = []
@@ -184,6 +187,10 @@ class RunningCalls:
                 child.send(Cancel(self.number, index))
             except OSError:
                 pass  # the worker is gone, which is all the same to this call
+
+    def may_have_begun(self) -> bool:
+        """Whether its worker may have begun it, now that it has ended; it is no batch that is being written to it."""
+        return self.pinned or (self.stage is Stage.SENT and (self.launched or not self.follows))
 
     def is_answered(self) -> bool:
         """Whether every call has its final answer."""

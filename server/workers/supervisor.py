@@ -331,7 +331,7 @@ class Supervisor:
             if until is not None:
                 worker.excuse(until)
                 self._set_alarm()
-            elif not hangs:
+            else:
                 for batch in late:
                     batch.over = True
         if until is not None or not late:

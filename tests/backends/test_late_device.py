@@ -73,7 +73,7 @@ print(wrong, late_device.COUNTS["late copy"], late_device.COUNTS["kernel"], len(
     [
         ("", False),
         ("late_device.Stream.wait_stream = lambda self, other: None", True),
-        ("late_device.Stream.synchronize = lambda self: None", True),
+        ("late_device.Event.synchronize = lambda self: None", True),
     ],
     ids=["as it is", "the stream that computes does not wait", "the host does not wait"],
 )
@@ -131,3 +131,71 @@ def test_an_error_after_a_device_side_assert_ends_the_worker_and_the_same_kind_o
         "lost: model 'm' lost its device: CUDA error: device-side assert triggered",
         "['CUDA error: CUBLAS_STATUS_NOT_SUPPORTED', None]",
     ]
+
+
+TWO_AT_ONCE = """
+import numpy as np, sys
+from jitney.tests.fakes import late_device
+late_device.install()
+{spoil}
+from pathlib import Path
+from jitney.tests.fakes.tensors import arrays, config, loaded, request, spec
+folder = Path(sys.argv[1])
+(folder / "model.py").write_text('''
+import torch
+class Net(torch.nn.Module):
+    def forward(self, x):
+        return x * 2 + 1
+''')
+parameters = dict(item.split("=") for item in sys.argv[2:])
+backend = loaded(config(folder, "eager", [spec("x", 40)], [spec("y", 40)], 16, parameters=parameters), gpu=0)
+backend.compute = late_device.queued(backend.compute)
+late_device.COUNTS.clear()
+random, wrong, before = np.random.default_rng(5), 0, None
+
+def begin():
+    rows = [random.normal(size=(int(random.integers(1, 4)), 40)).astype(np.float32) for _ in range(5)]
+    got = {{}}
+    launched = backend.begin([request(x=row) for row in rows], got.__setitem__)
+    assert launched is not None and not got
+    return launched, rows, got
+
+for _ in range(20):
+    current = begin()
+    if before is not None:
+        launched, rows, got = before
+        while random.random() < 0.5 and not launched.is_over():
+            pass
+        launched.end()
+        wrong += sum(not np.array_equal(arrays(got[n])["y"], row * 2 + 1) for n, row in enumerate(rows))
+    before = current
+before[0].end()
+print(wrong, *(late_device.COUNTS[kind] for kind in ("event.synchronize", "stream.synchronize", "synchronize")))
+"""
+
+#: As if there were one space for both batches, or as if the host did not wait for the first of them.
+ONE_SPACE = """
+from jitney.backends.batch import TensorBackend
+use = TensorBackend.use
+TensorBackend.use = lambda self, space: use(self, 0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("spoil", "is_noticed"),
+    [("", False), (ONE_SPACE, True), ("late_device.Event.synchronize = lambda self: None", True)],
+    ids=["as it is", "both batches in one space", "the host does not wait"],
+)
+@pytest.mark.parametrize("parameters", [[], ["overlap_copies=false"], ["cuda_graphs=true", "batch_sizes=16"]])
+def test_two_batches_at_once_do_not_disturb_each_other(
+    tmp_path: Path, parameters: list[str], spoil: str, is_noticed: bool
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_AT_ONCE.format(spoil=spoil), str(tmp_path), *parameters],
+        capture_output=True, text=True, timeout=100, check=True,
+    )  # fmt: skip
+    wrong, waits, *others = map(int, done.stdout.split())
+    assert (wrong > 0) is is_noticed
+    assert others == [0, 0], "the host waited for all that the device had, the next batch too"
+    if not spoil:
+        assert waits == 20

@@ -29,6 +29,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 #: What happened: kinds of copies, kernels, waits, captures.
 COUNTS: Counter[str] = Counter()
 
+#: After so many an event is over, though nobody waited for it.
+QUESTIONS = 5
+
 _CPU = torch.device("cpu")
 _NO_MODES: Any = torch._C.DisableTorchFunction
 _to, _copy = torch.Tensor.to, torch.Tensor.copy_
@@ -48,16 +51,20 @@ def cuda_error(text: str, code: int) -> Exception:
 
 
 class _Step:
-    """Something that a stream does once, when it is waited for."""
+    """Something that a stream does once, when it is waited for. What came before it is done then."""
+
+    running = 0
 
     def __init__(self, action: Callable[[], Any]) -> None:
-        self._action, self._done = action, False
+        self._action, self.done = action, False
 
     def run(self) -> None:
-        if not self._done:
-            self._done = True
+        if not self.done:
+            self.done = True
+            _Step.running += 1
             with _NO_MODES(), torch.inference_mode():
                 self._action()
+            _Step.running -= 1
 
 
 class Stream:
@@ -71,6 +78,8 @@ class Stream:
         self.steps.append(_Step(action))
 
     def flush(self) -> None:
+        if _Step.running:
+            return
         steps, self.steps = self.steps, []
         for step in steps:
             step.run()
@@ -86,6 +95,36 @@ class Stream:
 
     def query(self) -> bool:
         return not self.steps
+
+
+class Event:
+    """Is over when it is waited for, or has been asked for often enough."""
+
+    def __init__(self, **_: Any) -> None:
+        self._steps: list[_Step] = []
+        self._asked = 0
+
+    def record(self, stream: Stream) -> None:
+        self._steps = list(stream.steps)
+
+    def query(self) -> bool:
+        if _broken:
+            raise cuda_error("device-side assert triggered", 710)
+        COUNTS["query"] += 1
+        self._asked += 1
+        if self._asked >= QUESTIONS:
+            self._run()
+        return all(step.done for step in self._steps)
+
+    def synchronize(self) -> None:
+        COUNTS["event.synchronize"] += 1
+        if _broken:
+            raise cuda_error("device-side assert triggered", 710)
+        self._run()
+
+    def _run(self) -> None:
+        for step in self._steps:
+            step.run()
 
 
 _current = [Stream()]
@@ -168,7 +207,8 @@ def _moved(tensor: torch.Tensor, arguments: list[Any], options: dict[str, Any]) 
     arguments = [each for each in arguments if each is not None]
     with _NO_MODES():
         here = _is_on_card(tensor)
-        if here:
+        leaves = target is not None and not _is_cuda(target)
+        if here and (arguments or options or (leaves and not late)):
             _current[-1].flush()
         found = _to(tensor, *arguments, **options) if arguments or options else tensor
         if target is None or _is_cuda(target) == here:
@@ -226,8 +266,19 @@ _PLAIN = frozenset(
         "__get__", "__set__", "dim", "size", "stride", "numel", "is_contiguous", "is_floating_point", "untyped_storage",
         "data_ptr", "element_size", "requires_grad_", "storage_offset", "is_complex", "type", "__len__", "__repr__",
         "__format__", "__hash__", "is_inference", "_has_compatible_shallow_copy_type", "backward_hooks", "__deepcopy__",
+        "view", "detach", "_version",
     )
 )  # fmt: skip
+
+
+def _is_plain(name: str, args: Any, options: dict[str, Any]) -> bool:
+    """Whether nothing is computed: a question, or the same memory seen otherwise."""
+    if name == "contiguous" and not options:
+        with _NO_MODES():
+            return bool(args[0].is_contiguous())
+    return name in _PLAIN or (name == "__getitem__" and isinstance(args[1], slice))
+
+
 #: Kernels that take tensors of both sides.
 _ACROSS = frozenset({"allclose", "assert_close", "swap_tensors"})
 
@@ -258,7 +309,7 @@ class _Device(TorchFunctionMode):
             raise TypeError(
                 "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory"
             )
-        if getattr(func, "__name__", "") in _PLAIN:
+        if _is_plain(getattr(func, "__name__", ""), args, options):
             return lambda: func(*args, **options)
         return None
 
@@ -296,6 +347,25 @@ class _Device(TorchFunctionMode):
             if "DefaultCPUAllocator" in str(error):
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate too much.") from None
             raise
+
+
+def queued(compute: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Has the device come to the kernels of `compute` as late as to copies; their shapes must not depend on values."""
+
+    alike: dict[Any, dict[str, Any]] = {}  # outputs for inputs of these shapes
+
+    def later(tensors: dict[str, Any]) -> dict[str, Any]:
+        with _NO_MODES():
+            shapes = tuple((name, value.shape) for name, value in tensors.items())
+            known = alike[shapes] if shapes in alike else alike.setdefault(shapes, compute(tensors))
+            outputs = {name: torch.empty_like(value) for name, value in known.items()}
+        for value in outputs.values():
+            _put_on_card(value)
+            _spoil(value)
+        _current[-1].push(lambda: [_copy(outputs[name], value) for name, value in compute(tensors).items()])
+        return outputs
+
+    return later
 
 
 # -- graphs --------------------------------------------------------------------------------------------------------------
@@ -362,6 +432,7 @@ def install() -> None:
     cuda.synchronize = _synchronize
     cuda.empty_cache = lambda: COUNTS.update(["empty_cache"])
     cuda.Stream, cuda.stream, cuda.current_stream = Stream, _stream, lambda device=None: _current[-1]
+    cuda.Event = Event
     cuda.CUDAGraph, cuda.graph = _Graph, _Capture
     autocast, load = torch.autocast, torch.jit.load
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jitney.backends.base import Backend, DeviceLost
+from jitney.backends.base import Backend, DeviceLost, Launched
 from jitney.core.model_config import ModelConfig
 from jitney.core.request import Failure, Instance, Request, Respond, Response
 from jitney.core.tensor import Tensor
@@ -260,8 +260,38 @@ class Fertile(Obedient):
             os._exit(0)
 
 
+class Launcher(Obedient):
+    """Has a device: a batch is executed when it is ended, and over when the file in its first request's `until` exists."""
+
+    def begin(self, requests: Sequence[Request], respond: Respond) -> Launched:
+        for request in requests:
+            if "begun" in request.parameters:
+                Path(str(request.parameters["begun"])).write_text("")
+            if request.parameters.get("do") == "fall":
+                self.do_die(0, request, respond)
+        return OnDevice(self, requests, respond)
+
+
+class OnDevice(Launched):
+    def __init__(self, backend: Backend, requests: Sequence[Request], respond: Respond) -> None:
+        self._backend, self._requests, self._respond = backend, requests, respond
+        self._until = requests[0].parameters.get("until")
+
+    def is_over(self) -> bool:
+        return self._until is None or Path(str(self._until)).exists()
+
+    def end(self) -> None:
+        if self._until is not None:
+            _wait_for(Path(str(self._until)))
+        self._backend.execute(self._requests, self._respond)
+
+
 def obedient(config: ModelConfig) -> Backend:
     return Obedient()
+
+
+def launcher(config: ModelConfig) -> Backend:
+    return Launcher()
 
 
 def unloadable(config: ModelConfig) -> Backend:

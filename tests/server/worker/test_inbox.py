@@ -174,10 +174,13 @@ def test_the_end_of_the_server_ends_a_process_that_is_busy(
 
 def test_the_end_of_the_server_ends_a_process_that_is_idle(desk: Desk, left: SimpleQueue[Any]) -> None:
     desk.begin(1)
+    waits = threading.Thread(target=desk.inbox.get)
+    waits.start()
     desk.ours.shutdown(socket.SHUT_WR)
-    with pytest.raises(SystemExit):
-        desk.inbox.get()
     assert left.get(timeout=LIMIT_S) == exits.PARENT_GONE
+    desk.inbox._handed.put(Stop())  # where the watching thread saw it first, the process would have ended by now
+    waits.join(LIMIT_S)
+    assert not waits.is_alive()
 
 
 def test_a_message_that_nobody_understands_ends_the_process(
@@ -187,6 +190,62 @@ def test_a_message_that_nobody_understands_ends_the_process(
     desk.send(Cancel(-1, 0))
     assert left.get(timeout=LIMIT_S) == exits.PROTOCOL
     assert "not for a worker" in capsys.readouterr().err
+
+
+# -- where something else than a message is waited for
+
+
+def test_what_is_there_comes_first_and_nothing_is_waited_for_when_it_is_over(desk: Desk) -> None:
+    desk.begin(1)
+    desk.send(Cancel(1, 0), Execute(2, []))
+    assert desk.inbox.before(lambda: True) == Execute(2, [])
+    assert desk.next() == (Cancel(1, 0), MAIN)
+    assert desk.inbox.before(lambda: True) is None
+    desk.send(Cancel(2, 0))
+    assert desk.inbox.before(lambda: True) is None
+    assert desk.next() == (Cancel(2, 0), MAIN)
+    desk.send(Stop())
+    assert isinstance(desk.inbox.before(lambda: False), Stop)
+
+
+@pytest.mark.parametrize("moment_s", [0.001, 600])
+@pytest.mark.parametrize("delay_s", [0.0001, 0.01, 0.06])
+def test_a_batch_that_comes_meanwhile_is_found_whoever_reads(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, moment_s: float, delay_s: float
+) -> None:
+    desk.begin(1)
+    monkeypatch.setattr(inbox, "MOMENT_S", moment_s)
+    desk.begin(2)
+    threading.Timer(delay_s, desk.send, (Execute(3, []),)).start()
+    assert desk.inbox.before(lambda: False) == Execute(3, [])
+    threading.Timer(delay_s, desk.send, (Execute(4, []),)).start()
+    assert desk.inbox.get() == Execute(4, [])
+
+
+def test_the_end_of_the_wait_is_found_without_a_message(desk: Desk) -> None:
+    desk.begin(1)
+    over = threading.Event()
+    threading.Timer(0.03, over.set).start()
+    assert desk.inbox.before(over.is_set) is None
+    desk.begin(2)
+
+
+def test_a_launched_batch_that_takes_long_hears_of_cancellations(desk: Desk) -> None:
+    desk.begin(1)
+    heard = threading.Event()
+    threading.Timer(0.1, desk.send, (Cancel(1, 5),)).start()
+    threading.Thread(target=lambda: (desk.next(), heard.set())).start()
+    assert desk.inbox.before(heard.is_set) is None
+
+
+def test_the_end_of_the_server_is_seen_meanwhile(desk: Desk, left: SimpleQueue[Any]) -> None:
+    desk.begin(1)
+    desk.ours.shutdown(socket.SHUT_WR)
+    try:
+        desk.inbox.before(lambda: not left.empty())
+    except SystemExit:
+        pass  # it was this thread that saw it
+    assert left.get(timeout=LIMIT_S) == exits.PARENT_GONE
 
 
 # -- where others live in the process

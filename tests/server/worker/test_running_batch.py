@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from jitney.backends.base import Backend
-from jitney.core.request import Failure, Request, Response
+from jitney.core.model_config import ModelConfig
+from jitney.core.request import Failure, Instance, Request, Respond, Response
 from jitney.core.tensor import Tensor
 from jitney.server.ipc.memory import Region
 from jitney.server.ipc.messages import WirePart, WireRequest, WireResponse
@@ -31,15 +32,19 @@ def failed(answer: Any) -> Failure:
     return found
 
 
-class Runner:
+class Runner(Backend):
     """A backend whose `execute` is a function of the test, and the server's end of its socket."""
-
-    durations = (0, 0, 0)
 
     def __init__(self) -> None:
         self.ours, self.theirs = socket.socketpair()
         self.arena, self.reply = Region.create("arena", 1 << 16), Region.create("reply", 1 << 20)
         self.replies = ReplyMemory(self.reply)
+        self.executed: Callable[..., Any] = answer_all
+
+    def load(self, model: ModelConfig, instance: Instance) -> None: ...
+
+    def execute(self, requests: Sequence[Request], respond: Respond) -> None:
+        self.executed(requests, respond)
 
     def batch(self, *requests: WireRequest, decoupled: bool = False) -> RunningBatch:
         raw = [msgspec.Raw(msgspec.msgpack.encode(request)) for request in requests]
@@ -47,8 +52,8 @@ class Runner:
 
     def run(self, batch: RunningBatch, execute: Callable[..., Any]) -> tuple[Results, dict[int, WireResponse]]:
         """The message that ended the batch, and its answers by index."""
-        self.execute = execute
-        batch.run(cast("Backend", self))
+        self.executed = execute
+        assert not batch.begin(self)
         results = MessageChannel(self.ours).receive()
         assert isinstance(results, Results)
         return results, {index: RESPONSE.decode(raw) for index, raw in results.responses}
@@ -114,8 +119,8 @@ def test_what_was_held_is_sent_with_the_answers(runner: Runner) -> None:
         host.emit("metric", {"n": 1}, held=True)
         answer_all(requests, respond)
 
-    runner.execute = execute
-    batch.run(cast("Backend", runner))
+    runner.executed = execute
+    batch.begin(runner)
     server = MessageChannel(runner.ours)
     assert server.receive() == Event("metric", {"n": 1})
     done: Any = server.receive()
@@ -171,8 +176,8 @@ def test_answers_that_are_too_much_for_one_message_travel_in_several(runner: Run
     received: list[Any] = []
     reader = threading.Thread(target=lambda: received.extend(MessageChannel(runner.ours).receive() for _ in range(2)))
     reader.start()
-    runner.execute = lambda requests, respond: [respond(index, Response(parameters={"k": text})) for index in range(2)]
-    runner.batch(request(), request()).run(cast("Backend", runner))
+    runner.executed = lambda requests, respond: [respond(index, Response(parameters={"k": text})) for index in range(2)]
+    runner.batch(request(), request()).begin(runner)
     reader.join()
     assert [(results.done, [index for index, _ in results.responses]) for results in received] == [(False, [0]), (True, [1])]
 
