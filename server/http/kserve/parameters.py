@@ -83,13 +83,14 @@ def sequence_text(value: str) -> str:
 
 
 def custom(name: str, value: object) -> Parameter:
-    """A parameter of the model's own: a string, a boolean, a 64-bit integer or a double."""
+    """A parameter of the model's own: a string, a boolean, a 64-bit integer or a double; larger integers are doubles, as in Triton
+    2.51 (a random seed of 64 bits is one)."""
     if name.startswith(_RESERVED):
         raise InvalidRequest(
             "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified."
         )
     if isinstance(value, bool | str | float):
         return value
-    if isinstance(value, int) and -MAX_INT64 - 1 <= value <= MAX_INT64:
-        return value
+    if isinstance(value, int):
+        return value if -MAX_INT64 - 1 <= value <= MAX_INT64 else float(value)
     raise InvalidRequest(f"parameter '{name}' has invalid type. It should be either 'int', 'bool', or 'string'.")

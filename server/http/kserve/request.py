@@ -103,6 +103,7 @@ class Reader:
         if "parameters" not in entry and "data" in entry:
             return from_json(name, datatype, shape, entry["data"])
         parameters = _parameters(entry)
+        _check_sizes(parameters)
         self._check_source(entry, parameters)
         if "data" in entry:
             return from_json(name, datatype, shape, entry["data"])
@@ -145,6 +146,7 @@ class Reader:
         classes = unsigned(parameters.get("classification", 0), "classification")
         binary = optional(parameters, "binary_data", bool, False)
         if "shared_memory_region" not in parameters:
+            _check_sizes(parameters)
             return WantedOutput(name, binary, classes)
         for key in ("classification", "binary_data"):
             if parameters.get(key):
@@ -166,6 +168,13 @@ def _parameters(entry: Document) -> Document:
     """A tensor's parameters; null is none, which is what clients write that have a field for them (Triton)."""
     found: Document = {} if entry.get("parameters") is None else checked(entry["parameters"], "parameters", dict)
     return found
+
+
+def _check_sizes(parameters: Document) -> None:
+    """Also where no region is named, and they have no effect (Triton)."""
+    for name in ("shared_memory_offset", "shared_memory_byte_size"):
+        if name in parameters:
+            unsigned(parameters[name], name)
 
 
 def _shape(entry: Document) -> tuple[int, ...]:

@@ -176,12 +176,14 @@ def test_parameters_reach_the_scheduler_and_the_model(client: Client, dataplane:
         "i": 3,
         "f": 1.5,
         "b": True,
+        "seed": 12345678901234567890,
     }
     assert post(client, "identity", {"id": "a", "parameters": parameters, "inputs": [ONE]}).status_code == 200
     request = dataplane.calls[-1].request
     assert dataplane.options == [(2, 1000)]
     assert request.id == "a"
-    own = {"s": "x", "i": 3, "f": 1.5, "b": True}
+    own = {"s": "x", "i": 3, "f": 1.5, "b": True, "seed": 1.2345678901234567e19}
+    assert isinstance(request.parameters["seed"], float)
     assert request.parameters == own | {"triton_timeout": 1000, "triton_sequence_id": 5, "triton_flags": 1}
 
 
@@ -260,7 +262,15 @@ IDENTITY = "identity"
         ({"inputs": [ONE], "parameters": {"timeout": -1}}, "Unable to parse 'timeout'"),
         ({"inputs": [ONE], "parameters": {"binary_data_output": 1}}, "attempt to access JSON non-boolean as boolean"),
         ({"inputs": [ONE], "parameters": {"x": None}}, "'x' has invalid type. It should be either 'int', 'bool', or 'string'."),
-        ({"inputs": [ONE], "parameters": {"x": 2**63}}, "parameter 'x' has invalid type"),
+        ({"inputs": [ONE], "parameters": {"x": [1]}}, "parameter 'x' has invalid type"),
+        (
+            {"inputs": [{**ONE, "parameters": {"shared_memory_offset": "1"}}]},
+            "Unable to parse 'shared_memory_offset': attempt to access JSON non-unsigned-integer as unsigned-integer",
+        ),
+        (
+            {"inputs": [ONE], "outputs": [{"name": "OUTPUT0", "parameters": {"shared_memory_byte_size": -1}}]},
+            "Unable to parse 'shared_memory_byte_size': attempt to access JSON non-unsigned-integer as unsigned-integer",
+        ),
         ({"inputs": [ONE], "parameters": {"triton_x": 1}}, "parameter keys starting with 'triton_' are reserved"),
         ({"inputs": [entry("WRONG", [1, 1], "FP32", data=[1])]}, "unexpected inference input 'WRONG' for model 'identity'"),
         ({"inputs": [ONE], "outputs": [{"name": "NOPE"}]}, "unexpected inference output 'NOPE' for model 'identity'"),
