@@ -83,8 +83,10 @@ def sequence_text(value: str) -> str:
 
 
 def custom(name: str, value: object) -> Parameter:
-    """A parameter of the model's own: a string, a boolean, a 64-bit integer or a double; larger integers are doubles, as in Triton
-    2.51 (a random seed of 64 bits is one)."""
+    """A parameter of the model's own: a string, a boolean, a 64-bit integer or a double.
+
+    Larger integers, as a seed of 64 bits may be, are doubles (Triton 2.51).
+    """
     if name.startswith(_RESERVED):
         raise InvalidRequest(
             "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified."
