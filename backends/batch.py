@@ -133,8 +133,9 @@ class TensorBackend(Backend):
             return super().begin(requests, respond)
         self.durations = (0, 0, 0)
         before = self.launched
-        self.use(0 if before is None or before.ended else SPACES - 1 - before.space)
-        self.launched = LaunchedBatch(self, self._groups(requests, respond), respond)
+        beside = before is not None and not before.ended
+        self.use(SPACES - 1 - before.space if before is not None and beside else 0)
+        self.launched = LaunchedBatch(self, self._groups(requests, respond), respond, beside)
         return self.launched
 
     def _groups(self, requests: Sequence[Request], respond: Respond) -> Groups:

@@ -88,10 +88,10 @@ class Launcher(Protocol):
 
 
 class LaunchedBatch(Launched):
-    """A batch whose groups of requests `backend` is to run and answer."""
+    """A batch whose groups of requests `backend` is to run and answer; `beside` another one that is not ended yet."""
 
-    def __init__(self, backend: Launcher, groups: Groups, respond: Respond) -> None:
-        self._backend, self._groups, self._respond = backend, groups, respond
+    def __init__(self, backend: Launcher, groups: Groups, respond: Respond, beside: bool) -> None:
+        self._backend, self._groups, self._respond, self._beside = backend, groups, respond, beside
         self.space, self.ended = backend.space, False
         self._started = self._start()
         self._durations = backend.durations
@@ -105,7 +105,7 @@ class LaunchedBatch(Launched):
             return self._backend.start([request for _, request in parts[0]])
         except Exception as error:  # noqa: BLE001 - whatever the model's code raises
             self._backend.raise_if_lost(error)
-            if is_out_of_memory(error):
+            if self._beside and is_out_of_memory(error):
                 self._backend.launches = False
                 _log.info(
                     "model '%s' runs one batch after the other: the device has no room for a second one (%s)",

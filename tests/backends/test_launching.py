@@ -207,6 +207,18 @@ def test_where_the_device_has_no_room_for_a_second_batch_it_gets_one_after_the_o
     assert not backend.fitting, "nothing was learnt about how many rows fit"
 
 
+def test_a_batch_that_does_not_fit_by_itself_says_nothing_about_a_second_one(backend: Late) -> None:
+    def full(rows: Any) -> None:
+        if len(rows) > 2:
+            raise MemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    backend.at_launch = full
+    batch = Batch(backend, [1], [2], [3], [4])
+    assert batch.end() == batch.doubled()
+    assert backend.launches
+    assert backend.fitting, "what fits was not remembered"
+
+
 @pytest.mark.parametrize("when", ["at_launch", "at_end"])
 def test_a_lost_device_is_told_at_once(backend: Late, when: str) -> None:
     def lose(rows: Any) -> None:
