@@ -6,6 +6,9 @@ call of torchvision's decoder; each size of picture is then resized in one kerne
 Every other picture is decoded by Pillow in this process, one after the other, and fails alone, with the text that the codec would
 have given.
 
+All this happens on a stream of its own, so that the last batch's kernels may run meanwhile (`launching`); the stream that
+computes waits for the stacked pixels.
+
 Against the host's rows the same decoded pixels differ by at most one step of 255, since Pillow rounds between its two
 directions and a card does not. nvJPEG itself differs from libjpeg where colours were stored at half the resolution: by its
 documentation it repeats them unless it is told otherwise, libjpeg interpolates.
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +36,7 @@ from .base import DeviceLost
 from .memory import is_out_of_memory
 from .options import CannotLoad
 from .stacking import OnDevice
+from .staging import new_stream
 from .telling import text_of
 
 if TYPE_CHECKING:
@@ -65,6 +70,7 @@ class DeviceDecoder:
     ) -> None:  # fmt: skip
         self._model, self._name, self._geometry, self._device = model, pixels.name, geometry, device
         self._decode, self._lost = decode, lost
+        self._stream = new_stream(device) if device.type == "cuda" else None
         self._told: set[str] = set()
 
     def prepared(self, requests: Sequence[Request]) -> list[Request | Failure]:
@@ -92,7 +98,14 @@ class DeviceDecoder:
     # -- pictures ---------------------------------------------------------------------------------------------------
 
     def pictures(self, data: Sequence[bytes]) -> list[torch.Tensor | Failure]:
-        """Each picture as bytes [channels, height, width] on the device, or why it cannot be had."""
+        """Each picture as bytes [channels, height, width] on the device, for `stacked` alone, or why it cannot be had."""
+        with self._on_stream():
+            return self._pictures(data)
+
+    def _on_stream(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def _pictures(self, data: Sequence[bytes]) -> list[torch.Tensor | Failure]:
         found: dict[int, torch.Tensor | Failure] = {}
         here: list[tuple[int, bytes, str]] = []
         sent: list[_Sent] = []
@@ -142,9 +155,8 @@ class DeviceDecoder:
 
     def _made(self, part: Sequence[_Sent]) -> dict[int, torch.Tensor | Failure]:
         """Decodes and resizes `part`, each size of picture at once."""
-        if self._device.type == "cuda":
-            # torchvision decodes on a stream of its own, into memory that this one may still be reading.
-            torch.cuda.current_stream(self._device).synchronize()
+        if self._stream is not None:
+            self._stream.synchronize()  # torchvision decodes on a third one, into memory that this one may still be reading
         decoded = self._decode([torch.from_numpy(np.frombuffer(each.data, np.uint8)) for each in part])
         sizes: dict[tuple[int, ...], list[int]] = {}
         for at, picture in enumerate(decoded):
@@ -190,7 +202,16 @@ class DeviceDecoder:
         return torch.from_numpy(rows).to(self._device)
 
     def stacked(self, tensors: Sequence[OnDevice], padded: int) -> torch.Tensor:
-        """The pixels of one batch, filled up with rows of zeros; without a batch axis the only picture's."""
+        """The pixels of a batch for the current stream, filled up with rows of zeros; without a batch axis the only picture's."""
+        with self._on_stream():
+            pixels = self._stacked(tensors, padded)
+        if self._stream is not None:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_stream(self._stream)
+            pixels.record_stream(current)  # else its memory could be given to the next batch's pictures while it is read
+        return pixels
+
+    def _stacked(self, tensors: Sequence[OnDevice], padded: int) -> torch.Tensor:
         if not self._model.batches:
             row: torch.Tensor = tensors[0].elements
             return row

@@ -457,6 +457,30 @@ def test_the_whole_road_on_a_card(tmp_path: Path, rows: int, parameters: list[st
     ]
 
 
+SPOIL = """
+from jitney.backends.device_decode import DeviceDecoder
+stacked = DeviceDecoder._stacked
+def later(self, tensors, padded):
+    rows = stacked(self, tensors, padded)
+    found = torch.full_like(rows, 77)
+    late_device._current[-1].push(lambda: late_device._copy(found, rows))
+    return found
+DeviceDecoder._stacked = later
+"""
+
+
+@pytest.mark.parametrize(
+    ("spoil", "right"), [("", True), ("late_device.Stream.wait_stream = lambda self, other: None", False)]
+)
+def test_the_stream_that_computes_waits_for_the_pixels(tmp_path: Path, spoil: str, right: bool) -> None:
+    script = ROAD.replace("late_device.install()\n", f"late_device.install()\n{SPOIL}\n{spoil}\n", 1)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path), "8"], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert ("worst: True True" in done.stdout.splitlines()) is right
+
+
 def test_a_geometry_says_what_a_picture_becomes() -> None:
     plain = Geometry("RGB", None, None)
     assert plain.resized(30, 20) == (30, 20)
@@ -473,7 +497,9 @@ def test_nvjpeg_and_pillow_make_nearly_the_same_of_photographs(tmp_path: Path) -
     assert pixels is not None
     assert pixels.geometry is not None
     made = device_decode.opened(target, pixels, pixels.geometry, device, lost=lambda: "")
-    for data, row in zip(PHOTOS, made.pictures(PHOTOS), strict=True):
+    rows = made.pictures(PHOTOS)
+    torch.cuda.synchronize(device)
+    for data, row in zip(PHOTOS, rows, strict=True):
         assert isinstance(row, torch.Tensor)
         difference = np.abs(row.cpu().numpy().astype(int) - on_host(target, data).astype(int))
         assert difference.mean() < 2

@@ -446,6 +446,7 @@ def install() -> None:
         return module
 
     patched: Any = torch
+    patched.Tensor.record_stream = lambda tensor, stream: COUNTS.update(["record_stream"])
     patched.autocast, patched.jit.load = autocast_here, load_here
     _Device().__enter__()  # type: ignore[no-untyped-call]
     _mark_outputs_of_scripts()
