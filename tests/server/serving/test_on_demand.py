@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -40,12 +41,14 @@ def deployment(plane: LoadedPlane, model: str = "m") -> OnDemandDeployment:
     return found
 
 
-def workers() -> int:
-    """Processes of this one that have not ended."""
-    children = psutil.Process().children(recursive=True)
-    return sum(
-        "worker.main" in " ".join(child.cmdline()) for child in children if child.is_running() and child.status() != "zombie"
-    )
+def workers() -> set[int]:
+    """Workers' processes of this one that have not ended; some may be an earlier test's that are about to."""
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.status() != psutil.STATUS_ZOMBIE and "worker.main" in " ".join(child.cmdline()):
+                found.add(child.pid)
+    return found
 
 
 def threads_of(*parts: str) -> list[str]:
@@ -56,7 +59,7 @@ def test_the_first_request_loads_the_model_and_waits_for_it(tmp_path: Path) -> N
     doubling(tmp_path, "m", ON_DEMAND, instances=2)
     before = workers()
     with loaded(tmp_path) as plane:
-        assert workers() == before
+        assert workers() <= before
         assert not threads_of("jitney-workers", "model-cache")
         assert plane.ready()
         assert plane.model_ready("m")
@@ -70,7 +73,7 @@ def test_the_first_request_loads_the_model_and_waits_for_it(tmp_path: Path) -> N
         assert (plane.index()[0].state, plane.index()[0].reason) == ("READY", "")
         wait_until(lambda: sum(worker.state == "READY" for worker in plane.describe("m")[0].workers) == 2)
         assert plane.statistics("m")[0].success.count == 1
-    assert workers() == before
+    assert workers() <= before
     wait_until(lambda: not threads_of("jitney-workers", "model-cache"))
 
 
@@ -96,8 +99,8 @@ def test_a_model_goes_when_nothing_asks_and_its_counters_stay(tmp_path: Path) ->
         before = workers()
         for round_ in (1, 2):
             assert ask(plane) == 2.0
-            assert workers() == before + 1
-            wait_until(lambda: workers() == before)
+            assert len(workers() - before) == 1
+            wait_until(lambda: workers() <= before)
             assert plane.index()[0].reason == NOT_LOADED
             assert plane.model_ready("m")
             assert plane.statistics("m")[0].success.count == round_
@@ -287,13 +290,13 @@ def test_ending_the_server_ends_a_load(tmp_path: Path) -> None:
     before = workers()
     with loaded(tmp_path) as plane:
         call = plane.infer("m", None, rows(1.0))
-        wait_until(lambda: workers() > before)
+        wait_until(lambda: bool(workers() - before))
         began = time.monotonic()
         plane.close(0.5)
         with pytest.raises(JitneyError):
             call.result(PATIENCE)
         assert time.monotonic() - began < 10
-    assert workers() == before
+    assert workers() <= before
 
 
 def test_a_sequence_under_way_keeps_its_worker(tmp_path: Path) -> None:
