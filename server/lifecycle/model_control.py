@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-from ...core.errors import InvalidConfig, JitneyError, LoadFailed, ModelNotFound, Unavailable
+from ...core.errors import InvalidConfig, JitneyError, LoadFailed, ModelNotFound, StepsUnfit, Unavailable
 from ...core.model_config import ModelConfig
 from ..repository.triton.repository import TritonRepository
 from ..serving.deployment import ModelState, Options
@@ -231,9 +231,9 @@ class ModelControl:
         try:
             self._load_steps(model, configs, run, path)
             return [self._dependents.connected(config) for config in configs]
-        except InvalidConfig:
+        except InvalidConfig as error:
             self._dependents.wait(model, configs)
-            raise
+            raise StepsUnfit(str(error)) from error
 
     def _load_steps(
         self, ensemble: str, configs: Sequence[ModelConfig], run: _Startup | None, path: tuple[str, ...]
