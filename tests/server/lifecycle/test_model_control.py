@@ -271,7 +271,10 @@ def test_loading_an_ensemble_loads_the_steps_that_were_unloaded(tmp_path: Path, 
     with loaded(tmp_path) as plane:
         plane.unload("m")
         assert not plane.model_ready(wanted)
+        assert wanted not in {entry.name for entry in plane.index(ready_only=True)}
+        assert listed(plane, wanted) == [("1", "UNAVAILABLE")]
         plane.load(wanted)
+        assert listed(plane, wanted) == [("1", "READY")]
         assert plane.model_ready("m")
         assert plane.model_ready(wanted)
 
