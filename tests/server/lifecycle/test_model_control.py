@@ -11,7 +11,7 @@ import pytest
 from jitney.core.errors import InvalidConfig, LoadFailed, ModelFailed, ModelNotFound, ModelNotReady, Unavailable
 from jitney.server.lifecycle import model_control
 from jitney.server.serving.dataplane import DataPlane
-from jitney.tests.fakes.plane import DOUBLING, doubling, first, loaded, rows
+from jitney.tests.fakes.plane import DOUBLING, LoadedPlane, doubling, first, loaded, rows
 from jitney.tools.bench.served import wait_until
 
 PATIENCE = 20.0
@@ -218,7 +218,7 @@ def ensemble_of_ensemble(folder: Path, name: str, second: str) -> None:
     (folder / name / "config.pbtxt").write_text(text.replace('"y" value: "OUT"', '"OUT" value: "OUT"'))
 
 
-def listed(plane: DataPlane, model: str) -> list[tuple[str, str]]:
+def listed(plane: LoadedPlane, model: str) -> list[tuple[str, str]]:
     return [(entry.version, entry.state) for entry in plane.index() if entry.name == model]
 
 
