@@ -147,6 +147,10 @@ class InvalidConfig(JitneyError):
     """A model's or the server's configuration is refused; the text names file, line and field where it can."""
 
 
+class StepsUnfit(InvalidConfig):
+    """The models of an ensemble's steps cannot be loaded, or do not fit together."""
+
+
 class InvalidParameter(InvalidRequest):
     """A parameter of a request is missing (`value` None) or has a value that is not accepted."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...core.errors import Unavailable, Unsupported
 from ..serving.deployment import ModelState
 from ..serving.registry import IndexEntry, Registry
+from .dependents import Dependents
 
 if TYPE_CHECKING:
     from .management import Management
@@ -22,6 +24,7 @@ class ControlPlane:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._dependents = Dependents(registry)
         self._archives: Management | None = None
         self._repository: ModelControl | None = None
 
@@ -47,14 +50,23 @@ class ControlPlane:
     def index(self, ready_only: bool = False) -> list[IndexEntry]:
         """The repository index: every version known, with its state and the reason where it does not serve.
 
-        Models that were never loaded are listed by their names alone (Triton).
+        Models that were never loaded are listed by their names alone, and an ensemble does not serve while a step's model does
+        not (Triton).
         """
-        found = self._registry.index()
+        found = [self._with_steps(entry) for entry in self._registry.index()]
         if ready_only:
             return [entry for entry in found if entry.state == ModelState.READY]
         known = set(self._registry.names())
         found += [IndexEntry(name) for name in self._repository.names() if name not in known] if self._repository else []
         return sorted(found, key=lambda entry: entry.name)
+
+    def _with_steps(self, entry: IndexEntry) -> IndexEntry:
+        """The row of an ensemble that serves, as unavailable while a model that it needs does not serve; others as they are."""
+        deployment = self._registry.serving(entry.name).get(entry.version)
+        lacking = self._dependents.missing([deployment.config]) if deployment is not None else []
+        if entry.state != ModelState.READY or not lacking:
+            return entry
+        return replace(entry, state=str(ModelState.UNAVAILABLE), reason=f"the model '{lacking[0]}' of a step does not serve")
 
     def close(self) -> None:
         """Nothing is registered or loaded any more, and what is loading is given up."""

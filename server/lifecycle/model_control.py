@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-from ...core.errors import InvalidConfig, JitneyError, LoadFailed, ModelNotFound, Unavailable
+from ...core.errors import InvalidConfig, JitneyError, LoadFailed, ModelNotFound, StepsUnfit, Unavailable
 from ...core.model_config import ModelConfig
-from ..repository.triton import ensembles
 from ..repository.triton.repository import TritonRepository
-from ..serving.deployment import Deployment, ModelState, Options
+from ..serving.deployment import ModelState, Options
 from ..serving.ensemble import Models
 from ..serving.on_demand import OnDemandDeployment
 from ..serving.registry import Record, Registry
+from .dependents import Dependents
 from .poller import Poller
 from .rollout import Rollout, close_aside
 
@@ -72,6 +72,7 @@ class ModelControl:
         self._locks_lock = threading.Lock()
         self._fingerprints: dict[str, Hashable] = {}
         self._asked: set[str] = set()  # models loaded for their own sake, not as a step of an ensemble
+        self._dependents = Dependents(registry)
         self._rollout = Rollout(registry, models, options)
         self._poller = Poller(repository, self)
 
@@ -82,12 +83,12 @@ class ModelControl:
         wanted = list(names) if names is not None else self.repository.names()
         run = _Startup(report)
         for name in wanted:
-            if not self._serving(name):
+            if not self.registry.serving(name):
                 self.registry.note(name, "", ModelState.LOADING, "")  # its turn may come late
 
         def load(name: str) -> None:
             try:
-                self._load(name, run=run)
+                self._ask(name, run=run)
             except JitneyError as error:
                 log.debug("model '%s' was not loaded: %s", name, error)  # it has been reported
             finally:
@@ -108,15 +109,19 @@ class ModelControl:
         Also one that loads on demand: it is loaded now.
         """
         self._refuse_unless_explicit()
-        self._load(model, config_json, files)
-        for deployment in self._serving(model).values():
+        try:
+            self._ask(model, config_json, files)
+        except JitneyError as error:
+            log.error("model '%s' could not be loaded: %s", model, error)
+            raise
+        for deployment in self.registry.serving(model).values():
             if isinstance(deployment, OnDemandDeployment):
                 deployment.load_now()
 
     def unload(self, model: str, dependents: bool = False) -> None:
         """Stops a model over the API: new requests are refused at once, accepted ones are answered, then its memory is free."""
         self._refuse_unless_explicit()
-        steps = self._steps_only_of(model) if dependents else []
+        steps = self._dependents.steps_only_of(model, self._asked) if dependents else []
         for name in (model, *steps):
             self._unload(name)
 
@@ -133,7 +138,7 @@ class ModelControl:
 
     def reload(self, model: str) -> None:
         """Loads a model whose files have changed."""
-        self._load(model)
+        self._ask(model)
 
     def remove(self, model: str) -> None:
         """Stops a model whose files are gone."""
@@ -154,6 +159,17 @@ class ModelControl:
         with self._locks_lock:
             return self._locks.setdefault(model, threading.Lock())
 
+    def _ask(
+        self,
+        model: str,
+        config_json: str | None = None,
+        files: Mapping[str, bytes] | None = None,
+        run: _Startup | None = None,
+    ) -> None:
+        """Loads a model for its own sake."""
+        self._asked.add(model)
+        self._load(model, config_json, files, run)
+
     def _load(
         self,
         model: str,
@@ -171,14 +187,12 @@ class ModelControl:
         fingerprint = self.repository.fingerprint(model)
         if fingerprint is not None:
             self._poller.seen[model] = fingerprint
-        if not path:
-            self._asked.add(model)
         if run is not None and model in run.settled:
             return
         override = bool(config_json or files)
         settled = partial(run.tell, model, time.monotonic()) if run is not None else _untold
         try:
-            if not override and self._serves_unchanged(model, fingerprint):
+            if not override and self._serves_unchanged(model, fingerprint) and self._dependents.complete(model):
                 return
             configs = self._read(model, config_json, files, run, (*path, model))
             with self._lock(model):
@@ -194,8 +208,7 @@ class ModelControl:
             settled("", f"{error}; the model repository has: {', '.join(self.names()) or 'no models'}")
             raise
         except (JitneyError, OSError) as error:
-            if not self._serving(model):
-                self.registry.note(model, "", ModelState.UNAVAILABLE, str(error))
+            self.registry.note_failure(model, str(error))
             settled("", str(error))
             if isinstance(error, OSError):
                 raise LoadFailed(f"load failed for model '{model}': {error}") from error
@@ -214,63 +227,62 @@ class ModelControl:
     ) -> list[ModelConfig]:
         """The versions to be served. Of an ensemble, when the models of its steps are loaded."""
         configs = self.repository.read(model, config_json=config_json, files=files)
-        for config in configs:
-            self._load_steps(config, run, path)
-        return [self._connected(config) for config in configs]
+        self._dependents.no_longer_waits(model)
+        try:
+            self._load_steps(model, configs, run, path)
+            return [self._dependents.connected(config) for config in configs]
+        except InvalidConfig as error:
+            self._dependents.wait(model, configs)
+            raise StepsUnfit(str(error)) from error
 
-    def _load_steps(self, config: ModelConfig, run: _Startup | None, path: tuple[str, ...]) -> None:
+    def _load_steps(
+        self, ensemble: str, configs: Sequence[ModelConfig], run: _Startup | None, path: tuple[str, ...]
+    ) -> None:
         """Loads the models of an ensemble's steps that do not serve."""
-        for model, _ in ensembles.dependencies(config):
-            if self._serving(model):
-                continue
+        for model in self._dependents.missing(configs):
             try:
                 self._load(model, run=run, path=path)
             except JitneyError as error:
                 raise InvalidConfig(
-                    f"ensemble '{config.name}' depends on '{model}' which has no loaded version: {error}"
+                    f"ensemble '{ensemble}' depends on '{model}' which has no loaded version: {error}"
                 ) from error
 
-    def _connected(self, config: ModelConfig) -> ModelConfig:
-        """An ensemble whose steps' models serve and fit together; any other model as it is."""
-        if config.backend != "ensemble":
-            return config
-        steps = []
-        for model, version in ensembles.dependencies(config):
-            try:
-                steps.append(self.registry.deployment(model, version or None).config)
-            except JitneyError:
-                wanted = f"has no loaded version {version}" if version else "has no loaded version"
-                raise InvalidConfig(f"ensemble '{config.name}' depends on '{model}' which {wanted}") from None
-        return ensembles.connect(config, steps)
-
     def _serves_unchanged(self, model: str, fingerprint: Hashable) -> bool:
-        return bool(self._serving(model)) and self._fingerprints.get(model) == fingerprint
+        return bool(self.registry.serving(model)) and self._fingerprints.get(model) == fingerprint
 
     def _check_dependents(self, model: str) -> None:
-        """Connects the ensembles that use a model to what it is now; one that does not fit any more stops serving (Triton)."""
-        for deployment in self.registry.ensembles():
+        """Connects the ensembles that use a model to what it is now; one that does not fit any more stops serving (Triton).
+
+        Those that waited for it are loaded.
+        """
+        for deployment in self._dependents.using(model):
             name, version = deployment.config.name, deployment.config.version
-            if model not in {step for step, _ in ensembles.dependencies(deployment.config)}:
-                continue
             with self._lock(name):
-                if self._serving(name).get(version) is not deployment:
+                if self.registry.serving(name).get(version) is not deployment:
                     continue  # it has just been loaded anew, or unloaded
                 try:
-                    deployment.config = self._connected(deployment.config)
+                    deployment.config = self._dependents.connected(deployment.config)
                 except InvalidConfig as error:
                     log.error("model '%s' does not serve any more: %s", name, error)
                     self._fingerprints.pop(name, None)
+                    self._dependents.wait(name, [deployment.config])
                     self.registry.take(name, version, str(error))
                     close_aside([deployment])
             self._check_dependents(name)
+        for name in self._dependents.waiting_for(model):
+            try:
+                self._load(name)
+            except JitneyError as error:
+                log.warning("model '%s' does not serve with the model '%s' that was loaded: %s", name, model, error)
 
     def _unload(self, model: str) -> None:
+        self._dependents.no_longer_waits(model)
         if model not in self.registry.names() and model not in self._locks:  # a load that has just begun has the lock only
             return
         with self._instead_of_loading(model) as given_up:
             self._fingerprints.pop(model, None)
             self._asked.discard(model)
-            taken = [self.registry.take(model, version) for version in self._serving(model)]
+            taken = [self.registry.take(model, version) for version in self.registry.serving(model)]
             for version in given_up:
                 self.registry.note(model, version, ModelState.UNAVAILABLE, "unloaded")
             remove_files = self.repository.release(model)
@@ -286,15 +298,3 @@ class ModelControl:
             yield versions
         finally:
             lock.release()
-
-    def _serving(self, model: str) -> Mapping[str, Deployment]:
-        return self._rollout.serving(model)
-
-    def _steps_only_of(self, model: str) -> list[str]:
-        """The models of an ensemble's steps that were loaded for its sake and that no other served ensemble uses (Triton)."""
-        uses = {
-            deployment.config.name: {name for name, _ in ensembles.dependencies(deployment.config)}
-            for deployment in self.registry.ensembles()
-        }
-        others: set[str] = set().union(*(used for name, used in uses.items() if name != model))
-        return sorted(uses.get(model, set()) - others - self._asked)

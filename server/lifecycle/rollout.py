@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from ...codecs.own import with_source
-from ...core.errors import Draining, InvalidConfig, JitneyError, LoadFailed, ModelNotFound
+from ...core.errors import Draining, InvalidConfig, JitneyError, LoadFailed
 from ...core.model_config import InstanceGroup, ModelConfig
 from ..process import cores
 from ..repository.triton.layout import check_file
@@ -79,10 +79,7 @@ class Rollout:
                 self._unloading = [entry for entry in self._unloading if entry[1] is not versions]
 
     def serving(self, model: str) -> Mapping[str, Deployment]:
-        try:
-            return self.registry.record(model).serving
-        except ModelNotFound:
-            return {}
+        return self.registry.serving(model)
 
     def replace(self, model: str, configs: Sequence[ModelConfig], *, afresh: bool, settled: Settled) -> None:
         """Serves exactly `configs`; raises LoadFailed with every version's reason, and then what served goes on serving.

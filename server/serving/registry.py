@@ -77,6 +77,10 @@ class Registry:
         except KeyError:
             raise ModelNotFound(model) from None
 
+    def serving(self, model: str) -> Mapping[str, Deployment]:
+        """The versions of a model that requests are routed to; none of one that is unknown."""
+        return self._records.get(model, Record()).serving
+
     def deployment(self, model: str, version: str | None = None) -> Deployment:
         """The deployment that answers for this model, whether or not it is ready yet."""
         record = self.record(model)
@@ -137,6 +141,13 @@ class Registry:
     def note(self, model: str, version: str, state: ModelState, reason: str) -> None:
         """Lists a version that does not serve, with its reason; `version` "" where the model as a whole is meant."""
         self._change(model, lambda record: replace(record, reasons={**record.reasons, version: (state, reason)}))
+
+    def note_failure(self, model: str, reason: str) -> None:
+        """Lists why nothing of a model serves: for the versions that are listed, else for the model as a whole."""
+        if not self.serving(model):
+            listed = [version for version in self._records.get(model, Record()).reasons if version]
+            for version in listed or [""]:
+                self.note(model, version, ModelState.UNAVAILABLE, reason)
 
     def take(self, model: str, version: str, reason: str | None = "unloaded") -> Deployment | None:
         """Stops routing to a version and returns its deployment, which the caller closes.

@@ -21,6 +21,8 @@ KITS = recordings("triton")
 #: Cases of the recordings that go otherwise here, on purpose.
 DEVIATIONS = {
     "grpc__client_stream_sequence_string": "a sequence id that the model's CORRID input cannot hold is refused by name",
+    "grpc__load_unknown": "the reason stands behind Triton's words",
+    "grpc__client_load_files_no_config": "the reason stands behind Triton's words",
     "grpc__unload_needed_by_ensemble": "the error names the step that is gone",
 }
 

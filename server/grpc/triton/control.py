@@ -19,6 +19,7 @@ from ....core.errors import (
     LoadFailed,
     ModelNotFound,
     ModelNotReady,
+    StepsUnfit,
     VersionNotFound,
 )
 from ....core.names import relative_path, safe_name
@@ -116,7 +117,7 @@ class TritonControl:
             self.control.repository.load(model, config, files or None)
         except ModelNotFound:
             raise PollFailed(model, "no repository has a model of this name") from None
-        except LoadFailed as error:
+        except (LoadFailed, StepsUnfit) as error:
             begin = f"load failed for model '{model}': "
             raise (error if str(error).startswith(begin) else error.within(begin)) from error
         except (InvalidConfig, InvalidRequest) as error:

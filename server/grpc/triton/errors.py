@@ -31,11 +31,11 @@ _HTTP |= {429: "RESOURCE_EXHAUSTED", 501: "UNIMPLEMENTED", 503: "UNAVAILABLE", 5
 
 
 class PollFailed(errors.JitneyError):
-    """A model cannot be read from its repository; `reason` says why, which Triton leaves to the log."""
+    """A model cannot be read from its repository. Behind Triton's words stands the reason, which it leaves to the log."""
 
     def __init__(self, model: str, reason: str) -> None:
-        super().__init__(f"failed to load '{model}', failed to poll from model repository")
-        self.model, self.reason = model, reason
+        super().__init__(f"failed to load '{model}', failed to poll from model repository: {reason}")
+        self.model = model
 
 
 def status_of(error: errors.JitneyError, request_id: str = "") -> tuple[str, str]:

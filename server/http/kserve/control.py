@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import falcon
 
-from ....core.errors import InvalidConfig, InvalidRequest, LoadFailed, ModelNotFound, Unsupported
+from ....core.errors import InvalidConfig, InvalidRequest, LoadFailed, ModelNotFound, StepsUnfit, Unsupported
 from ....core.names import relative_path, safe_name
 from .documents import Document, checked, optional, parse_optional
 from .resource import JSON, Resource, answers_errors, read_body, set_json
@@ -63,6 +63,8 @@ class Load(Resource):
             raise InvalidRequest(f"{_failed(model, poll=True)}no repository has a model of this name") from None
         except LoadFailed as error:
             raise (error if str(error).startswith(_LOAD_FAILED) else error.within(_failed(model))) from error
+        except StepsUnfit as error:
+            raise error.within(f"{_LOAD_FAILED}'{model}': ") from error
         except (InvalidConfig, InvalidRequest) as error:
             raise error.within(_failed(model, poll=True)) from error
         resp.content_type = JSON

@@ -11,7 +11,7 @@ import pytest
 from jitney.core.errors import InvalidConfig, LoadFailed, ModelFailed, ModelNotFound, ModelNotReady, Unavailable
 from jitney.server.lifecycle import model_control
 from jitney.server.serving.dataplane import DataPlane
-from jitney.tests.fakes.plane import DOUBLING, doubling, first, loaded, rows
+from jitney.tests.fakes.plane import DOUBLING, LoadedPlane, doubling, first, loaded, rows
 from jitney.tools.bench.served import wait_until
 
 PATIENCE = 20.0
@@ -202,3 +202,90 @@ def test_a_plain_load_keeps_an_uploaded_configuration_and_drops_uploaded_files(t
         with pytest.raises(ModelNotFound):
             control.load("new")
         assert ask(plane, "new") == 7.0
+
+
+def resized(rows_at_most: int) -> str:
+    """The configuration of the doubling model with another batch size, as a load over the API brings it."""
+    tensors = {"data_type": "TYPE_FP32", "dims": [2]}
+    named = {"input": [{"name": "x", **tensors}], "output": [{"name": "y", **tensors}]}
+    return json.dumps({"backend": "python", "max_batch_size": rows_at_most, **named})
+
+
+def ensemble_of_ensemble(folder: Path, name: str, second: str) -> None:
+    """The model `m`, then another ensemble."""
+    ensemble(folder, name, second)
+    text = (ENSEMBLE % second).replace('"x" value: "half_way"', '"IN" value: "half_way"')
+    (folder / name / "config.pbtxt").write_text(text.replace('"y" value: "OUT"', '"OUT" value: "OUT"'))
+
+
+def listed(plane: LoadedPlane, model: str) -> list[tuple[str, str]]:
+    return [(entry.version, entry.state) for entry in plane.index() if entry.name == model]
+
+
+def test_an_ensemble_comes_back_when_its_step_fits_again(tmp_path: Path) -> None:
+    doubling(tmp_path, "m")
+    ensemble(tmp_path, "chain", "m")
+    with loaded(tmp_path) as plane:
+        plane.load("m", resized(3))
+        assert listed(plane, "chain") == [("1", "UNAVAILABLE")]
+        plane.load("m", resized(8))
+        assert listed(plane, "chain") == [("1", "READY")]
+        assert first(plane.infer("chain", None, rows(3.0, name="IN")).result(PATIENCE)) == [12.0]
+        plane.unload("chain")
+        plane.load("m", resized(3))
+        with pytest.raises(InvalidConfig, match="contains model m which only allows maximum batch size to be 3"):
+            plane.load("chain")
+        assert listed(plane, "chain") == [("1", "UNAVAILABLE")]
+        plane.load("m", resized(8))
+        assert listed(plane, "chain") == [("1", "READY")]
+
+
+def test_an_ensemble_comes_back_only_where_it_is_wanted(tmp_path: Path) -> None:
+    doubling(tmp_path, "m")
+    ensemble(tmp_path, "chain", "m")
+    with loaded(tmp_path) as plane:
+        plane.load("m", resized(3))
+        plane.unload("chain")
+        plane.load("m", resized(8))
+        assert listed(plane, "chain") == [("1", "UNAVAILABLE")]
+
+
+def test_an_ensemble_is_loaded_with_the_step_that_it_lacked(tmp_path: Path) -> None:
+    doubling(tmp_path, "m")
+    ensemble(tmp_path, "inner", "m")
+    ensemble_of_ensemble(tmp_path, "outer", "inner")
+    (tmp_path / "m" / "1" / "model.py").write_text("raise RuntimeError('broken')")
+    with loaded(tmp_path) as plane:
+        assert {entry.state for entry in plane.index()} == {"UNAVAILABLE"}
+        rewrite(tmp_path / "m", 2)
+        plane.load("m")
+        assert {entry.state for entry in plane.index()} == {"READY"}
+        assert first(plane.infer("outer", None, rows(3.0, name="IN")).result(PATIENCE)) == [24.0]
+
+
+@pytest.mark.parametrize("wanted", ["inner", "outer"])
+def test_loading_an_ensemble_loads_the_steps_that_were_unloaded(tmp_path: Path, wanted: str) -> None:
+    doubling(tmp_path, "m")
+    ensemble(tmp_path, "inner", "m")
+    ensemble_of_ensemble(tmp_path, "outer", "inner")
+    with loaded(tmp_path) as plane:
+        plane.unload("m")
+        assert not plane.model_ready(wanted)
+        assert wanted not in {entry.name for entry in plane.index(ready_only=True)}
+        assert listed(plane, wanted) == [("1", "UNAVAILABLE")]
+        plane.load(wanted)
+        assert listed(plane, wanted) == [("1", "READY")]
+        assert plane.model_ready("m")
+        assert plane.model_ready(wanted)
+
+
+def test_a_refused_load_is_told_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    doubling(tmp_path, "m")
+    with loaded(tmp_path) as plane:
+        with pytest.raises(InvalidConfig):
+            plane.load("m", "{")
+        (told,) = [
+            record.getMessage() for record in caplog.records if record.name == "jitney.server.lifecycle.model_control"
+        ]
+        assert told.startswith("model 'm' could not be loaded: config of the load request for 'm': not valid JSON")
+        assert ask(plane) == 2.0

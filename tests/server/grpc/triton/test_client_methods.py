@@ -115,7 +115,7 @@ def test_the_repository(remote: Remote) -> None:
     remote.unload_model("made", unload_dependents=True)
     assert refused(remote.load_model, "nope") == (
         "StatusCode.INTERNAL",
-        "failed to load 'nope', failed to poll from model repository",
+        "failed to load 'nope', failed to poll from model repository: no repository has a model of this name",
     )
 
 

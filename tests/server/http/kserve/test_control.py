@@ -11,7 +11,7 @@ from typing import Any
 import falcon.testing
 import pytest
 
-from jitney.core.errors import InvalidConfig, InvalidRequest, LoadFailed, ModelNotFound, Unavailable
+from jitney.core.errors import InvalidConfig, InvalidRequest, LoadFailed, ModelNotFound, StepsUnfit, Unavailable
 from jitney.tests.fakes.dataplane import FakeDataPlane
 
 Client = falcon.testing.TestClient
@@ -96,6 +96,7 @@ _POLL = "failed to load 'm', failed to poll from model repository: "
             400,
             "load failed for model 'm': cannot start",
         ),
+        (StepsUnfit("it has no step"), 400, "load failed for model 'm': it has no step"),
         (InvalidConfig("line 3"), 400, _POLL + "line 3"),
         (InvalidRequest("files need a config"), 400, _POLL + "files need a config"),
         (ModelNotFound("m"), 400, _POLL + "no repository has a model of this name"),
