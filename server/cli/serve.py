@@ -121,16 +121,17 @@ def _require_folder(named: str) -> None:
 
 
 def _addresses(flags: dict[str, Any]) -> dict[str, str]:
-    """`--http-address`, `--http-port` and their like as addresses of config.properties, where any was given.
+    """`--http-address`, `--http-port` and their like, where any was given, as what they change of the addresses that the file or
+    the environment has: `//host:port`, without what was not given.
 
     `--http-address` opens the inference port alone: metrics need no token, and management is for this machine.
     """
     host, metrics_host = flags.pop("http_address", None), flags.pop("metrics_address", None)
     ports = {name: flags.pop(f"{name}_port", None) for name in ("http", "management", "metrics")}
     found = {}
-    for name, at, port in (("http", host, 8080), ("management", None, 8081), ("metrics", metrics_host, 8082)):
-        given = ports[name]
-        if at or given is not None:
-            key = "inference_address" if name == "http" else f"{name}_address"
-            found[key] = f"http://{at or '127.0.0.1'}:{port if given is None else given}"
+    for name, at in (("http", host), ("management", None), ("metrics", metrics_host)):
+        port = "" if ports[name] is None else f":{ports[name]}"
+        if at or port:
+            at = f"[{at}]" if at and ":" in at and not at.startswith("[") else at or ""
+            found["inference_address" if name == "http" else f"{name}_address"] = f"//{at}{port}"
     return found

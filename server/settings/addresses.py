@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -54,6 +54,14 @@ class Address:
             return f"unix:{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}"
+
+
+def changed(address: Address, reference: str, default: Address) -> Address:
+    """Another host or port for an address: `//host:port`, `//host` or `//:port`. Its scheme stays, so a port with TLS has TLS; a
+    unix socket gives way to `default`. ValueError for a port that is none."""
+    parts = urlsplit(reference)
+    base = default if address.scheme == "unix" else address
+    return replace(base, host=parts.hostname or base.host, port=base.port if parts.port is None else parts.port)
 
 
 def parse_address(text: str, listener: str = "inference") -> Address:

@@ -10,10 +10,12 @@ from typing import Any
 
 from ...core.errors import InvalidConfig
 from . import grpc, properties, snapshots
+from .addresses import changed, parse_address
 from .keys import KEYS, MAX_BYTES, SNAPSHOT_FACTS, TORCHSERVE_MAX_BYTES, entry_of, ts_env
 from .unknown import guard_near, is_service_link, nearest
 
 #: Flags of `torchserve` whose names differ from the keys'.
+_LISTENERS = ("inference_address", "management_address", "metrics_address")
 FLAG_KEYS = {"models": "load_models", "disable_token_auth": "disable_token_authorization"}
 #: Flags that are no keys; `Settings` fields where they have one.
 FLAG_FIELDS = {"log_config"}
@@ -66,7 +68,7 @@ def collect(flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path, *, 
     raw |= _from_file(path, environ, strict, warnings) if path else {}
     raw |= _from_ts_environment(environ, raw, warnings)
     raw |= _from_environment(environ, warnings)
-    raw |= _from_flags(flags)
+    raw |= _from_flags(flags, raw)
     values = _read(raw)
     notes += [f"{key}={raw[key].text} has no effect: {KEYS[key].meaningless}" for key in raw if _meaningless(key)]
     said = "default_startup_timeout" in raw
@@ -177,7 +179,8 @@ def _from_environment(environ: Mapping[str, str], warnings: list[str]) -> dict[s
     return found
 
 
-def _from_flags(flags: Mapping[str, Any]) -> dict[str, _Value]:
+def _from_flags(flags: Mapping[str, Any], given: Mapping[str, _Value]) -> dict[str, _Value]:
+    """Values of flags; one that begins with `//` changes parts of the address that was `given` elsewhere."""
     found = {}
     for flag, value in flags.items():
         key = FLAG_KEYS.get(flag, flag)
@@ -185,8 +188,20 @@ def _from_flags(flags: Mapping[str, Any]) -> dict[str, _Value]:
             continue
         _known(key, "command line")
         text = ",".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+        if key in _LISTENERS and text.startswith("//"):
+            text = _changed(key, text, given)
         found[key] = _Value("true" if value is True else text, f"--{flag.replace('_', '-')}")
     return found
+
+
+def _changed(key: str, reference: str, given: Mapping[str, _Value]) -> str:
+    default = str(KEYS[key].default)
+    before = given[key] if key in given else _Value(default, "default")
+    try:
+        address = parse_address(before.text, key.removesuffix("_address"))
+    except ValueError as error:
+        raise InvalidConfig(f"{before.source}: {key} is {before.text[:200]!r}: {error}") from None
+    return str(changed(address, reference, parse_address(default)))
 
 
 def _known(key: str, source: str) -> None:

@@ -110,6 +110,39 @@ def test_an_address_of_the_inference_port_opens_no_other(tmp_path: Path) -> None
     assert str(settings(tmp_path, "--metrics-address=127.0.0.2").metrics_address) == "http://127.0.0.2:8082"
 
 
+@pytest.mark.parametrize(
+    ("configured", "flags", "expected"),
+    [
+        ("https://0.0.0.0:8443", ["--http-port=9443"], "https://0.0.0.0:9443"),
+        ("https://127.0.0.1", ["--http-address=127.0.0.2"], "https://127.0.0.2:443"),
+        ("http://0.0.0.0:8080", ["--http-port=8000"], "http://0.0.0.0:8000"),
+        ("unix:/run/jitney.sock", ["--http-port=8000"], "http://127.0.0.1:8000"),
+        ("http://[::1]:8080", ["--http-port=8000"], "http://[::1]:8000"),
+        ("http://0.0.0.0:8080", ["--http-address=::1"], "http://[::1]:8080"),
+        ("http://0.0.0.0:8080", ["--http-address=[::1]", "--http-port=0"], "http://[::1]:0"),
+        ("http://0.0.0.0:8080", [], "http://0.0.0.0:8080"),
+    ],
+)
+def test_a_flag_changes_its_part_of_a_configured_address(
+    tmp_path: Path, configured: str, flags: list[str], expected: str
+) -> None:
+    """A port with TLS stays one."""
+    config = tmp_path / "c.properties"
+    config.write_text(f"inference_address={configured}\nkeystore=k\nkeystore_pass=p\n")
+    found = settings(tmp_path, f"--config={config}", *flags)
+    assert str(found.inference_address) == expected
+    config.write_text("")
+    arguments = serve_flags(["--model-repository", str(tmp_path), f"--config={config}", *flags])
+    assert str(Settings.load(arguments, {"JITNEY_INFERENCE_ADDRESS": configured}, tmp_path).inference_address) == expected
+
+
+def test_a_configured_address_that_is_none_is_named_whatever_the_flags(tmp_path: Path) -> None:
+    config = tmp_path / "c.properties"
+    config.write_text("inference_address=ftp://x\n")
+    with pytest.raises(InvalidConfig, match=r"c\.properties.*inference_address is 'ftp://x': expected http://"):
+        settings(tmp_path, f"--config={config}", "--http-port=8000")
+
+
 def test_the_older_flag_of_the_cache_and_any_free_port(tmp_path: Path) -> None:
     found = settings(tmp_path, "--response-cache-byte-size=77", "--http-port=0")
     assert (found.cache_config, str(found.inference_address)) == (77, "http://127.0.0.1:0")
