@@ -26,6 +26,8 @@ from .pid_files import Running
 TORCHSERVE_VERSION = "0.12.0"
 #: Set for the detached process, which is the same command once more.
 ATTACHED = "_JITNEY_ATTACHED"
+#: A word of TorchServe's own command line (its Java class), by which programs and scripts find the detached server's process.
+MARK = "org.pytorch.serve.ModelServer"
 STOP_SECONDS = 60
 POLL_SECONDS = 0.05
 
@@ -106,7 +108,7 @@ def _at(address: str, servers: Sequence[Running]) -> Running | None:
 def _detach(arguments: list[str], address: str) -> int:
     """Starts the same command as a process of its own; its output stays on this terminal, as torchserve's does."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "jitney.server.cli", *arguments],
+        [sys.executable, "-X", MARK, "-m", "jitney.server.cli", *arguments],
         env={**os.environ, ATTACHED: "1"},
         stdin=subprocess.DEVNULL,
         start_new_session=True,

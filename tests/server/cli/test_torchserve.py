@@ -70,6 +70,7 @@ def test_start_detaches_and_stop_ends(folder: Path) -> None:
     wait_until(lambda: "Model server started.\n" in (folder / "output").read_text(), 60, "the start")
     assert "capitals 1.0: ready after" in (folder / "output").read_text()
     assert ask(addresses["inference"], "POST", "/predictions/capitals", b"abc").body == b"ABC"
+    assert [marked for marked in (process, *process.children()) if torchserve_cli.MARK in marked.cmdline()] == [process]
 
     again = run(folder, "--start", "--model-store", "store")
     assert again.returncode == 1
