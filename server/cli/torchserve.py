@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -84,7 +85,7 @@ def _start(options: argparse.Namespace, arguments: list[str]) -> int:
             f"Its process is {other.process.pid}, at {address}; another inference_address is free to take.", file=sys.stderr
         )
         return 1
-    problems = start_problems(settings) + access_problems(settings)
+    problems = _not_there(options) + start_problems(settings) + access_problems(settings)
     if problems:
         print("\n".join(problems), file=sys.stderr)
         return 1
@@ -98,6 +99,20 @@ def _start(options: argparse.Namespace, arguments: list[str]) -> int:
         finally:
             pid_files.forget(os.getpid())
     return _detach(arguments, address)
+
+
+def _not_there(options: argparse.Namespace) -> list[str]:
+    """What torchserve says of files and of the temporary folder that are named and are not there."""
+    files = {"--log-config": options.log_config, "--cpp-log-config": options.cpp_log_config}
+    missing = [
+        f"{flag} file not found: {Path(name).absolute()}"
+        for flag, name in files.items()
+        if name and not Path(name).is_file()
+    ]
+    folder = os.environ.get("TEMP", "")
+    if folder and not Path(folder).is_dir():
+        missing.append(f"Invalid temp directory: {folder}, please check TEMP environment variable.")
+    return missing
 
 
 def _at(address: str, servers: Sequence[Running]) -> Running | None:

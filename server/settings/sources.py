@@ -26,7 +26,6 @@ FLAG_COMMANDS = {
     "no_config_snapshots",
     "ncs",
     "ppath",
-    "plugins_path",
 }
 #: Variables with the settings' prefixes that are read elsewhere, or by TorchServe's workers and tests only.
 OTHER_TS_NAMES = {"TS_CONFIG_FILE", "TS_BENCHMARK", *(f"TS_REQUEST_SEQUENCE_{part}" for part in ("ID", "START", "END"))}
@@ -95,8 +94,7 @@ def collect(flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path, *, 
 def config_file(
     flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path, snapshot_folder: Path | None
 ) -> Path | None:
-    """TorchServe's choice: TS_CONFIG_FILE, --ts-config, the newest snapshot, ./config.properties. One that is named must
-    exist (TorchServe passes over a TS_CONFIG_FILE that does not)."""
+    """TorchServe's choice: TS_CONFIG_FILE, --ts-config, the newest snapshot, ./config.properties. What is named must be there."""
     if environ.get("TS_CONFIG_FILE"):
         named = cwd / environ["TS_CONFIG_FILE"]
         if not named.is_file():

@@ -240,6 +240,8 @@ def test_a_pid_file_of_another_process_is_an_orphan(folder: Path, content: str) 
         (("--model-store", "nosuch"), "--model-store directory not found:"),
         (("--model-store", "store", "--workflow-store", "nosuch"), "--workflow-store directory not found:"),
         (("--model-store", "store", "--ts-config", "nosuch"), "--ts-config file not found: nosuch"),
+        (("--model-store", "store", "--log-config", "nosuch.xml"), "nosuch.xml"),
+        (("--model-store", "store", "--cpp-log-config", "nosuch.yaml"), "nosuch.yaml"),
     ],
 )
 def test_what_is_missing(folder: Path, arguments: tuple[str, ...], text: str) -> None:
@@ -247,6 +249,12 @@ def test_what_is_missing(folder: Path, arguments: tuple[str, ...], text: str) ->
     assert done.returncode == 1
     assert text in done.stderr
     assert pid_files_of(folder) == []
+
+
+def test_a_temporary_folder_that_is_not_there(folder: Path) -> None:
+    done = run(folder, "--model-store", "store", TEMP="/nosuch")
+    assert done.returncode == 1
+    assert done.stderr == "Invalid temp directory: /nosuch, please check TEMP environment variable.\n"
 
 
 def test_an_unknown_setting_close_to_one_that_guards_access_ends_the_start(folder: Path) -> None:

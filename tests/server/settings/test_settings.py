@@ -229,6 +229,9 @@ def test_keys_without_meaning_are_noted_once(tmp_path: Path) -> None:
     )
     assert len(settings.notes) == 3
     assert any(note.startswith("number_of_netty_threads=32 has no effect") for note in settings.notes)
+    assert load(tmp_path, "", {"plugins_path": "a.jar"}).notes == (
+        "plugins_path=a.jar has no effect: there is no Java here",
+    )
 
 
 @pytest.mark.parametrize("line", ["http_server=granian", "http_server=waitress", "affinity=auto"])
