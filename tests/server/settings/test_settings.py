@@ -147,6 +147,8 @@ def test_a_switch_whose_off_opens_something_or_that_is_our_own_must_be_readable(
     ("line", "nearest"),
     [
         ("NUM_WORKERS=1", "default_workers_per_model"),
+        ("batch_size=4", "models"),
+        ("maxBatchDelay=50", "models"),
         ("metrics_format=prometheus", "metrics_mode"),
         ("job_que_size=2", "job_queue_size"),
         ("Max_Request_Size=5", "max_request_size"),
