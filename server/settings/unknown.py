@@ -26,7 +26,9 @@ GUARDS = (
 OTHER_NAMES = {
     **dict.fromkeys(("num worker", "number of worker", "worker", "initial worker"), "default_workers_per_model"),
     # What is a model's, and stands in the value of this key.
-    **dict.fromkeys(("batch size", "max batch size", "batch delay", "max batch delay", "min worker", "max worker"), "models"),
+    **dict.fromkeys(
+        ("batch size", "max batch size", "batch delay", "max batch delay", "min worker", "max worker"), "models"
+    ),
 }
 #: How like a key a name is (0 to 1): to be named as the nearest; to be taken for a guard; to be surely another key.
 NEAR, CLOSE, SAME = 0.5, 0.7, 0.9
