@@ -59,7 +59,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(list(arguments))
     if options.version:
-        print(f"TorchServe Version is {TORCHSERVE_VERSION} (jitney {__version__})")
+        print(f"TorchServe Version is {TORCHSERVE_VERSION}")  # alone on standard output: scripts take its last word
+        print(f"jitney {__version__}", file=sys.stderr)
         return 0
     return _stop(options) if options.stop else _start(options, list(arguments))
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from jitney.server.cli import main as cli
 from jitney.server.cli.main import COMMANDS, main
 
 
@@ -59,7 +58,7 @@ def test_a_link_called_torchserve_has_its_flags(tmp_path: Path) -> None:
 
 def test_a_link_called_torchserve_starts_when_nothing_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
-    monkeypatch.setattr(cli.torchserve_cli, "main", lambda arguments: seen.append(list(arguments)) or 0)
+    monkeypatch.setattr("jitney.server.cli.torchserve.main", lambda arguments: seen.append(list(arguments)) or 0)
     monkeypatch.setattr("sys.argv", ["/opt/bin/torchserve"])
     assert main() == 0 and seen == [["--start"]]
 

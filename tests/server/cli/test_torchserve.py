@@ -279,7 +279,8 @@ def test_verbs_exclude_each_other(folder: Path) -> None:
 
 
 def test_version(folder: Path) -> None:
-    assert run(folder, "--version").stdout.startswith("TorchServe Version is 0.12.0")
+    version = run(folder, "--version")
+    assert version.stdout == "TorchServe Version is 0.12.0\n" and version.stderr.startswith("jitney ")
 
 
 def test_the_launcher(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
