@@ -9,6 +9,8 @@ jitney archive …                           torch-model-archiver's flags: make 
 jitney bench MODEL …                       a model's latency under load, beside what batching can reach
 jitney tune MODEL …                        finds the parameters and number of workers that are fastest on this machine
 jitney completion bash|zsh|fish            prints what makes a shell complete these commands
+
+Called by another name, through a link, it is that command: `torchserve`, or `torch-model-archiver`.
 """
 
 from __future__ import annotations
@@ -48,12 +50,17 @@ COMMANDS = {
     "tune": _tool("tools.tune.command"),
     "completion": _tool("server.cli.completion"),
 }
+#: What the names of other commands, which links to this one may have, stand for; without an argument, what the second says.
+CALLED_AS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
+    "torchserve": ([], ["--start"]),
+    "torch-model-archiver": (["archive"], []),
+}
 #: Flags of torchserve's that people type as commands.
 _FLAGS = ("start", "stop", "version", "help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = _typed() if argv is None else list(argv)
     if argv is None and "_ARGCOMPLETE" in os.environ:
         from .completion import answer
 
@@ -75,6 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _typed() -> list[str]:
+    """The arguments of the command line, in front of which stands what the name of a link to this command means."""
+    before, alone = CALLED_AS.get(Path(sys.argv[0]).name, ([], []))
+    return [*before, *(sys.argv[1:] or alone)]
 
 
 def _unknown_command(word: str) -> str:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -26,6 +27,8 @@ from .pid_files import Running
 TORCHSERVE_VERSION = "0.12.0"
 #: Set for the detached process, which is the same command once more.
 ATTACHED = "_JITNEY_ATTACHED"
+#: A word of TorchServe's own command line (its Java class), by which programs and scripts find the detached server's process.
+MARK = "org.pytorch.serve.ModelServer"
 STOP_SECONDS = 60
 POLL_SECONDS = 0.05
 
@@ -56,7 +59,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(list(arguments))
     if options.version:
-        print(f"TorchServe Version is {TORCHSERVE_VERSION} (jitney {__version__})")
+        print(f"TorchServe Version is {TORCHSERVE_VERSION}")  # alone on standard output: scripts take its last word
+        print(f"jitney {__version__}", file=sys.stderr)
         return 0
     return _stop(options) if options.stop else _start(options, list(arguments))
 
@@ -82,7 +86,7 @@ def _start(options: argparse.Namespace, arguments: list[str]) -> int:
             f"Its process is {other.process.pid}, at {address}; another inference_address is free to take.", file=sys.stderr
         )
         return 1
-    problems = start_problems(settings) + access_problems(settings)
+    problems = _not_there(options) + start_problems(settings) + access_problems(settings)
     if problems:
         print("\n".join(problems), file=sys.stderr)
         return 1
@@ -98,6 +102,20 @@ def _start(options: argparse.Namespace, arguments: list[str]) -> int:
     return _detach(arguments, address)
 
 
+def _not_there(options: argparse.Namespace) -> list[str]:
+    """What torchserve says of files and of the temporary folder that are named and are not there."""
+    files = {"--log-config": options.log_config, "--cpp-log-config": options.cpp_log_config}
+    missing = [
+        f"{flag} file not found: {Path(name).absolute()}"
+        for flag, name in files.items()
+        if name and not Path(name).is_file()
+    ]
+    folder = os.environ.get("TEMP", "")
+    if folder and not Path(folder).is_dir():
+        missing.append(f"Invalid temp directory: {folder}, please check TEMP environment variable.")
+    return missing
+
+
 def _at(address: str, servers: Sequence[Running]) -> Running | None:
     """The server at this inference address; port 0 is any free port, so no server is there."""
     return next((server for server in servers if server.address == address and not address.endswith(":0")), None)
@@ -106,7 +124,7 @@ def _at(address: str, servers: Sequence[Running]) -> Running | None:
 def _detach(arguments: list[str], address: str) -> int:
     """Starts the same command as a process of its own; its output stays on this terminal, as torchserve's does."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "jitney.server.cli", *arguments],
+        [sys.executable, "-X", MARK, "-m", "jitney.server.cli", *arguments],
         env={**os.environ, ATTACHED: "1"},
         stdin=subprocess.DEVNULL,
         start_new_session=True,

@@ -17,6 +17,7 @@ from ...core.errors import (
     AlreadyRegistered,
     DefaultVersionInUse,
     Draining,
+    JitneyError,
     LoadFailed,
     ModelNotFound,
     Unsupported,
@@ -58,7 +59,12 @@ class Management:
 
     def register(self, registration: Registration) -> tuple[str, str, int]:
         """Name, version and workers of the new version. Synchronous: its workers are ready, or LoadFailed and it is gone."""
-        deployment = self._enter(registration)
+        try:
+            deployment = self._enter(registration)
+        except JitneyError as error:
+            # TorchServe's texts, which are all that most tools show of an answer, leave the reason out.
+            log.warning("'%s' is not registered: %s", registration.url, " ".join(str(error).split()))
+            raise
         config, workers = deployment.config, deployment.config.min_workers
         if isinstance(deployment, OnDemandDeployment):
             workers = 0

@@ -28,11 +28,15 @@ FLAG_COMMANDS = {
     "no_config_snapshots",
     "ncs",
     "ppath",
-    "plugins_path",
 }
 #: Variables with the settings' prefixes that are read elsewhere, or by TorchServe's workers and tests only.
 OTHER_TS_NAMES = {"TS_CONFIG_FILE", "TS_BENCHMARK", *(f"TS_REQUEST_SEQUENCE_{part}" for part in ("ID", "START", "END"))}
 OTHER_JITNEY_NAMES = {"JITNEY_TOKEN", "JITNEY_CONFORMANCE", "JITNEY_SLOW_TESTS", "JITNEY_IMAGE_TESTS", "JITNEY_DEFAULTS"}
+#: TorchServe's switches that open nothing while they are off.
+CLOSED_WHEN_FALSE = {
+    *("disable_token_authorization", "enable_model_api", "enable_metrics_api", "disable_system_metrics"),
+    *("install_py_dep_per_model", "decode_input_request", "model_metrics_auto_detect", "ipex_enable", "ipex_gpu_enable"),
+}
 #: Seconds that a model of a repository may take to load where no setting says how long.
 REPOSITORY_STARTUP_S = 1200
 PATHS = (
@@ -66,7 +70,7 @@ def collect(flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path, *, 
     warnings: list[str] = []
     raw = _from_defaults(environ, cwd)
     raw |= _from_file(path, environ, strict, warnings) if path else {}
-    raw |= _from_ts_environment(environ, raw, warnings)
+    raw |= _from_ts_environment(environ, raw, strict, warnings)
     raw |= _from_environment(environ, warnings)
     raw |= _from_flags(flags, raw)
     values = _read(raw)
@@ -92,8 +96,7 @@ def collect(flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path, *, 
 def config_file(
     flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path, snapshot_folder: Path | None
 ) -> Path | None:
-    """TorchServe's choice: TS_CONFIG_FILE, --ts-config, the newest snapshot, ./config.properties. One that is named must
-    exist (TorchServe passes over a TS_CONFIG_FILE that does not)."""
+    """TorchServe's choice: TS_CONFIG_FILE, --ts-config, the newest snapshot, ./config.properties. What is named must be there."""
     if environ.get("TS_CONFIG_FILE"):
         named = cwd / environ["TS_CONFIG_FILE"]
         if not named.is_file():
@@ -133,7 +136,16 @@ def _from_file(path: Path, environ: Mapping[str, str], strict: bool, warnings: l
             _known(key, str(path))
         elif key not in KEYS:
             warnings.append(_harmless(key, key, str(path)))
-    return {key: _Value(_expand(value, environ), str(path)) for key, value in found.items() if key in KEYS}
+    read = {key: _Value(_expand(value, environ), str(path)) for key, value in found.items() if key in KEYS}
+    return read if strict else {key: _closed(key, value, warnings) for key, value in read.items()}
+
+
+def _closed(key: str, value: _Value, warnings: list[str]) -> _Value:
+    """What TorchServe takes for a switch's text that is neither true nor false: false, where this is the switch's closed side."""
+    if key not in CLOSED_WHEN_FALSE or value.text.strip().lower() in ("true", "false"):
+        return value
+    warnings.append(f"{value.source}: {key} is {value.text[:200]!r}, expected true or false; it is false, as in TorchServe")
+    return _Value("false", value.source)
 
 
 def _expand(value: str, environ: Mapping[str, str]) -> str:
@@ -147,7 +159,9 @@ def _expand(value: str, environ: Mapping[str, str]) -> str:
     return re.sub(r"\$\$([^$]+)\$\$", value_of, value)
 
 
-def _from_ts_environment(environ: Mapping[str, str], raw: Mapping[str, _Value], warnings: list[str]) -> dict[str, _Value]:
+def _from_ts_environment(
+    environ: Mapping[str, str], raw: Mapping[str, _Value], strict: bool, warnings: list[str]
+) -> dict[str, _Value]:
     def on(key: str) -> bool:
         return key in raw and raw[key].text.strip().lower() == "true"
 
@@ -160,7 +174,7 @@ def _from_ts_environment(environ: Mapping[str, str], raw: Mapping[str, _Value], 
     for name, value in environ.items():
         key = names.get(name, "")
         if key and (key != "allowed_urls" or on("use_env_allowed_urls")):
-            found[key] = _Value(value, name)
+            found[key] = _Value(value, name) if strict else _closed(key, _Value(value, name), warnings)
         elif not key and name.startswith("TS_") and name not in OTHER_TS_NAMES and not is_service_link(name, value):
             warnings.append(_harmless(name.removeprefix("TS_"), name, "environment"))
     return found

@@ -23,7 +23,13 @@ GUARDS = (
     *("allow_grpc", "enable_grpc_ssl", "grpc_use_ssl", "grpc_use_ssl_mutual", "grpc_root_cert"),
 )
 #: Names that other tools and older pages have for a key which no likeness of letters finds.
-OTHER_NAMES = dict.fromkeys(("num worker", "number of worker", "worker"), "default_workers_per_model")
+OTHER_NAMES = {
+    **dict.fromkeys(("num worker", "number of worker", "worker", "initial worker"), "default_workers_per_model"),
+    # What is a model's, and stands in the value of this key.
+    **dict.fromkeys(
+        ("batch size", "max batch size", "batch delay", "max batch delay", "min worker", "max worker"), "models"
+    ),
+}
 #: How like a key a name is (0 to 1): to be named as the nearest; to be taken for a guard; to be surely another key.
 NEAR, CLOSE, SAME = 0.5, 0.7, 0.9
 #: Variables that Kubernetes sets for a service called `ts` or `jitney`, or `ts-…`: not meant for the server.

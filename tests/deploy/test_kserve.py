@@ -185,6 +185,7 @@ def test_torchserves_place_with_v1(v1: dict[str, int]) -> None:
     assert ask(f"{kserve}/v1/models") == {"models": ["mnist"]}
     assert ask(f"{kserve}/v1/models/mnist")["ready"] in (True, "True", "true")
     assert ask(f"{kserve}/v1/models/mnist:predict", {"instances": [{"data": 3}, {"data": 4}]}) == {"predictions": [6, 8]}
+    assert ask(f"{kserve}/v2/health/live") == {"live": True} and ask(f"{kserve}/v2/health/ready") == {"ready": True}
     own = f"http://127.0.0.1:{v1['inference']}"  # what is 8085 in a cluster
     assert ask(f"{own}/v1/models/mnist:predict", {"instances": [{"data": 5}]}) == {"predictions": [10]}
     assert ask(f"{own}/models/mnist")[0]["batchSize"] == 5

@@ -156,7 +156,7 @@ class ModelStore:
     ) -> ModelConfig:
         archive = self._open(registration, path, work)
         name = self._name(registration, archive, path, at_startup)
-        found = _model_yaml(archive)
+        found = _model_yaml(archive, name)
         for note in found.notes if found else ():
             log.warning("model '%s': %s", name, note)
         asked = _asked(registration, at_startup, restored)
@@ -286,14 +286,23 @@ def _asked(registration: Registration, at_startup: bool, restored: Registered | 
     )
 
 
-def _model_yaml(archive: Archive) -> ModelYaml | None:
+def _model_yaml(archive: Archive, model: str) -> ModelYaml | None:
+    """What the manifest's configFile says, None without one. Archives exist whose configFile is a Python file for the handler
+    (MMDetection's script makes them): one that is called otherwise than YAML may be none.
+    """
     name = archive.manifest.config_file
     if not name:
         return None
     path = archive.file(name)
     if not path.is_file():
         raise InvalidArchive(f"the manifest's configFile '{name}' is not in the archive", "file", "configFile")
-    return parse_yaml(path.read_bytes(), name)
+    try:
+        return parse_yaml(path.read_bytes(), name)
+    except InvalidArchive as error:
+        if path.suffix.lower() in (".yaml", ".yml", ".json"):
+            raise
+        log.warning("model '%s': the configFile is no model-config.yaml and sets nothing: %s", model, error)
+        return None
 
 
 def _is_there(path: Path, *, file: bool = True) -> bool:

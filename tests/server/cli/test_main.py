@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from jitney.server.cli.main import COMMANDS, main
@@ -43,3 +47,24 @@ def test_on_another_system_it_says_so(
     monkeypatch.setattr("sys.platform", "darwin")
     assert main(arguments) == 1
     assert "a server needs Linux (memfd, epoll), and this is darwin" in capsys.readouterr().err
+
+
+def test_a_link_called_torchserve_has_its_flags(tmp_path: Path) -> None:
+    link = tmp_path / "torchserve"
+    link.symlink_to(Path(sys.executable).parent / "jitney")
+    told = subprocess.run([link, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert told.startswith("TorchServe Version is 0.12.0")
+
+
+def test_a_link_called_torchserve_starts_when_nothing_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr("jitney.server.cli.torchserve.main", lambda arguments: seen.append(list(arguments)) or 0)
+    monkeypatch.setattr("sys.argv", ["/opt/bin/torchserve"])
+    assert main() == 0 and seen == [["--start"]]
+
+
+def test_a_link_called_torch_model_archiver_packs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "handler.py").write_text("def handle(data, context): return data\n")
+    arguments = ["--model-name", "m", "--version", "1.0", "--handler", str(tmp_path / "handler.py")]
+    monkeypatch.setattr("sys.argv", ["torch-model-archiver", *arguments, "--export-path", str(tmp_path)])
+    assert main() == 0 and (tmp_path / "m.mar").is_file()

@@ -70,6 +70,7 @@ def test_start_detaches_and_stop_ends(folder: Path) -> None:
     wait_until(lambda: "Model server started.\n" in (folder / "output").read_text(), 60, "the start")
     assert "capitals 1.0: ready after" in (folder / "output").read_text()
     assert ask(addresses["inference"], "POST", "/predictions/capitals", b"abc").body == b"ABC"
+    assert [marked for marked in (process, *process.children()) if torchserve_cli.MARK in marked.cmdline()] == [process]
 
     again = run(folder, "--start", "--model-store", "store")
     assert again.returncode == 1
@@ -239,6 +240,8 @@ def test_a_pid_file_of_another_process_is_an_orphan(folder: Path, content: str) 
         (("--model-store", "nosuch"), "--model-store directory not found:"),
         (("--model-store", "store", "--workflow-store", "nosuch"), "--workflow-store directory not found:"),
         (("--model-store", "store", "--ts-config", "nosuch"), "--ts-config file not found: nosuch"),
+        (("--model-store", "store", "--log-config", "nosuch.xml"), "nosuch.xml"),
+        (("--model-store", "store", "--cpp-log-config", "nosuch.yaml"), "nosuch.yaml"),
     ],
 )
 def test_what_is_missing(folder: Path, arguments: tuple[str, ...], text: str) -> None:
@@ -246,6 +249,12 @@ def test_what_is_missing(folder: Path, arguments: tuple[str, ...], text: str) ->
     assert done.returncode == 1
     assert text in done.stderr
     assert pid_files_of(folder) == []
+
+
+def test_a_temporary_folder_that_is_not_there(folder: Path) -> None:
+    done = run(folder, "--model-store", "store", TEMP="/nosuch")
+    assert done.returncode == 1
+    assert done.stderr == "Invalid temp directory: /nosuch, please check TEMP environment variable.\n"
 
 
 def test_an_unknown_setting_close_to_one_that_guards_access_ends_the_start(folder: Path) -> None:
@@ -270,7 +279,8 @@ def test_verbs_exclude_each_other(folder: Path) -> None:
 
 
 def test_version(folder: Path) -> None:
-    assert run(folder, "--version").stdout.startswith("TorchServe Version is 0.12.0")
+    version = run(folder, "--version")
+    assert version.stdout == "TorchServe Version is 0.12.0\n" and version.stderr.startswith("jitney ")
 
 
 def test_the_launcher(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

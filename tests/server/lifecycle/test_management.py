@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jitney.core.errors import Draining, InvalidConfig, ModelNotFound
+from jitney.core.errors import Draining, InvalidConfig, ModelNotFound, UrlRefused
 from jitney.core.request import Part, Request
 from jitney.server.lifecycle.management import Management
 from jitney.server.lifecycle.startup import Planned, register, settle
@@ -58,6 +58,13 @@ def test_a_model_can_be_unregistered_while_it_loads(management: Management) -> N
     )  # a warning if it raised
     with pytest.raises(ModelNotFound):
         management.registry.record("endless")
+
+
+def test_why_a_model_is_not_registered_is_in_the_log(management: Management, caplog: pytest.LogCaptureFixture) -> None:
+    url = "http://127.0.0.1:1/x.mar"
+    with pytest.raises(UrlRefused):
+        management.register(Registration(url))
+    assert f"'{url}' is not registered: " in caplog.text and "see allow_private_urls" in caplog.text
 
 
 def test_who_waits_for_a_model_that_is_unregistered_is_told(management: Management) -> None:

@@ -124,10 +124,31 @@ def lenient(tmp_path: Path, text: str, **environ: Any) -> Settings:
     return Settings.load({}, environ, tmp_path, strict=False)
 
 
+def test_a_switch_that_is_neither_true_nor_false_is_false_where_torchserve_is_replaced(tmp_path: Path) -> None:
+    settings = lenient(tmp_path, "enable_model_api=truedefault_response_timeout=60\ndecode_input_request=no\n")
+    assert settings.enable_model_api is False and settings.decode_input_request is False
+    model_api, _ = settings.warnings
+    assert model_api.endswith(
+        "enable_model_api is 'truedefault_response_timeout=60', expected true or false; it is false, as in TorchServe"
+    )
+    from_environment = lenient(tmp_path, "enable_envvars_config=true\n", TS_DISABLE_TOKEN_AUTHORIZATION="yes")
+    assert from_environment.disable_token_authorization is False and len(from_environment.warnings) == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["use_env_allowed_urls=yes", "limit_max_image_pixels=on", "enable_grpc_ssl=1", "fast_path=no"]
+)
+def test_a_switch_whose_off_opens_something_or_that_is_our_own_must_be_readable(tmp_path: Path, line: str) -> None:
+    with pytest.raises(InvalidConfig, match="expected true or false"):
+        lenient(tmp_path, line + "\n")
+
+
 @pytest.mark.parametrize(
     ("line", "nearest"),
     [
         ("NUM_WORKERS=1", "default_workers_per_model"),
+        ("batch_size=4", "models"),
+        ("maxBatchDelay=50", "models"),
         ("metrics_format=prometheus", "metrics_mode"),
         ("job_que_size=2", "job_queue_size"),
         ("Max_Request_Size=5", "max_request_size"),
@@ -210,6 +231,9 @@ def test_keys_without_meaning_are_noted_once(tmp_path: Path) -> None:
     )
     assert len(settings.notes) == 3
     assert any(note.startswith("number_of_netty_threads=32 has no effect") for note in settings.notes)
+    assert load(tmp_path, "", {"plugins_path": "a.jar"}).notes == (
+        "plugins_path=a.jar has no effect: there is no Java here",
+    )
 
 
 @pytest.mark.parametrize("line", ["http_server=granian", "http_server=waitress", "affinity=auto"])

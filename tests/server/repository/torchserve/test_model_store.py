@@ -182,6 +182,15 @@ def test_with_continuous_batching_each_request_leaves_as_soon_as_the_worker_has_
     assert (config.torchserve["continuousBatching"], config.torchserve["batchSize"]) == (True, 4)
 
 
+def test_a_config_file_that_is_not_called_yaml_may_be_none(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    python = {"config.py": "model = dict(\n    type='Net',\n    names={'a': 1})\nbatchSize = 3\n"}
+    place.put("m.mar", mar(configFile="config.py", modelFile="config.py", files=python))
+    with caplog.at_level("WARNING"):
+        config = place.store().resolve(Registration("m.mar"))
+    assert config.handler is not None and not config.handler.yaml
+    assert "the configFile is no model-config.yaml and sets nothing: config.py: " in caplog.text
+
+
 def test_bad_archives_are_refused_and_leave_nothing(place: Place) -> None:
     place.put("junk.mar", b"junk")
     assert place.refused("junk.mar", errors.InvalidArchive).kind == "model_name"
