@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,14 +16,17 @@ from jitney.server.http.torchserve.describe import gpu_usage
 from jitney.server.metrics.machine import gpu_families
 from jitney.server.metrics.text import render
 from jitney.server.metrics.torchserve import TorchServeMetrics
+from jitney.tests.fakes.gpus import ending_readers
 from jitney.tests.fakes.leftovers import Inventory
 
 LINES = "0, GPU-aaaa, 17, 4, 678, 81559, 70.5, 400\n1, GPU-bbbb, [N/A], 0, 1000, 2000, [N/A], [N/A]\n"
 
 
 @pytest.fixture(autouse=True)
-def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(nvml, "opened", lambda: None)
+    with ending_readers():
+        yield
 
 
 @pytest.fixture
@@ -38,7 +42,7 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_figures_are_read_once_in_a_while(tool: Path) -> None:
-    reader = GpuReader(max_age=60)
+    reader = GpuReader(max_age=3)
     first, second = reader.read()
     assert (first.index, first.utilization, first.memory_used, first.memory_total) == (0, 17.0, 678.0, 81559.0)
     assert second.utilization == 0.0  # not reported

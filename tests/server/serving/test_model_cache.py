@@ -69,10 +69,10 @@ def models(cache: ModelCache, count: int, gone: list[int], **fields: float) -> l
 
 
 def settle(cache: ModelCache) -> None:
-    """Until the thread has looked, and sleeps again."""
-    cache.look()
-    wait_until(lambda: not cache._look)
-    time.sleep(0.05)
+    """Until the thread has looked: it has begun to look again."""
+    for _ in range(2):
+        cache.look()
+        wait_until(lambda: not cache._look)
 
 
 @pytest.mark.usefixtures("taken")
@@ -109,9 +109,10 @@ def test_what_is_not_used_goes_when_its_time_has_come_and_the_thread_with_the_la
 def test_a_process_that_models_share_counts_for_each_with_its_part(taken: dict[int, int]) -> None:
     gone: list[int] = []
     cache = ModelCache(100 * MIB)
-    made = models(cache, 4, gone)
+    made = [Fake(number, gone) for number in range(4)]
     for each in made:
         each.sharers, taken[each.pid] = 4, 80 * MIB
+        cache.add(each)
     settle(cache)
     assert not gone and [each.memory for each in made] == [20 * MIB] * 4
     for each in made:

@@ -10,6 +10,7 @@ import pytest
 
 from jitney.backends.gpus import GpuReader
 from jitney.server.repository.triton.repository import TritonRepository
+from jitney.tests.fakes.gpus import ending_readers
 from jitney.tools.bench.served import wait_until
 from jitney.tools.dev import bench_gpu, gpu_busy
 from jitney.tools.dev.bench_gpu_models import build, network, workloads
@@ -79,12 +80,13 @@ def test_the_busy_share_is_of_the_last_seconds(tmp_path: Path, monkeypatch: pyte
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(gpu_busy, "READER", GpuReader())
-    with gpu_busy.watching(0) as busy:
-        wait_until(lambda: busy(60.0) == pytest.approx(0.8), 10, "both samples")
-        assert busy(-1.0) is None
-    with gpu_busy.watching(None) as nothing, gpu_busy.watching(7) as absent:
-        assert nothing(1.0) is absent(1.0) is None
+    with ending_readers():
+        monkeypatch.setattr(gpu_busy, "READER", GpuReader())
+        with gpu_busy.watching(0) as busy:
+            wait_until(lambda: busy(60.0) == pytest.approx(0.8), 10, "both samples")
+            assert busy(-1.0) is None
+        with gpu_busy.watching(None) as nothing, gpu_busy.watching(7) as absent:
+            assert nothing(1.0) is absent(1.0) is None
 
 
 @pytest.mark.gpu
