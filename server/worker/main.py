@@ -115,7 +115,7 @@ class Worker:
         self._channel.send(Loaded(reason or type(error).__name__, trace_of(error), is_out_of_memory(error)))
 
     def _execute(self, backend: Backend, arena: Region, replies: ReplyMemory, config: ModelConfig) -> None:
-        """One batch after the other. One that was only launched is answered when the next one has been, or when it is over."""
+        """One batch after the other. One that was only launched is answered when the next one is begun, or when it is over."""
         launched: RunningBatch | None = None
         while True:
             message = self._inbox.get() if launched is None else self._inbox.before(launched.is_over)

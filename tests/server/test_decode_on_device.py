@@ -13,8 +13,8 @@ import pytest
 from jitney.core.errors import ModelFailed
 from jitney.core.request import Part, Request
 from jitney.core.tensor import Tensor
-from jitney.server.process import cores
 from jitney.tests.codecs.test_jpeg import INPUTS, saved
+from jitney.tests.fakes.card import machine_with_a_card
 from jitney.tests.fakes.plane import answers
 from jitney.tests.fakes.serving import LIMIT_S, serving, write_model
 
@@ -31,33 +31,17 @@ parameters {{ key: "softmax" value {{ string_value: "false" }} }}
 parameters {{ key: "topk" value {{ string_value: "1728" }} }}
 """
 SOURCE = "import torch\n\nclass Net(torch.nn.Module):\n    def forward(self, x):\n        return x.flatten(1).clone()\n"
-#: What every Python process of the test imports first; only workers are to see a card.
-CARD = """
-import sys
-if "jitney.server.worker.main" in sys.orig_argv:
-    from jitney.tests.fakes import late_device
-    late_device.install()
-    from jitney.backends import device_decode
-    from jitney.tests.backends.test_device_decode import by_pillow
-    device_decode.nvjpeg = lambda device: lambda pictures: [picture.to(device) for picture in by_pillow(pictures)]
+PILLOW = """
+from jitney.backends import device_decode
+from jitney.tests.backends.test_device_decode import by_pillow
+device_decode.nvjpeg = lambda device: lambda pictures: [picture.to(device) for picture in by_pillow(pictures)]
 """
 
 
 @pytest.fixture
 def card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine with one GPU, as nvidia-smi would say, whose workers have the late device."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site/sitecustomize.py").write_text(CARD)
-    (tmp_path / "bin").mkdir()
-    tool = tmp_path / "bin/nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'GPU 0: a late device (UUID: GPU-0)'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tool.parent), prepend=":")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    cores.machine_gpus.cache_clear()
-    yield
-    cores.machine_gpus.cache_clear()
+    with machine_with_a_card(tmp_path, monkeypatch, PILLOW):
+        yield
 
 
 def test_pictures_of_any_kind_and_tensors_in_one_queue(tmp_path: Path, card: None) -> None:
