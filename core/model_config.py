@@ -118,9 +118,10 @@ class HandlerSpec:
     sequence_headers: tuple[str, str, str] = SEQUENCE_HEADERS
 
 
-#: Backends that run tensors through a model without code of the user's around it: what they do can be done again.
-TENSOR_BACKENDS = ("eager", "torchscript", "exported", "onnxruntime")
+#: Those of PyTorch.
 TORCH_BACKENDS = ("eager", "torchscript", "exported")
+#: Backends that run tensors through a model without code of the user's around it: what they do can be done again.
+TENSOR_BACKENDS = (*TORCH_BACKENDS, "onnxruntime")
 
 
 #: Those of them whose model is data alone: nothing of it can touch what else lives in its process.

@@ -168,8 +168,10 @@ class Roster(Generic[C, B]):
         self, batch: B, now: float, fits: Callable[[Worker[C, B]], bool] = lambda worker: True
     ) -> Worker[C, B] | None:
         """Gives a full batch to the busy worker that `fits` and will come to it first, as far as is known; None if none may."""
+        if not self.sends_ahead:
+            return None
         free = [w for w in self.members if w.executing is not None and w.held < w.in_flight and not w.deaf and fits(w)]
-        if not free or not self.sends_ahead:
+        if not free:
             return None
         worker = min(free, key=lambda worker: (worker.held, min(worker.running.values(), default=-inf)))
         self.assign(worker, batch, now)

@@ -57,7 +57,8 @@ class _Defects(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, Exception) and self._machine.failure is None:
-            self._machine.failure = error if isinstance(error, Violation) else Violation(f"logged: {record.getMessage()}")
+            logged = Violation(f"logged: {record.getMessage()} ({type(error).__name__}: {error})")
+            self._machine.failure = error if isinstance(error, Violation) else logged
             self._machine.failure.__cause__ = error
 
 

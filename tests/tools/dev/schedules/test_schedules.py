@@ -136,7 +136,7 @@ BROKEN: list[tuple[type, str, Callable[..., Any], str]] = [
     (Call, "_finish", lambda own: lambda self: True, "could not be handed on"),
     (Dispatcher, "_arm", lambda own: nothing, "idle while these may leave|beyond their deadline"),
     (Roster, "gone", never_restarted, "the model was ready not within"),
-    (Worker, "take_back", never_deaf, "RecursionError|failed|could not hand out"),
+    (Worker, "take_back", never_deaf, "RecursionError|failed"),
     (Roster, "ahead", lambda own: lambda self: 0, "may have a full batch ahead"),
     (Pool, "_end", never_follows, "fails without a reason"),
     (CrashRetry, "_crashed", lambda own: nothing, "never answered|nobody freed"),
