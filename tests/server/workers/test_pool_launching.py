@@ -86,6 +86,7 @@ def test_a_worker_ends_over_the_second_batch_and_only_the_bad_one_of_both_fails(
     others = [call_to("who"), call_to("who")]
     bad = call_to("fall")
     first, until = pair(b, tmp_path, others[0], bad, others[1], large=True)
+    eventually(lambda: b.pool.workers()[0].restarts == 1)  # before the first one was over
     until.write_text("")
     assert "killed by SIGKILL" in str(error_of(bad))
     for call in (first, *others):
@@ -97,16 +98,14 @@ def test_a_worker_ends_over_the_second_batch_and_only_the_bad_one_of_both_fails(
 def test_what_runs_again_has_its_worker_to_itself(made: Callable[..., Any], tmp_path: Path) -> None:
     """So nothing that is sent meanwhile pays for it, nor is to blame."""
     b = made()
-    until, begun = tmp_path / "late", tmp_path / "again"
-    once = tmp_path / "once"
-    (again,) = b.send(call_to("die_once", mark=str(once), until=str(until)))
-    until.write_text("")  # it dies now
-    eventually(once.exists)
-    until.unlink()
-    eventually(lambda: b.pool.workers()[0].restarts == 1 and b.pids())
-    behind = call_to("who", begun=str(begun))
+    again, until = pair(b, tmp_path)
+    begun = tmp_path / "begun"
+    begun.unlink()
+    os.kill(b.pids()[0], signal.SIGKILL)
+    eventually(begun.exists)  # in the next process
+    behind = call_to("who")
     b.send(behind)
-    assert not begun.exists()
+    assert [batch.live for batch in b.pool._batches.waiting] == [[behind]]
     until.write_text("")
     assert again.result(LIMIT_S).final and behind.result(LIMIT_S).final
 
