@@ -19,6 +19,11 @@ MAX_PAYLOAD = 64 << 20
 
 HEADER = struct.Struct("<IB")
 _BUFFER = 64 << 10
+#: Frames after which a loop that serves others too stops reading from a socket for now, if it holds no more: the process at the
+#: other end may write without end.
+TURN = 16
+#: Bytes that `take_frame` reads at once, if no frame is longer, so that a reader of tiny ones does not hold thousands.
+_LITTLE = 2 << 10
 
 
 class PeerClosed(EOFError):
@@ -52,20 +57,14 @@ class FrameReader:
         return kind, self._payload(length)
 
     def take_frame(self) -> tuple[int, bytes | bytearray] | None:
-        """The next frame where it is here as a whole, after reading what has come without waiting; else None."""
-        if self.holds_frame:
-            return self.read_frame()
-        if not self._make_room():
-            return None
-        try:
-            count = self._socket.recv_into(self._in[self._end :], 0, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return None
-        except ConnectionError as error:
-            raise PeerClosed(str(error)) from None
-        if not count:
-            raise PeerClosed("closed")
-        self._end += count
+        """The next frame where it is here as a whole, after reading what has come, a little of it, without waiting; else None.
+
+        What was read along is held (`holds_frame`); there may be more in the socket.
+        """
+        for _ in range(2):  # the second time for the rest of a frame whose length is known then
+            missing = self._next_size() - (self._end - self._start)
+            if missing <= 0 or not self._make_room() or not self._read_now(max(missing, _LITTLE)):
+                break
         return self.read_frame() if self.holds_frame else None
 
     @property
@@ -122,6 +121,19 @@ class FrameReader:
                 self._in[:have] = bytes(self._in[self._start : self._end])
                 self._start, self._end = 0, have
             self._end += self._read(self._in[self._end :], partial=have > 0 or wanted != HEADER.size)
+
+    def _read_now(self, wanted: int) -> bool:
+        """Reads at most so many bytes behind those that are there; false where none have come."""
+        try:
+            count = self._socket.recv_into(self._in[self._end : self._end + wanted], 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except ConnectionError as error:
+            raise PeerClosed(str(error)) from None
+        if not count:
+            raise PeerClosed("closed")
+        self._end += count
+        return True
 
     def _read(self, target: memoryview, partial: bool) -> int:
         try:

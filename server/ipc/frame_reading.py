@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from .frame import FrameReader
+from .frame import TURN, FrameReader
 from .reactor import Reactors
 
 #: How long a waiting thread relies on another one's reading before it looks again.
@@ -70,12 +70,16 @@ class Reading:
     # -- the reactor's thread ----------------------------------------------------------------------------------------------
 
     def _serve(self) -> bool:
-        """Takes what has come; false where the reading thread has to go on."""
+        """Takes what has come, for one `TURN`; false where the reading thread has to go on."""
         if not self._turn.acquire(blocking=False):
             return True  # another thread waits for a message, and reads
         try:
+            taken = 0
             while self._failure is None and (frame := self._reader.take_frame()) is not None:
                 self._take(frame[1])
+                taken += 1
+                if taken >= TURN and not self._reader.holds_frame:
+                    break
             return self._failure is None and not self._reader.is_long
         except Exception as error:  # noqa: BLE001 - raised again in the reading thread
             self._failure = error

@@ -23,7 +23,7 @@ from ...core.model_config import ModelConfig
 from ...core.request import Instance
 from ...core.tensor import Buffer
 from ..ipc.arena import Arena
-from ..ipc.frame import BadFrame, PeerClosed
+from ..ipc.frame import TURN, BadFrame, PeerClosed
 from ..ipc.io_context import IoContext
 from ..ipc.memory import Region
 from ..ipc.messages import Data, Message
@@ -261,13 +261,17 @@ class WorkerProcess:
         return False
 
     def _serve(self) -> bool:
-        """Handles what has come; false where a helper has to go on."""
+        """Handles what has come, for one `TURN`; false where a helper has to go on."""
         try:
+            taken = 0
             while (message := self._channel.take()) is not None:
                 if isinstance(message, Results) and message.placed > _LIGHT:
                     self._left_over = message
                     return self._call_helper()
                 self._handle(message)
+                taken += 1
+                if taken >= TURN and not self._channel.holds_frame:
+                    break
         except Exception as error:  # noqa: BLE001 - raised again by the helper
             self._failure = error
             return self._call_helper()

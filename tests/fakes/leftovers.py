@@ -7,6 +7,7 @@ import gc
 import os
 import threading
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -21,7 +22,11 @@ class Inventory:
     """
 
     def __init__(self) -> None:
-        gc.collect()
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", ResourceWarning
+            )  # of an earlier test that failed, and whose traceback held a socket
+            gc.collect()
         self.files: Counter[str] = Counter()  # by what they lead to, which tells sockets and pipes apart
         for entry in Path("/proc/self/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):  # the one of the listing itself
@@ -40,6 +45,7 @@ class Inventory:
         return found
 
     def _all_new(self) -> list[str]:
+        gc.collect()  # what this test lost is its own, so it is warned of it
         now = Inventory()
         files = [f"file {name}" for name in (now.files - self.files).elements()]
         threads = [f"thread {thread.name}" for thread in now.threads - self.threads]

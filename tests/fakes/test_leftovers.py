@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import socket
 import subprocess
 import sys
 import threading
 from pathlib import Path
+
+import pytest
 
 from jitney.tests.fakes.leftovers import Inventory
 
@@ -54,3 +58,24 @@ def test_what_is_about_to_end_gets_the_time_that_the_caller_gives() -> None:
     thread.start()
     threading.Timer(0.2, release.set).start()
     assert before.new(5.0) == []
+
+
+class Ring:
+    """Holds what it leads to until garbage is collected."""
+
+    def __init__(self, held: object) -> None:
+        self.held, self.itself = held, self
+
+
+def test_nobody_is_warned_of_what_an_earlier_test_lost(recwarn: pytest.WarningsRecorder) -> None:
+    gc.collect()
+    Ring(socket.socket())
+    Inventory()
+    assert not recwarn.list
+
+
+def test_whoever_loses_something_is_warned() -> None:
+    before = Inventory()
+    Ring(socket.socket())
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        before.new(0)

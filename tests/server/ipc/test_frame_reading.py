@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -21,12 +21,13 @@ LONG = "x" * 200_000
 
 
 class Reader:
-    """Reads what `send` sends; `seen` are the texts, with the thread that took each."""
+    """Reads what `send` sends; `seen` are the texts, with the thread that took each. `then` is called after each."""
 
     def __init__(self) -> None:
         self.ours, self.theirs = socket.socketpair()
         self.seen: list[tuple[str, str]] = []
         self.failure: Exception | None = None
+        self.then: Callable[[], None] = lambda: None
         self.reactors = Reactors()
         self.reading = Reading(self.ours, FrameReader(self.ours, 1), self._take, self.reactors)
         self.thread = threading.Thread(target=self._run, name="reading", daemon=True)
@@ -37,6 +38,7 @@ class Reader:
             if not isinstance(message, Requested) or message.model == "bad":
                 raise ValueError("a bad message")
             self.seen.append((message.model, threading.current_thread().name))
+            self.then()
 
     def _run(self) -> None:
         try:
@@ -94,6 +96,19 @@ def test_the_reactor_reads_what_is_short_and_nothing_is_left_lying(reader: Reade
         expected += texts
         assert reader.texts(len(expected)) == expected
     assert ("a", "loop") in reader.seen and (LONG, "reading") in reader.seen
+
+
+def test_a_peer_that_writes_without_end_does_not_keep_the_reactor(reader: Reader, loop: Loop) -> None:
+    """Of which each message is followed by the next before it is taken."""
+    reader.send("a")
+    reader.texts(1)
+    served = threading.Event()
+    reader.then = lambda: None if served.is_set() or len(reader.seen) > 10_000 else reader.send("another")
+    loop.post(lambda: reader.send("first"))
+    wait_until(lambda: len(reader.seen) > 1, LIMIT, "the first of many")
+    loop.post(served.set)
+    assert served.wait(LIMIT) and len(reader.seen) <= 10_000
+    assert ("another", "loop") in reader.seen
 
 
 def test_the_thread_goes_on_when_the_reactor_ends(reader: Reader, loop: Loop) -> None:

@@ -314,6 +314,24 @@ def test_a_long_message_is_left_to_whoever_may_wait(pair: tuple[socket.socket, s
     sending.join()
 
 
+def test_little_is_read_at_once_unless_a_message_is_longer(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Who takes messages serves others too, and is to be done with what it holds after a moment."""
+    sender, receiver = MessageChannel(pair[0]), MessageChannel(pair[1])
+    long = Execute(1, [msgspec.Raw(msgspec.msgpack.encode(b"x" * 30_000))])
+    for _ in range(1000):
+        sender.hold(MESSAGES[-1])
+    sender.send(long)
+    held = 1
+    assert plain(receiver.take()) == plain(MESSAGES[-1])
+    while receiver.holds_frame:
+        assert plain(receiver.take()) == plain(MESSAGES[-1])
+        held += 1
+    assert held < 700
+    for _ in range(1000 - held):
+        assert plain(receiver.take()) == plain(MESSAGES[-1])
+    assert plain(receiver.take()) == plain(long)
+
+
 def test_what_was_read_with_another_message_is_known_to_be_here(pair: tuple[socket.socket, socket.socket]) -> None:
     sender, receiver = MessageChannel(pair[0]), MessageChannel(pair[1])
     sender.hold(MESSAGES[-1])

@@ -94,6 +94,30 @@ def test_what_was_read_already_is_handled_before_the_reactor_gets_the_socket() -
         child._io.threads.release()
 
 
+def test_a_worker_that_answers_without_end_leaves_the_loop_to_others_in_between() -> None:
+    """Of which each message is followed by the next before it is handled, two in one piece at times."""
+    ours, theirs = socket.socketpair()
+    seen: list[Message] = []
+    sender = MessageChannel(theirs)
+
+    def handle(_: object, message: Message) -> None:
+        seen.append(message)
+        if len(seen) % 3 == 0:
+            sender.hold(Event("held", {}))
+        if len(seen) < 10_000:
+            sender.send(Event("more", {}))
+
+    child: Any = WorkerProcess.__new__(WorkerProcess)
+    child._channel, child._on_message, child._io = MessageChannel(ours), handle, IoContext()
+    with ours, theirs:
+        sender.send(Event("first", {}))
+        handled = []
+        for _ in range(3):
+            assert child._serve() and not child._channel.holds_frame
+            handled.append(len(seen))
+    assert 0 < handled[0] < handled[1] < handled[2] < 1000
+
+
 def test_a_worker_that_nobody_can_wait_for_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else its requests would wait for ever."""
     ours, theirs = socket.socketpair()

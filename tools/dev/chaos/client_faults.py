@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import struct
+import threading
 
 from .clients import LARGE
 from .faults import Scene, fault
@@ -99,3 +100,27 @@ def hold(scene: Scene) -> None:
                 sock.sendall(body)
         scene.rest(1.0)
     scene.onset()
+
+
+@fault("clients that are answered without end")
+def take_all(scene: Scene) -> None:
+    """They read as fast as a decoupled model answers, and vanish."""
+    body = json.dumps({"x": 1.0}).encode()
+    head = b"POST /v2/models/endless/generate_stream HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            sock = connect(scene)
+            stack.callback(reset, sock)
+            sock.sendall(head + body)
+            reader = threading.Thread(target=read_all, args=(sock,), name="chaos-reader")
+            reader.start()
+            stack.callback(reader.join)
+            stack.callback(sock.shutdown, socket.SHUT_RDWR)
+        scene.rest(3.0)
+    scene.onset()
+
+
+def read_all(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while sock.recv(1 << 16):
+            pass

@@ -104,6 +104,21 @@ def handle(data, context):
     return [hashlib.sha256(bytes(row.get("body") or row.get("data") or b"")).hexdigest() for row in data]
 """
 
+#: Answers one request until its client has gone, as fast as it can.
+_ENDLESS = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            sender = request.get_response_sender()
+            while not request.is_cancelled():
+                sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("y", np.zeros(1, np.float32))]))
+            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
+
 
 def _config(
     kind_in: str,
@@ -133,6 +148,7 @@ def write(folder: Path) -> tuple[Path, Path]:
         ("other", _config("FP32", "-1", "FP32", "-1", batches), _LINEAR),
         ("wide", _config("INT32", "2", "INT32", "-1"), _WIDE),
         ("mad", _config("STRING", "1", "STRING", "1"), _MAD),
+        ("endless", _config("FP32", "1", "FP32", "1", "model_transaction_policy { decoupled: true }"), _ENDLESS),
         ("stuck", _config("FP32", "-1", "FP32", "-1", load_s=LOAD_S), _STUCK),
     ):
         (repository / name / "1").mkdir(parents=True)

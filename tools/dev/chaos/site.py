@@ -121,7 +121,7 @@ class Site:
         command = [sys.executable, "-m", "jitney.server.cli", "serve", "--model-repository", str(self.repository)]
         command += ["--model-store", str(self.store), "--config", str(self.folder / "config.properties")]
         command += ["--model-control-mode=explicit", f"--grpc-port={self.ports['grpc']}"]
-        command += [f"--load-model={name}" for name in ("linear", "wide", "mad")]
+        command += [f"--load-model={name}" for name in ("linear", "wide", "mad", "endless")]
         environment = {**os.environ, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1", **self.preloaded}
         process = subprocess.Popen(
             ["sh", "-c", f'ulimit -n {FILES}; exec "$@"', "sh", *command],
