@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 
 #: Sockets that are read, and answers that are sent, before it is looked again who has something to read.
 PORTION = 24
-#: Connections that are served before it is looked whether a worker has answered: it stands idle until its answer is read.
+#: Connections that are served before it is looked whether a worker has answered: it stands idle until its answer is read. And
+#: workers whose messages are read before connections have their turn again: some may have more to say than can be read.
 FEW = 4
 #: Sockets that are read at most, and seconds that this may take, before what was read is let go, though there is more.
 GATHERED, GATHERED_S = 256, 0.002
@@ -232,7 +233,7 @@ class Loop:
         """What workers and front ends have sent."""
         if not self._watched:
             return
-        for fd, _ in self._workers.poll(0):
+        for fd, _ in self._workers.poll(0, FEW):
             watched = self._watched.get(fd)
             if watched is not None and not watched[0]():
                 self._let_go(fd)

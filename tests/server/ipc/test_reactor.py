@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -128,6 +130,28 @@ def test_an_answer_does_not_stand_in_the_queue_of_connections(crowd: list[tuple[
     at = [number for number, what in enumerate(seen) if what == "a"]
     assert len(at) == 3
     assert all(place - sent <= FEW + 3 for place, sent in zip(at, sorted(answers_at), strict=True)), at
+    loop.close()
+
+
+def test_connections_do_not_stand_in_the_queue_of_workers(crowd: list[tuple[int, int]]) -> None:
+    """However many workers have something to say all the time; and none of these is left out."""
+    loop = Loop("test")
+    seen: list[int | None] = []
+
+    def serve(number: int) -> bool:
+        seen.append(number)
+        return True
+
+    workers, clients = crowd[: 2 * PORTION], crowd[2 * PORTION :]
+    for number, (end, _) in enumerate(workers):
+        assert loop.watch(end, partial(serve, number), lambda: None)
+    for end, _ in clients:
+        loop.sockets[end] = Talkative(lambda: seen.append(None))
+    while seen.count(None) < 4 * PORTION:
+        loop._round(0)
+    places = [-1, *(place for place, who in enumerate(seen) if who is None)]
+    assert max(after - before for before, after in itertools.pairwise(places)) <= 2 * FEW + 1
+    assert set(seen) == {None, *range(len(workers))}
     loop.close()
 
 
