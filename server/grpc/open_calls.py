@@ -12,7 +12,7 @@ import contextlib
 import inspect
 import ipaddress
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
@@ -165,18 +165,20 @@ class OpenCalls:
         return answer
 
     def _generating(self, path: str, behaviour: Behaviour, reads: bool) -> Behaviour:
-        async def answers(requests: Any, context: Context) -> AsyncGenerator[Any, None]:
+        """Answers are written here: who is cancelled while grpcio writes them does not learn of it."""
+
+        async def answer(requests: Any, context: Context) -> None:
             call = await self._begin(path, context, streams=True)
             try:
                 asked = await self._read(call, context) if reads else requests
                 async with contextlib.aclosing(behaviour(asked, context)) as found:
-                    async for answer in found:
-                        yield answer
+                    async for part in found:
+                        await context.write(part)
             except asyncio.CancelledError:
                 await self._give_up(call, context)
                 raise
 
-        return answers
+        return answer
 
     async def _begin(self, path: str, context: Context, *, streams: bool = False) -> OpenCall:
         task = asyncio.current_task()
@@ -184,14 +186,17 @@ class OpenCalls:
         _CURRENT.set(call)
         self._open.add(call)
         self._some.set()
-        if streams:
-            call.answering = True
-            self.streams[call] = None
+        call.answering = streams
         if task is not None:  # grpcio's own, which ends when the answer is written; its context's callbacks cost more
             task.add_done_callback(partial(self._end, call, context))
         if self.refusing:
             self.refused += 1
             await context.abort(grpc.StatusCode.UNAVAILABLE, STOPPING)
+        if streams:
+            # grpcio would send it with the first answer and, where that write is cancelled, once more with the status: its core
+            # refuses that, so that nothing would be sent.
+            await context.send_initial_metadata(())
+            self.streams[call] = None
         return call
 
     async def _read(self, call: OpenCall, context: Context) -> Any:

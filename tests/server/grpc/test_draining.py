@@ -54,13 +54,15 @@ async def large(data: bytes, context: Any) -> bytes:
     return data * (16 << 20)
 
 
+HANDLERS = {
+    "/test/Echo": grpc.unary_unary_rpc_method_handler(echo),
+    "/test/Large": grpc.unary_unary_rpc_method_handler(large),
+}
+
+
 @contextlib.asynccontextmanager
-async def served(tls: Any = None) -> AsyncIterator[tuple[Bound, OpenCalls]]:
+async def served(tls: Any = None, handlers: dict[str, Any] = HANDLERS) -> AsyncIterator[tuple[Bound, OpenCalls]]:
     calls = OpenCalls()
-    handlers = {
-        "/test/Echo": grpc.unary_unary_rpc_method_handler(echo),
-        "/test/Large": grpc.unary_unary_rpc_method_handler(large),
-    }
     given = options(Settings.load({}, {}, Path()), "triton")
     server = grpc.aio.server(handlers=[Router(handlers, calls)], options=given)
     port = server.add_secure_port("127.0.0.1:0", tls) if tls else server.add_insecure_port("127.0.0.1:0")
@@ -79,11 +81,21 @@ class RawClient:
         self.window = 65_535  # of a new stream
 
     @classmethod
-    async def connected(cls, port: int) -> RawClient:
+    @contextlib.asynccontextmanager
+    async def connected(cls, port: int) -> AsyncIterator[RawClient]:
+        """One that is closed at the end, if a test does not do so before."""
         client = cls(*await asyncio.open_connection("127.0.0.1", port))
-        client.writer.write(PREFACE + frame(SETTINGS, 0, 0))
-        await client.read_until(SETTINGS)
-        return client
+        try:
+            client.writer.write(PREFACE + frame(SETTINGS, 0, 0))
+            await client.read_until(SETTINGS)
+            yield client
+        finally:
+            with contextlib.suppress(ConnectionError):
+                await client.close()
+
+    async def close(self) -> None:
+        self.writer.close()
+        await self.writer.wait_closed()
 
     async def read(self) -> tuple[int, int, bytes]:
         """Kind, stream and payload of the next frame. Settings and pings are acknowledged."""
@@ -104,10 +116,6 @@ class RawClient:
         message = b"\0" + struct.pack(">I", len(data)) + data
         self.writer.write(frame(HEADERS, END_HEADERS, stream, HEAD) + frame(DATA, END_STREAM, stream, message))
 
-    async def close(self) -> None:
-        self.writer.close()
-        await self.writer.wait_closed()
-
 
 async def begun(calls: OpenCalls) -> None:
     """Returns when a handler has a call."""
@@ -124,8 +132,7 @@ def in_a_loop(test: Callable[[], Awaitable[None]]) -> None:
 
 def test_what_a_client_sends_before_it_has_read_goaway_is_answered() -> None:
     async def run() -> None:
-        async with served() as (bound, calls):
-            client = await RawClient.connected(bound.port)
+        async with served() as (bound, calls), RawClient.connected(bound.port) as client:
             client.call(1, b"wait")
             await begun(calls)
             drain = asyncio.create_task(Drain([bound], calls).run(PATIENCE))
@@ -145,8 +152,7 @@ def test_grpcio_alone_loses_that_call() -> None:
     """Why all this is done. Where grpcio no longer does, its own shutdown is enough."""
 
     async def run() -> None:
-        async with served() as (bound, calls):
-            client = await RawClient.connected(bound.port)
+        async with served() as (bound, calls), RawClient.connected(bound.port) as client:
             client.call(1, b"wait")
             await begun(calls)
             stopping = asyncio.create_task(bound.server.stop(PATIENCE))
@@ -163,8 +169,7 @@ def test_grpcio_alone_loses_that_call() -> None:
 
 def test_a_client_that_stays_is_not_waited_for() -> None:
     async def run() -> None:
-        async with served() as (bound, calls):
-            client = await RawClient.connected(bound.port)
+        async with served() as (bound, calls), RawClient.connected(bound.port) as client:
             began = time.monotonic()
             await Drain([bound], calls).run(PATIENCE)
             assert draining.LEAVE_S <= time.monotonic() - began < 2 * draining.LEAVE_S + 2

@@ -6,7 +6,7 @@ import asyncio
 import ctypes
 import mmap
 import struct
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,8 @@ import pytest
 import tritonclient.grpc as triton
 
 from jitney.server.grpc import pressure
-from jitney.server.grpc.open_calls import WAITED, OpenCalls
+from jitney.server.grpc.open_calls import WAITED
 from jitney.server.grpc.pressure import Pressure, measure
-from jitney.server.grpc.server import Router
 from jitney.tests.fakes.grpc import grpc_serving, repository
 from jitney.tests.server.grpc.test_draining import INITIAL_WINDOW, PATIENCE, RawClient, in_a_loop, served
 from jitney.tests.server.grpc.test_hostile import DATA, END_HEADERS, HEADERS, RST_STREAM, SETTINGS, frame, header, text
@@ -94,10 +93,9 @@ async def until(done: Callable[[], bool]) -> None:
 
 def test_requests_that_do_not_end_are_ended_the_oldest_first() -> None:
     async def run() -> None:
-        async with served() as (bound, calls):
+        async with served() as (bound, calls), RawClient.connected(bound.port) as client:
             guard, in_use = Pressure(calls, {bound.port}, 21 * MIB, 100), measure()
             before = in_use()
-            client = await RawClient.connected(bound.port)
             sender = Sender(client, "/test/Echo", 8, 3 * MIB)
             await sender.run()
             await until(lambda: in_use() - before > 22 * MIB and len(calls.receiving) == 8)
@@ -112,17 +110,15 @@ def test_requests_that_do_not_end_are_ended_the_oldest_first() -> None:
             assert len(calls.receiving) == 4
             async with grpc.aio.insecure_channel(f"127.0.0.1:{bound.port}") as channel:
                 assert await channel.unary_unary("/test/Echo")(b"x") == b"x"
-            await client.close()
 
     in_a_loop(run)
 
 
 def test_answers_that_are_not_read_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
-        async with served() as (bound, calls):
+        async with served() as (bound, calls), RawClient.connected(bound.port) as client:
             guard, in_use = Pressure(calls, {bound.port}, 80 * MIB, 100), measure()
             before = in_use()
-            client = await RawClient.connected(bound.port)
             client.writer.write(frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW, 0)))
             for number in range(4):
                 stream = 2 * number + 1
@@ -137,7 +133,6 @@ def test_answers_that_are_not_read_are_let_go(monkeypatch: pytest.MonkeyPatch) -
                 guard.look()
                 await until(lambda: not calls.unread and in_use() - before < 80 * MIB)
                 assert await channel.unary_unary("/test/Echo")(b"x") == b"x"
-            await client.close()
 
     in_a_loop(run)
 
@@ -199,29 +194,46 @@ def test_what_is_in_use_where_the_c_library_does_not_tell(monkeypatch: pytest.Mo
     assert in_use() - before < 8 * MIB
 
 
-def test_streams_are_ended_where_nothing_else_waits() -> None:
-    async def answers(requests: Any, context: Any) -> None:
+def answering(begun: list[int], yields: bool) -> Any:
+    """The behaviour of a method that sends back what it reads."""
+
+    async def writing(requests: Any, context: Any) -> None:
         async for request in requests:
+            begun.append(len(request))
             await context.write(request)
 
+    async def yielding(requests: Any, context: Any) -> AsyncIterator[Any]:
+        async for request in requests:
+            begun.append(len(request))
+            yield request
+
+    return yielding if yields else writing
+
+
+@pytest.mark.parametrize("yields", [False, True])
+@pytest.mark.parametrize("nbytes", [1, 4 * MIB])
+def test_streams_are_ended_where_nothing_else_waits(yields: bool, nbytes: int) -> None:
+    """Where they wait for their client's next request, and in the middle of an answer that it does not read."""
+
     async def run() -> None:
-        calls, held = OpenCalls(), [0]
-        guard = Pressure(calls, set(), 10, 10, lambda: held[0])
-        held[0] = 11
-        guard.look()  # nobody is there whose call could be ended
-        handlers = {"/test/Stream": grpc.stream_stream_rpc_method_handler(answers)}
-        server = grpc.aio.server(handlers=[Router(handlers, calls)])
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            asked = channel.stream_stream("/test/Stream")()
-            await asked.write(b"x")
-            assert await asked.read() == b"x"
-            guard.look()
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await asked.read()
-            assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAVAILABLE, WAITED)
-        await server.stop(0)
+        begun, held = list[int](), [0]
+        handlers = {"/test/Stream": grpc.stream_stream_rpc_method_handler(answering(begun, yields))}
+        async with served(handlers=handlers) as (bound, calls):
+            guard = Pressure(calls, set(), 10, 10, lambda: held[0])
+            held[0] = 11
+            guard.look()  # nobody is there whose call could be ended
+            given = [("grpc.max_receive_message_length", -1)]
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{bound.port}", options=given) as channel:
+                asked = channel.stream_stream("/test/Stream")()
+                await asked.write(bytes(nbytes))
+                if nbytes == 1:
+                    assert await asked.read() == bytes(nbytes)
+                await until(lambda: begun == [nbytes])
+                guard.look()
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    while True:
+                        await asyncio.wait_for(asked.read(), PATIENCE)
+                assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAVAILABLE, WAITED)
 
     in_a_loop(run)
 
@@ -234,16 +246,15 @@ def test_a_front_end_is_bounded(tmp_path: Path) -> None:
         before = resident(pid)
 
         async def attack() -> int:
-            client = await RawClient.connected(int(site.address.rpartition(":")[2]))
-            sender = Sender(client, "/inference.GRPCInferenceService/ModelInfer", 32, 7 * MIB)
-            sending, peak = asyncio.create_task(sender.run()), 0
-            while not sending.done():
-                peak = max(peak, resident(pid))
-                await asyncio.sleep(0.02)
-            await sending
-            while len(sender.ended) < 24:  # what the others sent is still more than may be held
-                await sender.read_ends()
-            await client.close()
+            async with RawClient.connected(int(site.address.rpartition(":")[2])) as client:
+                sender = Sender(client, "/inference.GRPCInferenceService/ModelInfer", 32, 7 * MIB)
+                sending, peak = asyncio.create_task(sender.run()), 0
+                while not sending.done():
+                    peak = max(peak, resident(pid))
+                    await asyncio.sleep(0.02)
+                await sending
+                while len(sender.ended) < 24:  # what the others sent is still more than may be held
+                    await sender.read_ends()
             return peak
 
         assert asyncio.run(attack()) - before < 160 * MIB
