@@ -7,6 +7,8 @@ holds several messages.
 from __future__ import annotations
 
 import contextlib
+import errno
+import select
 import socket
 import threading
 
@@ -33,6 +35,8 @@ KINDS: tuple[type[Message], ...] = (
 
 _KIND_OF = {kind: number for number, kind in enumerate(KINDS)}
 _DECODERS = tuple(msgspec.msgpack.Decoder(kind) for kind in KINDS)
+#: Bytes that are given to the socket at once of what it did not take before: the lock is held meanwhile.
+_PIECE = 1 << 20
 
 
 class MessageChannel(FrameReader):
@@ -58,7 +62,7 @@ class MessageChannel(FrameReader):
         """Sends one message with one system call where the socket takes it whole.
 
         BadFrame if it is too large, TypeError, ValueError or OverflowError if it cannot be encoded: then nothing was sent.
-        OSError if the peer is gone or, where the socket has a send timeout, does not read.
+        OSError if the peer is gone.
         """
         with self._sending:
             self._append(message)
@@ -96,6 +100,65 @@ class MessageChannel(FrameReader):
         """The next message where it is here as a whole, after reading what has come without waiting; else None."""
         frame = self.take_frame()
         return None if frame is None else _message(*frame)
+
+
+class ServerChannel(MessageChannel):
+    """The server's end, where the thread that sends may have others to serve than a worker that does not read just now.
+
+    Any thread may `post` and `flush`.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self._unsent = bytearray()
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether there is something that the socket has not taken yet."""
+        return bool(self._unsent)
+
+    def post(self, message: Message) -> bool:
+        """Sends one message as far as the socket takes it without waiting; false where the rest of it is left to `flush`.
+
+        Errors as `send`'s.
+        """
+        with self._sending:
+            self._append(message)
+            self._held = 0
+            sent = 0 if self._unsent else self._give(self._out)
+            if sent < len(self._out):
+                self._unsent += memoryview(self._out)[sent:]
+            return not self._unsent
+
+    def flush(self, timeout: float) -> None:
+        """Waits until the socket has taken everything.
+
+        BlockingIOError where it has taken nothing for `timeout` seconds, OSError if the peer is gone.
+        """
+        fd = self.fileno()
+        if fd < 0:
+            raise ConnectionError("the socket is closed: the peer is gone")
+        writable = select.poll()
+        writable.register(fd, select.POLLOUT)
+        while self._give_some():
+            if not writable.poll(timeout * 1000):
+                raise BlockingIOError(errno.EAGAIN, "the peer does not read")
+
+    def _give_some(self) -> bool:
+        """Whether something is left."""
+        with self._sending:
+            if self._unsent:
+                with memoryview(self._unsent) as everything, everything[:_PIECE] as piece:
+                    sent = self._give(piece)
+                del self._unsent[:sent]
+            return bool(self._unsent)
+
+    def _give(self, data: bytearray | memoryview) -> int:
+        """How many bytes the socket took."""
+        try:
+            return self._socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
 
 
 def _message(kind: int, payload: bytes | bytearray) -> Message:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from ...core.call import Call
 from ...core.errors import Draining, JitneyError, WorkerDied
@@ -99,20 +100,36 @@ class Delivery:
         try:
             if child is None:
                 raise ConnectionError("the worker is gone")
-            child.execute(batch.message)
+            whole = child.execute(batch.message)
         except OSError:
             self._take_back(worker, batch)
         except ValueError as error:  # BadFrame: more than fits
             if self._release(worker, batch):
                 self._batches.fail(batch, JitneyError(f"the batch cannot be handed to a worker: {error}"))
         else:
-            with self._lock:
-                orphaned, batch.stage = batch.stage is Stage.ORPHANED, Stage.SENT
-            if orphaned:
-                self._lose(child, [batch])
-                self.serve_waiting()
-                self.give_up_without_workers()
-            self._supervisor.watch()
+            if whole:
+                self._sent(child, batch)
+            else:  # not by this thread, which may be that of all connections
+                child.do_later(partial(self._send_rest, worker, child, batch))
+
+    def _send_rest(self, worker: Member, child: WorkerProcess, batch: RunningCalls) -> None:
+        """Waits until a worker that does not read just now has the whole batch; a helper."""
+        try:
+            child.flush()
+        except OSError:
+            self._take_back(worker, batch)
+        else:
+            self._sent(child, batch)
+
+    def _sent(self, child: WorkerProcess, batch: RunningCalls) -> None:
+        """The worker's process has the batch, or will have it if it goes on reading."""
+        with self._lock:
+            orphaned, batch.stage = batch.stage is Stage.ORPHANED, Stage.SENT
+        if orphaned:
+            self._lose(child, [batch])
+            self.serve_waiting()
+            self.give_up_without_workers()
+        self._supervisor.watch()
 
     def _take_back(self, worker: Member, batch: RunningCalls) -> None:
         """The worker died before it got the batch whole, so it has not begun: another may run it, unless it is pinned."""

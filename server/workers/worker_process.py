@@ -10,7 +10,6 @@ import itertools
 import logging
 import math
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -29,14 +28,14 @@ from ..ipc.memory import Region
 from ..ipc.messages import Data, Message
 from ..ipc.reactor import Reactor
 from ..process import exits
-from .channel import MessageChannel
+from .channel import ServerChannel
 from .messages import Copied, Execute, Left, Load, Loaded, Results
 from .own_process import Life, OwnProcess
 from .shared_process import Groups
 
 log = logging.getLogger(__name__)
 
-#: A worker that does not take a message for this long (its buffer of some 200 KB is full) is lost.
+#: A worker that has loaded its model and takes nothing for this long (its buffer of some 200 KB is full) is lost.
 _SEND_TIMEOUT_S = 10
 #: A process that closed its socket and does not end is killed after this.
 _END_S = 2.0
@@ -93,8 +92,8 @@ class WorkerProcess:
         finally:
             theirs.close()
         self._reply.close_fd()
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", _SEND_TIMEOUT_S, 0))
-        self._channel = MessageChannel(self._socket)
+        self._channel = ServerChannel(self._socket)
+        self._flushing = threading.Lock()  # held while a helper sends what the socket did not take, and once that has failed
         self._killing = threading.Lock()
         self._returns = False  # the loop gives the socket back because a helper has to go on
         self._left_over: Message | None = None  # of what it read
@@ -145,17 +144,49 @@ class WorkerProcess:
     # ---- any thread
 
     def send(self, message: Message) -> None:
-        """OSError if the process is gone. A process that does not read is killed, and counts as gone."""
-        try:
-            self._channel.send(message)
-        except BlockingIOError:
-            self.kill(JitneyError(f"worker '{self.name}' took no message for {_SEND_TIMEOUT_S} s"))
-            raise
+        """Returns at once: what the socket does not take, a helper sends. OSError if the process is gone."""
+        if not self._channel.post(message):
+            self._flush_later()
 
-    def execute(self, message: Execute) -> None:
-        """Sends a batch, and how much of the reply memory is free. Errors as `send`'s."""
+    def send_whole(self, message: Message) -> None:
+        """Waits until the process has taken it, or can. Errors as `flush`'s."""
+        if not self._channel.post(message):
+            self.flush()
+
+    def execute(self, message: Execute) -> bool:
+        """Sends a batch, and how much of the reply memory is free, as far as the socket takes it; false where `flush` has to
+        follow. OSError if the process is gone."""
         message.copied, self._untold = self._copied, 0
-        self.send(message)
+        return self._channel.post(message)
+
+    def flush(self) -> None:
+        """Waits until the process has taken what was sent, or can. OSError if it is gone; one that has loaded its model and reads
+        nothing is killed, and counts as gone."""
+        while True:
+            try:
+                self._channel.flush(_SEND_TIMEOUT_S)
+                return
+            except BlockingIOError:
+                if self.loaded:
+                    self.kill(JitneyError(f"worker '{self.name}' took no message for {_SEND_TIMEOUT_S} s"))
+                    raise
+
+    def do_later(self, work: Callable[[], None]) -> None:
+        """Has a helper do what may wait for the process."""
+        self._io.threads.helpers.submit(work)
+
+    def _flush_later(self) -> None:
+        if self._flushing.acquire(blocking=False):
+            self.do_later(self._flush)
+
+    def _flush(self) -> None:
+        try:
+            self.flush()
+        except OSError:
+            return  # the process is gone, and this is never tried again
+        self._flushing.release()
+        if self._channel.has_unsent:  # from somebody who saw that this was still going on
+            self._flush_later()
 
     def kill(self, cause: JitneyError | None = None) -> None:
         """Ends the process at once, or where others live in it this worker if it lets itself be ended (`Place.kill`); `cause`

@@ -22,9 +22,9 @@ class Sent(Protocol):
 
 
 class Channel:
-    """As `workers.channel.MessageChannel`: a message comes as a whole, and none is read before it is asked for."""
+    """As `workers.channel.ServerChannel`: a message comes as a whole, and none is read before it is asked for."""
 
-    holds_frame = is_long = False
+    holds_frame = is_long = has_unsent = False
 
     def __init__(self, machine: Machine, process: Sent) -> None:
         self._machine, self._process = machine, process
@@ -36,10 +36,11 @@ class Channel:
     def has_input(self) -> bool:
         return bool(self._inbox)
 
-    def send(self, message: Message) -> None:
+    def post(self, message: Message) -> bool:
         if not self._process.alive:
             raise BrokenPipeError("the worker's end of the socket is closed")
         self._process.sent(message)
+        return True
 
     def receive(self) -> Message:
         while not self._inbox:
