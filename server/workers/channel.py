@@ -11,6 +11,7 @@ import errno
 import select
 import socket
 import threading
+from collections.abc import Callable
 
 import msgspec
 
@@ -35,6 +36,8 @@ KINDS: tuple[type[Message], ...] = (
 
 _KIND_OF = {kind: number for number, kind in enumerate(KINDS)}
 _DECODERS = tuple(msgspec.msgpack.Decoder(kind) for kind in KINDS)
+#: Called when a message has been sent after all, with true, or cannot be.
+Then = Callable[[bool], None]
 #: Bytes that are given to the socket at once of what it did not take before: the lock is held meanwhile.
 _PIECE = 1 << 20
 
@@ -105,30 +108,32 @@ class MessageChannel(FrameReader):
 class ServerChannel(MessageChannel):
     """The server's end, where the thread that sends may have others to serve than a worker that does not read just now.
 
-    Any thread may `post` and `flush`.
+    Any thread may call all of it, apart from what `receive`s.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         self._unsent = bytearray()
+        self._then: list[Then] = []
+        self._is_over = False
 
-    @property
-    def has_unsent(self) -> bool:
-        """Whether there is something that the socket has not taken yet."""
-        return bool(self._unsent)
-
-    def post(self, message: Message) -> bool:
+    def post(self, message: Message, then: Then | None = None) -> bool:
         """Sends one message as far as the socket takes it without waiting; false where the rest of it is left to `flush`.
 
-        Errors as `send`'s.
+        Then `sent` or `give_up` hands out `then`. Errors as `send`'s.
         """
         with self._sending:
+            if self._is_over:
+                raise ConnectionError("nothing more can be sent: the peer is gone")
             self._append(message)
             self._held = 0
             sent = 0 if self._unsent else self._give(self._out)
-            if sent < len(self._out):
-                self._unsent += memoryview(self._out)[sent:]
-            return not self._unsent
+            if sent == len(self._out):
+                return True
+            self._unsent += memoryview(self._out)[sent:]
+            if then is not None:
+                self._then.append(then)
+            return False
 
     def flush(self, timeout: float) -> None:
         """Waits until the socket has taken everything.
@@ -143,6 +148,21 @@ class ServerChannel(MessageChannel):
         while self._give_some():
             if not writable.poll(timeout * 1000):
                 raise BlockingIOError(errno.EAGAIN, "the peer does not read")
+
+    def sent(self) -> list[Then] | None:
+        """What was left to be called, each once; None where there is something to be flushed again."""
+        with self._sending:
+            if self._unsent:
+                return None
+            then, self._then = self._then, []
+            return then
+
+    def give_up(self) -> list[Then]:
+        """What was left to be called; nothing is sent any more."""
+        with self._sending:
+            self._is_over = True
+            then, self._then = self._then, []
+            return then
 
     def _give_some(self) -> bool:
         """Whether something is left."""

@@ -100,7 +100,7 @@ class Delivery:
         try:
             if child is None:
                 raise ConnectionError("the worker is gone")
-            whole = child.execute(batch.message)
+            whole = child.execute(batch.message, partial(self._written, worker, child, batch))
         except OSError:
             self._take_back(worker, batch)
         except ValueError as error:  # BadFrame: more than fits
@@ -108,21 +108,14 @@ class Delivery:
                 self._batches.fail(batch, JitneyError(f"the batch cannot be handed to a worker: {error}"))
         else:
             if whole:
-                self._sent(child, batch)
-            else:  # not by this thread, which may be that of all connections
-                child.do_later(partial(self._send_rest, worker, child, batch))
+                self._written(worker, child, batch, True)
 
-    def _send_rest(self, worker: Member, child: WorkerProcess, batch: RunningCalls) -> None:
-        """Waits until a worker that does not read just now has the whole batch; a helper."""
-        try:
-            child.flush()
-        except OSError:
+    def _written(self, worker: Member, child: WorkerProcess, batch: RunningCalls, whole: bool) -> None:
+        """The worker's process has the batch whole, or will have it if it goes on reading; or it does not read any more. A helper
+        where the socket did not take it at once."""
+        if not whole:
             self._take_back(worker, batch)
-        else:
-            self._sent(child, batch)
-
-    def _sent(self, child: WorkerProcess, batch: RunningCalls) -> None:
-        """The worker's process has the batch, or will have it if it goes on reading."""
+            return
         with self._lock:
             orphaned, batch.stage = batch.stage is Stage.ORPHANED, Stage.SENT
         if orphaned:

@@ -28,7 +28,7 @@ from ..ipc.memory import Region
 from ..ipc.messages import Data, Message
 from ..ipc.reactor import Reactor
 from ..process import exits
-from .channel import ServerChannel
+from .channel import ServerChannel, Then
 from .messages import Copied, Execute, Left, Load, Loaded, Results
 from .own_process import Life, OwnProcess
 from .shared_process import Groups
@@ -93,7 +93,7 @@ class WorkerProcess:
             theirs.close()
         self._reply.close_fd()
         self._channel = ServerChannel(self._socket)
-        self._flushing = threading.Lock()  # held while a helper sends what the socket did not take, and once that has failed
+        self._flushing = threading.Lock()  # while a helper sends what the socket did not take, and after that has failed
         self._killing = threading.Lock()
         self._returns = False  # the loop gives the socket back because a helper has to go on
         self._left_over: Message | None = None  # of what it read
@@ -153,11 +153,16 @@ class WorkerProcess:
         if not self._channel.post(message):
             self.flush()
 
-    def execute(self, message: Execute) -> bool:
-        """Sends a batch, and how much of the reply memory is free, as far as the socket takes it; false where `flush` has to
-        follow. OSError if the process is gone."""
+    def execute(self, message: Execute, then: Then) -> bool:
+        """Sends a batch, and how much of the reply memory is free. OSError if the process is gone.
+
+        False where the socket does not take it at once: a helper sends it, and calls `then(whether that was possible)`.
+        """
         message.copied, self._untold = self._copied, 0
-        return self._channel.post(message)
+        whole = self._channel.post(message, then)
+        if not whole:
+            self._flush_later()
+        return whole
 
     def flush(self) -> None:
         """Waits until the process has taken what was sent, or can. OSError if it is gone; one that has loaded its model and reads
@@ -171,22 +176,24 @@ class WorkerProcess:
                     self.kill(JitneyError(f"worker '{self.name}' took no message for {_SEND_TIMEOUT_S} s"))
                     raise
 
-    def do_later(self, work: Callable[[], None]) -> None:
-        """Has a helper do what may wait for the process."""
-        self._io.threads.helpers.submit(work)
-
     def _flush_later(self) -> None:
         if self._flushing.acquire(blocking=False):
-            self.do_later(self._flush)
+            self._io.threads.helpers.submit(self._flush)
 
     def _flush(self) -> None:
+        """A helper, one at a time for each process."""
         try:
             self.flush()
         except OSError:
-            return  # the process is gone, and this is never tried again
+            for then in self._channel.give_up():
+                then(False)
+            return
         self._flushing.release()
-        if self._channel.has_unsent:  # from somebody who saw that this was still going on
+        sent = self._channel.sent()
+        if sent is None:  # from somebody who saw that this was still going on
             self._flush_later()
+        for then in sent or ():
+            then(True)
 
     def kill(self, cause: JitneyError | None = None) -> None:
         """Ends the process at once, or where others live in it this worker if it lets itself be ended (`Place.kill`); `cause`

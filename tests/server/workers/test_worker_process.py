@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from jitney.core.model_config import ModelConfig
@@ -14,7 +15,7 @@ from jitney.core.request import Instance
 from jitney.server.ipc.io_context import IoContext
 from jitney.server.ipc.messages import Message
 from jitney.server.workers.channel import MessageChannel, ServerChannel
-from jitney.server.workers.messages import Event
+from jitney.server.workers.messages import Event, Execute
 from jitney.server.workers.own_process import environment
 from jitney.server.workers.worker_process import WorkerProcess
 
@@ -160,4 +161,30 @@ def test_what_a_worker_does_not_take_at_once_is_sent_by_a_helper() -> None:
                 assert receiver.receive().kind == str(number)  # type: ignore[attr-defined]
     finally:
         child._io.threads.release()
-    assert not child._channel.has_unsent
+    assert child._channel.sent() == []
+
+
+def test_one_helper_is_enough_for_a_worker_that_does_not_read() -> None:
+    """Others need them too. What waits to be sent is given back when the worker is gone."""
+    ours, theirs = socket.socketpair()
+    told: list[bool] = []
+    child: Any = WorkerProcess.__new__(WorkerProcess)
+    child.name, child.loaded, child._channel = "w", True, ServerChannel(ours)
+    child._copied = child._untold = 0
+    child._io, child._flushing = IoContext(), threading.Lock()
+    child._io.threads.acquire("this test")
+    try:
+        with ours:
+            for number in range(40):
+                message = Execute(number, [msgspec.Raw(msgspec.msgpack.encode(bytes(1 << 20)))])
+                assert not child.execute(message, told.append)
+            free = threading.Event()
+            child._io.threads.helpers.submit(free.set)
+            assert free.wait(5) and not told
+            theirs.close()
+            child._io.threads.release()
+    finally:
+        theirs.close()
+    assert told == [False] * 40
+    with pytest.raises(ConnectionError):
+        child.execute(message, told.append)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ....server.ipc.frame import PeerClosed
 from ....server.ipc.messages import Message
+from ....server.workers.channel import Then
 from .machine import Machine, VirtualTask
 from .threading_kit import threading_on
 
@@ -24,7 +25,7 @@ class Sent(Protocol):
 class Channel:
     """As `workers.channel.ServerChannel`: a message comes as a whole, and none is read before it is asked for."""
 
-    holds_frame = is_long = has_unsent = False
+    holds_frame = is_long = False
 
     def __init__(self, machine: Machine, process: Sent) -> None:
         self._machine, self._process = machine, process
@@ -36,7 +37,7 @@ class Channel:
     def has_input(self) -> bool:
         return bool(self._inbox)
 
-    def post(self, message: Message) -> bool:
+    def post(self, message: Message, then: Then | None = None) -> bool:
         if not self._process.alive:
             raise BrokenPipeError("the worker's end of the socket is closed")
         self._process.sent(message)
