@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import logging
 import math
+import select
 import socket
 import threading
 import time
@@ -73,6 +74,7 @@ class WorkerProcess:
         self.name, self._model, self._io = instance.name, config.name, io
         self.started, self.serial = time.time(), next(_SERIALS)
         self.loaded, self.load_seconds = False, 0.0
+        self.spared = -math.inf  # monotonic seconds when its limit was last extended because the server was late
         self.heard = -math.inf  # monotonic seconds when the server last answered a question of its model (`host_calls`)
         self.cause: JitneyError | None = None
         self.refusal: Loaded | None = None
@@ -209,6 +211,16 @@ class WorkerProcess:
             return bool(psutil.Process(self.pid).status() == psutil.STATUS_STOPPED)
         except psutil.Error:  # it has ended
             return False
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether all that it has said so far is read."""
+        fd = self._socket.fileno()
+        if fd < 0:
+            return True
+        unread = select.poll()
+        unread.register(fd, select.POLLIN)
+        return not unread.poll(0)
 
     @property
     def exit_code(self) -> int | None:
