@@ -16,8 +16,8 @@ from .worker_state import Alarm, B, C, Held, Worker, WorkerState
 
 #: Seconds that a worker may take to unload and end once it is told to stop.
 STOP_GRACE_S = 30.0
-#: Where an alarm is looked at so many seconds late, the server itself did not run: a process that was to do something by then gets the
-#: time anew. It may have done it, which nobody has read yet, or did not run either.
+#: Where an alarm is looked at so many seconds late, the server itself did not run: a process that was to do something by then
+#: gets the time anew. It may have done it, which nobody has read yet, or did not run either.
 OVERSLEPT_S = 1.0
 
 #: TorchServe's worker ids begin at 9000 (initial_worker_port), and none is used twice within a run.

@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import logging
 import math
-import select
 import socket
 import threading
 import time
@@ -23,7 +22,7 @@ from ...core.model_config import ModelConfig
 from ...core.request import Instance
 from ...core.tensor import Buffer
 from ..ipc.arena import Arena
-from ..ipc.frame import TURN, BadFrame, PeerClosed
+from ..ipc.frame import TURN, BadFrame, PeerClosed, has_input
 from ..ipc.io_context import IoContext
 from ..ipc.memory import Region
 from ..ipc.messages import Data, Message
@@ -215,12 +214,7 @@ class WorkerProcess:
     @property
     def is_heard(self) -> bool:
         """Whether all that it has said so far is read."""
-        fd = self._socket.fileno()
-        if fd < 0:
-            return True
-        unread = select.poll()
-        unread.register(fd, select.POLLIN)
-        return not unread.poll(0)
+        return not has_input(self._socket)
 
     @property
     def exit_code(self) -> int | None:
