@@ -287,8 +287,8 @@ class Roster(Generic[C, B]):
 
     def due(self, now: float) -> list[tuple[Worker[C, B], Alarm]]:
         """The alarms that went off by now, each reported once; those of processes are put off where nobody looked in time."""
-        for alarm, worker in self._alarms():
-            if alarm < now - OVERSLEPT_S and worker.child is not None:
+        for instant, worker in self._alarms():
+            if instant < now - OVERSLEPT_S and worker.child is not None:
                 self._put_off(worker, now)
         rung = [(worker, worker.alarm_means()) for alarm, worker in self._alarms() if alarm <= now]
         for worker, alarm in rung:

@@ -210,7 +210,11 @@ def test_a_stream_that_its_front_end_does_not_come_to_reading_ends_and_the_front
     """A model may give more than it can read, on a machine that has other things to do. A small stream goes on too."""
     monkeypatch.setattr(send_queue, "MAX_BACKLOG", 8 << 20)
     goes_on, given = threading.Event(), list[Response | JitneyError]()
-    blocking = site.plane.infer("m", None, request(), on_answer=lambda _: goes_on.wait(LIMIT) and None)
+
+    def block(_: Response | JitneyError) -> None:
+        goes_on.wait(LIMIT)
+
+    blocking = site.plane.infer("m", None, request(), on_answer=block)
     small = site.plane.infer("m", None, request())
     much = site.plane.infer("m", None, request(), on_answer=given.append)
     there = [site.call(n) for n in range(3)]
