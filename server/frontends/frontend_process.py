@@ -1,4 +1,4 @@
-"""`FrontendProcess`: one front end as the scheduler sees it: started, spoken to, read from, ended."""
+"""`FrontendProcess`: one front end as the scheduler sees it: started, spoken to, read from, ended. Long, as it is one life."""
 
 from __future__ import annotations
 
