@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
+from jitney.core import holding
 from jitney.core.call import Call
 from jitney.core.errors import (
     Cancelled,
@@ -25,16 +27,27 @@ from jitney.core.errors import (
 from jitney.core.model_config import ModelConfig, TensorSpec
 from jitney.core.request import Failure, Part, Request, Response
 from jitney.core.tensor import Tensor
-from jitney.server.frontends import send_queue
+from jitney.server.frontends import send_queue, wire
 from jitney.server.frontends.child.remote_dataplane import RemoteDataPlane
 from jitney.server.frontends.child.scheduler_client import SchedulerClient
-from jitney.server.frontends.messages import UPWARD, Cancel, Freed, FrontPart, FrontRequest, Submit
+from jitney.server.frontends.messages import (
+    DOWNWARD,
+    UPWARD,
+    CallAnswer,
+    Cancel,
+    Freed,
+    FrontPart,
+    FrontRequest,
+    Submit,
+    encode,
+    pack,
+)
 from jitney.server.frontends.send_queue import SendQueue
 from jitney.server.frontends.session import FrontendSession, SharedServices
 from jitney.server.frontends.shared_counters import SharedCounters
 from jitney.server.http.kserve.shm import ClientRegions
 from jitney.server.ipc.arena import Arena
-from jitney.server.ipc.frame import FrameReader, PeerClosed
+from jitney.server.ipc.frame import HEADER, FrameReader, PeerClosed
 from jitney.server.ipc.frame_reading import Reading
 from jitney.server.ipc.io_context import IoContext
 from jitney.server.ipc.memory import Region
@@ -232,6 +245,23 @@ def test_a_stream_that_its_front_end_does_not_come_to_reading_ends_and_the_front
     wait_until(lambda: much.done and blocking.done, LIMIT, "the ends")
     assert isinstance(given[-1], HoldsTooMuch) and len(given) > 500
     assert not site.lost and not site.ended
+
+
+def test_no_part_of_a_stream_costs_more_than_is_counted_for_it() -> None:
+    """Of which a model may give a million that nobody has read yet."""
+    arena, part = Arena(1 << 20), response(1, final=False)
+    message, _ = wire.response_to_wire(part, arena)
+    frame = pack([encode(CallAnswer(1, message))] * 30)[HEADER.size :]
+    kept = []
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            kept += [wire.response_from_wire(told.response, arena.view) for told in DOWNWARD.decode(bytearray(frame))]  # type: ignore[union-attr, arg-type]
+        each = tracemalloc.get_traced_memory()[0] / len(kept)
+    finally:
+        tracemalloc.stop()
+        arena.close()
+    assert holding.PART / 2 < each < holding.PART
 
 
 def test_refusals_and_failures_are_the_errors_that_they_are(site: Site) -> None:
