@@ -12,7 +12,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import psutil
 
@@ -186,15 +186,20 @@ class WorkerProcess:
         try:
             self.flush()
         except OSError:
-            for then in self._channel.give_up():
-                then(False)
+            self._tell(self._channel.give_up(), False)
             return
         self._flushing.release()
         sent = self._channel.sent()
         if sent is None:  # from somebody who saw that this was still going on
             self._flush_later()
-        for then in sent or ():
-            then(True)
+        self._tell(sent or (), True)
+
+    def _tell(self, those: Iterable[Then], sent: bool) -> None:
+        for then in those:
+            try:
+                then(sent)
+            except Exception:  # the others' batches wait to be told
+                log.exception("worker '%s': what was to follow a batch failed", self.name)
 
     def kill(self, cause: JitneyError | None = None) -> None:
         """Ends the process at once, or where others live in it this worker if it lets itself be ended (`Place.kill`); `cause`

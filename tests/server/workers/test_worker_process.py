@@ -164,10 +164,14 @@ def test_what_a_worker_does_not_take_at_once_is_sent_by_a_helper() -> None:
     assert child._channel.sent() == []
 
 
-def test_one_helper_is_enough_for_a_worker_that_does_not_read() -> None:
+def test_one_helper_is_enough_for_a_worker_that_does_not_read(caplog: pytest.LogCaptureFixture) -> None:
     """Others need them too. What waits to be sent is given back when the worker is gone."""
     ours, theirs = socket.socketpair()
     told: list[bool] = []
+
+    def broken(_: bool) -> None:
+        raise RuntimeError("a defect")
+
     child: Any = WorkerProcess.__new__(WorkerProcess)
     child.name, child.loaded, child._channel = "w", True, ServerChannel(ours)
     child._copied = child._untold = 0
@@ -177,7 +181,7 @@ def test_one_helper_is_enough_for_a_worker_that_does_not_read() -> None:
         with ours:
             for number in range(40):
                 message = Execute(number, [msgspec.Raw(msgspec.msgpack.encode(bytes(1 << 20)))])
-                assert not child.execute(message, told.append)
+                assert not child.execute(message, told.append if number else broken)
             free = threading.Event()
             child._io.threads.helpers.submit(free.set)
             assert free.wait(5) and not told
@@ -185,6 +189,6 @@ def test_one_helper_is_enough_for_a_worker_that_does_not_read() -> None:
             child._io.threads.release()
     finally:
         theirs.close()
-    assert told == [False] * 40
+    assert told == [False] * 39 and "a defect" in caplog.text
     with pytest.raises(ConnectionError):
         child.execute(message, told.append)
