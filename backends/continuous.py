@@ -137,15 +137,17 @@ class Rounds:
                 return True
             if flight is None:
                 return False
-            if not _has_left(flight):
-                self._take(flight)
+            if not _has_left(flight) and not self._take(flight) and self._flights:
+                return True  # a round comes first: such requests may come without end
 
-    def _take(self, flight: Flight) -> None:
+    def _take(self, flight: Flight) -> bool:
+        """Whether it is in flight now; false where it was answered alone."""
         if is_alone(flight.request):
             self._ask(Run([flight.request], [0], lambda _, response: flight.answer(response)))
-            return
+            return False
         flight.request = msgspec.structs.replace(flight.request, id=self._own_id(flight.request.id))
         self._flights.append(flight)
+        return True
 
     def _own_id(self, wanted: str) -> str:
         """The request's id, or another where a client chose one that was there before."""

@@ -1,4 +1,4 @@
-"""`FrontendProcess`: one front end as the scheduler sees it: started, spoken to, read from, ended."""
+"""`FrontendProcess`: one front end as the scheduler sees it: started, spoken to, read from, ended. Long, as it is one life."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import psutil
 
 from ...core.errors import TooFewThreads
 from ..ipc.arena import Arena
-from ..ipc.frame import BadFrame, FrameReader, PeerClosed
+from ..ipc.frame import BadFrame, FrameReader, PeerClosed, has_input
 from ..ipc.frame_reading import Reading
 from ..ipc.memory import Region
 from ..process import exits, threads
@@ -93,7 +93,7 @@ class FrontendProcess:
     ) -> None:
         self.index, self.name, self.started = index, f"{spec.kind}-{index - spec.first}", time.monotonic()
         self.ready = False
-        self._heartbeat = Heartbeat()
+        self._heartbeat, self._heard, self._read_late = Heartbeat(), False, 0
         self._spec, self._on_ready, self._on_exit = spec, on_ready, on_exit
         self._flushes = itertools.count(1)
         self._flushed: dict[int, threading.Event] = {}
@@ -114,7 +114,7 @@ class FrontendProcess:
         self._requests.close_fd()
         self._replies.region.close_fd()
         self._reading = Reading(self._socket, FrameReader(self._socket, 1), self._take, spec.shared.io.reactors)
-        self.send_queue = SendQueue(self._socket, self.name, self.kill, spec.shared.io.coalescer)
+        self.send_queue = SendQueue(self._socket, self.name, self._give_up, spec.shared.io.coalescer)
         self.session = FrontendSession(
             spec.shared, self.send_queue, self._requests, self._replies, self._take_ready, self._take_flushed
         )
@@ -182,11 +182,17 @@ class FrontendProcess:
 
     def look(self) -> None:
         """Ends it where it stands still; to be called every `heartbeat.LOOK_S` seconds once it is ready."""
-        if why := self._heartbeat.look(self.frozen):
+        if why := self._heartbeat.look(self.frozen, self._gives_a_sign()):
             log.error("front end %d is replaced: %s", self.index, why)
             self.kill()
         elif self._heartbeat.asks:
             self._heartbeat.asked(self.flush())
+
+    def _gives_a_sign(self) -> bool:
+        """Whether it has sent anything since the last look, or read what had to wait."""
+        heard, self._heard = self._heard or has_input(self._socket), False
+        read, self._read_late = self.send_queue.late != self._read_late, self.send_queue.late
+        return heard or read
 
     @property
     def frozen(self) -> bool:
@@ -218,6 +224,10 @@ class FrontendProcess:
             event.set()
         return event
 
+    def _give_up(self) -> None:
+        log.error("front end %d is replaced: it does not read what it is sent", self.index)
+        self.kill()
+
     def kill(self) -> None:
         """Ends the process at once."""
         self._process.kill()
@@ -248,6 +258,7 @@ class FrontendProcess:
             event.set()
 
     def _take(self, payload: bytes | bytearray) -> None:
+        self._heard = True
         self.session.take(UPWARD.decode(payload))
 
     def _read(self) -> None:

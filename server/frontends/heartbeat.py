@@ -12,7 +12,7 @@ import threading
 LOOK_S = 0.5
 #: Looks in a row at which a signal (SIGSTOP) has stopped the process: after so many it is given up.
 STOPPED_LOOKS = 2
-#: Looks in a row at which it has not answered: after so many it is given up.
+#: Looks in a row at which it has not answered, and said nothing else: after so many it is given up.
 SILENT_LOOKS = 60
 #: Looks between an answer and the next question.
 REST_LOOKS = 10
@@ -34,8 +34,13 @@ class Heartbeat:
         """It was asked; the event is set when it has answered."""
         self._answered, self._silent, self._rests = answered, 0, 0
 
-    def look(self, stopped: bool) -> str:
-        """Why it has to be replaced, "" where it has not. `stopped`: whether a signal has stopped it."""
+    def look(self, stopped: bool, heard: bool) -> str:
+        """Why it has to be replaced, "" where it has not.
+
+        stopped  whether a signal has stopped it
+        heard    whether it has said or read anything else since the last look, or said something that is not read here yet: the
+                 question and the answer may have to wait for others
+        """
         self._stopped = self._stopped + 1 if stopped else 0
         if self._stopped >= STOPPED_LOOKS:
             return "it was stopped by a signal"
@@ -43,6 +48,8 @@ class Heartbeat:
             self._rests += 1
         elif self._answered.is_set():
             self._answered, self._silent = None, 0
+        elif heard:
+            self._silent = 0
         else:
             self._silent += 1
             if self._silent >= SILENT_LOOKS:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..http.engine.channel import Refuse
-from ..http.engine.listener import open_socket
+from ..http.engine.listener import SOON_S, open_socket
 from ..http.plan import PlanTable
 from ..ipc.io_context import IoContext
 from ..settings.addresses import Address
@@ -44,6 +44,6 @@ class RelayListener(AdoptingListener):
                 self._server.socket.close()
 
         if self._thread.is_alive():
-            self._on_loop(leave)
+            self._on_loop(leave).wait(SOON_S)
         else:
             self._sock.close()

@@ -18,6 +18,8 @@ from .messages import FULL_FRAME, Counted, Downward, Upward, encode, pack
 PATIENCE_S = 0.05
 #: Bytes that may wait for a socket; a process that does not read for so long is given up.
 MAX_BACKLOG = 256 << 20
+#: Bytes of those that wait which a socket is given at once: who puts something waits meanwhile, and the other side may be quick.
+_PIECE = 1 << 20
 #: How often the sending thread looks whether it is still wanted.
 _LOOK_MS = 200
 
@@ -35,10 +37,21 @@ class SendQueue:
         self._wake = threading.Condition()
         self._soon = self.flush  # one object, so that it is found among those that are deferred
         self._sleeps, self._closed = False, False
+        self.late = 0  # bytes so far that the socket took after they had waited for it
         self._thread = threading.Thread(target=self._run, name=f"{name}-write", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that the socket did not take yet. Takes no lock."""
+        return len(self._backlog)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the other side is so slow that it is to be spared. Takes no lock."""
+        return len(self._backlog) > MAX_BACKLOG // 2
 
     def put(self, message: Upward | Downward, *, urgent: bool = True) -> None:
         """Sends a message, in order; drops it where the other side is gone.
@@ -99,7 +112,16 @@ class SendQueue:
         del self._messages[:count]
         return frame
 
-    def _send(self, data: bytes | bytearray) -> int:
+    def _send_some(self) -> None:
+        """Of what waits."""
+        with memoryview(self._backlog) as waiting, waiting[:_PIECE] as piece:
+            sent = self._send(piece)
+        if self._closed:
+            self._backlog.clear()
+        del self._backlog[:sent]
+        self.late += sent
+
+    def _send(self, data: bytes | memoryview) -> int:
         """How many bytes the socket took."""
         try:
             return self._socket.send(data, socket.MSG_DONTWAIT)
@@ -108,7 +130,6 @@ class SendQueue:
         except OSError:  # the other side is gone, which the reading thread notices
             self._closed = True
             self._messages.clear()
-            self._backlog.clear()
             return 0
 
     def _keep(self, rest: memoryview) -> None:
@@ -129,7 +150,7 @@ class SendQueue:
             if self._backlog:
                 writable.poll(_LOOK_MS)
                 with self._wake:
-                    del self._backlog[: self._send(self._backlog)]
+                    self._send_some()
                     self._wake.notify_all()
 
     def _rest(self) -> bool:

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ...core.call import Call
-from ...core.errors import Cancelled, Draining, JitneyError, Unavailable
+from ...core.call import Call, size
+from ...core.errors import Cancelled, Draining, HoldsTooMuch, JitneyError, Unavailable
+from ...core.holding import PART, SPARED
 from ...core.model_config import ModelConfig
 from ...core.request import Request, Response
 from ..http.kserve.shm import ClientRegions
@@ -83,6 +84,7 @@ class PendingReply:
         self.sending = threading.Lock()
         self.told = prepared  # whether the front end knows which version answers
         self.over = False  # whether it had its final answer
+        self.waiting = 0  # bytes of its stream since the front end was last seen to have read everything
 
 
 class FrontendSession:
@@ -249,6 +251,8 @@ class FrontendSession:
         final = response.final
         if self._closed:
             return Cancelled("the front end has gone")
+        if not final and (late := self._too_much(box, response)) is not None:
+            return late
         slots: list[Slot] = []
         try:
             if not box.prepared and call.encode is not None and response.error is None:
@@ -266,6 +270,17 @@ class FrontendSession:
             self._free([slot.offset for slot in slots])
             return Unavailable(f"the answer cannot be handed to a front end: {error}")
         return None
+
+    def _too_much(self, box: PendingReply, response: Response) -> HoldsTooMuch | None:
+        """Why a stream is ended: the front end does not come to reading what it is sent, and this is one of those that are to
+        blame. It would be given up at last, with all that it has."""
+        queue = self._send_queue
+        box.waiting = box.waiting + size(response) + PART if queue.backlog else 0
+        if not queue.is_behind or box.waiting <= SPARED:
+            return None
+        return HoldsTooMuch(
+            f"{queue.backlog} bytes of answers wait for a front end, more than it can pass on; try again later"
+        )
 
     def _end(self, box: PendingReply) -> None:
         box.over = True

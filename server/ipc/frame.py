@@ -12,6 +12,7 @@ that a process writes where it should not; there is no way to go on after one.
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 
@@ -24,6 +25,16 @@ _BUFFER = 64 << 10
 TURN = 16
 #: Bytes that `take_frame` reads at once, if no frame is longer, so that a reader of tiny ones does not hold thousands.
 _LITTLE = 2 << 10
+
+
+def has_input(sock: socket.socket) -> bool:
+    """Whether something has come that is not read yet, or the end; false for a socket that is closed here."""
+    fd = sock.fileno()
+    if fd < 0:
+        return False
+    unread = select.poll()
+    unread.register(fd, select.POLLIN)
+    return bool(unread.poll(0))
 
 
 class PeerClosed(EOFError):

@@ -7,8 +7,11 @@ holds several messages.
 from __future__ import annotations
 
 import contextlib
+import errno
+import select
 import socket
 import threading
+from collections.abc import Callable
 
 import msgspec
 
@@ -33,6 +36,10 @@ KINDS: tuple[type[Message], ...] = (
 
 _KIND_OF = {kind: number for number, kind in enumerate(KINDS)}
 _DECODERS = tuple(msgspec.msgpack.Decoder(kind) for kind in KINDS)
+#: Called when a message has been sent after all, with true, or cannot be.
+Then = Callable[[bool], None]
+#: Bytes that are given to the socket at once of what it did not take before: the lock is held meanwhile.
+_PIECE = 1 << 20
 
 
 class MessageChannel(FrameReader):
@@ -58,7 +65,7 @@ class MessageChannel(FrameReader):
         """Sends one message with one system call where the socket takes it whole.
 
         BadFrame if it is too large, TypeError, ValueError or OverflowError if it cannot be encoded: then nothing was sent.
-        OSError if the peer is gone or, where the socket has a send timeout, does not read.
+        OSError if the peer is gone.
         """
         with self._sending:
             self._append(message)
@@ -96,6 +103,82 @@ class MessageChannel(FrameReader):
         """The next message where it is here as a whole, after reading what has come without waiting; else None."""
         frame = self.take_frame()
         return None if frame is None else _message(*frame)
+
+
+class ServerChannel(MessageChannel):
+    """The server's end, where the thread that sends may have others to serve than a worker that does not read just now.
+
+    Any thread may call all of it, apart from what `receive`s.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self._unsent = bytearray()
+        self._then: list[Then] = []
+        self._is_over = False
+
+    def post(self, message: Message, then: Then | None = None) -> bool:
+        """Sends one message as far as the socket takes it without waiting; false where the rest of it is left to `flush`.
+
+        Then `sent` or `give_up` hands out `then`. Errors as `send`'s.
+        """
+        with self._sending:
+            if self._is_over:
+                raise ConnectionError("nothing more can be sent: the peer is gone")
+            self._append(message)
+            self._held = 0
+            sent = 0 if self._unsent else self._give(self._out)
+            if sent == len(self._out):
+                return True
+            self._unsent += memoryview(self._out)[sent:]
+            if then is not None:
+                self._then.append(then)
+            return False
+
+    def flush(self, timeout: float) -> None:
+        """Waits until the socket has taken everything.
+
+        BlockingIOError where it has taken nothing for `timeout` seconds, OSError if the peer is gone.
+        """
+        fd = self.fileno()
+        if fd < 0:
+            raise ConnectionError("the socket is closed: the peer is gone")
+        writable = select.poll()
+        writable.register(fd, select.POLLOUT)
+        while self._give_some():
+            if not writable.poll(timeout * 1000):
+                raise BlockingIOError(errno.EAGAIN, "the peer does not read")
+
+    def sent(self) -> list[Then] | None:
+        """What was left to be called, each once; None where there is something to be flushed again."""
+        with self._sending:
+            if self._unsent:
+                return None
+            then, self._then = self._then, []
+            return then
+
+    def give_up(self) -> list[Then]:
+        """What was left to be called; nothing is sent any more."""
+        with self._sending:
+            self._is_over = True
+            then, self._then = self._then, []
+            return then
+
+    def _give_some(self) -> bool:
+        """Whether something is left."""
+        with self._sending:
+            if self._unsent:
+                with memoryview(self._unsent) as everything, everything[:_PIECE] as piece:
+                    sent = self._give(piece)
+                del self._unsent[:sent]
+            return bool(self._unsent)
+
+    def _give(self, data: bytearray | memoryview) -> int:
+        """How many bytes the socket took."""
+        try:
+            return self._socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
 
 
 def _message(kind: int, payload: bytes | bytearray) -> Message:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from ...core.call import Call
 from ...core.errors import Draining, JitneyError, WorkerDied
@@ -99,20 +100,29 @@ class Delivery:
         try:
             if child is None:
                 raise ConnectionError("the worker is gone")
-            child.execute(batch.message)
+            whole = child.execute(batch.message, partial(self._written, worker, child, batch))
         except OSError:
             self._take_back(worker, batch)
         except ValueError as error:  # BadFrame: more than fits
             if self._release(worker, batch):
                 self._batches.fail(batch, JitneyError(f"the batch cannot be handed to a worker: {error}"))
         else:
-            with self._lock:
-                orphaned, batch.stage = batch.stage is Stage.ORPHANED, Stage.SENT
-            if orphaned:
-                self._lose(child, [batch])
-                self.serve_waiting()
-                self.give_up_without_workers()
-            self._supervisor.watch()
+            if whole:
+                self._written(worker, child, batch, True)
+
+    def _written(self, worker: Member, child: WorkerProcess, batch: RunningCalls, whole: bool) -> None:
+        """The worker's process has the batch whole, or will have it if it goes on reading; or it does not read any more. A helper
+        where the socket did not take it at once."""
+        if not whole:
+            self._take_back(worker, batch)
+            return
+        with self._lock:
+            orphaned, batch.stage = batch.stage is Stage.ORPHANED, Stage.SENT
+        if orphaned:
+            self._lose(child, [batch])
+            self.serve_waiting()
+            self.give_up_without_workers()
+        self._supervisor.watch()
 
     def _take_back(self, worker: Member, batch: RunningCalls) -> None:
         """The worker died before it got the batch whole, so it has not begun: another may run it, unless it is pinned."""

@@ -210,6 +210,6 @@ class HostCalls:
     def _reply(self, child: WorkerProcess, reply: HostReply) -> None:
         child.heard = time.monotonic()
         try:
-            child.send(reply)
+            child.send_whole(reply)
         except OSError:
             raise _Gone from None

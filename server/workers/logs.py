@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import collections
+import fcntl
 import logging
 import os
 import select
+import sys
+import termios
 import threading
 
 #: Longer lines are cut into several, so that a model that prints without end costs no memory.
@@ -61,9 +64,9 @@ class LogPump:
         """There is input on one of the descriptors, or its end; returns those that are not to be waited for any more."""
         if fd == self._pid_fd:  # the process ended: what it wrote is in the pipes already
             for each in list(self._open):
-                self._read(each, everything=True)
+                self._read(each, _waiting(each))
             return self.give_up()
-        if fd in self._open and not self._read(fd, everything=False):
+        if fd in self._open and not self._read(fd):
             self._open.discard(fd)
             return [fd] if self._open else [fd, *self.descriptors]
         return []
@@ -94,9 +97,9 @@ class LogPump:
             os.close(self._pid_fd)
         self._ended.set()
 
-    def _read(self, fd: int, everything: bool) -> bool:
-        """Reads once, or until there is nothing left; False at the end of the stream."""
-        while True:
+    def _read(self, fd: int, wanted: int = 1) -> bool:
+        """Reads once, or until it has so many bytes if there are; False at the end of the stream."""
+        while wanted > 0:
             try:
                 data = os.read(fd, MAX_LINE)
             except BlockingIOError:
@@ -110,8 +113,8 @@ class LogPump:
                 self._emit(fd, rest[:MAX_LINE])
                 rest = rest[MAX_LINE:]
             self._partial[fd] = rest
-            if not everything:
-                return True
+            wanted -= len(data)
+        return True
 
     def _emit(self, fd: int, line: bytes) -> None:
         text = line.decode(errors="replace").rstrip()
@@ -176,6 +179,11 @@ class _Loop:
 
 
 _LOOP = _Loop()
+
+
+def _waiting(fd: int) -> int:
+    """Bytes that are in a pipe now. A process that the model started may write to it for ever."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def _pid_fd(pid: int) -> int | None:

@@ -16,6 +16,9 @@ from .worker_state import Alarm, B, C, Held, Worker, WorkerState
 
 #: Seconds that a worker may take to unload and end once it is told to stop.
 STOP_GRACE_S = 30.0
+#: Where an alarm is looked at so many seconds late, the server itself did not run: a process that was to do something by then
+#: gets the time anew. It may have done it, which nobody has read yet, or did not run either.
+OVERSLEPT_S = 1.0
 
 #: TorchServe's worker ids begin at 9000 (initial_worker_port), and none is used twice within a run.
 _IDS = itertools.count(9000)
@@ -283,7 +286,10 @@ class Roster(Generic[C, B]):
         return min((alarm for alarm, _ in self._alarms()), default=None)
 
     def due(self, now: float) -> list[tuple[Worker[C, B], Alarm]]:
-        """The alarms that went off by now, each reported once."""
+        """The alarms that went off by now, each reported once; those of processes are put off where nobody looked in time."""
+        for instant, worker in self._alarms():
+            if instant < now - OVERSLEPT_S and worker.child is not None:
+                self._put_off(worker, now)
         rung = [(worker, worker.alarm_means()) for alarm, worker in self._alarms() if alarm <= now]
         for worker, alarm in rung:
             if alarm is Alarm.ANSWERING:
@@ -291,6 +297,14 @@ class Roster(Generic[C, B]):
             else:
                 worker.alarm = None
         return rung
+
+    def _put_off(self, worker: Worker[C, B], now: float) -> None:
+        means = worker.alarm_means()
+        if means is Alarm.ANSWERING:
+            worker.note_late(now)
+            worker.excuse(self._due(now))
+        else:
+            worker.alarm = now + (self._startup_s if means is Alarm.LOADING else STOP_GRACE_S)
 
     def _alarms(self) -> list[tuple[float, Worker[C, B]]]:
         """Those that may ring; a worker that has to wait until others have loaded has none."""

@@ -10,7 +10,8 @@ worker (`worker_process.WorkerProcess`) with another `Life`.
     board             which workers are at work, so that it is known whose fault the process' end was
     trace             what Python's faulthandler wrote about the thread in which the process crashed
 
-What ends a process ends all its workers. Those who caused it start again after a pause that grows, the others at once.
+What ends a process ends all its workers. Those who caused it start again after a pause that grows, the others at once. The file
+is long since a process and the places in it are one life.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from ..process.alarms import Alarms
 from ..process.environment import module_command
 from .messages import Join
 from .own_process import LoggedProcess, environment, is_crash
+from .roster import OVERSLEPT_S
 
 log = logging.getLogger(__name__)
 
@@ -208,6 +210,7 @@ class Place:
         self.hang_up: Callable[[], None] = lambda: None  # tells the worker that nobody listens any more
         self._left: int | None = None
         self._hung_up = self._over = False
+        self._patience = self._until = 0.0  # seconds that it may take to leave, and when they are over
         self._verdict: tuple[bool, bool, str] | None = None
 
     @property
@@ -247,10 +250,20 @@ class Place:
         if (cause is None or isinstance(cause, Draining)) and not self._hung_up:
             self._hung_up = True
             self.hang_up()
-            wait = LEAVE_S if cause is None else HURRY_S
-            self.process.alarms.set(self._end, time.monotonic() + wait)
+            self._patience = LEAVE_S if cause is None else HURRY_S
+            self._until = time.monotonic() + self._patience
+            self.process.alarms.set(self._ring, self._until)
             return
         self._end()
+
+    def _ring(self) -> float | None:
+        """Its time is over, unless nobody looked in time: it may have left, or had no time either."""
+        now = time.monotonic()
+        if now > self._until + OVERSLEPT_S:
+            self._until = now + self._patience
+            return self._until
+        self._end()
+        return None
 
     def _end(self) -> None:
         if not self._over and self._left is None:
@@ -283,7 +296,7 @@ class Place:
                 self._judged()
             return
         self._over = True
-        self.process.alarms.forget(self._end)
+        self.process.alarms.forget(self._ring)
         if self.process.leave(self):
             self.process.bury_all(HURRY_S)
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from ...core.errors import Draining, JitneyError, LoadFailed, NoWorkers, WorkerTimeout
-from ...core.model_config import ModelConfig
+from ...core.model_config import AT_ONCE, ModelConfig
 from ...core.request import Instance
 from ..ipc.arena import Arena
 from ..ipc.io_context import IoContext
@@ -26,7 +26,7 @@ from ..ipc.messages import Message
 from ..process.cores import usable_cores
 from . import capacity, placement
 from .messages import Loaded, Stop
-from .roster import Roster
+from .roster import OVERSLEPT_S, Roster
 from .running_calls import RunningCalls
 from .shared_process import Groups
 from .worker_process import WorkerProcess
@@ -324,7 +324,7 @@ class Supervisor:
 
     def _late(self, worker: Member, child: WorkerProcess) -> None:
         """Ends a worker that hangs, unless it has an excuse; where only open batches are late it goes on without them."""
-        until = self._excused(child, self._config.response_timeout_s)
+        until = self._excused(child, self._config.response_timeout_s) or self._unread(child)
         with self.lock:
             late, hangs = list(worker.late), self.roster.hangs(worker)  # less than before where it answered a moment ago
             hangs = hangs or any(batch.pinned for batch in late)  # a sequence cannot go on without its answer
@@ -340,6 +340,15 @@ class Supervisor:
             child.kill(self.timeout(child))
         else:
             self._on_late(worker, child, late)
+
+    def _unread(self, child: WorkerProcess) -> float | None:
+        """Until when a process may be silent whose answer may be there and not be read yet; not twice in a row: who sends answers
+        without end may have left a request out."""
+        now = time.monotonic()
+        if child.is_heard or now < child.spared + 2 * OVERSLEPT_S or self._config.response_timeout_s == AT_ONCE:
+            return None
+        child.spared = now
+        return now + OVERSLEPT_S
 
     def _gone(self, worker: Member, child: WorkerProcess) -> None:
         try:

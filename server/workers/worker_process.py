@@ -10,10 +10,9 @@ import itertools
 import logging
 import math
 import socket
-import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import psutil
 
@@ -23,20 +22,20 @@ from ...core.model_config import ModelConfig
 from ...core.request import Instance
 from ...core.tensor import Buffer
 from ..ipc.arena import Arena
-from ..ipc.frame import TURN, BadFrame, PeerClosed
+from ..ipc.frame import TURN, BadFrame, PeerClosed, has_input
 from ..ipc.io_context import IoContext
 from ..ipc.memory import Region
 from ..ipc.messages import Data, Message
 from ..ipc.reactor import Reactor
 from ..process import exits
-from .channel import MessageChannel
+from .channel import ServerChannel, Then
 from .messages import Copied, Execute, Left, Load, Loaded, Results
 from .own_process import Life, OwnProcess
 from .shared_process import Groups
 
 log = logging.getLogger(__name__)
 
-#: A worker that does not take a message for this long (its buffer of some 200 KB is full) is lost.
+#: A worker that has loaded its model and takes nothing for this long (its buffer of some 200 KB is full) is lost.
 _SEND_TIMEOUT_S = 10
 #: A process that closed its socket and does not end is killed after this.
 _END_S = 2.0
@@ -74,6 +73,7 @@ class WorkerProcess:
         self.name, self._model, self._io = instance.name, config.name, io
         self.started, self.serial = time.time(), next(_SERIALS)
         self.loaded, self.load_seconds = False, 0.0
+        self.spared = -math.inf  # monotonic seconds when its limit was last extended because the server was late
         self.heard = -math.inf  # monotonic seconds when the server last answered a question of its model (`host_calls`)
         self.cause: JitneyError | None = None
         self.refusal: Loaded | None = None
@@ -93,8 +93,8 @@ class WorkerProcess:
         finally:
             theirs.close()
         self._reply.close_fd()
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", _SEND_TIMEOUT_S, 0))
-        self._channel = MessageChannel(self._socket)
+        self._channel = ServerChannel(self._socket)
+        self._flushing = threading.Lock()  # while a helper sends what the socket did not take, and after that has failed
         self._killing = threading.Lock()
         self._returns = False  # the loop gives the socket back because a helper has to go on
         self._left_over: Message | None = None  # of what it read
@@ -145,17 +145,61 @@ class WorkerProcess:
     # ---- any thread
 
     def send(self, message: Message) -> None:
-        """OSError if the process is gone. A process that does not read is killed, and counts as gone."""
-        try:
-            self._channel.send(message)
-        except BlockingIOError:
-            self.kill(JitneyError(f"worker '{self.name}' took no message for {_SEND_TIMEOUT_S} s"))
-            raise
+        """Returns at once: what the socket does not take, a helper sends. OSError if the process is gone."""
+        if not self._channel.post(message):
+            self._flush_later()
 
-    def execute(self, message: Execute) -> None:
-        """Sends a batch, and how much of the reply memory is free. Errors as `send`'s."""
+    def send_whole(self, message: Message) -> None:
+        """Waits until the process has taken it, or can. Errors as `flush`'s."""
+        if not self._channel.post(message):
+            self.flush()
+
+    def execute(self, message: Execute, then: Then) -> bool:
+        """Sends a batch, and how much of the reply memory is free. OSError if the process is gone.
+
+        False where the socket does not take it at once: a helper sends it, and calls `then(whether that was possible)`.
+        """
         message.copied, self._untold = self._copied, 0
-        self.send(message)
+        whole = self._channel.post(message, then)
+        if not whole:
+            self._flush_later()
+        return whole
+
+    def flush(self) -> None:
+        """Waits until the process has taken what was sent, or can. OSError if it is gone; one that has loaded its model and reads
+        nothing is killed, and counts as gone."""
+        while True:
+            try:
+                self._channel.flush(_SEND_TIMEOUT_S)
+                return
+            except BlockingIOError:
+                if self.loaded:
+                    self.kill(JitneyError(f"worker '{self.name}' took no message for {_SEND_TIMEOUT_S} s"))
+                    raise
+
+    def _flush_later(self) -> None:
+        if self._flushing.acquire(blocking=False):
+            self._io.threads.helpers.submit(self._flush)
+
+    def _flush(self) -> None:
+        """A helper, one at a time for each process."""
+        try:
+            self.flush()
+        except OSError:
+            self._tell(self._channel.give_up(), False)
+            return
+        self._flushing.release()
+        sent = self._channel.sent()
+        if sent is None:  # from somebody who saw that this was still going on
+            self._flush_later()
+        self._tell(sent or (), True)
+
+    def _tell(self, those: Iterable[Then], sent: bool) -> None:
+        for then in those:
+            try:
+                then(sent)
+            except Exception:  # the others' batches wait to be told
+                log.exception("worker '%s': what was to follow a batch failed", self.name)
 
     def kill(self, cause: JitneyError | None = None) -> None:
         """Ends the process at once, or where others live in it this worker if it lets itself be ended (`Place.kill`); `cause`
@@ -171,6 +215,11 @@ class WorkerProcess:
             return bool(psutil.Process(self.pid).status() == psutil.STATUS_STOPPED)
         except psutil.Error:  # it has ended
             return False
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether all that it has said so far is read."""
+        return not has_input(self._socket)
 
     @property
     def exit_code(self) -> int | None:

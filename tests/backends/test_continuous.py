@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import pytest
 
+from jitney.backends.base import DeviceLost
+from jitney.backends.continuous import Round, Rounds
+from jitney.backends.handler_run import Run
+from jitney.core.request import Failure, Request
 from jitney.tests.fakes import broken_cuda
 from jitney.tests.fakes.handler_runner import Outcome, body, json_body, run
 
@@ -143,6 +150,31 @@ def test_describing_itself_is_a_round_of_its_own_and_does_not_loop(handler: Call
     (answer,) = pieces(outcome, 1)
     assert (answer["final"], b"rounds" in answer["body"]) == (True, True)
     assert len(pieces(outcome, 0)) == 3
+
+
+def test_requests_that_are_answered_alone_do_not_keep_the_others_from_their_rounds() -> None:
+    """Of which each is followed by the next before it is answered."""
+    seen: list[str] = []
+    over = threading.Event()
+
+    def handle(run: Run) -> None:
+        seen.append("round" if isinstance(run, Round) else "alone")
+        if seen.count("round") == 4 or len(seen) == 1000:
+            over.set()
+        elif not isinstance(run, Round) or len(seen) == 1:
+            rounds.add([Request(headers={"describe": "True"})], lambda *_: None)
+        if over.is_set():
+            run.fail(Failure("over"))
+
+    def lose(error: DeviceLost) -> NoReturn:
+        raise error
+
+    rounds = Rounds(handle, lose)
+    rounds.begin(lambda: SimpleNamespace(stopping_criteria=[]))
+    rounds.add([Request()], lambda *_: None)
+    assert over.wait(30)
+    rounds.close()
+    assert ("alone", "alone") not in itertools.pairwise(seen)
 
 
 PLAIN = """

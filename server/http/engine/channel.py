@@ -16,6 +16,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Container
+from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
 from waitress.buffers import OverflowableBuffer
@@ -49,6 +50,8 @@ LINGER_BYTES = 16 << 20
 #: Bytes that are asked for where a request begins. What is asked for is allocated first, and above 128 KiB by the system, which
 #: takes longer than all else that a small request costs here; the rest of a long one is read in larger pieces.
 FIRST_BYTES = 64 << 10
+#: Bytes after which the loop's thread turns to the other connections, where a client takes a long answer as fast as it is sent.
+SENT_AT_ONCE = 2 << 20
 #: Renders what the front itself refuses: (path, error) -> (status line, headers, body).
 Refuse = Callable[[str, Error], tuple[str, list[tuple[str, str]], bytes]]
 
@@ -97,6 +100,7 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
     _linger_until = 0.0
     _half_closed = False  # whether the client has ended its side while it waits for answers
     _sent = False  # whether something was sent to it since it was last asked
+    _may_send: float = inf  # bytes, before the others' turn comes
     _held = False  # whether the first request begins only when what was answered before has left
 
     def __init__(self, server: ListeningServer, sock: socket.socket, addr: Any, adj: Any, map: dict[int, Any]) -> None:  # noqa: A002
@@ -290,6 +294,19 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
             super().handle_write()
         if self._held and self.connected and not self.total_outbufs_len:
             self.begin_first()
+
+    def _flush_some(self, do_close: bool = True) -> bool:
+        """Sends as long as the socket takes something; in the loop's thread, which is who closes, not without end."""
+        self._may_send = SENT_AT_ONCE if do_close else inf
+        return bool(super()._flush_some(do_close))
+
+    def send(self, data: bytes | memoryview, do_close: bool = True) -> int:
+        """How many bytes the socket took."""
+        if self._may_send <= 0:
+            return 0
+        sent = int(super().send(data, do_close))
+        self._may_send -= sent
+        return sent
 
     def _linger(self) -> None:
         """Says that nothing more will be sent, and goes on reading for a while."""

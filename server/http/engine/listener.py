@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 MAX_CONNECTIONS = 4096
 #: How often the loop looks for connections that have been silent for too long.
 CLEANUP_SECONDS = 5.0
+#: How long `stop_accepting` waits for the loop, which has something else to do where it takes that long.
+SOON_S = 5.0
 MAX_HEADER_BYTES = 65536
 
 
@@ -123,6 +125,7 @@ class Listener:
         self._server = _server(app, self._sock, self._loop, self._dispatcher, max_body, tls if address.tls else None)
         self._server.refuse, self._server.peers = refuse, Peers(per_address)
         self._server.plans, self._server.inline = plans, inline
+        self._drained: threading.Event | None = None
         self._thread = threading.Thread(
             target=self._loop.run, args=(self._server, CLEANUP_SECONDS), name=f"http-{name}", daemon=True
         )
@@ -146,12 +149,16 @@ class Listener:
     def stop_accepting(self) -> None:
         """Refuses new connections and closes idle ones. Requests that were accepted are answered."""
         if not self._server.draining and self._thread.is_alive():
-            self._on_loop(self._server.drain)
+            if self._drained is None:
+                self._drained = self._on_loop(self._server.drain)
+            self._drained.wait(SOON_S)
 
     def close(self, timeout: float = 10.0) -> None:
         """Waits for at most `timeout` seconds until accepted requests are answered, then ends threads and sockets."""
         self.stop_accepting()
         deadline = time.monotonic() + timeout
+        if self._drained is not None and self._thread.is_alive():
+            self._drained.wait(max(0.0, deadline - time.monotonic()))  # else nobody has looked who waits to be accepted
         while self._server.active_channels and self._thread.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
         self._io.reactors.withdraw(self._loop)
@@ -165,7 +172,8 @@ class Listener:
         if self._owns_path:
             Path(self._requested.path).unlink(missing_ok=True)
 
-    def _on_loop(self, call: Callable[[], None]) -> None:
+    def _on_loop(self, call: Callable[[], None]) -> threading.Event:
+        """Set when the loop has come to it."""
         done = threading.Event()
 
         def run() -> None:
@@ -175,7 +183,7 @@ class Listener:
                 done.set()
 
         self._loop.post(run)
-        done.wait(5.0)
+        return done
 
 
 def _server(

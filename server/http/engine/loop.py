@@ -36,6 +36,8 @@ FEW = 4
 GATHERED, GATHERED_S = 256, 0.002
 #: Seconds of rest for each second that was spent on refusals, and the longest rest at once: see `Loop._rest`.
 REST_SHARE, REST_S = 0.5, 0.005
+#: Where the look at all connections comes so many seconds late, this thread did not run: what clients have sent is read first.
+LATE_S = 1.0
 #: How often a server that takes no connections at the moment is asked whether it does again.
 HOLD_OFF_S = 0.05
 
@@ -96,6 +98,7 @@ class Loop:
         self._gathers = False  # requests, until `_answers` are sent, and until so many sockets are read or all have been
         self._answers = self._reads = 0
         self._gathers_until = 0.0  # at the latest
+        self._due, self._late = 0.0, False  # the next look at all connections; whether the last one was late
         self._busy, self._refused = 0.0, 0  # seconds of work and refusals since the last rest
         self.finished = 0  # requests that were answered or given up in that time
         self._resting = select.epoll()
@@ -158,17 +161,17 @@ class Loop:
     def run(self, server: Any, every: float) -> None:
         """Serves until `stop`. While anybody is connected, `server.maintenance` is called every so many seconds."""
         self._ident = threading.get_ident()
-        due = time.monotonic() + every
+        self._due = time.monotonic() + every
         while not self._stopping:
             try:
-                self._round(self._patience(server, due))
+                self._round(self._patience(server))
                 self._signal()
                 if server.holds_off:
                     server.make_room()
                     self.look(server)
-                if time.monotonic() >= due:
-                    due = time.monotonic() + every
-                    server.maintenance(time.time())
+                if (now := time.monotonic()) >= self._due:
+                    if self._is_fair(now, every):
+                        server.maintenance(time.time())
                     for channel in list(self.sockets.values()):
                         self.look(channel)
             except Exception:  # the loop of all connections must not end for one of them
@@ -177,11 +180,18 @@ class Loop:
         for fd in list(self._watched):
             self._let_go(fd)
 
-    def _patience(self, server: Any, due: float) -> float | None:
+    def _is_fair(self, now: float, every: float) -> bool:
+        """Whether clients may be given up that seem to have been silent: not where this thread itself comes late, unless it came
+        late before too."""
+        was_late, self._late = self._late, now > self._due + LATE_S
+        self._due = now + every
+        return was_late or not self._late
+
+    def _patience(self, server: Any) -> float | None:
         """Seconds for which the loop may sleep, None without limit: no client is connected, and one that connects wakes it."""
         if server.holds_off:
             return HOLD_OFF_S
-        instants = [due] * bool(server.active_channels) + [timer[0] for timer in self._timers[:1]]
+        instants = [self._due] * bool(server.active_channels) + [timer[0] for timer in self._timers[:1]]
         return max(0.0, min(instants) - time.monotonic()) if instants else None
 
     def _round(self, timeout: float | None) -> None:

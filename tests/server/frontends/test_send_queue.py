@@ -92,6 +92,24 @@ def test_nobody_waits_for_a_full_socket_and_everything_arrives_in_order(pair: Pa
     assert pair.frame() == [Cancel(1)]
 
 
+def test_nobody_waits_for_a_reader_that_is_quicker_than_what_waits_for_it(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The socket takes what the reader takes meanwhile, in one call; and who puts something waits for that."""
+    given, send = list[int](), SendQueue._send
+
+    def counted(queue: SendQueue, data: bytes | memoryview) -> int:
+        given.append(len(data))
+        return send(queue, data)
+
+    for number in range(100):
+        pair.send_queue.put(Requested("x" * 100_000, str(number)))
+    assert pair.send_queue.backlog > 4 << 20 and not pair.send_queue.is_behind
+    monkeypatch.setattr(SendQueue, "_send", counted)
+    assert len(pair.frames(100)) == 100
+    assert given and max(given) <= 1 << 20 < 4 << 20 < pair.send_queue.late
+
+
 def test_who_does_not_read_for_too_long_is_given_up(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BACKLOG", 1_000_000)
     for _ in range(30):

@@ -17,7 +17,7 @@ from jitney.core.model_config import Batching, HandlerSpec, InstanceGroup, Model
 from jitney.core.request import Failure, Instance
 from jitney.server.ipc.frame import MAX_PAYLOAD, BadFrame, PeerClosed
 from jitney.server.ipc.messages import Message, WirePart, WireRequest, WireResponse, WireTensor
-from jitney.server.workers.channel import KINDS, MessageChannel
+from jitney.server.workers.channel import KINDS, MessageChannel, ServerChannel
 from jitney.server.workers.messages import (
     Cancel,
     Copied,
@@ -349,3 +349,37 @@ def test_an_end_and_nonsense_are_noticed_without_waiting(pair: tuple[socket.sock
     pair[0].close()
     with pytest.raises(PeerClosed):
         MessageChannel(pair[1]).take()
+
+
+def test_what_the_socket_does_not_take_is_left_to_whoever_flushes(pair: tuple[socket.socket, socket.socket]) -> None:
+    sender, receiver = ServerChannel(pair[0]), MessageChannel(pair[1])
+    then: list[bool] = []
+    long = Event("long", {"data": bytes(5 << 20)})
+    assert sender.post(Cancel(1, 1), then.append) and sender.sent() == []
+    assert not sender.post(long, then.append) and not sender.post(Cancel(1, 2), then.append)
+    assert sender.sent() is None
+    flushing = threading.Thread(target=sender.flush, args=(10.0,))
+    flushing.start()
+    assert [receiver.receive() for _ in range(3)] == [Cancel(1, 1), long, Cancel(1, 2)]
+    flushing.join()
+    assert sender.sent() == [then.append] * 2 and sender.sent() == []
+    assert sender.post(Cancel(1, 3))
+    assert receiver.receive() == Cancel(1, 3)
+
+
+def test_who_flushes_does_not_wait_for_ever(pair: tuple[socket.socket, socket.socket]) -> None:
+    sender = ServerChannel(pair[0])
+    then: list[bool] = []
+    sender.flush(0.0)
+    sender.post(Event("long", {"data": bytes(5 << 20)}), then.append)
+    with pytest.raises(BlockingIOError):
+        sender.flush(0.01)
+    pair[1].close()
+    with pytest.raises(ConnectionError):
+        sender.flush(10.0)
+    assert sender.give_up() == [then.append]
+    with pytest.raises(ConnectionError, match="nothing more"):
+        sender.post(Cancel(1, 1))
+    pair[0].close()
+    with pytest.raises(ConnectionError, match="closed"):
+        sender.flush(10.0)

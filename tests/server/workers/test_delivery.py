@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from jitney.core.errors import Draining, NoWorkers, WorkerDied
+from jitney.server.workers import worker_process
 from jitney.server.workers.delivery import Delivery
 from jitney.server.workers.running_calls import RunningCalls
 from jitney.server.workers.status import Seat
@@ -124,12 +126,10 @@ def dies(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         owner, name, child_of = step
         own = getattr(owner, name)
 
-        def replaced(subject: Any, *arguments: Any) -> None:
-            if after:
-                own(subject, *arguments)
+        def replaced(subject: Any, *arguments: Any) -> Any:
+            found = own(subject, *arguments) if after else None
             end(child_of(subject))
-            if not after:
-                own(subject, *arguments)
+            return found if after else own(subject, *arguments)
 
         monkeypatch.setattr(owner, name, replaced)
 
@@ -159,6 +159,37 @@ def test_a_worker_that_dies_when_the_batch_was_written_fails_it(
     with pytest.raises(WorkerDied, match="died"):
         made.ask("listen")
     assert len(made.reports) == 1
+
+
+def stop(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+
+
+def test_nobody_waits_for_a_worker_that_does_not_run_just_now(bench: Callable[..., Any]) -> None:
+    """The thread that hands it a batch may be the one of all connections."""
+    made = bench().up()
+    (pid,) = made.pids()
+    stop(pid)
+    call = call_to("who", tensors=[np.zeros(100_000)])  # more than a socket takes, and no slots
+    made.pool.execute([call])
+    assert not call.done and made.pids() == [pid]
+    os.kill(pid, signal.SIGCONT)
+    assert call.result(LIMIT_S).parameters["pid"] == pid
+    assert made.ask("who").parameters["pid"] == pid
+
+
+def test_another_worker_gets_the_batch_of_one_that_does_not_read(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_process, "_SEND_TIMEOUT_S", 0.1)
+    made = bench().up()
+    (pid,) = made.pids()
+    stop(pid)
+    call = call_to("who", tensors=[np.zeros(100_000)])
+    made.pool.execute([call])
+    assert call.result(LIMIT_S).parameters["pid"] != pid
+    assert made.pool.workers()[0].restarts == 1
 
 
 @pytest.mark.parametrize("step", [ABOUT_TO, WRITING], ids=["before", "while"])

@@ -91,6 +91,28 @@ def test_a_process_that_lives_on_in_a_child_does_not_keep_the_pump() -> None:
     process.stdin.close()
 
 
+def test_a_child_that_goes_on_printing_does_not_keep_the_pump_either(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes more as soon as something is read. What the process itself has printed is logged."""
+    caplog.set_level(logging.INFO)
+    process, pump = printing("print('the last word' + '\\n' * 3000, flush=True)")
+    process.wait(20)
+    held, emit = os.open(f"/proc/self/fd/{min(pump._open)}", os.O_WRONLY), LogPump._emit  # as such a child has it
+
+    def answered(pump: LogPump, fd: int, line: bytes) -> None:
+        emit(pump, fd, line)
+        if len(caplog.records) < 10_000:
+            os.write(held, b"more\n")
+
+    monkeypatch.setattr(LogPump, "_emit", answered)
+    pump.start()
+    pump.join(20)
+    os.close(held)
+    finish(process, pump)
+    assert "w: the last word" in caplog.text and len(caplog.records) < 10_000
+
+
 def test_both_ends_closed_end_the_pump_while_the_process_runs() -> None:
     process, pump = printing("import os, sys; os.close(1); os.close(2); sys.stdin.read()")
     pump.start()

@@ -91,13 +91,13 @@ def test_a_worker_that_dies_while_a_batch_is_refused_is_not_idle(
         lost(delivery, *arguments)
         known.set()
 
-    def refuse(message: Any) -> None:
+    def refuse(*message: Any) -> bool:
         process.kill()
         assert known.wait(LIMIT_S)
         raise BadFrame("too large")
 
     monkeypatch.setattr(Delivery, "lost", heard)
-    monkeypatch.setattr(process, "send", refuse)
+    monkeypatch.setattr(process, "execute", refuse)
     (call,) = b.send(call_to("echo"))
     with pytest.raises(JitneyError, match="too large"):
         call.result(LIMIT_S)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +118,43 @@ def test_a_worker_that_hangs_is_replaced_after_the_response_timeout(bench: Calla
     assert not psutil.pid_exists(pid)
     eventually(b.pool.idle)
     assert b.ask().final
+
+
+def test_a_worker_is_not_to_blame_for_what_the_server_has_not_read_yet(
+    bench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But it is where it hangs all the same: it may have sent something else."""
+    b = bench(response_timeout_s=LIMIT_S).up()
+    supervisor, mark = b.pool._supervisor, tmp_path / "mark"
+    (call,) = b.send(call_to("wait", until=str(tmp_path / "never"), mark=str(mark)))
+    eventually(mark.exists)
+    (worker,) = supervisor.roster.members
+    monkeypatch.setattr(type(worker.child), "is_heard", False)
+
+    def look() -> None:
+        with supervisor.lock:
+            worker.note_late(math.inf)
+        supervisor._late(worker, worker.child)
+
+    look()
+    assert not call.done and not worker.late
+    look()
+    assert "did not answer within" in str(error_of(call, WorkerTimeout))
+
+
+def test_what_a_worker_has_sent_is_known(bench: Callable[..., Any]) -> None:
+    b = bench().up()
+    child = b.pool._supervisor.roster.members[0].child
+    assert child.is_heard
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        child._socket, kept = ours, child._socket
+        assert child.is_heard
+        theirs.send(b"x")
+        assert not child.is_heard
+        ours.close()
+        assert child.is_heard
+        child._socket = kept
 
 
 def test_no_answer_is_in_time_for_a_limit_of_0(bench: Callable[..., Any]) -> None:

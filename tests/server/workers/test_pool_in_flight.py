@@ -190,7 +190,7 @@ def test_a_batch_that_a_busy_worker_s_socket_may_not_take_waits_outside(
     running, until = held(b, tmp_path)
     calls = [call_to(parts=[("body", bytes([n]) * 7000, "")]) for n in range(40)]
     sent, send = [], WorkerProcess.execute
-    monkeypatch.setattr(WorkerProcess, "execute", lambda self, message: (sent.append(message), send(self, message)))
+    monkeypatch.setattr(WorkerProcess, "execute", lambda self, *message: sent.append(message) or send(self, *message))
     b.pool.execute(calls)
     assert (sent, b.pool.ahead()) == ([], 0)
     until.write_text("")
@@ -220,7 +220,7 @@ def test_a_batch_is_not_sent_ahead_to_a_worker_that_has_just_died(
     running, _ = held(b, tmp_path)
     finish, send = WorkerProcess._finish, WorkerProcess.execute
     monkeypatch.setattr(WorkerProcess, "_finish", lambda self: (dead.set(), known.wait(LIMIT_S), finish(self)))
-    monkeypatch.setattr(WorkerProcess, "execute", lambda self, message: (tried.append(self.pid), send(self, message)))
+    monkeypatch.setattr(WorkerProcess, "execute", lambda self, *message: tried.append(self.pid) or send(self, *message))
     os.kill(pid, signal.SIGKILL)
     assert dead.wait(LIMIT_S)
     (waits,) = b.send(call_to("who"))

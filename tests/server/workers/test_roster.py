@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.strategies import DataObject
 
 from jitney.core.request import Instance
-from jitney.server.workers.roster import STOP_GRACE_S, Roster
+from jitney.server.workers.roster import OVERSLEPT_S, STOP_GRACE_S, Roster
 from jitney.server.workers.worker_state import Alarm, Held, Worker, WorkerState
 
 
@@ -47,6 +47,29 @@ def test_loading_has_its_own_limit(roster: Roster[Any, Any]) -> None:
     assert roster.wake_at() == 61
     assert roster.due(60.9) == []
     assert roster.due(61) == [(worker, Alarm.LOADING)]
+
+
+def test_whoever_looks_too_late_gives_processes_their_time_anew(roster: Roster[Any, Any]) -> None:
+    """The server was stopped, or got no processor: what they sent is not read yet, or they were stopped too."""
+    first, _, third = hire(roster, 3)
+    assert roster.take("batch", 0) is third
+    assert roster.resize(2, 0, place) == []
+    roster.gone(first, 0, "killed", load_failed=False)
+    assert roster.due(0) == [(first, Alarm.START)]
+    roster.started(first, "process", 0)
+    assert roster.due(5 + OVERSLEPT_S + 0.1) == [] and third.late == []
+    assert roster.due(11) == [] and roster.due(12) == [(third, Alarm.ANSWERING)]
+    assert (third.late, roster.hangs(third)) == (["batch"], True)
+    roster.release(third, "batch", 12)
+    late = 12 + STOP_GRACE_S + 100
+    assert roster.due(late) == []
+    assert roster.due(late + STOP_GRACE_S) == [(third, Alarm.STOPPING)]
+    assert roster.due(late + 60) == [(first, Alarm.LOADING)]
+
+
+def test_what_is_to_be_started_is_started_however_late(roster: Roster[Any, Any]) -> None:
+    roster.resize(1, 0, place)
+    assert roster.due(100) == [(roster.members[0], Alarm.START)]
 
 
 def test_a_worker_that_finished_a_batch_is_started_again_soon(roster: Roster[Any, Any]) -> None:
@@ -224,7 +247,8 @@ def test_leaving_lets_batches_finish(roster: Roster[Any, Any]) -> None:
     assert roster.due(5) == [(busy, Alarm.ANSWERING)]  # its batch keeps its limit
     roster.release(busy, "batch", 6)
     assert busy not in roster.idle
-    assert roster.due(6 + STOP_GRACE_S) == [(workers[1], Alarm.STOPPING), (busy, Alarm.STOPPING)]
+    assert roster.due(1 + STOP_GRACE_S) == [(workers[1], Alarm.STOPPING)]
+    assert roster.due(6 + STOP_GRACE_S) == [(busy, Alarm.STOPPING)]
     for worker in (workers[1], busy):
         assert roster.gone(worker, 40, "", load_failed=False) == Held([], [])
     assert roster.leaving == []

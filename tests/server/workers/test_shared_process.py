@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -15,7 +16,8 @@ import pytest
 from jitney.core.errors import Draining, InvalidConfig, LoadFailed, WorkerDied, WorkerTimeout
 from jitney.server.ipc.io_context import IoContext
 from jitney.server.workers import shared_process
-from jitney.server.workers.shared_process import Groups
+from jitney.server.workers.roster import OVERSLEPT_S
+from jitney.server.workers.shared_process import Groups, Place
 from jitney.server.workers.worker_state import WorkerState
 
 from .conftest import LIMIT_S, Bench, call_to, eventually
@@ -314,3 +316,20 @@ def test_a_models_number_of_threads_is_its_own_affair(group: Group, monkeypatch:
     b = group.model("b", parameters={"intra_op_thread_count": "3"}).up()
     assert pid_of(a, b)
     assert [b.ask("who").parameters[name] for name in ("threads", "omp")] == [3, "1"]
+
+
+def test_a_worker_that_is_to_leave_has_its_time_anew_where_nobody_looked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server stood still: the process would go, with all that live in it, for what it was late to read."""
+    now, ended, rings = [100.0], list[Any](), dict[Any, float]()
+    monkeypatch.setattr(shared_process, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    process: Any = SimpleNamespace(
+        alarms=SimpleNamespace(set=rings.__setitem__), end_for=ended.append, key=SimpleNamespace(name="g")
+    )
+    place = Place(process, 0, "m")
+    place.kill(None)
+    ((ring, at),) = rings.items()
+    now[0] = at + OVERSLEPT_S + 0.1
+    again = ring()
+    assert (again, ended) == (now[0] + shared_process.LEAVE_S, [])
+    now[0] = again
+    assert ring() is None and ended == [place]

@@ -7,14 +7,15 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from jitney.core.model_config import ModelConfig
 from jitney.core.request import Instance
 from jitney.server.ipc.io_context import IoContext
 from jitney.server.ipc.messages import Message
-from jitney.server.workers.channel import MessageChannel
-from jitney.server.workers.messages import Event
+from jitney.server.workers.channel import MessageChannel, ServerChannel
+from jitney.server.workers.messages import Event, Execute
 from jitney.server.workers.own_process import environment
 from jitney.server.workers.worker_process import WorkerProcess
 
@@ -140,3 +141,54 @@ def test_a_worker_that_nobody_can_wait_for_is_ended(monkeypatch: pytest.MonkeyPa
     finally:
         child._io.threads.release()
     assert causes == ["worker 'w' was ended: OSError: no space left on device"]
+
+
+def test_what_a_worker_does_not_take_at_once_is_sent_by_a_helper() -> None:
+    """Also what is sent while the helper is about to be done."""
+    ours, theirs = socket.socketpair()
+    child: Any = WorkerProcess.__new__(WorkerProcess)
+    child.name, child.loaded, child._channel = "w", True, ServerChannel(ours)
+    child._io, child._flushing = IoContext(), threading.Lock()
+    receiver = MessageChannel(theirs)
+    child._io.threads.acquire("this test")
+    try:
+        with ours, theirs:
+            for number in range(200):
+                child.send(Event(str(number), {"data": bytes(10_000 if number % 50 else 1 << 20)}))
+                if number >= 100:
+                    assert receiver.receive().kind == str(number - 100)  # type: ignore[attr-defined]
+            for number in range(100, 200):
+                assert receiver.receive().kind == str(number)  # type: ignore[attr-defined]
+    finally:
+        child._io.threads.release()
+    assert child._channel.sent() == []
+
+
+def test_one_helper_is_enough_for_a_worker_that_does_not_read(caplog: pytest.LogCaptureFixture) -> None:
+    """Others need them too. What waits to be sent is given back when the worker is gone."""
+    ours, theirs = socket.socketpair()
+    told: list[bool] = []
+
+    def broken(_: bool) -> None:
+        raise RuntimeError("a defect")
+
+    child: Any = WorkerProcess.__new__(WorkerProcess)
+    child.name, child.loaded, child._channel = "w", True, ServerChannel(ours)
+    child._copied = child._untold = 0
+    child._io, child._flushing = IoContext(), threading.Lock()
+    child._io.threads.acquire("this test")
+    try:
+        with ours:
+            for number in range(40):
+                message = Execute(number, [msgspec.Raw(msgspec.msgpack.encode(bytes(1 << 20)))])
+                assert not child.execute(message, told.append if number else broken)
+            free = threading.Event()
+            child._io.threads.helpers.submit(free.set)
+            assert free.wait(5) and not told
+            theirs.close()
+            child._io.threads.release()
+    finally:
+        theirs.close()
+    assert told == [False] * 39 and "a defect" in caplog.text
+    with pytest.raises(ConnectionError):
+        child.execute(message, told.append)

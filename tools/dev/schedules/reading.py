@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ....server.ipc.frame import PeerClosed
 from ....server.ipc.messages import Message
+from ....server.workers.channel import Then
 from .machine import Machine, VirtualTask
 from .threading_kit import threading_on
 
@@ -22,7 +23,7 @@ class Sent(Protocol):
 
 
 class Channel:
-    """As `workers.channel.MessageChannel`: a message comes as a whole, and none is read before it is asked for."""
+    """As `workers.channel.ServerChannel`: a message comes as a whole, and none is read before it is asked for."""
 
     holds_frame = is_long = False
 
@@ -36,10 +37,11 @@ class Channel:
     def has_input(self) -> bool:
         return bool(self._inbox)
 
-    def send(self, message: Message) -> None:
+    def post(self, message: Message, then: Then | None = None) -> bool:
         if not self._process.alive:
             raise BrokenPipeError("the worker's end of the socket is closed")
         self._process.sent(message)
+        return True
 
     def receive(self) -> Message:
         while not self._inbox:

@@ -291,7 +291,7 @@ class SimulatedProcess(WorkerProcess):
     ) -> None:
         self.name, self._model, self._io, self.side = instance.name, config.name, io, side
         self.started, self.serial = side.machine.now / 1e9, side.pid
-        self.loaded, self.load_seconds, self.heard = False, 0.0, -math.inf
+        self.loaded, self.load_seconds, self.heard, self.spared = False, 0.0, -math.inf, -math.inf
         self.cause = self.refusal = None
         self._on_message, self._on_exit = on_message, on_exit
         self._copied = self._untold = 0
@@ -308,3 +308,7 @@ class SimulatedProcess(WorkerProcess):
     @property
     def frozen(self) -> bool:
         return self.side.stopped and self.side.alive
+
+    @property
+    def is_heard(self) -> bool:
+        return not self.side.channel.has_input

@@ -4,26 +4,50 @@ from __future__ import annotations
 
 import socket
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
+from jitney.core import holding
 from jitney.core.call import Call
-from jitney.core.errors import Cancelled, Draining, InvalidRequest, InvalidTensor, ModelFailed, ModelNotFound, QueueFull
+from jitney.core.errors import (
+    Cancelled,
+    Draining,
+    HoldsTooMuch,
+    InvalidRequest,
+    InvalidTensor,
+    JitneyError,
+    ModelFailed,
+    ModelNotFound,
+    QueueFull,
+)
 from jitney.core.model_config import ModelConfig, TensorSpec
 from jitney.core.request import Failure, Part, Request, Response
 from jitney.core.tensor import Tensor
+from jitney.server.frontends import send_queue, wire
 from jitney.server.frontends.child.remote_dataplane import RemoteDataPlane
 from jitney.server.frontends.child.scheduler_client import SchedulerClient
-from jitney.server.frontends.messages import UPWARD, Cancel, Freed, FrontPart, FrontRequest, Submit
+from jitney.server.frontends.messages import (
+    DOWNWARD,
+    UPWARD,
+    CallAnswer,
+    Cancel,
+    Freed,
+    FrontPart,
+    FrontRequest,
+    Submit,
+    encode,
+    pack,
+)
 from jitney.server.frontends.send_queue import SendQueue
 from jitney.server.frontends.session import FrontendSession, SharedServices
 from jitney.server.frontends.shared_counters import SharedCounters
 from jitney.server.http.kserve.shm import ClientRegions
 from jitney.server.ipc.arena import Arena
-from jitney.server.ipc.frame import FrameReader, PeerClosed
+from jitney.server.ipc.frame import HEADER, FrameReader, PeerClosed
 from jitney.server.ipc.frame_reading import Reading
 from jitney.server.ipc.io_context import IoContext
 from jitney.server.ipc.memory import Region
@@ -131,8 +155,8 @@ class Site:
             sock.shutdown(socket.SHUT_RDWR)
         for thread in self.threads:
             thread.join(LIMIT)
-        for send_queue in self.send_queues:
-            send_queue.close()
+        for queue in self.send_queues:
+            queue.close()
         for sock in self.sockets:
             sock.close()
         self.requests.close()
@@ -191,6 +215,53 @@ def test_a_stream_goes_on_after_an_error_in_it(site: Site) -> None:
     for part in (Response(error=failure, final=False), response(final=False), response()):
         there.answer(part)
     assert [part.error for part in call.stream(LIMIT)] == [failure, None, None]
+
+
+def test_a_stream_that_its_front_end_does_not_come_to_reading_ends_and_the_front_end_goes_on(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model may give more than it can read, on a machine that has other things to do. A small stream goes on too."""
+    monkeypatch.setattr(send_queue, "MAX_BACKLOG", 8 << 20)
+    goes_on, given = threading.Event(), list[Response | JitneyError]()
+
+    def block(_: Response | JitneyError) -> None:
+        goes_on.wait(LIMIT)
+
+    blocking = site.plane.infer("m", None, request(), on_answer=block)
+    small = site.plane.infer("m", None, request())
+    much = site.plane.infer("m", None, request(), on_answer=given.append)
+    there = [site.call(n) for n in range(3)]
+    there[0].answer(response(final=False))  # the front end's reading thread has something to do now
+    try:
+        while not there[2].done:
+            there[2].answer(response(1000, final=False))
+            assert site.send_queues[1].backlog < 8 << 20
+        there[1].answer(response(final=False))
+        there[1].answer(response())
+        there[0].answer(response())
+    finally:
+        goes_on.set()
+    assert len(list(small.stream(LIMIT))) == 2
+    wait_until(lambda: much.done and blocking.done, LIMIT, "the ends")
+    assert isinstance(given[-1], HoldsTooMuch) and len(given) > 500
+    assert not site.lost and not site.ended
+
+
+def test_no_part_of_a_stream_costs_more_than_is_counted_for_it() -> None:
+    """Of which a model may give a million that nobody has read yet."""
+    arena, part = Arena(1 << 20), response(1, final=False)
+    message, _ = wire.response_to_wire(part, arena)
+    frame = pack([encode(CallAnswer(1, message))] * 30)[HEADER.size :]
+    kept = []
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            kept += [wire.response_from_wire(told.response, arena.view) for told in DOWNWARD.decode(bytearray(frame))]  # type: ignore[union-attr, arg-type]
+        each = tracemalloc.get_traced_memory()[0] / len(kept)
+    finally:
+        tracemalloc.stop()
+        arena.close()
+    assert holding.PART / 2 < each < holding.PART
 
 
 def test_refusals_and_failures_are_the_errors_that_they_are(site: Site) -> None:

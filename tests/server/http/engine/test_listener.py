@@ -16,6 +16,7 @@ import pytest
 from jitney.core import holding
 from jitney.core.errors import InvalidConfig
 from jitney.core.holding import COUNTED, Holdings
+from jitney.server.http.engine import listener as listener_module
 from jitney.server.http.engine import server
 from jitney.server.http.engine.body import MAX_CHUNKS
 from jitney.server.http.engine.channel import HALF_CLOSED_SECONDS
@@ -361,6 +362,28 @@ def test_closing_does_not_wait_longer_than_it_may(site: Site) -> None:
         assert time.monotonic() - began < 2
         assert busy.closed()
     site.release.set()
+
+
+def test_who_waits_to_be_accepted_at_the_end_is_answered_however_late_the_loop_comes(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have no processor, or a lot to do."""
+    monkeypatch.setattr(listener_module, "SOON_S", 0.0)
+    listener = Listener(site, ANY_PORT, name="inference", threads=1, max_body=10, refuse=refuse)
+    listener.start()
+    busy, free = threading.Event(), threading.Event()
+
+    def keep() -> None:
+        busy.set()
+        free.wait(5)
+
+    listener._loop.post(keep)
+    assert busy.wait(5)
+    with Connection(listener.address) as client:
+        client.send(GET)
+        threading.Timer(0.1, free.set).start()
+        listener.close(5)
+        assert client.read().status == 200
 
 
 def test_a_busy_port_is_named_with_its_setting(listener: Any, site: Site) -> None:

@@ -38,10 +38,10 @@ USED = {
         "url_scheme",
     },
     "waitress.channel:HTTPChannel": {
-        "_fileno", "_flush_outbufs_below_high_watermark", "accepting", "addr", "adj", "close_when_flushed", "connected",
-        "current_outbuf_count", "error_task_class", "handle_close", "handle_error", "handle_read", "handle_write",
+        "_fileno", "_flush_outbufs_below_high_watermark", "_flush_some", "accepting", "addr", "adj", "close_when_flushed",
+        "connected", "current_outbuf_count", "error_task_class", "handle_close", "handle_error", "handle_read", "handle_write",
         "last_activity", "outbuf_lock", "outbufs", "readable", "received", "recv", "request", "requests", "requests_lock",
-        "send_continue", "sent_continue", "server", "service", "socket", "task_class", "total_outbufs_len", "will_close",
+        "send", "send_continue", "sent_continue", "server", "service", "socket", "task_class", "total_outbufs_len", "will_close",
         "writable", "write_soon",
     },
     "waitress.server:TcpWSGIServer": {
