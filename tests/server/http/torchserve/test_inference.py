@@ -265,6 +265,18 @@ def test_a_chunked_body_shows_its_length(site: Any) -> None:
     assert seen(site).headers["content-length"] == "3"
 
 
+def test_what_the_body_was_waited_with_and_a_second_content_type_reach_no_handler(site: Any) -> None:
+    with Connection(site.address("inference")) as connection:
+        connection.send(
+            b"POST /predictions/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n"
+            b"Content-Type: text/a\r\nContent-Type: text/b\r\n\r\n"
+        )
+        assert connection.read(head_only=True).status == 100
+        connection.send(b"abc")
+        assert connection.read().body == b"abc"
+    assert "Expect" not in seen(site).headers and fields(site) == [("body", b"abc", "text/a")]
+
+
 def test_headers_keep_the_client_s_spelling(site: Any) -> None:
     with Connection(site.address("inference")) as connection:
         connection.send(
