@@ -82,7 +82,7 @@ class Management:
         exchange.target = Target(model, version)
         match exchange.req.method:
             case "GET":
-                self._describe(exchange, model, version)
+                self._describe(exchange, model, None if default else version)  # whatever version that path names (TorchServe)
             case "PUT" if default:
                 self._set_default(exchange, model, version or "")
             case "PUT":
@@ -157,10 +157,11 @@ class Management:
         exchange.target = Target(model, version)
         least = integer(given, "min_worker", 1)
         most = integer(given, "max_worker", least)
-        if least < 0:
-            raise InvalidRequest(f"min_worker must be at least 0, got {least}")
         if most < least:
             raise InvalidRequest("max_worker cannot be less than min_worker.")
+        if least < 0:
+            self.dataplane.describe(model, version)  # an unknown model is told of first
+            raise InvalidRequest(f"min_worker must be at least 0, got {least}")
         synchronous = boolean(given, "synchronous", False)
         running = self.control.archives.scale(model, version, least, most, synchronous)
         send_status(exchange.resp, *scaled(model, version, least, running if synchronous else None))

@@ -114,7 +114,7 @@ def test_describe_versions(site: Any) -> None:
         return [row["modelVersion"] for row in json.loads(site.ask("management", "GET", path).body)]
 
     assert versions("/models/echo") == ["1.0"] and versions("/models/echo/2.0") == ["2.0"]
-    assert versions("/models/echo/all") == ["1.0", "2.0"] and versions("/models/echo/2.0/set-default") == ["2.0"]
+    assert versions("/models/echo/all") == ["1.0", "2.0"] and versions("/models/echo/2.0/set-default") == ["1.0"]
 
 
 def test_describe_what_does_not_exist(site: Any) -> None:
@@ -291,6 +291,8 @@ def test_scaling_that_has_not_finished_is_206(site: Any) -> None:
         ("echo?min_worker=3&max_worker=2", (400, "BadRequestException", "max_worker cannot be less than min_worker.")),
         ("echo?max_worker=0", (400, "BadRequestException", "max_worker cannot be less than min_worker.")),
         ("echo?min_worker=-1", (400, "BadRequestException", "min_worker must be at least 0, got -1")),
+        ("echo?min_worker=-1&max_worker=-2", (400, "BadRequestException", "max_worker cannot be less than min_worker.")),
+        ("nosuch?min_worker=-1", (404, "ModelNotFoundException", "Model not found: nosuch")),
         ("nosuch", (404, "ModelNotFoundException", "Model not found: nosuch")),
         ("echo/9.9", (404, "ModelVersionNotFoundException", "Model version: 9.9 does not exist for model: echo")),
         (
