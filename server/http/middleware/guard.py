@@ -22,7 +22,9 @@ _DESCRIBED = re.compile(r"/openapi\.json|/docs(?:/[a-z-]+\.(?:js|css))?")
 #: The status page and its files; what the page asks models.
 _PAGE, _TRY = re.compile(r"/status(?:/[a-z-]+\.(?:js|css|svg))?"), ("/status/try/predictions/", "/status/try/v2/")
 #: Paths whose queries TorchServe reads whatever the method is; it leaves those of most others alone, whatever is in them.
-_READS_QUERY = re.compile(r"/invocations|/token|/workflows|/metrics(?:/.*)?|/models/[^/]*/invoke|/(?!predictions/)[^/]+(?:/[^/]+)?/predict")
+_READS_QUERY = re.compile(
+    r"/invocations|/token|/workflows|/metrics(?:/.*)?|/models/[^/]*/invoke|/(?!(?:predictions|explanations)/)[^/]+(?:/[^/]+)?/predict"
+)
 #: Those whose queries it reads with one method.
 _READS_QUERY_OF = {
     "GET": re.compile(r"/models(?:/[^/]*){0,2}|/models/[^/]*/[^/]+/set-default"),

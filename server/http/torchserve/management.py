@@ -82,7 +82,9 @@ class Management:
         exchange.target = Target(model, version)
         match exchange.req.method:
             case "GET":
-                self._describe(exchange, model, None if default else version)  # whatever version that path names (TorchServe)
+                self._describe(
+                    exchange, model, None if default else version
+                )  # whatever version that path names (TorchServe)
             case "PUT" if default:
                 self._set_default(exchange, model, version or "")
             case "PUT":

@@ -107,7 +107,7 @@ def parse_yaml(raw: bytes, where: str = "model-config.yaml") -> ModelYaml:
     notes: list[str] = []
     values = {_KEYS[key][0]: value for key in _KEYS if (value := _value(key, document, where, notes)) is not None}
     if "min_workers" in values:
-        values["min_workers"] = max(1, values["min_workers"])  # `ModelConfig.setMinWorkers`
+        values["min_workers"] = max(1, values["min_workers"])  # TorchServe's `setMinWorkers`
     torchrun = document.get("torchrun")
     if isinstance(torchrun, dict) and isinstance(torchrun.get("nproc-per-node"), int) and "parallel_level" not in values:
         values["parallel_level"] = torchrun["nproc-per-node"]
@@ -226,7 +226,7 @@ def rank(asked: Asked, found: ModelYaml | None, entry: Mapping[str, Any], defaul
 
     batch size, delay    registration > yaml > models > 1, 100
     timeouts             yaml, or 120 where it does not say > models > registration > defaults
-    workers              yaml (min, of which less than 1 counts as 1, <= max) > registration: initial_workers; at startup: models > defaults
+    workers              yaml (0 < min <= max) > registration: initial_workers; at startup: models > defaults
     queue size           yaml > default
     runtime              models > registration > manifest
     restored snapshot    its values beat all

@@ -217,7 +217,8 @@ def test_management(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "name"), [(400, "INVALID_ARGUMENT"), (413, "RESOURCE_EXHAUSTED"), (418, "FAILED_PRECONDITION"), (507, "INTERNAL")]
+    ("status", "name"),
+    [(400, "INVALID_ARGUMENT"), (413, "RESOURCE_EXHAUSTED"), (418, "FAILED_PRECONDITION"), (507, "INTERNAL")],
 )
 def test_the_status_that_a_handler_asked_for(status: int, name: str) -> None:
     told = inference_status(ModelFailed("why", status=status, by_model=True))
