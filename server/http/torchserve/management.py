@@ -62,7 +62,7 @@ class Management:
     tokens: Tokens | None
 
     def add_to(self, routes: Routes) -> None:
-        routes.add(r"/workflows(?:/(?P<workflow>[^/]*)(?:/.*)?)?", self.workflows)
+        routes.add(r"/workflows(?:/(?P<workflow>[^/]*)(?:/[^/]*)?)?", self.workflows)
         routes.add(rf"/v1/models/{MODEL}", self.ready)
         routes.add(rf"/models/{MODEL}(?:/{VERSION}(?P<default>/set-default)?)?", self.model)
         routes.add(r"/models", self.models)
@@ -81,10 +81,10 @@ class Management:
     def model(self, exchange: Exchange, model: str, version: str | None = None, default: str | None = None) -> None:
         exchange.target = Target(model, version)
         match exchange.req.method:
+            case "GET" if default:  # the default version, whatever the path names (TorchServe)
+                self._describe(exchange, model, None)
             case "GET":
-                self._describe(
-                    exchange, model, None if default else version
-                )  # whatever version that path names (TorchServe)
+                self._describe(exchange, model, version)
             case "PUT" if default:
                 self._set_default(exchange, model, version or "")
             case "PUT":

@@ -385,6 +385,8 @@ def test_there_are_no_workflows(site: Any) -> None:
     assert error(site.ask("management", "POST", "/workflows")) == (400, "BadRequestException", "Parameter url is required.")
     expected = (404, "WorkflowNotFoundException", "Workflow not found: w")
     assert error(site.ask("management", "DELETE", "/workflows/w")) == expected
+    assert error(site.ask("management", "DELETE", "/workflows/w/x")) == expected
+    assert error(site.ask("management", "DELETE", "/workflows/w/x/y")) == (404, "ResourceNotFoundException", NOT_FOUND)
 
 
 @pytest.mark.parametrize(
