@@ -170,9 +170,13 @@ def test_register_from_a_json_body_ignores_the_query(site: Any) -> None:
 def test_whole_numbers_of_a_json_body_may_have_a_point(site: Any) -> None:
     body = b'{"url": "b.mar", "batch_size": 4.0, "response_timeout": 7e0}'
     assert site.ask("management", "POST", "/models", body, Content_Type="application/json").status == 200
-    marked = b"\xef\xbb\xbf" + body  # as some clients on Windows begin it
-    assert site.ask("management", "POST", "/models", marked, Content_Type="application/json").status == 200
     assert site.plane.registered == [Registration("b.mar", batch_size=4, response_timeout=7)]
+
+
+def test_a_json_body_may_begin_with_a_byte_order_mark(site: Any) -> None:
+    body = b'\xef\xbb\xbf{"url": "b.mar"}'
+    assert site.ask("management", "POST", "/models", body, Content_Type="application/json").status == 200
+    assert site.plane.registered == [Registration("b.mar")]
 
 
 def test_an_empty_runtime_is_none(site: Any) -> None:
