@@ -145,14 +145,15 @@ class Management:
     # -- scale -------------------------------------------------------------------------------------------------------------
 
     def scale(self, model: str, version: str | None, min_workers: int, max_workers: int, synchronous: bool) -> int | None:
-        """Brings the number of workers between the two. The number of workers where it waited for them, else None.
+        """Brings the number of workers between the two; a least of 0 takes all away, whatever the most is (TorchServe).
 
+        Returns the number of workers where it waited for them, else None.
         Synchronous: waits until they are, LoadFailed with the reason if they cannot be.
         """
         deployment = self._workers_of(model, version)
         with self._turn:
             now = deployment.wanted_workers()
-            wanted = min(max(now, min_workers), max_workers)
+            wanted = min(max(now, min_workers), max_workers) if min_workers else 0
             deployment.scale(wanted, retry=True)  # InvalidConfig where they have no place; then nothing has changed
             deployment.min_workers, deployment.max_workers = min_workers, max_workers
         self.on_change()

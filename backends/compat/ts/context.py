@@ -136,8 +136,9 @@ class Context:
 
     # -- answers ---------------------------------------------------------------------------------------------------------
 
-    def set_response_content_type(self, idx: int, value: str) -> None:
-        self.set_response_header(idx, "content-type", value)
+    def set_response_content_type(self, idx: int, value: str | None) -> None:
+        if value is not None:
+            self.set_response_header(idx, "content-type", value)
 
     def get_response_content_type(self, idx: int) -> str | None:
         return self._request_processor[idx].get_response_header("content-type")

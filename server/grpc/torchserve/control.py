@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ....core.errors import InvalidParameter, JitneyError
+from ....core.errors import InvalidParameter, InvalidRequest, JitneyError, VersionNotFound
 from ...http.torchserve.describe import description
 from ...http.torchserve.errors import Target
 from ...http.torchserve.management import page, registered, scaled
@@ -51,12 +51,18 @@ class InferenceControl:
         return inference_status(error) if isinstance(error, InvalidParameter) else management_status(error)
 
     def _ready(self, model: str, version: str | None) -> bool:
-        self.dataplane.describe(model, version)  # raises where there is none
+        self._versions(model, version)
         return self.dataplane.model_ready(model, version)
 
     def _metadata(self, model: str, version: str | None) -> Document:
-        self.dataplane.describe(model, version)
-        return {"name": model, "versions": [version] if version else self.dataplane.versions(model)}
+        return {"name": model, "versions": self._versions(model, version)}
+
+    def _versions(self, model: str, version: str | None) -> list[str]:
+        """All versions of the model, also where one is named; ModelNotFound or VersionNotFound where there is none."""
+        versions = self.dataplane.versions(model)
+        if version and version not in versions:
+            raise VersionNotFound(model, version)
+        return versions
 
 
 @dataclass(frozen=True)
@@ -107,8 +113,10 @@ class ManagementControl:
         model, version = request.get("model_name", ""), request.get("model_version")
         least = max(0, request.get("min_worker", 0)) or 1
         most = max(0, request.get("max_worker", 0)) or least
+        if most < least:
+            raise InvalidRequest("max_worker cannot be less than min_worker.")
         synchronous = request.get("synchronous", False)
-        running = self.control.archives.scale(model, version, least, max(least, most), synchronous)
+        running = self.control.archives.scale(model, version, least, most, synchronous)
         return scaled(model, version, least, running if synchronous else None)[0]
 
     def set_default(self, request: Document) -> str:

@@ -36,7 +36,8 @@ def inference_status(error: errors.JitneyError, target: Target = NO_TARGET) -> t
         return "PERMISSION_DENIED", str(error)
     found = problem(error, target)
     if isinstance(error, errors.ModelFailed | errors.WorkerDied):
-        return by_code(found.code), f"{found.message}\norg.pytorch.serve.http.InternalServerException"
+        asked = getattr(error, "status", 0) == 413  # REST makes 507 of it, gRPC does not (TorchServe)
+        return by_code(413 if asked else found.code), f"{found.message}\norg.pytorch.serve.http.InternalServerException"
     if isinstance(error, errors.Cancelled):
         return "CANCELLED", "call already cancelled"
     if isinstance(error, errors.ModelNotFound | errors.VersionNotFound):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 from waitress.adjustments import Adjustments
 from waitress.parser import ParsingError, TransferEncodingNotImplemented
@@ -16,6 +17,9 @@ from waitress.utilities import (
 
 from .body import BodyStream, ChunkedReceiver, FixedReceiver, Receiver
 from .parser import END, RequestHead, parse_head, parse_line
+
+#: How a head ends whose lines have no CR.
+_BARE_END = re.compile(rb"\n\r?\n")
 
 
 class ExpectationFailed(Error):  # type: ignore[misc]
@@ -80,6 +84,9 @@ class ParsedRequest:
             return len(data)
         if end < len(END):
             self._partial = whole
+            bare = _BARE_END.search(whole, max(0, before - 2))
+            if bare and whole[: bare.start()].strip():  # its sender waits for the answer and sends nothing more
+                self._fail(BadRequest("the lines of the head end with LF, expected CR LF"))
             return len(data)
         self._partial = b""
         head = whole[:end].lstrip()  # clients may send an empty line after a request (RFC 9112, 2.2)

@@ -55,8 +55,8 @@ class RequestHead:
     """What came before the body.
 
     pairs       headers as (name, value), in the client's spelling and order
-    fields      the same by lower-case name; values of repeated ones joined by ", "; names with underscores left out, since in
-                WSGI they could be taken for others
+    fields      the same by lower-case name; values of repeated ones joined by ", ", but for Content-Type, of which the first
+                counts (Netty); names with underscores left out, since in WSGI they could be taken for others
     length      bytes of the body by Content-Length, 0 where there is none
     """
 
@@ -131,8 +131,11 @@ def parse_head(data: bytes) -> RequestHead:
         name, key, counts = _names.get(raw_name) or _name(raw_name)
         value = raw_value.decode("latin-1").rstrip(" \t")
         pairs.append((name, value))
-        if counts:
-            fields[key] = f"{fields[key]}, {value}" if key in fields else value
+        if key not in fields:
+            if counts:
+                fields[key] = value
+        elif key != "content-type":
+            fields[key] = f"{fields[key]}, {value}"
     head = RequestHead(line, pairs, fields)
     if fields.get("host") not in _hosts:
         _check_host(line.version, pairs)

@@ -21,8 +21,16 @@ _V1_READY = re.compile(r"/v1/models/[^/:]+")
 _DESCRIBED = re.compile(r"/openapi\.json|/docs(?:/[a-z-]+\.(?:js|css))?")
 #: The status page and its files; what the page asks models.
 _PAGE, _TRY = re.compile(r"/status(?:/[a-z-]+\.(?:js|css|svg))?"), ("/status/try/predictions/", "/status/try/v2/")
-#: Paths whose queries TorchServe leaves alone, whatever is in them.
-_NO_QUERY = ("/predictions/", "/explanations/", "/ping")
+#: Paths whose queries TorchServe reads whatever the method is; it leaves those of most others alone, whatever is in them.
+_READS_QUERY = re.compile(
+    r"/invocations|/token|/workflows|/metrics(?:/.*)?|/models/[^/]*/invoke|/(?!(?:predictions|explanations)/)[^/]+(?:/[^/]+)?/predict"
+)
+#: Those whose queries it reads with one method.
+_READS_QUERY_OF = {
+    "GET": re.compile(r"/models(?:/[^/]*){0,2}|/models/[^/]*/[^/]+/set-default"),
+    "POST": re.compile("/models"),
+    "PUT": re.compile(r"/models(?:/[^/]*){1,2}"),
+}
 DENIED = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
 
 
@@ -44,6 +52,12 @@ def needed(method: str, path: str, ports: Collection[str]) -> Kind | None:
     if "management" in ports and _is_management(path):
         return "management"
     return "inference"
+
+
+def reads_query(method: str, path: str) -> bool:
+    """Whether TorchServe reads the query of a request for this path, so that its escapes must be right."""
+    own = _READS_QUERY_OF.get(method)
+    return _READS_QUERY.fullmatch(path) is not None or (own is not None and own.fullmatch(path) is not None)
 
 
 def is_probe(method: str, path: str) -> bool:
@@ -106,7 +120,7 @@ class Guards:
     def guard(self, method: str, path: str) -> Guard:
         """What requests for this percent-decoded path, as `normal_path` makes it, must carry."""
         group = self._restrictions.get(group_of(method, path) or "") if self._restrictions else None
-        reads = not path.startswith(_NO_QUERY)
+        reads = reads_query(method, path)
         return Guard(self._keys, self._kind(method, path), group, escapes=not is_kserve(path), query=reads)
 
     def _kind(self, method: str, path: str) -> Kind | None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 FORM, _MULTIPART = "application/x-www-form-urlencoded", "multipart/form-data"
 FORMS = frozenset({FORM, _MULTIPART})
 MAX_QUERY_FIELDS = 1000
+#: Headers that a handler does not get to see: what they ask for is over once the body is there.
+_BETWEEN_PEERS = frozenset({"transfer-encoding", "expect"})
 _SEPARATORS = re.compile("[&;]")
 
 
@@ -92,13 +94,13 @@ def query_parts(text: str) -> list[Part]:
 
 
 def client_headers(head: RequestHead, nbytes: int) -> dict[str, str]:
-    """The request's headers in the client's spelling, the last of repeated ones (TorchServe).
+    """The request's headers in the client's spelling, the last of repeated ones, without `Expect` (TorchServe).
 
     Where the client sent no length, TorchServe's handlers see one in lower case: 0, or that of a chunked body of `nbytes`.
     """
     headers = dict(head.pairs)
-    if head.chunked:
-        headers = {name: value for name, value in headers.items() if name.lower() != "transfer-encoding"}
+    if head.chunked or "expect" in head.fields:
+        headers = {name: value for name, value in headers.items() if name.lower() not in _BETWEEN_PEERS}
     if "content-length" not in head.fields:
         headers["content-length"] = str(nbytes)
     return headers

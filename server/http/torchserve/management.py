@@ -62,7 +62,7 @@ class Management:
     tokens: Tokens | None
 
     def add_to(self, routes: Routes) -> None:
-        routes.add(r"/workflows(?:/(?P<workflow>[^/]*)(?:/.*)?)?", self.workflows)
+        routes.add(r"/workflows(?:/(?P<workflow>[^/]*)(?:/[^/]*)?)?", self.workflows)
         routes.add(rf"/v1/models/{MODEL}", self.ready)
         routes.add(rf"/models/{MODEL}(?:/{VERSION}(?P<default>/set-default)?)?", self.model)
         routes.add(r"/models", self.models)
@@ -81,6 +81,8 @@ class Management:
     def model(self, exchange: Exchange, model: str, version: str | None = None, default: str | None = None) -> None:
         exchange.target = Target(model, version)
         match exchange.req.method:
+            case "GET" if default:  # the default version, whatever the path names (TorchServe)
+                self._describe(exchange, model, None)
             case "GET":
                 self._describe(exchange, model, version)
             case "PUT" if default:
@@ -157,10 +159,11 @@ class Management:
         exchange.target = Target(model, version)
         least = integer(given, "min_worker", 1)
         most = integer(given, "max_worker", least)
-        if least < 0:
-            raise InvalidRequest(f"min_worker must be at least 0, got {least}")
         if most < least:
             raise InvalidRequest("max_worker cannot be less than min_worker.")
+        if least < 0:
+            self.dataplane.describe(model, version)  # an unknown model is told of first
+            raise InvalidRequest(f"min_worker must be at least 0, got {least}")
         synchronous = boolean(given, "synchronous", False)
         running = self.control.archives.scale(model, version, least, most, synchronous)
         send_status(exchange.resp, *scaled(model, version, least, running if synchronous else None))

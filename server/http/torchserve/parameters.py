@@ -6,6 +6,7 @@ value of the wrong type is refused with its name (TorchServe answers with a Java
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -69,7 +70,7 @@ def _given(given: Mapping[str, str], name: str) -> int | None:
 
 def _from_json(body: bytes) -> Registration:
     try:
-        document = orjson.loads(body)
+        document = orjson.loads(body.removeprefix(codecs.BOM_UTF8))  # which some clients on Windows send
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"the body is not JSON: {error}") from None
     if not isinstance(document, dict):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ....core.errors import Unavailable
 from ...workers.worker_state import WorkerState
-from .errors import MethodNotAllowed
+from .errors import MethodNotAllowed, ResourceNotFound
 from .render import send_json
 from .routing import MODEL, Exchange, Routes
 
@@ -35,7 +35,9 @@ class ModelsV1:
         send_json(exchange.resp, {"models": [name for name, _ in self.dataplane.models()]})
 
     def ready(self, exchange: Exchange, model: str) -> None:
-        """200 where the model takes requests, 503 where it does not, 404 where there is none."""
+        """200 where the model takes requests, 503 where it does not, 404 where there is none, or no such verb (TorchServe)."""
+        if exchange.req.method != "GET" and ":" in model:
+            raise ResourceNotFound
         _only_get(exchange)
         self.dataplane.config(model, None)
         if not self.dataplane.model_ready(model, None) and not self._is_loading(model):

@@ -27,6 +27,8 @@ from .unpack import Progress, unpack_tar_gz, unpack_zip
 
 MANIFEST = "MAR-INF/MANIFEST.json"
 RUNTIMES = ("python", "python3", "LSP")
+#: TorchServe takes the names of its own constants too.
+_CONSTANTS = {"PYTHON": "python", "PYTHON3": "python3"}
 MAX_JSON_BYTES = 1 << 20
 
 
@@ -134,6 +136,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         raise InvalidArchive(f"{MANIFEST}: has no section 'model'", "model", "model")
     version = Manifest.model_version if model.get("modelVersion") is None else _text(model, "modelVersion")
     runtime = _text(document, "runtime") if "runtime" in document else Manifest.runtime
+    runtime = _CONSTANTS.get(runtime, runtime)
     if not version:
         raise InvalidArchive(f"{MANIFEST}: 'modelVersion' is not defined", "model_version", "modelVersion")
     if runtime not in RUNTIMES:
@@ -153,11 +156,13 @@ def parse_manifest(raw: bytes) -> Manifest:
 
 
 def _text(section: Mapping[str, Any], key: str) -> str:
-    """A string, "" where it is absent or null; numbers become text, as Gson reads them."""
+    """A string, "" where it is absent or null; numbers, true and false become text, as Gson reads them."""
     value = section.get(key)
     if value is None:
         return ""
-    if isinstance(value, bool | dict | list):
+    if isinstance(value, bool):
+        value = json.dumps(value)
+    if isinstance(value, dict | list):
         raise InvalidArchive(f"{MANIFEST}: '{key}' is {json.dumps(value)[:100]}, expected a string", entry=key)
     text = str(value)
     if any(ord(char) < 32 or ord(char) == 127 for char in text) or len(text) > 1024:

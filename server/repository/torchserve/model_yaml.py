@@ -61,7 +61,7 @@ class ModelYaml:
 
 #: yaml key -> field, type, least value.
 _KEYS: dict[str, tuple[str, type, int | None]] = {
-    "minWorkers": ("min_workers", int, 0),
+    "minWorkers": ("min_workers", int, None),
     "maxWorkers": ("max_workers", int, 0),
     "batchSize": ("batch_size", int, None),
     "maxBatchDelay": ("max_batch_delay", int, None),
@@ -106,6 +106,8 @@ def parse_yaml(raw: bytes, where: str = "model-config.yaml") -> ModelYaml:
     document = plain(loaded, where)
     notes: list[str] = []
     values = {_KEYS[key][0]: value for key in _KEYS if (value := _value(key, document, where, notes)) is not None}
+    if "min_workers" in values:
+        values["min_workers"] = max(1, values["min_workers"])  # TorchServe's `setMinWorkers`
     torchrun = document.get("torchrun")
     if isinstance(torchrun, dict) and isinstance(torchrun.get("nproc-per-node"), int) and "parallel_level" not in values:
         values["parallel_level"] = torchrun["nproc-per-node"]

@@ -98,6 +98,13 @@ def test_more_workers_than_the_machine_can_hold_are_refused_and_nothing_changes(
     assert (deployment.wanted_workers(), deployment.min_workers, deployment.ready) == (1, 1, True)
 
 
+def test_a_least_number_of_no_workers_takes_all_away(management: Management) -> None:
+    management.register(Registration("capitals.mar", initial_workers=1, synchronous=True))
+    deployment = management.registry.deployment("capitals")
+    assert management.scale("capitals", None, 0, 2, synchronous=True) == 0
+    assert (deployment.wanted_workers(), deployment.min_workers, deployment.max_workers) == (0, 0, 2)
+
+
 def test_a_start_with_more_workers_than_the_machine_can_hold_says_so(settings: Settings) -> None:
     wanted = {"JITNEY_MODELS": '{"capitals": {"1.0": {"minWorkers": 100000, "maxWorkers": 100000}}}'}
     told: list[tuple[str, str | None]] = []

@@ -102,6 +102,7 @@ def test_context_members() -> None:
     assert context.get_all_request_header(1) == {}
     assert (context.get_sequence_id(0), context.get_sequence_id(1)) == ("s", None)
     context.set_response_content_type(1, "a/b")
+    context.set_response_content_type(1, None)
     context.set_response_header(1, "k", "v")
     assert (context.get_response_content_type(1), context.get_response_content_type(0)) == ("a/b", None)
     assert context.get_response_headers(1) == {"content-type": "a/b", "k": "v"}

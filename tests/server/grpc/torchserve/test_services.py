@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
+from jitney.core.errors import ModelFailed
 from jitney.server.grpc import schema
+from jitney.server.grpc.torchserve.errors import inference_status
 from jitney.tests.fakes.certificates import self_signed
 from jitney.tests.fakes.torchserve_server import CAPITALS, Site, archive, running
 from jitney.tools.bench.ports import free_port
@@ -201,6 +203,10 @@ def test_management(client: Client) -> None:
     )
     assert client.manage("ScaleWorker", model_name="doubles", min_worker=1) == "Processing worker updates..."
     wait_until(lambda: len(workers(client, "doubles")) == 1, 20, "one worker less")
+    assert refused(client.manage, "ScaleWorker", model_name="nope", min_worker=2, max_worker=1) == (
+        "INVALID_ARGUMENT",
+        "max_worker cannot be less than min_worker.\norg.pytorch.serve.http.BadRequestException",
+    )
     assert client.manage("SetDefault", model_name="doubles", model_version="1.0").startswith("Default version successfully")
     assert refused(client.manage, "RegisterModel", url="doubles.mar")[0] == "ALREADY_EXISTS"
     assert client.manage("UnregisterModel", model_name="doubles") == 'Model "doubles" unregistered'
@@ -208,6 +214,15 @@ def test_management(client: Client) -> None:
         "NOT_FOUND",
         "Model not found: doubles\norg.pytorch.serve.archive.model.ModelNotFoundException",
     )
+
+
+@pytest.mark.parametrize(
+    ("status", "name"),
+    [(400, "INVALID_ARGUMENT"), (413, "RESOURCE_EXHAUSTED"), (418, "FAILED_PRECONDITION"), (507, "INTERNAL")],
+)
+def test_the_status_that_a_handler_asked_for(status: int, name: str) -> None:
+    told = inference_status(ModelFailed("why", status=status, by_model=True))
+    assert told == (name, "why\norg.pytorch.serve.http.InternalServerException")
 
 
 def workers(client: Client, model: str) -> list[Any]:
@@ -221,6 +236,13 @@ def test_the_open_inference_protocol(client: Client) -> None:
     assert client.call(OPEN, "ModelReady", name="capitals").ready
     assert list(client.call(OPEN, "ModelMetadata", name="capitals").versions) == ["1.0"]
     assert refused(client.call, OPEN, "ModelReady", name="nope")[0] == "NOT_FOUND"
+    assert list(client.call(OPEN, "ModelMetadata", name="capitals", version="1.0").versions) == ["1.0"]
+    for method in ("ModelReady", "ModelMetadata"):
+        assert refused(client.call, OPEN, method, name="capitals", version="all") == (
+            "NOT_FOUND",
+            "Model version: all does not exist for model: capitals\n"
+            "org.pytorch.serve.archive.model.ModelVersionNotFoundException",
+        )
     tensor = {"name": "x", "datatype": "FP32", "shape": [1], "contents": {"fp32_contents": [1]}}
     assert refused(client.call, OPEN, "ModelInfer", model_name="tells", inputs=[tensor]) == (
         "INTERNAL",

@@ -28,6 +28,16 @@ def test_blank_lines_before_a_request_are_passed_over() -> None:
     assert blank.received(b"\r\n\r\nGET") == 4 and blank.empty
 
 
+@pytest.mark.parametrize("ending", [b"\n\n", b"\n\r\n"])
+def test_a_head_without_carriage_returns_is_refused_at_once(ending: bytes) -> None:
+    request = ParsedRequest(ADJ)
+    for byte in b"\n\nGET /ping HTTP/1.0" + ending:
+        assert not request.completed
+        request.received(bytes([byte]))
+    assert request.completed and request.error is not None and request.error.code == 400
+    assert "CR LF" in request.error.body
+
+
 @pytest.mark.parametrize(
     ("data", "code"),
     [

@@ -28,6 +28,11 @@ def test_a_head_is_taken_apart() -> None:
     assert (line.command, line.target, line.path, line.version) == ("POST", "/predictions/m", "/predictions/m", "1.1")
 
 
+def test_of_several_content_types_the_first_counts() -> None:
+    found = parse_head(head("Content-Type: text/plain", "content-type: application/json", "Content-Type:"))
+    assert found.fields["content-type"] == "text/plain" and len(found.pairs) == 4
+
+
 @pytest.mark.parametrize(
     ("target", "path", "query"),
     [

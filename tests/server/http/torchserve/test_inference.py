@@ -198,8 +198,18 @@ def test_bad_escapes_are_403(site: Any, path: str, text: str) -> None:
 
 
 def test_a_query_that_nobody_reads_may_hold_anything(site: Any) -> None:
-    for path in ("/predictions/echo?a=%zz", "/explanations/echo?%", "/ping?100%"):
+    unread = (
+        "/predictions/echo?a=%zz",
+        "/explanations/echo?%",
+        "/ping?100%",
+        "/v1/models/echo:predict?%",
+        "/api-description?%",
+    )
+    for path in unread:
         assert site.ask("inference", "GET", path).status == 200, path
+    assert error(site.ask("inference", "GET", "/nothing?a=%zz"))[:2] == (404, "ResourceNotFoundException")
+    assert error(site.ask("management", "DELETE", "/models/nope?a=%zz"))[:2] == (404, "ModelNotFoundException")
+    assert site.ask("management", "GET", "/models/echo?a=%zz").status == 403
 
 
 def test_malformed_http_is_answered_in_torchserve_s_form(site: Any) -> None:
@@ -260,6 +270,18 @@ def test_a_chunked_body_shows_its_length(site: Any) -> None:
         )
         assert connection.read().body == b"abc"
     assert seen(site).headers["content-length"] == "3"
+
+
+def test_what_the_body_was_waited_with_and_a_second_content_type_reach_no_handler(site: Any) -> None:
+    with Connection(site.address("inference")) as connection:
+        connection.send(
+            b"POST /predictions/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n"
+            b"Content-Type: text/a\r\nContent-Type: text/b\r\n\r\n"
+        )
+        assert connection.read(head_only=True).status == 100
+        connection.send(b"abc")
+        assert connection.read().body == b"abc"
+    assert "Expect" not in seen(site).headers and fields(site) == [("body", b"abc", "text/a")]
 
 
 def test_headers_keep_the_client_s_spelling(site: Any) -> None:

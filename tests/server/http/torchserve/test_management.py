@@ -114,7 +114,7 @@ def test_describe_versions(site: Any) -> None:
         return [row["modelVersion"] for row in json.loads(site.ask("management", "GET", path).body)]
 
     assert versions("/models/echo") == ["1.0"] and versions("/models/echo/2.0") == ["2.0"]
-    assert versions("/models/echo/all") == ["1.0", "2.0"] and versions("/models/echo/2.0/set-default") == ["2.0"]
+    assert versions("/models/echo/all") == ["1.0", "2.0"] and versions("/models/echo/2.0/set-default") == ["1.0"]
 
 
 def test_describe_what_does_not_exist(site: Any) -> None:
@@ -171,6 +171,12 @@ def test_whole_numbers_of_a_json_body_may_have_a_point(site: Any) -> None:
     body = b'{"url": "b.mar", "batch_size": 4.0, "response_timeout": 7e0}'
     assert site.ask("management", "POST", "/models", body, Content_Type="application/json").status == 200
     assert site.plane.registered == [Registration("b.mar", batch_size=4, response_timeout=7)]
+
+
+def test_a_json_body_may_begin_with_a_byte_order_mark(site: Any) -> None:
+    body = b'\xef\xbb\xbf{"url": "b.mar"}'
+    assert site.ask("management", "POST", "/models", body, Content_Type="application/json").status == 200
+    assert site.plane.registered == [Registration("b.mar")]
 
 
 def test_an_empty_runtime_is_none(site: Any) -> None:
@@ -291,6 +297,8 @@ def test_scaling_that_has_not_finished_is_206(site: Any) -> None:
         ("echo?min_worker=3&max_worker=2", (400, "BadRequestException", "max_worker cannot be less than min_worker.")),
         ("echo?max_worker=0", (400, "BadRequestException", "max_worker cannot be less than min_worker.")),
         ("echo?min_worker=-1", (400, "BadRequestException", "min_worker must be at least 0, got -1")),
+        ("echo?min_worker=-1&max_worker=-2", (400, "BadRequestException", "max_worker cannot be less than min_worker.")),
+        ("nosuch?min_worker=-1", (404, "ModelNotFoundException", "Model not found: nosuch")),
         ("nosuch", (404, "ModelNotFoundException", "Model not found: nosuch")),
         ("echo/9.9", (404, "ModelVersionNotFoundException", "Model version: 9.9 does not exist for model: echo")),
         (
@@ -383,6 +391,8 @@ def test_there_are_no_workflows(site: Any) -> None:
     assert error(site.ask("management", "POST", "/workflows")) == (400, "BadRequestException", "Parameter url is required.")
     expected = (404, "WorkflowNotFoundException", "Workflow not found: w")
     assert error(site.ask("management", "DELETE", "/workflows/w")) == expected
+    assert error(site.ask("management", "DELETE", "/workflows/w/x")) == expected
+    assert error(site.ask("management", "DELETE", "/workflows/w/x/y")) == (404, "ResourceNotFoundException", NOT_FOUND)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,11 @@ def test_a_model_that_there_is_not(site: Any) -> None:
     assert (status, document["type"], document["error"]) == (404, "ModelNotFoundException", "Model not found: nosuch")
 
 
+def test_a_verb_that_there_is_not(site: Any) -> None:
+    answer = site.ask("inference", "POST", "/v1/models/echo:classify")
+    assert (answer.status, json.loads(answer.body)["type"]) == (404, "ResourceNotFoundException")
+
+
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/echo"])
 @pytest.mark.parametrize("method", ["POST", "DELETE", "PUT"])
 def test_other_methods_are_told_which_one_to_take(site: Any, path: str, method: str) -> None:

@@ -62,7 +62,8 @@ def test_an_empty_file_says_nothing() -> None:
         ("deviceIds: 0", "device_ids"),
         ("useJobTicket: 1", "use_job_ticket"),
         ("jobQueueSize: 0", "job_queue_size"),
-        ("minWorkers: -1", "min_workers"),
+        ("minWorkers: 1.5", "min_workers"),
+        ("maxWorkers: -1", "max_workers"),
         ("responseTimeout: 0", "response_timeout"),
         ("startupTimeout: -3", "startup_timeout"),
         ("parallelType: diagonal", "parallel_type"),
@@ -73,6 +74,17 @@ def test_a_wrong_type_is_noted_and_ignored(line: str, field: str) -> None:
     assert getattr(read, field) == getattr(ModelYaml(), field)
     (note,) = read.notes
     assert line.split(":")[0] in note and "expected" in note
+
+
+@pytest.mark.parametrize("least", [0, -1])
+def test_less_than_one_worker_counts_as_one_where_there_is_a_largest_number(least: int) -> None:
+    def workers(text: str) -> tuple[int, int]:
+        numbers = rank(Asked(initial_workers=0), parse_yaml(text.encode()), {}, Defaults(), "python")
+        return numbers.min_workers, numbers.max_workers
+
+    assert workers(f"minWorkers: {least}\nmaxWorkers: 3") == (1, 3)
+    for text in (f"minWorkers: {least}", f"minWorkers: {least}\nmaxWorkers: 0", "maxWorkers: 3"):
+        assert workers(text) == (0, 0)
 
 
 LAUGHS = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
