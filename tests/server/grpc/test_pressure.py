@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import mmap
 import struct
@@ -92,18 +93,23 @@ async def until(done: Callable[[], bool]) -> None:
 
 
 def test_requests_that_do_not_end_are_ended_the_oldest_first() -> None:
+    """Of eight connections: what came on one together is in the same memory, which grpcio has until all of it is over."""
+
     async def run() -> None:
-        async with served() as (bound, calls), RawClient.connected(bound.port) as client:
+        async with served() as (bound, calls), contextlib.AsyncExitStack() as stack:
             guard, in_use = Pressure(calls, {bound.port}, 21 * MIB, 100), measure()
-            before = in_use()
-            sender = Sender(client, "/test/Echo", 8, 3 * MIB)
-            await sender.run()
-            await until(lambda: in_use() - before > 22 * MIB and len(calls.receiving) == 8)
+            before, senders = in_use(), list[Sender]()
+            while len(senders) < 8:
+                client = await stack.enter_async_context(RawClient.connected(bound.port))
+                senders.append(Sender(client, "/test/Echo", 1, 3 * MIB))
+                await until(lambda: len(calls.receiving) == len(senders))
+            await asyncio.gather(*(sender.run() for sender in senders))
+            await until(lambda: in_use() - before > 22 * MIB)
             guard.look()
             await until(lambda: len(calls.receiving) == 4)
-            while len(sender.ended) < 4:
+            for sender in senders[:4]:
                 await sender.read_ends()
-            assert sender.ended == {1, 3, 5, 7}
+            assert [sender.ended for sender in senders] == [{1}] * 4 + [set()] * 4
             await until(lambda: in_use() - before < 20 * MIB)
             guard.look()
             await asyncio.sleep(0.05)
