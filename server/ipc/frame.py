@@ -27,14 +27,15 @@ TURN = 16
 _LITTLE = 2 << 10
 
 
-def has_input(sock: socket.socket) -> bool:
-    """Whether something has come that is not read yet, or the end; false for a socket that is closed here."""
+def has_input(sock: socket.socket, timeout: float = 0.0) -> bool:
+    """Whether something has come that is not read yet, or comes within so many seconds, or the end; false for a socket that is
+    closed here."""
     fd = sock.fileno()
     if fd < 0:
         return False
     unread = select.poll()
     unread.register(fd, select.POLLIN)
-    return bool(unread.poll(0))
+    return bool(unread.poll(timeout * 1000))
 
 
 class PeerClosed(EOFError):

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from .frame import TURN, FrameReader
+from .frame import TURN, FrameReader, has_input
 from .reactor import Reactors
 
 #: How long a waiting thread relies on another one's reading before it looks again.
@@ -45,7 +45,7 @@ class Reading:
         while not is_here() and self._failure is None and time.monotonic() < deadline:
             if self._turn.acquire(timeout=_LOOK_S):
                 try:
-                    while not is_here():
+                    while not is_here() and self._comes_by(deadline):
                         self._read()
                 except Exception as error:  # noqa: BLE001 - raised again in the reading thread
                     self._failure = error
@@ -54,6 +54,10 @@ class Reading:
                 finally:
                     self._turn.release()
         return is_here()
+
+    def _comes_by(self, deadline: float) -> bool:
+        """Waits until there is something to be read, or until an instant; which of the two."""
+        return self._reader.holds_frame or has_input(self._socket, max(0.0, deadline - time.monotonic()))
 
     def _read(self) -> None:
         """Waits for a frame, and takes it and those that came along: the reactor would not see them in the socket."""

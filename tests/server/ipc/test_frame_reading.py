@@ -140,6 +140,24 @@ def test_who_waits_for_a_message_reads_where_nobody_does(reader: Reader, loop: L
     assert reader.texts(5)[4] == "d"
 
 
+def test_who_waits_in_the_reactor_waits_no_longer_than_asked(reader: Reader, loop: Loop) -> None:
+    """Whether nothing comes, or something else. Else a process that stands still would stop the other's loop."""
+    reader.send("a")
+    reader.texts(1)
+    found: list[bool] = []
+
+    def wait() -> None:
+        found.append(reader.reading.wait_for(lambda: False, 0.05))
+        reader.send("another")
+        found.append(reader.reading.wait_for(lambda: False, 0.05))
+
+    loop.post(wait)
+    wait_until(lambda: found == [False, False], LIMIT, "the end of waiting")
+    assert reader.texts(2) == ["a", "another"]
+    reader.send("b")
+    assert reader.texts(3)[2] == "b"
+
+
 def test_waiting_ends_in_time_and_when_there_will_be_nothing(reader: Reader) -> None:
     assert not reader.reading.wait_for(lambda: False, 0.05)
     reader.send("bad")
