@@ -145,6 +145,7 @@ def test_predictions(client: Client) -> None:
     assert answer.prediction == b"1.0"
     told = json.loads(client.predict("tells", b"x", other=b"y"))
     assert told == {"data": ["bytearray", "x"], "other": ["bytearray", "y"]}
+    assert list(json.loads(client.predict("tells", b"x", zeta=b"", alpha=b""))) == ["alpha", "data", "zeta"]
 
 
 def test_answers_as_a_stream(client: Client) -> None:
