@@ -130,7 +130,7 @@ def readable(pattern: str) -> str:
     text = re.sub(r"\(\?i:([^()]*)\)", r"\1", text)
     text = re.sub(r"\(\?P<default>/set-default\)\?", "[/set-default]", text)
     text = re.sub(r"\(\?P<(\w+)>(?:\[\^/\][*+]|\.\*|[^()]*)\)", r"{\1}", text)
-    text = text.replace(r"\.", ".").replace("/*", "/").replace("/.*", "/…")
+    text = text.replace(r"\.", ".").replace("/[^/]*", "/…").replace("/*", "/").replace("/.*", "/…")
     while (shorter := re.sub(r"\(\?:([^()]*)\)\?", r"[\1]", text)) != text:
         text = shorter
     return "" if text in (".*", "/v2(?:/|$)") or text.startswith("/v2(") else text
