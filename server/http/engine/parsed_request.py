@@ -18,8 +18,15 @@ from waitress.utilities import (
 from .body import BodyStream, ChunkedReceiver, FixedReceiver, Receiver
 from .parser import END, RequestHead, parse_head, parse_line
 
-#: How a head ends whose lines have no CR.
-_BARE_END = re.compile(rb"\n\r?\n")
+#: How a head ends whose lines have no CR; not how one ends that is as it should be.
+_BARE_END = re.compile(rb"(?<!\r)\n\r?\n|\n\n")
+
+
+def _bare_end(data: bytes, start: int = 0) -> BadRequest | None:
+    """What is wrong where the head, or what has come of it, has an end whose lines end with LF alone; from `start` on."""
+    blank = len(data) - len(data.lstrip())
+    found = _BARE_END.search(data, max(blank, start))
+    return BadRequest("the lines of the head end with LF, expected CR LF") if found else None
 
 
 class ExpectationFailed(Error):  # type: ignore[misc]
@@ -80,13 +87,13 @@ class ParsedRequest:
         end = whole.find(END, max(0, before - len(END))) + len(END)
         limit = self._adj.max_request_header_size
         if max(end, len(whole) * (end < len(END))) >= limit:
-            self._fail(RequestHeaderFieldsTooLarge(f"exceeds max_header of {limit}"))
+            self._fail(_bare_end(whole[:limit]) or RequestHeaderFieldsTooLarge(f"exceeds max_header of {limit}"))
             return len(data)
         if end < len(END):
             self._partial = whole
-            bare = _BARE_END.search(whole, max(0, before - 2))
-            if bare and whole[: bare.start()].strip():  # its sender waits for the answer and sends nothing more
-                self._fail(BadRequest("the lines of the head end with LF, expected CR LF"))
+            if bare := _bare_end(whole, before - 2):  # its sender waits for the answer and sends nothing more
+                self._begin(whole.lstrip() + END)  # whose line says which route refuses it
+                self._fail(bare)
             return len(data)
         self._partial = b""
         head = whole[:end].lstrip()  # clients may send an empty line after a request (RFC 9112, 2.2)
@@ -101,9 +108,9 @@ class ParsedRequest:
             self.line, _ = parse_line(data)
             head = self.head = parse_head(data)
         except ParsingError as error:
-            self._fail(BadRequest(str(error)))
+            self._fail(_bare_end(data) or BadRequest(str(error)))
         except TransferEncodingNotImplemented as error:
-            self._fail(ServerNotImplemented(str(error)))
+            self._fail(_bare_end(data) or ServerNotImplemented(str(error)))
         else:
             self._expect_body(head)
 

@@ -28,6 +28,15 @@ def test_blank_lines_before_a_request_are_passed_over() -> None:
     assert blank.received(b"\r\n\r\nGET") == 4 and blank.empty
 
 
+@pytest.mark.parametrize("then", [b"", b"x\r\n\r\n", b"x" * ADJ.max_request_header_size])
+def test_what_comes_behind_such_a_head_changes_nothing(then: bytes) -> None:
+    """The request line says in which dialect it is refused."""
+    request = ParsedRequest(ADJ)
+    request.received(b"GET /v2 HTTP/1.1\r\nHost: a\n\n" + then)
+    assert request.error is not None and (request.error.code, "CR LF" in request.error.body) == (400, True)
+    assert len(then) > 10 or (request.line is not None and request.line.target == "/v2")
+
+
 @pytest.mark.parametrize("ending", [b"\n\n", b"\n\r\n"])
 def test_a_head_without_carriage_returns_is_refused_at_once(ending: bytes) -> None:
     request = ParsedRequest(ADJ)
