@@ -165,7 +165,7 @@ class OpenCalls:
         return answer
 
     def _generating(self, path: str, behaviour: Behaviour, reads: bool) -> Behaviour:
-        """Answers are written here: who is cancelled while grpcio writes them does not learn of it."""
+        """Answers are written here: a generator would not learn that its call is cancelled while grpcio writes one."""
 
         async def answer(requests: Any, context: Context) -> None:
             call = await self._begin(path, context, streams=True)

@@ -115,9 +115,15 @@ def take_all(scene: Scene) -> None:
             reader = threading.Thread(target=read_all, args=(sock,), name="chaos-reader")
             reader.start()
             stack.callback(reader.join)
-            stack.callback(sock.shutdown, socket.SHUT_RDWR)
+            stack.callback(hang_up, sock)
         scene.rest(3.0)
     scene.onset()
+
+
+def hang_up(sock: socket.socket) -> None:
+    """So that who reads from it ends; the server may have hung up before."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def read_all(sock: socket.socket) -> None:
