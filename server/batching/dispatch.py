@@ -66,6 +66,8 @@ class Dispatcher:
 
     idle     number of workers that could start a batch at once; quick, never raises
     ahead    number of full batches that busy workers would take besides, likewise
+    ending   number of busy workers that are to have their next batch now, since it will find them done, and the instant at which
+             that holds for another one, likewise
     deliver  gives a batch to a worker; should that fail, it answers the batch's items itself
     expire   answers an item whose deadline passed
     tickets  a request is refused unless a worker is idle for it (TorchServe's useJobTicket)
@@ -86,9 +88,10 @@ class Dispatcher:
         tickets: bool = False,
         coalescer: Coalescer | None = None,
         ahead: Callable[[], int] = lambda: 0,
+        ending: Callable[[float], tuple[int, float]] = lambda now: (0, inf),
     ) -> None:
         self._batcher, self._clock, self._name, self._tickets = batcher, clock, name, tickets
-        self._idle, self._ahead, self._deliver, self._expire = idle, ahead, deliver, expire
+        self._idle, self._ahead, self._ending, self._deliver, self._expire = idle, ahead, ending, deliver, expire
         self._coalescer = coalescer or Coalescer()
         self._lock = threading.Lock()
         self._alarm = threading.Condition(self._lock)  # the timer sleeps here
@@ -234,12 +237,16 @@ class Dispatcher:
         if not len(self._batcher):
             step = _NOTHING
         else:
-            free = self._free()
+            free, now, next_end = self._free(), self._clock(), inf
+            if free <= 0:
+                ending, next_end = self._ending(now)
+                free += ending
             ahead = 0 if free > 0 else self._ahead() + free
-            step = self._batcher.poll(self._clock(), free, ahead)
+            step = self._batcher.poll(now, free, ahead)
             self._delivering += len(step.batches)
-            if step.wake_at is not None and step.wake_at < self._armed:
-                self._arm(step.wake_at)
+            wake_at = next_end if step.wake_at is None else min(step.wake_at, next_end)
+            if wake_at < self._armed and len(self._batcher):
+                self._arm(wake_at)
         if self._is_settled():
             self._settled.notify_all()
         return step

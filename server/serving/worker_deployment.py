@@ -90,6 +90,7 @@ class WorkerDeployment(Deployment):
             self._make_batcher(),
             idle=self.pool.idle,
             ahead=self.pool.ahead,
+            ending=self.pool.ending,
             deliver=self._deliver,
             expire=self._expired,
             tickets=self.config.use_job_ticket,

@@ -21,6 +21,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any
 
 from ...core.call import Call
@@ -167,6 +168,10 @@ class Pool:
         """Full batches that could be sent to busy workers now, beside those for idle ones. Takes no lock."""
         return 0 if self._batches.waiting else self._roster.ahead()
 
+    def ending(self, now: float) -> tuple[int, float]:
+        """`Roster.ending`. Takes no lock."""
+        return (0, inf) if self._batches.waiting else self._roster.ending(now)
+
     def busy(self) -> bool:
         """Whether a worker holds a batch: one that waits, runs, or was left open."""
         with self._lock:
@@ -225,6 +230,8 @@ class Pool:
         elif isinstance(message, Event):
             self._batches.call_back(self._on_event, message.kind, message.payload)
         elif isinstance(message, HostCall):
+            with self._lock:  # what it waits for may be a request to itself: that is not to wait behind it
+                worker.foresee(inf, 0.0)
             self._host_calls.accept(child, message)
         elif isinstance(message, HostCancel):
             self._host_calls.cancel(child, message.call)
@@ -262,6 +269,9 @@ class Pool:
             if not worker.holds(batch):
                 raise ValueError(f"answers of batch {batch.number}, which it does not have")
             if results.done:
+                took = (results.input_ns + results.infer_ns + results.output_ns) / 1e9
+                trip = None if worker.given == inf else now - worker.given - took
+                self._supervisor.foresight.learn(batch.rows, took, trip)
                 self._roster.release(worker, batch, now)
                 return True
             self._roster.progress(worker, batch, now)

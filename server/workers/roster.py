@@ -36,7 +36,8 @@ class Roster(Generic[C, B]):
     `at_once`: so many processes load the model at the same time, the others start after them; 0 = all. `in_flight`: how
     many batches the worker of an instance may hold. `overlaps`: it takes the next one when `execute` has returned, though
     answers are still to come; else it is sent full ones ahead. `together`: each answer is a sign of life of all its open
-    batches, and where one is late all are (continuous batching, whose rounds answer all).
+    batches, and where one is late all are (continuous batching, whose rounds answer all). `lasts`: how long a worker will take
+    for a batch, and the way to it and back (`Foresight`).
     """
 
     def __init__(
@@ -49,9 +50,11 @@ class Roster(Generic[C, B]):
         in_flight: Callable[[Instance], int] = lambda instance: 1,
         overlaps: bool = False,
         together: bool = False,
+        lasts: Callable[[B], tuple[float, float]] = lambda batch: (inf, 0.0),
     ) -> None:
         self._startup_s, self._response_s, self._give_up_after_s = startup_s, response_s, give_up_after_s
         self._at_once, self._in_flight, self._overlaps, self._together = at_once, in_flight, overlaps, together
+        self._lasts = lasts
         self.members: list[Worker[C, B]] = []
         self.leaving: list[Worker[C, B]] = []
         self.idle: list[Worker[C, B]] = []  # takes any batch; a stack: the one that worked last has the warmest caches
@@ -167,13 +170,26 @@ class Roster(Generic[C, B]):
             return 0
         return sum(w.in_flight - w.held for w in self.members if w.executing is not None and not w.deaf)
 
+    def ending(self, now: float) -> tuple[int, float]:
+        """How many workers a batch that is sent now will find done, though they are busy yet; when that holds for the next."""
+        count, following = 0, inf
+        for worker in self.members:
+            if worker.is_ending(now):
+                count += 1
+            elif now < worker.open_from < following and worker.held == 1:
+                following = worker.open_from
+        return count, following
+
     def take_ahead(
         self, batch: B, now: float, fits: Callable[[Worker[C, B]], bool] = lambda worker: True
     ) -> Worker[C, B] | None:
-        """Gives a full batch to the busy worker that `fits` and will come to it first, as far as is known; None if none may."""
-        if not self.sends_ahead:
-            return None
-        free = [w for w in self.members if w.executing is not None and w.held < w.in_flight and not w.deaf and fits(w)]
+        """Gives the batch to the busy worker that `fits` and will come to it first, as far as is known; None if none may.
+
+        Where no worker is ending it is a full batch.
+        """
+        free = [w for w in self.members if w.is_ending(now) and fits(w)]
+        if not free and self.sends_ahead:
+            free = [w for w in self.members if w.executing is not None and w.held < w.in_flight and not w.deaf and fits(w)]
         if not free:
             return None
         worker = min(free, key=lambda worker: (worker.held, min(worker.running.values(), default=-inf)))
@@ -185,6 +201,9 @@ class Roster(Generic[C, B]):
         if worker.executing is None:
             worker.executing = batch
             worker.running[batch] = self._due(now)
+            lasts, trip = self._lasts(batch)
+            worker.given = now
+            worker.foresee(now + lasts, trip)  # it begins half a trip after now, and what is sent by then takes as long
         else:
             worker.waiting.append(batch)
         worker.state = WorkerState.STOPPING if worker.leaving else WorkerState.BUSY
@@ -229,6 +248,9 @@ class Roster(Generic[C, B]):
         if worker.executing is None and worker.waiting:
             worker.executing = worker.waiting.popleft()
             worker.running[worker.executing] = self._due(now)
+            lasts, trip = self._lasts(worker.executing)
+            worker.given = inf
+            worker.foresee(now + lasts - trip, trip)  # it has begun half a trip before now
         if worker.leaving:
             worker.alarm = None if worker.unfinished else now + STOP_GRACE_S
         elif worker.executing is None and worker.held < worker.in_flight and not worker.deaf:

@@ -25,6 +25,7 @@ from ..ipc.io_context import IoContext
 from ..ipc.messages import Message
 from ..process.cores import usable_cores
 from . import capacity, placement
+from .foresight import Foresight
 from .messages import Loaded, Stop
 from .roster import OVERSLEPT_S, Roster
 from .running_calls import RunningCalls
@@ -78,13 +79,23 @@ class Supervisor:
             in_flight=partial(placement.in_flight, config),
             overlaps=config.overlaps,
             together=config.continuous,
+            lasts=self._lasts,
         )
+        self.foresight = Foresight()  # changed with the lock held
         self.closing = False
         self.failure: LoadFailed | None = None
         self._changed = threading.Condition(self.lock)  # whoever waits sleeps here
         self._rings_at = math.inf  # the next alarm that was asked for
         self._open = 0  # processes from the order to start them until all is said that is to be said of their end
         self._has_threads = False
+
+    def _lasts(self, batch: RunningCalls) -> tuple[float, float]:
+        """`Roster`'s. Nothing follows where one batch at a time is declared, the model answers when it pleases, or the batch is
+        to have its worker to itself."""
+        config = self._config
+        if config.max_in_flight == 1 or config.overlaps or batch.pinned or batch.again is not None:
+            return math.inf, 0.0
+        return self.foresight.lasts(batch.rows), self.foresight.trip
 
     # ---- any thread
 

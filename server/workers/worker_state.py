@@ -67,6 +67,9 @@ class Worker(Generic[C, B]):
     waiting     batches that were sent ahead
     served      whether it has finished a batch since it was loaded
     deaf        its process did not take a batch, so it is about to end: it is offered no other one
+    given       when it got the batch that it executes, having been idle; inf where that one followed another
+    open_from   the instant from which the next batch may be on its way, since it will arrive when this one is over, until
+    open_until  the one by which it should have been; inf where no end is foreseen
     """
 
     id: int
@@ -87,6 +90,9 @@ class Worker(Generic[C, B]):
     deaf: bool = False
     in_flight: int = 1
     began: float = 0.0
+    given: float = inf
+    open_from: float = inf
+    open_until: float = inf
 
     @property
     def held(self) -> int:
@@ -97,6 +103,14 @@ class Worker(Generic[C, B]):
     def unfinished(self) -> bool:
         """Whether it holds a batch that somebody waits for."""
         return bool(self.running or self.waiting)
+
+    def is_ending(self, now: float) -> bool:
+        """Whether a batch that is sent now will arrive when the present one, which is all that it holds, is over."""
+        return self.open_from <= now < self.open_until and self.held == 1 and not self.deaf
+
+    def foresee(self, end: float, trip: float) -> None:
+        """What it executes will be over by `end`, less than `trip` seconds before that is known; inf = nobody can tell."""
+        self.open_from, self.open_until = end, end + 2 * trip
 
     def batches(self) -> Iterator[B]:
         """All of them, those that wait last."""

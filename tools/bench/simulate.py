@@ -5,7 +5,8 @@ worker `host` seconds and then its device t0 + a * rows; a device runs one batch
 decides in the server is asked at each event of a simulated clock. `--report DIR` writes tables and plots instead.
 
 With `--gap-ms` a batch reaches its worker that much later than it left, so a worker waits between two batches; `--in-flight 2`
-sends it full batches while it runs another, as the parameter `max_in_flight` does.
+sends it full batches while it runs another, as the parameter `max_in_flight` does, and `--foresees` any batch so much before the
+present one ends as it is on its way, as the server does where a model's times can be told.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class SimulatedServer:
     """`workers` on `devices` in turn (0 devices: each worker has its own) run batches of at most `max_rows` rows.
 
     A batch reaches its worker after `gap` seconds, takes `host` seconds of it only, then t0 + a * rows seconds of the device too.
-    A worker holds up to `in_flight` batches; those beyond the first are full when they are sent.
+    A worker holds up to `in_flight` batches; those beyond the first are full when they are sent. With `foresees` the next batch,
+    full or not, leaves `gap` seconds before the only one that its worker holds is over.
     """
 
     max_rows: int
@@ -43,6 +45,7 @@ class SimulatedServer:
     host: float = 0.0
     gap: float = 0.0
     in_flight: int = 1
+    foresees: bool = False
 
     @property
     def device_count(self) -> int:
@@ -52,7 +55,7 @@ class SimulatedServer:
     def capacity(self) -> float:
         """Requests per second with every batch full."""
         device = self.t0 + self.a * self.max_rows
-        waits = self.gap if self.in_flight == 1 else 0.0
+        waits = self.gap if self.in_flight == 1 and not self.foresees else 0.0
         return self.max_rows * min(self.device_count / device, self.workers / (waits + self.host + device))
 
 
@@ -100,9 +103,24 @@ class Workers:
         """Full batches that could be sent to busy workers: none while one is idle."""
         return 0 if self.idle else self._server.in_flight * self._server.workers - len(self._running)
 
+    def _opens(self, worker: int) -> float:
+        """When the next batch may leave for a busy worker; inf = not before this one is over."""
+        held = self._held[worker]
+        return held[0] - self._server.gap if self._server.foresees and len(held) == 1 else inf
+
+    def ending(self, now: float) -> int:
+        """Busy workers for which the next batch may leave."""
+        return sum(self._opens(worker) <= now for worker in range(self._server.workers)) if self._server.foresees else 0
+
+    def next_opening(self, now: float) -> float:
+        """When that holds for another one."""
+        if not self._server.foresees:
+            return inf
+        return min((at for worker in range(self._server.workers) if (at := self._opens(worker)) > now), default=inf)
+
     def run(self, rows: int, now: float) -> float:
         """Gives a batch to an idle worker, else ahead to a busy one; when it ends."""
-        worker = self._idle_one() if self.idle else self._next_one()
+        worker = self._idle_one() if self.idle else self._next_one(now)
         held, device = self._held[worker], self._devices[worker]
         seconds = self._server.t0 + self._server.a * rows
         begun = max([now + self._server.gap, *held])
@@ -119,8 +137,10 @@ class Workers:
         idle = (worker for worker, held in enumerate(self._held) if not held)
         return min(idle, key=lambda worker: (self._taken_until[self._devices[worker]], self._devices[worker]))
 
-    def _next_one(self) -> int:
+    def _next_one(self, now: float) -> int:
         """The busy one that comes to it first (`server.workers.roster.Roster.take_ahead`)."""
+        if ending := [worker for worker in range(self._server.workers) if self._opens(worker) <= now]:
+            return min(ending, key=self._opens)
         free = (worker for worker, held in enumerate(self._held) if len(held) < self._server.in_flight)
         return min(free, key=lambda worker: (len(self._held[worker]), self._held[worker][-1]))
 
@@ -143,7 +163,8 @@ class Polled:
 
     def __iter__(self) -> Iterator[tuple[Batch, float]]:
         while True:
-            step = self._queue.poll(self._now, self._workers.idle, self._workers.ahead())
+            free = self._workers.idle + self._workers.ending(self._now)
+            step = self._queue.poll(self._now, free, 0 if free else self._workers.ahead())
             self.wake_at = inf if step.wake_at is None else step.wake_at
             for batch in step.batches:
                 yield batch, self._workers.run(batch.rows, self._now)
@@ -158,7 +179,8 @@ def simulate(queue: Queue, arrivals: Sequence[float], server: SimulatedServer) -
     workers, sent = Workers(server), 0
     wake_at = inf
     times = [*arrivals, inf]
-    while (now := min(times[sent], workers.next_end(), wake_at)) < inf:
+    now = -inf
+    while (now := min(times[sent], workers.next_end(), workers.next_opening(now), wake_at)) < inf:
         workers.finish(now)
         while times[sent] <= now:
             queue.submit(Item(sent, 1, None, now))
@@ -237,6 +259,7 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
     add("--host-ms", type=_not_negative, default=0.0, help="time of the worker alone before that, for each batch")
     add("--gap-ms", type=_not_negative, default=0.0, help="time until a batch that left has reached its worker")
     add("--in-flight", type=_count, default=1, help="batches that a worker may hold (max_in_flight)")
+    add("--foresees", action="store_true", help="the next batch leaves --gap-ms before the present one is over")
     add("--workers", type=_count, default=1)
     add("--devices", type=_count, help="GPUs that the workers share, in turn (one for each worker)")
     add("--seed", type=int, default=1)
@@ -247,7 +270,7 @@ def server_of(made: argparse.ArgumentParser, args: argparse.Namespace) -> Simula
     """The server that the options describe; ends the program where they do not fit together."""
     server = SimulatedServer(
         args.max_batch, args.t0_ms / 1000, args.a_ms / 1000, args.workers, args.devices or 0, args.host_ms / 1000,
-        args.gap_ms / 1000, args.in_flight,
+        args.gap_ms / 1000, args.in_flight, args.foresees,
     )  # fmt: skip
     try:
         if server.devices > server.workers:
@@ -276,6 +299,7 @@ def describe(server: SimulatedServer) -> str:
     host = f"{server.host * 1000:g} ms + " if server.host else ""
     gap = f", {server.gap * 1000:g} ms after it left" if server.gap else ""
     ahead = f", {server.in_flight} in flight" if server.in_flight > 1 else ""
+    ahead += ", ends foreseen" if server.foresees else ""
     batch = f"a batch of at most {server.max_rows} takes {host}{server.t0 * 1000:g} ms + {server.a * 1000:g} ms per row{gap}"
     return f"{server.workers} worker(s) on {server.device_count} device(s){ahead}, {batch}"
 

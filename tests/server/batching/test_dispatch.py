@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Any
 
 import pytest
@@ -126,6 +127,36 @@ def test_a_full_batch_leaves_before_its_delay(make: Make) -> None:
         dispatcher.submit(item(i))
     assert pool.batch() == list(range(8))
     assert dispatcher.pending() == 1
+
+
+def test_a_batch_leaves_by_the_timer_for_a_worker_that_is_about_to_be_done(make: Make) -> None:
+    opens = time.monotonic() + 0.1
+    sent: list[list[Any]] = []
+
+    def ending(now: float) -> tuple[int, float]:
+        return (0, inf) if sent else (0, opens) if now < opens else (1, inf)
+
+    deliver = lambda batch: sent.append([item.payload for item in batch.items])  # noqa: E731
+    dispatcher, _ = make(Batching(True), workers=0, ending=ending, deliver=deliver)
+    for name in "abc":
+        dispatcher.submit(item(name))
+    assert sent == []
+    until(lambda: bool(sent))
+    assert time.monotonic() >= opens
+    dispatcher.submit(item("d"))
+    assert (sent, dispatcher.pending()) == ([["a", "b", "c"]], 1)
+
+
+def test_a_delay_that_was_declared_is_waited_for_also_where_a_worker_is_about_to_be_done(make: Make) -> None:
+    clock, sent = Clock(), list[Batch]()
+    dispatcher, _ = make(
+        Batching(True, 10_000_000), workers=0, clock=clock, deliver=sent.append, ending=lambda now: (not sent, inf)
+    )
+    dispatcher.submit(Item("a", 1, "k", clock()))
+    assert sent == []
+    clock.advance(10.0)
+    dispatcher.wake()
+    assert len(sent) == 1
 
 
 def test_a_sooner_instant_hastens_the_timer(make: Make) -> None:

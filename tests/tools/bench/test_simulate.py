@@ -83,6 +83,22 @@ def test_full_batches_are_sent_ahead_and_others_are_not() -> None:
     assert simulate(make_queue("zero", 2), times, two).latencies.tolist() == pytest.approx([2.0, 3.9, 3.9, 5.9])
 
 
+def test_where_ends_are_foreseen_any_batch_leaves_so_much_before_as_it_is_on_its_way() -> None:
+    server = SimulatedServer(max_rows=2, t0=1.0, a=0.5, gap=0.5, foresees=True)
+    # Alone 0.5 to 2; the next leaves at 1.5 and runs from 2 to 3.5; the last comes after 3, when another might have left.
+    assert simulate(make_queue("zero", 2), [0.0, 0.1, 3.2], server).latencies.tolist() == pytest.approx([2.0, 3.4, 2.0])
+    assert server.capacity == 2 / 2.0
+
+
+def test_a_foreseen_end_costs_none_and_gains_the_way_at_every_load() -> None:
+    seen, unseen = (SimulatedServer(32, 0.003, 0.0002, gap=0.0005, foresees=foresees) for foresees in (True, False))
+    for rate in (300, 1500, 2700):
+        times = arrivals("poisson", rate, 20_000)
+        early, late = (simulate(make_queue("zero", 32), times, server) for server in (seen, unseen))
+        assert late.mean - early.mean > 0.0001
+        assert early.p99 < late.p99
+
+
 @pytest.mark.parametrize("devices", [0, 1])
 def test_at_saturation_a_batch_in_flight_hides_the_way_to_the_worker(devices: int) -> None:
     for in_flight in (1, 2, 3):

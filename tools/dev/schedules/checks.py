@@ -44,7 +44,7 @@ def batch_fits(plan: Plan, side: Side, requests: Sequence[WireRequest], holds: i
     shapes = {tuple(tensor.shape[1:]) for request in requests for tensor in request.tensors}
     if len(shapes) > 1:
         raise Violation(f"requests of shapes {shapes} in one batch")
-    most = config.max_in_flight or (OPEN if config.overlaps else ALONE)
+    most = config.max_in_flight or (OPEN if config.overlaps else ALONE + 1)  # one may be ending
     if holds > (1 if config.sequence is not None else most):
         raise Violation(f"process {side.pid} holds {holds} batches, {most} at the most were agreed")
 
@@ -113,6 +113,8 @@ def _lanes_go_on(deployment: WorkerDeployment, batcher: Batcher, now: float) -> 
     ripe = {key: items for key, items in lanes.items() if _may_leave(config, items, now)}
     if ripe and pool.idle() > 0:
         raise Violation(f"{pool.idle()} workers are idle while these may leave: {ripe}")
+    if ripe and min(pool.ending(at)[0] for at in (now - _SAME_S, now)) > 0:
+        raise Violation(f"a worker is about to be done while these may leave: {ripe}")
     plain = len(lanes) == 1 and not config.batching.preferred_batch_size and config.batching.enabled
     room = not config.overlaps and any(w.executing and w.held < w.in_flight and not w.deaf for w in pool._roster.members)
     full = sum(item.rows for items in lanes.values() for item in items) >= config.max_batch_size

@@ -11,12 +11,14 @@ class Faults:
     """Shares of batches, loads and starts that go wrong; all by the dice of the run. `batch_ns`, `load_ns`: usual durations.
 
     overlaps  the model answers after `execute` has returned
+    steady    how long a batch takes is told by its requests, so that the server foresees its end
     """
 
     dice: random.Random
     batch_ns: int = 5_000_000
     load_ns: int = 50_000_000
     overlaps: bool = False
+    steady: bool = False
     crash: float = 0.0
     hang: float = 0.0
     fail: float = 0.0
@@ -58,7 +60,10 @@ class Faults:
 
     def executing(self, requests: int) -> tuple[str, int]:
         """What becomes of a batch (answer, open, partly, fail, crash, hang), and how long that takes."""
-        ns = self.dice.randrange(self.batch_ns // 4, self.batch_ns) * (10 if self._happens(self.slow) else 1)
+        usual = (
+            (8 + requests) * self.batch_ns // 16 if self.steady else self.dice.randrange(self.batch_ns // 4, self.batch_ns)
+        )
+        ns = usual * (10 if self._happens(self.slow) else 1)
         if self._happens(self.hang):
             return "hang", 0
         if self._happens(self.crash):

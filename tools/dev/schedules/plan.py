@@ -89,6 +89,7 @@ def plan(seed: int) -> Plan:
     if not calm:
         acts = sorted([*acts, *_operations(dice, span)], key=lambda act: act.at_ns)
     faults = Faults(turns, batch_ns, overlaps=config.overlaps) if calm else _faults(dice, turns, batch_ns, config.overlaps)
+    faults.steady = dice.random() < 0.5
     return Plan(
         seed=str(seed),
         config=config,

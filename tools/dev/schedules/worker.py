@@ -64,6 +64,7 @@ class Side:
         self.open: dict[int, int] = {}  # batches whose `execute` has returned: requests without an answer
         self.channel = Channel(machine, self)
         self._leaving = False
+        self._ns = 0  # how long the present batch takes
         self._arrives = self._leaves = 0  # no message of a direction arrives before the one that was sent before
         self._put_off: list[Callable[[], None]] = []
 
@@ -152,6 +153,7 @@ class Side:
         batch, requests = self.held[0]
         self.watch.began(self, batch, requests)
         does, ns = self.faults.executing(len(requests))
+        self._ns = ns
         if does == "crash":
             self._in(ns, lambda: self.die(-11))
         elif does == "partly":
@@ -173,7 +175,7 @@ class Side:
         return Response([Tensor("OUT", tensor.datatype, tensor.shape, found)])
 
     def _over(self, batch: int, responses: Sequence[Response], first: int = 0) -> None:
-        self._send(Results(batch, _encoded(responses, first), True, True, 1, 1, 1))
+        self._send(Results(batch, _encoded(responses, first), True, True, infer_ns=self._ns))
         self._next(batch)
         self.watch.finished(self, batch)
 
@@ -187,7 +189,8 @@ class Side:
 
     def _partly(self, batch: int, requests: list[WireRequest], ns: int) -> None:
         """The first answer goes ahead of the others."""
-        self._send(Results(batch, _encoded([self._response(requests[0])]), len(requests) == 1, len(requests) == 1))
+        only = len(requests) == 1
+        self._send(Results(batch, _encoded([self._response(requests[0])]), only, only, infer_ns=self._ns))
         if len(requests) == 1:
             self._next(batch)
             self.watch.finished(self, batch)

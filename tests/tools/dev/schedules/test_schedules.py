@@ -6,7 +6,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from math import inf
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from jitney.server.batching.dispatch import Dispatcher
 from jitney.server.batching.policy import Walk
 from jitney.server.batching.sequence_queue import SequenceBatcher
 from jitney.server.serving.worker_deployment import WorkerDeployment
+from jitney.server.workers import foresight
 from jitney.server.workers.crash_retry import CrashRetry
 from jitney.server.workers.delivery import Delivery
 from jitney.server.workers.pool import Pool
@@ -41,6 +43,39 @@ def test_so_many_schedules_are_right() -> None:
     assert not wrong, "SEED=n SCHEDULES=1 make schedules shows each of them"
 
 
+@pytest.fixture
+def foreseen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Worker[Any, Any]]]:
+    """A model's times are told from two batches on. The workers that got a batch because they were about to be done."""
+    early: list[Worker[Any, Any]] = []
+    take = Roster.take_ahead
+
+    def noted(self: Any, batch: Any, now: float, fits: Callable[[Any], bool]) -> Any:
+        worker = take(self, batch, now, fits)
+        early.extend([worker] if worker is not None and worker.in_flight == 1 else [])
+        return worker
+
+    monkeypatch.setattr(Roster, "take_ahead", noted)
+    monkeypatch.setattr(foresight, "FIRST", 2)
+    monkeypatch.setattr(foresight, "WORTH_S", 0.0005)
+    yield early
+
+
+def test_they_are_right_also_where_the_ends_of_batches_are_foreseen(foreseen: list[Worker[Any, Any]]) -> None:
+    wrong = {seed: repr(error) for seed in range(1, SCHEDULES + 1) if (error := command.run(seed)) is not None}
+    assert not wrong
+    assert len(foreseen) > 30
+
+
+def test_an_end_that_is_foreseen_and_not_made_use_of_is_found(
+    monkeypatch: pytest.MonkeyPatch, foreseen: list[Worker[Any, Any]]
+) -> None:
+    ending = Pool.ending
+    monkeypatch.setattr(Dispatcher, "_arm", nothing)
+    monkeypatch.setattr(Pool, "ending", lambda self, now: (ending(self, now)[0], inf))
+    errors = (command.run(seed) for seed in range(1, 500))
+    assert any("about to be done while these may leave" in str(error) for error in errors)
+
+
 def test_they_are_of_every_kind() -> None:
     plans = [plan(seed) for seed in range(1, SCHEDULES + 1)]
     assert {act.what for each in plans for act in each.acts} == {
@@ -52,6 +87,7 @@ def test_they_are_of_every_kind() -> None:
     assert any(each.config.decoupled for each in plans)
     faults = ("crash", "hang", "fail", "partly", "slow", "load_refused", "load_crash", "load_hang", "not_started")
     assert all(any(getattr(each.faults, name) for each in plans) for name in faults)
+    assert {each.faults.steady for each in plans} == {False, True}
     assert sum(each.harmless for each in plans) > SCHEDULES / 20
 
 

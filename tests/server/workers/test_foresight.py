@@ -1,0 +1,144 @@
+"""How long a batch will take, and what becomes of it: the next batch is on its way when the present one ends."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from math import inf
+from pathlib import Path
+
+import pytest
+
+from jitney.server.workers.foresight import FIRST, WORTH_S, Foresight
+from jitney.tests.fakes.plane import LoadedPlane, doubling, first, loaded, rows
+from jitney.tools.bench.served import wait_until
+
+PATIENCE = 20.0
+
+
+def taught(batches: int, spread: float = 0.0, trip: float = 0.0005) -> Foresight:
+    """Of a model that takes 3 ms + 0.2 ms a row, give or take `spread` seconds."""
+    dice, foresight = random.Random(1), Foresight()
+    for _ in range(batches):
+        size = dice.randint(1, 32)
+        foresight.learn(size, 0.003 + 0.0002 * size + dice.uniform(-spread, spread), trip)
+    return foresight
+
+
+def test_the_time_is_told_by_the_rows_also_by_numbers_of_them_that_never_came() -> None:
+    foresight = taught(100)
+    assert [foresight.lasts(size) for size in (1, 16, 40)] == pytest.approx([0.0032, 0.0062, 0.011])
+    assert foresight.trip == pytest.approx(0.0005)
+
+
+def test_nothing_is_foreseen_before_some_batches_were_seen() -> None:
+    assert taught(FIRST - 1).lasts(4) == inf
+    assert taught(FIRST).lasts(4) == pytest.approx(0.0038)
+
+
+def test_nothing_is_foreseen_where_times_vary_by_more_than_the_way_takes() -> None:
+    assert taught(200, spread=0.0006).lasts(8) == pytest.approx(0.0046, abs=0.0004)
+    assert taught(200, spread=0.002).lasts(8) == inf
+
+
+def test_the_way_is_known_only_from_batches_that_found_their_worker_idle() -> None:
+    foresight = Foresight()
+    for _ in range(50):
+        foresight.learn(4, 0.010)
+    assert foresight.lasts(4) == inf
+    foresight.learn(4, 0.010, 0.0004)
+    foresight.learn(4, 0.010, -0.001)  # clocks of two processes: no way takes less than nothing
+    assert (foresight.lasts(4), foresight.trip) == (pytest.approx(0.010), pytest.approx(0.0002))
+
+
+def test_batches_that_take_next_to_nothing_are_not_worth_it() -> None:
+    for seconds, known in ((WORTH_S * 0.9, False), (WORTH_S * 1.1, True)):
+        foresight = Foresight()
+        for _ in range(20):
+            foresight.learn(4, seconds, 0.0003)
+        assert (foresight.lasts(4) < inf) is known
+
+
+def test_a_slow_first_batch_is_forgotten_and_a_model_that_changes_is_followed() -> None:
+    foresight = Foresight()
+    foresight.learn(1, 0.5, 0.0005)
+    for _ in range(400):
+        foresight.learn(4, 0.010, 0.0005)
+    assert foresight.lasts(4) == pytest.approx(0.010, rel=0.01)
+    for _ in range(400):
+        foresight.learn(4, 0.020, 0.0005)
+    assert foresight.lasts(4) == pytest.approx(0.020, rel=0.01)
+
+
+def test_more_rows_are_never_thought_to_take_less() -> None:
+    foresight = Foresight()
+    for _ in range(50):
+        foresight.learn(1, 0.0104, 0.001)
+        foresight.learn(30, 0.0100, 0.001)
+    assert foresight.lasts(30) == foresight.lasts(1)
+
+
+# ---- real workers, whose ends are foreseen too early, so that what follows from it can be seen
+
+
+SELF = """
+import time
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.one(request) for request in requests]
+
+    def one(self, request):
+        x = pb_utils.get_input_tensor_by_name(request, "x")
+        if x.as_numpy()[0, 0] == 1:
+            time.sleep(0.1)
+            return pb_utils.InferenceRequest(
+                model_name="itself", requested_output_names=["y"], inputs=[pb_utils.Tensor("x", x.as_numpy() + 1)]
+            ).exec()
+        time.sleep(0.5)
+        return pb_utils.InferenceResponse([pb_utils.Tensor("y", 2 * x.as_numpy())])
+"""
+
+
+@pytest.fixture
+def plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoadedPlane]:
+    """All batches are thought to be over after 5 ms, or within the minute that follows."""
+    monkeypatch.setattr(Foresight, "lasts", lambda self, rows: 0.005)
+    monkeypatch.setattr(Foresight, "learn", lambda self, rows, took, trip=None: None)
+    made = Foresight.__init__
+    monkeypatch.setattr(Foresight, "__init__", lambda self: (made(self), setattr(self, "trip", 30.0))[0])
+    for name in ("slow", "strict"):
+        doubling(tmp_path, name, "dynamic_batching { }", seconds=0.3)
+    with (tmp_path / "strict" / "config.pbtxt").open("a") as config:
+        config.write('parameters { key: "max_in_flight" value { string_value: "1" } }\n')
+    doubling(tmp_path, "itself", "dynamic_batching { }", instances=2)
+    (tmp_path / "itself" / "1" / "model.py").write_text(SELF)
+    with loaded(tmp_path) as plane:
+        yield plane
+
+
+def test_one_batch_and_no_more_is_sent_to_a_worker_that_is_about_to_be_done(plane: LoadedPlane) -> None:
+    deployment = plane.registry.deployment("slow")
+    running, early = deployment.submit(rows(1.0)), deployment.submit(rows(2.0))
+    wait_until(lambda: early.times.dispatched > 0, PATIENCE, "the timer")
+    late = deployment.submit(rows(3.0))
+    assert (running.done, early.done, deployment.queued()) == (False, False, 1)
+    assert [first(call.result(PATIENCE)) for call in (running, early, late)] == [[2.0], [4.0], [6.0]]
+    assert late.times.dispatched >= running.times.arrived + 0.3e9
+
+
+def test_where_one_batch_at_a_time_is_declared_none_is_sent_early(plane: LoadedPlane) -> None:
+    deployment = plane.registry.deployment("strict")
+    running, second = deployment.submit(rows(1.0)), deployment.submit(rows(2.0))
+    assert [first(call.result(PATIENCE)) for call in (running, second)] == [[2.0], [4.0]]
+    assert second.times.dispatched >= running.times.arrived + 0.3e9
+
+
+def test_a_request_of_a_model_to_itself_does_not_wait_behind_the_one_that_waits_for_it(plane: LoadedPlane) -> None:
+    began = time.monotonic()
+    asking, other = plane.infer("itself", None, rows(1.0)), plane.infer("itself", None, rows(5.0))
+    assert first(asking.result(PATIENCE)) == [4.0]
+    assert time.monotonic() - began < 5
+    assert first(other.result(PATIENCE)) == [10.0]
