@@ -20,9 +20,9 @@ from ...core.call import Call, Target
 from ...core.errors import Cancelled, Draining, JitneyError, LoadFailed, ModelNotReady, QueueFull, QueueTimeout, Unsupported
 from ...core.model_config import ModelConfig
 from ...core.request import Request
-from ..batching.batch_key import BatchKeys
 from ..batching.dispatch import Dispatcher, Queue
 from ..batching.item import Batch, Item, Waiting
+from ..batching.lane import BatchKeys
 from ..batching.policy import ShapeChange
 from ..batching.queue import Batcher
 from ..ipc.arena import Arena

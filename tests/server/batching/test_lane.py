@@ -7,7 +7,7 @@ import numpy as np
 from jitney.core.model_config import ModelConfig, TensorSpec
 from jitney.core.request import Request
 from jitney.core.tensor import Tensor
-from jitney.server.batching.batch_key import BatchKeys
+from jitney.server.batching.lane import BatchKeys
 
 
 def request(**shapes: tuple[int, ...]) -> Request:
