@@ -26,6 +26,7 @@ from typing import Protocol, TypeVar
 
 from ...core.errors import Draining, NoWorkers, QueueFull
 from ..ipc.coalesce import Coalescer
+from .closed_loop import ClosedLoop
 from .item import Batch, Item, Line, Step, Waiting
 
 T = TypeVar("T")
@@ -100,6 +101,7 @@ class Dispatcher:
         self._armed = inf  # the timer wakes up by itself at this instant at the latest
         self._timer: threading.Thread | None = None
         self._closed = False
+        self._closed_loop = ClosedLoop()
         self.low_latency = False  # whether a batch takes less time than reading the requests of the next one; see `coalesce`
         self._wake = self.wake  # one object, so that it is found among those that are deferred
 
@@ -146,6 +148,11 @@ class Dispatcher:
         with self._lock:
             step = self._poll()
         self._carry_out(step)
+
+    def answered(self, rows: int, took: float) -> None:
+        """The model's only worker has finished a batch of so many rows, which took it so many seconds; `wake` follows."""
+        with self._lock:
+            self._closed_loop.answered(self._clock(), rows, took)
 
     def update(self, change: Callable[[], None]) -> None:
         """Runs `change`, which tells the Batcher something, with the lock held; then hands out what left."""
@@ -216,6 +223,7 @@ class Dispatcher:
 
     def _line_up(self, item: Item) -> tuple[bool, Step]:
         """Whether the item waits now, and what leaves. Raises QueueFull where nothing can leave to make room for it."""
+        self._closed_loop.arrived(item.arrived, item.rows)
         try:
             self._batcher.submit(item)
         except QueueFull:
@@ -237,19 +245,28 @@ class Dispatcher:
         if not len(self._batcher):
             step = _NOTHING
         else:
-            free, now, next_end = self._free(), self._clock(), inf
-            if free <= 0:
-                ending, next_end = self._ending(now)
-                free += ending
+            now = self._clock()
+            free, opens = self._places(now)
             ahead = 0 if free > 0 else self._ahead() + free
             step = self._batcher.poll(now, free, ahead)
             self._delivering += len(step.batches)
-            wake_at = next_end if step.wake_at is None else min(step.wake_at, next_end)
+            wake_at = opens if step.wake_at is None else min(step.wake_at, opens)
             if wake_at < self._armed and len(self._batcher):
                 self._arm(wake_at)
         if self._is_settled():
             self._settled.notify_all()
         return step
+
+    def _places(self, now: float) -> tuple[int, float]:
+        """How many batches may leave now, and when another one may without anything happening before."""
+        free, grows = self._free(), not self._batcher.fills_batch
+        if free > 0:
+            until = self._closed_loop.waits_until(now) if grows else now
+            return (free, inf) if until <= now else (0, until)
+        if grows and self._closed_loop.returns:
+            return free, inf
+        ending, opens = self._ending(now)
+        return free + ending, opens
 
     def _arm(self, instant: float) -> None:
         if self._timer is None:

@@ -76,6 +76,7 @@ class WorkerDeployment(Deployment):
             on_idle=self._worker_idle,
             on_batch=self._batch_done,
             on_returned=self._batch_returned,
+            on_over=self._batch_over,
             on_fatal=lambda call: self._fatal.crashed(call.request),
             host=options.host,
             on_event=self._event,
@@ -296,6 +297,11 @@ class WorkerDeployment(Deployment):
 
     def _batch_returned(self, calls: Sequence[Call]) -> None:
         """`execute` has returned, and answers are still to come."""
+
+    def _batch_over(self, rows: int, took: float) -> None:
+        """A worker has finished a batch, whose answers are about to be sent. A declared delay is honoured to the letter."""
+        if self.pool.target() == 1 and not self.config.batching.max_queue_delay_us:
+            self.dispatcher.answered(rows, took)
 
     def _batch_done(self, report: BatchReport) -> None:
         for call in report.calls:

@@ -51,6 +51,7 @@ class Pool:
     """Workers of one model version. See the module's page for the order of calls and the threads.
 
     on_idle   a worker became idle, or may be sent one batch more ahead; may call `execute`
+    on_over      a batch of so many rows is over, which took its worker so many seconds; then `on_idle`, then it is answered
     on_returned  `execute` has returned for a batch that is not over (see `overlaps`); then `on_idle`
     on_fatal  this call, alone in its worker, has crashed it; called before the call fails
     on_batch  a batch is over, all its calls are answered; called once for every batch, also where its worker died
@@ -71,6 +72,7 @@ class Pool:
         on_idle: Callable[[], None],
         on_batch: Callable[[BatchReport], None] | None = None,
         on_returned: Callable[[Sequence[Call]], None] | None = None,
+        on_over: Callable[[int, float], None] | None = None,
         on_fatal: Callable[[Call], None] | None = None,
         host: HostServer | None = None,
         factory: str = "",
@@ -81,7 +83,7 @@ class Pool:
         groups: Groups | None = None,
     ) -> None:
         self.config = config
-        self._on_idle, self._on_returned = on_idle, on_returned
+        self._on_idle, self._on_returned, self._on_over = on_idle, on_returned, on_over
         self._on_event, self._on_state = on_event, on_state
         self._host_calls = HostCalls(host, config.name)
         self._gpus = gpus
@@ -247,10 +249,11 @@ class Pool:
         if self.config.response_timeout_s == AT_ONCE:
             return  # whatever comes is too late: the worker is about to be replaced
         answers = batch.answers(results, child.fetch)
-        if results.done:
-            batch.note_times(results)
-        if self._advance(worker, batch, results):
-            if not results.done:
+        took = batch.note_times(results) if results.done else 0.0
+        if self._advance(worker, batch, results, took):
+            if results.done:
+                self._batches.call_back(self._on_over, batch.rows, took)
+            else:
                 self._batches.call_back(self._on_returned, batch.calls)
             self._delivery.go_on(worker)
         failures = batch.give(answers, child, results.done)
@@ -262,14 +265,13 @@ class Pool:
                 batch.fail(JitneyError(f"worker '{child.name}' left the request without an answer"))
             self._batches.report(batch, child.name, results)
 
-    def _advance(self, worker: Member, batch: RunningCalls, results: Results) -> bool:
+    def _advance(self, worker: Member, batch: RunningCalls, results: Results, took: float) -> bool:
         """How far the batch is; returns whether the worker may have one batch more, or goes."""
         now = time.monotonic()
         with self._lock:
             if not worker.holds(batch):
                 raise ValueError(f"answers of batch {batch.number}, which it does not have")
             if results.done:
-                took = (results.input_ns + results.infer_ns + results.output_ns) / 1e9
                 trip = None if worker.given == inf else now - worker.given - took
                 self._supervisor.foresight.learn(batch.rows, took, trip)
                 self._roster.release(worker, batch, now)

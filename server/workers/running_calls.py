@@ -150,12 +150,13 @@ class RunningCalls:
             for call in self.live:
                 call.times.dispatched, call.batch_rows = now, self.rows
 
-    def note_times(self, results: Results) -> None:
-        """How long the worker took, as its last message says."""
+    def note_times(self, results: Results) -> float:
+        """How long the worker took, as its last message says; returns all of it in seconds."""
         before, model, after = results.input_ns, results.infer_ns, results.output_ns
         for call in self.live:
             times = call.times
             times.compute_input, times.compute_infer, times.compute_output = before, model, after
+        return (before + model + after) / 1e9
 
     def give(
         self, answers: Iterable[tuple[int, Response | HoldsTooMuch]], child: WorkerProcess, done: bool

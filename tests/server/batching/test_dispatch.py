@@ -15,6 +15,7 @@ import pytest
 
 from jitney.core.errors import BatchTooWide, Draining, NoWorkers, QueueFull
 from jitney.core.model_config import Batching, QueuePolicy
+from jitney.server.batching import closed_loop
 from jitney.server.batching.dispatch import Dispatcher
 from jitney.server.batching.item import Line, Waiting
 from jitney.server.batching.queue import Batch, Batcher, Item
@@ -157,6 +158,91 @@ def test_a_delay_that_was_declared_is_waited_for_also_where_a_worker_is_about_to
     clock.advance(10.0)
     dispatcher.wake()
     assert len(sent) == 1
+
+
+# ---- clients that ask again at once
+
+
+def taking_turns(dispatcher: Dispatcher, pool: Pool, clock: Clock, clients: int, batches: int = 40) -> list[int]:
+    """So many batches of 6 ms, half a millisecond after which those who were answered ask again; how large they were."""
+    for number in range(clients):
+        dispatcher.submit(Item(number, 1, "k", clock()))
+    sizes = []
+    for _ in range(batches):
+        batch = pool.batch()
+        sizes.append(len(batch))
+        clock.advance(0.006)
+        dispatcher.answered(len(batch), 0.006)
+        pool.finish()
+        clock.advance(0.0005)
+        for number in batch:
+            dispatcher.submit(Item(number, 1, "k", clock()))
+    return sizes
+
+
+def test_groups_that_take_turns_become_one(make: Make) -> None:
+    clock = Clock()
+    dispatcher, pool = make(Batching(True), clock=clock)
+    sizes = taking_turns(dispatcher, pool, clock, 4)
+    assert sizes[:4] == [1, 3, 1, 3]
+    assert sizes[-4:] == [4, 4, 4, 4]
+
+
+def test_who_waits_for_others_that_do_not_come_leaves_soon(make: Make) -> None:
+    clock = Clock()
+    dispatcher, pool = make(Batching(True), clock=clock)
+    taking_turns(dispatcher, pool, clock, 3)
+    clock.advance(0.006)
+    dispatcher.answered(len(pool.batch()), 0.006)
+    pool.finish()
+    dispatcher.submit(Item("a", 1, "k", clock()))
+    assert pool.delivered.empty()
+    clock.advance(0.002)
+    dispatcher.wake()
+    assert pool.batch() == ["a"]
+
+
+def test_the_timer_ends_the_waiting(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closed_loop, "LONGEST_S", 0.2)
+    monkeypatch.setattr(closed_loop, "BEGIN", 0.0)
+    monkeypatch.setattr(closed_loop, "END", 0.0)
+    dispatcher, pool = make(Batching(True))
+    dispatcher.answered(2, 1.0)
+    dispatcher.answered(2, 1.0)
+    began = time.monotonic()
+    dispatcher.submit(item("a"))
+    assert pool.delivered.empty()
+    assert pool.batch() == ["a"]
+    assert time.monotonic() - began > 0.15
+
+
+def test_a_full_batch_and_a_deadline_do_not_wait(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closed_loop, "LONGEST_S", 60.0)
+    monkeypatch.setattr(closed_loop, "BEGIN", 0.0)
+    monkeypatch.setattr(closed_loop, "END", 0.0)
+    dispatcher, pool = make(Batching(True), max_rows=2)
+    dispatcher.answered(9, 600.0)
+    dispatcher.answered(9, 600.0)
+    late = item("late", expires=time.monotonic() + 0.02)
+    dispatcher.submit(late)
+    assert pool.expired.get(timeout=LIMIT) is late
+    dispatcher.submit(item("a"))
+    assert pool.delivered.empty()
+    dispatcher.submit(item("b"))
+    assert pool.batch() == ["a", "b"]
+
+
+def test_while_clients_come_back_at_once_only_a_full_batch_leaves_before_the_worker_is_done(make: Make) -> None:
+    clock, early = Clock(), list[float]()
+    dispatcher, pool = make(Batching(True), max_rows=4, clock=clock, ending=lambda now: (early.append(now) or 0, inf))
+    taking_turns(dispatcher, pool, clock, 3)
+    assert len(pool.batch()) == 3
+    early.clear()
+    dispatcher.submit(Item("a", 1, "k", clock()))
+    assert early == []
+    for name in "bcd":
+        dispatcher.submit(Item(name, 1, "k", clock()))
+    assert early != []
 
 
 def test_a_sooner_instant_hastens_the_timer(make: Make) -> None:

@@ -111,9 +111,11 @@ def _lanes_go_on(deployment: WorkerDeployment, batcher: Batcher, now: float) -> 
         if late:
             raise Violation(f"requests wait beyond their deadline: {late}")
     ripe = {key: items for key, items in lanes.items() if _may_leave(config, items, now)}
-    if ripe and pool.idle() > 0:
+    grows, returning = not batcher.fills_batch, deployment.dispatcher._closed_loop
+    waits = grows and returning.waits_until(now - _SAME_S) > now - _SAME_S
+    if ripe and pool.idle() > 0 and not waits:
         raise Violation(f"{pool.idle()} workers are idle while these may leave: {ripe}")
-    if ripe and min(pool.ending(at)[0] for at in (now - _SAME_S, now)) > 0:
+    if ripe and not (grows and returning.returns) and min(pool.ending(at)[0] for at in (now - _SAME_S, now)) > 0:
         raise Violation(f"a worker is about to be done while these may leave: {ripe}")
     plain = len(lanes) == 1 and not config.batching.preferred_batch_size and config.batching.enabled
     room = not config.overlaps and any(w.executing and w.held < w.in_flight and not w.deaf for w in pool._roster.members)

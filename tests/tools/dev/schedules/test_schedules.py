@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from jitney.core.call import Call
+from jitney.server.batching import closed_loop
+from jitney.server.batching.closed_loop import ClosedLoop
 from jitney.server.batching.dispatch import Dispatcher
 from jitney.server.batching.policy import Walk
 from jitney.server.batching.sequence_queue import SequenceBatcher
@@ -64,6 +66,31 @@ def test_they_are_right_also_where_the_ends_of_batches_are_foreseen(foreseen: li
     wrong = {seed: repr(error) for seed in range(1, SCHEDULES + 1) if (error := command.run(seed)) is not None}
     assert not wrong
     assert len(foreseen) > 30
+
+
+def test_they_are_right_also_where_batches_wait_for_their_clients_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[float] = []
+    waits_until = ClosedLoop.waits_until
+
+    def noted(self: Any, now: float) -> float:
+        until = waits_until(self, now)
+        held.extend([until] if until > now else [])
+        return until
+
+    monkeypatch.setattr(ClosedLoop, "waits_until", noted)
+    monkeypatch.setattr(closed_loop, "BEGIN", 0.0)
+    monkeypatch.setattr(closed_loop, "END", 0.0)
+    wrong = {seed: repr(error) for seed in range(1, SCHEDULES + 1) if (error := command.run(seed)) is not None}
+    assert not wrong
+    assert len(held) > 300
+
+
+def test_a_batch_that_waits_for_longer_than_it_may_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closed_loop, "BEGIN", 0.0)
+    monkeypatch.setattr(closed_loop, "END", 0.0)
+    monkeypatch.setattr(Dispatcher, "_arm", nothing)
+    errors = (command.run(seed) for seed in range(1, 500))
+    assert any("idle while these may leave" in str(error) for error in errors)
 
 
 def test_an_end_that_is_foreseen_and_not_made_use_of_is_found(
