@@ -471,6 +471,26 @@ def test_ts_is_ours_even_where_another_one_is_installed(handler: Callable[..., A
     assert Path(outcome.bodies()[0]["ts"]).parent.parent.name == "compat"
 
 
+STARTER = """
+import subprocess, sys
+
+class Starter:
+    def handle(self, data, context):
+        command = [sys.executable, "-c", "import beside, ts.context, brought; print(beside.WORD, ts.context.Context.__name__)"]
+        done = subprocess.run(command, cwd="/", capture_output=True, text=True)
+        return [done.stdout.strip() or done.stderr for _ in data]
+"""
+
+
+def test_python_programs_that_a_handler_starts_find_its_modules_and_ts(handler: Callable[..., Any], tmp_path: Path) -> None:
+    """As under TorchServe, whose workers have the archive's folder in PYTHONPATH and `ts` installed."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/brought.py").touch()
+    environment = {"PYTHONPATH": str(tmp_path / "site")}
+    outcome = handler(STARTER, [body("x")], files={"beside.py": "WORD = 'found'"}, environment=environment)
+    assert outcome.bodies() == [b"found Context"]
+
+
 def test_pixel_limit_and_decoding_can_be_switched_off(handler: Callable[..., Any]) -> None:
     (on,) = handler(SURROUNDINGS, [body("{}", "application/json"), body("x", "text/plain")]).bodies()[:1]
     assert on["types"] == ["dict", "str"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from jitney.backends import operators
 from jitney.backends.handler_loader import import_file
 
 from ..utils.util import check_valid_pt2_backend, list_classes_from_module
@@ -54,7 +55,14 @@ def read_weights(path: str, map_location: str | None) -> Mapping[str, Any]:
 
 
 def load_torchscript(path: str, device: torch.device) -> Any:
-    return torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
+    """The program in `path`, with the operators of other packages (torchvision's `nms`) that it names."""
+    advice = operators.register(Path(path))
+    try:
+        return torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        if not advice:
+            raise
+        raise RuntimeError(f"{str(error).rstrip()}{advice}") from error
 
 
 # -- ONNX ----------------------------------------------------------------------------------------------------------------
