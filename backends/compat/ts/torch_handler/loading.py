@@ -13,6 +13,7 @@ import torch
 
 from jitney.backends import operators
 from jitney.backends.handler_loader import import_file
+from jitney.backends.onnx_operators import with_extensions
 
 from ..utils.util import check_valid_pt2_backend, list_classes_from_module
 
@@ -78,7 +79,7 @@ def load_onnx(path: str, device: torch.device) -> Any:
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
-    session = onnxruntime.InferenceSession(path, options, providers=providers)
+    session = with_extensions(lambda: onnxruntime.InferenceSession(path, options, providers=providers), options)
     if len(session.get_providers()) < len(providers):  # TorchServe serves it from there too, and says nothing
         logger.warning("%s runs on the CPU: ONNX Runtime could not use %s; its reason is in the lines above", path, device)
     return session
