@@ -36,6 +36,8 @@ PACKAGES: Mapping[str, str] = {
     "ipex_prepack": "intel_extension_for_pytorch",
     "neuron": "torch_neuronx",
 }
+#: Torch's own namespaces that its list of registered operators lacks.
+_OF_TORCH = frozenset({"prim", "higher_order"})
 #: `ops.NS.name` in TorchScript's code, `torch.ops.NS.name` in a program of torch.export, a class of a library.
 _NAMED = re.compile(rb"(?:(?:(?<![.\w])|\btorch\.)ops|__torch__\.torch\.classes)\.(\w+)\.")
 
@@ -71,7 +73,7 @@ def _used(path: Path) -> set[str]:
 def _known() -> set[str]:
     """The namespaces of which operators are registered."""
     names: list[str] = torch._C._dispatch_get_all_op_names()
-    return {name.partition("::")[0] for name in names}
+    return {*_OF_TORCH, *(name.partition("::")[0] for name in names)}
 
 
 def _sentence(name: str, failure: Exception | None) -> str:

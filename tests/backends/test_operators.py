@@ -35,6 +35,16 @@ class Unknown(torch.nn.Module):
     def forward(self, x):
         return torch.ops.nobodys.twice(x) + 1
 
+class Own(torch.nn.Module):
+    def forward(self, x):
+        return torch.cond(x.sum() > 0, lambda x: x * 2, lambda x: x + 1, (x,))
+
+class Sized(torch.nn.Module):
+    def forward(self, x):
+        return x.reshape(x.size(0), -1) * x.size(0)
+
+torch.jit.trace(Sized(), torch.ones(2, 3)).save("own.pt")
+torch.export.save(torch.export.export(Own(), (torch.ones(2, 3),)), "own.pt2")
 for name, module in (("known", Known()), ("unknown", Unknown())):
     torch.jit.script(module).save(f"{name}.pt")
     torch.export.save(torch.export.export(module, (torch.ones(2, 3),)), f"{name}.pt2")
@@ -44,12 +54,13 @@ READ = """
 import json, sys
 from pathlib import Path
 import torch
-from jitney.backends import handler_loader, pt2, torchscript
+from jitney.backends import handler_loader, operators, pt2, torchscript
 
 handler_loader.prepare_imports(".")
+own = {path: operators.register(Path(path)) for path in ("own.pt", "own.pt2")}
 from ts.torch_handler import loading
 
-cpu, found = torch.device("cpu"), {}
+cpu, found = torch.device("cpu"), own
 for name in ("known", "unknown"):
     for way, load in {
         "torchscript": lambda: torchscript.load(Path(f"{name}.pt"), cpu),
@@ -104,8 +115,9 @@ def test_the_package_of_the_operators_is_imported(folder: Path) -> None:
     )
 
 
-def test_what_is_missing_is_named(folder: Path) -> None:
+def test_what_is_missing_is_named_and_torch_s_own_operators_are_not(folder: Path) -> None:
     found = loaded(folder)
+    assert (found["own.pt"], found["own.pt2"]) == ("", "")
     for way in ("torchscript", "exported", "handler"):
         sentence = "It uses operators of 'torch_spline_conv': install the package that brings the module torch_spline_conv."
         assert str(found[f"known {way}"]).endswith(sentence)
