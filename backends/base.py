@@ -36,7 +36,7 @@ class Host(Protocol):
         With `held` it travels together with an answer, which must be about to follow.
         """
 
-    def infer(self, model: str, version: str, request: Request, timeout_s: float | None = None) -> Iterator[Response]:
+    def infer(self, model: str, version: str, request: Request) -> Iterator[Response]:
         """Runs another model of this server and yields its responses (Triton's BLS); `version` "" = the served default."""
 
     def lose(self, error: DeviceLost) -> NoReturn:

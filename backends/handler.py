@@ -100,7 +100,7 @@ class HandlerBackend(Backend):
             importlib.import_module("ts").__version__,
             spec.limit_max_image_pixels,
             _metrics(name, spec),
-            copy.deepcopy(dict(spec.yaml)),
+            _model_yaml(directory, spec),
         )
 
     def unload(self) -> None:
@@ -240,6 +240,18 @@ def _refuse_unsupported(name: str, spec: HandlerSpec) -> None:
 def _retries(yaml: Mapping[str, Any]) -> bool:
     section = yaml.get("handler")
     return bool(section.get("retry_failed_batch", True)) if isinstance(section, Mapping) else True
+
+
+def _model_yaml(directory: str, spec: HandlerSpec) -> dict[str, Any]:
+    """The archive's `model-config.yaml` as TorchServe's workers read it: from the file, whose dates, sets and large numbers no
+    message from the server carries. What the server passed over, such as a configFile that is no YAML, is {}."""
+    name = dict(spec.manifest.get("model") or {}).get("configFile")
+    if not spec.yaml or not name:
+        return copy.deepcopy(dict(spec.yaml))
+    import yaml
+
+    found: dict[str, Any] = yaml.safe_load((Path(directory) / name).read_bytes())
+    return found
 
 
 def _metrics(name: str, spec: HandlerSpec) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,11 +29,14 @@ class Entry:
 
 
 def prepare_imports(directory: str) -> None:
-    """Puts the archive's folder and our `ts` in front of all other modules; `ts` wins, also over an installed torchserve."""
-    for folder in (directory, str(COMPAT)):
-        if folder in sys.path:
-            sys.path.remove(folder)
-        sys.path.insert(0, folder)
+    """Puts the archive's folder and our `ts` in front of all other modules; `ts` wins, also over an installed torchserve.
+
+    The Python programs that a handler starts (torchrun, scripts of the archive) find both too, as under TorchServe.
+    """
+    folders = [str(COMPAT), directory]
+    sys.path[:] = folders + [folder for folder in sys.path if folder not in folders]
+    inherited = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder and folder not in folders]
+    os.environ["PYTHONPATH"] = os.pathsep.join(folders + inherited)
 
 
 def import_file(path: Path) -> ModuleType:

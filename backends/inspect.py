@@ -39,6 +39,7 @@ def describe_onnx(path: Path) -> Description:
     import onnxruntime as ort
 
     from .onnx import DATATYPES
+    from .onnx_operators import with_extensions
     from .onnx_session import error_text
 
     options = ort.SessionOptions()
@@ -46,13 +47,13 @@ def describe_onnx(path: Path) -> Description:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     try:
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = with_extensions(lambda: ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]), options)
     except Exception as error:
         raise ValueError(f"{path}: {error_text(error)}") from error
 
     def entry(item: Any) -> dict[str, Any]:
         if item.type not in DATATYPES:
-            raise ValueError(f"{path}: '{item.name}' is {item.type}, which has no KServe v2 datatype")
+            raise ValueError(f"{path}: '{item.name}' is {item.type}, which has no KServe v2 datatype{_cure(item.type)}")
         shape = None if item.shape is None else [size if isinstance(size, int) else -1 for size in item.shape]
         return {"name": item.name, "datatype": DATATYPES[item.type], "shape": shape}
 
@@ -60,6 +61,13 @@ def describe_onnx(path: Path) -> Description:
         "inputs": [entry(item) for item in session.get_inputs()],
         "outputs": [entry(item) for item in session.get_outputs()],
     }
+
+
+def _cure(kind: str) -> str:
+    """What to do about an output that is no tensor, for those that every exporter of scikit-learn's classifiers writes."""
+    if not kind.startswith("seq(map("):
+        return ""
+    return ": export the classifier so that it answers its probabilities as a tensor (skl2onnx: options={'zipmap': False})"
 
 
 def describe_torchscript(path: Path) -> Description:

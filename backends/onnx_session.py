@@ -18,6 +18,7 @@ from typing import Any
 
 import onnxruntime as ort
 
+from .onnx_operators import with_extensions
 from .options import CannotLoad
 from .telling import text_of
 
@@ -62,7 +63,9 @@ def open_session(path: Path, options: Any, providers: Sequence[Provider]) -> Any
 
 
 def _made(path: Path, options: Any, providers: Sequence[Provider]) -> Any:
-    return ort.InferenceSession(path, options, providers=list(providers), enable_fallback=0)
+    return with_extensions(
+        lambda: ort.InferenceSession(path, options, providers=list(providers), enable_fallback=0), options
+    )
 
 
 def error_text(error: Exception) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 
+from . import operators
 from .memory import is_out_of_memory
 from .options import CannotLoad
 from .torch_values import DATATYPES
@@ -110,6 +111,7 @@ def load(path: Path, device: torch.device) -> Program:
             f"{path} was compiled for {kind} and cannot run on {device.type}: set the kind of its instance_group to "
             f"{'KIND_CPU' if kind == 'cpu' else 'KIND_GPU'}, or compile it for {device.type}"
         )
+    advice = operators.register(path)
     try:
         return _load_package(path, device) if kind else _load_exported(path, device)
     except CannotLoad:
@@ -118,7 +120,7 @@ def load(path: Path, device: torch.device) -> Program:
         if is_out_of_memory(error):
             raise
         text = f"{path} cannot be loaded by torch {torch.__version__}: {error}"
-        raise CannotLoad(f"{text} (files of another version of torch may have to be exported anew)") from error
+        raise CannotLoad(f"{text} (files of another version of torch may have to be exported anew){advice}") from error
 
 
 def _load_exported(path: Path, device: torch.device) -> Program:

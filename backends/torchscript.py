@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import fusion
+from . import fusion, operators
 from .memory import is_out_of_memory
 from .options import CannotLoad, flag, optional_flag
 from .torch_batch import TorchBackend
@@ -73,6 +73,7 @@ def load(path: Path, device: torch.device) -> Any:
     """The module in `path` on `device`, in eval mode; CannotLoad names the file that is not TorchScript."""
     if not path.is_file():
         raise CannotLoad(f"{path} does not exist")
+    advice = operators.register(path)
     try:
         with quiet_jit():
             return torch.jit.load(path, map_location=device).eval()  # type: ignore[no-untyped-call]
@@ -85,7 +86,7 @@ def load(path: Path, device: torch.device) -> Any:
                 "model.py with the module's class beside it and save model.state_dict(), or write a program: "
                 "torch.jit.script(model).save(…), or torch.export.save(…, 'model.pt2')"
             ) from None
-        raise CannotLoad(f"{path} cannot be loaded as TorchScript: {error}") from None
+        raise CannotLoad(f"{path} cannot be loaded as TorchScript: {str(error).rstrip()}{advice}") from None
 
 
 def is_saved_object(path: Path) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...core.call import Call
-from ...core.errors import InvalidRequest, JitneyError, QueueTimeout
+from ...core.errors import InvalidRequest, JitneyError
 from ...core.request import Request, Response
 from ..serving.dataplane import DataPlane
 from .control_plane import ControlPlane
@@ -15,18 +15,14 @@ from .control_plane import ControlPlane
 class Answers(Iterator[Response]):
     """A call's responses up to the final one: `workers.host_calls.Awaited`."""
 
-    def __init__(self, call: Call, model: str, timeout_s: float | None) -> None:
-        self._call, self._model, self._timeout_s = call, model, timeout_s
+    def __init__(self, call: Call) -> None:
+        self._call = call
         self._ended = False
 
     def __next__(self) -> Response:
         if self._ended:
             raise StopIteration
-        try:
-            response = self._call.result(self._timeout_s)
-        except TimeoutError:
-            self.cancel()
-            raise QueueTimeout(f"model '{self._model}' did not answer within {self._timeout_s:g} s") from None
+        response = self._call.result()
         self._ended = response.final
         return response
 
@@ -44,9 +40,9 @@ class BlsHost:
     def __init__(self, dataplane: DataPlane, control: ControlPlane) -> None:
         self._dataplane, self._control = dataplane, control
 
-    def infer(self, model: str, version: str, request: Request, timeout_s: float | None) -> Iterator[Response]:
+    def infer(self, model: str, version: str, request: Request) -> Iterator[Response]:
         """Runs a request on another model; yields its responses up to the final one."""
-        return Answers(self._dataplane.infer(model, version or None, request), model, timeout_s)
+        return Answers(self._dataplane.infer(model, version or None, request))
 
     def control(self, verb: str, model: str, arguments: Mapping[str, Any]) -> Any:
         """Runs "load", "unload" or "is_ready"."""

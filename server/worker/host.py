@@ -57,10 +57,10 @@ class FrameHost(Host):
         else:
             self._channel.send(event)
 
-    def infer(self, model: str, version: str, request: Request, timeout_s: float | None = None) -> Iterator[Response]:
+    def infer(self, model: str, version: str, request: Request) -> Iterator[Response]:
         """TypeError for names, ids, outputs or parameters that are of other types than the server reads."""
         message = wire.request_to_wire(request, ())
-        number, replies = self._call("infer", model, version=version, request=message, timeout_s=timeout_s)
+        number, replies = self._call("infer", model, version=version, request=message)
         return self._responses(number, replies)  # a generator of its own, so that the call is sent now and not at `next`
 
     def lose(self, error: DeviceLost) -> NoReturn:

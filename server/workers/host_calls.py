@@ -35,7 +35,7 @@ _CODES: tuple[tuple[type[errors.JitneyError], str], ...] = (
 class HostServer(Protocol):
     """The server, as models may use it. Called on threads of the pool; `JitneyError`s reach the model as its errors."""
 
-    def infer(self, model: str, version: str, request: Request, timeout_s: float | None) -> Iterator[Response]:
+    def infer(self, model: str, version: str, request: Request) -> Iterator[Response]:
         """Runs a request, `version` "" = the served default; yields its responses up to the final one.
 
         Where the iterator is `Awaited`, it is told from another thread when its worker no longer listens.
@@ -191,7 +191,7 @@ class HostCalls:
             raise errors.InvalidRequest("infer without a request")
         request = wire.request_from_wire(call.request, wire.by_value)
         request.is_cancelled = asked.is_cancelled
-        for response in asked.answered_by(server.infer(call.model, call.version, request, call.timeout_s)):
+        for response in asked.answered_by(server.infer(call.model, call.version, request)):
             if asked.over():
                 return
             asked.heard = time.monotonic()

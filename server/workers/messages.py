@@ -117,7 +117,6 @@ class HostCall(Message):
     model: str
     version: str = ""
     request: WireRequest | None = None
-    timeout_s: float | None = None
     arguments: dict[str, Any] = {}  # noqa: RUF012 - msgspec gives each message its own
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from jitney.server.repository.torchserve.model_yaml import plain
 from jitney.tests.fakes import broken_cuda
 from jitney.tests.fakes.handler_runner import Outcome, body, json_body, run
 
@@ -469,6 +471,47 @@ def test_ts_is_ours_even_where_another_one_is_installed(handler: Callable[..., A
     (other / "ts/__init__.py").write_text("raise RuntimeError('the real torchserve')")
     outcome = handler(SURROUNDINGS, [body("{}", "application/json")], environment={"PYTHONPATH": str(other)})
     assert Path(outcome.bodies()[0]["ts"]).parent.parent.name == "compat"
+
+
+TYPED_YAML = """
+handler: {day: 2026-01-31, at: 2026-01-31 12:30:00, labels: {0: cat, 1: dog}, words: !!set {a, b}, seed: 123456789012345678901}
+"""
+TYPED = """
+class Typed:
+    def initialize(self, context):
+        self.section = context.model_yaml_config["handler"]
+
+    def handle(self, data, context):
+        kept = self.section
+        return [[kept["day"].year, kept["at"].hour, kept["labels"][1], sorted(kept["words"]), kept["seed"] + 1] for _ in data]
+"""
+
+
+def test_values_of_model_config_yaml_keep_their_types(handler: Callable[..., Any]) -> None:
+    """As TorchServe's workers read the file: dates, sets and integers of any size are no texts."""
+    spec = {"manifest": {"model": {"configFile": "typed.yaml"}}, "yaml": plain(yaml.safe_load(TYPED_YAML), "typed.yaml")}
+    outcome = handler(TYPED, [body("x")], files={"typed.yaml": TYPED_YAML}, **spec)
+    assert outcome.bodies() == [[2026, 12, "dog", ["a", "b"], 123456789012345678902]]
+
+
+STARTER = """
+import subprocess, sys
+
+class Starter:
+    def handle(self, data, context):
+        command = [sys.executable, "-c", "import beside, ts.context, brought; print(beside.WORD, ts.context.Context.__name__)"]
+        done = subprocess.run(command, cwd="/", capture_output=True, text=True)
+        return [done.stdout.strip() or done.stderr for _ in data]
+"""
+
+
+def test_python_programs_that_a_handler_starts_find_its_modules_and_ts(handler: Callable[..., Any], tmp_path: Path) -> None:
+    """As under TorchServe, whose workers have the archive's folder in PYTHONPATH and `ts` installed."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/brought.py").touch()
+    environment = {"PYTHONPATH": str(tmp_path / "site")}
+    outcome = handler(STARTER, [body("x")], files={"beside.py": "WORD = 'found'"}, environment=environment)
+    assert outcome.bodies() == [b"found Context"]
 
 
 def test_pixel_limit_and_decoding_can_be_switched_off(handler: Callable[..., Any]) -> None:

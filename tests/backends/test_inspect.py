@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from onnx import TensorProto, helper, save
+from onnx import TensorProto, ValueInfoProto, helper, save
 
 from jitney.backends.inspect import describe
 from jitney.backends.torchscript import quiet_jit
@@ -36,6 +36,22 @@ def test_an_onnx_file_tells_names_types_and_shapes(tmp_path: Path) -> None:
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3, -1]}],
         "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 3, -1]}],
     }
+
+
+def test_a_classifier_that_answers_dictionaries_is_refused_with_the_cure(tmp_path: Path) -> None:
+    """What skl2onnx writes unless it is told otherwise."""
+    tree = helper.make_node("ZipMap", ["x"], ["p"], domain="ai.onnx.ml", classlabels_int64s=[0, 1])
+    answer = ValueInfoProto(name="p")
+    answer.type.sequence_type.elem_type.map_type.key_type = TensorProto.INT64
+    answer.type.sequence_type.elem_type.map_type.value_type.tensor_type.elem_type = TensorProto.FLOAT
+    graph = helper.make_graph([tree], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 2])], [answer])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 2)]
+    save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "model.onnx")
+    with pytest.raises(
+        ValueError, match=r"'p' is seq\(map\(int64,tensor\(float\)\)\), which has no KServe v2 datatype: export the"
+    ) as caught:
+        describe(tmp_path / "model.onnx", "onnx")
+    assert "options={'zipmap': False}" in str(caught.value)
 
 
 def test_a_torchscript_file_tells_names_and_counts(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -468,6 +469,27 @@ def test_a_model_asks_another(served: Serving) -> None:
     assert "nowhere" in str(refused)
     refused = refusal(served, "acts", x(1), do="other", of="nowhere")
     assert refused.code == "INTERNAL", "the code of another model's error is lost, as in Triton"
+
+
+LATE = """
+import time
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        time.sleep(0.05)
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("Y", np.array([[r.timeout()]], np.float32))]) for r in requests]
+"""
+
+
+def test_the_timeout_of_a_request_to_another_model_is_for_that_model_to_keep(folder: Path, tmp_path: Path) -> None:
+    """In Triton it is what the other's queue may make of it, and bounds no answer."""
+    shutil.copytree(folder / "acts", tmp_path / "acts")
+    write_model(tmp_path, "late", ACTS_CONFIG, LATE)
+    with serving(tmp_path, "acts", "late") as served:
+        assert values(served, "acts", x(1), do="other", of="late", timeout=1000) == {"Y": [[1000]]}
 
 
 def test_models_are_loaded_and_unloaded_by_a_model(served: Serving) -> None:

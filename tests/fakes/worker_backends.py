@@ -166,12 +166,12 @@ class Obedient(Backend):
     def do_ask(self, index: int, request: Request, respond: Respond) -> None:
         """Sends its tensors to the model named `of` and passes its answers on."""
         other = Request(tensors=request.tensors, rows=request.rows)
-        for response in self.host.infer(str(request.parameters["of"]), "", other, 5.0):
+        for response in self.host.infer(str(request.parameters["of"]), "", other):
             respond(index, response)
 
     def do_peek(self, index: int, request: Request, respond: Respond) -> None:
         """Takes the first answer of another model and wants no more."""
-        answers = self.host.infer(str(request.parameters["of"]), "", Request(), None)
+        answers = self.host.infer(str(request.parameters["of"]), "", Request())
         first = next(answers)
         answers.close()  # type: ignore[attr-defined]
         respond(index, Response(body=first.body))

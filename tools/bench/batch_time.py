@@ -143,7 +143,7 @@ class Alone:
     def emit(self, kind: str, payload: Mapping[str, Any], held: bool = False) -> None:
         pass
 
-    def infer(self, model: str, version: str, request: Request, timeout_s: float | None = None) -> Iterator[Response]:
+    def infer(self, model: str, version: str, request: Request) -> Iterator[Response]:
         raise RuntimeError(f"the model calls '{model}', which is not there without a server: give its times with --fit T0,A")
 
     def control(self, verb: str, model: str, arguments: Mapping[str, Any]) -> Any:

@@ -6,7 +6,6 @@ import asyncio
 import enum
 import itertools
 import json
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -70,6 +69,9 @@ class Handle(Sink, Protocol):
 
 class InferenceRequest:
     """One request. `flags` are the TRITONSERVER_REQUEST_FLAG_SEQUENCE constants, `timeout` is in microseconds.
+
+    It bounds how long the request may wait in its model's queue, where the model lets requests say so, not how long its answer
+    may take.
 
     `model_name` has to be given, as in Triton; its place among the arguments is Triton's too.
     """
@@ -186,9 +188,8 @@ class InferenceRequest:
     def _responses(self, ends: bool) -> Iterator[InferenceResponse]:
         """The responses as they come; with `ends` also an empty one, where the model sent the final flag alone (Triton)."""
         version = "" if self._version < 0 else str(self._version)
-        timeout = min(self._timeout / 1e6, threading.TIMEOUT_MAX) if self._timeout else None
         try:
-            responses = current().host.infer(self._model, version, self._to_other(), timeout)
+            responses = current().host.infer(self._model, version, self._to_other())
         except TritonModelException:
             raise
         except Exception as error:  # noqa: BLE001 - whatever cannot be sent becomes the response's error

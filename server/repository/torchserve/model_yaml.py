@@ -137,7 +137,11 @@ def _value(key: str, document: Mapping[str, Any], where: str, notes: list[str]) 
 
 
 def plain(document: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A copy without aliases, made of what a message to a worker can carry; InvalidArchive where that is too much."""
+    """A copy without aliases, made of what a message to a worker can carry; InvalidArchive where that is too much.
+
+    Dates, integers of more than 64 bits and texts that are no Unicode become texts, sets lists: no key of the server's has such
+    a value. The worker reads them from the file (`backends/handler.py`).
+    """
     copied: dict[str, Any] = _copy(document, where, [MAX_VALUES])
     return copied
 
@@ -151,16 +155,21 @@ def _copy(value: Any, where: str, left: list[int], depth: int = 0) -> Any:
         return {_key(key, where): _copy(item, where, left, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple | set):
         return [_copy(item, where, left, depth + 1) for item in value]
+    return _scalar(value)
+
+
+def _scalar(value: Any) -> Any:
     if isinstance(value, datetime.date):
         return value.isoformat()
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        raise InvalidArchive(f"{where}: the number {str(value)[:40]}… does not fit 64 bits", "yaml", where)
+        return hex(value)  # Python writes no decimal text of more than 4,300 digits
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return value
 
 
 def _key(key: Any, where: str) -> Any:
-    if isinstance(key, datetime.date):
-        return key.isoformat()
+    key = _scalar(key)
     if key is not None and not isinstance(key, str | int | float | bool):
         raise InvalidArchive(f"{where}: a key is a {type(key).__name__}, expected text or a number", "yaml", where)
     return key

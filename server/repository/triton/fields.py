@@ -21,7 +21,8 @@ REFUSED: Mapping[str, str] = {
     "batch_input": "tensors made from ragged inputs exist only in Triton's C++ backends; compute them in a Python model",
     "batch_output": "tensors made from ragged inputs exist only in Triton's C++ backends; compute them in a Python model",
     "cc_model_filenames": "one model file serves every GPU; name it in default_model_filename",
-    "model_operations.op_library_filename": "custom operator libraries are not loaded; a Python model can load them",
+    "model_operations.op_library_filename": "custom operator libraries are not loaded: that of "
+    "onnxruntime-extensions need not be named where the package is installed, and a Python model can load others",
     "model_repository_agents": "repository agents are shared libraries of Triton; prepare the files before the start",
     "ensemble_scheduling.max_inflight_requests": "the requests in flight between ensemble steps are not limited one by one; "
     "bound the queues of the steps' models with max_queue_size",

@@ -203,7 +203,7 @@ class TritonRepository:
         if self._config_name and (directory / "configs" / f"{self._config_name}.pbtxt").is_file():
             path = directory / "configs" / f"{self._config_name}.pbtxt"
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
         except FileNotFoundError:
             if self._completer is None and not self._open_ended:
                 raise InvalidConfig(f"{path}: there is no such file, and auto-completion is turned off") from None

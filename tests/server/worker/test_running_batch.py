@@ -227,7 +227,6 @@ def test_an_exception_with_any_text_is_told(runner: Runner, error: Any, told: st
         lambda host: host.infer("model", "", Request(tensors=[Tensor("name", "FP32", (1.5,), bytes(4))])),  # type: ignore[arg-type]
         lambda host: host.infer("model", "", Request(parameters={"k": [1]})),  # type: ignore[dict-item]
         lambda host: host.infer("model", "", Request(outputs=(b"out",))),  # type: ignore[arg-type]
-        lambda host: host.infer("model", "", Request(), timeout_s="soon"),
         lambda host: host.control("load", b"model", {}),
         lambda host: host.control("load", None, {}),
     ],

@@ -58,7 +58,7 @@ MESSAGES = [
     Copied(3),
     Loaded("reason", "traceback", True),
     Results(7, [(0, msgspec.Raw(msgspec.msgpack.encode(RESPONSE)))], True, True, 1, 2, 3),
-    HostCall(1, "infer", "other", "2", REQUEST, 1.5, {"a": 1}),
+    HostCall(1, "infer", "other", "2", REQUEST, {"a": 1}),
     HostCancel(1),
     Event("metric", {"name": "x", "value": 1.5}),
     Left(70),

@@ -29,8 +29,8 @@ class Server:
         self.closed, self.entered = threading.Event(), threading.Event()
         self.go = threading.Event()
 
-    def infer(self, model: Any, version: Any, request: Any, timeout_s: Any) -> Any:
-        self.asked.append((model, version, timeout_s))
+    def infer(self, model: Any, version: Any, request: Any) -> Any:
+        self.asked.append((model, version))
         return getattr(self, model)(request)
 
     def double(self, request: Any) -> Iterator[Response]:
@@ -88,7 +88,7 @@ def test_infer_runs_another_model(bench: Callable[..., Any], server: Server) -> 
     response = ask(b, "double", tensors=[np.arange(5000)]).result(LIMIT_S)
     assert (response.tensors[0].numpy() == np.arange(5000) * 2).all()
     assert response.parameters == {"by": "double"}
-    assert server.asked == [("double", "", 5.0)]
+    assert server.asked == [("double", "")]
 
 
 def test_infer_streams(bench: Callable[..., Any], server: Server) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+from jitney.backends import operators
 from jitney.backends.handler_loader import import_file
+from jitney.backends.onnx_operators import with_extensions
 
 from ..utils.util import check_valid_pt2_backend, list_classes_from_module
 
@@ -54,7 +56,14 @@ def read_weights(path: str, map_location: str | None) -> Mapping[str, Any]:
 
 
 def load_torchscript(path: str, device: torch.device) -> Any:
-    return torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
+    """The program in `path`, with the operators of other packages (torchvision's `nms`) that it names."""
+    advice = operators.register(Path(path))
+    try:
+        return torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        if not advice:
+            raise
+        raise RuntimeError(f"{str(error).rstrip()}{advice}") from error
 
 
 # -- ONNX ----------------------------------------------------------------------------------------------------------------
@@ -70,7 +79,7 @@ def load_onnx(path: str, device: torch.device) -> Any:
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
-    session = onnxruntime.InferenceSession(path, options, providers=providers)
+    session = with_extensions(lambda: onnxruntime.InferenceSession(path, options, providers=providers), options)
     if len(session.get_providers()) < len(providers):  # TorchServe serves it from there too, and says nothing
         logger.warning("%s runs on the CPU: ONNX Runtime could not use %s; its reason is in the lines above", path, device)
     return session

@@ -79,6 +79,13 @@ def test_a_folder_without_anything_to_go_by_says_what_is_missing(folder: Folder)
         folder.read("m")
 
 
+def test_a_byte_order_mark_is_no_part_of_the_file(folder: Folder) -> None:
+    folder.model(
+        "m", None, {"config.pbtxt": b"\xef\xbb\xbfmax_batch_size: 3\n" + TENSORS.encode(), "1/model.py": PYTHON_MODEL}
+    )
+    assert folder.read("m").max_batch_size == 3
+
+
 def test_a_file_that_is_not_text_is_refused(folder: Folder) -> None:
     folder.model("m", None, {"config.pbtxt": b"\xff\xfe", "1/model.py": PYTHON_MODEL})
     with pytest.raises(InvalidConfig, match=r"config\.pbtxt: cannot be read"):
