@@ -34,6 +34,7 @@ from ....core.errors import (
 )
 from ....core.model_config import ModelConfig
 from ....core.request import Response
+from ....core.window import Window
 from ...http.kserve.request import InferRequest
 from ..calls import INTERNAL, abort
 from ..guard import Guard
@@ -64,12 +65,18 @@ class Exchange:
         self.config: ModelConfig | None = None
         self.decoupled = self.empty_final = self.over = False
         self.call: Call | None = None
+        self.window: Window | None = None
         self.kept: deque[Answer] = deque()  # answers whose turn has not come
         self.place, self.began = stream.preparing.services.place(nbytes), time.monotonic_ns()
 
     def on_answer(self, answer: Answer) -> None:
         """`Call.on_answer`: any thread."""
         self.stream.post(self, answer)
+
+    def took(self, answer: Answer) -> None:
+        """The client has taken a part."""
+        if self.window is not None:
+            self.window.took(size(answer))
 
 
 class Stream:
@@ -164,6 +171,9 @@ class Stream:
         asked, exchange.empty_final = preparing.read(reader, self._context.invocation_metadata)
         exchange.asked = asked
         exchange.call = preparing.submit(reader, version, asked, exchange.on_answer)
+        window = exchange.window = exchange.call.window if exchange.decoupled else None
+        if window is not None:
+            window.by_client = True  # answers come as the client takes them
 
     # -- answers ---------------------------------------------------------------------------------------------------------
 
@@ -220,6 +230,8 @@ class Stream:
                 await self._context.write(message)
             if answers.is_last(answer):
                 self._end(exchange)
+            else:
+                exchange.took(answer)
             if len(self._ready) <= BACKLOG:
                 self._room.set()
 
@@ -247,8 +259,7 @@ class Stream:
     def _failure(self, exchange: Exchange, error: JitneyError, last: bool) -> list[bytes]:
         """An error of the model; where it is a decoupled model's last word, its end follows (Triton)."""
         text = errors.status_of(error, exchange.id)[1]
-        final = last and not exchange.decoupled
-        told = reply.failure(text, exchange.model, exchange.version, exchange.id, final)
+        told = reply.failure(text, exchange.model, exchange.version, exchange.id, last and not exchange.decoupled)
         return [told, *(self._ending(exchange) if last and exchange.decoupled else [])]
 
     def _ending(self, exchange: Exchange) -> list[bytes]:
