@@ -38,6 +38,7 @@ from ....core.window import Window
 from ...http.kserve.request import InferRequest
 from ..calls import INTERNAL, abort
 from ..guard import Guard
+from ..open_calls import write
 from . import answers, errors, reply
 from .answers import Answer
 from .infer import Preparing
@@ -88,7 +89,7 @@ class Stream:
         self._open: dict[Exchange, None] = {}
         self._ordered: deque[Exchange] = deque()  # of models that give one answer, in the order of their requests
         self._ready: deque[tuple[Exchange, Answer]] = deque()
-        self._unread = holding.Pile()
+        self._unread, self._waiting = holding.Pile(), 0  # parts that wait, and their bytes
         self._news, self._room = asyncio.Event(), asyncio.Event()
         self._draining = False
         self._reading: asyncio.Task[None] | None = None
@@ -191,6 +192,7 @@ class Stream:
             exchange.over = True
         else:
             self._unread.put(size(answer))
+            self._waiting += size(answer)
             if exchange.call is not None and self._unread.is_too_much:
                 exchange.call.cancel(holding.process.refusal())
         if exchange.decoupled:
@@ -206,7 +208,7 @@ class Stream:
             exchange = self._ordered.popleft()
             for answer in exchange.kept:
                 if not answers.is_last(answer):
-                    self._unread.take(size(answer))
+                    self._took(answer)
             self._ready.append((exchange, answers.only(exchange.kept)))
             exchange.kept.clear()
 
@@ -218,16 +220,21 @@ class Stream:
                 services = self.preparing.services
                 services.traced(self._context, PATH, exchange.began, exchange.call, errors.status_of)
 
+    def _took(self, answer: Answer) -> None:
+        """A part waits no longer."""
+        self._unread.take(size(answer))
+        self._waiting -= size(answer)
+
     async def _send(self) -> None:
         while self._ready:
             exchange, answer = self._ready.popleft()
             if not answers.is_last(answer):
-                self._unread.take(size(answer))
+                self._took(answer)
             if isinstance(exchange, _Refused):
-                await self._context.write(reply.refusal(answers.text(answer, exchange.id), exchange.id))
+                await write(self._context, reply.refusal(answers.text(answer, exchange.id), exchange.id), self._waiting)
                 continue
             for message in await self._messages(exchange, answer):
-                await self._context.write(message)
+                await write(self._context, message, self._waiting)
             if answers.is_last(answer):
                 self._end(exchange)
             else:
