@@ -15,6 +15,7 @@ from . import holding
 from .errors import Cancelled, JitneyError, ModelFailed
 from .model_config import ModelConfig
 from .request import Failure, Request, Response
+from .window import Window
 
 #: What an answer counts for whose encoding may take any time, where small ones are rendered at once.
 HEAVY = 1 << 62
@@ -126,12 +127,13 @@ class Call:
     message     the request as its worker gets it, where it was encoded before it left the queue
     parts       the calls of an ensemble's steps, those that are over perhaps among them; None where it is no ensemble's
     steps       of an ensemble: model, version and times of each step that was begun; None where it is no ensemble's
+    window      of one whose answers another process sends: to be told which parts of a stream were taken
     mailbox     where answers wait for `result`; with `on_answer` there is none until a caller brings one
     """
 
     __slots__ = (
         "_pending", "batch_rows", "config", "deadline", "encode", "error", "mailbox", "message", "on_answer", "parts",
-        "request", "slots", "steps", "target", "times", "withdraw",
+        "request", "slots", "steps", "target", "times", "window", "withdraw",
     )  # fmt: skip
 
     def __init__(
@@ -151,6 +153,7 @@ class Call:
         self.batch_rows, self.error, self.on_answer = batch_rows, error, on_answer
         self.encode: Callable[[Response], Response] | None = None
         self.withdraw: Callable[[], None] | None = None
+        self.window: Window | None = None
         self.target: Target | None = None
         self.message: msgspec.Raw | None = None
         self.parts: list[Call] | None = None

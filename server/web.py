@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ..core import holding
 from .frontends.child.remote_services import SharedPlaces
 from .frontends.frontend_process import FrontendSpec
+from .frontends.queries import SharedServices
 from .frontends.relay_listener import RelayListener
-from .frontends.session import SharedServices
 from .frontends.shared_counters import GONE, SharedCounters
 from .frontends.supervisor import FrontEnds
 from .grpc import listener as grpc

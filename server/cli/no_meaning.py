@@ -10,7 +10,7 @@ from . import grpc_flags, observing
 NO_MEANING = {
     "--reuse-grpc-port": "one server owns each port",
     "--grpc-infer-allocation-pool-size": "there is no such pool here",
-    "--grpc-max-response-pool-size": "there is no such pool here",
+    "--grpc-max-response-pool-size": "answers that wait for slow readers are bounded in bytes (docs/limits.md)",
     "--grpc-infer-thread-count": "use --grpc-front-ends",
     **{f"--{name}": "SageMaker's routes share the inference port" for name in ("allow-sagemaker", "sagemaker-port")},
     **{

@@ -31,8 +31,9 @@ from ..tracing.sampling import Rule
 from .heartbeat import Heartbeat
 from .messages import UPWARD, Drain, Flush, Hello, Traces
 from .peers import receive_peer
+from .queries import SharedServices
 from .send_queue import SendQueue
-from .session import FrontendSession, SharedServices
+from .session import FrontendSession
 from .shared_counters import GONE
 
 log = logging.getLogger(__name__)

@@ -10,6 +10,7 @@
     Requested, Answered
     Logged     one line of its log                        Traces      which requests are traced from now on
     Traced     a traced request that is over
+    Taken      parts of a stream that its client has taken
     Flushed    all that was counted is sent
 
 Each side sends frames of several messages (`pack`). `Data` is either the bytes themselves or a place `(offset, nbytes)`: of a
@@ -199,6 +200,13 @@ class Traced(Plain, tag=11):
     record: TraceRecord
 
 
+class Taken(Plain, tag=12):
+    """So many parts more of this request's stream."""
+
+    number: int
+    parts: int
+
+
 # --- scheduler -> front end
 
 
@@ -257,7 +265,7 @@ class Traces(Plain, tag=7):
     rules: dict[str, Rule]
 
 
-Upward = Ready | Submit | Cancel | Freed | Query | Counted | Requested | Answered | Logged | Flushed | Traced
+Upward = Ready | Submit | Cancel | Freed | Query | Counted | Requested | Answered | Logged | Flushed | Traced | Taken
 Downward = Hello | CallAnswer | Stale | QueryReply | Flush | Drain | Traces
 UPWARD: msgspec.msgpack.Decoder[list[Upward]] = msgspec.msgpack.Decoder(list[Upward])
 DOWNWARD: msgspec.msgpack.Decoder[list[Downward]] = msgspec.msgpack.Decoder(list[Downward])

@@ -1,33 +1,27 @@
 """`FrontendSession`: what one front end asks of the scheduler, and the answers that it gets.
 
 A request's way: the front end's reader calls `take`, `_submit` hands it to the model's deployment; the thread that has an
-answer puts it into the request's `PendingReply`, and one thread at a time sends from there. When the front end has gone,
-`close` cancels what is open.
+answer puts it into the request's `PendingReply`, and one thread at a time sends from there. Parts of a stream are sent as their
+client takes them; where many wait, the model is asked to rest. When the front end has gone, `close` cancels what is open.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
+from ...core import holding
 from ...core.call import Call, size
-from ...core.errors import Cancelled, Draining, HoldsTooMuch, JitneyError, Unavailable
-from ...core.holding import PART, SPARED
+from ...core.errors import Cancelled, Draining, JitneyError, Unavailable
 from ...core.model_config import ModelConfig
 from ...core.request import Request, Response
-from ..http.kserve.shm import ClientRegions
-from ..http.middleware.tokens import Tokens
 from ..ipc.arena import Arena, Slot
 from ..ipc.frame import BadFrame
-from ..ipc.io_context import IoContext
 from ..ipc.memory import Region
 from ..process.log_format import about
-from ..tracing.sampling import Tracing
 from . import records, wire
 from .error_codec import error_to_wire
 from .messages import (
@@ -40,51 +34,22 @@ from .messages import (
     FrontTimes,
     Logged,
     Query,
-    QueryReply,
     Ready,
-    RegionFile,
     Requested,
     Stale,
     Submit,
+    Taken,
     Traced,
     Upward,
 )
+from .pending_reply import PendingReply
+from .queries import UNFORESEEN, SharedServices, told
 from .send_queue import SendQueue
-from .shared_counters import SharedCounters
 
 if TYPE_CHECKING:
-    from ..metrics import Metrics
-    from ..serving.dataplane import DataPlane
+    pass
 
 log = logging.getLogger(__name__)
-
-UNFORESEEN = "internal error, see the server's log"
-
-
-@dataclass(frozen=True)
-class SharedServices:
-    """What all sessions share."""
-
-    dataplane: DataPlane
-    metrics: Metrics
-    tokens: Tokens | None
-    regions: ClientRegions
-    counters: SharedCounters
-    io: IoContext
-    tracing: Tracing = field(default_factory=Tracing)
-
-
-class PendingReply:
-    """Answers to one request. They are sent in their order, and not before its call is known: the times are there."""
-
-    def __init__(self, number: int, prepared: bool) -> None:
-        self.number, self.prepared = number, prepared
-        self.call: Call | None = None
-        self.answers: deque[Response | JitneyError] = deque()
-        self.sending = threading.Lock()
-        self.told = prepared  # whether the front end knows which version answers
-        self.over = False  # whether it had its final answer
-        self.waiting = 0  # bytes of its stream since the front end was last seen to have read everything
 
 
 class FrontendSession:
@@ -98,6 +63,7 @@ class FrontendSession:
         self._on_ready, self._on_flushed = on_ready, on_flushed
         self._open: dict[int, PendingReply] = {}
         self._slots: dict[int, Slot] = {}  # answers that the front end has not read yet
+        self._pacing = threading.Lock()
         self._closed = False
 
     @property
@@ -122,7 +88,7 @@ class FrontendSession:
             case Freed():
                 self._free(message.offsets)
             case Query():
-                self._tell(message)
+                self._send_queue.put(told(message, self._shared))
             case Counted() | Requested() | Answered():
                 records.count(self._shared.metrics.torchserve, message)
             case Logged():
@@ -131,6 +97,8 @@ class FrontendSession:
                 self._on_flushed(message.number)
             case Ready():
                 self._on_ready()
+            case Taken():
+                self._go_on(message)
             case Traced():
                 self._shared.tracing.put(message.record)
 
@@ -147,11 +115,7 @@ class FrontendSession:
         if message.number in self._open:
             raise BadFrame(f"request {message.number} is open already")
         box = self._open[message.number] = PendingReply(message.number, message.epoch is not None)
-
-        def on_answer(answer: Response | JitneyError) -> None:
-            box.answers.append(answer)
-            self._send(box)
-
+        on_answer = partial(self._answered, box)
         try:
             call = self._hand_on(message, request, on_answer)
         except JitneyError as error:
@@ -161,7 +125,7 @@ class FrontendSession:
             log.exception("a request for model '%s' failed", message.model, extra=about(request.id))
             on_answer(JitneyError(UNFORESEEN))
             call = None
-        if call is None and not box.answers:  # the model has changed: the front end sends the request once more
+        if call is None and not box:  # the model has changed: the front end sends the request once more
             self._open.pop(message.number)
             self._send_queue.put(Stale(message.number))
             return
@@ -189,8 +153,22 @@ class FrontendSession:
 
     def _cancel(self, number: int) -> None:
         box = self._open.get(number)
-        if box is not None and box.call is not None:
-            box.call.cancel()
+        if box is None or box.call is None:
+            return
+        box.clear()
+        if not box.call.cancel():  # its end may have waited
+            self._answered(box, Cancelled("the client went away"))
+
+    def _go_on(self, message: Taken) -> None:
+        """The client has taken parts of a stream: those that wait may follow."""
+        box = self._open.get(message.number)
+        if box is None:
+            return
+        with box.sending:
+            box.ahead.taken(message.parts)
+        self._send(box)
+        if box.has_wish:
+            self._pace(box)
 
     def _free(self, offsets: list[int]) -> None:
         for offset in offsets:
@@ -199,41 +177,39 @@ class FrontendSession:
                 raise BadFrame(f"there is no answer at {offset}")
             self._replies.free(slot)
 
-    def _tell(self, message: Query) -> None:
-        told = QueryReply(message.number)
-        try:
-            self._find(message, told)
-        except JitneyError as error:
-            told.error = error_to_wire(error)
-        except Exception:
-            log.exception("a front end's question failed")
-            told.error = error_to_wire(Unavailable(UNFORESEEN))
-        self._send_queue.put(told)
-
-    def _find(self, message: Query, told: QueryReply) -> None:
-        if message.what == "config":
-            model, *version = message.arguments
-            told.config = self._shared.dataplane.config(model, version[0] if version else None)
-        elif message.what == "keys":
-            told.keys = dict(self._shared.tokens.keys) if self._shared.tokens is not None else {}
-        else:
-            region = self._shared.regions.find(*message.arguments)
-            if region is not None:
-                file = os.fstat(region.fd)
-                told.region = RegionFile(
-                    region.key, region.offset, region.byte_size, region.fd, file.st_dev, file.st_ino
-                )  # fmt: skip
-
     # -- any thread --------------------------------------------------------------------------------------------------------
 
+    def _answered(self, box: PendingReply, answer: Response | JitneyError) -> None:
+        """`Call.on_answer`."""
+        if box.over:
+            return
+        box.put(answer)
+        self._send(box)
+        if box.is_too_much:
+            self._relieve()
+        elif box.has_wish:
+            self._pace(box)
+
+    def _pace(self, box: PendingReply) -> None:
+        """Asks the model of a stream to rest, or to go on, where its client makes that necessary."""
+        with self._pacing:
+            rests = box.wish()
+            if rests is not None and box.call is not None:
+                self._shared.dataplane.rest(box.call, rests)
+
+    def _relieve(self) -> None:
+        """Ends the stream of which most waits: there is no room for more."""
+        box = max(list(self._open.values()), key=lambda box: box.waiting, default=None)
+        if box is not None and box.call is not None and not box.call.cancel(holding.process.refusal()):
+            self._answered(box, holding.process.refusal())  # the model is done with it, the client is not
+
     def _send(self, box: PendingReply) -> None:
-        """Sends the answers that are there, once the call is known. Threads that come meanwhile leave theirs to this one."""
+        """Sends the answers that may be sent, once the call is known. Threads that come meanwhile leave theirs to this one."""
         call = box.call
         if call is None or box.over:
             return
         with box.sending:
-            while box.answers:
-                answer = box.answers.popleft()
+            while (answer := box.next(self._send_queue.is_behind)) is not None:
                 if not box.over:
                     self._send_one(box, call, answer)
 
@@ -251,8 +227,6 @@ class FrontendSession:
         final = response.final
         if self._closed:
             return Cancelled("the front end has gone")
-        if not final and (late := self._too_much(box, response)) is not None:
-            return late
         slots: list[Slot] = []
         try:
             if not box.prepared and call.encode is not None and response.error is None:
@@ -262,6 +236,8 @@ class FrontendSession:
                 self._slots[slot.offset] = slot
             if final:
                 self._end(box)
+            else:
+                box.ahead.sent(size(response))
             version, steps = self._version(box, call), call.steps if final else None
             self._send_queue.put(CallAnswer(box.number, message, None, _times_for(call), version, steps))
         except JitneyError as error:
@@ -270,17 +246,6 @@ class FrontendSession:
             self._free([slot.offset for slot in slots])
             return Unavailable(f"the answer cannot be handed to a front end: {error}")
         return None
-
-    def _too_much(self, box: PendingReply, response: Response) -> HoldsTooMuch | None:
-        """Why a stream is ended: the front end does not come to reading what it is sent, and this is one of those that are to
-        blame. It would be given up at last, with all that it has."""
-        queue = self._send_queue
-        box.waiting = box.waiting + size(response) + PART if queue.backlog else 0
-        if not queue.is_behind or box.waiting <= SPARED:
-            return None
-        return HoldsTooMuch(
-            f"{queue.backlog} bytes of answers wait for a front end, more than it can pass on; try again later"
-        )
 
     def _end(self, box: PendingReply) -> None:
         box.over = True

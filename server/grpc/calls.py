@@ -18,6 +18,7 @@ from ...core import holding
 from ...core.call import Call, only, size
 from ...core.errors import JitneyError
 from ...core.request import Response
+from ...core.window import Window
 from ..process.log_format import about
 from ..tracing.record import Front
 from ..tracing.sampling import Tracing
@@ -105,6 +106,7 @@ class Awaited:
         self._answers: list[Response | JitneyError] = []
         self._news: asyncio.Future[None] = self._loop.create_future()
         self._unread = holding.Pile()
+        self._window: Window | None = None
 
     def on_answer(self, answer: Response | JitneyError) -> None:
         """`Call.on_answer`."""
@@ -120,10 +122,11 @@ class Awaited:
         if not self._news.done():
             self._news.set_result(None)
 
-    @property
-    def is_too_much(self) -> bool:
-        """Whether so much of a stream waits here that no more of it may come."""
-        return self._unread.is_too_much
+    def pace(self, call: Call) -> None:
+        """Has the answers come as `stream` is asked for them."""
+        self._window = call.window
+        if self._window is not None:
+            self._window.by_client = True
 
     async def stream(self) -> AsyncIterator[Response]:
         """All responses, the final one last; raises the request's error."""
@@ -139,6 +142,8 @@ class Awaited:
                 yield answer
                 if answer.final:
                     return
+                if self._window is not None:
+                    self._window.took(size(answer))
 
     async def only(self) -> Response:
         """The response of a model that gives one; raises the request's error."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ..frontends.frontend_process import FrontendSpec
-from ..frontends.session import SharedServices
+from ..frontends.queries import SharedServices
 from ..frontends.supervisor import FrontEnds
 from ..http.engine.listener import AddressInUse
 from ..settings.grpc import GrpcAddress, with_ports

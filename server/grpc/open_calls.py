@@ -64,18 +64,20 @@ class OpenCall:
     """One call.
 
     began      when it came (monotonic seconds);  request_id: as far as it is known, of a stream never
-    since      when it began to wait for its client (monotonic seconds)
+    since      when it began to wait for its client (monotonic seconds); of a stream: for its client to take an answer
+    holds      bytes of answers that its client has not taken; of a stream those too that wait to be sent
     answering  see above
-    evicted    it was ended because its client keeps the server waiting
+    evicted    it was ended because its client keeps the server waiting; cut: and so was its connection
     """
 
-    __slots__ = ("answering", "began", "evicted", "path", "peer", "request_id", "since", "task")
+    __slots__ = ("answering", "began", "cut", "evicted", "holds", "path", "peer", "request_id", "since", "task")
 
     def __init__(self, path: str, peer: str, task: asyncio.Task[Any] | None) -> None:
         self.path, self.peer, self.task = path, peer, task
         self.request_id = ""
         self.began = self.since = time.monotonic()
-        self.answering = self.evicted = False
+        self.answering = self.evicted = self.cut = False
+        self.holds = 0
 
 
 #: The call that a task answers.
@@ -87,6 +89,21 @@ def has_id(request_id: str) -> None:
     call = _CURRENT.get()
     if call is not None:
         call.request_id = request_id
+
+
+async def write(context: Context, answer: Any, waiting: int = 0) -> None:
+    """Hands an answer of this task's stream to grpcio; returns when its client takes it. `waiting`: bytes of those after it."""
+    call = _CURRENT.get()
+    if call is not None:
+        call.holds, call.since = _size(answer) + waiting, time.monotonic()
+    await context.write(answer)
+    if call is not None:
+        call.holds = waiting
+
+
+def _size(answer: Any) -> int:
+    """Bytes of an answer, serialized or not."""
+    return len(answer) if isinstance(answer, bytes) else int(answer.ByteSize())
 
 
 class OpenCalls:
@@ -143,6 +160,7 @@ class OpenCalls:
                 found = await behaviour(await self._read(call, context) if reads else requests, context)
                 if self._held is not None:
                     await asyncio.shield(self._held)  # the call may be cancelled, the others' future not
+                call.holds = _size(found)
                 return found
             except asyncio.CancelledError:
                 await self._give_up(call, context)
@@ -173,7 +191,7 @@ class OpenCalls:
                 asked = await self._read(call, context) if reads else requests
                 async with contextlib.aclosing(behaviour(asked, context)) as found:
                     async for part in found:
-                        await context.write(part)
+                        await write(context, part)
             except asyncio.CancelledError:
                 await self._give_up(call, context)
                 raise

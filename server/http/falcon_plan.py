@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from urllib.parse import quote
 
 import falcon
@@ -49,9 +49,19 @@ def send(reply: Reply, req: falcon.Request, resp: falcon.Response) -> None:
     if reply.head.connection:
         req.env["jitney.connection"] = reply.head.connection
     if reply.stream is None:
-        resp.data = reply.body
+        resp.data = reply.whole
     else:
-        resp.stream = reply.stream
+        resp.stream = _as_bytes(reply.stream)
+
+
+def _as_bytes(stream: Iterator[bytes | memoryview]) -> Iterator[bytes]:
+    """The chunks as WSGI wants them. Closing it closes the stream."""
+    try:
+        for chunk in stream:
+            yield bytes(chunk)
+    finally:
+        if isinstance(stream, Generator):
+            stream.close()
 
 
 def head_of(req: falcon.Request) -> RequestHead:

@@ -58,12 +58,28 @@ class ReplyHead:
 
 
 class Reply(NamedTuple):
-    """What is sent: a head that others share, headers of its own, and the body as a whole or as it comes."""
+    """What is sent: a head that others share, headers of its own, and the body as a whole or as it comes.
+
+    rest    what follows `body`, in pieces that are sent from where they lie: putting hundreds of megabytes behind each other
+            takes seconds, in which no other thread would run
+    stream  its large chunks are sent likewise
+    """
 
     head: ReplyHead
     own: Sequence[tuple[str, str]] = ()
     body: bytes = b""
-    stream: Iterator[bytes] | None = None
+    stream: Iterator[bytes | memoryview] | None = None
+    rest: Sequence[memoryview] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Of the whole body."""
+        return len(self.body) + sum(map(len, self.rest)) if self.rest else len(self.body)
+
+    @property
+    def whole(self) -> bytes:
+        """The body in one piece."""
+        return b"".join((self.body, *self.rest)) if self.rest else self.body
 
 
 class InFlightRequest:

@@ -8,6 +8,7 @@ that the memory written last, still in the caches, is used next. What no stack o
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Iterable, Sequence
@@ -15,12 +16,15 @@ from typing import NamedTuple
 
 from ...core.errors import Draining, QueueFull
 from ...core.tensor import Buffer
+from ..process.helpers import Helpers
 from .memory import Region, copy, flat
 
 ALIGNMENT = 64  #: bytes; a cache line, and the widest vector load
 DEFAULT_CAPACITY = 16 << 30
 #: An arena that falls empty gives its pages back once it has used more than this.
 KEEP = 64 << 20
+#: Gives memory of all arenas back, which takes its time: those that free it are loops.
+_HELPERS = Helpers("jitney-memory", 1, 1.0)
 #: A request whose data is no larger than this altogether travels in its message, which costs less than slots.
 INLINE = 8 << 10
 
@@ -56,6 +60,7 @@ class Arena:
         self._live: dict[int, tuple[int, int]] = {}  # offset -> (serial, size)
         self._placed: dict[int, Slot] = {}  # that no request has taken over, by the id of their view, which they keep alive
         self._end = 0
+        self._clearing = 0  # bytes from the beginning that a helper gives back
         self._used = 0
         self._closed = False
 
@@ -158,8 +163,9 @@ class Arena:
             del self._live[slot.offset]
             self._used -= size
             self._free.setdefault(size, []).append(slot.offset)
-            if not self._live:
-                self._reset()
+            clears = not self._live and self._reset()
+        if clears:
+            _HELPERS.submit(self._clear)
 
     def free_all(self, slots: Iterable[object]) -> None:
         """Frees each; TypeError for what is no slot."""
@@ -186,14 +192,28 @@ class Arena:
             return self._free[larger].pop(), larger
         raise QueueFull(f"no room for {size} bytes: waiting requests hold {self._used} of {self.capacity} bytes of memory")
 
-    def _reset(self) -> None:
-        """Nothing is in use: forget how the memory was cut, and return it if it was much."""
-        if self._closed:
-            return
+    def _reset(self) -> bool:
+        """Nothing is in use: forget how the memory was cut; whether it was so much that it is to be given back, by a helper."""
+        if self._closed or self._clearing:
+            return False
         if self._end > KEEP:
-            self.region.discard(self._end)
             self._free.clear()
-            self._end = 0
+            self._clearing = self._end
         elif self._end * 2 > self.capacity:
             self._free.clear()
             self._end = 0
+        return self._clearing > 0
+
+    def _clear(self) -> None:
+        """Gives the memory back that was used when the arena fell empty; what is cut meanwhile lies behind it. A helper."""
+        while self._clearing:
+            with contextlib.suppress(ValueError):  # it is closed
+                self.region.discard(self._clearing)
+            with self._lock:
+                cleared, self._clearing = self._clearing, 0
+                if self._live:  # behind it: one slot may have all of it
+                    self._free.setdefault(cleared, []).append(0)
+                    return
+                if self._end == cleared:
+                    self._end = 0
+                self._reset()

@@ -83,6 +83,13 @@ class DataPlane:
 
         return self._on_serving(model, version, submit)
 
+    def rest(self, call: Call, rests: bool) -> None:
+        """Asks that the model rests whose answers the client of this call does not read, or goes on."""
+        config = call.config
+        deployment = self.registry.serving(config.name).get(config.version) if config is not None else None
+        if deployment is not None:
+            deployment.rest(call, rests)
+
     def refuse_if_full(self, model: str, version: str | None) -> None:
         """Raises QueueFull where the model's queue would refuse any request: for requests that are costly to read."""
         self.registry.deployment(model, version).refuse_if_full()

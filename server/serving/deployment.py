@@ -123,6 +123,9 @@ class Deployment(ABC):
         Outputs may be copied to where `target` says (`Call.target`); `encode` makes a body of them (`Call.encode`).
         """
 
+    def rest(self, call: Call, rests: bool) -> None:  # noqa: B027 - nothing that could rest without workers
+        """Asks that the model rests whose answers the client of this call does not read, or goes on; it need not rest."""
+
     @abstractmethod
     def close(self, timeout: float, *, reason: str = "unloaded") -> None:
         """Drains and stops: what was accepted is answered (for at most `timeout` seconds), then the workers end."""

@@ -114,6 +114,11 @@ class OnDemandDeployment(Deployment):
                 self._let_go(loaded)
         raise Draining(f"model '{self.config.name}' is unloaded again and again: the machine's memory holds too few models")
 
+    def rest(self, call: Call, rests: bool) -> None:
+        loaded = self._loaded
+        if loaded is not None:
+            loaded.rest(call, rests)
+
     def _awake(self) -> WorkerDeployment:
         loaded = self._loaded or self._load()
         self.used = time.monotonic()

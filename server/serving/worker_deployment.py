@@ -199,6 +199,7 @@ class WorkerDeployment(Deployment):
                 return
             self._closing = True
         self.state, self.reason = ModelState.UNLOADING, reason
+        self.pool.rests.end()
         deadline = time.monotonic() + timeout
         self.dispatcher.drain(timeout)
         if self._explainer is not None:
@@ -251,6 +252,8 @@ class WorkerDeployment(Deployment):
             call.slots = []
             self._refused(call, error)
             raise
+        if self.pool.rests.resting and self.dispatcher.pending():
+            self.pool.rests.end()
         self._answer_without_workers()  # the last worker may have gone since the check above
         return call
 
@@ -270,6 +273,12 @@ class WorkerDeployment(Deployment):
         except QueueFull as error:
             self.statistics.refused(error)
             raise
+
+    def rest(self, call: Call, rests: bool) -> None:
+        if rests and not self._closing:
+            self.pool.rests.begin(call, lambda: self._closing or self.dispatcher.pending() > 0)
+        else:
+            self.pool.rests.over(call)
 
     def _deadline(self, arrived: float, priority: int, timeout_us: int) -> float | None:
         """When waiting in the queue ends: the queue policy's rule, or TorchServe's client timeout if that is sooner."""

@@ -35,10 +35,11 @@ from ..ipc.memory import Region
 from ..ipc.messages import Message
 from ..process import exits, sandbox
 from ..workers.channel import MessageChannel
-from ..workers.messages import Cancel, Copied, Execute, HostReply, Load, Loaded, Stop
+from ..workers.messages import Cancel, Copied, Execute, HostReply, Load, Loaded, Rest, Stop
 from .host import FrameHost
 from .inbox import Inbox
 from .reply_memory import ReplyMemory
+from .resting import Resting
 from .running_batch import RunningBatch
 
 _PR_SET_PDEATHSIG = 1
@@ -68,6 +69,7 @@ class Worker:
         self._host = FrameHost(channel)
         self._inbox = Inbox(channel, self._dispatch, self._expecting, lost)
         self._host.on_call = self._inbox.expect
+        self._resting = Resting(self._inbox.expect)
         self._replies: ReplyMemory | None = None
         self._batches: dict[int, RunningBatch] = {}
         self._early_cancels: set[tuple[int, int]] = set()
@@ -138,7 +140,7 @@ class Worker:
 
     def _received(self, message: Execute, arena: Region, replies: ReplyMemory, config: ModelConfig) -> RunningBatch:
         replies.copied(message.copied)
-        batch = RunningBatch(message, self._channel, arena, replies, config.overlaps)
+        batch = RunningBatch(message, self._channel, arena, replies, self._resting, config.overlaps)
         self._batches = {number: other for number, other in self._batches.items() if not other.done}
         self._batches[batch.id] = batch
         if self._early_cancels:
@@ -168,6 +170,8 @@ class Worker:
         elif isinstance(message, Copied):
             if self._replies is not None:
                 self._replies.copied(message.count)
+        elif isinstance(message, Rest):
+            self._resting.note(message.rests)
         else:
             raise BadFrame(f"{type(message).__name__} is not for a worker")
 
@@ -179,7 +183,8 @@ class Worker:
 
     def _expecting(self) -> bool:
         """Whether the model waits for something that the server is about to say."""
-        return self._host.waiting() or (self._replies is not None and self._replies.waiting())
+        replies = self._replies
+        return self._host.waiting() or self._resting.waiting() or (replies is not None and replies.waiting())
 
 
 def die_with(parent: int) -> None:

@@ -23,6 +23,7 @@ from ..ipc.messages import Data, WireRequest
 from ..workers.channel import MessageChannel
 from ..workers.messages import Execute, Results
 from .reply_memory import ReplyMemory
+from .resting import Resting
 
 #: Answers up to this size travel in the frame: cheaper than two copies through shared memory.
 INLINE = 4 << 10
@@ -49,12 +50,15 @@ class RunningBatch:
 
     Answers are collected and sent together when it is executed, except streamed ones, which take along what was collected.
     After that, and at any time for models that may leave requests open (`overlaps`: decoupled ones, asynchronous handlers), each
-    is sent at once. `respond` may be called from any thread.
+    is sent at once. `respond` may be called from any thread; a part of a stream waits there while the server wants none.
     """
 
-    def __init__(self, message: Execute, channel: MessageChannel, arena: Region, reply: ReplyMemory, overlaps: bool) -> None:
+    def __init__(
+        self, message: Execute, channel: MessageChannel, arena: Region, reply: ReplyMemory, resting: Resting, overlaps: bool
+    ) -> None:
         self.id = message.batch
         self._message, self._channel, self._arena, self._reply, self._overlaps = message, channel, arena, reply, overlaps
+        self._resting, self._rested_ns = resting, 0
         self._lock = threading.Lock()
         self._encoder = msgspec.msgpack.Encoder()
         self._open = set(range(len(message.requests)))
@@ -138,8 +142,10 @@ class RunningBatch:
 
     def respond(self, index: int, response: Response) -> None:
         """`backends.request.Respond`. IndexError or RuntimeError for an answer that belongs to no open request."""
+        rested = 0 if response.final else self._resting.wait()
         started = time.perf_counter_ns()
         with self._lock:
+            self._rested_ns += rested
             if not isinstance(index, int) or index not in self._open:
                 self._turn_away(index)
                 return
@@ -155,7 +161,7 @@ class RunningBatch:
     def _count(self, spent_ns: int, durations: tuple[int, int, int]) -> None:
         """Shares the time out: the backend's own account of its part where it has one."""
         before, model, after = durations
-        self._infer_ns = model or max(spent_ns - self._input_ns - self._output_ns, 0)
+        self._infer_ns = model or max(spent_ns - self._input_ns - self._output_ns - self._rested_ns, 0)
         self._input_ns += before
         self._output_ns += after
 

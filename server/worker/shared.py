@@ -53,6 +53,7 @@ class SharedWorker(Worker):
     def _lose(self, code: int) -> None:
         """The server does not listen any more, or cannot be understood. Main or watching thread."""
         self._is_lost = True
+        self._resting.abandon()
         if self._replies is not None:
             self._replies.abandon()
 

@@ -17,7 +17,21 @@ import msgspec
 
 from ..ipc.frame import HEADER, MAX_PAYLOAD, BadFrame, FrameReader
 from ..ipc.messages import Message
-from .messages import Cancel, Copied, Event, Execute, HostCall, HostCancel, HostReply, Left, Load, Loaded, Results, Stop
+from .messages import (
+    Cancel,
+    Copied,
+    Event,
+    Execute,
+    HostCall,
+    HostCancel,
+    HostReply,
+    Left,
+    Load,
+    Loaded,
+    Rest,
+    Results,
+    Stop,
+)
 
 KINDS: tuple[type[Message], ...] = (
     Load,
@@ -32,6 +46,7 @@ KINDS: tuple[type[Message], ...] = (
     Stop,
     Copied,
     Left,
+    Rest,
 )
 
 _KIND_OF = {kind: number for number, kind in enumerate(KINDS)}

@@ -14,6 +14,7 @@ from ...core.call import Call
 from ...core.errors import Draining, JitneyError, WorkerDied
 from .batches import Batches
 from .crash_retry import CrashRetry
+from .rests import Rests
 from .running_calls import RunningCalls, Stage
 from .status import Seat
 from .supervisor import Member, Supervisor
@@ -32,9 +33,10 @@ class Delivery:
         crash_retry: CrashRetry,
         on_idle: Callable[[], None],
         launches: bool,
+        rests: Rests,
     ) -> None:
         self._model, self._batches, self._supervisor, self._on_idle = model, batches, supervisor, on_idle
-        self._crash_retry, self._launches = crash_retry, launches
+        self._crash_retry, self._launches, self._rests = crash_retry, launches, rests
         self._lock, self._roster, self._waiting = supervisor.lock, supervisor.roster, batches.waiting
 
     def execute(self, calls: Sequence[Call]) -> None:
@@ -53,6 +55,7 @@ class Delivery:
             if worker is None:
                 self._waiting.append(batch)
         if worker is None:
+            self._rests.end()
             self.serve_waiting()
             self.give_up_without_workers()
         else:
@@ -100,6 +103,8 @@ class Delivery:
         try:
             if child is None:
                 raise ConnectionError("the worker is gone")
+            if self._rests.resting:
+                self._rests.end(child)
             whole = child.execute(batch.message, partial(self._written, worker, child, batch))
         except OSError:
             self._take_back(worker, batch)

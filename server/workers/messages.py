@@ -6,6 +6,7 @@
     Cancel     this request's client has gone             HostCall    the model wants something of the server
     HostReply  an answer to a HostCall                    HostCancel  it wants no more of it
     Copied     answers have left the reply memory         Copied      it needs to know which
+    Rest       no parts of streams for now, or again
     Stop       finish and end                             Event       a metric, ...
     Join       a shared process: one worker more          Left        a worker of a shared process ends
 
@@ -67,6 +68,12 @@ class Copied(Message):
     """
 
     count: int = 0
+
+
+class Rest(Message):
+    """Whether the parts of streams are to wait in the worker, since no client reads them as fast as they come."""
+
+    rests: bool
 
 
 class Stop(Message):

@@ -39,6 +39,7 @@ from .crash_retry import CrashRetry
 from .delivery import Delivery
 from .host_calls import HostCalls, HostServer
 from .messages import Copied, Event, HostCall, HostCancel, Results
+from .rests import Rests
 from .running_calls import BatchReport, RunningCalls
 from .shared_process import Groups
 from .status import Seat, WorkerStatus, seats, status
@@ -84,9 +85,8 @@ class Pool:
     ) -> None:
         self.config = config
         self._on_idle, self._on_returned, self._on_over = on_idle, on_returned, on_over
-        self._on_event, self._on_state = on_event, on_state
+        self._on_event, self._on_state, self._gpus = on_event, on_state, gpus
         self._host_calls = HostCalls(host, config.name)
-        self._gpus = gpus
         self._log = logging.getLogger(f"jitney.model.{config.name}")
         self._supervisor = Supervisor(
             config,
@@ -96,11 +96,11 @@ class Pool:
             on_ready=self._ready,
             on_end=self._end,
             on_late=self._late,
-            excused=self._host_calls.excused,
+            excused=lambda *silent: self.rests.excused(*silent) or self._host_calls.excused(*silent),
             io=io or IoContext(),
             groups=groups or Groups(),
         )
-        self._lock, self._roster = self._supervisor.lock, self._supervisor.roster
+        self._lock, self._roster, self.rests = self._supervisor.lock, self._supervisor.roster, Rests(self._supervisor)
         self._batches = Batches(config.name, self._lock, on_batch)
         crash_retry = CrashRetry(
             self._batches,
@@ -110,7 +110,7 @@ class Pool:
             on_fatal=on_fatal,
         )
         launches = placement.launches(config)
-        self._delivery = Delivery(config.name, self._batches, self._supervisor, crash_retry, on_idle, launches)
+        self._delivery = Delivery(config.name, self._batches, self._supervisor, crash_retry, on_idle, launches, self.rests)
         # The parts' own, so that no call of the pool's lies on every batch's way.
         self.execute, self.execute_on = self._delivery.execute, self._delivery.execute_on
         self.wait_ready, self.no_workers = self._supervisor.wait_ready, self._supervisor.no_workers
@@ -138,6 +138,7 @@ class Pool:
         threads = cores.wanted_threads()
         places = placement.instances(self.config, count, gpus=gpus, cores=cores.usable_cores(), threads=threads)
         self._supervisor.resize(count, places)
+        self.rests.end()  # who goes is to finish first
         self._delivery.give_up_without_workers()
 
     def stop(self, timeout: float) -> None:
@@ -146,6 +147,7 @@ class Pool:
         Batches are finished first; calls that are not answered after `timeout` seconds fail with Draining.
         """
         self._supervisor.close()
+        self.rests.end()
         self._delivery.give_up_without_workers()
         left = self._supervisor.wait_ended(time.monotonic() + timeout)
         cause = Draining(f"model '{self.config.name}' was stopped before it answered")
@@ -223,6 +225,7 @@ class Pool:
             held = [(w.child, batch) for w in workers if w.child for batch in w.batches() if call in batch.live]
         for child, batch in held:
             batch.withdraw(child, batch.live.index(call))
+            self.rests.end(child)
 
     # ---- messages (whoever reads what the worker says)
 
@@ -243,8 +246,7 @@ class Pool:
             raise ValueError(f"{type(message).__name__} is not for the server")
 
     def _results(self, worker: Member, child: WorkerProcess, results: Results) -> None:
-        batch = self._batches.running.get(results.batch)
-        if batch is None:
+        if (batch := self._batches.running.get(results.batch)) is None:
             raise ValueError(f"answers of batch {results.batch}, which no worker has")
         if self.config.response_timeout_s == AT_ONCE:
             return  # whatever comes is too late: the worker is about to be replaced
@@ -256,8 +258,7 @@ class Pool:
             else:
                 self._batches.call_back(self._on_returned, batch.calls)
             self._delivery.go_on(worker)
-        failures = batch.give(answers, child, results.done)
-        if failures:
+        if failures := batch.give(answers, child, results.done):
             self._log_failures(child.name, failures)
         child.copied(results)
         if results.done:
@@ -304,6 +305,7 @@ class Pool:
         """A process ended, or could not be started."""
         if child is not None:
             self._host_calls.forget(child)
+            self.rests.forget(child)
             self._delivery.lost(child, held)
         self._delivery.serve_waiting()
         self._delivery.give_up_without_workers()

@@ -76,6 +76,7 @@ class RunningCalls:
     again    holds one of the requests whose worker crashed over all of them
     over     failed from elsewhere, as late: nobody's memory is to be written to any more
     streamed indices of requests that had a part of their answer
+    slow     calls whose clients have a lot to read (`rests`)
     follows  it was sent behind other batches, which its worker has whole
     launched its worker queues it on a device: it may have begun it before what it `follows` was over, and its model sees no
              request's own memory
@@ -94,6 +95,7 @@ class RunningCalls:
         "pinned",
         "process",
         "rows",
+        "slow",
         "stage",
         "streamed",
     )
@@ -106,6 +108,7 @@ class RunningCalls:
         self.live: list[Call] = []
         self.cancelled: set[int] = set()
         self.streamed: set[int] = set()
+        self.slow: set[Call] = set()
         requests: list[msgspec.Raw] = []
         self.rows = 0
         for call in self.calls:

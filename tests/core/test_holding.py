@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
+import psutil
 import pytest
 
 from jitney.core import holding
@@ -15,6 +18,7 @@ from jitney.core.holding import COUNTED, SPARED, Body, Holdings, Pile, Unsent
 from jitney.core.request import Request, Response
 from jitney.server.settings.addresses import parse_address
 from jitney.server.settings.settings import Settings
+from jitney.tools.bench.served import wait_until
 
 BIG = 10 * COUNTED
 ADDRESS = parse_address("http://127.0.0.1:0")
@@ -164,3 +168,17 @@ def test_what_the_system_has_no_memory_for_is_refused_and_not_counted(
     with pytest.raises(HoldsTooMuch, match=f"the system has no memory for {BIG} bytes more"):
         holding.memory(BIG)
     assert process.held == 0
+
+
+def test_who_lets_go_of_a_large_body_does_not_wait_until_its_memory_is_given_back() -> None:
+    body = Body()
+    for _ in range(256):
+        body += bytes(1 << 20)
+    view, before = memoryview(body), psutil.Process().memory_info().rss
+    del body
+    assert bytes(view[-2:]) == b"\0\0"
+    began = time.thread_time()
+    del view
+    assert time.thread_time() - began < 0.01  # 0.03 s where this thread does it
+    wait_until(lambda: psutil.Process().memory_info().rss < before - (200 << 20), 5.0, "the memory")
+    wait_until(lambda: all(thread.name != "jitney-free" for thread in threading.enumerate()), 5.0, "the end of the thread")

@@ -142,6 +142,10 @@ class Obedient(Backend):
             respond(index, Response(body=b"more", final=False))
         respond(index, Response(body=b"end"))
 
+    def do_forever_later(self, index: int, request: Request, respond: Respond) -> None:
+        """The same from another thread, after `execute` returned (decoupled models)."""
+        threading.Thread(target=self.do_forever, args=(index, request, respond), daemon=True).start()
+
     def do_listen(self, index: int, request: Request, respond: Respond) -> None:
         """Says nothing until it is cancelled."""
         _mark(request)

@@ -14,10 +14,11 @@ from typing import Literal
 import msgspec
 
 from ....core import holding
-from ....core.call import Call
+from ....core.call import Call, size
 from ....core.errors import HoldsTooMuch, InvalidRequest, JitneyError, QueueFull, Unavailable
 from ....core.request import Request, Response
 from ....core.tensor import Buffer
+from ....core.window import Window
 from ...ipc.arena import Arena, Slot
 from ...ipc.frame import BadFrame, FrameReader, PeerClosed
 from ...ipc.frame_reading import Reading
@@ -41,6 +42,7 @@ from ..messages import (
     QueryReply,
     Stale,
     Submit,
+    Taken,
     Traced,
     Traces,
 )
@@ -107,7 +109,7 @@ class SchedulerClient:
         """
         number, entry = next(self._numbers), _Open(call, submitted)
         self._open[number] = entry
-        call.withdraw = partial(self._withdraw, number)
+        call.withdraw, call.window = partial(self._withdraw, number), Window(partial(self._tell_taken, number))
         try:
             self._send(number, entry, epoch)
         except JitneyError:
@@ -147,6 +149,11 @@ class SchedulerClient:
     def _withdraw(self, number: int) -> None:
         if number in self._open:
             self.send_queue.put(Cancel(number))
+
+    def _tell_taken(self, number: int, parts: int) -> None:
+        """Any thread that takes parts of a stream."""
+        if number in self._open:
+            self.send_queue.put(Taken(number, parts))
 
     def _free(self, entry: _Open) -> None:
         slots, entry.slots = entry.slots, []
@@ -213,9 +220,16 @@ class SchedulerClient:
                 self._coalescer.refused()
             taken = not call.fail(answer) or not isinstance(answer, HoldsTooMuch)
         else:
-            taken = answer is None or call.answer(answer)
+            taken = answer is None or self._hand_on(call, answer)
         if not taken and withdraw is not None:
             withdraw()
+
+    def _hand_on(self, call: Call, answer: Response) -> bool:
+        """Whether the call wanted it."""
+        window = call.window
+        if not answer.final and window is not None and not window.by_client:
+            window.took(size(answer))
+        return call.answer(answer)
 
     def _copied(self, response: FrontResponse) -> Response | HoldsTooMuch:
         try:

@@ -59,10 +59,10 @@ class Predictions:
     async def stream(self, request: Any, context: Any) -> AsyncGenerator[Any, None]:
         """All answers as they come."""
         path = f"/{PACKAGE}.InferenceAPIsService/StreamPredictions"
-        async for answer in self._answers(request, context, path):
+        async for answer in self._answers(request, context, path, paced=True):
             yield answer
 
-    async def _answers(self, request: Any, context: Any, path: str) -> AsyncGenerator[Any, None]:
+    async def _answers(self, request: Any, context: Any, path: str, *, paced: bool = False) -> AsyncGenerator[Any, None]:
         target, nbytes, began = target_of(request), request.ByteSize(), time.monotonic_ns()
         request_id = new_request_id()
         has_id(request_id)
@@ -73,6 +73,8 @@ class Predictions:
                 awaited = Awaited()
                 headers = sequence_of(request, self._predicting.services.settings.sequence_headers)
                 call = await self._predicting.ask(target, parts_of(request), awaited, headers, request_id)
+                if paced:
+                    awaited.pace(call)
                 try:
                     async for response in awaited.stream():
                         yield self._answer(prediction=await self._predicting.body(call, response, target))

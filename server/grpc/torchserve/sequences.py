@@ -48,6 +48,7 @@ class StreamPredictions2:
         with self._services.place(request.ByteSize()):
             headers = sequence_of(request, self._services.settings.sequence_headers)
             call = await self._predicting.ask(target, parts_of(request), awaited, headers)
+            awaited.pace(call)
             try:
                 async for response in awaited.stream():
                     yield self._answer(prediction=await self._predicting.body(call, response, target))

@@ -34,9 +34,11 @@ from ....core.errors import (
 )
 from ....core.model_config import ModelConfig
 from ....core.request import Response
+from ....core.window import Window
 from ...http.kserve.request import InferRequest
 from ..calls import INTERNAL, abort
 from ..guard import Guard
+from ..open_calls import write
 from . import answers, errors, reply
 from .answers import Answer
 from .infer import Preparing
@@ -64,12 +66,18 @@ class Exchange:
         self.config: ModelConfig | None = None
         self.decoupled = self.empty_final = self.over = False
         self.call: Call | None = None
+        self.window: Window | None = None
         self.kept: deque[Answer] = deque()  # answers whose turn has not come
         self.place, self.began = stream.preparing.services.place(nbytes), time.monotonic_ns()
 
     def on_answer(self, answer: Answer) -> None:
         """`Call.on_answer`: any thread."""
         self.stream.post(self, answer)
+
+    def took(self, answer: Answer) -> None:
+        """The client has taken a part."""
+        if self.window is not None:
+            self.window.took(size(answer))
 
 
 class Stream:
@@ -81,7 +89,7 @@ class Stream:
         self._open: dict[Exchange, None] = {}
         self._ordered: deque[Exchange] = deque()  # of models that give one answer, in the order of their requests
         self._ready: deque[tuple[Exchange, Answer]] = deque()
-        self._unread = holding.Pile()
+        self._unread, self._waiting = holding.Pile(), 0  # parts that wait, and their bytes
         self._news, self._room = asyncio.Event(), asyncio.Event()
         self._draining = False
         self._reading: asyncio.Task[None] | None = None
@@ -164,6 +172,9 @@ class Stream:
         asked, exchange.empty_final = preparing.read(reader, self._context.invocation_metadata)
         exchange.asked = asked
         exchange.call = preparing.submit(reader, version, asked, exchange.on_answer)
+        window = exchange.window = exchange.call.window if exchange.decoupled else None
+        if window is not None:
+            window.by_client = True  # answers come as the client takes them
 
     # -- answers ---------------------------------------------------------------------------------------------------------
 
@@ -181,6 +192,7 @@ class Stream:
             exchange.over = True
         else:
             self._unread.put(size(answer))
+            self._waiting += size(answer)
             if exchange.call is not None and self._unread.is_too_much:
                 exchange.call.cancel(holding.process.refusal())
         if exchange.decoupled:
@@ -196,7 +208,7 @@ class Stream:
             exchange = self._ordered.popleft()
             for answer in exchange.kept:
                 if not answers.is_last(answer):
-                    self._unread.take(size(answer))
+                    self._took(answer)
             self._ready.append((exchange, answers.only(exchange.kept)))
             exchange.kept.clear()
 
@@ -208,18 +220,25 @@ class Stream:
                 services = self.preparing.services
                 services.traced(self._context, PATH, exchange.began, exchange.call, errors.status_of)
 
+    def _took(self, answer: Answer) -> None:
+        """A part waits no longer."""
+        self._unread.take(size(answer))
+        self._waiting -= size(answer)
+
     async def _send(self) -> None:
         while self._ready:
             exchange, answer = self._ready.popleft()
             if not answers.is_last(answer):
-                self._unread.take(size(answer))
+                self._took(answer)
             if isinstance(exchange, _Refused):
-                await self._context.write(reply.refusal(answers.text(answer, exchange.id), exchange.id))
+                await write(self._context, reply.refusal(answers.text(answer, exchange.id), exchange.id), self._waiting)
                 continue
             for message in await self._messages(exchange, answer):
-                await self._context.write(message)
+                await write(self._context, message, self._waiting)
             if answers.is_last(answer):
                 self._end(exchange)
+            else:
+                exchange.took(answer)
             if len(self._ready) <= BACKLOG:
                 self._room.set()
 
@@ -247,8 +266,7 @@ class Stream:
     def _failure(self, exchange: Exchange, error: JitneyError, last: bool) -> list[bytes]:
         """An error of the model; where it is a decoupled model's last word, its end follows (Triton)."""
         text = errors.status_of(error, exchange.id)[1]
-        final = last and not exchange.decoupled
-        told = reply.failure(text, exchange.model, exchange.version, exchange.id, final)
+        told = reply.failure(text, exchange.model, exchange.version, exchange.id, last and not exchange.decoupled)
         return [told, *(self._ending(exchange) if last and exchange.decoupled else [])]
 
     def _ending(self, exchange: Exchange) -> list[bytes]:

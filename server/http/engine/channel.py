@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -398,19 +398,19 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
 
     def write_soon(self, data: Any) -> int:
         """Sends at once what the socket takes; the loop sends the rest. May wait where much is to be sent already."""
-        sent = 0
-        if isinstance(data, bytes) and not self.total_outbufs_len:
+        sent, plain = 0, isinstance(data, bytes | memoryview)
+        if plain and not self.total_outbufs_len:
             with self.outbuf_lock:
                 sent = self._send_now(data)
-        if not isinstance(data, bytes):
+        if not plain:
             super().write_soon(data)
         elif sent < len(data):
-            self._keep(memoryview(data)[sent:])
+            self._keep(memoryview(data)[sent:], counts=isinstance(data, bytes))
         if self.writable():
             self.server.loop.touch(self)
         return len(data)
 
-    def _keep(self, rest: memoryview) -> None:
+    def _keep(self, rest: memoryview, *, counts: bool) -> None:
         """Leaves the rest to the loop. A long one is sent from where it is: it may be as large as all else of its request."""
         if len(rest) <= COUNTED:
             super().write_soon(bytes(rest))
@@ -419,9 +419,27 @@ class Channel(PlanRunner, HTTPChannel):  # type: ignore[misc]
             self._flush_outbufs_below_high_watermark()
             if not self.connected:
                 raise ClientDisconnected
-            self.outbufs += [Unsent(rest), OverflowableBuffer(self.adj.outbuf_overflow)]
-            self.current_outbuf_count = 0
-            self.total_outbufs_len += len(rest)
+            self._leave([Unsent(rest, counts=counts)])
+
+    def _leave(self, buffers: Sequence[Unsent]) -> None:
+        """Leaves them to the loop; with the lock of the buffers."""
+        self.outbufs += [*buffers, OverflowableBuffer(self.adj.outbuf_overflow)]
+        self.current_outbuf_count = 0
+        self.total_outbufs_len += sum(map(len, buffers))
+
+    def write_rest(self, pieces: Sequence[memoryview]) -> None:
+        """Sends what belongs to one answer from where it lies, as `write_soon`; never waits, as it is there as a whole."""
+        with self.outbuf_lock:
+            if not self.connected:
+                raise ClientDisconnected
+            for number, piece in enumerate(pieces):
+                sent = self._send_now(piece) if piece else 0
+                if sent < len(piece):
+                    left = [piece[sent:], *pieces[number + 1 :]]
+                    self._leave([Unsent(part, counts=len(part) <= COUNTED) for part in left])
+                    break
+        if self.writable():
+            self.server.loop.touch(self)
 
     def _send_now(self, data: bytes | memoryview) -> int:
         if not self.connected:

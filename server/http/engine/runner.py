@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from waitress.channel import ClientDisconnected
@@ -69,7 +69,7 @@ def reply_head(reply: Reply, head: RequestHead, close: bool, framing: bytes) -> 
 
 def whole_reply(reply: Reply, head: RequestHead, close: bool) -> bytes:
     """A reply as it is sent."""
-    shared, body = reply.head, reply.body
+    shared, body = reply.head, reply.whole
     if not shared.has_body:
         return reply_head(reply, head, close, b"")
     data = reply_head(reply, head, close, b"content-length: %d\r\n" % len(body))
@@ -85,7 +85,8 @@ class PlanRunner:
     will_close: bool
     total_outbufs_len: int
     gone: Callable[[], object] | None
-    write_soon: Callable[[bytes], int]
+    write_soon: Callable[[bytes | memoryview], int]
+    write_rest: Callable[[Sequence[memoryview]], None]
     _send_now: Callable[[bytes], int]
     conclude_first: Callable[[bool], None]
 
@@ -153,7 +154,7 @@ class PlanRunner:
         try:
             if reply.stream is not None:
                 close = self._stream(reply, reply.stream, head, close)
-            elif len(reply.body) > SMALL_BYTES:
+            elif reply.nbytes > SMALL_BYTES:
                 self._write_long(reply, head, close)
             else:
                 data = whole_reply(reply, head, close)
@@ -170,18 +171,27 @@ class PlanRunner:
     def _write_long(self, reply: Reply, head: RequestHead, close: bool) -> None:
         """Sends a long answer without a copy: what the socket does not take at once is sent from where it lies."""
         has_body = reply.head.has_body
-        self.write_soon(reply_head(reply, head, close, b"content-length: %d\r\n" % len(reply.body) if has_body else b""))
+        self.write_soon(reply_head(reply, head, close, b"content-length: %d\r\n" % reply.nbytes if has_body else b""))
         if has_body and head.line.command != "HEAD":
-            self.write_soon(reply.body)
+            if reply.body:
+                self.write_soon(reply.body)
+            self.write_rest(reply.rest)
 
-    def _stream(self, reply: Reply, stream: Iterator[bytes], head: RequestHead, close: bool) -> bool:
+    def _stream(self, reply: Reply, stream: Iterator[bytes | memoryview], head: RequestHead, close: bool) -> bool:
         """Sends chunks as they come, without framing where the client does not know any; whether the connection ends."""
         chunked = head.line.version == "1.1"
         close = close or not chunked
         self.write_soon(reply_head(reply, head, close, b"transfer-encoding: chunked\r\n" if chunked else b""))
         for chunk in stream:
-            if chunk and head.line.command != "HEAD":
-                self.write_soon(b"%X\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+            if not chunk or head.line.command == "HEAD":
+                continue
+            if not chunked:
+                self.write_soon(chunk)
+            elif len(chunk) <= SMALL_BYTES:
+                self.write_soon(b"%X\r\n%b\r\n" % (len(chunk), bytes(chunk)))
+            else:
+                for piece in (b"%X\r\n" % len(chunk), chunk, b"\r\n"):
+                    self.write_soon(piece)
         if chunked and head.line.command != "HEAD":
             self.write_soon(b"0\r\n\r\n")
         return close

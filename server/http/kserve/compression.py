@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ....core.errors import InvalidRequest, PayloadTooLarge
 from .errors import UnsupportedEncoding
@@ -79,7 +79,7 @@ def _quality(parameters: str) -> float:
     return 1.0
 
 
-def compress(body: bytes, encoding: str) -> bytes:
-    """The body in gzip or deflate."""
+def compress(pieces: Iterable[bytes | memoryview], encoding: str) -> bytes:
+    """A body in gzip or deflate."""
     compressor = zlib.compressobj(_LEVEL, wbits=_WBITS[encoding])
-    return compressor.compress(body) + compressor.flush()
+    return b"".join([*map(compressor.compress, pieces), compressor.flush()])

@@ -148,10 +148,12 @@ class InferPlan(RoutePlan):
             raise RuntimeError("the request was not queued")
         config = call.config or asked.config
         reply = render(config, config.version, infer, only(flight.responses()))
-        body = compress(reply.body, asked.encoding) if asked.encoding else reply.body
+        body, rest = reply.body, reply.rest
+        if asked.encoding:
+            body, rest = compress((body, *rest), asked.encoding), ()
         self.passed(flight, 200)
         own = () if reply.header_length is None else ((HEADER_LENGTH, str(reply.header_length)),)
-        return HttpReply(self._head(flight, bool(own), asked.encoding), own, body)
+        return HttpReply(self._head(flight, bool(own), asked.encoding), own, body, rest=rest)
 
     def _head(self, flight: InFlightRequest, binary: bool, encoding: str) -> HttpHead:
         origin = flight.head.fields.get("origin")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ....core.holding import COUNTED
 from ....core.model_config import ModelConfig
 from ....core.request import Response
 from ....core.tensor import Buffer, Tensor
+from ...ipc.memory import flat
 from .classification import classify
 from .documents import dump
 from .parameters import own
@@ -20,10 +23,12 @@ _UNNAMED = WantedOutput(""), WantedOutput("", binary=True)
 
 @dataclass(slots=True)
 class InferReply:
-    """A reply's body; `header_length` is the length of its JSON part where tensors follow, else None."""
+    """A reply's body; `header_length` is the length of its JSON part where tensors follow, else None. Where they are large, they
+    are in `rest`, which follows `body`."""
 
     body: bytes
     header_length: int | None = None
+    rest: Sequence[memoryview] = ()
 
 
 def render(config: ModelConfig, version: str, asked: InferRequest, response: Response) -> InferReply:
@@ -46,11 +51,12 @@ def render(config: ModelConfig, version: str, asked: InferRequest, response: Res
         if not asked.wanted or tensor.name in asked.wanted
     ]
     header = dump(document)
-    if binary and any(
-        memoryview(data).nbytes for data in binary
-    ):  # as in Triton: tensors without a byte make no binary reply
+    nbytes = sum([memoryview(data).nbytes for data in binary])
+    if not nbytes:  # as in Triton: tensors without a byte make no binary reply
+        return InferReply(header)
+    if nbytes <= COUNTED:
         return InferReply(b"".join((header, *binary)), len(header))
-    return InferReply(header)
+    return InferReply(header, len(header), [flat(data) for data in binary])
 
 
 def _output(config: ModelConfig, asked: InferRequest, tensor: Tensor, binary: list[Buffer]) -> dict[str, Any]:

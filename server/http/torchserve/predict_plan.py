@@ -12,7 +12,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ....core.errors import Cancelled, InvalidParameter, JitneyError, ModelNotFound, VersionNotFound, WorkerDied
+from ....core.holding import COUNTED
 from ....core.request import Part, Request, Response
+from ...ipc.memory import flat
 from ...metrics.request_counters import RequestCounters
 from ..inline import inline_limit
 from ..plan import MAX_HEADS, InFlightRequest, Reply, ReplyHead, RoutePlan
@@ -152,11 +154,13 @@ class PredictPlan(RoutePlan):
             self.log(flight, head.code)
         else:
             self.passed(flight, head.code)
-        return Reply(head, (("x-request-id", asked.id),), body)
+        if isinstance(body, bytes):
+            return Reply(head, (("x-request-id", asked.id),), body)
+        return Reply(head, (("x-request-id", asked.id),), rest=(body,))
 
-    def _body(self, response: Response, flight: InFlightRequest) -> bytes:
+    def _body(self, response: Response, flight: InFlightRequest) -> bytes | memoryview:
         """TorchServe's worker dies of an answer that is too large; here it lives, and the client is told the same."""
-        body, limit = bytes(response.body or b""), self.inference.max_response
+        body, limit = _sendable(response), self.inference.max_response
         if len(body) <= limit:
             return body
         model, told = flight.note.target.model, flight.about()
@@ -237,12 +241,18 @@ class InvocationPlan(PredictPlan):
         return RequestCounters(self.inference.recorder.metrics, target.model, target.version)
 
 
-def _stream(first: bytes, rest: Iterator[Response], about: dict[str, Any]) -> Iterator[bytes]:
+def _sendable(response: Response) -> bytes | memoryview:
+    """The body; one that a worker has given is left where it lies if it is large."""
+    body = response.body or b""
+    return bytes(body) if isinstance(body, bytes) or len(body) <= COUNTED else flat(body)
+
+
+def _stream(first: bytes | memoryview, rest: Iterator[Response], about: dict[str, Any]) -> Iterator[bytes | memoryview]:
     """The chunks of a streamed answer; an error after the first cuts the connection, so that no client takes it for the end."""
     yield first
     try:
         for response in rest:
-            yield bytes(response.body or b"")
+            yield _sendable(response)
     except Cancelled:
         return  # the client has gone
     except JitneyError as error:

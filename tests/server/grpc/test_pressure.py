@@ -17,7 +17,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from jitney.server.grpc import pressure
-from jitney.server.grpc.open_calls import WAITED
+from jitney.server.grpc.open_calls import WAITED, OpenCalls
 from jitney.server.grpc.pressure import Pressure, measure
 from jitney.tests.fakes.grpc import grpc_serving, repository
 from jitney.tests.server.grpc.test_draining import INITIAL_WINDOW, PATIENCE, RawClient, in_a_loop, served
@@ -141,6 +141,65 @@ def test_answers_that_are_not_read_are_let_go(monkeypatch: pytest.MonkeyPatch) -
                 assert await channel.unary_unary("/test/Echo")(b"x") == b"x"
 
     in_a_loop(run)
+
+
+async def answering_large(requests: Any, context: Any) -> AsyncIterator[bytes]:
+    """A stream with a part that holds more than all else."""
+    yield bytes(128 * MIB)
+
+
+async def small(request: bytes, context: Any) -> bytes:
+    return bytes(MIB)
+
+
+def test_who_holds_most_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream whose client does not read, before answers of unary calls that were not read for longer, before idle streams."""
+    monkeypatch.setattr(pressure, "UNREAD_S", 0.0)
+    handlers = {
+        "/test/Small": grpc.unary_unary_rpc_method_handler(small),
+        "/test/Stream": grpc.stream_stream_rpc_method_handler(answering_large),
+        "/test/Idle": grpc.stream_stream_rpc_method_handler(answering([], yields=True)),
+    }
+
+    async def run() -> None:
+        async with (
+            served(handlers=handlers) as (bound, calls),
+            RawClient.connected(bound.port) as first,
+            RawClient.connected(bound.port) as second,
+        ):
+            held = [0]
+            guard = Pressure(calls, {bound.port}, 100 * MIB, 100, lambda: held[0])
+            for client, paths in ((first, ["Small", "Small", "Idle"]), (second, ["Stream"])):
+                client.writer.write(frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW, 0)))
+                for number, path in enumerate(paths):
+                    client.writer.write(frame(HEADERS, END_HEADERS, 2 * number + 1, head(f"/test/{path}")))
+                    if path == "Small":
+                        client.writer.write(frame(DATA, 1, 2 * number + 1, b"\0" + struct.pack(">I", 1) + b"x"))
+                await until(lambda: len(calls.unread) == 2 and len(calls.streams) == (1 if client is first else 2))  # noqa: B023
+            await until(lambda: max(call.holds for call in calls.streams) >= 128 * MIB)
+            held[0] = 131 * MIB
+            guard.look()
+            guard.look()  # what has been ended may take a moment to go
+            assert [call.evicted for call in (*calls.streams, *calls.unread)] == [False, True, False, False]
+            held[0] = 160 * MIB
+            guard.look()  # it does not: its client does not read
+            await until(lambda: [call.path for call in calls.streams] == ["/test/Idle"])
+            assert [call.evicted for call in calls.unread] == [False] * 2
+            held[0] = 190 * MIB
+            guard.look()
+            await until(lambda: not calls.unread)
+
+    in_a_loop(run)
+
+
+def test_it_looks_more_often_where_the_bound_is_near() -> None:
+    held = [0]
+    for limit, given, seconds in ((1024, 0, 0.1), (1024, 974, 0.05), (64, 0, 0.0625), (1024, 2048, 0.005)):
+        guard = Pressure(OpenCalls(), set(), limit * MIB, 10, lambda: held[0])
+        held[0] = given * MIB
+        guard.look()
+        assert guard._pause() == pytest.approx(seconds, rel=0.05)
+        held[0] = 0
 
 
 def test_calls_that_take_the_places_of_others_say_why_they_end(monkeypatch: pytest.MonkeyPatch) -> None:

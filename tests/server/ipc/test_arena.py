@@ -16,6 +16,9 @@ from jitney.core.tensor import Buffer
 from jitney.server.ipc.arena import ALIGNMENT, INLINE, KEEP, Arena, Slot, size_class
 from jitney.server.ipc.memory import Region, flat
 from jitney.tests.fakes.leftovers import Inventory
+from jitney.tools.bench.served import wait_until
+
+PATIENCE = 10.0
 
 
 @pytest.fixture
@@ -228,11 +231,57 @@ def test_an_empty_arena_gives_its_pages_back_if_there_were_many() -> None:
     slots = [arena.put(b"\1" * (8 << 20)) for _ in range(KEEP // (8 << 20) + 1)]
     assert resident(arena.region) > KEEP
     arena.free_all(slots)
-    assert resident(arena.region) == 0
+    wait_until(lambda: resident(arena.region) == 0 and not arena._clearing, PATIENCE, "the pages")
     slot = arena.put(b"again" * 1000)
     assert slot.offset == 0
     assert 0 < resident(arena.region) < KEEP
     arena.close()
+
+
+class Held(Region):
+    """Gives its pages back when the test says so."""
+
+    def __init__(self, fd: int, nbytes: int) -> None:
+        super().__init__(fd, nbytes)
+        self.asked, self.goes_on = threading.Event(), threading.Event()
+
+    def discard(self, nbytes: int) -> None:
+        self.asked.set()
+        assert self.goes_on.wait(PATIENCE)
+        super().discard(nbytes)
+
+
+def giving_back() -> tuple[Arena, Held]:
+    """An arena of 256 MiB that has fallen empty, and whose pages are being given back."""
+    region = Held.create("held", 256 << 20)
+    assert isinstance(region, Held)
+    arena = Arena(256 << 20, region)
+    arena.free(arena.put(b"\1" * (KEEP + 1)))
+    assert region.asked.wait(PATIENCE)
+    return arena, region
+
+
+def test_who_frees_much_does_not_wait_and_what_comes_meanwhile_is_kept() -> None:
+    """It takes its time, and who frees is the loop of all connections."""
+    arena, region = giving_back()
+    gone, kept = arena.put(b"gone" * 5000), arena.put(b"kept" * 5000)
+    arena.free(gone)
+    region.goes_on.set()
+    wait_until(lambda: not arena._clearing, PATIENCE, "the pages")
+    assert kept.offset > KEEP and bytes(arena.view(kept)) == b"kept" * 5000
+    large = arena.put(bytes(128 << 20))
+    assert arena.put(bytes(KEEP)).offset == 0  # there is no room behind it any more
+    with pytest.raises(QueueFull):
+        arena.put(bytes(KEEP))
+    assert bytes(arena.view(kept)) == b"kept" * 5000 and large.offset > kept.offset
+    arena.close()
+
+
+def test_an_arena_that_is_closed_while_its_pages_are_given_back() -> None:
+    arena, region = giving_back()
+    arena.close()
+    region.goes_on.set()
+    wait_until(lambda: not arena._clearing, PATIENCE, "the end")
 
 
 def test_a_large_capacity_costs_nothing_and_has_no_name() -> None:

@@ -19,6 +19,7 @@ from jitney.server.ipc.memory import Region
 from jitney.server.ipc.messages import WirePart, WireRequest, WireResponse
 from jitney.server.worker.host import FrameHost
 from jitney.server.worker.reply_memory import ReplyMemory
+from jitney.server.worker.resting import Resting
 from jitney.server.worker.running_batch import INLINE, LARGEST, RunningBatch
 from jitney.server.workers.channel import MessageChannel
 from jitney.server.workers.messages import Event, Execute, Results
@@ -38,7 +39,7 @@ class Runner(Backend):
     def __init__(self) -> None:
         self.ours, self.theirs = socket.socketpair()
         self.arena, self.reply = Region.create("arena", 1 << 16), Region.create("reply", 1 << 20)
-        self.replies = ReplyMemory(self.reply)
+        self.replies, self.resting = ReplyMemory(self.reply), Resting()
         self.executed: Callable[..., Any] = answer_all
 
     def load(self, model: ModelConfig, instance: Instance) -> None: ...
@@ -48,7 +49,7 @@ class Runner(Backend):
 
     def batch(self, *requests: WireRequest, decoupled: bool = False) -> RunningBatch:
         raw = [msgspec.Raw(msgspec.msgpack.encode(request)) for request in requests]
-        return RunningBatch(Execute(7, raw), MessageChannel(self.theirs), self.arena, self.replies, decoupled)
+        return RunningBatch(Execute(7, raw), MessageChannel(self.theirs), self.arena, self.replies, self.resting, decoupled)
 
     def run(self, batch: RunningBatch, execute: Callable[..., Any]) -> tuple[Results, dict[int, WireResponse]]:
         """The message that ended the batch, and its answers by index."""

@@ -29,6 +29,7 @@ from jitney.server.workers.messages import (
     Left,
     Load,
     Loaded,
+    Rest,
     Results,
     Stop,
 )
@@ -62,6 +63,7 @@ MESSAGES = [
     HostCancel(1),
     Event("metric", {"name": "x", "value": 1.5}),
     Left(70),
+    Rest(True),
 ]
 
 

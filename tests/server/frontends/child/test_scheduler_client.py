@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jitney.core import holding
-from jitney.core.call import Call
+from jitney.core.call import Call, size
 from jitney.core.errors import (
     Cancelled,
     Draining,
@@ -27,7 +27,7 @@ from jitney.core.errors import (
 from jitney.core.model_config import ModelConfig, TensorSpec
 from jitney.core.request import Failure, Part, Request, Response
 from jitney.core.tensor import Tensor
-from jitney.server.frontends import send_queue, wire
+from jitney.server.frontends import pending_reply, send_queue, wire
 from jitney.server.frontends.child.remote_dataplane import RemoteDataPlane
 from jitney.server.frontends.child.scheduler_client import SchedulerClient
 from jitney.server.frontends.messages import (
@@ -42,8 +42,9 @@ from jitney.server.frontends.messages import (
     encode,
     pack,
 )
+from jitney.server.frontends.queries import SharedServices
 from jitney.server.frontends.send_queue import SendQueue
-from jitney.server.frontends.session import FrontendSession, SharedServices
+from jitney.server.frontends.session import FrontendSession
 from jitney.server.frontends.shared_counters import SharedCounters
 from jitney.server.http.kserve.shm import ClientRegions
 from jitney.server.ipc.arena import Arena
@@ -70,6 +71,7 @@ class FakeDeployment:
         self.calls: list[Call] = []
         self.data: list[bytes] = []
         self.refusal: Exception | None = None
+        self.rests: list[bool] = []
 
     def submit(self, request: Request, **options: Any) -> Call:
         if self.refusal is not None:
@@ -82,6 +84,9 @@ class FakeDeployment:
         call.times.dispatched, call.times.compute_infer = call.times.arrived + 1, 7
         self.calls.append(call)
         return call
+
+    def rest(self, call: Call, rests: bool) -> None:
+        self.rests.append(rests)
 
     def refuse_without_workers(self) -> None: ...
 
@@ -217,11 +222,12 @@ def test_a_stream_goes_on_after_an_error_in_it(site: Site) -> None:
     assert [part.error for part in call.stream(LIMIT)] == [failure, None, None]
 
 
-def test_a_stream_that_its_front_end_does_not_come_to_reading_ends_and_the_front_end_goes_on(
+def test_a_stream_that_its_front_end_does_not_come_to_reading_waits_and_the_front_end_goes_on(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model may give more than it can read, on a machine that has other things to do. A small stream goes on too."""
     monkeypatch.setattr(send_queue, "MAX_BACKLOG", 8 << 20)
+    monkeypatch.setattr(holding.process, "limit", 64 << 20)
     goes_on, given = threading.Event(), list[Response | JitneyError]()
 
     def block(_: Response | JitneyError) -> None:
@@ -233,9 +239,11 @@ def test_a_stream_that_its_front_end_does_not_come_to_reading_ends_and_the_front
     there = [site.call(n) for n in range(3)]
     there[0].answer(response(final=False))  # the front end's reading thread has something to do now
     try:
-        while not there[2].done:
+        for _ in range(5000):  # 25 MB
             there[2].answer(response(1000, final=False))
-            assert site.send_queues[1].backlog < 8 << 20
+            assert site.send_queues[1].backlog < 2 << 20
+        there[2].answer(response())
+        assert site.deployment.rests[0] and len(given) < 5000
         there[1].answer(response(final=False))
         there[1].answer(response())
         there[0].answer(response())
@@ -243,8 +251,98 @@ def test_a_stream_that_its_front_end_does_not_come_to_reading_ends_and_the_front
         goes_on.set()
     assert len(list(small.stream(LIMIT))) == 2
     wait_until(lambda: much.done and blocking.done, LIMIT, "the ends")
-    assert isinstance(given[-1], HoldsTooMuch) and len(given) > 500
+    assert len(given) == 5001 and not site.deployment.rests[-1]
     assert not site.lost and not site.ended
+
+
+class Slow:
+    """A client of a stream that takes parts of so many floats each when it is told to."""
+
+    def __init__(self, site: Site, number: int = 0) -> None:
+        self.given: list[Response | JitneyError] = []
+        self.call = site.plane.infer("m", None, request(), on_answer=self.given.append)
+        assert self.call.window is not None
+        self.window, self.window.by_client = self.call.window, True
+        self.there, self.taken = site.call(number), 0
+
+    def take_all(self) -> None:
+        """What is here."""
+        for part in self.given[self.taken :]:
+            self.taken += 1
+            self.window.took(size(part))
+
+
+def waiting() -> int:
+    """Bytes of parts that wait in the scheduler."""
+    return pending_reply._ALL.held
+
+
+def test_parts_wait_in_the_scheduler_until_the_client_takes_those_before(site: Site) -> None:
+    slow = Slow(site)
+    sent = [response(1000, final=False, parameters={"n": n}) for n in range(1000)]  # 5 MB
+    for part in (*sent, response()):
+        slow.there.answer(part)
+    assert site.plane.infer("m", None, request()) and site.call(1).answer(response())  # others do not wait
+    wait_until(lambda: len(slow.given) == 209, LIMIT, "the window")  # each counts 4000 bytes and PART
+    assert waiting() == (1000 - 209) * (4000 + holding.PART) and not site.deployment.rests
+    while not slow.call.done:
+        slow.take_all()
+    assert [part.parameters for part in slow.given] == [part.parameters for part in (*sent, response())]  # type: ignore[union-attr]
+    assert waiting() == 0 and site.session.open == 0
+
+
+def test_a_client_that_leaves_while_parts_wait_frees_them_and_is_answered_once(site: Site) -> None:
+    """Also where the model is done with it, so that its end is among what waits."""
+    for number, end in enumerate([[], [response()]]):
+        slow = Slow(site, number)
+        for part in [*[response(1000, final=False)] * 1000, *end]:
+            slow.there.answer(part)
+        wait_until(lambda: len(slow.given) == 209, LIMIT, "the window")  # noqa: B023
+        slow.call.cancel()
+        wait_until(lambda: site.session.open == site.link.open == 0, LIMIT, "the end")
+        assert slow.there.done and waiting() == 0
+    assert not site.lost and not site.ended
+
+
+def test_where_there_is_no_room_the_stream_ends_of_which_most_waits(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holding.process, "limit", 32 << 20)
+    large, small = Slow(site, 0), Slow(site, 1)
+    for _ in range(2500):
+        large.there.answer(response(1000, final=False))
+    large.there.answer(response())
+    while not isinstance(large.given[-1], JitneyError):
+        small.there.answer(response(1000, final=False))
+        assert waiting() < 17 << 20
+    assert isinstance(large.given[-1], HoldsTooMuch) and not small.there.done
+    small.there.answer(response())
+    while not small.call.done:
+        small.take_all()
+    assert isinstance(small.given[-1], Response)
+    wait_until(lambda: site.session.open == 0 and waiting() == 0, LIMIT, "the ends")
+
+
+def test_a_front_end_that_goes_leaves_nothing_that_waits(site: Site) -> None:
+    slow = Slow(site)
+    for _ in range(1000):
+        slow.there.answer(response(1000, final=False))
+    site.session.close()
+    assert slow.there.done and waiting() == 0
+
+
+def test_a_model_is_asked_to_rest_and_to_go_on_each_time_that_it_matters(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pending_reply, "MANY", 2 << 20)
+    slow = Slow(site)
+    for times in (1, 2):
+        while len(site.deployment.rests) < 2 * times - 1:
+            slow.there.answer(response(1000, final=False))
+        while len(site.deployment.rests) < 2 * times:
+            slow.take_all()
+    assert site.deployment.rests == [True, False] * 2
+    while len(site.deployment.rests) < 7:  # it does not rest, and is asked again
+        slow.there.answer(response(1000, final=False))
+    assert site.deployment.rests[4:] == [True] * 3 and waiting() > 4 << 20
 
 
 def test_no_part_of_a_stream_costs_more_than_is_counted_for_it() -> None:

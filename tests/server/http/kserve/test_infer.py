@@ -27,6 +27,7 @@ from jitney.server.http.inline import MAX_PARSED
 from jitney.server.http.kserve.errors import describe
 from jitney.tests.fakes.dataplane import FakeDataPlane
 from jitney.tests.server.http.kserve.messages import binary, entry, floats, post, split
+from jitney.tests.server.http.kserve.test_compression import UNPACKERS
 
 Client = falcon.testing.TestClient
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
@@ -95,6 +96,25 @@ def test_every_binary_datatype_comes_back_byte_for_byte(client: Client, datatype
     assert reply.headers["content-type"] == "application/octet-stream"
     assert document["outputs"] == [entry(f"OUT_{datatype}", [3], datatype, parameters={"binary_data_size": len(data)})]
     assert raw == data
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip", "deflate"])
+def test_large_tensors_follow_in_the_models_order(client: Client, encoding: str) -> None:
+    """They are sent from where they lie (`Reply.rest`), and the small ones between them too."""
+    large, small, other = bytes(range(256)) * 1000, np.arange(3, dtype=np.int32).tobytes(), floats(*range(100_000))
+    body, headers = binary(
+        (entry("IN_UINT8", [len(large)], "UINT8"), large),
+        (entry("IN_INT32", [3], "INT32"), small),
+        (entry("IN_FP32", [100_000], "FP32"), other),
+        parameters={"binary_data_output": True},
+    )
+    reply = post(client, "all_types", body, {**headers, "Accept-Encoding": encoding})
+    found = UNPACKERS[encoding](reply.content) if encoding else reply.content
+    size = int(reply.headers["inference-header-content-length"])
+    sizes = {output["name"]: output["parameters"]["binary_data_size"] for output in json.loads(found[:size])["outputs"]}
+    data = {"OUT_UINT8": large, "OUT_INT32": small, "OUT_FP32": other}
+    assert sizes == {name: len(data[name]) for name in sizes} and set(sizes) == set(data)
+    assert found[size:] == b"".join(data[name] for name in sizes)
 
 
 def test_json_and_binary_mix_both_ways_and_outputs_keep_the_models_order(client: Client) -> None:
