@@ -11,7 +11,6 @@ import logging
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from ...core import holding
 from ...core.call import Call, size
@@ -45,9 +44,6 @@ from .messages import (
 from .pending_reply import PendingReply
 from .queries import UNFORESEEN, SharedServices, told
 from .send_queue import SendQueue
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
