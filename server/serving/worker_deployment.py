@@ -61,6 +61,8 @@ class WorkerDeployment(Deployment):
         self._retries = False
         # While the worker is busy anyway; a sequence's request is told its slot when it leaves the queue.
         self._encodes_early = config.sequence is None
+        # A declared delay is honoured to the letter; the others gather requests in other ways.
+        self._waits_for_clients = not (config.batching.max_queue_delay_us or config.sequence or config.overlaps)
         self._lock = threading.Lock()
         self._options = options
         self._explainer: WorkerDeployment | None = None
@@ -308,8 +310,8 @@ class WorkerDeployment(Deployment):
         """`execute` has returned, and answers are still to come."""
 
     def _batch_over(self, rows: int, took: float) -> None:
-        """A worker has finished a batch, whose answers are about to be sent. A declared delay is honoured to the letter."""
-        if self.pool.target() == 1 and not self.config.batching.max_queue_delay_us:
+        """A worker has finished a batch, whose answers are about to be sent."""
+        if self._waits_for_clients and self.pool.target() == 1:
             self.dispatcher.answered(rows, took)
 
     def _batch_done(self, report: BatchReport) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,6 +32,7 @@ from jitney.core.errors import (
 from jitney.core.model_config import ModelConfig, TensorSpec
 from jitney.core.request import Part, Request, Response
 from jitney.core.tensor import Tensor
+from jitney.server.batching import closed_loop
 from jitney.server.serving.dataplane import DataPlane
 from jitney.server.serving.deployment import MakeRequest, OnAnswer, Options
 from jitney.server.serving.ensemble import EnsembleDeployment
@@ -340,3 +342,27 @@ def test_closing_answers_what_was_accepted(tmp_path: Path) -> None:
         assert [first(call.result(0)) for call in calls] == [[2.0 * i] for i in range(20)]
         with pytest.raises(Draining):
             deployment.submit(rows(1.0))
+
+
+@pytest.mark.parametrize(("scheduler", "together"), [("dynamic_batching { }", True), (DELAY.replace("50000", "1"), False)])
+def test_threads_that_ask_again_at_once_are_served_together_unless_a_delay_is_declared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str, together: bool
+) -> None:
+    monkeypatch.setattr(closed_loop, "SHARE", 100)  # however busy the machine is
+    monkeypatch.setattr(closed_loop, "LONGEST_S", 1.0)
+    doubling(tmp_path, "steady", scheduler, seconds=0.02)
+    with loaded(tmp_path) as plane:
+        calls: list[list[Call]] = [[], []]
+
+        def ask(mine: list[Call]) -> None:
+            for turn in range(60):
+                mine.append(plane.infer("steady", None, rows(float(turn))))
+                assert first(mine[-1].result(PATIENCE)) == [2.0 * turn]
+
+        threads = [threading.Thread(target=ask, args=(mine,)) for mine in calls]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        sizes = [call.batch_rows for mine in calls for call in mine[40:55]]
+    assert (set(sizes) == {2}) is together, sizes
