@@ -79,6 +79,42 @@ def test_more_rows_are_never_thought_to_take_less() -> None:
     assert foresight.lasts(30) == foresight.lasts(1)
 
 
+def test_a_moment_in_which_the_server_stood_still_is_no_way_that_others_take() -> None:
+    foresight = taught(300)
+    foresight.learn(4, 0.0038, 5.0)  # stopped by a signal
+    for _ in range(100):
+        foresight.learn(4, 0.0038)  # and since then the load left no worker idle
+    assert foresight.trip == pytest.approx(0.0005, rel=0.1)
+
+
+def test_a_slow_first_way_does_not_make_times_that_vary_foreseeable() -> None:
+    dice, foresight = random.Random(1), Foresight()
+    for batch in range(100):
+        foresight.learn(4, dice.uniform(0.003, 0.05), 0.0005 if batch else 1.0)
+        assert foresight.lasts(4) == inf
+
+
+def test_ways_that_have_become_longer_for_good_are_followed() -> None:
+    foresight = taught(300)
+    for _ in range(300):
+        foresight.learn(4, 0.0038, 0.010)
+    assert foresight.trip == pytest.approx(0.010, rel=0.01)
+
+
+def test_long_ways_do_not_make_times_foreseeable_that_vary_by_more_than_half() -> None:
+    dice, foresight = random.Random(1), Foresight()
+    for _ in range(200):
+        foresight.learn(4, dice.choice((0.003, 0.030)), 0.020)
+        assert foresight.lasts(4) == inf
+
+
+def test_what_a_row_takes_is_still_known_after_any_number_of_batches_that_were_alike() -> None:
+    foresight = taught(100)
+    for _ in range(40_000):
+        foresight.learn(8, 0.0046, 0.0005)
+    assert [foresight.lasts(size) for size in (4, 8, 16)] == pytest.approx([0.0038, 0.0046, 0.0062], rel=0.01)
+
+
 # ---- real workers, whose ends are foreseen too early, so that what follows from it can be seen
 
 
