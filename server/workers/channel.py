@@ -17,7 +17,22 @@ import msgspec
 
 from ..ipc.frame import HEADER, MAX_PAYLOAD, BadFrame, FrameReader
 from ..ipc.messages import Message
-from .messages import Cancel, Copied, Event, Execute, HostCall, HostCancel, HostReply, Left, Load, Loaded, Results, Stop
+from .messages import (
+    Cancel,
+    Copied,
+    Event,
+    Execute,
+    HostCall,
+    HostCancel,
+    HostReply,
+    Left,
+    Load,
+    Loaded,
+    Recall,
+    Recalled,
+    Results,
+    Stop,
+)
 
 KINDS: tuple[type[Message], ...] = (
     Load,
@@ -32,6 +47,8 @@ KINDS: tuple[type[Message], ...] = (
     Stop,
     Copied,
     Left,
+    Recall,
+    Recalled,
 )
 
 _KIND_OF = {kind: number for number, kind in enumerate(KINDS)}

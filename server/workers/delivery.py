@@ -122,7 +122,7 @@ class Delivery:
             self._lose(child, [batch])
             self.serve_waiting()
             self.give_up_without_workers()
-        self._supervisor.watch()
+        self._supervisor.watch(worker)
 
     def _take_back(self, worker: Member, batch: RunningCalls) -> None:
         """The worker died before it got the batch whole, so it has not begun: another may run it, unless it is pinned."""
@@ -207,6 +207,16 @@ class Delivery:
                 batch.stage, batch.follows = Stage.UNSENT, False
             self._waiting.extendleft(reversed(untouched))
         self._crash_retry.crashed(begun, child)
+
+    def recalled(self, worker: Member, batch: RunningCalls) -> None:
+        """The worker's process gave the batch back: it is the next to be served, by whoever is done first."""
+        with self._lock:
+            if not self._roster.recalled(worker, batch, time.monotonic()):
+                return
+            batch.stage, batch.follows, batch.process = Stage.UNSENT, False, None
+            self._waiting.appendleft(batch)
+        self.serve_waiting()
+        self.go_on(worker)
 
     def give_up_without_workers(self) -> None:
         """Fails waiting batches that no worker will ever take."""

@@ -29,6 +29,8 @@ from jitney.server.workers.messages import (
     Left,
     Load,
     Loaded,
+    Recall,
+    Recalled,
     Results,
     Stop,
 )
@@ -62,6 +64,8 @@ MESSAGES = [
     HostCancel(1),
     Event("metric", {"name": "x", "value": 1.5}),
     Left(70),
+    Recall(7),
+    Recalled(7),
 ]
 
 

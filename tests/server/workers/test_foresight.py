@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from jitney.core.call import Call
+from jitney.core.errors import WorkerTimeout
 from jitney.server.workers.foresight import FIRST, WORTH_S, Foresight
 from jitney.tests.fakes.plane import LoadedPlane, doubling, first, loaded, rows
 from jitney.tools.bench.served import wait_until
@@ -138,6 +140,44 @@ class TritonPythonModel:
 """
 
 
+ASKS = """
+import time
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.one(request) for request in requests]
+
+    def one(self, request):
+        x = pb_utils.get_input_tensor_by_name(request, "x")
+        if x.as_numpy()[0, 0] == 1:
+            time.sleep(0.15)
+            return pb_utils.InferenceRequest(
+                model_name="slow", requested_output_names=["y"], inputs=[pb_utils.Tensor("x", x.as_numpy())]
+            ).exec()
+        if x.as_numpy()[0, 0] == 2:
+            time.sleep(60)
+        time.sleep(0.3)
+        return pb_utils.InferenceResponse([pb_utils.Tensor("y", 2 * x.as_numpy())])
+"""
+
+
+@pytest.fixture
+def overdue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoadedPlane]:
+    """All batches are thought to be over after 0.05 s, and what is sent from then on to arrive in time."""
+    monkeypatch.setattr(Foresight, "lasts", lambda self, rows: 0.05)
+    monkeypatch.setattr(Foresight, "learn", lambda self, rows, took, trip=None: None)
+    made = Foresight.__init__
+    monkeypatch.setattr(Foresight, "__init__", lambda self: (made(self), setattr(self, "trip", 0.05))[0])
+    doubling(tmp_path, "slow", "dynamic_batching { }", seconds=2.0)
+    doubling(tmp_path, "asks", "dynamic_batching { }", instances=2)
+    (tmp_path / "asks" / "1" / "model.py").write_text(ASKS)
+    with (tmp_path / "asks" / "config.pbtxt").open("a") as config:
+        config.write('parameters { key: "response_timeout" value { string_value: "8" } }\n')
+    with loaded(tmp_path) as plane:
+        yield plane
+
+
 @pytest.fixture
 def plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoadedPlane]:
     """All batches are thought to be over after 5 ms, or within the minute that follows."""
@@ -178,3 +218,30 @@ def test_a_request_of_a_model_to_itself_does_not_wait_behind_the_one_that_waits_
     assert first(asking.result(PATIENCE)) == [4.0]
     assert time.monotonic() - began < 5
     assert first(other.result(PATIENCE)) == [10.0]
+
+
+def early_behind(plane: LoadedPlane, value: float) -> tuple[Call, Call, Call]:
+    """Of a model with two workers: the call of this value, which is sent first, one in the other worker, and one behind the
+    first."""
+    deployment = plane.registry.deployment("asks")
+    calls = deployment.submit(rows(value)), deployment.submit(rows(5.0)), deployment.submit(rows(7.0))
+    wait_until(lambda: calls[2].times.dispatched > 0, PATIENCE, "the timer")
+    assert deployment.queued() == 0
+    assert calls[2].times.dispatched < calls[0].times.arrived + 0.15e9
+    return calls
+
+
+def test_what_was_sent_early_to_a_worker_that_hangs_is_run_by_another_one(overdue: LoadedPlane) -> None:
+    began = time.monotonic()
+    hangs, other, early = early_behind(overdue, 2.0)
+    assert [first(call.result(PATIENCE)) for call in (other, early)] == [[10.0], [14.0]]
+    assert (time.monotonic() - began < 5, hangs.done) == (True, False)
+    with pytest.raises(WorkerTimeout):
+        hangs.result(PATIENCE)
+
+
+def test_what_was_sent_early_does_not_wait_for_what_the_model_before_it_asks(overdue: LoadedPlane) -> None:
+    asks, other, early = early_behind(overdue, 1.0)
+    assert [first(call.result(PATIENCE)) for call in (other, early)] == [[10.0], [14.0]]
+    assert not asks.done
+    assert first(asks.result(PATIENCE)) == [2.0]
