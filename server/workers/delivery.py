@@ -51,6 +51,7 @@ class Delivery:
         with self._lock:
             worker = None if self._waiting else self._take(batch)
             if worker is None:
+                batch.note_waiting()
                 self._waiting.append(batch)
         if worker is None:
             self.serve_waiting()
@@ -131,6 +132,7 @@ class Delivery:
             ours = worker.take_back(batch) or batch.stage is Stage.ORPHANED  # else `lost` is about to hear of it
             batch.stage = Stage.UNSENT
             if ours and not batch.pinned:
+                batch.note_waiting()
                 self._waiting.appendleft(batch)
         if child is not None:
             child.kill()
@@ -205,6 +207,7 @@ class Delivery:
         with self._lock:
             for batch in untouched:
                 batch.stage, batch.follows = Stage.UNSENT, False
+                batch.note_waiting()
             self._waiting.extendleft(reversed(untouched))
         self._crash_retry.crashed(begun, child)
 
@@ -214,6 +217,7 @@ class Delivery:
             if not self._roster.recalled(worker, batch, time.monotonic()):
                 return
             batch.stage, batch.follows, batch.process = Stage.UNSENT, False, None
+            batch.note_waiting()
             self._waiting.appendleft(batch)
         self.serve_waiting()
         self.go_on(worker)

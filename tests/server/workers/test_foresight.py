@@ -245,3 +245,4 @@ def test_what_was_sent_early_does_not_wait_for_what_the_model_before_it_asks(ove
     assert [first(call.result(PATIENCE)) for call in (other, early)] == [[10.0], [14.0]]
     assert not asks.done
     assert first(asks.result(PATIENCE)) == [2.0]
+    assert early.times.dispatched >= other.times.arrived + 0.3e9  # when the worker was free that has run it
