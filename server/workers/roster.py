@@ -249,11 +249,14 @@ class Roster(Generic[C, B]):
             worker.running = dict.fromkeys(worker.running, self._due(now))
         self._go_on(worker, now)
 
-    def asks(self, worker: Worker[C, B], now: float) -> None:
-        """Its model waits for another one, nobody knows for how long, perhaps for the very request that waits behind it."""
-        if worker.open_until < inf:
-            worker.ask_back(now)
-            worker.foresee(inf, 0.0)
+    def asks(self, worker: Worker[C, B], now: float) -> bool:
+        """Its model waits for another one, nobody knows for how long, perhaps for the very request that waits behind it. Returns
+        whether one does, so that it is to be asked back."""
+        if worker.open_until == inf:
+            return False
+        worker.ask_back(now)
+        worker.foresee(inf, 0.0)
+        return worker.recall_at < inf
 
     def recalled(self, worker: Worker[C, B], batch: B, now: float) -> bool:
         """The process gave back what was sent early; false where the worker does not have it any more."""

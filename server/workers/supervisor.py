@@ -182,8 +182,8 @@ class Supervisor:
     def asks(self, worker: Member) -> None:
         """Its model asks something of the server."""
         with self.lock:
-            self.roster.asks(worker, time.monotonic())
-            self._set_alarm()
+            if self.roster.asks(worker, time.monotonic()):
+                self._set_alarm()
 
     def dismiss(self, worker: Member) -> None:
         """Ends a worker that holds no batch: politely, or at once where it has not even loaded."""

@@ -374,9 +374,9 @@ def test_what_waits_behind_a_model_that_asks_another_one_is_asked_back_at_once()
     (worker,) = hire(roster, 1)
     roster.take("a", 10)
     roster.take_ahead("b", 13)
-    for now in (13.5, 13.6):
-        roster.asks(worker, now)
-        assert roster.wake_at() == 13.5
+    assert roster.asks(worker, 13.5)
+    assert not roster.asks(worker, 13.6)  # which is on its way
+    assert roster.wake_at() == 13.5
     assert roster.due(13.6) == [(worker, Alarm.RECALL)]
 
 
