@@ -120,26 +120,6 @@ def test_what_a_row_takes_is_still_known_after_any_number_of_batches_that_were_a
 # ---- real workers, whose ends are foreseen too early, so that what follows from it can be seen
 
 
-SELF = """
-import time
-import triton_python_backend_utils as pb_utils
-
-class TritonPythonModel:
-    def execute(self, requests):
-        return [self.one(request) for request in requests]
-
-    def one(self, request):
-        x = pb_utils.get_input_tensor_by_name(request, "x")
-        if x.as_numpy()[0, 0] == 1:
-            time.sleep(0.1)
-            return pb_utils.InferenceRequest(
-                model_name="itself", requested_output_names=["y"], inputs=[pb_utils.Tensor("x", x.as_numpy() + 1)]
-            ).exec()
-        time.sleep(0.5)
-        return pb_utils.InferenceResponse([pb_utils.Tensor("y", 2 * x.as_numpy())])
-"""
-
-
 ASKS = """
 import time
 import triton_python_backend_utils as pb_utils
@@ -149,31 +129,40 @@ class TritonPythonModel:
         return [self.one(request) for request in requests]
 
     def one(self, request):
-        x = pb_utils.get_input_tensor_by_name(request, "x")
-        if x.as_numpy()[0, 0] == 1:
+        x = pb_utils.get_input_tensor_by_name(request, "x").as_numpy()
+        value = int(x[0, 0])
+        if value in (1, 3):
             time.sleep(0.15)
-            return pb_utils.InferenceRequest(
-                model_name="slow", requested_output_names=["y"], inputs=[pb_utils.Tensor("x", x.as_numpy())]
-            ).exec()
-        if x.as_numpy()[0, 0] == 2:
-            time.sleep(60)
-        time.sleep(0.3)
-        return pb_utils.InferenceResponse([pb_utils.Tensor("y", 2 * x.as_numpy())])
+            asked = "asks" if value == 1 else "slow"
+            inputs = [pb_utils.Tensor("x", x + 1)]
+            return pb_utils.InferenceRequest(model_name=asked, requested_output_names=["y"], inputs=inputs).exec()
+        time.sleep(60 if value == 6 else 0.3)
+        return pb_utils.InferenceResponse([pb_utils.Tensor("y", 2 * x)])
 """
+
+
+def all_last(monkeypatch: pytest.MonkeyPatch, seconds: float, trip: float) -> None:
+    """All batches are thought to be over after so long, and their ends to be known by twice the way after that."""
+    monkeypatch.setattr(Foresight, "lasts", lambda self, rows: seconds)
+    monkeypatch.setattr(Foresight, "learn", lambda self, rows, took, trip=None: None)
+    made = Foresight.__init__
+    monkeypatch.setattr(Foresight, "__init__", lambda self: (made(self), setattr(self, "trip", trip))[0])
+
+
+def asking(folder: Path) -> None:
+    """A model of two workers: 1 asks itself with 2, 3 the model "slow" with 4, 6 hangs, others are doubled in 0.3 s."""
+    doubling(folder, "asks", "dynamic_batching { }", instances=2)
+    (folder / "asks" / "1" / "model.py").write_text(ASKS)
+    with (folder / "asks" / "config.pbtxt").open("a") as config:
+        config.write('parameters { key: "response_timeout" value { string_value: "8" } }\n')
 
 
 @pytest.fixture
 def overdue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoadedPlane]:
-    """All batches are thought to be over after 0.05 s, and what is sent from then on to arrive in time."""
-    monkeypatch.setattr(Foresight, "lasts", lambda self, rows: 0.05)
-    monkeypatch.setattr(Foresight, "learn", lambda self, rows, took, trip=None: None)
-    made = Foresight.__init__
-    monkeypatch.setattr(Foresight, "__init__", lambda self: (made(self), setattr(self, "trip", 0.05))[0])
+    """No batch is over when it was to be."""
+    all_last(monkeypatch, 0.05, trip=0.05)
     doubling(tmp_path, "slow", "dynamic_batching { }", seconds=2.0)
-    doubling(tmp_path, "asks", "dynamic_batching { }", instances=2)
-    (tmp_path / "asks" / "1" / "model.py").write_text(ASKS)
-    with (tmp_path / "asks" / "config.pbtxt").open("a") as config:
-        config.write('parameters { key: "response_timeout" value { string_value: "8" } }\n')
+    asking(tmp_path)
     with loaded(tmp_path) as plane:
         yield plane
 
@@ -181,16 +170,12 @@ def overdue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoadedP
 @pytest.fixture
 def plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoadedPlane]:
     """All batches are thought to be over after 5 ms, or within the minute that follows."""
-    monkeypatch.setattr(Foresight, "lasts", lambda self, rows: 0.005)
-    monkeypatch.setattr(Foresight, "learn", lambda self, rows, took, trip=None: None)
-    made = Foresight.__init__
-    monkeypatch.setattr(Foresight, "__init__", lambda self: (made(self), setattr(self, "trip", 30.0))[0])
+    all_last(monkeypatch, 0.005, trip=30.0)
     for name in ("slow", "strict"):
         doubling(tmp_path, name, "dynamic_batching { }", seconds=0.3)
     with (tmp_path / "strict" / "config.pbtxt").open("a") as config:
         config.write('parameters { key: "max_in_flight" value { string_value: "1" } }\n')
-    doubling(tmp_path, "itself", "dynamic_batching { }", instances=2)
-    (tmp_path / "itself" / "1" / "model.py").write_text(SELF)
+    asking(tmp_path)
     with loaded(tmp_path) as plane:
         yield plane
 
@@ -214,7 +199,7 @@ def test_where_one_batch_at_a_time_is_declared_none_is_sent_early(plane: LoadedP
 
 def test_a_request_of_a_model_to_itself_does_not_wait_behind_the_one_that_waits_for_it(plane: LoadedPlane) -> None:
     began = time.monotonic()
-    asking, other = plane.infer("itself", None, rows(1.0)), plane.infer("itself", None, rows(5.0))
+    asking, other = plane.infer("asks", None, rows(1.0)), plane.infer("asks", None, rows(5.0))
     assert first(asking.result(PATIENCE)) == [4.0]
     assert time.monotonic() - began < 5
     assert first(other.result(PATIENCE)) == [10.0]
@@ -233,7 +218,7 @@ def early_behind(plane: LoadedPlane, value: float) -> tuple[Call, Call, Call]:
 
 def test_what_was_sent_early_to_a_worker_that_hangs_is_run_by_another_one(overdue: LoadedPlane) -> None:
     began = time.monotonic()
-    hangs, other, early = early_behind(overdue, 2.0)
+    hangs, other, early = early_behind(overdue, 6.0)
     assert [first(call.result(PATIENCE)) for call in (other, early)] == [[10.0], [14.0]]
     assert (time.monotonic() - began < 5, hangs.done) == (True, False)
     with pytest.raises(WorkerTimeout):
@@ -241,8 +226,8 @@ def test_what_was_sent_early_to_a_worker_that_hangs_is_run_by_another_one(overdu
 
 
 def test_what_was_sent_early_does_not_wait_for_what_the_model_before_it_asks(overdue: LoadedPlane) -> None:
-    asks, other, early = early_behind(overdue, 1.0)
+    asks, other, early = early_behind(overdue, 3.0)
     assert [first(call.result(PATIENCE)) for call in (other, early)] == [[10.0], [14.0]]
     assert not asks.done
-    assert first(asks.result(PATIENCE)) == [2.0]
+    assert first(asks.result(PATIENCE)) == [8.0]
     assert early.times.dispatched >= other.times.arrived + 0.3e9  # when the worker was free that has run it
