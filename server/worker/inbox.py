@@ -11,6 +11,7 @@ and reads until it hands the next batch to the main thread. It sees the end of t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import select
@@ -120,6 +121,22 @@ class Inbox:
         if self._watcher.ident is not None:
             self._watcher.join()
         os.close(self._bell)
+
+    # ---- whichever thread reads
+
+    def recall(self, batch: int) -> Execute | None:
+        """Takes this batch out where it was read and waits for the main thread; None where that has it, or had."""
+        with self._lock:
+            handed, found = [], None
+            with contextlib.suppress(queue.Empty):  # the main thread may come for the next one meanwhile
+                while True:
+                    handed.append(self._handed.get_nowait())
+            for message in handed:
+                if isinstance(message, Execute) and message.batch == batch:
+                    found = message
+                else:
+                    self._handed.put(message)
+        return found
 
     # ---- any thread
 

@@ -35,7 +35,7 @@ from ..ipc.memory import Region
 from ..ipc.messages import Message
 from ..process import exits, sandbox
 from ..workers.channel import MessageChannel
-from ..workers.messages import Cancel, Copied, Execute, HostReply, Load, Loaded, Rest, Stop
+from ..workers.messages import Cancel, Copied, Execute, HostReply, Load, Loaded, Recall, Recalled, Rest, Stop
 from .host import FrameHost
 from .inbox import Inbox
 from .reply_memory import ReplyMemory
@@ -167,6 +167,8 @@ class Worker:
             running = self._batches.get(message.batch)
             if running is not None:
                 running.cancel(message.index)
+        elif isinstance(message, Recall):
+            self._recall(message.batch)
         elif isinstance(message, Copied):
             if self._replies is not None:
                 self._replies.copied(message.count)
@@ -174,6 +176,14 @@ class Worker:
             self._resting.note(message.rests)
         else:
             raise BadFrame(f"{type(message).__name__} is not for a worker")
+
+    def _recall(self, number: int) -> None:
+        batch = self._inbox.recall(number)
+        if batch is None:
+            return  # it has begun, or is over
+        if self._replies is not None:
+            self._replies.copied(batch.copied)
+        self._channel.send(Recalled(number))
 
     # ---- any thread
 

@@ -28,6 +28,8 @@ from .messages import (
     Left,
     Load,
     Loaded,
+    Recall,
+    Recalled,
     Rest,
     Results,
     Stop,
@@ -47,6 +49,8 @@ KINDS: tuple[type[Message], ...] = (
     Copied,
     Left,
     Rest,
+    Recall,
+    Recalled,
 )
 
 _KIND_OF = {kind: number for number, kind in enumerate(KINDS)}

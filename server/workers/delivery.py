@@ -53,6 +53,7 @@ class Delivery:
         with self._lock:
             worker = None if self._waiting else self._take(batch)
             if worker is None:
+                batch.note_waiting()
                 self._waiting.append(batch)
         if worker is None:
             self._rests.end()
@@ -127,7 +128,7 @@ class Delivery:
             self._lose(child, [batch])
             self.serve_waiting()
             self.give_up_without_workers()
-        self._supervisor.watch()
+        self._supervisor.watch(worker)
 
     def _take_back(self, worker: Member, batch: RunningCalls) -> None:
         """The worker died before it got the batch whole, so it has not begun: another may run it, unless it is pinned."""
@@ -136,6 +137,7 @@ class Delivery:
             ours = worker.take_back(batch) or batch.stage is Stage.ORPHANED  # else `lost` is about to hear of it
             batch.stage = Stage.UNSENT
             if ours and not batch.pinned:
+                batch.note_waiting()
                 self._waiting.appendleft(batch)
         if child is not None:
             child.kill()
@@ -210,8 +212,20 @@ class Delivery:
         with self._lock:
             for batch in untouched:
                 batch.stage, batch.follows = Stage.UNSENT, False
+                batch.note_waiting()
             self._waiting.extendleft(reversed(untouched))
         self._crash_retry.crashed(begun, child)
+
+    def recalled(self, worker: Member, batch: RunningCalls) -> None:
+        """The worker's process gave the batch back: it is the next to be served, by whoever is done first."""
+        with self._lock:
+            if not self._roster.recalled(worker, batch, time.monotonic()):
+                return
+            batch.stage, batch.follows, batch.process = Stage.UNSENT, False, None
+            batch.note_waiting()
+            self._waiting.appendleft(batch)
+        self.serve_waiting()
+        self.go_on(worker)
 
     def give_up_without_workers(self) -> None:
         """Fails waiting batches that no worker will ever take."""

@@ -7,6 +7,7 @@
     HostReply  an answer to a HostCall                    HostCancel  it wants no more of it
     Copied     answers have left the reply memory         Copied      it needs to know which
     Rest       no parts of streams for now, or again
+    Recall     a batch is to come back                    Recalled    it does: it was not begun, and will not be
     Stop       finish and end                             Event       a metric, ...
     Join       a shared process: one worker more          Left        a worker of a shared process ends
 
@@ -49,6 +50,12 @@ class Execute(Message):
 class Cancel(Message):
     batch: int
     index: int
+
+
+class Recall(Message):
+    """The batch is wanted back, since others have become free while it waits. Where it has begun nothing follows."""
+
+    batch: int
 
 
 class HostReply(Message):
@@ -114,6 +121,10 @@ class Results(Message):
     infer_ns: int = 0
     output_ns: int = 0
     placed: int = 0
+
+
+class Recalled(Message):
+    batch: int
 
 
 class HostCall(Message):

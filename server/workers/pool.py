@@ -38,7 +38,7 @@ from .batches import Batches
 from .crash_retry import CrashRetry
 from .delivery import Delivery
 from .host_calls import HostCalls, HostServer
-from .messages import Copied, Event, HostCall, HostCancel, Results
+from .messages import Copied, Event, HostCall, HostCancel, Recalled, Results
 from .rests import Rests
 from .running_calls import BatchReport, RunningCalls
 from .shared_process import Groups
@@ -235,15 +235,22 @@ class Pool:
         elif isinstance(message, Event):
             self._batches.call_back(self._on_event, message.kind, message.payload)
         elif isinstance(message, HostCall):
-            with self._lock:  # what it waits for may be a request to itself: that is not to wait behind it
-                worker.foresee(inf, 0.0)
+            self._supervisor.asks(worker)
             self._host_calls.accept(child, message)
         elif isinstance(message, HostCancel):
             self._host_calls.cancel(child, message.call)
+        elif isinstance(message, Recalled):
+            self._recalled(worker, child, message)
         elif isinstance(message, Copied):
             child.tell_copied()
         else:
             raise ValueError(f"{type(message).__name__} is not for the server")
+
+    def _recalled(self, worker: Member, child: WorkerProcess, recalled: Recalled) -> None:
+        batch = self._batches.running.get(recalled.batch)
+        if batch is None or batch.process is not child:
+            raise ValueError(f"gives batch {recalled.batch} back, which it does not have")
+        self._delivery.recalled(worker, batch)
 
     def _results(self, worker: Member, child: WorkerProcess, results: Results) -> None:
         if (batch := self._batches.running.get(results.batch)) is None:

@@ -19,6 +19,8 @@ STOP_GRACE_S = 30.0
 #: Where an alarm is looked at so many seconds late, the server itself did not run: a process that was to do something by then
 #: gets the time anew. It may have done it, which nobody has read yet, or did not run either.
 OVERSLEPT_S = 1.0
+#: Seconds after which a batch that was sent early is asked back where the one before it should have been over.
+RECALL_S = 0.1
 
 #: TorchServe's worker ids begin at 9000 (initial_worker_port), and none is used twice within a run.
 _IDS = itertools.count(9000)
@@ -174,10 +176,11 @@ class Roster(Generic[C, B]):
         """How many workers a batch that is sent now will find done, though they are busy yet; when that holds for the next."""
         count, following = 0, inf
         for worker in self.members:
-            if worker.is_ending(now):
-                count += 1
-            elif now < worker.open_from < following and worker.held == 1:
-                following = worker.open_from
+            opens = worker.open_from
+            if opens <= now:
+                count += worker.is_ending(now)
+            elif opens < following and worker.held == 1:
+                following = opens
         return count, following
 
     def take_ahead(
@@ -192,7 +195,7 @@ class Roster(Generic[C, B]):
             free = [w for w in self.members if w.executing is not None and w.held < w.in_flight and not w.deaf and fits(w)]
         if not free:
             return None
-        worker = min(free, key=lambda worker: (worker.held, min(worker.running.values(), default=-inf)))
+        worker = min(free, key=lambda worker: (worker.held, worker.open_from, min(worker.running.values(), default=-inf)))
         self.assign(worker, batch, now)
         return worker
 
@@ -206,6 +209,7 @@ class Roster(Generic[C, B]):
             worker.foresee(now + lasts, trip)  # it begins half a trip after now, and what is sent by then takes as long
         else:
             worker.waiting.append(batch)
+            worker.ask_back(max(now, worker.open_until) + RECALL_S)
         worker.state = WorkerState.STOPPING if worker.leaving else WorkerState.BUSY
         worker.alarm = None
 
@@ -231,6 +235,7 @@ class Roster(Generic[C, B]):
         if batch is not worker.executing:
             return False
         worker.executing = None
+        worker.foresee(inf, 0.0)
         self._go_on(worker, now)
         return True
 
@@ -244,6 +249,25 @@ class Roster(Generic[C, B]):
             worker.running = dict.fromkeys(worker.running, self._due(now))
         self._go_on(worker, now)
 
+    def asks(self, worker: Worker[C, B], now: float) -> bool:
+        """Its model waits for another one, nobody knows for how long, perhaps for the very request that waits behind it. Returns
+        whether one does, so that it is to be asked back."""
+        if worker.open_until == inf:
+            return False
+        worker.ask_back(now)
+        worker.foresee(inf, 0.0)
+        return worker.recall_at < inf
+
+    def recalled(self, worker: Worker[C, B], batch: B, now: float) -> bool:
+        """The process gave back what was sent early; false where the worker does not have it any more."""
+        if not worker.holds(batch):
+            return False
+        worker.remove(batch)
+        if batch is worker.executing:  # what was before it is over meanwhile
+            worker.executing = None
+        self._go_on(worker, now)
+        return True
+
     def _go_on(self, worker: Worker[C, B], now: float) -> None:
         if worker.executing is None and worker.waiting:
             worker.executing = worker.waiting.popleft()
@@ -251,6 +275,7 @@ class Roster(Generic[C, B]):
             lasts, trip = self._lasts(worker.executing)
             worker.given = inf
             worker.foresee(now + lasts - trip, trip)  # it has begun half a trip before now
+            worker.ask_back(max(now, worker.open_until) + RECALL_S)
         if worker.leaving:
             worker.alarm = None if worker.unfinished else now + STOP_GRACE_S
         elif worker.executing is None and worker.held < worker.in_flight and not worker.deaf:
@@ -305,7 +330,9 @@ class Roster(Generic[C, B]):
 
     def wake_at(self) -> float | None:
         """The instant of the next alarm that may ring."""
-        return min((alarm for alarm, _ in self._alarms()), default=None)
+        alarms = (alarm for alarm, _ in self._alarms())
+        recalls = (worker.recall_at for worker in (*self.members, *self.leaving) if worker.recall_at < inf)
+        return min((*alarms, *recalls), default=None)
 
     def due(self, now: float) -> list[tuple[Worker[C, B], Alarm]]:
         """The alarms that went off by now, each reported once; those of processes are put off where nobody looked in time."""
@@ -318,7 +345,10 @@ class Roster(Generic[C, B]):
                 worker.note_late(now)
             else:
                 worker.alarm = None
-        return rung
+        recalls = [worker for worker in (*self.members, *self.leaving) if worker.recall_at <= now]
+        for worker in recalls:
+            worker.recall_at = inf
+        return rung + [(worker, Alarm.RECALL) for worker in recalls]
 
     def _put_off(self, worker: Worker[C, B], now: float) -> None:
         means = worker.alarm_means()

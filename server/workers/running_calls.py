@@ -153,6 +153,11 @@ class RunningCalls:
             for call in self.live:
                 call.times.dispatched, call.batch_rows = now, self.rows
 
+    def note_waiting(self) -> None:
+        """No worker has it, nor has begun it: until one does, its calls are not underway, and their time is the queue's."""
+        for call in self.live:
+            call.times.dispatched = 0
+
     def note_times(self, results: Results) -> float:
         """How long the worker took, as its last message says; returns all of it in seconds."""
         before, model, after = results.input_ns, results.infer_ns, results.output_ns

@@ -26,9 +26,9 @@ from ..ipc.messages import Message
 from ..process.cores import usable_cores
 from . import capacity, placement
 from .foresight import Foresight
-from .messages import Loaded, Stop
+from .messages import Loaded, Recall, Stop
 from .roster import OVERSLEPT_S, Roster
-from .running_calls import RunningCalls
+from .running_calls import RunningCalls, Stage
 from .shared_process import Groups
 from .worker_process import WorkerProcess
 from .worker_state import Alarm, Held, Worker
@@ -172,11 +172,17 @@ class Supervisor:
             self._io.threads.alarms.forget(self._ring)
             self._io.threads.release()
 
-    def watch(self) -> None:
-        """A worker got a batch: an alarm is to ring when that is late."""
-        limit = self._config.response_timeout_s
-        if limit and time.monotonic() + limit < self._rings_at:  # rarely: one rings when the oldest batch is late anyway
+    def watch(self, worker: Member) -> None:
+        """The worker got a batch: an alarm is to ring when that is late."""
+        limit = self._config.response_timeout_s or math.inf
+        if min(time.monotonic() + limit, worker.recall_at) < self._rings_at:  # rarely: one rings for an older batch anyway
             with self.lock:
+                self._set_alarm()
+
+    def asks(self, worker: Member) -> None:
+        """Its model asks something of the server."""
+        with self.lock:
+            if self.roster.asks(worker, time.monotonic()):
                 self._set_alarm()
 
     def dismiss(self, worker: Member) -> None:
@@ -231,11 +237,23 @@ class Supervisor:
             return  # it ended a moment ago
         elif alarm is Alarm.ANSWERING:
             self._io.threads.helpers.submit(partial(self._late, worker, child))
+        elif alarm is Alarm.RECALL:
+            self._recall(worker, child)
         elif alarm is Alarm.LOADING:
             child.kill(JitneyError(f"not loaded within {round(config.startup_timeout_s, 3):g} s (startup_timeout)"))
         else:
             log.warning("worker '%s' did not end when it was asked to, and is killed", child.name)
             child.kill()
+
+    def _recall(self, worker: Member, child: WorkerProcess) -> None:
+        """Asks back what waits in the process, the last first, so that they come back in their order."""
+        with self.lock:
+            waiting = [batch for batch in worker.waiting if batch.process is child and batch.stage is Stage.SENT]
+        for batch in reversed(waiting):
+            try:
+                child.send(Recall(batch.number))
+            except OSError:
+                return  # it is gone, and what it held with it
 
     def timeout(self, child: WorkerProcess) -> WorkerTimeout:
         """What those are told whom the worker did not answer in time."""

@@ -44,6 +44,7 @@ class Alarm(enum.Enum):
     START = "start its process"
     LOADING = "it takes too long to load"
     ANSWERING = "it takes too long to answer"
+    RECALL = "it takes longer than foreseen, and others may run what waits behind that"
     STOPPING = "it takes too long to end"
 
 
@@ -70,6 +71,7 @@ class Worker(Generic[C, B]):
     given       when it got the batch that it executes, having been idle; inf where that one followed another
     open_from   the instant from which the next batch may be on its way, since it will arrive when this one is over, until
     open_until  the one by which it should have been; inf where no end is foreseen
+    recall_at   when what was sent early is to be asked back; inf = it has come to it, or is not
     """
 
     id: int
@@ -93,6 +95,7 @@ class Worker(Generic[C, B]):
     given: float = inf
     open_from: float = inf
     open_until: float = inf
+    recall_at: float = inf
 
     @property
     def held(self) -> int:
@@ -107,6 +110,10 @@ class Worker(Generic[C, B]):
     def is_ending(self, now: float) -> bool:
         """Whether a batch that is sent now will arrive when the present one, which is all that it holds, is over."""
         return self.open_from <= now < self.open_until and self.held == 1 and not self.deaf
+
+    def ask_back(self, at: float) -> None:
+        """What waits behind a batch whose end was foreseen is to be asked back at that instant, where it waits still."""
+        self.recall_at = at if self.waiting and self.open_until < inf else inf
 
     def foresee(self, end: float, trip: float) -> None:
         """What it executes will be over by `end`, less than `trip` seconds before that is known; inf = nobody can tell."""
@@ -178,6 +185,6 @@ class Worker(Generic[C, B]):
         """Its process ended; returns what that held."""
         held = Held([*self.late, *self.running], list(self.waiting))
         self.executing = self.child = self.alarm = None
-        self.deaf = False
+        self.deaf, self.recall_at = False, inf
         self.running, self.late, self.waiting = {}, [], deque()
         return held

@@ -115,6 +115,32 @@ def test_a_batch_that_takes_long_hears_of_cancellations(desk: Desk) -> None:
     assert [type(desk.inbox.get()) for _ in range(2)] == [Execute, Stop]
 
 
+def test_a_batch_that_waits_behind_another_one_is_given_back_and_what_has_begun_is_not(desk: Desk) -> None:
+    desk.begin(1)
+    desk.send(Execute(2, []), Execute(3, [], copied=5), Execute(4, []), Cancel(1, 0))
+    assert desk.next() == (Cancel(1, 0), WATCH)  # so the others have been read
+    assert [desk.inbox.recall(batch) for batch in (1, 3, 3, 5)] == [None, Execute(3, [], copied=5), None, None]
+    assert [desk.inbox.get() for _ in range(2)] == [Execute(2, []), Execute(4, [])]
+    assert desk.inbox.recall(4) is None
+
+
+def test_while_batches_are_recalled_none_is_lost_and_none_comes_twice(desk: Desk) -> None:
+    numbers, began = range(2, 600), list[int]()
+    desk.begin(1)
+    sender = threading.Thread(target=lambda: desk.send(*(Execute(number, []) for number in numbers)))
+    given_back: list[int] = []
+    recaller = threading.Thread(target=lambda: given_back.extend(n for n in reversed(numbers) if desk.inbox.recall(n)))
+    for thread in (sender, recaller):
+        thread.start()
+    recaller.join(LIMIT_S)
+    sender.join(LIMIT_S)
+    desk.send(Stop())
+    while not isinstance(message := desk.inbox.get(), Stop):
+        began.append(message.batch)
+    assert sorted(began + given_back) == list(numbers)
+    assert began == sorted(began)
+
+
 def test_after_a_pause_too(desk: Desk) -> None:
     desk.begin(1)
     arrived = threading.Thread(target=lambda: (parked(desk), desk.send(Execute(2, []))))

@@ -29,6 +29,8 @@ from jitney.server.workers.messages import (
     Left,
     Load,
     Loaded,
+    Recall,
+    Recalled,
     Rest,
     Results,
     Stop,
@@ -64,6 +66,8 @@ MESSAGES = [
     Event("metric", {"name": "x", "value": 1.5}),
     Left(70),
     Rest(True),
+    Recall(7),
+    Recalled(7),
 ]
 
 

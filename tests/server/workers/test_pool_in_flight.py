@@ -290,3 +290,32 @@ def test_more_large_answers_than_the_memory_holds_wait_for_room(bench: Callable[
     b = bench(decoupled=decoupled, capacity=4 << 20).up()
     (call,) = b.send(call_to("stream", count=40, size=1 << 20))
     assert [len(answer.body) for answer in call.stream(LIMIT_S)] == [1 << 20] * 40 + [3]
+
+
+def test_what_no_worker_has_is_not_underway(bench: Callable[..., Any]) -> None:
+    """So that what waits for it has the patience with a queue, and circles of models end."""
+    b = bench(response_timeout_s=0.5).up()
+    hangs, waits = call_to("hang"), call_to()
+    for call in (hangs, waits):
+        call.times.dispatched = 1  # it has left the queue
+        b.send(call)
+    assert (hangs.underway, waits.underway) == (True, False)
+    before = time.monotonic_ns()
+    with pytest.raises(WorkerTimeout):
+        hangs.result(LIMIT_S)
+    assert waits.result(LIMIT_S).final
+    assert waits.times.dispatched > before  # when the next worker got it
+
+
+def test_what_had_only_waited_in_a_worker_that_died_is_not_underway(bench: Callable[..., Any]) -> None:
+    b = bench(max_in_flight=2).up()
+    (pid,) = b.pids()
+    (hangs,) = b.send(call_to("hang"))
+    (waits,) = b.send(call_to())
+    assert waits.underway
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(WorkerDied):
+        hangs.result(LIMIT_S)
+    died = time.monotonic_ns()
+    assert waits.result(LIMIT_S).final
+    assert waits.times.dispatched > died

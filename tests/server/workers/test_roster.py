@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.strategies import DataObject
 
 from jitney.core.request import Instance
-from jitney.server.workers.roster import OVERSLEPT_S, STOP_GRACE_S, Roster
+from jitney.server.workers.roster import OVERSLEPT_S, RECALL_S, STOP_GRACE_S, Roster
 from jitney.server.workers.worker_state import Alarm, Held, Worker, WorkerState
 
 
@@ -333,6 +333,81 @@ def test_a_worker_that_should_have_been_done_long_ago_gets_nothing_early() -> No
     assert roster.take_ahead("b", 15) is None
 
 
+def test_what_was_sent_early_is_asked_back_where_the_batch_before_it_takes_longer_than_foreseen() -> None:
+    roster = foreseeing()
+    (worker,) = hire(roster, 1)
+    roster.take("a", 10)
+    roster.take_ahead("b", 13)
+    overdue = 15 + RECALL_S
+    assert (roster.wake_at(), roster.due(overdue - 0.01)) == (15, [(worker, Alarm.ANSWERING)])
+    roster.progress(worker, "a", 15)
+    assert (roster.wake_at(), roster.due(overdue)) == (overdue, [(worker, Alarm.RECALL)])
+    assert (roster.wake_at(), roster.due(overdue)) == (20, [])  # it is asked once
+    assert roster.recalled(worker, "b", 16)
+    assert (worker.executing, worker.held, roster.idle) == ("a", 1, [])
+    assert (roster.ending(16), roster.recalled(worker, "b", 16)) == ((0, inf), False)
+
+
+def test_what_comes_to_its_turn_in_time_is_not_asked_back() -> None:
+    roster = foreseeing()
+    (worker,) = hire(roster, 1)
+    roster.take("a", 10)
+    roster.take_ahead("b", 13)
+    roster.release(worker, "a", 14)
+    assert roster.wake_at() == 19
+    assert [alarm for _, alarm in roster.due(19)] == [Alarm.ANSWERING]
+
+
+def test_a_batch_that_comes_back_after_the_one_before_it_was_over_leaves_the_worker_idle() -> None:
+    roster = foreseeing()
+    (worker,) = hire(roster, 1)
+    roster.take("a", 10)
+    roster.take_ahead("b", 13)
+    roster.release(worker, "a", 16)
+    assert worker.executing == "b"
+    assert roster.recalled(worker, "b", 17)
+    assert (worker.executing, worker.held, roster.idle, worker.state) == (None, 0, [worker], WorkerState.READY)
+
+
+def test_what_waits_behind_a_model_that_asks_another_one_is_asked_back_at_once() -> None:
+    roster = foreseeing()
+    (worker,) = hire(roster, 1)
+    roster.take("a", 10)
+    roster.take_ahead("b", 13)
+    assert roster.asks(worker, 13.5)
+    assert not roster.asks(worker, 13.6)  # which is on its way
+    assert roster.wake_at() == 13.5
+    assert roster.due(13.6) == [(worker, Alarm.RECALL)]
+
+
+def test_a_worker_whose_execute_has_returned_is_about_to_end_nothing() -> None:
+    roster = foreseeing()
+    (worker,) = hire(roster, 1)
+    roster.take("a", 10)
+    roster.returned(worker, "a", 13)
+    assert (roster.ending(13), roster.take_ahead("b", 13)) == ((0, inf), None)
+
+
+def test_full_batches_ahead_are_not_asked_back_where_no_end_is_foreseen() -> None:
+    roster = several(2)
+    (worker,) = hire(roster, 1)
+    roster.take("a", 0)
+    roster.take_ahead("b", 0)
+    roster.asks(worker, 1)
+    assert (worker.recall_at, roster.wake_at()) == (inf, 5)
+
+
+def test_a_batch_goes_to_the_worker_whose_end_is_sooner_though_it_began_later() -> None:
+    lasts = {"long": 6.0, "short": 2.0}
+    roster: Roster[Any, Any] = Roster(
+        startup_s=60, response_s=0, give_up_after_s=300, lasts=lambda batch: (lasts.get(batch, inf), 3.0)
+    )
+    second, first = hire(roster, 2)
+    assert (roster.take("long", 0), roster.take("short", 3)) == (first, second)
+    assert roster.ending(7) == (2, inf)
+    assert [roster.take_ahead(name, 7) for name in "ab"] == [second, first]
+
+
 def test_of_several_the_one_that_is_done_first_gets_the_batch() -> None:
     roster = foreseeing()
     older, newer = hire(roster, 2)
@@ -550,6 +625,19 @@ class RosterMachine(RuleBasedStateMachine):
             self.roster.release(worker, batch, self.now)
         else:
             self.roster.progress(worker, batch, self.now)
+
+    @precondition(lambda self: any(w.executing is not None for w in self.everyone()))
+    @rule()
+    def asks(self) -> None:
+        self.roster.asks(next(w for w in self.everyone() if w.executing is not None), self.now)
+
+    @precondition(lambda self: any(w.executing is not None for w in self.everyone()))
+    @rule(data=st.data())
+    def gives_back(self, data: DataObject) -> None:
+        worker = next(w for w in self.everyone() if w.executing is not None)
+        batch = data.draw(st.sampled_from([*worker.waiting, worker.executing]))
+        assert self.roster.recalled(worker, batch, self.now)
+        self.batches.remove(batch)
 
     @precondition(lambda self: any(w.child for w in self.everyone()))
     @rule(data=st.data())

@@ -78,6 +78,10 @@ class Faults:
         """Whether a worker crashes after the first of its answers."""
         return self._happens(2 * self.crash)
 
+    def is_deaf(self) -> bool:
+        """Whether a worker whose batch takes long does not read what it is sent meanwhile."""
+        return self._happens(0.2)
+
     def unloading(self) -> int:
         return self.dice.randrange(1_000_000)
 

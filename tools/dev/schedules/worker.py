@@ -24,7 +24,7 @@ from ....server.ipc.io_context import IoContext
 from ....server.ipc.messages import Message, WireRequest
 from ....server.ipc.wire import inline, response_to_wire
 from ....server.process import exits
-from ....server.workers.messages import Cancel, Execute, Load, Loaded, Results, Stop
+from ....server.workers.messages import Cancel, Execute, Load, Loaded, Recall, Recalled, Results, Stop
 from ....server.workers.own_process import is_crash
 from ....server.workers.shared_process import Groups
 from ....server.workers.worker_process import WorkerProcess
@@ -46,6 +46,8 @@ class Watch(Protocol):
     def began(self, side: Side, batch: int, requests: Sequence[WireRequest]) -> None: ...
 
     def finished(self, side: Side, batch: int) -> None: ...
+
+    def gave_back(self, side: Side, batch: int) -> None: ...
 
     def ended(self, side: Side, code: int) -> None: ...
 
@@ -122,11 +124,21 @@ class Side:
             self.held.append((message.batch, [_REQUEST.decode(raw) for raw in message.requests]))
             if len(self.held) == 1:
                 self._execute()
+        elif isinstance(message, Recall):
+            self._give_back(message.batch)
         elif isinstance(message, Stop):
             self._leaving = True
             self._leave_if_free()
         elif not isinstance(message, Cancel):
             raise TypeError(f"{type(message).__name__} was sent to a worker")
+
+    def _give_back(self, number: int) -> None:
+        """As `worker.inbox` does: what has begun stays, and what hangs may read nothing any more."""
+        waiting = [held for held in list(self.held)[1:] if held[0] == number]
+        if waiting and not self.faults.is_deaf():
+            self.held.remove(waiting[0])
+            self.watch.gave_back(self, number)
+            self._in(self.machine.dice.randrange(_ON_ITS_WAY_NS), lambda: self._send(Recalled(number)))  # by another thread
 
     # ---- loading
 

@@ -279,6 +279,10 @@ class World:
         if self.plan.config.sequence is not None:
             self.sequences.finished(asked)
 
+    def gave_back(self, side: Side, batch: int) -> None:
+        self.say(f"process {side.pid} gives batch {batch} back")
+        del self._got[side.pid, batch]
+
     def ended(self, side: Side, code: int) -> None:
         self.say(f"process {side.pid} ends: {code}")
         for (pid, batch), asked in self._got.items():

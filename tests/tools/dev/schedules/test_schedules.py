@@ -19,7 +19,7 @@ from jitney.server.batching.dispatch import Dispatcher
 from jitney.server.batching.policy import Walk
 from jitney.server.batching.sequence_queue import SequenceBatcher
 from jitney.server.serving.worker_deployment import WorkerDeployment
-from jitney.server.workers import foresight
+from jitney.server.workers import foresight, roster
 from jitney.server.workers.crash_retry import CrashRetry
 from jitney.server.workers.delivery import Delivery
 from jitney.server.workers.pool import Pool
@@ -27,6 +27,7 @@ from jitney.server.workers.roster import Roster
 from jitney.server.workers.running_calls import Stage
 from jitney.server.workers.worker_state import Worker
 from jitney.tools.dev.schedules import __main__ as command
+from jitney.tools.dev.schedules import worker as simulated
 from jitney.tools.dev.schedules.plan import plan
 from jitney.tools.dev.schedules.world import World
 
@@ -47,7 +48,8 @@ def test_so_many_schedules_are_right() -> None:
 
 @pytest.fixture
 def foreseen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Worker[Any, Any]]]:
-    """A model's times are told from two batches on. The workers that got a batch because they were about to be done."""
+    """A model's times are told from two batches on, ways are long, so that more is sent early, and what takes longer than
+    foreseen is soon noticed. The workers that got a batch because they were about to be done."""
     early: list[Worker[Any, Any]] = []
     take = Roster.take_ahead
 
@@ -58,14 +60,34 @@ def foreseen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Worker[Any, Any]]
 
     monkeypatch.setattr(Roster, "take_ahead", noted)
     monkeypatch.setattr(foresight, "FIRST", 2)
+    monkeypatch.setattr(roster, "RECALL_S", 0.002)
+    monkeypatch.setattr(simulated, "_ON_ITS_WAY_NS", 2_000_000)
     monkeypatch.setattr(foresight, "WORTH_S", 0.0005)
     yield early
 
 
-def test_they_are_right_also_where_the_ends_of_batches_are_foreseen(foreseen: list[Worker[Any, Any]]) -> None:
+@pytest.fixture
+def recalled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The batches that came back from workers that were not done."""
+    back: list[Any] = []
+    take = Roster.recalled
+
+    def noted(self: Any, worker: Any, batch: Any, now: float) -> bool:
+        found = take(self, worker, batch, now)
+        back.extend([batch] if found else [])
+        return found
+
+    monkeypatch.setattr(Roster, "recalled", noted)
+    return back
+
+
+def test_they_are_right_also_where_the_ends_of_batches_are_foreseen(
+    foreseen: list[Worker[Any, Any]], recalled: list[Any]
+) -> None:
     wrong = {seed: repr(error) for seed in range(1, SCHEDULES + 1) if (error := command.run(seed)) is not None}
     assert not wrong
     assert len(foreseen) > 30
+    assert len(recalled) > 10
 
 
 def test_they_are_right_also_where_batches_wait_for_their_clients_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
