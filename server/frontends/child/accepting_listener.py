@@ -43,6 +43,7 @@ class AcceptingListener(AdoptingListener):
         if self._acceptor.is_alive():
             os.eventfd_write(self._stop_fd, 1)
             self._acceptor.join()
+            self._server.accepting = True  # the loop accepts whoever waits then, at the moment in which it closes the socket
         super().stop_accepting()
 
     def close(self, timeout: float = 10.0) -> None:
@@ -71,22 +72,18 @@ class AcceptingListener(AdoptingListener):
                 continue
             polite = 0
             self._take_one()
-        while self.connections < limit and self._take_one():  # those who wait have a connection already, and may have asked
-            pass
 
-    def _take_one(self) -> bool:
-        """Whether there was one to take."""
+    def _take_one(self) -> None:
         try:
             sock, peer = self._sock.accept()
         except (BlockingIOError, ConnectionAbortedError):
-            return False  # another one was faster, or the client is gone
+            return  # another one was faster, or the client is gone
         except OSError as error:
             self._server.complain("no connection can be accepted: %s", error)
             time.sleep(_FULL_S)
-            return False
+            return
         sock.setblocking(False)
         with contextlib.suppress(OSError):  # it may have gone already
             self._server.set_socket_options(sock)
         self.adopt(sock, self._server.fix_addr(peer))
         self._counters.set_connections(self._index, self.connections)
-        return True
