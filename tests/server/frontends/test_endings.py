@@ -78,9 +78,10 @@ class Clients:
             thread.join()
 
 
-def test_front_ends_are_killed_under_load(plane: LoadedPlane, caplog: pytest.LogCaptureFixture) -> None:
-    with opened_fronts(plane):
-        pass  # whatever is made once in a process is there before the figures are taken
+def test_front_ends_are_killed_under_load(plane: LoadedPlane) -> None:
+    began = time.monotonic()
+    with opened_fronts(plane):  # whatever is made once in a process is there before the figures are taken
+        prompt = max(2.0, 2 * (time.monotonic() - began))  # on a machine where two at once take long, so may one under load
     before = Inventory()
     with opened_fronts(plane, front_ends=3) as opened:
         clients = Clients(opened, 4)
@@ -90,10 +91,11 @@ def test_front_ends_are_killed_under_load(plane: LoadedPlane, caplog: pytest.Log
                 wait_until(lambda right=right: clients.seen["right"] >= right + 20, PATIENCE, "answers")
                 victim = opened.fronts.pids()[turn % 3]
                 os.kill(victim, signal.SIGKILL)
+                killed = time.monotonic()
                 wait_until(lambda victim=victim: victim not in opened.fronts.pids(), 2, "the death")
-                # How long a process takes to start is the machine's; that none is put off is told by the log.
-                wait_until(lambda: len(opened.fronts.pids()) == 3, PATIENCE, "another front end")
-                assert turn or "another follows in 0 s" in caplog.text
+                wait_until(lambda: len(opened.fronts.pids()) == 3, prompt + turn, "another front end")
+                if turn == 0:
+                    assert time.monotonic() - killed < prompt
                 assert victim not in opened.fronts.pids()
         finally:
             clients.stop()
