@@ -47,7 +47,12 @@ def front() -> Iterator[AcceptingListener]:
 def test_who_connects_while_the_loop_has_not_come_to_the_end_yet_is_answered(front: AcceptingListener) -> None:
     """The thread that accepts has ended by then; the loop closes the socket when it comes to it, which may be later."""
     held, go_on = threading.Event(), threading.Event()
-    front._loop.post(lambda: (held.set(), go_on.wait(PATIENCE)))
+
+    def hold() -> None:
+        held.set()
+        go_on.wait(PATIENCE)
+
+    front._loop.post(hold)
     assert held.wait(PATIENCE)
     ending = threading.Thread(target=front.stop_accepting)
     ending.start()
