@@ -14,7 +14,7 @@ Each process has one `Holdings`, `process`. Data is counted while the memory is 
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import mmap
 import threading
 import weakref
@@ -23,6 +23,7 @@ from collections import deque
 import numpy as np
 
 from .errors import HoldsTooMuch
+from .pages import give_back
 
 #: Bytes of one piece of data from which on it is counted.
 COUNTED = 64 << 10
@@ -32,7 +33,6 @@ DEFAULT_LIMIT = 1 << 30
 PART, SPARED = 1024, 1 << 20
 #: Bytes of a body from which on giving its memory back takes so much time (10 ms) that a thread of its own does it.
 LARGE = 32 << 20
-_C = ctypes.CDLL(None)
 
 
 class Holdings:
@@ -146,10 +146,8 @@ def _let_pages_go(data: bytearray) -> None:
     That takes 0.2 s for 800 MB. Freeing would have all other threads wait meanwhile, and a thread that has others to serve may be
     who comes to it: so it is done before, in a thread of its own, while Python runs.
     """
-    held = (ctypes.c_char * len(data)).from_buffer(data)
-    begin, pages = ctypes.addressof(held), mmap.PAGESIZE
-    first = -(-begin // pages) * pages
-    _C.madvise(ctypes.c_void_p(first), ctypes.c_size_t((begin + len(data) - first) // pages * pages), mmap.MADV_DONTNEED)
+    with contextlib.suppress(OSError):  # then freeing does it
+        give_back(data, len(data), mmap.MADV_DONTNEED)
 
 
 class Pile:

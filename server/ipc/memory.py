@@ -6,18 +6,17 @@ mapping. It is sparse: only pages that were written occupy memory, so a generous
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import mmap
 import os
 
 import numpy as np
 
+from ...core.pages import give_back
 from ...core.tensor import Buffer
 
 #: From this size on numpy copies, which releases the GIL; below it its overhead is larger than the copy.
 _UNLOCKED_COPY = 64 << 10
-_C = ctypes.CDLL(None, use_errno=True)
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -88,15 +87,8 @@ class Region:
         return target.data
 
     def discard(self, nbytes: int) -> None:
-        """Gives the pages of the first `nbytes` back to the system; they read as zeros afterwards. ValueError once closed.
-
-        It takes some 0.3 s for a gigabyte, in which other threads go on: `mmap.madvise` would have them wait.
-        """
-        whole = min(-(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE, self.nbytes)
-        if whole:
-            pages = (ctypes.c_char * whole).from_buffer(self._map)  # which keeps the mapping
-            if _C.madvise(ctypes.byref(pages), ctypes.c_size_t(whole), mmap.MADV_REMOVE):
-                raise OSError(ctypes.get_errno(), "the pages cannot be given back")
+        """Gives the pages of the first `nbytes` back to the system; they read as zeros afterwards. ValueError once closed."""
+        give_back(self._map, min(-(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE, self.nbytes), mmap.MADV_REMOVE)
 
     def close_fd(self) -> None:
         """Closes the descriptor; the mapping stays."""
