@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import InvalidConfig, InvalidRequest
+from ..core.lines import read_lines
 from ..core.model_config import ModelConfig, TensorSpec
 from ..core.request import Part, Response
 from ..core.tensor import NUMPY_DTYPES, Tensor
@@ -86,9 +87,12 @@ def read_vocabulary(config: ModelConfig) -> dict[str, int]:
     path = next((path for folder in folders if (path := Path(folder) / name).is_file()), None)
     if path is None:
         raise InvalidConfig(f"model '{config.name}': no vocabulary '{name}' in {' or '.join(folders) or 'its folder'}")
-    if path.suffix == ".txt":
-        return {word: index for index, word in enumerate(path.read_text("utf-8").splitlines())}
-    return _checked(path, path.read_bytes())
+    if path.suffix != ".txt":
+        return _checked(path, path.read_bytes())
+    try:
+        return {word: index for index, word in enumerate(read_lines(path))}
+    except UnicodeDecodeError as error:
+        raise InvalidConfig(f"{path}: not UTF-8: {error}") from None
 
 
 def _checked(path: Path, raw: bytes) -> dict[str, int]:

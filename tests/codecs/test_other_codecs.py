@@ -125,6 +125,12 @@ class TestText:
         (words,) = codec.decode([Part("body", b'"hello you"', "application/json")], {})
         assert (words.datatype, words.numpy().tolist()) == ("INT32", [[1, 0]])
 
+    def test_words_of_a_text_file_end_with_their_lines_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "vocab.txt").write_bytes("\ufeff<unk>\r\n\x85\r\n\u2028\r\nhello\r\n".encode())
+        codec = self.make(tmp_path, TensorSpec("w", "INT32", (-1,)), batch=4, vocabulary="vocab.txt", ngrams="1")
+        (words,) = codec.decode([Part("body", b"hello", "")], {})
+        assert words.numpy().tolist() == [[3]]
+
     def test_all_classes_in_order(self, tmp_path: Path) -> None:
         body = json.loads(
             bytes(self.make(tmp_path).encode(response(scores=np.array([[0.0, np.log(3)]], np.float32))).body or b"")
@@ -145,6 +151,9 @@ class TestText:
             self.make(tmp_path, TensorSpec("w", "INT64", (-1,)), TensorSpec("o", "INT64", (-1,)), batch=2)
         with pytest.raises(InvalidConfig, match=r"no vocabulary 'x\.txt'"):
             self.make(tmp_path, vocabulary="x.txt")
+        (tmp_path / "latin1.txt").write_bytes("Düne".encode("latin-1"))
+        with pytest.raises(InvalidConfig, match=r"latin1\.txt: not UTF-8"):
+            self.make(tmp_path, vocabulary="latin1.txt")
         (tmp_path / "bad.json").write_text('{"a": "b"}')
         with pytest.raises(InvalidConfig, match="from word to index"):
             self.make(tmp_path, vocabulary="bad.json")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ....core.errors import InvalidConfig
+from ....core.lines import read_lines
 from ....core.model_config import Batching, InstanceGroup, Kind, ModelConfig, QueuePolicy, TensorSpec, Warmup, WarmupInput
 from ....core.names import inside
 from .pbtxt import Message, Source, schema, to_json
@@ -73,10 +74,9 @@ def _tensor_spec(tensor: Message, directory: Path, source: Source) -> TensorSpec
 def _labels(filename: str, directory: Path, source: Source) -> tuple[str, ...]:
     """One label a line, the n-th for class n."""
     try:
-        text = inside(directory, filename).read_text(encoding="utf-8")
+        return tuple(read_lines(inside(directory, filename)))
     except (OSError, UnicodeDecodeError, InvalidConfig) as error:
         raise source.error(f"cannot read label_filename '{filename}': {error}", "label_filename") from None
-    return tuple(text.splitlines())
 
 
 def _batching(config: Message) -> Batching:

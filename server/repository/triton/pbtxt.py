@@ -27,6 +27,7 @@ Message = Any
 MAX_CONFIG_BYTES = 16 << 20
 _SCHEMA = "tritonclient.grpc.model_config_pb2"
 _COMMENT_OR_STRING = re.compile(r"\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|#[^\n]*")
+_OR_SIGN_APART = re.compile(rf"{_COMMENT_OR_STRING.pattern}|-(\s+)(?=[\w.])")
 
 
 def _load_schema() -> Any:
@@ -79,10 +80,28 @@ class Source:
         return InvalidConfig(f"{self.at(*words)}: {message}")
 
 
+def read_config(path: Path) -> str:
+    """The text of a `config.pbtxt`; InvalidConfig where it is not UTF-8, which only comments need not be. OSError.
+
+    Some editors begin it with a byte order mark, which is left out.
+    """
+    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
+        text = _COMMENT_OR_STRING.sub(lambda match: "#" if match[0].startswith("#") else match[0], text)
+        if odd := re.search("[\ud800-\udfff]", text):
+            line = text.count("\n", 0, odd.start()) + 1
+            raise InvalidConfig(f"{path}:{line}: byte 0x{ord(odd[0]) & 0xFF:02x} is not UTF-8; save the file as UTF-8")
+    return text
+
+
 def parse_config(text: str, path: str) -> Message:
-    """The message of a `config.pbtxt`; InvalidConfig with file, line and field for anything the schema does not know."""
+    """The message of a `config.pbtxt`; InvalidConfig with file, line and field for anything the schema does not know.
+
+    A sign may stand apart from its number (`- 1`), as protobuf's readers in C++ and Java have it, but not the one in Python.
+    """
     if len(text) > MAX_CONFIG_BYTES:
         raise InvalidConfig(f"{path}: is larger than {MAX_CONFIG_BYTES} characters")
+    text = _OR_SIGN_APART.sub(lambda match: match[0] if match[1] is None else f"{match[1]}-", text)
     try:
         return _without_empty_entries(text_format.Parse(text, schema.ModelConfig()))
     except text_format.ParseError as error:

@@ -40,7 +40,7 @@ from .fields import check_fields
 from .layout import CONFIG_FILE, check_level, loose_ends, misplaced_configs, missing_version
 from .limits import NO_LIMITS, Limits, limited
 from .loading import AT_START, Loading, loading
-from .pbtxt import Message, Source, parse_config, parse_config_json, schema
+from .pbtxt import Message, Source, parse_config, parse_config_json, read_config, schema
 from .python_backends import backend_file
 from .sharing import sharing
 from .stamps import stamps
@@ -203,12 +203,12 @@ class TritonRepository:
         if self._config_name and (directory / "configs" / f"{self._config_name}.pbtxt").is_file():
             path = directory / "configs" / f"{self._config_name}.pbtxt"
         try:
-            text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
+            text = read_config(path)
         except FileNotFoundError:
             if self._completer is None and not self._open_ended:
                 raise InvalidConfig(f"{path}: there is no such file, and auto-completion is turned off") from None
             return schema.ModelConfig(), Source(str(path))
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise InvalidConfig(f"{path}: cannot be read: {error}") from None
         return parse_config(text, str(path)), Source(str(path), text)
 

@@ -52,6 +52,19 @@ def test_bad_text_is_told_with_what_the_schema_has_instead(text: str, advice: st
     assert str(caught.value).endswith(advice)
 
 
+def test_a_sign_may_stand_apart_from_its_number() -> None:
+    """As protobuf's reader in C++ has it, which is Triton's. Strings and comments stay as they are, lines too."""
+    text = """name: "a - 1"  # - 2
+        output [ { dims: [ - 1, -
+            3, 2 ] } ]
+        parameters { key: '- 4' value { string_value: "\\"- 5" } }"""
+    config = parse_config(text, "m/config.pbtxt")
+    assert (config.name, list(config.output[0].dims)) == ("a - 1", [-1, -3, 2])
+    assert {key: value.string_value for key, value in config.parameters.items()} == {"- 4": '"- 5'}
+    with pytest.raises(InvalidConfig, match=r"^m/config\.pbtxt:5: "):
+        parse_config(f"{text}\nnonsense: - 1", "m/config.pbtxt")
+
+
 def test_text_that_nests_without_end_is_refused_briefly() -> None:
     with pytest.raises(InvalidConfig) as caught:
         parse_config("{" * 100_000, "c")

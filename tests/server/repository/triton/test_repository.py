@@ -86,9 +86,22 @@ def test_a_byte_order_mark_is_no_part_of_the_file(folder: Folder) -> None:
     assert folder.read("m").max_batch_size == 3
 
 
+def test_comments_may_be_in_any_encoding(folder: Folder) -> None:
+    text = "# Größe\nmax_batch_size: 3  # für später\n" + TENSORS
+    folder.model("m", None, {"config.pbtxt": text.encode("latin-1"), "1/model.py": PYTHON_MODEL})
+    assert folder.read("m").max_batch_size == 3
+
+
+def test_text_in_another_encoding_is_refused_with_its_line(folder: Folder) -> None:
+    text = '# Größe\nmax_batch_size: 3\nparameters { key: "Größe" value { string_value: "1" } }\n' + TENSORS
+    folder.model("m", None, {"config.pbtxt": text.encode("latin-1"), "1/model.py": PYTHON_MODEL})
+    with pytest.raises(InvalidConfig, match=r"config\.pbtxt:3: byte 0xf6 is not UTF-8; save the file as UTF-8"):
+        folder.read("m")
+
+
 def test_a_file_that_is_not_text_is_refused(folder: Folder) -> None:
     folder.model("m", None, {"config.pbtxt": b"\xff\xfe", "1/model.py": PYTHON_MODEL})
-    with pytest.raises(InvalidConfig, match=r"config\.pbtxt: cannot be read"):
+    with pytest.raises(InvalidConfig, match=r"config\.pbtxt:1: byte 0xff is not UTF-8"):
         folder.read("m")
 
 
