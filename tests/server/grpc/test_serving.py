@@ -55,7 +55,8 @@ def test_one_batch_holds_requests_of_http_and_of_grpc(tmp_path: Path, front_ends
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             asked = [pool.submit(over_grpc.infer, "double", [given()]) for _ in range(2)]
             pending = [over_http.async_infer("double", [tensor]) for _ in range(2)]
-            results = [future.result() for future in asked] + [each.get_result() for each in pending]
+            results = [each.get_result() for each in pending]  # first: what is pending is sent while something waits for it
+            results += [future.result() for future in asked]
         assert [(told(result)["batch"], told(result)["requests"]) for result in results] == [(8, 4)] * 4
         assert time.monotonic() - began < 3
         over_grpc.close()
