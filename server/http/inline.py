@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 #: Bytes of a body that are handed on as they are, and of one that is parsed as JSON (some 100 µs).
 MAX_OPAQUE = 1 << 20
 MAX_PARSED = 32 << 10
+#: Bytes of the tensors of an answer that is compressed (some 30 µs).
+MAX_COMPRESSED = 4 << 10
 #: Paths of the application that are answered at once, also when every thread of the pool is taken.
 ALIVE = frozenset({"/ping", "/v2/health/live", "/v2/health/ready"})
 

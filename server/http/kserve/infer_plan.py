@@ -13,7 +13,7 @@ from ....core.call import Call, only
 from ....core.errors import JitneyError, ModelNotFound, PayloadTooLarge, QueueFull, Unavailable, Unsupported
 from ....core.model_config import ModelConfig
 from ....core.request import Part
-from ..inline import MAX_OPAQUE, MAX_PARSED
+from ..inline import MAX_COMPRESSED, MAX_OPAQUE, MAX_PARSED
 from ..plan import InFlightRequest, RoutePlan
 from ..plan import Reply as HttpReply
 from ..plan import ReplyHead as HttpHead
@@ -96,7 +96,7 @@ class InferPlan(RoutePlan):
         return nbytes <= (MAX_OPAQUE if _LENGTH in head.fields else MAX_PARSED)
 
     def renders_inline(self, flight: InFlightRequest) -> bool:
-        return not flight.note.encoding
+        return not flight.note.encoding or flight.weight() <= MAX_COMPRESSED
 
     # -- the request -------------------------------------------------------------------------------------------------------
 

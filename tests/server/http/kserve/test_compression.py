@@ -10,7 +10,7 @@ from collections.abc import Callable
 import falcon.testing
 import pytest
 
-from jitney.server.http.kserve.compression import choose
+from jitney.server.http.kserve.compression import choose, compress
 from jitney.tests.server.http.kserve.messages import binary, entry, floats, post
 
 Client = falcon.testing.TestClient
@@ -60,3 +60,16 @@ def test_only_successful_inference_is_compressed(client: Client) -> None:
     accept = {"Accept-Encoding": "gzip"}
     assert "content-encoding" not in post(client, "identity", {"inputs": []}, accept).headers
     assert "content-encoding" not in client.simulate_get("/v2/models/identity", headers=accept).headers
+
+
+@pytest.mark.parametrize("encoding", UNPACKERS)
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 511, 512, 4095, 16383, 32767, 32768, 100_000])
+def test_bodies_of_any_size_are_read_back(encoding: str, size: int) -> None:
+    body = bytes(number * number % 251 for number in range(size))
+    packed = compress((body[: size // 3], memoryview(body)[size // 3 :]), encoding)
+    assert UNPACKERS[encoding](packed) == body
+
+
+def test_a_small_window_compresses_a_small_body_as_well_as_a_large_one() -> None:
+    body = json.dumps({"outputs": [{"name": "y", "data": [1.5] * 300}]}).encode()
+    assert len(compress((body,), "gzip")) <= len(gzip.compress(body, 1)) * 1.05

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jitney.core.errors import JitneyError, ModelFailed, QueueFull
 from jitney.core.model_config import ModelConfig, TensorSpec
 from jitney.core.request import Request, Response
 from jitney.core.tensor import Tensor
+from jitney.server.http.kserve import infer_plan
+from jitney.server.http.kserve.compression import compress
 from jitney.tests.fakes.dataplane import FakeDataPlane
 from jitney.tests.fakes.raw_http import Connection
 from jitney.tests.server.http.kserve.messages import entry
@@ -73,6 +77,25 @@ def test_binary_tensors_in_and_out(site: Any) -> None:
 def test_compressed_answers(site: Any) -> None:
     answer = same(site, infer(entry("x", [1, 2], "FP32", data=[1, 2]), b"", "Accept-Encoding: gzip"))
     assert answer.header("content-encoding") == "gzip"
+
+
+def test_a_small_answer_is_compressed_where_it_is_sent(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most clients' libraries accept gzip unasked; another thread for each of their answers would cost half of the speed."""
+    threads: dict[int, str] = {}
+
+    def noting(pieces: Sequence[bytes], encoding: str) -> bytes:
+        threads[len(pieces[0])] = threading.current_thread().name
+        return compress(pieces, encoding)
+
+    monkeypatch.setattr(infer_plan, "compress", noting)
+    with Connection(site.web.address("inference")) as connection:
+        for rows in (1, 2, 1000):
+            site.add("many", lambda _: [Response([Tensor.from_numpy("y", np.ones((rows, 2), np.float32))])])  # noqa: B023
+            connection.send(infer(entry("x", [1, 2], "FP32", data=[1, 2]), b"", "Accept-Encoding: gzip", model="many"))
+            assert connection.read().status == 200
+    one, two, large = (threads[size] for size in sorted(threads))
+    assert one == two == "http-inference"  # the loop's
+    assert large != one
 
 
 @pytest.mark.parametrize(
