@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import base64
 import binascii
+from itertools import chain
+from math import isfinite
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..core.elements import CODES, FEW, pack
 from ..core.errors import InvalidRequest
 from ..core.model_config import TensorSpec
 from ..core.tensor import NUMPY_DTYPES, Tensor, pack_bytes
+
+#: Integers up to here are doubles too, so that one that becomes a float is rounded once.
+_EXACT = 1 << 53
 
 
 def tensor_from_json(spec: TensorSpec, value: Any) -> Tensor:
     """A (nested) list or a lone value as a tensor of `spec`'s datatype and the list's own shape."""
     if spec.datatype == "BYTES":
         return _texts(spec, value)
+    if (few := _few(spec, value)) is not None:
+        return few
     try:
         found = np.array(value)
     except (ValueError, OverflowError):
@@ -26,6 +34,28 @@ def tensor_from_json(spec: TensorSpec, value: Any) -> Tensor:
         _blame(spec, value)
     array = _cast(spec, found)
     return Tensor(spec.name, spec.datatype, array.shape, array.reshape(-1).view(np.uint8).data)
+
+
+def _few(spec: TensorSpec, value: Any) -> Tensor | None:
+    """The tensor of few numbers of the right kind, without numpy; None where they are many, or there is any doubt."""
+    shape, flat = [], [value]
+    while (kinds := set(map(type, flat))) == {list}:
+        sizes = set(map(len, flat))
+        if len(sizes) > 1 or not 0 < len(flat) * (size := sizes.pop()) <= FEW:
+            return None
+        shape.append(size)
+        flat = list(chain.from_iterable(flat))
+    code = CODES.get(spec.datatype, "")
+    if spec.datatype == "BOOL" or not code or not kinds <= ({int, float} if code in "fd" else {int}):
+        return None
+    if code in "fd" and int in kinds and not -_EXACT <= min(flat) <= max(flat) <= _EXACT:
+        return None
+    try:
+        data = pack(spec.datatype, flat)
+    except OverflowError:
+        return None
+    fits = code != "f" or isfinite(sum(memoryview(data).cast("f")))
+    return Tensor(spec.name, spec.datatype, tuple(shape), data) if fits else None
 
 
 def _blame(spec: TensorSpec, value: Any) -> None:
@@ -49,7 +79,7 @@ def _leaves(value: Any) -> Any:
 
 def _cast(spec: TensorSpec, found: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if spec.datatype == "BF16":
-        return _bfloat16(found.astype(np.float32))
+        return _brain(spec, found)
     target = NUMPY_DTYPES[spec.datatype]
     if target.kind == "f":
         return _floating(spec, found, target)
@@ -68,6 +98,14 @@ def _floating(spec: TensorSpec, found: npt.NDArray[Any], target: np.dtype[Any]) 
     if (np.isinf(array) & np.isfinite(found)).any():
         raise InvalidRequest(f"input '{spec.name}': a number is out of the range of {spec.datatype}")
     return array
+
+
+def _brain(spec: TensorSpec, found: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    with np.errstate(over="ignore"):
+        halves = _bfloat16(found.astype(np.float32))
+    if (((halves & np.uint16(0x7FFF)) == 0x7F80) & np.isfinite(found)).any():
+        raise InvalidRequest(f"input '{spec.name}': a number is out of the range of BF16")
+    return halves
 
 
 def _integer(spec: TensorSpec, found: npt.NDArray[Any], target: np.dtype[Any]) -> npt.NDArray[Any]:

@@ -57,6 +57,8 @@ def main_part(parts: Sequence[Part], or_where: str = "") -> Part:
     Of repeated names the last one counts, and an empty `data` gives way to `body`, as there. Raises `InvalidRequest`, which
     says where else the input may be.
     """
+    if len(parts) == 1 and parts[0].name in ("data", "body") and len(parts[0].data):
+        return parts[0]
     named = {part.name: part for part in parts}
     for name in ("data", "body"):
         if name in named and len(named[name].data):

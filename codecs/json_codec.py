@@ -196,10 +196,9 @@ def with_json(response: Response, value: Any) -> Response:
 
 
 def _dumps(value: Any) -> bytes:
-    """Compact JSON. NaN and infinities are written as Python's json does (NaN, Infinity), where orjson would say null."""
-    if _all_finite(value):
-        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-    return json.dumps(value, default=_plain).encode()
+    """Compact JSON. NaN and infinities are written as Python's json does (NaN, Infinity), where orjson says null."""
+    text = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    return text if b"null" not in text or _all_finite(value) else json.dumps(value, default=_plain).encode()
 
 
 def _plain(value: Any) -> Any:

@@ -28,10 +28,7 @@ class JsonInputs:
         required = [spec for spec in config.inputs if not spec.optional] or list(config.inputs)
         self.main = required[0] if len(required) == 1 else None
         """The input that a body stands for which names none: the only required one, or the only one."""
-
-    @property
-    def names(self) -> str:
-        return ", ".join(f"'{spec.name}'" for spec in self.config.inputs)
+        self.names = ", ".join(f"'{spec.name}'" for spec in config.inputs)
 
     def spec(self, name: Any) -> TensorSpec:
         spec = self.config.input(name) if isinstance(name, str) else None
@@ -162,7 +159,9 @@ def is_single(spec: TensorSpec) -> bool:
 
 
 def _fits(dims: Sequence[int], shape: Sequence[int]) -> bool:
-    return len(shape) == len(dims) and all(want in (-1, got) for want, got in zip(dims, shape, strict=True))
+    return shape == dims or (
+        len(shape) == len(dims) and all(want in (-1, got) for want, got in zip(dims, shape, strict=True))
+    )
 
 
 def _reshaped(tensor: Tensor, shape: Any) -> tuple[int, ...]:

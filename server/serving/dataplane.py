@@ -125,7 +125,7 @@ class DataPlane:
         deployment.refuse_if_full()
         codec = deployment.codec
         tensors, encode = codec.read(request.parts, request.headers)
-        decoded = Request(request.id, tensors, [], request.headers)
+        decoded = Request(request.id, tensors)
         decoded.rows = validate(codec.expects(tensors), decoded)
         return deployment.submit(decoded, on_answer=on_answer, encode=encode)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from array import array
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from math import isfinite
@@ -13,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from ....core.elements import CODES, pack, unpack
 from ....core.errors import InvalidRequest, ModelFailed
 from ....core.tensor import NUMPY_DTYPES, Buffer, Tensor, pack_bytes, unpack_bytes
 from .documents import MAX_INT64
@@ -20,23 +19,6 @@ from .documents import MAX_INT64
 #: Longest shape that is looked at; numpy takes no more axes.
 MAX_RANK = 64
 _BINARY_ONLY = ("FP16", "BF16")
-#: The other datatypes but BYTES, as `array` calls them.
-_CODES = {
-    "BOOL": "B",
-    "UINT8": "B",
-    "UINT16": "H",
-    "UINT32": "I",
-    "UINT64": "Q",
-    "INT8": "b",
-    "INT16": "h",
-    "INT32": "i",
-    "INT64": "q",
-    "FP32": "f",
-    "FP64": "d",
-}
-#: Elements of an input that are copied rather than viewed, bytes of an output that becomes a list rather than an array: for
-#: so few the list and the copy take less.
-FEW = 256
 
 
 def element_count(name: str, shape: Sequence[int]) -> int:
@@ -90,7 +72,7 @@ def _flatten(name: str, data: list[Any]) -> tuple[list[Any], set[type]]:
 
 
 def _packed(name: str, datatype: str, flat: list[Any], kinds: set[type]) -> Buffer:
-    code = _CODES[datatype]
+    code = CODES[datatype]
     if datatype == "BOOL":
         _expect(name, kinds <= {bool}, "boolean", "boolean")
     elif code in "fd":
@@ -99,12 +81,9 @@ def _packed(name: str, datatype: str, flat: list[Any], kinds: set[type]) -> Buff
         word = "unsigned-integer" if code.isupper() else "signed-integer"
         _expect(name, kinds <= {int}, word, word)
     try:
-        packed = array(code, flat)  # a float that FP32 cannot hold becomes infinite
+        return pack(datatype, flat)  # a float that FP32 cannot hold becomes infinite
     except OverflowError:
         raise _too_large(name, datatype) from None
-    if sys.byteorder == "big":
-        packed.byteswap()
-    return packed.tobytes() if len(flat) <= FEW else memoryview(packed).cast("B")
 
 
 def _too_large(name: str, datatype: str) -> InvalidRequest:
@@ -146,21 +125,15 @@ def to_json(tensor: Tensor) -> Any:
         )
     if tensor.datatype == "BYTES":
         return _strings(tensor)
-    if len(tensor.data) <= FEW and sys.byteorder == "little" and (found := _few(tensor)) is not None:
-        return found
+    few = unpack(tensor.datatype, tensor.data)
+    if few is not None and (CODES[tensor.datatype] not in "fd" or isfinite(sum(few))):
+        return few
     elements = tensor.numpy().reshape(-1)
     if elements.dtype.kind != "f":
         fits = elements.flags.c_contiguous and elements.flags.aligned
         return elements if fits else np.require(elements, requirements=["C", "A"])
     doubles = elements.astype(np.float64)
     return doubles if np.isfinite(doubles).all() else _literals(doubles)
-
-
-def _few(tensor: Tensor) -> list[Any] | None:
-    """The elements as a list, which for few of them takes less than numpy; None where JSON has no numbers for them."""
-    code = "?" if tensor.datatype == "BOOL" else _CODES[tensor.datatype]
-    elements: list[Any] = memoryview(tensor.data).cast(code).tolist()  # type: ignore[call-overload]
-    return elements if code not in "fd" or isfinite(sum(elements)) else None
 
 
 def _strings(tensor: Tensor) -> list[str]:
