@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from ....core.errors import Cancelled, InvalidParameter, JitneyError, ModelNotFound, VersionNotFound, WorkerDied
@@ -213,10 +213,12 @@ class InvocationPlan(PredictPlan):
 
     def __init__(self, inference: PredictServices, only_model: Callable[[], str | None]) -> None:
         super().__init__(inference, "", None, {}, queries=True)
-        self._only_model = only_model
+        self._only = cache(only_model)
+        self._counters_of: dict[str, RequestCounters] = {}
 
     def runs_inline(self, head: RequestHead, nbytes: int) -> bool:
-        return False
+        model = None if head.line.query else self._only()
+        return model is not None and nbytes <= inline_limit(self.inference.plane, model, None)
 
     def read(self, flight: InFlightRequest) -> list[Part]:
         model = self.named(flight.head.line.query, lambda: self._named(flight))
@@ -227,7 +229,7 @@ class InvocationPlan(PredictPlan):
         """The model that a request with this query names, or else `other` does; InvalidParameter where none is named."""
         model = query(text).get("model_name")
         if model is None:
-            model = self._only_model() or other()
+            model = self._only() or other()
         if model is None:
             raise InvalidParameter("model_name", None, "the name of a model")
         return model
@@ -238,7 +240,9 @@ class InvocationPlan(PredictPlan):
         return next((bytes(part.data).decode("utf-8", "replace") for part in parts if part.name == "model_name"), None)
 
     def _counts(self, target: Target) -> RequestCounters:
-        return RequestCounters(self.inference.recorder.metrics, target.model, target.version)
+        if target.model not in self._counters_of:
+            self._counters_of[target.model] = RequestCounters(self.inference.recorder.metrics, target.model, target.version)
+        return self._counters_of[target.model]
 
 
 def _sendable(response: Response) -> bytes | memoryview:
