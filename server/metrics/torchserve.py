@@ -23,6 +23,7 @@ import yaml
 
 from ...core.errors import InvalidConfig
 from ...core.histogram import Histogram
+from ..process.written_together import write
 from .request_counters import Series
 from .text import Family, Kind
 
@@ -101,6 +102,7 @@ class TorchServeMetrics:
         self._histograms: dict[str, dict[tuple[str, ...], Histogram]] = {}
         self._versions: dict[str, tuple[dict[str, str], str]] = {}
         self._series: dict[tuple[str, str], Series | None] = {}
+        self._lines: dict[tuple[str, str], tuple[str, str] | None] = {}
         self.lock = threading.Lock()
         self._host = {"Level": "Host", "Hostname": self.hostname}
 
@@ -244,9 +246,21 @@ class TorchServeMetrics:
                     values, key, counts = series
                     values[key] = values.get(key, 0.0) + change[1] if counts else change[1]
         if None in found:
-            for series, (name, value, labels, _) in zip(found, changes, strict=True):
-                if series is None:
-                    self.update(name, value, labels)
+            others = [change for series, change in zip(found, changes, strict=True) if series is None]
+            write(_log, [line for change in others if (line := self._line(*change))])
+
+    def _line(self, name: str, value: float, labels: Mapping[str, str], labels_name: str) -> str:
+        """A change's line in the server's log; "" for one that is to be found elsewhere by now, or is dropped."""
+        place = name, labels_name
+        if place not in self._lines:
+            declared = self._declared.get(name)
+            logged = declared is not None and not declared.of_model and not self._scraped(name)
+            self._lines[place] = self._around(declared, labels) if declared is not None and logged else None
+        around = self._lines[place]
+        if around is None:
+            self.update(name, value, labels)
+            return ""
+        return f"{around[0]}{value}{around[1]}{int(time.time())}"
 
     def _find_series(self, name: str, labels: Mapping[str, str], labels_name: str) -> Series | None:
         """Where a metric's value is; None where it is no plain number that is scraped."""
@@ -276,11 +290,15 @@ class TorchServeMetrics:
         log = _model_log if declaration.of_model else _log
         if not log.isEnabledFor(logging.INFO):
             return
+        head, tail = self._around(declaration, labels, request_ids)
+        write(log, [f"{head}{float(value)}{tail}{int(time.time())}"])
+
+    def _around(self, declaration: Declaration, labels: Mapping[str, str], request_ids: str = "") -> tuple[str, str]:
+        """What stands before a value in its line, and what between the value and the seconds."""
         own = {name: text for name, text in labels.items() if name.lower() != "hostname" or text != self.hostname}
         shown = ",".join(f"{name}:{text}" for name, text in own.items())
         ids = f"requestID:{request_ids or 'null'}," if declaration.of_model else ""
-        tail = f"#hostname:{self.hostname},{ids}timestamp:{int(time.time())}"
-        log.info("%s.%s:%s|#%s|%s", declaration.name, declaration.unit, float(value), shown, tail)
+        return f"{declaration.name}.{declaration.unit}:", f"|#{shown}|#hostname:{self.hostname},{ids}timestamp:"
 
     def families(self) -> Iterator[Family]:
         """What a scrape shows: every declared metric that is scraped in this mode, with or without values."""

@@ -31,6 +31,7 @@ import yaml
 from ...core.errors import InvalidConfig
 from . import lost_lines, progress
 from .log_format import JsonFormatter, PlainFormatter, TextFormatter
+from .written_together import WrittenTogether
 
 log = logging.getLogger(__name__)
 
@@ -135,13 +136,17 @@ def _open_files(folder: Path, metrics_folder: Path, options: LogOptions) -> None
         target = metrics_folder if name in METRICS else folder
         try:
             target.mkdir(parents=True, exist_ok=True)
-            handler = RotatingFileHandler(target / file, maxBytes=MAX_BYTES, backupCount=KEPT, encoding="utf-8")
+            handler: logging.Handler = RotatingFileHandler(
+                target / file, maxBytes=MAX_BYTES, backupCount=KEPT, encoding="utf-8"
+            )
         except OSError as error:
             variable = "METRICS_LOCATION" if name in METRICS else "LOG_LOCATION"
             raise InvalidConfig(
                 f"the log file '{target / file}' cannot be written ({error.strerror}); {variable} in the environment names "
                 "another folder"
             ) from None
+        if name in QUIET:
+            handler = WrittenTogether(handler)
         handler.setFormatter(options.access_formatter(ACCESS_FORMAT) if name in QUIET else options.formatter(FORMAT))
         logging.getLogger(name).addHandler(handler)
 

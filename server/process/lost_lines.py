@@ -20,9 +20,11 @@ def watch(handlers: Iterable[logging.Handler]) -> None:
 
 
 def all_handlers() -> set[logging.Handler]:
-    """The handlers of all loggers that there are."""
+    """The handlers of all loggers that there are, and those that they hand records on to."""
     loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
-    return {handler for logger in loggers if isinstance(logger, logging.Logger) for handler in logger.handlers}
+    found = [handler for logger in loggers if isinstance(logger, logging.Logger) for handler in logger.handlers]
+    targets = [getattr(handler, "target", None) for handler in found]
+    return {*found, *(target for target in targets if isinstance(target, logging.Handler))}
 
 
 class LostLines:
@@ -41,8 +43,9 @@ class LostLines:
         if not isinstance(error, OSError):
             self._usual(record)  # a defect in the call: the traceback names it
             return
-        self.count += 1
-        if self.count == 1:
+        first = not self.count
+        self.count += getattr(record, "lines", 1)
+        if first:
             _tell(f"{_target(self._handler)} cannot be written: {error.strerror or error}; lines are lost until it can")
 
 

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ...process.log_format import about
+from ...process.written_together import plain
 from ...tracing.sampling import Tracing
 from .cors import Cors
 
@@ -36,7 +37,11 @@ class Recorder:
         self, peer: str, line: str, status: int, began: float, request_id: str = "", traceparent: str | None = None
     ) -> None:
         """Writes an answer's line into the access log; `line` is the request's, `began` in monotonic seconds."""
-        took, (method, path, protocol) = time.monotonic() - began, [*line.split(" ", 2), "", ""][:3]
+        took = time.monotonic() - began
+        if (file := plain(access_log)) is not None:
+            file.add((f'/{peer} "{line}" {status} {int(took * 1000)}',))
+            return
+        method, path, protocol = [*line.split(" ", 2), "", ""][:3]
         fields = {"client": peer, "method": method, "path": path, "protocol": protocol, "status": status}
         told = about(request_id, traceparent, **fields, ms=round(took * 1000, 3))
         access_log.info('/%s "%s" %s %d', peer, line, status, int(took * 1000), extra=told)

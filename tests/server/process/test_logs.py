@@ -113,6 +113,7 @@ def test_torchserve_s_files_have_the_same_format(clean: None, tmp_path: Path) ->
     logs.configure(tmp_path, tmp_path, LogOptions("json"))
     logging.getLogger("jitney.model.m").info("W-9000: hello")
     logging.getLogger("jitney.access").info("answered")
+    logs.close()
     assert json.loads((tmp_path / "model_log.log").read_text())["message"] == "W-9000: hello"
     assert json.loads((tmp_path / "access_log.log").read_text())["logger"] == "jitney.access"
 
