@@ -97,9 +97,10 @@ def serving(
     echo: bool = False,
     grpc: bool = False,
     folder: Path | None = None,
+    torchserve: bool = False,
 ) -> Iterator[ServedProcess]:
     """`jitney serve` on a repository, ready to answer; stopped at the end. `properties` are lines of config.properties; `grpc`:
-    whether it may serve that too, where the flags or properties say how."""
+    whether it may serve that too, where the flags or properties say how; `torchserve`: `jitney --start` on a model store."""
     inference, management, metrics = (
         f"http://127.0.0.1:{port}" for port in ports or (free_port(), free_port(), free_port())
     )
@@ -110,9 +111,11 @@ def serving(
             folder = Path(stack.enter_context(_temporary()))
         config = folder / "config.properties"
         config.write_text(addresses + properties)
-        command = [sys.executable, "-m", "jitney.server.cli", "serve", "--model-repository", str(repository)]
+        command = ["serve", "--model-repository", str(repository), "--config", str(config)]
+        if torchserve:
+            command = ["--start", "--foreground", "--model-store", str(repository), "--ts-config", str(config)]
         process = subprocess.Popen(
-            [*command, "--config", str(config), *flags],
+            [sys.executable, "-m", "jitney.server.cli", *command, *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
