@@ -49,26 +49,33 @@ def validate(config: ModelConfig, request: Request) -> int:
 
 
 def _usual(config: ModelConfig, request: Request) -> int | None:
-    """The rows of a request that has exactly the model's inputs in their order, and names no outputs: no doubt is left.
+    """The rows of a request that has exactly the model's inputs in their order, and names only its outputs: no doubt is left.
 
     None where there is any: then the checks one by one find what is wrong, if anything is.
     """
     specs, tensors, batches = config.inputs, request.tensors, config.max_batch_size
-    if request.outputs or not tensors or len(tensors) != len(specs):
+    if not tensors or len(tensors) != len(specs) or not all(map(config.output, request.outputs)):
         return None
     rows = tensors[0].shape[0] if batches and tensors[0].shape else 1
     if not 1 <= rows <= (batches or 1):
         return None
     for spec, tensor in zip(specs, tensors, strict=True):
         shape = (rows, *spec.dims) if batches else spec.dims
-        if tensor.name != spec.name or tensor.datatype != spec.datatype or tensor.shape != shape:
+        if tensor.name != spec.name or tensor.datatype != spec.datatype:
             return None
-        if tensor.datatype != "BYTES" and tensor.nbytes != expected_bytes(tensor.datatype, shape):
+        if tensor.shape != shape and (tensor.datatype == "BYTES" or not _varies(shape, tensor.shape)):
+            return None
+        if tensor.datatype != "BYTES" and tensor.nbytes != expected_bytes(tensor.datatype, tensor.shape):
             return None
     for tensor in tensors:
         if tensor.datatype == "BYTES":
             check_strings(config.name, tensor)
     return rows
+
+
+def _varies(dims: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether a shape without a 0 fits these dims, of which some are variable."""
+    return len(dims) == len(shape) and all(size > 0 and dim in (-1, size) for dim, size in zip(dims, shape, strict=True))
 
 
 def _check_outputs(config: ModelConfig, wanted: Sequence[str]) -> None:

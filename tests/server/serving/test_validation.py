@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import struct
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 from jitney.core.errors import BatchTooWide, InvalidTensor
 from jitney.core.model_config import ModelConfig, TensorSpec
 from jitney.core.request import Request
 from jitney.core.tensor import Tensor, pack_bytes
+from jitney.server.serving import validation
 from jitney.server.serving.validation import validate
 
 PAIR = (TensorSpec("A", "FP32", (3,)), TensorSpec("B", "INT64", (-1, 2), optional=True))
@@ -137,3 +140,46 @@ def test_shapes_that_overflow_or_are_negative_are_refused(shape: tuple[int, ...]
 )
 def test_strings_are_counted_and_measured(data: bytes, shape: tuple[int, ...], text: str) -> None:
     assert str(refusal(PLAIN, strings(data, shape))) == text
+
+
+SIZES = st.sampled_from([0, 1, 2, 3, 4, 5, -1, 2**40])
+SHAPES = st.lists(SIZES, max_size=3).map(tuple)
+TENSORS = st.builds(
+    Tensor,
+    st.sampled_from("AABS"),
+    st.sampled_from(["FP32", "FP32", "INT64", "BYTES"]),
+    SHAPES,
+    st.sampled_from([0, 1, 2, 3, 4, 6, 8, 12]).map(lambda count: bytes(4 * count)),
+)
+CONFIGS = [BATCHING, PLAIN, ModelConfig(name="m", version="1", backend="python", max_batch_size=4, inputs=PAIR[1:])]
+
+
+def told(config: ModelConfig, request: Request) -> int | str:
+    try:
+        return validate(config, request)
+    except (InvalidTensor, BatchTooWide) as error:
+        return str(error)
+
+
+@given(
+    st.sampled_from(CONFIGS), st.lists(TENSORS, max_size=2), st.sampled_from([(), ("Y",), ("Y", "Y"), ("NOPE",), ("Y", "Z")])
+)
+def test_the_usual_request_is_told_what_all_checks_would_say(
+    config: ModelConfig, tensors: list[Tensor], outputs: tuple[str, ...]
+) -> None:
+    request = Request(tensors=tensors, outputs=outputs)
+    found = told(config, request)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(validation, "_usual", lambda config, request: None)
+        assert found == told(config, request)
+
+
+@pytest.mark.parametrize(
+    ("config", "request_"),
+    [
+        (BATCHING, Request(tensors=[fp32((2, 3)), int64((2, 5, 2))], outputs=("Y",))),
+        (CONFIGS[2], Request(tensors=[int64((4, 1, 2))])),
+    ],
+)
+def test_named_outputs_and_variable_sizes_are_usual(config: ModelConfig, request_: Request) -> None:
+    assert validation._usual(config, request_) == validate(config, request_)
