@@ -50,6 +50,8 @@ METRICS = ("jitney.metrics", "jitney.model_metrics")
 MAX_BYTES = 100 * 1024 * 1024
 KEPT = 5
 QUIET = ("jitney.access", *METRICS)
+#: Loggers that get lines with every request.
+BUSY = (*QUIET, "jitney.model")
 SILENT = logging.CRITICAL + 1
 
 
@@ -145,7 +147,7 @@ def _open_files(folder: Path, metrics_folder: Path, options: LogOptions) -> None
                 f"the log file '{target / file}' cannot be written ({error.strerror}); {variable} in the environment names "
                 "another folder"
             ) from None
-        if name in QUIET:
+        if name in BUSY:
             handler = WrittenTogether(handler)
         handler.setFormatter(options.access_formatter(ACCESS_FORMAT) if name in QUIET else options.formatter(FORMAT))
         logging.getLogger(name).addHandler(handler)

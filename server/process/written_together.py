@@ -1,7 +1,8 @@
-"""`WrittenTogether`: lines that come with every request, the access log's and metrics, reach their file some at a time.
+"""`WrittenTogether`: lines that come with every request, of access, of metrics and of models, reach their file some at a time.
 
-By Python's own handlers a line costs four system calls and a record; a server that was started as TorchServe writes eight lines
-for each request. Here a line waits for `WAIT_SECONDS` at most. What a process that is killed outright had waiting is lost.
+By Python's own handlers a line costs four system calls and a record. A server started as TorchServe is writes eight lines for
+each request, and what the model says. Here a line waits for `WAIT_SECONDS` at most. What a process had waiting is lost if it
+is killed outright.
 """
 
 from __future__ import annotations
@@ -32,12 +33,15 @@ class WrittenTogether(logging.Handler):
         self._thread = threading.Thread(target=self._run, name="log-files", daemon=True)
 
     def emit(self, record: logging.LogRecord) -> None:
+        """A warning and what is worse is written at once, behind what waits."""
         try:
             line = self.format(record)
         except Exception:  # noqa: BLE001 - as the standard library's handlers
             self.handleError(record)
         else:
             self._wait([line])
+            if record.levelno >= logging.WARNING:
+                self.flush()
 
     def add(self, messages: Sequence[str]) -> None:
         """Lines without a record for each, with the time in front of them: for who has asked `plain`."""

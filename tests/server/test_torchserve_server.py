@@ -145,7 +145,7 @@ def test_a_registration_that_fails_leaves_nothing_and_says_why(tmp_path: Path) -
         assert json.loads(failed.body) == told | {"message": "Failed to start workers for model late version: 1.0"}
         assert "ValueError: its file is not there yet" in (failed.header("x-jitney-reason") or "")
         assert site.manage("GET", "/models/late")[0] == 404
-        assert "its file is not there yet" in site.log("model_log.log")
+        wait_until(lambda: "its file is not there yet" in site.log("model_log.log"), 10, "what the worker printed")
         (tmp_path / "awaited").touch()
         assert site.manage("POST", "/models?url=late.mar&initial_workers=1")[0] == 200
         assert site.predict("late").body == b"here"

@@ -94,6 +94,15 @@ def test_many_lines_are_one_record(logger: logging.Logger, target: Target, monke
     assert len(target.records) <= 3
 
 
+def test_a_warning_is_there_at_once_and_what_was_before_it(
+    logger: logging.Logger, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(written_together, "WAIT_SECONDS", 1000)
+    write(logger, ["before"])
+    logger.warning("a warning")
+    assert messages(target) == ["before", "a warning"]
+
+
 def test_lines_of_many_threads_are_all_there_and_in_order_for_each(logger: logging.Logger, target: Target) -> None:
     def log(name: str) -> None:
         for number in range(300):
