@@ -24,11 +24,17 @@ from ..archive import main as archive
 from ..bench.load import measure
 from ..bench.served import ServedProcess, serving
 
-CONFIG = """backend: "python" max_batch_size: 32
-input [ { name: "x" data_type: TYPE_FP32 dims: [ 1 ] } ]
+TENSORS = """input [ { name: "x" data_type: TYPE_FP32 dims: [ 1 ] } ]
 output [ { name: "y" data_type: TYPE_FP32 dims: [ 1 ] } ]
-dynamic_batching { }
 """
+STEP = 'model_name: "m" model_version: -1 input_map {{ key: "x" value: "{}" }} output_map {{ key: "y" value: "{}" }}'
+STEPS = f"ensemble_scheduling {{ step [ {{ {STEP.format('x', 't')} }}, {{ {STEP.format('t', 'y')} }} ] }}"
+#: The repository's models and their configurations.
+MODELS = {
+    "m": f'backend: "python" max_batch_size: 32\n{TENSORS}dynamic_batching {{ }}',
+    "single": f'backend: "python" max_batch_size: 0\n{TENSORS}',
+    "two_steps": f'platform: "ensemble" max_batch_size: 32\n{TENSORS}{STEPS}',
+}
 MODEL = """import triton_python_backend_utils as pb_utils
 
 
@@ -37,6 +43,7 @@ class TritonPythonModel:
         inputs = [pb_utils.get_input_tensor_by_name(request, "x").as_numpy() for request in requests]
         return [pb_utils.InferenceResponse([pb_utils.Tensor("y", array)]) for array in inputs]
 """
+FORM = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n[1.5]\r\n--b--\r\n'
 HANDLER = "def handle(data, context):\n    return ['1'] * len(data) if data else None\n"
 HANDLER_CONFIG = "minWorkers: 1\nmaxWorkers: 1\nbatchSize: 32\nmaxBatchDelay: 0\n"
 JSON = {"Content-Type": "application/json"}
@@ -48,8 +55,12 @@ BROWSER = {
     "Referer": "https://example.com/",
 }
 TRACED = {**JSON, "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00", "x-request-id": "7"}
-V2 = json.dumps({"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1.5]}]}).encode()
-FORM = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n[1.5]\r\n--b--\r\n'
+
+
+def v2(shape: Sequence[int] = (1, 1), **output: object) -> bytes:
+    """A request by KServe v2, which asks for an output with these parameters where there are any."""
+    asked: dict[str, object] = {"inputs": [{"name": "x", "shape": shape, "datatype": "FP32", "data": [1.5]}]}
+    return json.dumps(asked | ({"outputs": [{"name": "y", "parameters": output}]} if output else {})).encode()
 
 
 @dataclass(frozen=True)
@@ -64,25 +75,32 @@ class Kind:
 
 
 KINDS = [
-    Kind("KServe v2", "/v2/models/m/infer", V2),
-    Kind("KServe v2, headers of Python's requests", "/v2/models/m/infer", V2, LIBRARY),
-    Kind("KServe v2, headers of a browser", "/v2/models/m/infer", V2, BROWSER),
-    Kind("KServe v2, a trace that is not sampled", "/v2/models/m/infer", V2, TRACED),
+    Kind("KServe v2", "/v2/models/m/infer", v2()),
+    Kind("KServe v2, headers of Python's requests", "/v2/models/m/infer", v2(), LIBRARY),
+    Kind("KServe v2, headers of a browser", "/v2/models/m/infer", v2(), BROWSER),
+    Kind("KServe v2, a trace that is not sampled", "/v2/models/m/infer", v2(), TRACED),
+    Kind("KServe v2, an output named, in binary", "/v2/models/m/infer", v2(binary_data=True)),
+    Kind("KServe v2, an output named, its class", "/v2/models/m/infer", v2(classification=1)),
+    Kind("KServe v2, a model that does not batch", "/v2/models/single/infer", v2([1])),
+    Kind("KServe v2, an ensemble of two steps", "/v2/models/two_steps/infer", v2()),
+    Kind("generate", "/v2/models/m/generate", b'{"x": 1.5}'),
     Kind("KServe v1", "/v1/models/m:predict", b'{"instances": [[1.5]]}'),
     Kind("/predictions, JSON", "/predictions/m", b'{"x": [[1.5]]}'),
     Kind("/predictions, JSON, headers of Python's requests", "/predictions/m", b'{"x": [[1.5]]}', LIBRARY),
     Kind("/predictions, a form", "/predictions/m", FORM, {"Content-Type": "multipart/form-data; boundary=b"}),
-    Kind("/invocations (SageMaker)", "/invocations", b'{"x": [[1.5]]}'),
     Kind("/predictions, a handler", "/predictions/h", b"1.5", JSON, "archive"),
+    Kind("/invocations (SageMaker), a handler", "/invocations", b"1.5", JSON, "archive"),
     Kind("/predictions, a handler, TorchServe's logs", "/predictions/h", b"1.5", JSON, "torchserve"),
 ]
 
 
 def _repository(folder: Path) -> Path:
-    version = folder / "models" / "m" / "1"
-    version.mkdir(parents=True)
-    (version / "model.py").write_text(MODEL)
-    (version.parent / "config.pbtxt").write_text(CONFIG)
+    for name, config in MODELS.items():
+        version = folder / "models" / name / "1"
+        version.mkdir(parents=True)
+        (version.parent / "config.pbtxt").write_text(config)
+        if name != "two_steps":
+            (version / "model.py").write_text(MODEL)
     return folder / "models"
 
 

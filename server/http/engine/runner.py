@@ -2,7 +2,7 @@
 
 loop's thread    begin, or a thread of the pool does where that takes longer
 any thread       the model's answer wakes the loop
-loop's thread    renders and sends what is small, or a thread of the pool what is large, compressed or a stream
+loop's thread    renders and sends what is small, or a thread of the pool what is large or a stream
 """
 
 from __future__ import annotations
