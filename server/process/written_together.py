@@ -71,7 +71,8 @@ class WrittenTogether(logging.Handler):
         with self._writing:
             with self._changing:
                 lines, self._lines, self._size = self._lines, [], 0
-                self._come.clear()
+                if not self._ending.is_set():
+                    self._come.clear()
             if lines:
                 self.target.handle(logging.makeLogRecord({"msg": "\n".join(lines), "lines": len(lines)}))
 
