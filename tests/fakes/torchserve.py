@@ -41,6 +41,7 @@ class FakeTorchServe:
     loading: set[str] = field(default_factory=set)
     running: int | None = None
     metadata: Any = None
+    state: int = 0
 
     @property
     def archives(self) -> FakeTorchServe:
@@ -51,6 +52,7 @@ class FakeTorchServe:
         config = ModelConfig(name=name, version=version, url=f"{name}.mar", **{"backend": "handler", **values})
         self.served.setdefault(name, {})[version] = Archive(config, run)
         self.defaults.setdefault(name, version)
+        self.state += 1  # as the registry's
 
     def _find(self, model: str, version: str | None) -> Archive:
         if model not in self.served:
@@ -82,10 +84,6 @@ class FakeTorchServe:
             except JitneyError as error:
                 call.fail(error)
         return call
-
-    @property
-    def state(self) -> int:
-        return 0
 
     def live(self) -> bool:
         return True
