@@ -28,7 +28,8 @@ class WrittenTogether(logging.Handler):
         self._lines: list[str] = []
         self._size = 0
         self._second, self._time = 0, ""
-        self._changing, self._writing = threading.Lock(), threading.Lock()
+        # As the standard library's handlers: a finalizer may log while its thread is in the middle of this.
+        self._changing, self._writing = threading.RLock(), threading.RLock()
         self._come, self._ending = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="log-files", daemon=True)
 
