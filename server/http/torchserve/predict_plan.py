@@ -217,7 +217,10 @@ class InvocationPlan(PredictPlan):
         self._counters_of: dict[str, RequestCounters] = {}
 
     def runs_inline(self, head: RequestHead, nbytes: int) -> bool:
-        model = None if head.line.query else self._only()
+        try:
+            model = None if head.line.query else self._only()
+        except JitneyError:  # a model that goes at this moment; `begin` tells
+            return False
         return model is not None and nbytes <= inline_limit(self.inference.plane, model, None)
 
     def read(self, flight: InFlightRequest) -> list[Part]:

@@ -172,6 +172,12 @@ def test_the_query_s_inputs_come_before_the_body_s(site: Any, path: str) -> None
     assert [name for name, *_ in fields(site)] == ["b", "model_name", "zz"]
 
 
+def test_invocations_of_a_model_that_goes_at_this_moment_are_answered(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site.plane, "models", lambda: [("gone", "gone.mar")])
+    found = site.ask("inference", "POST", "/invocations", b"x", **BIN)
+    assert found.status == 404 and b"gone" in found.body
+
+
 def test_invocations_find_their_model(site: Any) -> None:
     expected = (400, "BadRequestException", "Parameter model_name is required.")
     assert error(site.ask("inference", "POST", "/invocations", b"x", **BIN)) == expected
