@@ -245,7 +245,7 @@ class TorchServeMetrics:
                 if series is not None:
                     values, key, counts = series
                     values[key] = values.get(key, 0.0) + change[1] if counts else change[1]
-        if None in found:
+        if None in found and not self.silent:
             others = [change for series, change in zip(found, changes, strict=True) if series is None]
             write(_log, [line for change in others if (line := self._line(*change))])
 
